@@ -1,0 +1,43 @@
+# make demo    trains code and long context on this machine, then shows where the report is
+# make test    everything that the tests check
+# make setup   the environment only
+# make lint    ruff and mypy
+# make lock    the requirement files, from pyproject.toml (needs uv)
+
+PYTHON ?= python3
+BIN := .venv/bin
+MAKEFLAGS += --no-print-directory
+
+.PHONY: demo test setup lint lock
+
+demo: setup
+	$(BIN)/python xm_launch.py --gin_file=gin/lcft.gin
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13: make setup PYTHON=python3.12" >&2; exit 1; }
+	@echo "installing the packages of requirements.txt into .venv (about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.installed-test: .venv/.installed requirements-test.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
+
+lock:
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --extra test -c requirements.txt pyproject.toml -o requirements-test.txt
+	$(COMPILE) --extra tpu -c requirements.txt pyproject.toml -o requirements-tpu.txt

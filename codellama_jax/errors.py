@@ -1,0 +1,18 @@
+"""The one exception that is meant for the person at the terminal."""
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 75  # stopped by a signal after saving: a scheduler may start the same command again
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what is wrong, where, and the cure.
+
+    Attributes:
+        exit_code: what the process should exit with, EXIT_FAILED or EXIT_USAGE.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,154 @@
+"""A Llama 2 decoder. NNX modules hold the parameters; everything else is plain functions.
+
+Parameters carry the names of their logical dims (`parameter_dims`), activations are handed to `constrain` with theirs;
+which mesh axis a dim lies on is decided elsewhere (codellama_jax/sharding.py).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from codellama_jax.model import rope
+from codellama_jax.model.attention import attention
+from codellama_jax.model.config import Llama
+
+# constrain(x, dims) -> x, laid out as its logical dims ask
+Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+
+INIT_STD = 0.02  # Llama's initialisation is not published (assumption)
+
+
+def _unconstrained(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
+    return x
+
+
+class Block(nnx.Module):
+    """The parameters of all N decoder blocks, stacked: every array has a leading `layers` dim.
+
+    Under jax.lax.scan a block is this module merged from one slice, without that dim.
+    """
+
+    def __init__(self, config: Llama, rngs: nnx.Rngs):
+        sizes = _sizes(config)
+
+        def weight(*dims: str, std: float = INIT_STD) -> nnx.Param:
+            dims = ("layers", *dims)
+            shape = tuple(sizes[dim] for dim in dims)
+            return nnx.Param(std * jax.random.normal(rngs.params(), shape), dims=dims)
+
+        def norm() -> nnx.Param:
+            return nnx.Param(jnp.ones((config.layers, config.dim)), dims=("layers", "dim"))
+
+        # Each layer adds two terms to the residual stream: scaled so that its variance does not grow with depth.
+        residual_std = INIT_STD / (2 * config.layers) ** 0.5
+        self.attention_norm = norm()
+        self.wq = weight("dim", "heads", "head_dim")
+        self.wk = weight("dim", "kv_heads", "head_dim")
+        self.wv = weight("dim", "kv_heads", "head_dim")
+        self.wo = weight("heads", "head_dim", "dim", std=residual_std)
+        self.ffn_norm = norm()
+        self.w1 = weight("dim", "ffn")
+        self.w3 = weight("dim", "ffn")
+        self.w2 = weight("ffn", "dim", std=residual_std)
+
+
+class Decoder(nnx.Module):
+    """All parameters of a Llama: embedding [V, D], stacked blocks, final norm [D], output head [D, V]; float32."""
+
+    def __init__(self, config: Llama, rngs: nnx.Rngs):
+        shape = (config.vocab_size, config.dim)
+        self.embedding = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape), dims=("vocab", "dim"))
+        self.blocks = Block(config, rngs)
+        self.norm = nnx.Param(jnp.ones(config.dim), dims=("dim",))
+        self.head = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape[::-1]), dims=("dim", "vocab"))
+
+
+def _sizes(config: Llama) -> dict[str, int]:
+    return {
+        "layers": config.layers,
+        "dim": config.dim,
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "ffn": config.ffn_dim,
+        "vocab": config.vocab_size,
+    }
+
+
+def parameter_dims(state: nnx.State) -> dict[str, Any]:
+    """Names of the logical dims of every parameter, as nested dicts with tuples of names as leaves."""
+    return nnx.to_pure_dict(jax.tree.map(lambda p: p.replace(p.get_metadata("dims")), state, is_leaf=_is_param))
+
+
+def _is_param(x: Any) -> bool:
+    return isinstance(x, nnx.Variable)
+
+
+def rms_norm(x_BSD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """x over its root mean square: in float32, cast back to x's dtype, then times the weight, as Llama does."""
+    x32 = x_BSD.astype(jnp.float32)
+    normalised = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return normalised.astype(x_BSD.dtype) * scale_D.astype(x_BSD.dtype)
+
+
+def hidden_states(
+    model: Decoder,
+    config: Llama,
+    tokens_BS: jax.Array,
+    positions_BS: jax.Array,
+    segments_BS: jax.Array | None = None,
+    constrain: Constrain = _unconstrained,
+) -> jax.Array:
+    """The last layer's output after the final norm, [B, S, D] in the compute dtype; logits are this times `model.head`.
+
+    Args:
+        model: the parameters.
+        config: their shape, and the numerics.
+        tokens_BS: ids.
+        positions_BS: positions for the rotation, whatever the packing policy says.
+        segments_BS: tokens of unequal ids do not see each other; None: a token sees all before it.
+        constrain: places activations by the names of their dims.
+    """
+    dtype = jnp.dtype(config.compute_dtype)
+    cos, sin = rope.tables(positions_BS, config.head_dim, config.rope_theta, config.rope_scale)
+    activation = ("batch", "sequence", None)
+    heads = ("batch", "sequence", "heads", None)
+    kv_heads = ("batch", "sequence", "kv_heads", None)
+
+    def block(x_BSD: jax.Array, graph_and_state: Any) -> tuple[jax.Array, None]:
+        p = nnx.merge(graph, graph_and_state)
+
+        def weight(param: nnx.Param) -> jax.Array:
+            return param[...].astype(dtype)
+
+        # --- attention
+        h_BSD = rms_norm(x_BSD, p.attention_norm[...], config.norm_eps)
+        q_BSHK = constrain(jnp.einsum("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
+        k_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
+        v_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
+        q_BSHK, k_BSGK = rope.rotate(q_BSHK, cos, sin), rope.rotate(k_BSGK, cos, sin)
+        a_BSHK = attention(q_BSHK, k_BSGK, v_BSGK, segments_BS, config.attention_block)
+        x_BSD = constrain(x_BSD + jnp.einsum("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
+
+        # --- feed-forward: w2(silu(w1 h) * w3 h)
+        h_BSD = rms_norm(x_BSD, p.ffn_norm[...], config.norm_eps)
+        gate_BSF = jax.nn.silu(h_BSD @ weight(p.w1)) * (h_BSD @ weight(p.w3))
+        gate_BSF = constrain(gate_BSF, ("batch", "sequence", "ffn"))
+        x_BSD = constrain(x_BSD + gate_BSF @ weight(p.w2), activation)
+        return x_BSD, None
+
+    graph, stacked = nnx.split(model.blocks)
+    x_BSD = constrain(model.embedding[...].astype(dtype)[tokens_BS], activation)
+    x_BSD, _ = jax.lax.scan(_rematerialised(block, config.remat), x_BSD, stacked)
+    return rms_norm(x_BSD, model.norm[...], config.norm_eps)
+
+
+def _rematerialised(block: Callable, remat: str) -> Callable:
+    policies = jax.checkpoint_policies
+    if remat == "none":
+        return block
+    policy = policies.nothing_saveable if remat == "full" else policies.dots_with_no_batch_dims_saveable
+    return jax.checkpoint(block, policy=policy, prevent_cse=False)  # inside a scan nothing can be shared anyway

@@ -1,0 +1,37 @@
+"""Rotary position embedding with a configurable base and position interpolation.
+
+The half-split form (as Hugging Face checkpoints have it): channel i of a head is rotated with channel i + K/2. Meta's
+files rotate adjacent pairs instead; conversion permutes q and k.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def frequencies(head_dim: int, theta: float) -> jax.Array:
+    """theta_i = theta^(-2i/K) for i in 0 .. K/2 - 1, float32 [K/2] (arXiv 2308.12950, section 2.4)."""
+    exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    return theta**-exponents
+
+
+def tables(positions_BS: jax.Array, head_dim: int, theta: float, scale: float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of every position's angles, float32 [B, S, K/2].
+
+    float32 throughout: bfloat16 has 8 bits of mantissa and merges neighbouring positions from 256 on.
+
+    Args:
+        positions_BS: integers, 0 for a first token.
+        head_dim: K.
+        theta: base of the frequencies.
+        scale: factor on the positions; 1/4 interpolates four times the length into the range trained on.
+    """
+    angles = (positions_BS.astype(jnp.float32) * scale)[..., None] * frequencies(head_dim, theta)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BSHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates every head by its position's angles, in float32, and casts back to x's dtype."""
+    first, second = jnp.split(x_BSHK.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[:, :, None, :], sin[:, :, None, :]  # the same for every head
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BSHK.dtype)

@@ -1,0 +1,112 @@
+"""What a stage of training can be told, as plain values. gin binds these; nothing else decides a hyperparameter."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of the cascade.
+
+    Attributes:
+        name: the stage, and the name of its folder in the run: code, lcft, instruct, python_code, python, python_lcft.
+        size: the size file in use, such as "local" or "7b".
+        parent: the stage whose parameters this one starts from, None for the first of a lineage.
+        steps: optimiser steps.
+        batch_tokens: tokens of one optimiser step over all hosts; a multiple of sequence_length.
+        sequence_length: tokens of one window.
+        micro_batches: equal parts in which the batch passes through the model; the gradient is that of the whole.
+        seed: of the parameters' initial values.
+    """
+
+    name: str
+    size: str
+    parent: str | None
+    steps: int
+    batch_tokens: int
+    sequence_length: int
+    micro_batches: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.batch_tokens % (self.sequence_length * self.micro_batches):
+            raise ValueError(
+                f"Stage.batch_tokens={self.batch_tokens} must be a multiple of Stage.sequence_length="
+                f"{self.sequence_length} times Stage.micro_batches={self.micro_batches}"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Windows in a global batch."""
+        return self.batch_tokens // self.sequence_length
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW with linear warm-up and a cosine to final_ratio of the peak (arXiv 2308.12950, section 2.5).
+
+    Attributes:
+        peak_learning_rate: reached at the end of the warm-up.
+        warmup_steps: linear from 0.
+        final_ratio: learning rate of the last step over the peak.
+        beta1, beta2: decay of the moments.
+        eps, weight_decay, clip_norm: not published for Code Llama; Llama 2's values (assumption).
+    """
+
+    peak_learning_rate: float
+    warmup_steps: int = 1000
+    final_ratio: float = 1 / 30
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-5
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each mesh axis. One of them may be -1: all devices that remain.
+
+    Attributes:
+        data: copies of the parameters, each with its share of the batch.
+        fsdp: shares of the parameters, each with its share of the batch.
+        context: shares of the sequence.
+        tensor: shares of heads, feed-forward width and vocabulary.
+    """
+
+    data: int = 1
+    fsdp: int = -1
+    context: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Attributes:
+    every: steps between saves; the last step is always saved.
+    keep: saves kept, newest first.
+    initial: for a stage without parent, the checkpoint folder whose parameters it starts from (Llama 2, at the real
+        sizes), "scratch" for random parameters.
+    """
+
+    every: int = 1000
+    keep: int = 3
+    initial: str = "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Attributes:
+    every: steps between validations; before the first step and after the last there is always one.
+    batches: validation batches each time, the same ones each time.
+    context_windows: windows of the perplexity-against-length curve.
+    context_factor: length of those windows over the parent's sequence length (over the stage's own without parent).
+    samples: infilling samples generated at the end for the report.
+    sample_tokens: tokens of a sample at most.
+    """
+
+    every: int = 1000
+    batches: int = 8
+    context_windows: int = 32
+    context_factor: int = 4
+    samples: int = 3
+    sample_tokens: int = 48

@@ -1,0 +1,121 @@
+"""Where a run's numbers go: metrics.jsonl, evaluations.jsonl, TensorBoard, and the line the user watches."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small file so that it is either the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8", errors="replace")
+    os.replace(temporary, path)
+
+
+class JsonLines:
+    """A file of one JSON object a line, each written out at once.
+
+    Opening drops a truncated last line and every line of a step after `last_step`: those steps are run again.
+    Floats are written with repr precision, so equal runs have equal text.
+    """
+
+    def __init__(self, path: Path, last_step: int):
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= last_step:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError, TypeError):
+                    continue  # a crash cut this line short; its step is run again
+            write_atomically(path, "".join(kept))
+        self.lines = [json.loads(line) for line in kept]
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends one object and hands it to the operating system."""
+        self.lines.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Returns when every line is on disk."""
+        os.fsync(self._file.fileno())
+
+
+class TensorBoard:
+    """Scalars as TensorBoard events. Events after `last_step` of an earlier run are purged by TensorBoard itself."""
+
+    def __init__(self, directory: Path, last_step: int):
+        # imported here: the training core runs without tensorboard, and importing it takes a while
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(directory))
+        if last_step:
+            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.add_event(self._event(wall_time=time.time(), step=last_step + 1, session_log=started))
+
+    def write(self, step: int, record: dict[str, Any]) -> None:
+        """One point for each number of the record."""
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if isinstance(value, (int, float)) and name != "step"
+        ]
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+
+    def close(self) -> None:
+        """Writes out what is held back."""
+        self._writer.close()
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere; stage, step, loss, tokens/s, time left."""
+
+    def __init__(self, stage: str, step: int, steps: int, tokens_per_step: int):
+        self._stage, self._steps, self._tokens = stage, steps, tokens_per_step
+        self._terminal = sys.stderr.isatty()
+        self._started, self._first = time.monotonic(), step
+        self._printed = 0.0
+        self._bar = tqdm.tqdm(
+            total=steps, initial=step, desc=stage, unit="step", disable=not self._terminal, dynamic_ncols=True
+        )
+
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Shows a step's numbers; off a terminal, at most one line in ten seconds."""
+        if self._terminal:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._printed > 10 or step in (self._first + 1, self._steps):
+            self._printed = now
+            left = (now - self._started) / max(step - self._first, 1) * (self._steps - step)
+            say(
+                f"{self._stage}: step {step}/{self._steps}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  "
+                f"{_clock(left)} left"
+            )
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+def say(message: str) -> None:
+    """A line for the user, above a progress bar if there is one."""
+    tqdm.tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,36 @@
+"""AdamW with clipping, and the learning-rate curve (arXiv 2308.12950, section 2.5)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from codellama_jax.training.config import AdamW
+
+
+def learning_rate(settings: AdamW, steps: int, step: jax.Array | int) -> jax.Array:
+    """Learning rate of optimiser step `step`, counted from 1, float32.
+
+    0 at step 0, linear to the peak at warmup_steps, then half a cosine to final_ratio * peak at `steps`, where it
+    stays.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    warmup = step / max(settings.warmup_steps, 1)
+    progress = jnp.clip((step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1), 0.0, 1.0)
+    cosine = settings.final_ratio + (1 - settings.final_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return settings.peak_learning_rate * jnp.where(step < settings.warmup_steps, warmup, cosine)
+
+
+def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW; matrices decay, norm weights do not (assumption)."""
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(
+            # optax counts updates from 0, the curve from 1: the first update must not be one with rate 0
+            lambda count: learning_rate(settings, steps, count + 1),
+            b1=settings.beta1,
+            b2=settings.beta2,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            mask=lambda params: jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params),
+        ),
+    )

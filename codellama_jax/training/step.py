@@ -1,0 +1,146 @@
+"""One optimiser step, and one validation pass, as plain functions to be compiled."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from codellama_jax.model import Decoder, Llama, hidden_states, parameter_dims
+from codellama_jax.sharding import constrain, tree_shardings
+from codellama_jax.training.config import AdamW, Stage
+from codellama_jax.training.loss import token_losses
+from codellama_jax.training.optimizer import learning_rate, make_optimizer
+
+Params = dict[str, Any]  # nested, in the structure of the modules
+Batch = dict[str, jax.Array]  # tokens, targets, segment_ids, positions, loss_weights, stream_ids: each [B, S]
+
+
+class TrainState(NamedTuple):
+    """Everything that an optimiser step changes."""
+
+    params: Params  # float32
+    opt_state: optax.OptState
+    step: jax.Array  # int32 [], optimiser steps done
+
+
+def init_params(config: Llama, seed: int) -> Params:
+    """Random parameters as nested dicts of arrays."""
+    return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(params=seed))))
+
+
+def abstract_params(config: Llama) -> Params:
+    """Their shapes and dtypes, without making them."""
+    return jax.eval_shape(lambda: init_params(config, 0))
+
+
+def param_shardings(config: Llama, mesh: jax.sharding.Mesh) -> Params:
+    """Where each parameter lies on the mesh, in the structure of `init_params`."""
+    return tree_shardings(mesh, parameter_dims(nnx.state(_abstract_decoder(config))))
+
+
+def state_shardings(config: Llama, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """Where each part of the training state lies: the moments with their parameters, counters everywhere."""
+    params = param_shardings(config, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, abstract_params(config)),
+        params,
+        transform_non_params=lambda _: everywhere,
+    )
+    return TrainState(params, opt_state, everywhere)
+
+
+def _abstract_decoder(config: Llama) -> Decoder:
+    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0)))
+
+
+def merged(config: Llama, params: Params) -> Decoder:
+    """The module that holds these parameters."""
+    graph, state = nnx.split(_abstract_decoder(config))
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def make_losses(config: Llama, mask_documents: bool) -> Callable[[Params, Batch], jax.Array]:
+    """A function (params, batch) -> loss of every token in nats, float32 [B, S], weights not applied.
+
+    With mask_documents, tokens see only their own document of the window (equal segment_ids).
+    """
+
+    def losses(params: Params, batch: Batch) -> jax.Array:
+        model = merged(config, params)
+        segments = batch["segment_ids"] if mask_documents else None
+        x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain)
+        return token_losses(x_BSD, model.head[...], batch["targets"], config.loss_chunk)
+
+    return losses
+
+
+def stream_sums(values_BS: jax.Array, stream_ids_BS: jax.Array, streams: int) -> jax.Array:
+    """Sum of the values of each stream's tokens, [streams]."""
+    return jax.ops.segment_sum(values_BS.ravel(), stream_ids_BS.ravel(), streams)
+
+
+def make_train_step(
+    config: Llama, stage: Stage, settings: AdamW, mask_documents: bool, streams: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """A function (state, batch) -> (state, metrics): forward, backward, AdamW.
+
+    The gradient is that of the weighted mean over ALL tokens of the global batch, whatever the number of micro-batches
+    and whatever tokens each holds, so accumulation is exact.
+
+    Metrics: loss, grad_norm (before clipping), learning_rate; and sums over each stream's tokens, [streams]:
+    stream_losses, stream_weights (of the targets) and stream_tokens.
+    """
+    optimizer = make_optimizer(settings, stage.steps)
+    losses = make_losses(config, mask_documents)
+
+    def weighted(params: Params, batch: Batch, total: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        weighted_BS = losses(params, batch) * batch["loss_weights"]
+        values = {
+            "stream_losses": weighted_BS,
+            "stream_weights": batch["loss_weights"],
+            "stream_tokens": jnp.ones_like(weighted_BS),
+        }
+        sums = {name: stream_sums(value, batch["stream_ids"], streams) for name, value in values.items()}
+        return jnp.sum(weighted_BS) / total, sums
+
+    value_and_grad = jax.value_and_grad(weighted, has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        # a batch without any target (all prompts) has gradient 0, not 0/0
+        total = jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
+        if stage.micro_batches == 1:
+            (loss, sums), grads = value_and_grad(state.params, batch, total)
+        else:
+
+            def accumulate(carry: Any, micro_batch: Batch) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, carry, value_and_grad(state.params, micro_batch, total)), None
+
+            # Rows are dealt out in turn, so each micro-batch has rows of every device.
+            parts = jax.tree.map(
+                lambda x: x.reshape(-1, stage.micro_batches, *x.shape[1:]).swapaxes(0, 1), batch
+            )
+            parts = jax.tree.map(lambda x: constrain(x, (None, "batch", "sequence")), parts)
+            zeros = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype),
+                jax.eval_shape(value_and_grad, state.params, jax.tree.map(lambda x: x[0], parts), total),
+            )
+            ((loss, sums), grads), _ = jax.lax.scan(accumulate, zeros, parts)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        step = state.step + 1
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": learning_rate(settings, stage.steps, step),
+            **sums,
+        }
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, step), metrics
+
+    return train_step

@@ -1,0 +1,41 @@
+"""An experiment is a list of jobs; a job is one stage of one run; an executor runs a job somewhere."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from codellama_jax.training.config import Stage
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One stage to be run.
+
+    Attributes:
+        stage: its name.
+        arguments: what codellama_jax.train is given.
+    """
+
+    stage: str
+    arguments: tuple[str, ...]
+
+
+def make_job(stage: str, gin_files: Sequence[str], bindings: Sequence[str], run_dir: Path, name: str) -> Job:
+    """The job of a stage with these gin files, `NAME=VALUE` bindings and run folder."""
+    arguments = (
+        *(f"--gin_file={file}" for file in gin_files),
+        *(f"--gin.{binding}" for binding in bindings),
+        f"--run_dir={run_dir}",
+        f"--name={name}",
+    )
+    return Job(stage, arguments)
+
+
+def lineage(stage: str, stages: Mapping[str, Stage]) -> list[str]:
+    """The stage and all it starts from, first to last."""
+    chain = [stage]
+    while (parent := stages[chain[0]].parent) is not None:
+        chain.insert(0, parent)
+    return chain

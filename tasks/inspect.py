@@ -1,0 +1,206 @@
+"""Looks at the data as the trainer will see it.
+
+    python -m tasks.inspect --list
+    python -m tasks.inspect --task=code [--split=train] [--num_examples=3] [--sequence_length=N] [--seed=0]
+                            [--json] [--stats] [--gin_file=gin/code.gin] [--gin.CODE_CORPUS=/path]
+
+--task takes a task (code, python, nl_code, nl, instruct) or a stage's mixture (code_mixture). With gin files the data is
+that of the stage they configure; without, documents are whole files in windows of 4,096 tokens.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from codellama_jax import configuration
+from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
+from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.training.config import Stage
+from tasks.config import SPLITS, STREAMS, Chat, Corpus, Fim, Mixture, Packing
+from tasks.config import Stream as StreamSettings
+from tasks.config import Tokenizer as TokenizerSettings
+from tasks.packing import Packed
+from tasks.quiet import quiet_stderr
+from tasks.sources import Document
+from tasks.tokenizer_training import trained_tokenizer
+
+DATA = (Corpus, TokenizerSettings, Fim, Packing, StreamSettings, Chat)
+SEQUENCE_LENGTH = 4096  # of code training in the paper; where no gin file says another
+COLOURS = {"prefix": "\033[34m", "middle": "\033[32;1m", "suffix": "\033[35m", "faint": "\033[2m", "end": "\033[0m"}
+EXCERPT = 600  # characters shown of each part of an example
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints what the flags ask for; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.inspect", description="Shows tasks, mixtures and documents.")
+    parser.add_argument("--list", action="store_true", help="list tasks and mixtures")
+    parser.add_argument("--task", help="a task or a mixture")
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--num_examples", type=int, help="documents to show (3), or to count with --stats (1000)")
+    parser.add_argument("--sequence_length", type=int, help="tokens of a window")
+    parser.add_argument("--seed", type=int, help="instead of Stream.seed")
+    parser.add_argument("--json", action="store_true", help="one object a document: stream, kind, text, tokens")
+    parser.add_argument("--stats", action="store_true", help="shares of kinds, tokens a document, tokens a second")
+    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
+    verbose = False
+    try:
+        flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
+        options = parser.parse_args(flags.rest)
+        verbose = options.verbose
+        if options.list:
+            list_mixtures(flags.bindings)
+        elif options.task:
+            inspect(flags, options)
+        else:
+            raise UserError("nothing asked for: use --list, or --task=NAME with one of its names", EXIT_USAGE)
+        sys.stdout.flush()
+    except UserError as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return EXIT_DONE
+
+
+def list_mixtures(bindings: list[str]) -> None:
+    """Prints the tasks, and each stage's mixture with its shares."""
+    print("tasks: " + "  ".join(STREAMS))
+    print("mixtures (shares of tokens):")
+    for stage, file in configuration.shipped_stages().items():
+        configuration.load([file], bindings, default_size="local")
+        shares = configuration.resolve(Mixture).mixture.shares
+        print(f"  {stage + '_mixture':20s}" + "  ".join(f"{name} {share:.0%}" for name, share in shares.items()))
+
+
+def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
+    """Prints examples or statistics of a task or mixture."""
+    stages = configuration.shipped_stages()
+    mixture_stage = options.task.removesuffix("_mixture") if options.task.endswith("_mixture") else None
+    if options.task not in STREAMS and mixture_stage not in stages:
+        known = ", ".join((*STREAMS, *(f"{stage}_mixture" for stage in stages)))
+        raise UserError(f"unknown task {options.task}: the tasks and mixtures are {known}", EXIT_USAGE)
+    if flags.gin_files or mixture_stage:
+        files = flags.gin_files or [stages[mixture_stage]]
+        configuration.load(files, flags.bindings, default_size="local")
+        length = configuration.resolve(Stage).stage.sequence_length
+    else:
+        configuration.load(["gin/data.gin"], flags.bindings)
+        length = SEQUENCE_LENGTH
+    config = configuration.resolve(*DATA)
+    mixture = configuration.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
+    tokenizer = trained_tokenizer(config.corpus, config.tokenizer, lambda line: print(line, file=sys.stderr))
+    if not options.json:
+        print("loading TensorFlow and SeqIO", file=sys.stderr)
+    documents = packed_documents(
+        config, mixture, tokenizer, options.split, options.sequence_length or length, options.seed
+    )
+    if options.stats:
+        print_stats(documents, options.num_examples or 1000)
+        return
+    for _, (stream, packed) in zip(range(options.num_examples or 3), documents, strict=False):
+        if options.json:
+            print(json.dumps(as_json(stream, packed)))
+        else:
+            print_example(stream, packed, tokenizer, colour=sys.stdout.isatty())
+
+
+def packed_documents(
+    config: Any, mixture: Mixture, tokenizer: Tokenizer, split: str, length: int, seed: int | None
+) -> Iterator[tuple[str, Packed]]:
+    """(stream, document) in the order in which windows of the mixture take them; never ends."""
+    with quiet_stderr():
+        from tasks import mixtures
+    from tasks.stream import Stream
+
+    seed = config.stream.seed if seed is None else seed
+    registered = mixtures.register(
+        "inspected",
+        mixture,
+        corpus=config.corpus,
+        tokenizer=tokenizer,
+        fim=config.fim,
+        packing=config.packing,
+        chat=config.chat,
+        seed=seed,
+    )
+    stream = Stream(
+        mixtures.stream_tasks(registered, split),
+        mixtures.shares(registered),
+        seed=seed,
+        lanes=1,
+        batch_size=1,
+        length=length,
+        mask_documents=config.packing.mask_documents,
+    )
+    while True:
+        yield from stream.next_batch().begun
+
+
+def as_json(stream: str, packed: Packed) -> dict[str, Any]:
+    """The contract of --json: stream, kind, text (the untransformed document) and tokens (ids, with BOS and EOS)."""
+    document = packed.document
+    record: dict[str, Any] = {"stream": stream, "kind": packed.kind, "path": document.path}
+    if isinstance(document, Document):
+        record["text"] = document.text
+    else:
+        record["text"] = "\n".join(message["content"] for message in document.messages)
+        record["messages"] = document.messages
+    return record | {"tokens": packed.tokens.tolist()}
+
+
+def print_stats(documents: Iterator[tuple[str, Packed]], count: int) -> None:
+    """Counts documents: shares of kinds in documents and tokens, tokens a document, tokens a second."""
+    by_kind, tokens_by_kind = Counter[str](), Counter[str]()
+    by_stream, tokens_by_stream = Counter[str](), Counter[str]()
+    started = None
+    for _, (stream, packed) in zip(range(count), documents, strict=False):
+        started = started or time.perf_counter()  # the first document waits for imports and listings
+        for counter, key in ((by_kind, packed.kind), (by_stream, stream)):
+            counter[key] += 1
+        for counter, key in ((tokens_by_kind, packed.kind), (tokens_by_stream, stream)):
+            counter[key] += len(packed.tokens)
+    seconds = time.perf_counter() - (started or 0.0)
+    total, tokens = sum(by_kind.values()), sum(tokens_by_kind.values())
+    for title, counts, token_counts in (("kind", by_kind, tokens_by_kind), ("stream", by_stream, tokens_by_stream)):
+        print(f"{title:10s}{'documents':>12s}{'share':>8s}{'tokens':>14s}{'share':>8s}{'tokens each':>13s}")
+        for key, number in counts.most_common():
+            of = token_counts[key]
+            print(f"{key:10s}{number:12,d}{number / total:8.1%}{of:14,d}{of / tokens:8.1%}{of / number:13,.0f}")
+    print(f"{tokens / total:,.0f} tokens a document, {tokens / seconds:,.0f} tokens a second")
+
+
+def print_example(stream: str, packed: Packed, tokenizer: Tokenizer, colour: bool) -> None:
+    """One document: a heading, its text with prefix, middle and suffix marked, and its first ids."""
+    paint = COLOURS if colour else dict.fromkeys(COLOURS, "")
+    width = min(shutil.get_terminal_size().columns, 120)
+    heading = f"{stream}  {packed.kind}  {packed.document.path}  {len(packed.tokens):,} tokens"
+    print(f"{paint['faint']}{'─' * width}{paint['end']}\n{heading}")
+    for part, text in parts(packed, tokenizer):
+        label = f"[{part}] " if part != "text" else ""
+        shown = text if len(text) <= EXCERPT else f"{text[: EXCERPT // 2]} … {text[-EXCERPT // 2 :]}"
+        print(f"{paint['faint']}{label}{paint['end']}{paint.get(part, '')}{shown}{paint['end']}")
+    ids = " ".join(map(str, packed.tokens[:24]))
+    print(f"{paint['faint']}ids {ids}{' …' if len(packed.tokens) > 24 else ''}{paint['end']}")
+
+
+def parts(packed: Packed, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """(name, text) of the document's parts in the order in which its ids give them."""
+    if packed.cut is None or not isinstance(packed.document, Document):
+        return [("text", tokenizer.decode(packed.tokens))]
+    prefix, middle, suffix = packed.cut.parts(packed.document.text)
+    if packed.kind == "psm":
+        return [("prefix", prefix), ("suffix", suffix), ("middle", middle)]
+    return [("suffix", suffix), ("prefix", prefix), ("middle", middle)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The streams as SeqIO tasks and a stage's mixture of them.
+
+A task's source gives documents, its preprocessor packs them into windows; a mixture mixes windows, so its rates are
+shares of tokens whatever the documents' lengths. Anything that reads SeqIO tasks can use them. The trainer takes their
+sources and encoders (`stream_tasks`) and draws its windows through tasks/stream.py, with the same packer.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from codellama_jax.tokenizer import Tokenizer
+from tasks.config import SPLITS, STREAMS, Chat, Corpus, Fim, Mixture, Packing
+from tasks.local_corpus import embedded
+from tasks.packing import FEATURES, Encoder, Packer
+from tasks.sources import Dialogue, Dialogues, Document, Folder, Source
+from tasks.stream import FileOrder, StreamTask, task_seed
+from tasks.vocabulary import LlamaVocabulary
+
+
+def source(stream: str, split: str, corpus: Corpus) -> Source:
+    """Files of one split of one stream: those of the folder that is bound, or the embedded ones.
+
+    Raises:
+        UserError: the folder is missing or holds nothing usable.
+    """
+    root = getattr(corpus, stream)
+    if root is None:
+        return embedded(stream, split, corpus)
+    if stream == "instruct":
+        return Dialogues(root, split, corpus.validation_share)
+    return Folder(
+        root,
+        split,
+        validation_share=corpus.validation_share,
+        document_characters=corpus.document_characters,
+        name=stream,
+    )
+
+
+class CorpusSource(seqio.DataSource):
+    """Documents of one stream as SeqIO examples: text, path, messages (JSON, of a dialogue) and a key for drawing."""
+
+    def __init__(self, stream: str, corpus: Corpus, seed: int):
+        super().__init__(splits=SPLITS)
+        self._stream, self._corpus, self._seed = stream, corpus, seed
+
+    @functools.cache  # noqa: B019 - a source lives as long as its registration
+    def files(self, split: str) -> Source:
+        """The files of a split."""
+        return source(self._stream, split, self._corpus)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return [split]
+
+    def get_dataset(
+        self,
+        split: str,
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+    ) -> tf.data.Dataset:
+        """One pass over the documents; with `shuffle`, files in the order of the trainer's first epoch."""
+        files = self.files(split)
+        lane, lanes = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
+        order = FileOrder(files, lane, lanes, task_seed(self._seed if seed is None else seed, self._stream))
+
+        def examples() -> Iterator[dict]:
+            for file, number in enumerate(range(lane, len(files), lanes)):
+                for index, document in enumerate(order.read(file) if shuffle else files.read(number)):
+                    dialogue = isinstance(document, Dialogue)
+                    yield {
+                        "text": "" if dialogue else document.text,
+                        "path": document.path,
+                        "messages": json.dumps(document.messages) if dialogue else "",
+                        "key": np.array([number, index], np.int64),
+                    }
+
+        signature = {name: tf.TensorSpec((), tf.string) for name in ("text", "path", "messages")}
+        return tf.data.Dataset.from_generator(
+            examples, output_signature=signature | {"key": tf.TensorSpec((2,), tf.int64)}
+        )
+
+
+def pack(
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], *, encoder: Encoder, stream: str, mask_documents: bool
+) -> tf.data.Dataset:
+    """SeqIO preprocessor: documents in, full windows of sequence_length["tokens"] out."""
+    length = sequence_length["tokens"]
+
+    def windows() -> Iterator[dict]:
+        keys: dict[int, tuple[int, ...]] = {}
+        examples = dataset.as_numpy_iterator()
+
+        def read(file: int) -> list[Document | Dialogue] | None:
+            example = next(examples, None)
+            if example is None:
+                return None
+            keys[file] = tuple(int(x) for x in example["key"])
+            path = example["path"].decode()
+            if example["messages"]:
+                return [Dialogue(json.loads(example["messages"]), path)]
+            return [Document(example["text"].decode(), path)]
+
+        packer = Packer(read, lambda file, _: keys[file], encoder, length, mask_documents)
+        stream_ids = np.full(length, STREAMS.index(stream), np.int32)
+        while (window := packer.next_window()) is not None:
+            yield window.arrays | {"stream_ids": stream_ids}
+
+    signature = {name: tf.TensorSpec((length,), tf.as_dtype(dtype)) for name, dtype in FEATURES.items()}
+    return tf.data.Dataset.from_generator(windows, output_signature=signature)
+
+
+def register(
+    stage: str,
+    mixture: Mixture,
+    *,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    fim: Fim,
+    packing: Packing,
+    chat: Chat,
+    seed: int,
+) -> seqio.Mixture:
+    """Registers the five streams as tasks and `STAGE_mixture` of them; what was registered under those names goes."""
+    vocabulary = LlamaVocabulary(tokenizer)
+    features = {
+        name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(dtype)) for name, dtype in FEATURES.items()
+    }
+    for name in STREAMS:
+        encoder = Encoder(tokenizer, fim, chat, task_seed(seed, name))
+        seqio.TaskRegistry.remove(name)
+        seqio.TaskRegistry.add(
+            name,
+            source=CorpusSource(name, corpus, seed),
+            preprocessors=[
+                functools.partial(pack, encoder=encoder, stream=name, mask_documents=packing.mask_documents)
+            ],
+            output_features=features,
+        )
+    name = f"{stage}_mixture"
+    # A mixture keeps the task objects it was built with, so it is always built anew with them.
+    seqio.MixtureRegistry.remove(name)
+    return seqio.MixtureRegistry.add(name, [(stream, share) for stream, share in mixture.shares.items() if share])
+
+
+def stream_tasks(mixture: seqio.Mixture, split: str) -> list[StreamTask]:
+    """The mixture's tasks as tasks/stream.py takes them."""
+    tasks = []
+    for task in mixture.tasks:
+        (preprocessor,) = task.preprocessors
+        tasks.append(StreamTask(task.name, task.source.files(split), preprocessor.keywords["encoder"]))
+    return tasks
+
+
+def shares(mixture: seqio.Mixture) -> dict[str, float]:
+    """Stream -> rate."""
+    return {task.name: mixture.get_rate(task) for task in mixture.tasks}

@@ -1,0 +1,148 @@
+"""All data of one stage: its tokenizer, its training stream, and what it is evaluated on."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from codellama_jax.errors import UserError
+from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.training.config import Evaluation, Stage
+from tasks import config, mixtures
+from tasks.sources import Document
+from tasks.stream import Stream, StreamState
+from tasks.tokenizer_training import trained_tokenizer
+
+
+class DataConfig(Protocol):
+    """The parts of a run's configuration that data depends on."""
+
+    stage: Stage
+    evaluation: Evaluation
+    corpus: config.Corpus
+    tokenizer: config.Tokenizer
+    mixture: config.Mixture
+    fim: config.Fim
+    packing: config.Packing
+    stream: config.Stream
+    chat: config.Chat
+
+
+class StageData:
+    """Attributes:
+    tokenizer: the run's.
+    """
+
+    def __init__(self, configuration: DataConfig, run_dir: Path, host: int, hosts: int, say: Callable[[str], None]):
+        """Opens the run's tokenizer, making it if it must, and registers the stage's tasks and mixture with SeqIO.
+
+        Args:
+            configuration: of the run.
+            run_dir: the run's folder, where its tokenizer is kept.
+            host, hosts: this host's index, and how many there are.
+            say: takes a line for the user.
+
+        Raises:
+            UserError: a corpus or tokenizer that cannot be used.
+        """
+        self._config, self._host, self._hosts = configuration, host, hosts
+        self.tokenizer = _run_tokenizer(configuration, run_dir, say)
+        self._mixture = mixtures.register(
+            configuration.stage.name,
+            configuration.mixture,
+            corpus=configuration.corpus,
+            tokenizer=self.tokenizer,
+            fim=configuration.fim,
+            packing=configuration.packing,
+            chat=configuration.chat,
+            seed=configuration.stream.seed,
+        )
+
+    def stream(self, split: str, state: StreamState | None = None) -> Stream:
+        """This host's share of the mixture's batches."""
+        return Stream(
+            mixtures.stream_tasks(self._mixture, split),
+            mixtures.shares(self._mixture),
+            seed=self._config.stream.seed,
+            lanes=self._config.stream.lanes,
+            batch_size=self._config.stage.batch_size,
+            length=self._config.stage.sequence_length,
+            mask_documents=self._config.packing.mask_documents,
+            host=self._host,
+            hosts=self._hosts,
+            state=state,
+        )
+
+    def saved(self, state: StreamState, fingerprint: str) -> dict[str, Any]:
+        """The whole stream's state for a checkpoint, every host's lanes in it, as JSON values."""
+        positions = state.positions
+        if self._hosts > 1:
+            from jax.experimental import multihost_utils
+
+            positions = np.asarray(multihost_utils.process_allgather(positions)).reshape(-1, *positions.shape[1:])
+        return {"batch": state.batch, "positions": positions.tolist(), "fingerprint": fingerprint}
+
+    def stream_state(self, saved: Mapping[str, Any]) -> StreamState:
+        """This host's part of what `saved` gave, for any number of hosts."""
+        positions = np.array(saved["positions"], np.int64)
+        lanes = len(positions)
+        mine = positions[self._host * lanes // self._hosts : (self._host + 1) * lanes // self._hosts]
+        return StreamState(saved["batch"], mine)
+
+    def validation_batches(self) -> list[dict[str, np.ndarray]]:
+        """The first batches of the validation split: the same each time."""
+        stream = self.stream("validation")
+        return [stream.next_batch().arrays for _ in range(self._config.evaluation.batches)]
+
+    def long_windows(self, length: int) -> np.ndarray:
+        """Stretches of `length` + 1 tokens within one validation document of code each, int32 [windows, length + 1].
+
+        Documents are whole files; the first stretch of each comes before the second of any.
+        """
+        corpus = dataclasses.replace(self._config.corpus, document_characters=None)
+        source = mixtures.source(self._preferred("code"), "validation", corpus)
+        stretches: list[tuple[int, np.ndarray]] = []
+        for file in range(len(source)):
+            for document in source.read(file):
+                if not isinstance(document, Document) or len(document.text) <= length:
+                    continue  # a token is at least one character
+                ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
+                for index in range((len(ids) - 1) // length):
+                    stretches.append((index, ids[index * length : (index + 1) * length + 1]))
+        stretches.sort(key=lambda stretch: stretch[0])
+        chosen = [ids for _, ids in stretches[: self._config.evaluation.context_windows]]
+        return np.array(chosen, np.int32).reshape(len(chosen), length + 1)
+
+    def excerpts(self, count: int) -> list[tuple[str, str]]:
+        """(stream, text) of validation documents, in an order that is the same each time, at most `count`."""
+        stream = self._preferred("python", "code")
+        source = mixtures.source(stream, "validation", self._config.corpus)
+        texts: list[tuple[str, str]] = []
+        for file in np.random.default_rng(0).permutation(len(source)):
+            documents = [document for document in source.read(int(file)) if isinstance(document, Document)]
+            texts += [(stream, document.text) for document in documents[:1]]
+            if len(texts) >= count:
+                break
+        return texts
+
+    def _preferred(self, *streams: str) -> str:
+        """The first of these streams that the mixture has, or else its first."""
+        return next((name for name in streams if name in self._config.mixture.shares), next(iter(self._config.mixture.shares)))
+
+
+def _run_tokenizer(configuration: DataConfig, run_dir: Path, say: Callable[[str], None]) -> Tokenizer:
+    """The tokenizer of a run. A run keeps the one it began with: a later stage must not get another one."""
+    settings, kept = configuration.tokenizer, run_dir / "tokenizer.model"
+    if settings.model is None and kept.exists():
+        return Tokenizer.from_file(kept, settings.infilling)
+    tokenizer = trained_tokenizer(configuration.corpus, settings, say)
+    if not kept.exists():
+        temporary = kept.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(tokenizer.model)
+        os.replace(temporary, kept)
+    elif kept.read_bytes() != tokenizer.model:
+        raise UserError(f"{kept} is another tokenizer than {settings.model}: use another --name")
+    return tokenizer

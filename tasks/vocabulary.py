@@ -1,0 +1,64 @@
+"""The Llama tokenizer as a seqio.Vocabulary."""
+
+import numpy as np
+import seqio
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from codellama_jax.tokenizer import Tokenizer
+
+
+class LlamaVocabulary(seqio.Vocabulary):
+    """Encodes and decodes as `Tokenizer` does; the infilling rows follow the pieces and never come out of text.
+
+    In a TensorFlow graph SentencepieceTokenizer is used. (FastSentencepieceTokenizer loses newlines on Llama's model.)
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__(extra_ids=tokenizer.rows - tokenizer.pieces)
+        self.tokenizer = tokenizer
+        self._tf_tokenizer = None
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, LlamaVocabulary) and self.tokenizer.fingerprint == other.tokenizer.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.tokenizer.fingerprint)
+
+    @property
+    def bos_id(self) -> int:
+        return self.tokenizer.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_id
+
+    @property
+    def unk_id(self) -> int:
+        return self.tokenizer.unk_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.tokenizer.pieces
+
+    def _encode(self, s: str) -> list[int]:
+        return self.tokenizer.encode(s).tolist()
+
+    def _decode(self, ids) -> str:
+        return self.tokenizer.decode(ids)
+
+    @property
+    def tf_tokenizer(self) -> tf_text.SentencepieceTokenizer:
+        if self._tf_tokenizer is None:
+            self._tf_tokenizer = tf_text.SentencepieceTokenizer(self.tokenizer.model)
+        return self._tf_tokenizer
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        return self.tf_tokenizer.tokenize(s)
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        # Rows beyond the pieces have no text: they must not reach the model, which would refuse them.
+        def decode(row: np.ndarray) -> bytes:
+            return self.tokenizer.decode(row).encode()
+
+        return tf.map_fn(lambda row: tf.numpy_function(decode, [row], tf.string), ids, tf.string)

@@ -1,0 +1,337 @@
+"""Tokenizer: the published ids, the laws of encoding, what is refused; and training one (tasks.tokenizer_training)."""
+
+import dataclasses
+import hashlib
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentencepiece import sentencepiece_model_pb2 as model_pb2
+
+from codellama_jax.errors import UserError
+from codellama_jax.tokenizer import Tokenizer
+from tasks import tokenizer_training
+from tasks.config import Corpus
+from tasks.config import Tokenizer as Settings
+
+ROOT = Path(__file__).parents[1]
+SOURCE = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def small() -> Tokenizer:
+    """Trained here: the tests that need no published vocabulary run on any machine."""
+    return Tokenizer(tokenizer_training.train([SOURCE], 400), infilling=True)
+
+
+@pytest.fixture(scope="module")
+def llama(shared_data: Path) -> Tokenizer:
+    return Tokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
+
+
+def strange_texts(number: int) -> list[str]:
+    """Texts of what tends to break: runs of white space, line ends, control and wide characters, tags."""
+    random_ = random.Random(7)
+    parts = [
+        "",
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\0",
+        "x",
+        "Hello",
+        "def f(a):",
+        "1234",
+        "é",
+        "e\u0301",
+        "生活",
+        "🙂",
+        "\ufeff",
+    ]
+    parts += [" <EOT>", "<s>", "</s>", "<unk>", "<0x0A>", "[INST]", "\x7f", "\u2028", "\U0010ffff", "\u00a0"]
+    texts = ["".join(random_.choices(parts, k=random_.randrange(12))) for _ in range(number)]
+    singles = [chr(c) for c in range(0x3000) if c != 0x2581]
+    return texts + singles
+
+
+# --- the published ids ------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_those_of_the_published_models(llama: Tokenizer, shared_data: Path):
+    golden = json.loads((shared_data / "tokenizers/codellama_tokenizer_golden.json").read_text(encoding="utf-8"))
+    for case in golden["plain"]:
+        assert llama.encode(case["text"]).tolist() == case["ids"], case["text"]
+        assert llama.decode(case["ids"]) == case["text"]
+    special = golden["special_ids"]
+    assert (llama.prefix_id, llama.suffix_id, llama.middle_id, llama.eot_id) == tuple(
+        special[f"▁<{name}>"] for name in ("PRE", "SUF", "MID", "EOT")
+    )
+    assert (llama.bos_id, llama.eos_id, llama.unk_id) == (1, 2, 0)
+    assert (llama.pieces, llama.rows, llama.step_id) == (32000, 32016, 32015)
+    assert llama.encode("\n").tolist()[-1] == 13
+
+
+def test_infilling_prompt_is_the_published_one(llama: Tokenizer, shared_data: Path):
+    golden = json.loads((shared_data / "tokenizers/codellama_tokenizer_golden.json").read_text(encoding="utf-8"))
+    case = golden["psm_infill"]
+    assert llama.infilling_prompt(case["prefix"], case["suffix"], "psm").tolist() == case["prompt_ids"]
+    # The published answer of CodeLlama-7b, whose first token goes on where the prefix stopped.
+    answer = llama.decode_continuation(case["codellama_7b_hf_greedy_ids"])
+    assert answer.startswith("Remove non-ASCII characters from a string.\n")
+    assert answer.endswith("result += c")
+
+
+def test_rows_and_ids_without_infilling(llama: Tokenizer):
+    plain = Tokenizer(llama.model, infilling=False)
+    assert plain.rows == plain.pieces == 32000
+    assert plain.prefix_id is plain.suffix_id is plain.middle_id is plain.eot_id is plain.step_id is None
+    assert plain.fingerprint != llama.fingerprint
+    with pytest.raises(UserError, match=r"no infilling ids .* use complete, or load 7B/13B base"):
+        plain.infilling_prompt("a", "b", "psm")
+
+
+def test_code_llamas_own_file_is_taken_as_llamas(llama: Tokenizer, shared_data: Path):
+    own = Tokenizer.from_file(shared_data / "tokenizers/codellama_tokenizer_RECONSTRUCTED.model", infilling=True)
+    assert own.fingerprint == llama.fingerprint
+    assert own.rows == 32016
+
+
+# --- laws -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["small", "llama"])
+def test_laws_of_encoding(name: str, request: pytest.FixtureRequest):
+    tokenizer = request.getfixturevalue(name)
+    for text in [*strange_texts(3000), SOURCE]:
+        ids = tokenizer.encode(text)
+        assert ids.dtype == np.int32 and ids.ndim == 1
+        assert tokenizer.decode(ids) == text
+        assert ids.size == 0 or (ids.min() >= 3 and ids.max() < tokenizer.pieces)  # never a control id
+        continued = tokenizer.encode_continuation(text)
+        assert tokenizer.decode_continuation(continued) == text
+        if text:
+            assert np.array_equal(ids, tokenizer.encode_continuation(" " + text))
+
+
+def test_decoding_drops_what_is_no_text(small: Tokenizer):
+    ids = small.encode(" a <EOT>")
+    wrapped = [small.bos_id, small.prefix_id, *ids, small.eot_id, small.step_id, small.eos_id, 0, 0, -1, 10**6]
+    assert small.decode(wrapped) == " a <EOT>"
+    assert small.decode([]) == small.decode_continuation([]) == small.decode([1, 2]) == ""
+    assert small.decode([3 + 0xC3]) == "\ufffd"  # half a character
+
+
+@pytest.mark.parametrize("prefix, suffix", [("def f(", "\n"), ("", ""), (" x", "  y"), ("a\r", "\nb"), ("<EOT>", "")])
+def test_infilling_prompts_hold_their_parts(small: Tokenizer, prefix: str, suffix: str):
+    before, after = small.encode(prefix).tolist(), small.encode_continuation(suffix).tolist()
+    psm, spm = small.infilling_prompt(prefix, suffix, "psm"), small.infilling_prompt(prefix, suffix, "spm")
+    assert psm.tolist() == [1, small.prefix_id, *before, small.suffix_id, *after, small.middle_id]
+    assert spm.tolist() == [1, small.prefix_id, small.suffix_id, *after, small.middle_id, *before]
+    with pytest.raises(ValueError, match="psm"):
+        small.infilling_prompt(prefix, suffix, "mps")  # type: ignore[arg-type]
+
+
+def test_the_core_needs_no_tensorflow():
+    code = (
+        "import sys, codellama_jax.tokenizer, tasks.local_corpus, tasks.tokenizer_training;"
+        "assert not {'tensorflow', 'seqio', 'gin', 'jax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+GARBAGE = {
+    "empty": lambda model: b"",
+    "text": lambda model: SOURCE.encode(),
+    "json": lambda model: b'{"version": "1.0", "model": {"type": "BPE"}}',
+    "half": lambda model: model[: len(model) // 2],
+    "without_its_last_byte": lambda model: model[:-1],
+    "random": lambda model: random.Random(1).randbytes(5000),
+    "another_protobuf": lambda model: b"\xaa\x06\x05hello",
+}
+
+
+def cut_between_pieces(proto):
+    """A download that stopped between two pieces is still a well-formed message."""
+    del proto.pieces[300:]
+    proto.ClearField("trainer_spec")
+    proto.ClearField("normalizer_spec")
+
+
+def no_pieces(proto):
+    proto.ClearField("pieces")
+
+
+def bos_and_eos_swapped(proto):
+    proto.pieces[1].piece, proto.pieces[2].piece = "</s>", "<s>"
+
+
+def padding_first(proto):
+    """As T5 has it: everything one id later."""
+    piece = type(proto.pieces[0])(piece="<pad>", score=0, type=3)
+    proto.pieces.insert(0, piece)
+
+
+def no_byte_pieces(proto):
+    del proto.pieces[3:259]
+    proto.trainer_spec.byte_fallback = False
+
+
+def squeezes_spaces(proto):
+    proto.normalizer_spec.remove_extra_whitespaces = True
+
+
+def no_implicit_space(proto):
+    proto.normalizer_spec.add_dummy_prefix = False
+
+
+UNLIKE_LLAMA = {
+    cut_between_pieces: "cut short",
+    no_pieces: "has no pieces",
+    bos_and_eos_swapped: r"ids \(0, 2, 1\)",
+    padding_first: r"ids \(1, 2, 3\)",
+    no_byte_pieces: "no byte pieces",
+    squeezes_spaces: "changes text",
+    no_implicit_space: "no implicit space",
+}
+
+
+def refusal(tmp_path: Path, model: bytes) -> str:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(model)
+    with pytest.raises(UserError) as refused:
+        Tokenizer.from_file(path, infilling=True)
+    message = str(refused.value)
+    assert str(path) in message and "--gin.TOKENIZER=" in message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_garbage_is_refused(small: Tokenizer, tmp_path: Path, kind: str):
+    assert "SentencePiece model" in refusal(tmp_path, GARBAGE[kind](small.model))
+
+
+@pytest.mark.parametrize("change", UNLIKE_LLAMA, ids=lambda change: change.__name__)
+def test_models_unlike_llamas_are_refused_with_the_reason(small: Tokenizer, tmp_path: Path, change):
+    proto = model_pb2.ModelProto.FromString(small.model)  # type: ignore[attr-defined]
+    change(proto)
+    assert re.search(UNLIKE_LLAMA[change], refusal(tmp_path, proto.SerializeToString()))
+
+
+def test_missing_files_are_refused(tmp_path: Path):
+    for path, reason in ((tmp_path / "none.model", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=f"{reason}.*--gin.TOKENIZER="):
+            Tokenizer.from_file(path, infilling=False)
+
+
+def test_a_damaged_model_is_refused_or_sound(small: Tokenizer):
+    """A changed byte never raises anything else; a changed score or name may pass, and then encoding works."""
+    random_ = random.Random(3)
+    taken = 0
+    for _ in range(300):
+        model = bytearray(small.model)
+        model[random_.randrange(len(model))] = random_.randrange(256)
+        try:
+            tokenizer = Tokenizer(bytes(model), infilling=True)
+        except UserError:
+            continue
+        taken += 1
+        assert len(tokenizer.encode("def f():\n")) > 0
+    assert taken
+
+
+def test_bytes_and_path_are_one(small: Tokenizer, tmp_path: Path):
+    path = tmp_path / "a.model"
+    path.write_bytes(small.model)
+    assert Tokenizer(str(path), True).fingerprint == Tokenizer.from_file(path, True).fingerprint == small.fingerprint
+    assert len(small.fingerprint) == 64
+
+
+# --- training one -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    """Small folders for all streams, and a cache folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for stream, name in (("code", "a.c"), ("python", "b.py"), ("nl_code", "c.md"), ("nl", "d.txt")):
+        (tmp_path / stream).mkdir()
+        (tmp_path / stream / name).write_text(SOURCE, encoding="utf-8")
+    line = json.dumps(
+        {"messages": [{"role": "user", "content": "Say hello"}, {"role": "assistant", "content": "hello"}]}
+    )
+    (tmp_path / "instruct").mkdir()
+    (tmp_path / "instruct/e.jsonl").write_text(line + "\n")
+    return Corpus(**{stream: str(tmp_path / stream) for stream in ("code", "python", "nl_code", "nl", "instruct")})
+
+
+def test_training_has_llamas_ids_and_is_deterministic(small: Tokenizer):
+    again = tokenizer_training.train([SOURCE], 400)
+    assert hashlib.sha256(again).digest() == hashlib.sha256(small.model).digest()
+    assert (small.pieces, small.rows, small.eot_id) == (400, 416, 410)
+    assert small.encode("\n").tolist()[-1] == 13
+    assert small.encode("12")[-2:].tolist() == [small.encode("1")[-1], small.encode("2")[-1]]  # digits one by one
+    assert len(small.encode("        ")) < 8  # runs of spaces have pieces
+
+
+def test_trained_once_and_kept(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture):
+    said: list[str] = []
+    first = tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append)
+    (kept,) = (tmp_path / "cache/codellama_jax/tokenizers").iterdir()
+    assert len(said) == 2 and str(kept) in said[1]
+    second = tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400, infilling=False), said.append)
+    assert len(said) == 2 and second.model == first.model and second.rows == 400
+    pieces_cut = dataclasses.replace(corpus, document_characters=100)
+    assert tokenizer_training.trained_tokenizer(pieces_cut, Settings(vocab_size=400), said.append).model == first.model
+    assert len(said) == 2
+    kept.write_bytes(b"damaged")
+    assert tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append).model == first.model
+    assert len(said) == 4 and kept.read_bytes() == first.model
+    Path(corpus.code or "", "new.c").write_text("int x;\n" * 9)
+    tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append)
+    assert len(said) == 6  # another text, another tokenizer
+    assert capfd.readouterr() == ("", "")  # SentencePiece's own log stays away from the terminal
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    said: list[str] = []
+    assert tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append).pieces == 400
+    assert "not kept" in said[-1]
+
+
+def test_too_little_text_or_too_few_pieces(corpus: Corpus, capfd: pytest.CaptureFixture):
+    for vocab_size in (100_000, 260):
+        with pytest.raises(UserError, match=r"--gin.Tokenizer.vocab_size=\d+") as refusal:
+            tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=vocab_size), lambda line: None)
+        assert "\n" not in str(refusal.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_named_model_is_loaded(corpus: Corpus, small: Tokenizer, tmp_path: Path):
+    (tmp_path / "a.model").write_bytes(small.model)
+    settings = Settings(model=str(tmp_path / "a.model"), infilling=False)
+    assert tokenizer_training.trained_tokenizer(corpus, settings).model == small.model
+    with pytest.raises(UserError, match="no such file"):
+        tokenizer_training.trained_tokenizer(corpus, Settings(model="none.model"))
+
+
+def test_two_processes_may_train_at_once(corpus: Corpus, tmp_path: Path):
+    code = (
+        "from tasks.config import Corpus, Tokenizer; from tasks.tokenizer_training import trained_tokenizer;"
+        f"print(trained_tokenizer({corpus!r}, Tokenizer(vocab_size=400), lambda line: None).fingerprint)"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
+    outputs = {run.communicate()[0] for run in runs}
+    assert len(outputs) == 1 and outputs != {b""}
+    assert len(list((tmp_path / "cache/codellama_jax/tokenizers").iterdir())) == 1

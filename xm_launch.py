@@ -1,0 +1,172 @@
+"""Launches a stage of Code Llama's recipe, and what it starts from.
+
+    python xm_launch.py --gin_file=gin/lcft.gin                                     on this machine, at size local
+    python xm_launch.py --gin_file=gin/lcft.gin --gin_file=gin/models/7b.gin ...    at a real size
+
+At size local the stages of the lineage that are not finished in the run folder are run first; at a real size the launcher
+stops there and prints the command that runs the missing one.
+"""
+
+import argparse
+import glob
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+
+print("codellama_jax: reading the configuration", flush=True)  # before the imports, so that something is seen at once
+
+from codellama_jax import configuration  # noqa: E402
+from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError  # noqa: E402
+from codellama_jax.model.config import Llama  # noqa: E402
+from codellama_jax.training.config import Stage  # noqa: E402
+from launch import local  # noqa: E402
+from launch.job import ROOT, Job, lineage, make_job  # noqa: E402
+
+BYTES_PER_PARAMETER = 16  # float32 weight, gradient and two moments of AdamW
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what the flags ask for; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped after saving)."""
+    parser = argparse.ArgumentParser(
+        prog="python xm_launch.py",
+        description="Launches a stage. Also: --gin_file=FILE (repeatable, later wins), --gin.NAME=VALUE.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    parser.add_argument("--name", help="the run's folder in it (default: the size)")
+    parser.add_argument("--executor", choices=("local",), default="local", help="where to run (default: local)")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be run, and run nothing")
+    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
+    verbose = False
+    try:
+        flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
+        options = parser.parse_args(flags.rest)
+        verbose = options.verbose
+        return launch(flags, options)
+    except UserError as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
+    """Plans the jobs and runs them one after another."""
+    if not flags.gin_files:
+        known = ", ".join(f"gin/{name}.gin" for name in configuration.shipped_stages())
+        raise UserError(f"no stage given: --gin_file=FILE with one of {known}", EXIT_USAGE)
+
+    # ---------------------------------------------------------------- which stage, which size
+    tpus = tpu_chips()
+    default_size = None if tpus else "local"
+    configuration.load(flags.gin_files, flags.bindings, default_size=default_size)
+    stage = configuration.resolve(Stage).stage
+    if stage.size == "local":
+        print(f"codellama_jax: {'' if tpus else 'no TPU here, '}size local: {stage.name} on this machine's {devices()}")
+    if not tpus:
+        check_memory(configuration.resolve(Llama).llama, stage.size)
+    configuration.resolve()
+
+    # ---------------------------------------------------------------- the jobs
+    name = options.name or stage.size
+    run_dir = options.run_dir.absolute()
+    shipped = configuration.shipped_stages()
+    given = [absolute(file) for file in flags.gin_files]
+    # What goes with every stage of the chain: the size, and the user's own files.
+    common = [file for file in given if file != absolute(shipped.get(stage.name, ""))]
+    if stage.size == "local" and default_size:
+        common.append(absolute("gin/models/local.gin"))
+    stages = {stage.name: stage}
+    files = {stage.name: [file for file in given if file not in common] + common}
+    child = stage
+    while child.parent is not None:
+        # every stage of the chain is checked before the first one runs
+        files[child.parent] = [absolute(shipped[child.parent]), *common]
+        configuration.load(files[child.parent], flags.bindings)
+        child = configuration.resolve().stage
+        stages[child.name] = child
+    pending = []
+    for link in lineage(stage.name, stages):
+        if finished(run_dir / name / link):
+            print(f"codellama_jax: {link} is finished in {options.run_dir / name / link}")
+        else:
+            pending.append(make_job(link, files[link], flags.bindings, run_dir, name))
+    if len(pending) > 1:
+        if stage.size != "local":
+            missing = pending[0]
+            raise UserError(
+                f"{stage.name} starts from {stages[stage.name].parent}; {missing.stage} is not finished in"
+                f" {options.run_dir / name}. Run it first: python xm_launch.py {shlex.join(missing.arguments)}"
+            )
+        names = " -> ".join(job.stage for job in pending)
+        print(f"codellama_jax: {stage.name} starts from {stages[stage.name].parent}, so first things first: {names}")
+
+    # ---------------------------------------------------------------- run them
+    for job in pending:
+        if options.dry_run:
+            print(shlex.join(local.command(job)))
+            continue
+        sys.stdout.flush()
+        code = local.run(job)
+        if code != EXIT_DONE:
+            return code if code in (EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED) else died(job, code)
+    return EXIT_DONE
+
+
+def died(job: Job, code: int) -> int:
+    """Says what can be said of a job that ended without a word of its own."""
+    cause = "it was killed, perhaps for want of memory" if code == 137 else f"it ended with code {code}"
+    print(f"error: {job.stage} failed: {cause}; the same command goes on from the last checkpoint", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def finished(stage_dir: Path) -> bool:
+    """Whether the stage has come to its end; its note is written last of all."""
+    return (stage_dir / "done.json").exists()
+
+
+def absolute(file: str) -> str:
+    """The gin file's whole path, sought here and then in the checkout, as configuration.load does."""
+    here = Path(file).expanduser()
+    return str((here if here.exists() else ROOT / here).resolve())
+
+
+def tpu_chips() -> int:
+    """TPU chips of this machine, by their device files: asking JAX would take seconds, and the chips."""
+    return len(glob.glob("/dev/accel[0-9]*")) or len(glob.glob("/dev/vfio/[0-9]*"))
+
+
+def devices() -> str:
+    """What there is instead of a TPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU core{'s' if cores != 1 else ''}"
+
+
+def available_memory() -> int | None:
+    """Bytes that a new process may take on this machine, None where that cannot be known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def check_memory(llama: Llama, size: str) -> None:
+    """Raises UserError if the training state alone is more than this machine has."""
+    needed, here = llama.parameters * BYTES_PER_PARAMETER, available_memory()
+    if here is not None and needed > here:
+        raise UserError(
+            f"size {size} needs at least {needed / 2**30:,.0f} GiB for weights, gradients and optimiser; this machine has "
+            f"{here / 2**30:,.0f} GiB free and no TPU: leave out the size file to run size local here, or start it on a pod"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
