@@ -3,8 +3,8 @@
     python xm_launch.py --gin_file=gin/lcft.gin                                     on this machine, at size local
     python xm_launch.py --gin_file=gin/lcft.gin --gin_file=gin/models/7b.gin ...    at a real size
 
-At size local the stages of the lineage that are not finished in the run folder are run first; at a real size the launcher
-stops there and prints the command that runs the missing one.
+At size local the stages of the lineage that are not finished in the run folder are run first; at a real size the
+launcher stops there and prints the command that runs the missing one.
 """
 
 import argparse
@@ -22,8 +22,9 @@ from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_
 from codellama_jax.model.config import Llama  # noqa: E402
 from codellama_jax.training.config import Stage  # noqa: E402
 from launch import local  # noqa: E402
-from launch.job import ROOT, Job, lineage, make_job  # noqa: E402
+from launch.job import ROOT, Job, make_job  # noqa: E402
 
+LOCAL = "gin/models/local.gin"
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and two moments of AdamW
 
 
@@ -65,8 +66,7 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
 
     # ---------------------------------------------------------------- which stage, which size
     tpus = tpu_chips()
-    default_size = None if tpus else "local"
-    configuration.load(flags.gin_files, flags.bindings, default_size=default_size)
+    configuration.load(flags.gin_files, flags.bindings, default_size=None if tpus else "local")
     stage = configuration.resolve(Stage).stage
     if stage.size == "local":
         print(f"codellama_jax: {'' if tpus else 'no TPU here, '}size local: {stage.name} on this machine's {devices()}")
@@ -77,39 +77,38 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
     # ---------------------------------------------------------------- the jobs
     name = options.name or stage.size
     run_dir = options.run_dir.absolute()
-    shipped = configuration.shipped_stages()
+    shown = options.run_dir / name
+    if finished(run_dir / name / stage.name):
+        print(f"codellama_jax: {stage.name} is finished in {shown / stage.name}: see {shown / 'report.html'}")
+        return EXIT_DONE
     given = [absolute(file) for file in flags.gin_files]
-    # What goes with every stage of the chain: the size, and the user's own files.
-    common = [file for file in given if file != absolute(shipped.get(stage.name, ""))]
-    if stage.size == "local" and default_size:
-        common.append(absolute("gin/models/local.gin"))
-    stages = {stage.name: stage}
-    files = {stage.name: [file for file in given if file not in common] + common}
-    child = stage
-    while child.parent is not None:
-        # every stage of the chain is checked before the first one runs
-        files[child.parent] = [absolute(shipped[child.parent]), *common]
-        configuration.load(files[child.parent], flags.bindings)
-        child = configuration.resolve().stage
-        stages[child.name] = child
-    pending = []
-    for link in lineage(stage.name, stages):
-        if finished(run_dir / name / link):
-            print(f"codellama_jax: {link} is finished in {options.run_dir / name / link}")
-        else:
-            pending.append(make_job(link, files[link], flags.bindings, run_dir, name))
-    if len(pending) > 1:
+    if stage.size == "local" and not tpus and absolute(LOCAL) not in given:
+        given.append(absolute(LOCAL))
+    # What makes a stage is its own file; what else was given, a size or the user's own files, goes with every stage.
+    common = [file for file in given if not configuration.is_stage_file(file)]
+    shipped = configuration.shipped_stages()
+    jobs = [make_job(stage.name, given, flags.bindings, run_dir, name)]
+    first = stage
+    while (parent := first.parent) is not None and not finished(run_dir / name / parent):
+        if parent not in shipped or parent in [job.stage for job in jobs]:
+            raise UserError(f"{first.name} starts from {parent}, which is not finished in {shown} and has no gin file")
+        files = [absolute(str(shipped[parent])), *common]
+        jobs.insert(0, make_job(parent, files, flags.bindings, run_dir, name))
+        configuration.load(files, flags.bindings)
+        if stage.size == "local":
+            configuration.resolve()  # every stage is checked before the first one runs
+        first = configuration.resolve(Stage).stage
+    if first is not stage:
         if stage.size != "local":
-            missing = pending[0]
             raise UserError(
-                f"{stage.name} starts from {stages[stage.name].parent}; {missing.stage} is not finished in"
-                f" {options.run_dir / name}. Run it first: python xm_launch.py {shlex.join(missing.arguments)}"
+                f"{stage.name} starts from {stage.parent}, and {first.name} is not finished in {shown}; run it first: "
+                f"python xm_launch.py {shlex.join(jobs[0].arguments)}"
             )
-        names = " -> ".join(job.stage for job in pending)
-        print(f"codellama_jax: {stage.name} starts from {stages[stage.name].parent}, so first things first: {names}")
+        chain = " -> ".join(job.stage for job in jobs)
+        print(f"codellama_jax: {stage.name} starts from {stage.parent}, which is not in {shown} yet: {chain}")
 
     # ---------------------------------------------------------------- run them
-    for job in pending:
+    for job in jobs:
         if options.dry_run:
             print(shlex.join(local.command(job)))
             continue
@@ -163,8 +162,8 @@ def check_memory(llama: Llama, size: str) -> None:
     needed, here = llama.parameters * BYTES_PER_PARAMETER, available_memory()
     if here is not None and needed > here:
         raise UserError(
-            f"size {size} needs at least {needed / 2**30:,.0f} GiB for weights, gradients and optimiser; this machine has "
-            f"{here / 2**30:,.0f} GiB free and no TPU: leave out the size file to run size local here, or start it on a pod"
+            f"size {size} needs at least {needed / 2**30:,.0f} GiB for weights, gradients and optimiser; this machine"
+            f" has {here / 2**30:,.0f} GiB free and no TPU: leave the size file out for size local, or run it on a pod"
         )
 
 

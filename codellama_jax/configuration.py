@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.training.config import AdamW, Checkpoints, Evaluation, Mesh, Stage
@@ -56,7 +57,7 @@ class Config:
 PARTS: dict[str, type] = typing.get_type_hints(Config)  # attribute of Config -> class
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 # What differences() passes over: how often to save and to look, not what is computed.
-_NO_MATTER = ("Checkpoints.every", "Checkpoints.keep", "Evaluation.")
+_NO_MATTER = ("Checkpoints.every", "Checkpoints.keep", "Evaluation.", "Mesh.")
 
 # The classes live in modules of their own, so a second import of this file (as __main__) registers the same ones again.
 for _kind in PARTS.values():
@@ -156,6 +157,15 @@ def shipped_stages() -> dict[str, Path]:
     """Name of each stage that comes with the project -> its gin file."""
     names = {path: [b.value for b in _read(path).bindings if b.name == "Stage.name"] for path in SHIPPED.glob("*.gin")}
     return {bound[-1]: path for path, bound in sorted(names.items()) if bound}
+
+
+def is_stage_file(name: str) -> bool:
+    """Whether a gin file is a stage's: one that binds Stage.name, itself or by what it includes.
+
+    Raises:
+        UserError: as load does.
+    """
+    return _read(find(name)).binds("Stage.name")
 
 
 def _shown(path: Path) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama_jax import configuration
-from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
+from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted before the first step; run the same command again"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.strerror}: {error.filename or ''}; what was saved before is untouched, run the same command again"
+        return f"{error.strerror}: {error.filename or ''}; what was saved is untouched, run the same command again"
     return f"{type(error).__name__}: {error}"
 
 
@@ -124,12 +124,15 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
 
     # ---------------------------------------------------------------- data
     data = StageData(config, run_dir, host=jax.process_index(), hosts=jax.process_count(), say=say)
-    if data.tokenizer.rows != config.llama.vocab_size:
+    rows = data.tokenizer.rows
+    if config.llama.vocab_size not in (0, rows):
+        infilling = " and 16 for infilling" if data.tokenizer.infilling else ""
         raise UserError(
-            f"the tokenizer needs {data.tokenizer.rows} rows ({data.tokenizer.pieces} pieces"
-            f"{' and 16 for infilling' if data.tokenizer.infilling else ''}), Llama.vocab_size={config.llama.vocab_size}: "
-            "bind TOKENIZER to the model's own tokenizer, or Llama.vocab_size to its rows"
+            f"the tokenizer needs {rows} rows ({data.tokenizer.pieces} pieces{infilling}),"
+            f" Llama.vocab_size={config.llama.vocab_size}: bind TOKENIZER to the model's own tokenizer, or"
+            " Llama.vocab_size to its rows"
         )
+    config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, vocab_size=rows))
 
     # ---------------------------------------------------------------- mesh and state
     mesh = make_mesh(config.mesh)
@@ -170,8 +173,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         stream_fingerprint = stream.fingerprint()
         if resumed is not None and saved_stream["fingerprint"] != stream_fingerprint:
             raise UserError(
-                f"{stage_dir}: the data is not that of the checkpoint (files of the corpus, the interpreter or its packages"
-                " have changed), so the stream cannot go on where it was; use another --name, or bring the old data back"
+                f"{stage_dir}: the data is not that of the checkpoint (files of the corpus, the interpreter or its"
+                " packages have changed), so the stream cannot go on where it was; use another --name, or bring the old"
+                " data back"
             )
 
         # ------------------------------------------------------------ what is measured on the way
@@ -231,8 +235,8 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                 "seconds": seconds,
                 "infilling_tokens": batch.infilling_tokens * jax.process_count(),
             }
-            sums = zip(STREAMS, metrics["stream_losses"], metrics["stream_weights"], metrics["stream_tokens"], strict=True)
-            for name, loss, weight, tokens in sums:
+            sums = (metrics[f"stream_{what}"] for what in ("losses", "weights", "tokens"))
+            for name, loss, weight, tokens in zip(STREAMS, *sums, strict=True):
                 if tokens:
                     record[f"loss/{name}"] = float(loss / max(weight, 1))
                     record[f"tokens/{name}"] = int(tokens)
@@ -293,9 +297,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         if config.evaluation.samples:
             say(f"{stage.name}: {config.evaluation.samples} samples")
             holes = punch_holes(data.excerpts(20), config.evaluation.samples, min(600, stage.sequence_length))
-            samples = infilling_samples(
-                evaluator, state.params, data.tokenizer, holes, config.evaluation.sample_tokens
-            )
+            samples = infilling_samples(evaluator, state.params, data.tokenizer, holes, config.evaluation.sample_tokens)
             write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
         summary = summarise(last_step, stage.batch_tokens, metrics_log.lines, evaluations.lines)
         write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
@@ -315,7 +317,9 @@ def check_same_configuration(stage_dir: Path, operative: str) -> None:
     differences = configuration.differences(saved.read_text(), operative)
     if differences:
         shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
-        raise UserError(f"{stage_dir} was made by another configuration ({shown}): use another --name, or the old values")
+        raise UserError(
+            f"{stage_dir} was made by another configuration ({shown}): use another --name, or the old values"
+        )
 
 
 def placed(llama: Any, mesh: Any) -> Any:
@@ -393,14 +397,14 @@ def summarise(
 def conclusion(stage: str, summary: dict[str, Any]) -> list[str]:
     """What the user reads when a stage is finished."""
     lines = [
-        f"{stage}: validation loss {summary['validation_loss_first']:.3f} -> {summary['validation_loss_last']:.3f} nats in "
-        f"{summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s"
+        f"{stage}: validation loss {summary['validation_loss_first']:.3f} -> {summary['validation_loss_last']:.3f} nats"
+        f" in {summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s"
     ]
     if summary["perplexity_before"] is not None:
         change = summary["perplexity_after"] / summary["perplexity_before"] - 1
         lines.append(
-            f"{stage}: perplexity at {summary['context_length']} tokens of context {summary['perplexity_before']:.1f} -> "
-            f"{summary['perplexity_after']:.1f} ({change:+.0%})"
+            f"{stage}: perplexity at {summary['context_length']} tokens of context {summary['perplexity_before']:.1f}"
+            f" -> {summary['perplexity_after']:.1f} ({change:+.0%})"
         )
     return lines
 

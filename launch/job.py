@@ -1,10 +1,8 @@
 """An experiment is a list of jobs; a job is one stage of one run; an executor runs a job somewhere."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from codellama_jax.training.config import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,11 +29,3 @@ def make_job(stage: str, gin_files: Sequence[str], bindings: Sequence[str], run_
         f"--name={name}",
     )
     return Job(stage, arguments)
-
-
-def lineage(stage: str, stages: Mapping[str, Stage]) -> list[str]:
-    """The stage and all it starts from, first to last."""
-    chain = [stage]
-    while (parent := stages[chain[0]].parent) is not None:
-        chain.insert(0, parent)
-    return chain

@@ -40,8 +40,8 @@ def _turns(messages: Sequence[Message], where: str) -> tuple[str | None, list[tu
     roles = [message["role"] for message in rest]
     if not rest or roles != ["user", "assistant"] * (len(rest) // 2):
         raise UserError(
-            f"{where}: roles are {[m['role'] for m in messages]}; they must be an optional system message, then user and "
-            "assistant in turn, ending with the assistant"
+            f"{where}: roles are {[m['role'] for m in messages]}; they must be an optional system message, then user"
+            " and assistant in turn, ending with the assistant"
         )
     contents = [message["content"] for message in rest]
     return system, list(zip(contents[::2], contents[1::2], strict=True))
@@ -50,7 +50,7 @@ def _turns(messages: Sequence[Message], where: str) -> tuple[str | None, list[tu
 def _inst(
     tokenizer: Tokenizer, system: str | None, turns: list[tuple[str, str]], where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every turn on its own as BOS "[INST] user [/INST] answer " EOS; the system text stands before the first user's."""
+    """Every turn on its own as BOS "[INST] user [/INST] answer " EOS, the system text in front of the first user's."""
     for text in (system or "", *(text for turn in turns for text in turn)):
         if tag := next((tag for tag in RESERVED if tag in text), None):
             raise UserError(f"{where}: a message contains the reserved tag {tag}; remove it or leave the dialogue out")
@@ -72,7 +72,7 @@ def _inst(
 def _source(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tuple[np.ndarray, np.ndarray]:
     """BOS, then each message as " Source: role" "\\n\\n content" <step>; an answer also names its destination."""
     if tokenizer.step_id is None:
-        raise UserError(f"{where}: Chat.format='source' needs the id <step>, which this tokenizer has not (no extra rows)")
+        raise UserError(f"{where}: Chat.format='source' needs the id <step>: bind Tokenizer.infilling=True")
     ids: list[int] = [tokenizer.bos_id]
     weights: list[float] = [0.0]
     for message in messages:
@@ -99,7 +99,7 @@ def encode_open_dialogue(tokenizer: Tokenizer, messages: Sequence[Message], chat
     last = messages[-1]["content"]
     if chat_format == "source":
         if tokenizer.step_id is None:
-            raise UserError("Chat.format='source' needs the id <step>, which this tokenizer has not (no extra rows)")
+            raise UserError("Chat.format='source' needs the id <step>: bind Tokenizer.infilling=True")
         ids: list[int] = [tokenizer.bos_id]
         for message in messages:
             ids += [*source_header(tokenizer, message["role"])]

@@ -35,7 +35,7 @@ class Tokenizer:
     """Attributes:
     model: a SentencePiece model file, such as Llama 2's tokenizer.model; None trains one on the corpus, once.
     vocab_size: pieces of the trained one.
-    infilling: whether the sixteen rows with the infilling ids follow the pieces (RECIPE: 32,016 instead of 32,000).
+    infilling: whether the sixteen rows with the infilling ids follow the pieces (32,016 rows instead of 32,000).
     """
 
     model: str | None = None

@@ -7,6 +7,7 @@ One layout serves both orders: BOS PRE A SUF B MID C EOT EOS with B the suffix a
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,8 +34,8 @@ class Cut:
 def draw(length: int, fim: Fim, rng: np.random.Generator) -> Cut | None:
     """Draws whether and how a document of `length` characters is transformed.
 
-    Two cut points, each uniform over the length + 1 gaps between characters, independent, then sorted; the middle may be
-    empty. None with probability 1 - fim.rate.
+    Two cut points, each uniform over the length + 1 gaps between characters, independent, then sorted; the middle may
+    be empty. None with probability 1 - fim.rate.
     """
     if rng.random() >= fim.rate:
         return None
@@ -65,5 +66,5 @@ def encode_cut(tokenizer: Tokenizer, text: str, cut: Cut) -> np.ndarray:
     return _joined(prompt, completion, [tokenizer.eot_id, tokenizer.eos_id])
 
 
-def _joined(*parts) -> np.ndarray:
+def _joined(*parts: Sequence[int | None] | np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(part, np.int32) for part in parts])

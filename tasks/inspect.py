@@ -4,8 +4,8 @@
     python -m tasks.inspect --task=code [--split=train] [--num_examples=3] [--sequence_length=N] [--seed=0]
                             [--json] [--stats] [--gin_file=gin/code.gin] [--gin.CODE_CORPUS=/path]
 
---task takes a task (code, python, nl_code, nl, instruct) or a stage's mixture (code_mixture). With gin files the data is
-that of the stage they configure; without, documents are whole files in windows of 4,096 tokens.
+--task takes a task (code, python, nl_code, nl, instruct) or a stage's mixture (code_mixture). With gin files the data
+is that of the stage they configure; without, documents are whole files in windows of 4,096 tokens.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def list_mixtures(bindings: list[str]) -> None:
     print("tasks: " + "  ".join(STREAMS))
     print("mixtures (shares of tokens):")
     for stage, file in configuration.shipped_stages().items():
-        configuration.load([file], bindings, default_size="local")
+        configuration.load([str(file)], bindings, default_size="local")
         shares = configuration.resolve(Mixture).mixture.shares
         print(f"  {stage + '_mixture':20s}" + "  ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 
@@ -89,7 +89,7 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
         known = ", ".join((*STREAMS, *(f"{stage}_mixture" for stage in stages)))
         raise UserError(f"unknown task {options.task}: the tasks and mixtures are {known}", EXIT_USAGE)
     if flags.gin_files or mixture_stage:
-        files = flags.gin_files or [stages[mixture_stage]]
+        files = flags.gin_files or [str(stages[mixture_stage or options.task])]
         configuration.load(files, flags.bindings, default_size="local")
         length = configuration.resolve(Stage).stage.sequence_length
     else:

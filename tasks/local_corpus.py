@@ -137,7 +137,11 @@ class Exercises:
 def _library() -> tuple[list[File], list[File]]:
     """The files of the streams code and python. The interpreter does not change while it runs: listed once."""
     root = Path(sysconfig.get_path("stdlib"))
-    modules = [_below("lib", file) for file in walk(root, frozenset((".py",)), _NOT_CODE)]
+    modules = [
+        _below("lib", file)
+        for file in walk(root, frozenset((".py",)), _NOT_CODE)
+        if "_sysconfigdata" not in file.path  # variables of the build, and on Debian there twice
+    ]
     headers = walk(Path(sysconfig.get_path("include")), frozenset((".h",)))  # none where Python came without them
     python = [file for file in modules if share_of(file.path, "python") < _PYTHON_SHARE]
     names = {file.path for file in python}

@@ -15,31 +15,11 @@ import tensorflow as tf
 
 from codellama_jax.tokenizer import Tokenizer
 from tasks.config import SPLITS, STREAMS, Chat, Corpus, Fim, Mixture, Packing
-from tasks.local_corpus import embedded
+from tasks.local_corpus import stream_source
 from tasks.packing import FEATURES, Encoder, Packer
-from tasks.sources import Dialogue, Dialogues, Document, Folder, Source
+from tasks.sources import Dialogue, Document, Source
 from tasks.stream import FileOrder, StreamTask, task_seed
 from tasks.vocabulary import LlamaVocabulary
-
-
-def source(stream: str, split: str, corpus: Corpus) -> Source:
-    """Files of one split of one stream: those of the folder that is bound, or the embedded ones.
-
-    Raises:
-        UserError: the folder is missing or holds nothing usable.
-    """
-    root = getattr(corpus, stream)
-    if root is None:
-        return embedded(stream, split, corpus)
-    if stream == "instruct":
-        return Dialogues(root, split, corpus.validation_share)
-    return Folder(
-        root,
-        split,
-        validation_share=corpus.validation_share,
-        document_characters=corpus.document_characters,
-        name=stream,
-    )
 
 
 class CorpusSource(seqio.DataSource):
@@ -52,7 +32,7 @@ class CorpusSource(seqio.DataSource):
     @functools.cache  # noqa: B019 - a source lives as long as its registration
     def files(self, split: str) -> Source:
         """The files of a split."""
-        return source(self._stream, split, self._corpus)
+        return stream_source(self._stream, split, self._corpus)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from codellama_jax.tokenizer import Tokenizer
-from tasks import chat, fim
+from tasks import chat
 from tasks.config import Chat, Fim
+from tasks.fim import Cut, draw, encode_cut, encode_plain
 from tasks.sources import Dialogue, Document
 
 FEATURES = {
@@ -44,17 +45,17 @@ class Encoder:
         """Ids with BOS and EOS, and each id's weight as a target (None: all 1)."""
         if isinstance(document, Dialogue):
             return chat.encode_dialogue(self.tokenizer, document.messages, self.chat.format, document.path)
-        return fim.encode_plain(self.tokenizer, document.text), None
+        return encode_plain(self.tokenizer, document.text), None
 
-    def cut(self, document: Document | Dialogue, key: tuple[int, ...]) -> fim.Cut | None:
+    def cut(self, document: Document | Dialogue, key: tuple[int, ...]) -> Cut | None:
         """The infilling drawn for this document, a pure function of seed and key; None for dialogues."""
         if isinstance(document, Dialogue) or self.fim.rate == 0:
             return None
-        return fim.draw(len(document.text), self.fim, np.random.default_rng([*self.seed, *key]))
+        return draw(len(document.text), self.fim, np.random.default_rng([*self.seed, *key]))
 
-    def infilled(self, document: Document, cut: fim.Cut) -> np.ndarray:
+    def infilled(self, document: Document, cut: Cut) -> np.ndarray:
         """Ids of the infilling form."""
-        return fim.encode_cut(self.tokenizer, document.text, cut)
+        return encode_cut(self.tokenizer, document.text, cut)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Packed:
     document: Document | Dialogue
     kind: str
     tokens: np.ndarray
-    cut: fim.Cut | None
+    cut: Cut | None
 
 
 @dataclasses.dataclass
@@ -172,9 +173,7 @@ class Packer:
                 return documents[self.position.document]
             self.position = Position(number + 1)
 
-    def _form(
-        self, document: Document | Dialogue, room: int
-    ) -> tuple[np.ndarray, np.ndarray | None, str, fim.Cut | None]:
+    def _form(self, document: Document | Dialogue, room: int) -> tuple[np.ndarray, np.ndarray | None, str, Cut | None]:
         """The document's ids, weights, kind and cut in a window with this much room."""
         here = dataclasses.replace(self.position, offset=0)
         if self._plain[0] != here:

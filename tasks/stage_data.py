@@ -4,31 +4,18 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from codellama_jax.configuration import Config
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-from codellama_jax.training.config import Evaluation, Stage
-from tasks import config, mixtures
+from tasks import mixtures
+from tasks.local_corpus import stream_source
 from tasks.sources import Document
 from tasks.stream import Stream, StreamState
 from tasks.tokenizer_training import trained_tokenizer
-
-
-class DataConfig(Protocol):
-    """The parts of a run's configuration that data depends on."""
-
-    stage: Stage
-    evaluation: Evaluation
-    corpus: config.Corpus
-    tokenizer: config.Tokenizer
-    mixture: config.Mixture
-    fim: config.Fim
-    packing: config.Packing
-    stream: config.Stream
-    chat: config.Chat
 
 
 class StageData:
@@ -36,7 +23,7 @@ class StageData:
     tokenizer: the run's.
     """
 
-    def __init__(self, configuration: DataConfig, run_dir: Path, host: int, hosts: int, say: Callable[[str], None]):
+    def __init__(self, configuration: Config, run_dir: Path, host: int, hosts: int, say: Callable[[str], None]):
         """Opens the run's tokenizer, making it if it must, and registers the stage's tasks and mixture with SeqIO.
 
         Args:
@@ -103,7 +90,7 @@ class StageData:
         Documents are whole files; the first stretch of each comes before the second of any.
         """
         corpus = dataclasses.replace(self._config.corpus, document_characters=None)
-        source = mixtures.source(self._preferred("code"), "validation", corpus)
+        source = stream_source(self._preferred("code"), "validation", corpus)
         stretches: list[tuple[int, np.ndarray]] = []
         for file in range(len(source)):
             for document in source.read(file):
@@ -119,7 +106,7 @@ class StageData:
     def excerpts(self, count: int) -> list[tuple[str, str]]:
         """(stream, text) of validation documents, in an order that is the same each time, at most `count`."""
         stream = self._preferred("python", "code")
-        source = mixtures.source(stream, "validation", self._config.corpus)
+        source = stream_source(stream, "validation", self._config.corpus)
         texts: list[tuple[str, str]] = []
         for file in np.random.default_rng(0).permutation(len(source)):
             documents = [document for document in source.read(int(file)) if isinstance(document, Document)]
@@ -130,10 +117,11 @@ class StageData:
 
     def _preferred(self, *streams: str) -> str:
         """The first of these streams that the mixture has, or else its first."""
-        return next((name for name in streams if name in self._config.mixture.shares), next(iter(self._config.mixture.shares)))
+        shares = self._config.mixture.shares
+        return next(name for name in (*streams, *shares) if name in shares)
 
 
-def _run_tokenizer(configuration: DataConfig, run_dir: Path, say: Callable[[str], None]) -> Tokenizer:
+def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], None]) -> Tokenizer:
     """The tokenizer of a run. A run keeps the one it began with: a later stage must not get another one."""
     settings, kept = configuration.tokenizer, run_dir / "tokenizer.model"
     if settings.model is None and kept.exists():

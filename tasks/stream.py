@@ -1,8 +1,9 @@
 """The batches that the trainer consumes: exact to resume, and the same for any number of hosts.
 
 The global batch is made of a fixed number of lanes. A lane has one packer for each stream of the mixture; which stream
-gives a window is a function of the window's number alone, and a packer's state is three integers. So the whole state is
-[lanes, streams, 3] integers, it travels with each batch, and a batch is a pure function of configuration, seed and number.
+gives a window is a function of the window's number alone, and a packer's state is three integers. So the whole state
+is [lanes, streams, 3] integers, it travels with each batch, and a batch is a pure function of configuration, seed and
+number.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import hashlib
 import json
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,10 @@ class FileOrder:
     def number(self, file: int) -> int:
         """Number of the lane's file among all lanes' files, over all epochs."""
         return file * self._lanes + self._lane
+
+    def key(self, file: int, document: int) -> tuple[int, int]:
+        """What identifies a document of the lane's file among all lanes and epochs."""
+        return self.number(file), document
 
     def read(self, file: int) -> Sequence[Document | Dialogue]:
         """Documents of the lane's file; never ends.
@@ -126,7 +131,8 @@ class Stream:
     ):
         if batch_size % lanes or lanes % hosts:
             raise UserError(
-                f"Stream.lanes={lanes} must divide the {batch_size} windows of a batch and be a multiple of the {hosts} hosts"
+                f"Stream.lanes={lanes} must divide the {batch_size} windows of a batch, and be a multiple of the number"
+                f" of hosts, {hosts}"
             )
         self.tasks = [task for task in tasks if shares.get(task.name, 0) > 0]
         self.lanes, self.batch_size, self.length = lanes, batch_size, length
@@ -154,7 +160,7 @@ class Stream:
                 row.append(
                     Packer(
                         files.read,
-                        lambda file, document, files=files: (files.number(file), document),
+                        files.key,
                         task.encoder,
                         length,
                         mask_documents,
@@ -219,7 +225,7 @@ class Stream:
         }
 
 
-def prefetched(stream: Stream, depth: int = 2) -> Iterator[Batch]:
+def prefetched(stream: Stream, depth: int = 2) -> Generator[Batch]:
     """The stream's batches, made by a thread that keeps up to `depth` ahead.
 
     Each batch brings its own state, so what was prepared but not consumed is not lost on a resume.
@@ -252,4 +258,3 @@ def prefetched(stream: Stream, depth: int = 2) -> Iterator[Batch]:
     finally:
         stop.set()
         thread.join()
-

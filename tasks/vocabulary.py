@@ -1,5 +1,8 @@
 """The Llama tokenizer as a seqio.Vocabulary."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -19,7 +22,7 @@ class LlamaVocabulary(seqio.Vocabulary):
         self.tokenizer = tokenizer
         self._tf_tokenizer = None
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: Any) -> bool:
         return isinstance(other, LlamaVocabulary) and self.tokenizer.fingerprint == other.tokenizer.fingerprint
 
     def __hash__(self) -> int:
@@ -44,7 +47,7 @@ class LlamaVocabulary(seqio.Vocabulary):
     def _encode(self, s: str) -> list[int]:
         return self.tokenizer.encode(s).tolist()
 
-    def _decode(self, ids) -> str:
+    def _decode(self, ids: Iterable[int]) -> str:
         return self.tokenizer.decode(ids)
 
     @property

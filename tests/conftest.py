@@ -1,9 +1,62 @@
 """Fixtures that more than one file of tests uses."""
 
+import difflib
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from codellama_jax.tokenizer import Tokenizer
+from tasks.tokenizer_training import train
+
+# What tends to break a tokenizer, a cut or a format: white space, line ends, wide and control characters, and text that
+# looks like control tokens. Without U+2581, the one character that does not survive SentencePiece.
+_STRANGE = [
+    "",
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\r",
+    "\0",
+    "\x7f",
+    "\u2028",
+    "\u00a0",
+    "\ufeff",
+    "\U0010ffff",
+    "🙂",
+    "é",
+]
+_STRANGE += [
+    "e\u0301",
+    "生活",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<0x0A>",
+    "<PRE>",
+    " <PRE>",
+    " <SUF>",
+    " <MID>",
+    " <EOT>",
+    "<EOT>",
+]
+_STRANGE += [
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>\n",
+    "\n<</SYS>>\n\n",
+    "<step>",
+    "Source: user",
+    "1234",
+    "\n    ",
+    "x",
+    "def f(a):\n",
+]
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +66,33 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder} (CODELLAMA_JAX_TEST_DATA names the folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Tokenizer:
+    """512 pieces and the infilling rows, trained on three files of the standard library: there on any machine."""
+    sources = [json.decoder.__file__, json.encoder.__file__, difflib.__file__]
+    return Tokenizer(train([Path(file).read_text(encoding="utf-8") for file in sources], 512), infilling=True)
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer(shared_data: Path) -> Tokenizer:
+    """Llama 2's own 32,000 pieces with the infilling rows."""
+    return Tokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
+
+
+@pytest.fixture(scope="session")
+def fuzzed() -> Callable[[np.random.Generator, int], str]:
+    """Draws a text of about so many characters: lines of real code, with strange things strewn among its words."""
+    words = Path(json.decoder.__file__).read_text(encoding="utf-8").split(" ")
+
+    def text(rng: np.random.Generator, characters: int) -> str:
+        parts: list[str] = []
+        while sum(map(len, parts)) < characters:
+            begin = int(rng.integers(len(words)))
+            parts.append(" ".join(words[begin : begin + int(rng.integers(1, 12))]))
+            if rng.random() < 0.5:
+                parts.append(_STRANGE[rng.integers(len(_STRANGE))])
+        return "".join(parts)[:characters]
+
+    return text

@@ -5,8 +5,3 @@ One legend for the letters that end the names of arrays:
     B batch    S sequence (T for keys)    D model width     H query heads    G key-value heads    R queries a kv head
     K head     F feed-forward width       V vocabulary      N layers
 """
-
-from codellama_jax.model.config import Llama
-from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
-
-__all__ = ["Decoder", "Llama", "hidden_states", "parameter_dims"]

@@ -13,7 +13,8 @@ class Llama:
         heads: query heads (H). The head dimension K is dim / heads.
         kv_heads: key and value heads (G); heads / kv_heads queries share one.
         ffn_dim: width of the feed-forward layer (F).
-        vocab_size: rows of the embedding and of the output head (V), infilling rows included.
+        vocab_size: rows of the embedding and of the output head (V), infilling rows included; 0 stands for as many as
+            the run's tokenizer needs.
         norm_eps: epsilon of RMSNorm (1e-5 in Llama 2).
         rope_theta: base of the rotary frequencies theta_i = theta^(-2i/K). 1e4 in Llama 2, 1e6 after long-context
             fine-tuning (arXiv 2308.12950, section 2.4).

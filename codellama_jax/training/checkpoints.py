@@ -81,8 +81,8 @@ class StageCheckpoints:
                 reason = "no space left on the disk"
             kept = sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
             raise UserError(
-                f"{what} could not be written to {self.directory}: {reason[:300]}; make room there and run the same command"
-                f" again: it goes on from {f'step {kept[-1]}, which is whole' if kept else 'the start'}"
+                f"{what} could not be written to {self.directory}: {reason[:300]}; make room there and run the same"
+                f" command again: it goes on from {f'step {kept[-1]}, which is whole' if kept else 'the start'}"
             ) from error
 
     def restore(self, step: int, abstract: TrainState) -> Restored:
@@ -122,8 +122,8 @@ class _reading:
         if isinstance(error, Exception) and not isinstance(error, UserError):
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise UserError(
-                f"the checkpoint {self._directory} cannot be read ({reason[:200]}); move it away and run the same command "
-                "again to go on from the one before"
+                f"the checkpoint {self._directory} cannot be read ({reason[:200]}); move it away and run the same"
+                " command again to go on from the one before"
             ) from error
 
 
@@ -154,9 +154,8 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
 
 def load_params(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """The parameters alone of a checkpoint folder (runs/NAME/STAGE/checkpoints/STEP), laid out as `abstract` says."""
-    with _reading(checkpoint):
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore((checkpoint / "params").absolute(), args=_restore_args(abstract))
+    with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore((checkpoint / "params").absolute(), args=_restore_args(abstract))
 
 
 def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """
     old = params["embedding"].shape[0]
     if old > vocab_size:
-        raise UserError(f"the checkpoint has {old} vocabulary rows, Llama.vocab_size={vocab_size}: rows cannot be dropped")
+        raise UserError(f"the checkpoint has {old} vocabulary rows, this stage {vocab_size}: rows cannot be dropped")
     if old == vocab_size:
         return params
 

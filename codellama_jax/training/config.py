@@ -42,7 +42,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """AdamW with linear warm-up and a cosine to final_ratio of the peak (arXiv 2308.12950, section 2.5).
+    """AdamW with linear warm-up and a cosine to final_ratio of the peak (arXiv 2308.12950, section 2.6).
 
     Attributes:
         peak_learning_rate: reached at the end of the warm-up.

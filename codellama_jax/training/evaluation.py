@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from codellama_jax.model import Llama, hidden_states
+from codellama_jax.model.config import Llama
+from codellama_jax.model.llama import hidden_states
 from codellama_jax.sharding import constrain, spec
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import Order, Tokenizer
 from codellama_jax.training.step import Params, make_losses, merged, stream_sums
 
 
@@ -58,7 +59,7 @@ class Evaluator:
                 result[f"loss/{name}"] = float(loss / weight)
         return result
 
-    def context_curve(self, params: Params, windows: np.ndarray, trained_length: int) -> dict[str, list[float]]:
+    def context_curve(self, params: Params, windows: np.ndarray, trained_length: int) -> dict[str, Any]:
         """Perplexity of tokens by how much context they have.
 
         One pass over whole windows is enough: under causal attention the loss at position p is that of a context of p
@@ -117,10 +118,7 @@ class Evaluator:
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Arrays that every host has whole, as global arrays."""
         sharding = NamedSharding(self._mesh, spec(("batch", "sequence")))
-        return {
-            name: jax.make_array_from_callback(x.shape, sharding, lambda index, x=x: x[index])
-            for name, x in batch.items()
-        }
+        return {name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for name, x in batch.items()}
 
 
 def _plain_batch(windows: np.ndarray, rows: int) -> dict[str, np.ndarray]:
@@ -176,16 +174,18 @@ def infilling_samples(
     """Fills the holes greedily, in PSM and SPM order in turn; without infilling ids, continues the prefix."""
     if not holes:
         return []
-    orders = ["completion" if tokenizer.eot_id is None else ("psm", "spm")[i % 2] for i in range(len(holes))]
+    orders: list[Order | None] = [
+        None if tokenizer.eot_id is None else ("psm", "spm")[i % 2] for i in range(len(holes))
+    ]
     prompts = [
         np.array([tokenizer.bos_id, *tokenizer.encode(hole.prefix)], np.int32)
-        if order == "completion"
+        if order is None
         else np.asarray(tokenizer.infilling_prompt(hole.prefix, hole.suffix, order), np.int32)
         for hole, order in zip(holes, orders, strict=True)
     ]
     stop = tokenizer.eos_id if tokenizer.eot_id is None else tokenizer.eot_id
     completions = evaluator.greedy(params, prompts, tokens, stop)
     return [
-        {**dataclasses.asdict(hole), "order": order, "generated": tokenizer.decode_continuation(ids)}
+        {**dataclasses.asdict(hole), "order": order or "completion", "generated": tokenizer.decode_continuation(ids)}
         for hole, order, ids in zip(holes, orders, completions, strict=True)
     ]

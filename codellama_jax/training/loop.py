@@ -28,8 +28,8 @@ def train_loop(
 ) -> TrainState:
     """Runs the steps.
 
-    Step n is dispatched before the metrics of step n - 1 are fetched, so the device never waits for the host; only where
-    `pause_after(n)` says that something will be done with the state after step n does the loop wait for it.
+    Step n is dispatched before the metrics of step n - 1 are fetched, so the device never waits for the host; only
+    where `pause_after(n)` says that something will be done with the state after step n does the loop wait for it.
 
     Args:
         state: before the first of `steps`.

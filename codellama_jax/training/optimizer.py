@@ -1,4 +1,4 @@
-"""AdamW with clipping, and the learning-rate curve (arXiv 2308.12950, section 2.5)."""
+"""AdamW with clipping, and the learning-rate curve (arXiv 2308.12950, section 2.6)."""
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
             b2=settings.beta2,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            mask=lambda params: jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params),
+            mask=lambda params: jax.tree.map_with_path(
+                lambda path, _: "norm" not in jax.tree_util.keystr(path), params
+            ),
         ),
     )

@@ -9,7 +9,8 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from codellama_jax.model import Decoder, Llama, hidden_states, parameter_dims
+from codellama_jax.model.config import Llama
+from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.config import AdamW, Stage
 from codellama_jax.training.loss import token_losses
@@ -53,7 +54,7 @@ def state_shardings(config: Llama, optimizer: optax.GradientTransformation, mesh
         params,
         transform_non_params=lambda _: everywhere,
     )
-    return TrainState(params, opt_state, everywhere)
+    return TrainState(params, opt_state, everywhere)  # type: ignore[arg-type]  # shardings in an array's place
 
 
 def _abstract_decoder(config: Llama) -> Decoder:
@@ -124,9 +125,7 @@ def make_train_step(
                 return jax.tree.map(jnp.add, carry, value_and_grad(state.params, micro_batch, total)), None
 
             # Rows are dealt out in turn, so each micro-batch has rows of every device.
-            parts = jax.tree.map(
-                lambda x: x.reshape(-1, stage.micro_batches, *x.shape[1:]).swapaxes(0, 1), batch
-            )
+            parts = jax.tree.map(lambda x: x.reshape(-1, stage.micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
             parts = jax.tree.map(lambda x: constrain(x, (None, "batch", "sequence")), parts)
             zeros = jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype),
