@@ -91,7 +91,7 @@ def rms_norm(x_BSD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     """x over its root mean square: in float32, cast back to x's dtype, then times the weight, as Llama does."""
     x32 = x_BSD.astype(jnp.float32)
     normalised = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return normalised.astype(x_BSD.dtype) * scale_D.astype(x_BSD.dtype)
+    return normalised.astype(x_BSD.dtype) * scale_D.astype(x_BSD.dtype)[None, None, :]
 
 
 def hidden_states(

@@ -25,7 +25,8 @@ def tables(positions_BS: jax.Array, head_dim: int, theta: float, scale: float) -
         theta: base of the frequencies.
         scale: factor on the positions; 1/4 interpolates four times the length into the range trained on.
     """
-    angles = (positions_BS.astype(jnp.float32) * scale)[..., None] * frequencies(head_dim, theta)
+    positions_BS1 = positions_BS.astype(jnp.float32)[:, :, None] * scale
+    angles = positions_BS1 * frequencies(head_dim, theta)[None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 

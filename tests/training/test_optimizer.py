@@ -1,0 +1,62 @@
+"""The learning-rate curve against its closed formula, and AdamW against plain arithmetic."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codellama_jax.training.config import AdamW
+from codellama_jax.training.optimizer import learning_rate, make_optimizer
+
+
+@pytest.mark.parametrize("peak, warmup, steps", [(3e-4, 1000, 119_209), (2e-5, 100, 3_000), (3e-3, 50, 800)])
+def test_learning_rate_at_its_corners(peak, warmup, steps):
+    settings = AdamW(peak_learning_rate=peak, warmup_steps=warmup)
+    middle = (warmup + steps) / 2
+    corners = {
+        0: 0.0,
+        warmup / 2: peak / 2,
+        warmup: peak,
+        middle: peak * (1 + 1 / 30) / 2,
+        steps: peak / 30,
+        2 * steps: peak / 30,
+    }
+    for step, expected in corners.items():
+        np.testing.assert_allclose(learning_rate(settings, steps, step), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_learning_rate_rises_then_falls():
+    settings = AdamW(peak_learning_rate=1.0, warmup_steps=10)
+    curve = np.asarray(learning_rate(settings, 100, jnp.arange(1, 101)))
+    assert np.all(np.diff(curve[:10]) > 0) and np.all(np.diff(curve[9:]) < 0)
+
+
+def adamw_by_hand(params, grads, moments, step, settings, steps):
+    """One update in float64, as the paper on AdamW writes it, with clipping before it."""
+    norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+    rate = float(learning_rate(settings, steps, step))
+    for name, p in params.items():
+        g = grads[name] * min(1.0, settings.clip_norm / norm)
+        m, v = moments.get(name, (0.0, 0.0))
+        m = settings.beta1 * m + (1 - settings.beta1) * g
+        v = settings.beta2 * v + (1 - settings.beta2) * g**2
+        moments[name] = m, v
+        scaled = m / (1 - settings.beta1**step) / (np.sqrt(v / (1 - settings.beta2**step)) + settings.eps)
+        decay = settings.weight_decay * p if "norm" not in name else 0.0
+        params[name] = p - rate * (scaled + decay)
+
+
+def test_updates_equal_those_by_hand():
+    settings, steps = AdamW(peak_learning_rate=1e-2, warmup_steps=2), 5
+    rng = np.random.default_rng(0)
+    by_hand = {"wq": rng.normal(size=(3, 4)), "norm": rng.normal(size=4)}
+    params = {name: jnp.asarray(p, jnp.float32) for name, p in by_hand.items()}
+    optimizer = make_optimizer(settings, steps)
+    state, moments = optimizer.init(params), {}
+    for step in range(1, steps + 1):
+        # the first gradients are clipped, the last are not
+        grads = {name: rng.normal(size=p.shape) * (3 if step < 3 else 0.1) for name, p in by_hand.items()}
+        updates, state = optimizer.update({k: jnp.asarray(g, jnp.float32) for k, g in grads.items()}, state, params)
+        params = {name: p + updates[name] for name, p in params.items()}
+        adamw_by_hand(by_hand, grads, moments, step, settings, steps)
+        for name in params:
+            np.testing.assert_allclose(params[name], by_hand[name], rtol=1e-5)

@@ -1,0 +1,186 @@
+"""The optimiser step: exact accumulation, and the same on any mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from codellama_jax import sharding
+from codellama_jax.errors import UserError
+from codellama_jax.model.config import Llama
+from codellama_jax.training.config import AdamW, Mesh, Stage
+from codellama_jax.training.optimizer import make_optimizer
+from codellama_jax.training.step import TrainState, init_params, make_losses, make_train_step, state_shardings
+
+TINY = Llama(
+    dim=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    ffn_dim=64,
+    vocab_size=64,
+    compute_dtype="float32",
+    remat="none",
+    attention_block=8,
+    loss_chunk=8,
+)
+STAGE = Stage(name="code", size="test", parent=None, steps=10, batch_tokens=8 * 32, sequence_length=32)
+SETTINGS = AdamW(peak_learning_rate=1e-2, warmup_steps=2)
+STREAMS = 3
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (STAGE.batch_size, STAGE.sequence_length)
+    return {
+        "tokens": rng.integers(0, 64, shape).astype(np.int32),
+        "targets": rng.integers(0, 64, shape).astype(np.int32),
+        "segment_ids": np.sort(rng.integers(1, 4, shape), axis=1).astype(np.int32),
+        "positions": np.broadcast_to(np.arange(32, dtype=np.int32), shape).copy(),
+        # unequal weights a row: an average of averages would be another number
+        "loss_weights": (rng.random(shape) < np.linspace(0.1, 1, 8)[:, None]).astype(np.float32),
+        "stream_ids": np.broadcast_to(rng.integers(0, STREAMS, (8, 1)).astype(np.int32), shape).copy(),
+    }
+
+
+def train(mesh_shape, stage=STAGE, steps=3, devices=None, masked=True):
+    """Losses of some steps and the parameters after them."""
+    mesh = sharding.make_mesh(mesh_shape, devices)
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(SETTINGS, stage.steps)
+        shardings = state_shardings(TINY, optimizer, mesh)
+
+        def start():
+            params = init_params(TINY, 0)
+            return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+        # made on one device and then spread: random numbers may depend on the sharding they are made under
+        state = jax.device_put(jax.jit(start)(), shardings)
+        step = jax.jit(
+            make_train_step(TINY, stage, SETTINGS, masked, STREAMS), donate_argnums=0, out_shardings=(shardings, None)
+        )
+        logged = []
+        for seed in range(steps):
+            on_devices = sharding.put_batch(mesh, batch(seed))
+            with jax.transfer_guard("disallow"):
+                state, metrics = step(state, on_devices)
+            logged.append(jax.device_get(metrics))
+        return logged, jax.device_get(state.params), state
+
+
+@pytest.fixture(scope="module")
+def unsharded():
+    return train(Mesh(), devices=jax.devices()[:1])
+
+
+MESHES = {
+    "fsdp": Mesh(fsdp=8),
+    "data and fsdp": Mesh(data=2, fsdp=4),
+    "tensor": Mesh(fsdp=4, tensor=2),
+    "context": Mesh(fsdp=2, context=4),
+    "all": Mesh(data=1, fsdp=2, context=2, tensor=2),
+}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_sharded_equals_unsharded(unsharded, name):
+    logged, params, _ = train(MESHES[name])
+    for here, there in zip(logged, unsharded[0], strict=True):
+        np.testing.assert_allclose(here["loss"], there["loss"], atol=1e-6)
+        np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-5)
+        np.testing.assert_allclose(here["stream_losses"], there["stream_losses"], rtol=1e-5)
+        np.testing.assert_array_equal(here["stream_weights"], there["stream_weights"])
+    # AdamW divides by the root of the second moment: near-zero gradients leave 1e-5 of the rate
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, unsharded[1])
+
+
+def test_gradients_on_a_mesh_are_those_without():
+    def gradient(mesh_shape, devices):
+        mesh = sharding.make_mesh(mesh_shape, devices)
+        losses = make_losses(TINY, mask_documents=True)
+        with jax.set_mesh(mesh):
+            arrays = sharding.put_batch(mesh, batch())
+            grad = jax.jit(jax.grad(lambda p, b: jnp.mean(losses(p, b))))
+            return jax.device_get(grad(jax.device_get(init_params(TINY, 0)), arrays))
+
+    one, eight = gradient(Mesh(), jax.devices()[:1]), gradient(Mesh(fsdp=2, context=2, tensor=2), None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulation_is_exact(unsharded, parts):
+    stage = dataclasses.replace(STAGE, micro_batches=parts)
+    logged, params, _ = train(Mesh(), stage, devices=jax.devices()[:1])
+    for here, there in zip(logged, unsharded[0], strict=True):
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=1e-6)
+        np.testing.assert_array_equal(here["stream_tokens"], there["stream_tokens"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, unsharded[1])
+
+
+def test_accumulation_on_a_mesh(unsharded):
+    logged, _, _ = train(Mesh(fsdp=4, tensor=2), dataclasses.replace(STAGE, micro_batches=2))
+    np.testing.assert_allclose(logged[-1]["loss"], unsharded[0][-1]["loss"], atol=1e-6)
+
+
+def test_state_lies_where_the_table_says():
+    _, _, state = train(Mesh(fsdp=4, tensor=2), steps=1)
+    moments = state.opt_state[1][0].mu
+    for params in (state.params, moments):
+        assert params["embedding"].sharding.spec == PartitionSpec("tensor", "fsdp")
+        assert params["blocks"]["wq"].sharding.spec == PartitionSpec(None, "fsdp", "tensor", None)
+        assert params["embedding"].addressable_shards[0].data.shape == (32, 8)
+
+
+def test_the_lowered_program_holds_the_constraints():
+    mesh = sharding.make_mesh(Mesh(fsdp=2, context=2, tensor=2))
+    with jax.set_mesh(mesh):
+        losses = make_losses(TINY, mask_documents=False)
+        text = jax.jit(losses).lower(init_params(TINY, 0), batch()).as_text()
+    assert text.count('[{"data", "fsdp"}, {"context"}, {"tensor"}') >= 3, "queries, keys and values"
+    assert '[{"data", "fsdp"}, {"context"}, {}]' in text, "the residual stream"
+
+
+def test_stream_sums_add_up(unsharded):
+    for seed, metrics in enumerate(unsharded[0]):
+        weights = batch(seed)["loss_weights"]
+        assert metrics["stream_tokens"].sum() == weights.size
+        np.testing.assert_allclose(metrics["stream_weights"].sum(), weights.sum())
+        np.testing.assert_allclose(metrics["stream_losses"].sum() / weights.sum(), metrics["loss"], rtol=1e-5)
+
+
+def test_learning():
+    """The same batch again and again is learnt by heart."""
+    with jax.set_mesh(sharding.make_mesh(Mesh(), jax.devices()[:1])):
+        optimizer = make_optimizer(SETTINGS, 60)
+        params = init_params(TINY, 0)
+        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        step = jax.jit(make_train_step(TINY, dataclasses.replace(STAGE, steps=60), SETTINGS, True, STREAMS))
+        losses = []
+        for _ in range(60):
+            state, metrics = step(state, batch())
+            losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0] - 2
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        (Mesh(fsdp=3), "do not make 8 devices"),
+        (Mesh(data=-1, fsdp=-1), "do not make 8 devices"),
+        (Mesh(tensor=16), "do not make 8 devices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices(shape, message):
+    with pytest.raises(UserError, match=message):
+        sharding.make_mesh(shape)
+
+
+def test_what_the_mesh_cannot_cut_is_named():
+    mesh = sharding.make_mesh(Mesh(fsdp=2, tensor=4))
+    with pytest.raises(UserError, match=r"Llama.kv_heads = 2 cannot be cut into 4"):
+        sharding.check_divides(mesh, 8, 32, 2)
+    with pytest.raises(KeyError):
+        sharding.spec(("batch", "sequnce"))
