@@ -20,6 +20,7 @@ print("codellama_jax: reading the configuration", flush=True)  # before the impo
 from codellama_jax import configuration  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError  # noqa: E402
 from codellama_jax.model.config import Llama  # noqa: E402
+from codellama_jax.train import check_same_configuration  # noqa: E402
 from codellama_jax.training.config import Stage  # noqa: E402
 from launch import local  # noqa: E402
 from launch.job import ROOT, Job, make_job  # noqa: E402
@@ -72,12 +73,13 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
         print(f"codellama_jax: {'' if tpus else 'no TPU here, '}size local: {stage.name} on this machine's {devices()}")
     if not tpus:
         check_memory(configuration.resolve(Llama).llama, stage.size)
-    configuration.resolve()
+    config = configuration.resolve()
 
     # ---------------------------------------------------------------- the jobs
     name = options.name or stage.size
     run_dir = options.run_dir.absolute()
     shown = options.run_dir / name
+    check_same_configuration(run_dir / name / stage.name, configuration.operative(config))
     if finished(run_dir / name / stage.name):
         print(f"codellama_jax: {stage.name} is finished in {shown / stage.name}: see {shown / 'report.html'}")
         return EXIT_DONE

@@ -9,6 +9,7 @@ is that of the stage they configure; without, documents are whole files in windo
 """
 
 import argparse
+import difflib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from codellama_jax import configuration
@@ -43,9 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list tasks and mixtures")
     parser.add_argument("--task", help="a task or a mixture")
     parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--num_examples", type=int, help="documents to show (3), or to count with --stats (1000)")
-    parser.add_argument("--sequence_length", type=int, help="tokens of a window")
-    parser.add_argument("--seed", type=int, help="instead of Stream.seed")
+    parser.add_argument("--num_examples", type=at_least(1), help="documents to show (3), or to count in --stats (1000)")
+    parser.add_argument("--sequence_length", type=at_least(1), help="tokens of a window")
+    parser.add_argument("--seed", type=at_least(0), help="instead of Stream.seed")
     parser.add_argument("--json", action="store_true", help="one object a document: stream, kind, text, tokens")
     parser.add_argument("--stats", action="store_true", help="shares of kinds, tokens a document, tokens a second")
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
@@ -71,6 +72,17 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_DONE
 
 
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: an integer that is no less than `minimum`."""
+
+    def integer(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {minimum} on")
+        return int(text)
+
+    return integer
+
+
 def list_mixtures(bindings: list[str]) -> None:
     """Prints the tasks, and each stage's mixture with its shares."""
     print("tasks: " + "  ".join(STREAMS))
@@ -86,8 +98,11 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
     stages = configuration.shipped_stages()
     mixture_stage = options.task.removesuffix("_mixture") if options.task.endswith("_mixture") else None
     if options.task not in STREAMS and mixture_stage not in stages:
-        known = ", ".join((*STREAMS, *(f"{stage}_mixture" for stage in stages)))
-        raise UserError(f"unknown task {options.task}: the tasks and mixtures are {known}", EXIT_USAGE)
+        known = [*STREAMS, *(f"{stage}_mixture" for stage in stages)]
+        near = difflib.get_close_matches(options.task, known, 2)
+        hint = f"did you mean {' or '.join(near)}? The" if near else "the"
+        message = f"unknown task {options.task}: {hint} tasks and mixtures are {', '.join(known)}"
+        raise UserError(message, EXIT_USAGE)
     if flags.gin_files or mixture_stage:
         files = flags.gin_files or [str(stages[mixture_stage or options.task])]
         configuration.load(files, flags.bindings, default_size="local")

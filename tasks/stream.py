@@ -134,7 +134,9 @@ class Stream:
                 f"Stream.lanes={lanes} must divide the {batch_size} windows of a batch, and be a multiple of the number"
                 f" of hosts, {hosts}"
             )
-        self.tasks = [task for task in tasks if shares.get(task.name, 0) > 0]
+        # In one order whatever that of the shares is: it decides which stream gives a window, and the state's layout.
+        given = [task for task in tasks if shares.get(task.name, 0) > 0]
+        self.tasks = sorted(given, key=lambda task: STREAMS.index(task.name))
         self.lanes, self.batch_size, self.length = lanes, batch_size, length
         self._lane_numbers = range(host * lanes // hosts, (host + 1) * lanes // hosts)
         self._rows_per_lane = batch_size // lanes

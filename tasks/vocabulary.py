@@ -60,8 +60,11 @@ class LlamaVocabulary(seqio.Vocabulary):
         return self.tf_tokenizer.tokenize(s)
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        if ids.shape.rank > 1:
+            return tf.map_fn(self._decode_tf, ids, fn_output_signature=tf.TensorSpec(ids.shape[1:-1], tf.string))
+
         # Rows beyond the pieces have no text: they must not reach the model, which would refuse them.
         def decode(row: np.ndarray) -> bytes:
             return self.tokenizer.decode(row).encode()
 
-        return tf.map_fn(lambda row: tf.numpy_function(decode, [row], tf.string), ids, tf.string)
+        return tf.ensure_shape(tf.numpy_function(decode, [ids], tf.string), ())

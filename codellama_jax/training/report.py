@@ -6,23 +6,19 @@ A page is built from the files alone, so it can be written while a stage runs, w
 import contextlib
 import dataclasses
 import datetime
-import html
-import itertools
 import json
 import math
 import os
 import pathlib
 import statistics
 import urllib.parse
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
+
+from codellama_jax.training.charts import NOISY, Line, Points, chart, escape, number
 
 Record = dict[str, Any]
-Points = list[tuple[float, float]]
 
 _STREAMS = ("code", "python", "nl_code", "nl", "instruct")  # in a fixed order: a stream has one colour on all pages
-_MAX_POINTS, _MAX_DOTS = 600, 40  # of a line: more cannot be told apart on a screen and make the page heavy
-_NOISY = 100  # a loss with more points than this is drawn faint, with its running mean
 
 
 def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
@@ -31,8 +27,8 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
     Only stage.json must be there; of the rest, the page shows what there is.
     """
     folder = _read_folder(stage_dir)
-    name, size = _esc(folder.name), _esc(folder.stage["size"])
-    config = f"<summary>Operative configuration</summary><pre>{_esc(folder.config)}</pre>"
+    name, size = escape(folder.name), escape(folder.stage["size"])
+    config = f"<summary>Operative configuration</summary><pre>{escape(folder.config)}</pre>"
     body = f"""
 <header><h1>{name} <small>{size}</small></h1>{_state(folder)}<p class="muted">{_facts(folder.stage)}</p></header>
 {_figures(folder)}
@@ -40,8 +36,8 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
 {_loss_chart([folder])}
 {_mixture(folder)}
 {_context_chart(folder)}
-{_chart("Learning rate", "", "step", [_Line("", _points(folder.metrics, "learning_rate"), "c1")], zero=True)}
-{_chart("Speed", "tokens/s", "step", [_Line("", _points(folder.metrics, "tokens_per_second"), "c1")], zero=True)}
+{chart("Learning rate", "", "step", [Line("", _points(folder.metrics, "learning_rate"), "c1")], zero=True)}
+{chart("Speed", "tokens/s", "step", [Line("", _points(folder.metrics, "tokens_per_second"), "c1")], zero=True)}
 </div>
 {_samples(folder)}
 {f'<details class="card">{config}</details>' if folder.config else ""}"""
@@ -56,7 +52,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
     folders = _cascade_order([_read_folder(path.parent) for path in run_dir.glob("*/stage.json")])
     compared = [folder for folder in folders if {"before", "after"} <= folder.contexts.keys()]
     sampled = [folder for folder in folders if folder.samples]
-    title = f"Run {_esc(run_dir.resolve().name)}"
+    title = f"Run {escape(run_dir.resolve().name)}"
     finished = f"{sum(bool(folder.done) for folder in folders)} of {len(folders)} stages finished"
     body = f"""
 <header><h1>{title}</h1><p class="muted">{finished}</p></header>
@@ -197,26 +193,6 @@ def _finite(value: object) -> bool:
 
 # Words and numbers.
 
-# Control characters have no place in HTML: C0 are shown as their pictures, C1 as the replacement character.
-_VISIBLE = dict.fromkeys(range(127, 160), 0xFFFD) | {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
-
-
-def _esc(text: str) -> str:
-    return html.escape(text.replace("\r\n", "\n").translate(_VISIBLE))
-
-
-def _number(value: float | None) -> str:
-    """As a person would write it: 7.63, 8.2k, 1.266M, 2e-4."""
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:.4g}{letter}"
-    if 0 < abs(value) < 1e-3:
-        mantissa, exponent = f"{value:e}".split("e")
-        return f"{float(mantissa):.4g}e{int(exponent)}"
-    return f"{value:.4g}"
-
 
 def _state(folder: _Folder) -> str:
     if folder.done:
@@ -227,11 +203,11 @@ def _state(folder: _Folder) -> str:
 
 def _facts(stage: Record) -> str:
     scale = f" scale {stage['rope_scale']:g}" if stage["rope_scale"] != 1 else ""
-    return _esc(
+    return escape(
         f"{'from ' + stage['parent'] if stage['parent'] else 'first of its line'} · "
         f"{stage['steps']:,} steps of {stage['batch_tokens']:,} tokens · windows of {stage['sequence_length']:,} · "
         f"vocabulary {stage['vocab_size']:,} · RoPE base {stage['rope_theta']:,.0f}{scale} · "
-        f"peak learning rate {_number(stage['peak_learning_rate'])} · {stage['devices']} · "
+        f"peak learning rate {number(stage['peak_learning_rate'])} · {stage['devices']} · "
         f"started {stage['started'][:16].replace('T', ' ')}"
     )
 
@@ -256,10 +232,10 @@ def _figures(folder: _Folder) -> str:
     summary = _summary(folder)
     speeds = [speed for _, speed in _points(folder.metrics, "tokens_per_second")]
     losses = [summary[f"validation_loss_{end}"] for end in ("first", "last")]
-    perplexities = [_number(summary.get(f"perplexity_{when}")) for when in ("before", "after")]
+    perplexities = [number(summary.get(f"perplexity_{when}")) for when in ("before", "after")]
     figures = {
-        "parameters": _number(folder.stage["parameters"]),
-        "tokens trained": _number(summary["tokens"]) if folder.step else "",
+        "parameters": number(folder.stage["parameters"]),
+        "tokens trained": number(summary["tokens"]) if folder.step else "",
         "time": str(datetime.timedelta(seconds=round(summary["seconds"]))) if folder.step else "",
         "tokens/s, median": f"{statistics.median(speeds):,.0f}" if speeds else "",
         "validation loss": " → ".join(f"{y:.2f}" if _finite(y) else "–" for y in losses) if losses[0] else "",
@@ -270,151 +246,6 @@ def _figures(folder: _Folder) -> str:
 
 
 # Charts.
-
-
-class _Line(NamedTuple):
-    label: str  # lines with one label share its entry in the legend
-    points: Points
-    colour: str  # CSS class
-    style: Literal["plain", "noisy", "marked", "rings"] = "plain"
-
-
-# Largest over smallest value of a log-10 axis -> the ticks of each decade.
-_MANTISSAS: dict[float, tuple[float, ...]] = {20: (1, 1.5, 2, 3, 5, 7), 1000: (1, 2, 5), math.inf: (1,)}
-
-
-def _axis(
-    values: list[float], span: tuple[int, int], pad: float, ticks: int, log: int = 0, zero: bool = False
-) -> tuple[list[float], Callable[[float], float]]:
-    """Round ticks over the values, and the function that places a value on the span of the drawing.
-
-    Args:
-        pad: room at both ends, as a share of the values' extent.
-        ticks: about how many.
-        log: base of a logarithmic axis, 2 or 10.
-        zero: the axis starts at 0.
-    """
-    warp = math.log if log else float
-    low, high = warp(min(values)), warp(max(values))
-    low = min(low, 0.0) if zero else low
-    margin = pad * (high - low) if high > low else 0.5
-    low, high = low - margin * (not zero), high + margin
-
-    def place(value: float) -> float:
-        return span[0] + (warp(value) - low) / (high - low) * (span[1] - span[0])
-
-    if log == 2:
-        return [2.0**e for e in range(math.ceil(low / math.log(2)), math.floor(high / math.log(2)) + 1)], place
-    if not log or high - low < math.log(4):  # on so short a logarithmic axis equal steps read best
-        return _round_numbers(math.exp(low) if log else low, math.exp(high) if log else high, ticks), place
-    mantissas = next(m for ratio, m in _MANTISSAS.items() if high - low < math.log(ratio))
-    decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)))
-    return [m * 10.0**e for e in decades for m in mantissas if low <= math.log(m * 10.0**e) <= high], place
-
-
-def _round_numbers(low: float, high: float, count: int) -> list[float]:
-    magnitude = 10.0 ** math.floor(math.log10((high - low) / count))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude * count >= 0.999 * (high - low))
-    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _thin(points: Points, limit: int) -> Points:
-    """At most `limit` of the points: the first, the last, and the extremes of equal parts, so that spikes stay."""
-    if len(points) <= limit:
-        return points
-    parts, kept = limit // 2 - 1, {points[0], points[-1]}
-    for i in range(parts):
-        part = points[i * len(points) // parts : (i + 1) * len(points) // parts]
-        kept |= {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
-    return sorted(kept)
-
-
-def _running_mean(points: Points) -> Points:
-    """Means over 1/25 of the points around each; over fewer towards the ends, which stay in place."""
-    sums = list(itertools.accumulate((y for _, y in points), initial=0.0))
-    widths = [min(len(points) // 50, i, len(points) - 1 - i) for i in range(len(points))]
-    return [(points[i][0], (sums[i + w + 1] - sums[i - w]) / (2 * w + 1)) for i, w in enumerate(widths)]
-
-
-def _chart(
-    title: str,
-    unit: str,
-    x_label: str,
-    lines: list[_Line],
-    *,
-    wide: bool = False,
-    zero: bool = False,
-    log: bool = False,
-    marks: Sequence[tuple[float, str]] = (),
-    note: str = "",
-) -> str:
-    """A line chart as a figure with inline SVG; nothing at all without points.
-
-    Args:
-        wide: over both columns.
-        zero: the y axis starts at 0.
-        log: log-2 x axis and log-10 y axis.
-        marks: (x, label) of vertical dashed lines.
-        note: a sentence below.
-    """
-    lines = [line._replace(points=[p for p in line.points if not log or min(p) > 0]) for line in lines]
-    lines = [line for line in lines if line.points]
-    if not lines:
-        return ""
-    xs = [x for line in lines for x, _ in line.points] + [x for x, _ in marks]
-    ys = [y for line in lines for _, y in line.points]
-    width, left, right, bottom = 1060 if wide else 510, 46, 1048 if wide else 498, 266
-    x_ticks, x_at = _axis(xs, (left, right), 0.03 * log, 10 if wide else 6, 2 * log)
-    labels = _mark_labels([(x_at(x), text) for x, text in marks], width)
-    top = 23 + max((y for _, _, y, _ in labels), default=-15)
-    y_ticks, y_at = _axis(ys, (bottom, top), 0.06, 5, 10 * log, zero)
-
-    def polyline(css: str, points: Points) -> str:
-        path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in _thin(points, _MAX_POINTS))
-        return f'<polyline class="{css}" points="{path}"/>'
-
-    svg = [_text(right, 297, x_label, "end")]
-    for tick in y_ticks:
-        svg += [f'<path d="M{left} {y_at(tick):.1f}H{right}"/>', _text(left - 6, y_at(tick) + 4, _number(tick), "end")]
-    for tick in (tick for tick in x_ticks if tick == round(tick)):  # there are no half steps
-        label = f"{tick / 1024:g}K" if log and tick >= 1024 else _number(tick)
-        svg += [f'<path class="axis" d="M{x_at(tick):.1f} {bottom}v4"/>', _text(x_at(tick), 282, label, "middle")]
-    svg += [f'<path class="axis" d="M{left} {bottom}H{right}"/>']
-    for x, label_x, label_y, label in labels:
-        svg += [f'<path class="mark" d="M{x:.1f} {label_y - 10}V{bottom}"/>', _text(label_x, label_y, label, "start")]
-    for label, points, colour, style in lines:
-        svg += [f'<g class="{colour}"><title>{_esc(label or title)}</title>']
-        if style == "noisy" and len(points) > _NOISY:
-            svg += [polyline("faint", points), polyline("", _running_mean(points))]
-        elif style != "rings":
-            svg += [polyline("", points)]
-        for x, y in _thin(points, _MAX_DOTS) if style in ("marked", "rings") or len(points) == 1 else []:
-            tip = f"<title>{_esc(label)} at {x:,.0f}: {_number(y)}</title>"
-            svg += [f'<circle class="{style}" cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3">{tip}</circle>']
-        svg += ["</g>"]
-    keys = dict.fromkeys((label, "muted" if style == "rings" else colour, style) for label, _, colour, style in lines)
-    legend = [f'<li class="{css}"><i class="{style}"></i>{_esc(label)}</li>' for label, css, style in keys if label]
-    return f"""<figure class="card{" wide" if wide else ""}">
-<figcaption><b>{title}</b> <span class="muted">{unit}</span><ul class="legend">{"".join(legend)}</ul></figcaption>
-<div class="scroll"><svg viewBox="0 0 {width} 300" role="img" aria-label="{title}">{"".join(svg)}</svg></div>
-{f"<p>{_esc(note)}</p>" if note else ""}</figure>"""
-
-
-def _text(x: float, y: float, text: str, anchor: Literal["start", "middle", "end"]) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_esc(text)}</text>'
-
-
-def _mark_labels(marks: list[tuple[float, str]], width: int) -> list[tuple[float, float, int, str]]:
-    """(x, x of the label, y of the label, label), in as many rows as it takes for labels not to overlap."""
-    ends: list[float] = []  # of each row
-    placed = []
-    for x, text in marks:
-        extent = 7.0 * len(text) + 8
-        label_x = min(x + 5, width - extent)
-        row = next((i for i, end in enumerate(ends) if end <= label_x), len(ends))
-        ends[row : row + 1] = [label_x + extent]
-        placed.append((x, label_x, 13 + 15 * row, text))
-    return placed
 
 
 def _colour(stream: str) -> str:
@@ -428,18 +259,18 @@ def _loss_chart(folders: list[_Folder]) -> str:
         scale = folder.stage["batch_tokens"] if len(folders) > 1 else 1
         keys = [(stream, f"loss/{stream}", _colour(stream)) for stream in folder.streams] + [("all", "loss", "c0")]
         for label, key, colour in keys:
-            lines.append(_Line(label, _points(folder.metrics, key, start, scale), colour, "noisy"))
+            lines.append(Line(label, _points(folder.metrics, key, start, scale), colour, "noisy"))
         for _, key, colour in keys:
-            lines.append(_Line("validation", _points(folder.validations, key, start, scale), colour, "rings"))
+            lines.append(Line("validation", _points(folder.validations, key, start, scale), colour, "rings"))
         marks.append((float(start), folder.name))
         start += folder.step * scale
     if not lines:
         return '<p class="card wide">No steps yet.</p>'
-    note = "Faint: every step. Strong: the running mean." if any(len(line.points) > _NOISY for line in lines) else ""
+    note = "Faint: every step. Strong: the running mean." if any(len(line.points) > NOISY for line in lines) else ""
     if len(folders) == 1:
-        return _chart("Loss", "nats per token", "step", lines, wide=True, note=note)
+        return chart("Loss", "nats per token", "step", lines, wide=True, note=note)
     unit = "nats per token, stages one after another"
-    return _chart("Loss", unit, "tokens", lines, wide=True, marks=marks, note=note)
+    return chart("Loss", unit, "tokens", lines, wide=True, marks=marks, note=note)
 
 
 def _context_chart(folder: _Folder) -> str:
@@ -449,13 +280,13 @@ def _context_chart(folder: _Folder) -> str:
         if record := folder.contexts.get(when):
             name, length, lengths, values = (record[k] for k in ("stage", "trained_length", "lengths", "perplexity"))
             points = [(x, y) for x, y in zip(lengths, values, strict=True) if _finite(y)]
-            lines.append(_Line(f"{when}: {name}, RoPE base {record['rope_theta']:,.0f}", points, colour, "marked"))
+            lines.append(Line(f"{when}: {name}, RoPE base {record['rope_theta']:,.0f}", points, colour, "marked"))
             marks.append((length, f"{name} trained on {length:,}"))
-            told.append(f"{_number(values[-1])} {when} {folder.name}")
+            told.append(f"{number(values[-1])} {when} {folder.name}")
             first, last = [0, *lengths][-2] + 1, lengths[-1]
             note = f"At positions {first:,} to {last:,} the perplexity is {' and '.join(told)}."
     title = "Perplexity against context length"
-    return _chart(title, "", "position of the token", lines, log=True, marks=marks[:1], note=note)
+    return chart(title, "", "position of the token", lines, log=True, marks=marks[:1], note=note)
 
 
 # The other parts of a page.
@@ -473,9 +304,9 @@ def _mixture(folder: _Folder) -> str:
         for css, share in (("planned", planned), ("seen", tokens / everything if everything else None)):
             bars += "" if share is None else f'<i class="{css}" style="width:{share:.2%}"></i>'
             numbers += "<td>–</td>" if share is None else f"<td>{share:.1%}</td>"
-        table += f'<tr class="{colour}"><th>{_esc(label)}</th><td class="bars">{bars}</td>{numbers}</tr>'
+        table += f'<tr class="{colour}"><th>{escape(label)}</th><td class="bars">{bars}</td>{numbers}</tr>'
     return f"""<section class="card">
-<b>Mixture of {_esc(folder.name)}</b> <span class="muted">share of the tokens, planned (pale) and seen</span>
+<b>Mixture of {escape(folder.name)}</b> <span class="muted">share of the tokens, planned (pale) and seen</span>
 <table><tr class="muted"><td></td><td></td><td>planned</td><td>seen</td></tr>{table}</table></section>"""
 
 
@@ -483,12 +314,12 @@ def _cascade(folders: list[_Folder]) -> str:
     """The stages with arrows from parent to child; one whose parent is not the one before it starts a line."""
     items = []
     for i, folder in enumerate(folders):
-        parent, name = folder.stage["parent"], _esc(folder.name)
+        parent, name = folder.stage["parent"], escape(folder.name)
         follows = i > 0 and parent == folders[i - 1].name
         if (folder.path / "report.html").exists():
             name = f'<a href="{urllib.parse.quote(folder.path.name)}/report.html">{name}</a>'
         items.append(f'<li class="{"arrow" if follows else "break"}">{"→" if follows else ""}</li>')
-        origin = f'<p class="muted">from {_esc(parent)}</p>' if parent and not follows else ""
+        origin = f'<p class="muted">from {escape(parent)}</p>' if parent and not follows else ""
         items.append(f'<li class="card"><h2>{name}</h2>{_state(folder)}{origin}{_figures(folder)}</li>')
     return f'<ol class="cascade">{"".join(items)}</ol>'
 
@@ -502,10 +333,10 @@ def _samples(folder: _Folder) -> str:
         before, after = "⋯\n" * (prefix != sample["prefix"]), "\n⋯" * (suffix != sample["suffix"])
         same = " · the same as the real middle" * (sample["generated"].strip() == sample["middle"].strip())
         blocks.append(f"""<article class="card">
-<div><b>{_esc(sample["stream"])}</b> <span class="muted">{_esc(sample["order"].upper())} order{same}</span>
-<pre><span>{before}{_esc(prefix)}</span><mark>{_esc(sample["generated"])}</mark><span>{_esc(suffix)}{after}</span></pre></div>
-<div><span class="muted">The real middle</span><pre><ins>{_esc(sample["middle"])}</ins></pre></div></article>""")
-    return f"<h2>Infilling by {_esc(folder.name)}</h2>{''.join(blocks)}" if blocks else ""
+<div><b>{escape(sample["stream"])}</b> <span class="muted">{escape(sample["order"].upper())} order{same}</span>
+<pre><span>{before}{escape(prefix)}</span><mark>{escape(sample["generated"])}</mark><span>{escape(suffix)}{after}</span></pre></div>
+<div><span class="muted">The real middle</span><pre><ins>{escape(sample["middle"])}</ins></pre></div></article>""")
+    return f"<h2>Infilling by {escape(folder.name)}</h2>{''.join(blocks)}" if blocks else ""
 
 
 # The colours of lines are after Okabe and Ito's, which colour-blind readers can tell apart.

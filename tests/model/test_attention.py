@@ -7,13 +7,12 @@ import pytest
 
 from codellama_jax.model.attention import attention
 
-
 jitted = jax.jit(attention, static_argnums=4)
 
 
 def reference(q, k, v, segments):
     """Softmax attention in float64, key-value heads repeated, the whole square at once."""
-    B, S, H, K = q.shape
+    _, S, H, K = q.shape
     k, v = (np.repeat(x.astype(np.float64), H // x.shape[2], axis=2) for x in (k, v))
     scores = np.einsum("bshk,bthk->bhst", q.astype(np.float64), k) / np.sqrt(K)
     visible = np.tril(np.ones((S, S), bool))[None, None]

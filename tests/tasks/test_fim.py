@@ -14,6 +14,7 @@ from tasks.sources import Dialogue, Document
 
 ORDERS: tuple[Order, Order] = ("psm", "spm")
 DRAWS = 20_000
+FIM = Fim()
 Fuzz = Callable[[np.random.Generator, int], str]
 
 # The published prompt of a PSM infilling and its ids (transformers, tests of CodeLlama; RECIPE section 3).
@@ -160,11 +161,11 @@ def test_text_never_becomes_a_control_token(tokenizer: Tokenizer, fuzzed: Fuzz, 
 # --- the draw ---------------------------------------------------------------------------------------------------------
 
 
-def encoder(tokenizer: Tokenizer, fim: Fim = Fim(), seed: tuple[int, ...] = (0, 1)) -> Encoder:  # noqa: B008 - frozen
+def encoder(tokenizer: Tokenizer, fim: Fim = FIM, seed: tuple[int, ...] = (0, 1)) -> Encoder:
     return Encoder(tokenizer, fim, Chat(), seed)
 
 
-def draws(tokenizer: Tokenizer, length: int, fim: Fim = Fim()) -> list[Cut | None]:  # noqa: B008 - frozen
+def draws(tokenizer: Tokenizer, length: int, fim: Fim = FIM) -> list[Cut | None]:
     """As the packer draws: by the keys of neighbouring documents."""
     document = Document("x" * length, "a")
     drawing = encoder(tokenizer, fim)

@@ -1,0 +1,214 @@
+"""The command that users type, on the embedded corpus: what it learns, what it leaves behind, and how it resumes.
+
+Each run is a process of its own, as it is for the user.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The cascade at its smallest: size local with fewer steps.
+SMALLEST = ["--gin.CODE_STEPS=1_000", "--gin.LCFT_STEPS=50", "--gin.Evaluation.every=1_000"]
+# Not to learn anything, but to go through the motions.
+TOY = [
+    "--gin.Llama.dim=16",
+    "--gin.Llama.heads=2",
+    "--gin.Llama.kv_heads=1",
+    "--gin.Llama.ffn_dim=16",
+    "--gin.Llama.layers=1",
+    "--gin.CODE_STEPS=40",
+    "--gin.CODE_WARMUP=4",
+    "--gin.CODE_LENGTH=64",
+    "--gin.CODE_BATCH_TOKENS=256",
+    "--gin.Checkpoints.every=10",
+    "--gin.Evaluation.every=16",
+    "--gin.Evaluation.batches=1",
+    "--gin.Evaluation.context_windows=2",
+    "--gin.Evaluation.samples=1",
+    "--gin.Evaluation.sample_tokens=4",
+]
+
+
+def command(run_dir: Path, *flags: str) -> list[str]:
+    return [sys.executable, str(ROOT / "xm_launch.py"), f"--run_dir={run_dir}", *flags]
+
+
+def launch(run_dir: Path, *flags: str, code: int = 0) -> str:
+    """Runs the launcher to its end, expects an exit code, and returns what the user saw."""
+    run = subprocess.run(command(run_dir, *flags), cwd=run_dir.parent, capture_output=True, text=True, timeout=400)
+    assert run.returncode == code, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def trajectory(stage: Path) -> list[tuple]:
+    """What must be equal between equal runs, as text."""
+    return [(line["step"], repr(line["loss"]), repr(line["grad_norm"])) for line in lines(stage / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("cascade") / "runs"
+    return run_dir, launch(run_dir, "--gin_file=gin/lcft.gin", *SMALLEST)
+
+
+def test_the_bare_command_brings_up_the_chain(cascade):
+    run_dir, seen = cascade
+    assert "size local" in seen and "code -> lcft" in seen
+    for stage in ("code", "lcft"):
+        folder = run_dir / "local" / stage
+        names = {path.name for path in folder.iterdir()}
+        assert names >= {"config.gin", "metrics.jsonl", "tensorboard", "checkpoints", "report.html", "done.json"}
+        assert any((folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert (run_dir / "local" / "report.html").stat().st_size > 10_000
+
+
+def test_code_training_learns(cascade):
+    done = json.loads((cascade[0] / "local/code/done.json").read_text())
+    assert done["validation_loss_first"] - done["validation_loss_last"] >= 2
+    assert f"{done['validation_loss_last']:.3f} nats" in cascade[1]
+
+
+def test_long_context_fine_tuning_lowers_perplexity_at_four_times_the_length(cascade):
+    folder = cascade[0] / "local" / "lcft"
+    before, after = (
+        next(line for line in lines(folder / "evaluations.jsonl") if line.get("when") == when)
+        for when in ("before", "after")
+    )
+    assert (before["rope_theta"], after["rope_theta"]) == (1e4, 1e6)
+    assert before["lengths"] == after["lengths"] and after["lengths"][-1] == 4 * before["trained_length"]
+    assert after["perplexity"][-1] <= 0.8 * before["perplexity"][-1]
+    assert f"-> {after['perplexity'][-1]:.1f}" in cascade[1]
+
+
+def test_metrics_say_what_the_contract_says(cascade):
+    metrics = lines(cascade[0] / "local/code/metrics.jsonl")
+    assert [line["step"] for line in metrics] == list(range(1, 1001))
+    for line in metrics:
+        assert line.keys() >= {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds"}
+        streams = [name.removeprefix("tokens/") for name in line if name.startswith("tokens/")]
+        assert all(f"loss/{name}" in line for name in streams)
+        assert sum(line[f"tokens/{name}"] for name in streams) == 1024
+    seen = {name: sum(line.get(f"tokens/{name}", 0) for line in metrics) for name in ("code", "nl_code", "nl")}
+    for name, share in {"code": 0.85, "nl_code": 0.08, "nl": 0.07}.items():
+        assert abs(seen[name] / (1000 * 1024) - share) < 0.005
+    assert sum(line["infilling_tokens"] for line in metrics) / (1000 * 1024) > 0.1
+    assert metrics[-1]["learning_rate"] == pytest.approx(2e-3 / 30, rel=1e-5)
+
+
+def test_a_finished_stage_is_not_run_again(cascade):
+    before = (cascade[0] / "local/lcft/metrics.jsonl").stat().st_mtime_ns
+    seen = launch(cascade[0], "--gin_file=gin/lcft.gin", *SMALLEST)
+    assert "lcft is finished" in seen
+    assert (cascade[0] / "local/lcft/metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "runs"
+    launch(run_dir, "--gin_file=gin/code.gin", *TOY)
+    return run_dir / "local" / "code"
+
+
+def start_and_wait_for(run_dir: Path, step: int) -> subprocess.Popen:
+    """Starts the toy run and returns when metrics.jsonl has this step."""
+    process = subprocess.Popen(
+        command(run_dir, "--gin_file=gin/code.gin", *TOY),
+        cwd=run_dir.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = run_dir / "local" / "code" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+            return process
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not seen: {process.communicate()[0]}")
+
+
+def training_process(run_dir: Path) -> int:
+    """Process id of the stage's own process."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"codellama_jax.train" in arguments and f"--run_dir={run_dir}".encode() in arguments:
+            return int(folder.name)
+    raise AssertionError("no training process")
+
+
+def test_killed_and_started_again_it_is_the_same_run(uninterrupted, tmp_path):
+    """SIGKILL to the training process: the same command goes on from a checkpoint, and no step differs in a digit."""
+    run_dir = tmp_path / "runs"
+    process = start_and_wait_for(run_dir, 23)
+    os.kill(training_process(run_dir), signal.SIGKILL)
+    assert process.wait(30) == 1 and "goes on from the last checkpoint" in process.stdout.read()
+    seen = launch(run_dir, "--gin_file=gin/code.gin", *TOY)
+    assert "going on from step" in seen
+    assert trajectory(run_dir / "local/code") == trajectory(uninterrupted)
+    assert lines(run_dir / "local/code/evaluations.jsonl") == lines(uninterrupted / "evaluations.jsonl")
+
+
+def test_a_signal_ends_in_a_saved_checkpoint(uninterrupted, tmp_path):
+    """SIGTERM to the launcher: the stage saves, exits with 75, and the same command finishes the same run."""
+    run_dir = tmp_path / "runs"
+    process = start_and_wait_for(run_dir, 13)
+    process.terminate()
+    seen = process.communicate(timeout=60)[0]
+    assert process.returncode == 75 and "saved at step" in seen
+    launch(run_dir, "--gin_file=gin/code.gin", *TOY)
+    assert trajectory(run_dir / "local/code") == trajectory(uninterrupted)
+
+
+def test_a_folder_of_another_configuration_is_refused(uninterrupted):
+    run_dir = uninterrupted.parent.parent
+    seen = launch(run_dir, "--gin_file=gin/code.gin", *TOY, "--gin.CODE_LEARNING_RATE=1e-5", code=1)
+    assert "AdamW.peak_learning_rate" in seen and "another configuration" in seen
+    assert len([line for line in seen.splitlines() if line.startswith("error")]) == 1
+
+
+@pytest.mark.parametrize(
+    "flags, code, words",
+    [
+        (["--gin_file=gin/lfct.gin"], 2, ["gin/lfct.gin does not exist", "gin/lcft.gin"]),
+        (["--gin_file=gin/lcft.gin", "--gin.Stage.step=3"], 2, ["did you mean Stage.steps"]),
+        (["--gin_file=gin/lcft.gin", "--gin.CODE_STEP=3"], 2, ["unknown macro CODE_STEP", "CODE_STEPS"]),
+        (["--gin_file=gin/lcft.gin", "--gin_file=gin/models/70b.gin"], 1, ["size 70b needs at least", "this machine"]),
+        ([], 2, ["no stage given", "gin/code.gin"]),
+        (["--gin_file=gin/code.gin", "--gin.CODE_CORPUS=/nowhere"], 1, ["CODE_CORPUS=/nowhere", "no such folder"]),
+        (["--gin_file=gin/code.gin", "--gin.TOKENIZER={readme}"], 1, ["README.md", "not a SentencePiece model"]),
+    ],
+)
+def test_bad_input_is_one_line_with_the_cure(tmp_path, flags, code, words):
+    flags = [flag.format(readme=ROOT / "README.md") for flag in flags]
+    seen = launch(tmp_path / "runs", *flags, code=code)
+    errors = [line for line in seen.splitlines() if "error" in line]
+    assert len(errors) == 1 and "Traceback" not in seen
+    for word in words:
+        assert word in errors[0]
+
+
+def test_the_first_line_comes_at_once(tmp_path):
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command(tmp_path / "runs", "--gin_file=gin/lcft.gin", "--dry_run"), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline()
+    assert time.monotonic() - started < 2
+    rest = process.communicate()[0]
+    assert rest.count("-m codellama_jax.train") == 2 and not (tmp_path / "runs").exists()

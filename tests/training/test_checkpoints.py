@@ -1,0 +1,181 @@
+"""Checkpoints: whole or absent, the same bits on any mesh, and nothing lost by a failure."""
+
+import dataclasses
+import resource
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codellama_jax import sharding
+from codellama_jax.errors import UserError
+from codellama_jax.model.config import Llama
+from codellama_jax.training import checkpoints
+from codellama_jax.training.config import AdamW, Checkpoints, Mesh
+from codellama_jax.training.metrics import JsonLines
+from codellama_jax.training.optimizer import make_optimizer
+from codellama_jax.training.step import TrainState, init_params, param_shardings, state_shardings
+
+TINY = Llama(dim=16, layers=2, heads=2, kv_heads=2, ffn_dim=24, vocab_size=32, compute_dtype="float32")
+OPTIMIZER = make_optimizer(AdamW(peak_learning_rate=1e-3), 10)
+STREAM = {"batch": 3, "positions": [[[1, 2, 3]]], "fingerprint": "f"}
+METADATA = {"step": 3, "llama": dataclasses.asdict(TINY), "sequence_length": 8, "config": "Stage.steps = 3\n"}
+
+
+def state_on(mesh, seed=0):
+    """A training state full of random numbers."""
+    shardings = state_shardings(TINY, OPTIMIZER, mesh)
+
+    def make():
+        params = init_params(TINY, seed)
+        moments = jax.tree.map(lambda x: x * 1.5, OPTIMIZER.init(params))
+        moments = jax.tree.map(lambda x: x + 1 if x.ndim else x, moments)
+        return TrainState(params, moments, jnp.asarray(3, jnp.int32))
+
+    return jax.device_put(jax.jit(make)(), shardings)
+
+
+def abstract_on(mesh):
+    shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, state_on(mesh)))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        state_shardings(TINY, OPTIMIZER, mesh),
+    )
+
+
+def equal(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+@pytest.fixture
+def mesh():
+    return sharding.make_mesh(Mesh(fsdp=8))
+
+
+def test_restored_bit_for_bit_on_any_mesh(tmp_path, mesh):
+    state = state_on(mesh)
+    saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+    assert saves.latest() is None
+    saves.save(3, state, STREAM, METADATA)
+    saves.close()
+    for other in (Mesh(fsdp=8), Mesh(fsdp=4, tensor=2), Mesh(data=8, fsdp=1)):
+        onto = sharding.make_mesh(other)
+        opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+        restored = opened.restore(opened.latest(), abstract_on(onto))
+        opened.close()
+        equal(restored.state, state)
+        assert restored.state.params["blocks"]["wq"].sharding.mesh.shape == onto.shape
+        assert (restored.stream, restored.metadata) == (STREAM, METADATA)
+
+
+def test_the_next_stage_takes_the_parameters_alone(tmp_path, mesh):
+    state = state_on(mesh)
+    saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+    saves.save(3, state, STREAM, METADATA)
+    saves.close()
+    path = tmp_path / "checkpoints" / "3"
+    assert checkpoints.read_metadata(path) == METADATA
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state.params, param_shardings(TINY, mesh)
+    )
+    equal(checkpoints.load_params(path, abstract), state.params)
+
+
+def test_only_whole_checkpoints_count_and_only_some_are_kept(tmp_path, mesh):
+    saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints(keep=2))
+    for step in (1, 2, 3):
+        saves.save(step, state_on(mesh, seed=step), STREAM, METADATA)
+    saves.close()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["2", "3"]
+    half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp-123"
+    (half / "params").mkdir(parents=True)
+    opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints(keep=2))
+    assert opened.latest() == 3
+    equal(opened.restore(3, abstract_on(mesh)).state.params, state_on(mesh, seed=3).params)
+    opened.close()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, mesh):
+    saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+    saves.save(3, state_on(mesh), STREAM, METADATA)
+    saves.close()
+    for file in (tmp_path / "checkpoints/3/params").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(b"\0" * file.stat().st_size)
+    opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+    with pytest.raises(UserError, match=r"checkpoints/3 cannot be read .* move it away"):
+        opened.restore(3, abstract_on(mesh))
+    opened.close()
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoints.read_metadata(tmp_path / "checkpoints/99")
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_last_one_whole(tmp_path):
+    """Files may not grow beyond 20 kB in the second save: the system's way of being full that needs no root."""
+    program = textwrap.dedent("""
+        import resource, signal, sys
+        from pathlib import Path
+        import jax
+        from codellama_jax import sharding
+        from codellama_jax.errors import UserError
+        from codellama_jax.training import checkpoints
+        from codellama_jax.training.config import Checkpoints, Mesh
+        from tests.training.test_checkpoints import METADATA, STREAM, state_on
+        saves = checkpoints.StageCheckpoints(Path(sys.argv[1]), Checkpoints())
+        state = state_on(sharding.make_mesh(Mesh()))
+        saves.save(1, state, STREAM, METADATA)
+        saves.wait()
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+        try:
+            saves.save(2, state, STREAM, METADATA)
+            saves.wait()
+        except UserError as error:
+            print(error)
+    """)
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    run = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    assert "could not be written" in run.stdout and "goes on from step 1, which is whole" in run.stdout
+    assert len(run.stdout.splitlines()) == 1
+    opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+    assert opened.latest() == 1
+    mesh = sharding.make_mesh(Mesh(fsdp=8))
+    equal(opened.restore(1, abstract_on(mesh)).state.params, state_on(mesh).params)
+    opened.close()
+
+
+def test_the_vocabulary_grows_by_the_mean(mesh):
+    params = state_on(mesh).params
+    grown = checkpoints.grow_vocabulary(params, 48)
+    assert grown["embedding"].shape == (48, 16) and grown["head"].shape == (16, 48)
+    np.testing.assert_array_equal(grown["embedding"][:32], params["embedding"])
+    np.testing.assert_allclose(grown["embedding"][40], params["embedding"].mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(grown["head"][:, :32], params["head"])
+    np.testing.assert_allclose(grown["head"][:, 47], params["head"].mean(1), rtol=1e-6)
+    assert checkpoints.grow_vocabulary(params, 32) is params
+    with pytest.raises(UserError, match="rows cannot be dropped"):
+        checkpoints.grow_vocabulary(params, 31)
+
+
+def test_a_stage_is_finished_when_its_note_and_checkpoint_are_there(tmp_path):
+    assert checkpoints.final_step(tmp_path) is None
+    (tmp_path / "done.json").write_text('{"step": 7}')
+    assert checkpoints.final_step(tmp_path) is None
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    assert checkpoints.final_step(tmp_path) == 7
+
+
+def test_metrics_hold_every_step_once_after_a_crash(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.2}\n{"step": 3, "loss": 0.3}\n{"step": 4, "lo')
+    lines = JsonLines(path, last_step=2)
+    lines.write({"step": 3, "loss": 1 / 3})
+    lines.sync()
+    assert [line["step"] for line in lines.lines] == [1, 2, 3]
+    assert path.read_text().splitlines()[2] == f'{{"step": 3, "loss": {1 / 3!r}}}'
