@@ -25,7 +25,6 @@ from codellama_jax.training.config import Stage  # noqa: E402
 from launch import local  # noqa: E402
 from launch.job import ROOT, Job, make_job  # noqa: E402
 
-LOCAL = "gin/models/local.gin"
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and two moments of AdamW
 
 
@@ -84,10 +83,13 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
         print(f"codellama_jax: {stage.name} is finished in {shown / stage.name}: see {shown / 'report.html'}")
         return EXIT_DONE
     given = [absolute(file) for file in flags.gin_files]
-    if stage.size == "local" and not tpus and absolute(LOCAL) not in given:
-        given.append(absolute(LOCAL))
+    size_file = absolute(f"gin/models/{stage.size}.gin")
+    if not any(configuration.is_size_file(file) for file in given):
+        given.append(size_file)
     # What makes a stage is its own file; what else was given, a size or the user's own files, goes with every stage.
     common = [file for file in given if not configuration.is_stage_file(file)]
+    if not any(configuration.is_size_file(file) for file in common):
+        common.append(size_file)  # the stage came as a saved configuration, which holds its size as well
     shipped = configuration.shipped_stages()
     jobs = [make_job(stage.name, given, flags.bindings, run_dir, name)]
     first = stage

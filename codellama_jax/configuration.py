@@ -159,6 +159,11 @@ def shipped_stages() -> dict[str, Path]:
     return {bound[-1]: path for path, bound in sorted(names.items()) if bound}
 
 
+def is_size_file(name: str) -> bool:
+    """Whether a gin file says the size. Raises UserError as load does."""
+    return _read(find(name)).is_size
+
+
 def is_stage_file(name: str) -> bool:
     """Whether a gin file is a stage's: one that binds Stage.name, itself or by what it includes.
 

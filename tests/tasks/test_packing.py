@@ -38,7 +38,9 @@ def packer(
 
 
 def all_windows(packer: Packer) -> list[Window]:
-    return list(iter(packer.next_window, None))
+    windows = list(itertools.islice(iter(packer.next_window, None), 50_000))
+    assert len(windows) < 50_000, "it does not end"
+    return windows
 
 
 def joined(windows: list[Window], name: str) -> np.ndarray:
