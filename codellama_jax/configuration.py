@@ -161,7 +161,7 @@ def shipped_stages() -> dict[str, Path]:
 
 def is_size_file(name: str) -> bool:
     """Whether a gin file says the size. Raises UserError as load does."""
-    return _read(find(name)).is_size
+    return _read(find(name)).order == 1
 
 
 def is_stage_file(name: str) -> bool:
