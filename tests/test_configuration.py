@@ -418,10 +418,10 @@ def test_differences():
     before = operative(configure("code", "local"))
     other = ["Checkpoints.every=7", "Checkpoints.keep=9", "Evaluation.every=3", "Evaluation.batches=2"]
     assert configuration.differences(before, operative(configure("code", "local", *other))) == []
-    assert configuration.differences(before.replace("0.003", "3e-3"), before) == []
+    assert configuration.differences(before.replace("0.002", "2e-3"), before) == []
     after = operative(configure("code", "local", "CODE_LEARNING_RATE=1e-3", "Checkpoints.initial=/x"))
     assert configuration.differences(before, after) == [
-        "AdamW.peak_learning_rate: 0.003 there, 0.001 here",
+        "AdamW.peak_learning_rate: 0.002 there, 0.001 here",
         "Checkpoints.initial: 'scratch' there, '/x' here",
     ]
     assert configuration.differences(before.replace("Stage.seed = 0\n", ""), before) == [

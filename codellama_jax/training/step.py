@@ -136,7 +136,7 @@ def make_train_step(
         step = state.step + 1
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": learning_rate(settings, stage.steps, step),
             **sums,
         }

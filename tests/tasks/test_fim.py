@@ -46,8 +46,8 @@ def split(ids: np.ndarray, tokenizer: Tokenizer) -> tuple[list[int], list[int], 
     """A, B and C of  BOS PRE A SUF B MID C EOT EOS , each sentinel being there once."""
     listed = ids.tolist()
     assert [listed.count(i) for i in range(tokenizer.pieces, tokenizer.rows)] == [0] * 7 + [1] * 4 + [0] * 5
-    suffix, middle = listed.index(tokenizer.suffix_id), listed.index(tokenizer.middle_id)
-    assert listed[:2] == [1, tokenizer.prefix_id] and listed[-2:] == [tokenizer.eot_id, 2]
+    suffix, middle = listed.index(tokenizer.pieces + 8), listed.index(tokenizer.pieces + 9)
+    assert listed[:2] == [1, tokenizer.pieces + 7] and listed[-2:] == [tokenizer.pieces + 10, 2]
     return listed[2:suffix], listed[suffix + 1 : middle], listed[middle + 1 : -2]
 
 

@@ -226,6 +226,14 @@ def test_the_stream_of_a_window_depends_on_its_number_only(build: Callable[..., 
     assert np.array_equal(stream.stream_of(numbers)[::-1], stream.stream_of(numbers[::-1]))
 
 
+def test_row_after_row_batches_are_the_windows_in_turn(build: Callable[..., Stream], uninterrupted: list[Batch]):
+    """Row i of global batch b is window b * batch_size + i, so that batches have the planned shares as well."""
+    stream = build()
+    rows = np.concatenate([batch.arrays["stream_ids"][:, 0] for batch in uninterrupted])
+    planned = stream.stream_of(np.arange(len(rows)))
+    assert rows.tolist() == [STREAMS.index(stream.tasks[index].name) for index in planned]
+
+
 def test_shares_are_shares_of_tokens_whatever_the_documents_lengths(small_tokenizer: Tokenizer, fuzzed: Fuzz):
     rng = np.random.default_rng(8)
     long = [fuzzed(rng, int(rng.integers(1000, 2000))) for _ in range(20)]

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, the same bits on any mesh, and nothing lost by a failure."""
 
 import dataclasses
+import functools
 import resource
 import subprocess
 import sys
@@ -26,21 +27,28 @@ STREAM = {"batch": 3, "positions": [[[1, 2, 3]]], "fingerprint": "f"}
 METADATA = {"step": 3, "llama": dataclasses.asdict(TINY), "sequence_length": 8, "config": "Stage.steps = 3\n"}
 
 
-def state_on(mesh, seed=0):
-    """A training state full of random numbers."""
-    shardings = state_shardings(TINY, OPTIMIZER, mesh)
+@functools.cache
+def state_on_one_device():
+    """A training state in which no two numbers of an array are equal."""
 
     def make():
-        params = init_params(TINY, seed)
-        moments = jax.tree.map(lambda x: x * 1.5, OPTIMIZER.init(params))
-        moments = jax.tree.map(lambda x: x + 1 if x.ndim else x, moments)
+        params = init_params(TINY, 0)
+        opt_state = OPTIMIZER.init(params)
+        moments = jax.tree.map(lambda x: 1.0 + jnp.arange(x.size).reshape(x.shape) if x.ndim else x, opt_state)
         return TrainState(params, moments, jnp.asarray(3, jnp.int32))
 
-    return jax.device_put(jax.jit(make)(), shardings)
+    return jax.jit(make)()
+
+
+def state_on(mesh, factor=1.0):
+    """That state spread over a mesh, its parameters times a factor."""
+    state = state_on_one_device()
+    state = state._replace(params=jax.tree.map(lambda x: factor * np.asarray(x), state.params))
+    return jax.device_put(state, state_shardings(TINY, OPTIMIZER, mesh))
 
 
 def abstract_on(mesh):
-    shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, state_on(mesh)))
+    shapes = jax.eval_shape(state_on_one_device)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,
@@ -89,7 +97,7 @@ def test_the_next_stage_takes_the_parameters_alone(tmp_path, mesh):
 def test_only_whole_checkpoints_count_and_only_some_are_kept(tmp_path, mesh):
     saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints(keep=2))
     for step in (1, 2, 3):
-        saves.save(step, state_on(mesh, seed=step), STREAM, METADATA)
+        saves.save(step, state_on(mesh, factor=step), STREAM, METADATA)
     saves.close()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["2", "3"]
@@ -97,7 +105,7 @@ def test_only_whole_checkpoints_count_and_only_some_are_kept(tmp_path, mesh):
     (half / "params").mkdir(parents=True)
     opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints(keep=2))
     assert opened.latest() == 3
-    equal(opened.restore(3, abstract_on(mesh)).state.params, state_on(mesh, seed=3).params)
+    equal(opened.restore(3, abstract_on(mesh)).state.params, state_on(mesh, factor=3).params)
     opened.close()
 
 
