@@ -18,6 +18,7 @@ import os
 import signal
 import statistics
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     options = parser.parse_args(flags.rest)
+    if not options.verbose:
+        _silence_threads()
     try:
         _die_with_launcher()
         configuration.load(flags.gin_files, flags.bindings)
@@ -57,6 +60,12 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.strerror}: {error.filename or ''}; what was saved is untouched, run the same command again"
     return f"{type(error).__name__}: {error}"
+
+
+def _silence_threads() -> None:
+    """Keeps tracebacks of libraries' threads off the terminal: what fails there is raised here as well."""
+    threading.excepthook = lambda arguments: None
+    sys.unraisablehook = lambda arguments: None  # of C++ threads
 
 
 def _die_with_launcher() -> None:
@@ -241,6 +250,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                     record[f"loss/{name}"] = float(loss / max(weight, 1))
                     record[f"tokens/{name}"] = int(tokens)
             record |= {f"epoch/{name}": epoch for name, epoch in stream.epochs(batch.state).items()}
+            saves.check()  # a save that failed in the background ends the run now, not at the next one
             metrics_log.write(record)
             board.write(step, record)
             progress.update(step, record["loss"], record["tokens_per_second"])

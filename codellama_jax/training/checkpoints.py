@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from codellama_jax.errors import UserError
 from codellama_jax.training.config import Checkpoints
 from codellama_jax.training.step import TrainState
 
-logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.ERROR)  # Orbax narrates every save
+# Orbax narrates every save, and logs the traceback of an error which it raises as well.
+logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
 
 
 class Restored(NamedTuple):
@@ -37,6 +39,7 @@ class StageCheckpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=settings.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
+        self._step: int | None = None  # of the save that was begun last
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=("params", "optimizer", "stream", "metadata")
         )
@@ -57,7 +60,9 @@ class StageCheckpoints:
             stream=ocp.args.JsonSave(stream),
             metadata=ocp.args.JsonSave(metadata),
         )
-        self._explained(step, lambda: self._manager.save(step, args=items, force=True))
+        self.wait()  # for the save before, so that what fails now is this one
+        self._step = step
+        self._explained(lambda: self._manager.save(step, args=items, force=True))
 
     def wait(self) -> None:
         """Returns when what was begun is on disk.
@@ -65,24 +70,24 @@ class StageCheckpoints:
         Raises:
             UserError: it is not.
         """
-        self._explained(None, self._manager.wait_until_finished)
+        self._explained(self._manager.wait_until_finished)
 
     def check(self) -> None:
         """Raises UserError if a save in the background has failed."""
-        self._explained(None, self._manager.check_for_errors)
+        self._explained(self._manager.check_for_errors)
 
-    def _explained(self, step: int | None, action: Any) -> Any:
+    def _explained(self, action: Callable[[], Any]) -> None:
         try:
-            return action()
+            action()
         except Exception as error:
-            what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             if any(sign in str(error) for sign in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")):
                 reason = "no space left on the disk"
             kept = sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+            whole = f"step {kept[-1]}, which is whole" if kept else "the start"
             raise UserError(
-                f"{what} could not be written to {self.directory}: {reason[:300]}; make room there and run the same"
-                f" command again: it goes on from {f'step {kept[-1]}, which is whole' if kept else 'the start'}"
+                f"the checkpoint of step {self._step} could not be written to {self.directory}: {reason[:300]}; make room"
+                f" there and run the same command again: it goes on from {whole}"
             ) from error
 
     def restore(self, step: int, abstract: TrainState) -> Restored:
