@@ -183,14 +183,16 @@ def test_stats_count_the_documents_and_tokens_of_each_kind_and_stream(inspect: C
     shown = records(inspect(*asked, "--json"))
     output = inspect(*asked, "--stats")
     rows = {line.split()[0]: line.split()[1:] for line in output.splitlines()[:-1]}
+    total = sum(len(record["tokens"]) for record in shown)
     for field in ("kind", "stream"):
         for key in {record[field] for record in shown}:
             of = [record for record in shown if record[field] == key]
-            documents, share, tokens, *_ = rows[key]
-            assert documents == f"{len(of):,}" and share == f"{len(of) / len(shown):.1%}"
-            assert tokens == f"{sum(len(record['tokens']) for record in of):,}"
-    each = sum(len(record["tokens"]) for record in shown) / len(shown)
-    assert re.fullmatch(rf"{each:,.0f} tokens a document, [\d,]+ tokens a second", output.splitlines()[-1])
+            tokens = sum(len(record["tokens"]) for record in of)
+            shares = f"{len(of) / len(shown):.1%}", f"{tokens / total:.1%}"
+            assert rows[key] == [f"{len(of):,}", shares[0], f"{tokens:,}", shares[1], f"{tokens / len(of):,.0f}"]
+    assert re.fullmatch(
+        rf"{total / len(shown):,.0f} tokens a document, [\d,]+ tokens a second", output.splitlines()[-1]
+    )
 
 
 # --- wrong usage ------------------------------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ def test_a_missing_corpus_says_so_in_a_line(capsys: pytest.CaptureFixture[str], 
 
 def test_a_reader_that_has_seen_enough_is_no_error(flags: list[str], tmp_path: Path):
     """As `| head -1` does: reads a line and closes, long before everything is written."""
-    command = [sys.executable, "-m", "tasks.inspect", "--task=code", "--json", "--num_examples=5000", *flags]
+    command = [sys.executable, "-m", "tasks.inspect", "--task=instruct", "--json", "--num_examples=5000", *flags]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     with (tmp_path / "error").open("w+") as error:
         run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=error, text=True)
@@ -242,4 +244,4 @@ def test_a_reader_that_has_seen_enough_is_no_error(flags: list[str], tmp_path: P
         assert run.wait(60) == 0
         error.seek(0)
         assert error.read() == ""
-    assert first["stream"] == "code"
+    assert first["stream"] == "instruct"
