@@ -2,12 +2,7 @@
 
     python -m codellama_jax.train --gin_file=gin/code.gin --gin_file=gin/models/local.gin [--run_dir=runs] [--name=NAME]
 
-The one place where data, model and gin meet. main() reads top to bottom in the order in which things happen. What a
-stage starts from, first match wins:
-
-    1. its own newest whole checkpoint: parameters, optimiser, step, and the stream's position
-    2. its parent's final checkpoint in the same run: parameters only
-    3. Checkpoints.initial, for a stage without parent: parameters only, or random ones
+The one place where data, model and gin meet; run_stage reads top to bottom in the order in which things happen.
 """
 
 import argparse
@@ -25,6 +20,7 @@ from typing import Any
 
 from codellama_jax import configuration
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UserError
+from codellama_jax.model.config import Llama
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,28 +80,20 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         UserError: anything the user can mend; what was saved before is untouched.
     """
     # Imported here: JAX, TensorFlow and SeqIO take seconds, and a wrong flag should not.
-    from codellama_jax.training.metrics import say, write_atomically
+    from codellama_jax.training.metrics import StageLog, say, write_atomically
 
     stage = config.stage
     stage_dir = run_dir / stage.name
     say(f"{stage.name}: loading JAX and TensorFlow")
 
     import jax
-    import jax.numpy as jnp
 
     from codellama_jax.sharding import check_divides, make_mesh, put_batch
     from codellama_jax.training import checkpoints, loop, report
     from codellama_jax.training.evaluation import Evaluator, infilling_samples, punch_holes
-    from codellama_jax.training.metrics import JsonLines, Progress, TensorBoard
     from codellama_jax.training.optimizer import make_optimizer
-    from codellama_jax.training.step import (
-        TrainState,
-        abstract_params,
-        init_params,
-        make_train_step,
-        param_shardings,
-        state_shardings,
-    )
+    from codellama_jax.training.start import Origin, fresh_state, restored_state
+    from codellama_jax.training.step import TrainState, make_train_step, state_shardings
     from tasks.config import STREAMS
     from tasks.quiet import quiet_stderr
 
@@ -120,16 +108,11 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     if done is not None:
         say(f"{stage.name}: finished at step {done}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
-    parent_dir = run_dir / stage.parent if stage.parent else None
-    parent_step = checkpoints.final_step(parent_dir) if parent_dir else None
-    if parent_dir and parent_step is None:
-        raise UserError(
-            f"{stage.name} starts from {stage.parent}, which is not finished in {run_dir}: run {stage.parent} first "
-            f"(python xm_launch.py --gin_file=gin/{stage.parent}.gin --gin_file=gin/models/{stage.size}.gin"
-            f" --run_dir={run_dir.parent} --name={run_dir.name})"
-        )
-    stage_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(stage_dir / "config.gin", operative)
+    origin_path = starting_checkpoint(config, run_dir)
+    writes = jax.process_index() == 0  # one host writes the files that are not checkpoints
+    if writes:
+        stage_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(stage_dir / "config.gin", operative)
 
     # ---------------------------------------------------------------- data
     data = StageData(config, run_dir, host=jax.process_index(), hosts=jax.process_count(), say=say)
@@ -141,46 +124,36 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             f" Llama.vocab_size={config.llama.vocab_size}: bind TOKENIZER to the model's own tokenizer, or"
             " Llama.vocab_size to its rows"
         )
-    config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, vocab_size=rows))
+    llama = dataclasses.replace(config.llama, vocab_size=rows)
+    masked = config.packing.mask_documents
 
-    # ---------------------------------------------------------------- mesh and state
     mesh = make_mesh(config.mesh)
-    check_divides(mesh, stage.batch_size // stage.micro_batches, stage.sequence_length, config.llama.kv_heads)
+    check_divides(mesh, stage.batch_size // stage.micro_batches, stage.sequence_length, llama.kv_heads)
     with jax.set_mesh(mesh), loop.StopSignals() as stop:
-        optimizer = make_optimizer(config.adamw, stage.steps)
-        shardings = state_shardings(config.llama, optimizer, mesh)
-
-        def start(params: Any) -> TrainState:
-            return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
+        # ------------------------------------------------------------ what the stage starts from
         saves = checkpoints.StageCheckpoints(stage_dir, config.checkpoints)
         resumed = saves.latest()
-        stream_state = None
+        origin = Origin.at(origin_path, llama) if origin_path else None
+        base_length = origin.sequence_length if origin and stage.parent else stage.sequence_length
+        windows = data.long_windows(base_length * config.evaluation.context_factor)
+        before: dict[str, Any] | None = None
+        saved_stream: dict[str, Any] | None = None
         if resumed is not None:
-            abstract = jax.eval_shape(start, abstract_params(config.llama))
-            abstract = jax.tree.map(
-                lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
-            )
-            state, saved_stream, _ = saves.restore(resumed, abstract)
-            stream_state = data.stream_state(saved_stream)
+            state, saved_stream = restored_state(saves, resumed, llama, stage, config.adamw, mesh)
             say(f"{stage.name}: going on from step {resumed}")
         else:
-            if parent_dir:
-                origin: Path | None = parent_dir / "checkpoints" / str(parent_step)
-            else:
-                origin = None if config.checkpoints.initial == "scratch" else Path(config.checkpoints.initial)
-            if origin is None:
-                make = jax.jit(lambda: start(init_params(config.llama, stage.seed)), out_shardings=shardings)
-                state = make()
-            else:
-                params, origin_llama = load_origin(origin, config, mesh)
-                params = checkpoints.grow_vocabulary(params, config.llama.vocab_size)
-                params = jax.device_put(params, param_shardings(config.llama, mesh))
-                state = jax.jit(start, out_shardings=shardings)(params)
-                say(f"{stage.name}: starts from the parameters of {origin}")
-        stream = data.stream("train", stream_state)
-        stream_fingerprint = stream.fingerprint()
-        if resumed is not None and saved_stream["fingerprint"] != stream_fingerprint:
+            params = origin.params(mesh) if origin else None
+            if origin and params and len(windows) and base_length != stage.sequence_length:
+                # The checkpoint before this stage, with ITS rotary frequencies: what the new ones are compared with.
+                say(f"{stage.name}: perplexity against context length, before")
+                before = Evaluator(origin.llama, mesh, masked, STREAMS).context_curve(params, windows, base_length)
+            state = fresh_state(llama, stage, config.adamw, mesh, params)
+            if origin:
+                say(f"{stage.name}: starts from the parameters of {origin.path}")
+            del params
+        stream = data.stream("train", data.stream_state(saved_stream) if saved_stream else None)
+        fingerprint = stream.fingerprint()
+        if saved_stream and saved_stream["fingerprint"] != fingerprint:
             raise UserError(
                 f"{stage_dir}: the data is not that of the checkpoint (files of the corpus, the interpreter or its"
                 " packages have changed), so the stream cannot go on where it was; use another --name, or bring the old"
@@ -188,92 +161,59 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             )
 
         # ------------------------------------------------------------ what is measured on the way
-        first_step = resumed or 0
-        keep = -1 if resumed is None else resumed  # a start from nothing does its first validation again
-        metrics_log = JsonLines(stage_dir / "metrics.jsonl", keep)
-        evaluations = JsonLines(stage_dir / "evaluations.jsonl", keep)
-        board = TensorBoard(stage_dir / "tensorboard", first_step)
-        evaluator = Evaluator(config.llama, mesh, config.packing.mask_documents, STREAMS)
+        notes = StageLog(stage_dir, stage, STREAMS, resumed, writes)
+        evaluator = Evaluator(llama, mesh, masked, STREAMS)
         validation = [put_batch(mesh, arrays) for arrays in data.validation_batches()]
-        base_length = stage.sequence_length
-        if parent_dir:
-            base_length = checkpoints.read_metadata(parent_dir / "checkpoints" / str(parent_step))["sequence_length"]
-        windows = data.long_windows(base_length * config.evaluation.context_factor)
 
-        def validate(step: int) -> float:
+        def validate(step: int, state: TrainState) -> float:
             result = evaluator.validation(state.params, validation)
-            evaluations.write({"kind": "validation", "step": step, **result})
-            board.write(step, {f"validation/{name}": value for name, value in result.items()})
+            notes.evaluation({"kind": "validation", "step": step, **result})
             return result["loss"]
 
-        def measure_context(when: str, step: int, of_stage: str, by: Evaluator, llama: Any, params: Any) -> None:
-            if len(windows) == 0:
-                return
-            curve = by.context_curve(params, windows, base_length)
-            record = {"kind": "context", "when": when, "step": step, "stage": of_stage, "rope_theta": llama.rope_theta}
-            evaluations.write({**record, "trained_length": base_length, **curve})
+        def note_curve(when: str, step: int, of_stage: str, rope_theta: float, curve: dict[str, Any]) -> None:
+            where = {"when": when, "step": step, "stage": of_stage, "rope_theta": rope_theta}
+            notes.evaluation({"kind": "context", **where, "trained_length": base_length, **curve})
 
         if resumed is None:
-            devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-            write_atomically(stage_dir / "stage.json", json.dumps(describe(config, devices), indent=1))
-            if origin is not None and parent_dir is not None and base_length != stage.sequence_length:
-                # The checkpoint before this stage, with ITS rotary frequencies: what the new ones are compared with.
-                say(f"{stage.name}: perplexity against context length, before")
-                before = Evaluator(origin_llama, mesh, config.packing.mask_documents, STREAMS)
-                unpadded = checkpoints.load_params(origin, placed(origin_llama, mesh))
-                measure_context("before", 0, stage.parent or "", before, origin_llama, unpadded)
-                del unpadded, before
-            loss = validate(0)
-            say(f"{stage.name}: validation loss {loss:.3f} before the first step")
+            if writes:
+                devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+                write_atomically(stage_dir / "stage.json", json.dumps(describe(config, llama, devices), indent=1))
+            if before and origin:
+                note_curve("before", 0, stage.parent or "", origin.llama.rope_theta, before)
+            say(f"{stage.name}: validation loss {validate(0, state):.3f} before the first step")
 
         # ------------------------------------------------------------ train
+        shardings = state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh)
         train_step = jax.jit(
-            make_train_step(config.llama, stage, config.adamw, config.packing.mask_documents, len(STREAMS)),
+            make_train_step(llama, stage, config.adamw, masked, len(STREAMS)),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        progress = Progress(stage.name, first_step, stage.steps, stage.batch_tokens)
 
         def log(step: int, batch: Any, metrics: dict[str, Any], seconds: float) -> None:
-            record: dict[str, Any] = {
-                "step": step,
-                "loss": float(metrics["loss"]),
-                "learning_rate": float(metrics["learning_rate"]),
-                "grad_norm": float(metrics["grad_norm"]),
-                "tokens_per_second": stage.batch_tokens / seconds,
-                "seconds": seconds,
-                "infilling_tokens": batch.infilling_tokens * jax.process_count(),
-            }
-            sums = (metrics[f"stream_{what}"] for what in ("losses", "weights", "tokens"))
-            for name, loss, weight, tokens in zip(STREAMS, *sums, strict=True):
-                if tokens:
-                    record[f"loss/{name}"] = float(loss / max(weight, 1))
-                    record[f"tokens/{name}"] = int(tokens)
-            record |= {f"epoch/{name}": epoch for name, epoch in stream.epochs(batch.state).items()}
             saves.check()  # a save that failed in the background ends the run now, not at the next one
-            metrics_log.write(record)
-            board.write(step, record)
-            progress.update(step, record["loss"], record["tokens_per_second"])
+            infilling = (
+                batch.infilling_tokens * jax.process_count()
+            )  # hosts draw alike; counting theirs would be a wait
+            notes.step(step, metrics, seconds, infilling, stream.epochs(batch.state))
 
         def pause_after(step: int) -> bool:
             due = (config.evaluation.every, config.checkpoints.every)
             return stop.name is not None or step == stage.steps or any(step % every == 0 for every in due)
 
-        def after_step(step: int, now: TrainState, batch: Any) -> bool:
-            nonlocal state
-            state = now
+        def after_step(step: int, state: TrainState, batch: Any) -> bool:
             if step % config.evaluation.every == 0 or step == stage.steps:
-                validate(step)
+                validate(step, state)
             if step % config.checkpoints.every == 0 or step == stage.steps or stop.name:
-                metrics_log.sync()
+                notes.sync()  # a step that is in a checkpoint is in metrics.jsonl
                 metadata = {
                     "step": step,
                     "stage": stage.name,
                     "sequence_length": stage.sequence_length,
-                    "llama": dataclasses.asdict(config.llama),
+                    "llama": dataclasses.asdict(llama),
                     "config": operative,
                 }
-                saves.save(step, state, data.saved(batch.state, stream_fingerprint), metadata)
+                saves.save(step, state, data.saved(batch.state, fingerprint), metadata)
             return stop.name is not None
 
         batches = prefetched(stream)
@@ -283,7 +223,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                 train_step,
                 batches,
                 lambda arrays: put_batch(mesh, arrays),
-                range(first_step + 1, stage.steps + 1),
+                range((resumed or 0) + 1, stage.steps + 1),
                 log=log,
                 after_step=after_step,
                 pause_after=pause_after,
@@ -291,32 +231,57 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             saves.close()
         finally:
             batches.close()
-            progress.close()
-            board.close()
-        last_step = int(state.step)
-        if stop.name and last_step < stage.steps:
-            say(f"{stage.name}: saved at step {last_step} of {stage.steps}; the same command goes on from there")
-            report.write_stage_report(stage_dir)
-            report.write_run_report(run_dir)
-            return EXIT_INTERRUPTED
+            notes.end_progress()
+        step = int(state.step)
 
         # ------------------------------------------------------------ the end: samples, summary, report
-        if not any(line["kind"] == "context" and line["when"] == "after" for line in evaluations.lines):
-            say(f"{stage.name}: perplexity against context length, after")
-            measure_context("after", last_step, stage.name, evaluator, config.llama, state.params)
-        if config.evaluation.samples:
-            say(f"{stage.name}: {config.evaluation.samples} samples")
-            holes = punch_holes(data.excerpts(20), config.evaluation.samples, min(600, stage.sequence_length))
-            samples = infilling_samples(evaluator, state.params, data.tokenizer, holes, config.evaluation.sample_tokens)
-            write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
-        summary = summarise(last_step, stage.batch_tokens, metrics_log.lines, evaluations.lines)
-        write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
-        report.write_stage_report(stage_dir)
-        cascade = report.write_run_report(run_dir)
-        for line in conclusion(stage.name, summary):
-            say(line)
-        say(f"{stage.name}: report in {cascade}")
+        if step == stage.steps:
+            # a run that was killed after this point has the curve already
+            if len(windows) and not any(line.get("when") == "after" for line in notes.evaluations):
+                say(f"{stage.name}: perplexity against context length, after")
+                curve = evaluator.context_curve(state.params, windows, base_length)
+                note_curve("after", step, stage.name, llama.rope_theta, curve)
+            samples: list[dict[str, Any]] = []
+            if config.evaluation.samples:
+                say(f"{stage.name}: {config.evaluation.samples} samples")
+                holes = punch_holes(data.excerpts(20), config.evaluation.samples, min(600, stage.sequence_length))
+                tokens = config.evaluation.sample_tokens
+                samples = infilling_samples(evaluator, state.params, data.tokenizer, holes, tokens)
+            if writes:
+                write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
+                summary = summarise(step, stage.batch_tokens, notes.steps, notes.evaluations)
+                write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
+                for line in conclusion(stage.name, summary):
+                    say(line)
+        notes.close()
+        if writes:
+            report.write_stage_report(stage_dir)
+            say(f"{stage.name}: report in {report.write_run_report(run_dir)}")
+        if step < stage.steps:
+            say(f"{stage.name}: saved at step {step} of {stage.steps}; the same command goes on from there")
+            return EXIT_INTERRUPTED
     return EXIT_DONE
+
+
+def starting_checkpoint(config: configuration.Config, run_dir: Path) -> Path | None:
+    """The checkpoint of another stage that this one starts from, None for random parameters.
+
+    Raises:
+        UserError: the parent is not finished; the message has the command that runs it.
+    """
+    from codellama_jax.training.checkpoints import final_step
+
+    stage, initial = config.stage, config.checkpoints.initial
+    if stage.parent is None:
+        return None if initial == "scratch" else Path(initial).expanduser()
+    step = final_step(run_dir / stage.parent)
+    if step is None:
+        raise UserError(
+            f"{stage.name} starts from {stage.parent}, which is not finished in {run_dir}; run it first:"
+            f" python xm_launch.py --gin_file=gin/{stage.parent}.gin --gin_file=gin/models/{stage.size}.gin"
+            f" --run_dir={run_dir.parent} --name={run_dir.name}"
+        )
+    return run_dir / stage.parent / "checkpoints" / str(step)
 
 
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
@@ -332,41 +297,9 @@ def check_same_configuration(stage_dir: Path, operative: str) -> None:
         )
 
 
-def placed(llama: Any, mesh: Any) -> Any:
-    """Shapes of a model's parameters with their places on the mesh."""
-    import jax
-
-    from codellama_jax.training.step import abstract_params, param_shardings
-
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        abstract_params(llama),
-        param_shardings(llama, mesh),
-    )
-
-
-def load_origin(checkpoint: Path, config: configuration.Config, mesh: Any) -> tuple[Any, Any]:
-    """The parameters of another stage's checkpoint, and the Llama they belong to.
-
-    Raises:
-        UserError: there is none, or its shape is another one's (the vocabulary may be smaller).
-    """
-    from codellama_jax.model.config import Llama
-    from codellama_jax.training import checkpoints
-
-    llama = Llama(**checkpoints.read_metadata(checkpoint)["llama"])
-    for field in ("dim", "layers", "heads", "kv_heads", "ffn_dim"):
-        if getattr(llama, field) != getattr(config.llama, field):
-            raise UserError(
-                f"{checkpoint} has Llama.{field}={getattr(llama, field)}, this stage {getattr(config.llama, field)}: "
-                "a stage keeps its parent's size"
-            )
-    return checkpoints.load_params(checkpoint, placed(llama, mesh)), llama
-
-
-def describe(config: configuration.Config, devices: str) -> dict[str, Any]:
+def describe(config: configuration.Config, llama: Llama, devices: str) -> dict[str, Any]:
     """What the report says of the stage before its first step."""
-    stage, llama = config.stage, config.llama
+    stage = config.stage
     return {
         "stage": stage.name,
         "size": stage.size,

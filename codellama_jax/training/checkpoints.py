@@ -86,8 +86,8 @@ class StageCheckpoints:
             kept = sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
             whole = f"step {kept[-1]}, which is whole" if kept else "the start"
             raise UserError(
-                f"the checkpoint of step {self._step} could not be written to {self.directory}: {reason[:300]}; make room"
-                f" there and run the same command again: it goes on from {whole}"
+                f"the checkpoint of step {self._step} could not be written to {self.directory}: {reason[:300]}; make"
+                f" room there and run the same command again: it goes on from {whole}"
             ) from error
 
     def restore(self, step: int, abstract: TrainState) -> Restored:

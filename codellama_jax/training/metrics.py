@@ -4,10 +4,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tqdm
+
+from codellama_jax.training.config import Stage
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -21,10 +24,10 @@ class JsonLines:
     """A file of one JSON object a line, each written out at once.
 
     Opening drops a truncated last line and every line of a step after `last_step`: those steps are run again.
-    Floats are written with repr precision, so equal runs have equal text.
+    Floats are written with repr precision, so equal runs have equal text. With writes=False the lines are only kept.
     """
 
-    def __init__(self, path: Path, last_step: int):
+    def __init__(self, path: Path, last_step: int, writes: bool = True):
         kept = []
         if path.exists():
             for line in path.read_text().splitlines():
@@ -33,19 +36,22 @@ class JsonLines:
                         kept.append(line + "\n")
                 except (ValueError, KeyError, TypeError):
                     continue  # a crash cut this line short; its step is run again
-            write_atomically(path, "".join(kept))
+            if writes:
+                write_atomically(path, "".join(kept))
         self.lines = [json.loads(line) for line in kept]
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8") if writes else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one object and hands it to the operating system."""
         self.lines.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        if self._file:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Returns when every line is on disk."""
-        os.fsync(self._file.fileno())
+        if self._file:
+            os.fsync(self._file.fileno())
 
 
 class TensorBoard:
@@ -80,9 +86,9 @@ class TensorBoard:
 class Progress:
     """A bar on a terminal, plain lines elsewhere; stage, step, loss, tokens/s, time left."""
 
-    def __init__(self, stage: str, step: int, steps: int, tokens_per_step: int):
-        self._stage, self._steps, self._tokens = stage, steps, tokens_per_step
-        self._terminal = sys.stderr.isatty()
+    def __init__(self, stage: str, step: int, steps: int, shown: bool = True):
+        self._stage, self._steps, self._shown = stage, steps, shown
+        self._terminal = shown and sys.stderr.isatty()
         self._started, self._first = time.monotonic(), step
         self._printed = 0.0
         self._bar = tqdm.tqdm(
@@ -96,7 +102,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
-        if now - self._printed > 10 or step in (self._first + 1, self._steps):
+        if self._shown and (now - self._printed > 10 or step in (self._first + 1, self._steps)):
             self._printed = now
             left = (now - self._started) / max(step - self._first, 1) * (self._steps - step)
             say(
@@ -107,6 +113,88 @@ class Progress:
     def close(self) -> None:
         """Ends the bar."""
         self._bar.close()
+
+
+class StageLog:
+    """Everything that a stage writes down about itself while it runs: metrics.jsonl, evaluations.jsonl, TensorBoard
+    events, the progress bar. Hosts that do not write keep the same records and leave no files.
+
+    Args:
+        stage_dir: the stage's folder.
+        stage: its configuration.
+        streams: names of the streams, in the order of their ids.
+        resumed: step that is resumed from; None starts from nothing, and forgets what an earlier try wrote.
+        writes: whether this host is the one that writes.
+    """
+
+    def __init__(self, stage_dir: Path, stage: Stage, streams: Sequence[str], resumed: int | None, writes: bool):
+        last_step = -1 if resumed is None else resumed  # the validation before the first step has step 0
+        self._stage, self._streams = stage, streams
+        self._metrics = JsonLines(stage_dir / "metrics.jsonl", last_step, writes)
+        self._evaluations = JsonLines(stage_dir / "evaluations.jsonl", last_step, writes)
+        self._board = TensorBoard(stage_dir / "tensorboard", resumed or 0) if writes else None
+        self._progress = Progress(stage.name, resumed or 0, stage.steps, writes)
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return self._metrics.lines
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of evaluations.jsonl."""
+        return self._evaluations.lines
+
+    def step(self, step: int, metrics: Mapping[str, Any], seconds: float, infilling: int, epochs: dict) -> None:
+        """Notes an optimiser step.
+
+        Args:
+            step: its number, from 1.
+            metrics: what the step returned, on the host.
+            seconds: it took.
+            infilling: tokens of its batch in documents under the infilling transform.
+            epochs: stream -> how often its files have been read.
+        """
+        record: dict[str, Any] = {
+            "step": step,
+            "loss": float(metrics["loss"]),
+            "learning_rate": float(metrics["learning_rate"]),
+            "grad_norm": float(metrics["grad_norm"]),
+            "tokens_per_second": self._stage.batch_tokens / seconds,
+            "seconds": seconds,
+            "infilling_tokens": infilling,
+        }
+        sums = (metrics[f"stream_{what}"] for what in ("losses", "weights", "tokens"))
+        for name, loss, weight, tokens in zip(self._streams, *sums, strict=True):
+            if tokens:
+                record[f"loss/{name}"] = float(loss / max(weight, 1))
+                record[f"tokens/{name}"] = int(tokens)
+        record |= {f"epoch/{name}": epoch for name, epoch in epochs.items()}
+        self._metrics.write(record)
+        if self._board:
+            self._board.write(step, record)
+        self._progress.update(step, record["loss"], record["tokens_per_second"])
+
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """Notes a validation or a curve: an object with kind and step."""
+        self._evaluations.write(record)
+        if self._board:
+            self._board.write(record["step"], {f"{record['kind']}/{name}": value for name, value in record.items()})
+
+    def sync(self) -> None:
+        """Returns when every line is on disk."""
+        self._metrics.sync()
+        self._evaluations.sync()
+
+    def end_progress(self) -> None:
+        """Ends the bar: no more steps will come."""
+        self._progress.close()
+
+    def close(self) -> None:
+        """Returns when every line and event is on disk."""
+        self.sync()
+        if self._board:
+            self._board.close()
 
 
 def say(message: str) -> None:
