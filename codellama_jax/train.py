@@ -134,7 +134,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         saves = checkpoints.StageCheckpoints(stage_dir, config.checkpoints)
         resumed = saves.latest()
         origin = Origin.at(origin_path, llama) if origin_path else None
-        base_length = origin.sequence_length if origin and stage.parent else stage.sequence_length
+        # A stage with longer windows is compared with the one before it at lengths that count from that one's.
+        longer = origin is not None and stage.parent is not None and stage.sequence_length > origin.sequence_length
+        base_length = origin.sequence_length if origin and longer else stage.sequence_length
         windows = data.long_windows(base_length * config.evaluation.context_factor)
         before: dict[str, Any] | None = None
         saved_stream: dict[str, Any] | None = None
@@ -143,7 +145,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             say(f"{stage.name}: going on from step {resumed}")
         else:
             params = origin.params(mesh) if origin else None
-            if origin and params and len(windows) and base_length != stage.sequence_length:
+            if origin and params and longer and len(windows):
                 # The checkpoint before this stage, with ITS rotary frequencies: what the new ones are compared with.
                 say(f"{stage.name}: perplexity against context length, before")
                 before = Evaluator(origin.llama, mesh, masked, STREAMS).context_curve(params, windows, base_length)
