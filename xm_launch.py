@@ -20,7 +20,7 @@ print("codellama_jax: reading the configuration", flush=True)  # before the impo
 from codellama_jax import configuration  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError  # noqa: E402
 from codellama_jax.model.config import Llama  # noqa: E402
-from codellama_jax.train import check_same_configuration  # noqa: E402
+from codellama_jax.run_folder import check_same_configuration, final_step  # noqa: E402
 from codellama_jax.training.config import Stage  # noqa: E402
 from launch import local  # noqa: E402
 from launch.job import ROOT, Job, make_job  # noqa: E402
@@ -79,7 +79,7 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
     run_dir = options.run_dir.absolute()
     shown = options.run_dir / name
     check_same_configuration(run_dir / name / stage.name, configuration.operative(config))
-    if finished(run_dir / name / stage.name):
+    if final_step(run_dir / name / stage.name) is not None:
         print(f"codellama_jax: {stage.name} is finished in {shown / stage.name}: see {shown / 'report.html'}")
         return EXIT_DONE
     given = [absolute(file) for file in flags.gin_files]
@@ -91,17 +91,27 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
     if not any(configuration.is_size_file(file) for file in common):
         common.append(size_file)  # the stage came as a saved configuration, which holds its size as well
     shipped = configuration.shipped_stages()
-    jobs = [make_job(stage.name, given, flags.bindings, run_dir, name)]
+    more = ["--verbose"] if options.verbose else []
+    jobs = [make_job(stage.name, given, flags.bindings, run_dir, name, more)]
+    unused = set(configuration.unused())
     first = stage
-    while (parent := first.parent) is not None and not finished(run_dir / name / parent):
+    while (parent := first.parent) is not None:
+        ended = final_step(run_dir / name / parent) is not None
+        if ended and stage.size != "local":
+            break
         if parent not in shipped or parent in [job.stage for job in jobs]:
             raise UserError(f"{first.name} starts from {parent}, which is not finished in {shown} and has no gin file")
         files = [absolute(str(shipped[parent])), *common]
-        jobs.insert(0, make_job(parent, files, flags.bindings, run_dir, name))
         configuration.load(files, flags.bindings)
-        if stage.size == "local":
-            configuration.resolve()  # every stage is checked before the first one runs
+        if stage.size == "local":  # every stage is checked before the first one runs, and one that has run as well
+            check_same_configuration(run_dir / name / parent, configuration.operative(configuration.resolve()))
+        unused &= set(configuration.unused())
+        if ended:
+            break
+        jobs.insert(0, make_job(parent, files, flags.bindings, run_dir, name, more))
         first = configuration.resolve(Stage).stage
+    if unused:
+        print(f"codellama_jax: no stage that runs here uses {', '.join(sorted(unused))}")
     if first is not stage:
         if stage.size != "local":
             raise UserError(
@@ -117,7 +127,9 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
             print(shlex.join(local.command(job)))
             continue
         sys.stdout.flush()
-        code = local.run(job)
+        code, asked = local.run(job)
+        if asked and (code > 128 or (code == EXIT_DONE and job is not jobs[-1])):
+            return EXIT_INTERRUPTED  # stopped before there was anything to save, or between two stages
         if code != EXIT_DONE:
             return code if code in (EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED) else died(job, code)
     return EXIT_DONE
@@ -128,11 +140,6 @@ def died(job: Job, code: int) -> int:
     cause = "it was killed, perhaps for want of memory" if code == 137 else f"it ended with code {code}"
     print(f"error: {job.stage} failed: {cause}; the same command goes on from the last checkpoint", file=sys.stderr)
     return EXIT_FAILED
-
-
-def finished(stage_dir: Path) -> bool:
-    """Whether the stage has come to its end; its note is written last of all."""
-    return (stage_dir / "done.json").exists()
 
 
 def absolute(file: str) -> str:

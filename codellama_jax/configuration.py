@@ -57,7 +57,11 @@ class Config:
 PARTS: dict[str, type] = typing.get_type_hints(Config)  # attribute of Config -> class
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 # What differences() passes over: how often to save and to look, not what is computed.
-_NO_MATTER = ("Checkpoints.every", "Checkpoints.keep", "Evaluation.", "Mesh.")
+_NO_MATTER = (
+    *("Checkpoints.every", "Checkpoints.keep", "Evaluation.every", "Evaluation.sample", "Mesh."),
+    # how the same numbers are computed: last digits may change
+    *("Stage.micro_batches", "Llama.remat", "Llama.attention_block", "Llama.loss_chunk"),
+)
 
 # The classes live in modules of their own, so a second import of this file (as __main__) registers the same ones again.
 for _kind in PARTS.values():

@@ -89,3 +89,9 @@ def check_divides(mesh: jax.sharding.Mesh, batch_size: int, sequence_length: int
     ):
         if size % parts:
             raise UserError(f"{what} = {size} cannot be cut into {parts} (mesh axis {axis}): change Mesh or {what}")
+    group = mesh.shape["context"] * mesh.shape["tensor"]
+    if jax.process_count() > 1 and jax.local_device_count() % group:
+        # the devices of a group share rows of the batch, and each host makes its own rows
+        raise UserError(
+            f"Mesh.context x Mesh.tensor = {group} must divide the {jax.local_device_count()} devices of a host"
+        )

@@ -21,25 +21,31 @@ from typing import Any
 from codellama_jax import configuration
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UserError
 from codellama_jax.model.config import Llama
+from codellama_jax.run_folder import check_same_configuration, final_step, lock
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped by a signal after saving)."""
-    flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
     parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
-    options = parser.parse_args(flags.rest)
-    if not options.verbose:
-        _silence_threads()
+    verbose = False
     try:
+        flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
+        options = parser.parse_args(flags.rest)
+        verbose = options.verbose
+        if not verbose:
+            _silence_threads()
         _die_with_launcher()
         configuration.load(flags.gin_files, flags.bindings)
         config = configuration.resolve()
         return run_stage(config, options.run_dir / (options.name or config.stage.size))
-    except (UserError, KeyboardInterrupt, MemoryError, OSError) as error:
-        if options.verbose:
+    except (UserError, KeyboardInterrupt, MemoryError, OSError, RuntimeError) as error:
+        # an error of JAX that is not about memory is ours to mend, and wants its traceback
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        if verbose:
             traceback.print_exc()
         print(f"error: {explain(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else EXIT_FAILED
@@ -49,13 +55,18 @@ def explain(error: BaseException) -> str:
     """One line for the user."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError):
-        return "out of memory: lower Stage.batch_tokens, or raise Stage.micro_batches"
+    if isinstance(error, MemoryError | RuntimeError):
+        return "out of memory: raise Stage.micro_batches, or bind Llama.remat='full'; the same run goes on with either"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted before the first step; run the same command again"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.strerror}: {error.filename or ''}; what was saved is untouched, run the same command again"
     return f"{type(error).__name__}: {error}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether JAX raised this for want of memory; its own error class would take seconds to import here."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
 
 
 def _silence_threads() -> None:
@@ -104,14 +115,17 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     # ---------------------------------------------------------------- the run folder
     operative = configuration.operative(config)
     check_same_configuration(stage_dir, operative)
-    done = checkpoints.final_step(stage_dir)
+    done = final_step(stage_dir)
     if done is not None:
+        report.write_stage_report(stage_dir)  # a run that was killed between its note and its report has none
+        report.write_run_report(run_dir)
         say(f"{stage.name}: finished at step {done}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
     origin_path = starting_checkpoint(config, run_dir)
     writes = jax.process_index() == 0  # one host writes the files that are not checkpoints
     if writes:
         stage_dir.mkdir(parents=True, exist_ok=True)
+        lock(stage_dir)
         write_atomically(stage_dir / "config.gin", operative)
 
     # ---------------------------------------------------------------- data
@@ -194,9 +208,8 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
 
         def log(step: int, batch: Any, metrics: dict[str, Any], seconds: float) -> None:
             saves.check()  # a save that failed in the background ends the run now, not at the next one
-            infilling = (
-                batch.infilling_tokens * jax.process_count()
-            )  # hosts draw alike; counting theirs would be a wait
+            # an estimate where there are several hosts: this one knows its own lanes, and asking would be a wait
+            infilling = batch.infilling_tokens * jax.process_count()
             notes.step(step, metrics, seconds, infilling, stream.epochs(batch.state))
 
         def pause_after(step: int) -> bool:
@@ -204,9 +217,10 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             return stop.name is not None or step == stage.steps or any(step % every == 0 for every in due)
 
         def after_step(step: int, state: TrainState, batch: Any) -> bool:
+            stopping = stop.name is not None  # read once: a signal between the questions must not end without a save
             if step % config.evaluation.every == 0 or step == stage.steps:
                 validate(step, state)
-            if step % config.checkpoints.every == 0 or step == stage.steps or stop.name:
+            if step % config.checkpoints.every == 0 or step == stage.steps or stopping:
                 notes.sync()  # a step that is in a checkpoint is in metrics.jsonl
                 metadata = {
                     "step": step,
@@ -216,7 +230,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                     "config": operative,
                 }
                 saves.save(step, state, data.saved(batch.state, fingerprint), metadata)
-            return stop.name is not None
+            return stopping
 
         batches = prefetched(stream)
         try:
@@ -271,8 +285,6 @@ def starting_checkpoint(config: configuration.Config, run_dir: Path) -> Path | N
     Raises:
         UserError: the parent is not finished; the message has the command that runs it.
     """
-    from codellama_jax.training.checkpoints import final_step
-
     stage, initial = config.stage, config.checkpoints.initial
     if stage.parent is None:
         return None if initial == "scratch" else Path(initial).expanduser()
@@ -284,19 +296,6 @@ def starting_checkpoint(config: configuration.Config, run_dir: Path) -> Path | N
             f" --run_dir={run_dir.parent} --name={run_dir.name}"
         )
     return run_dir / stage.parent / "checkpoints" / str(step)
-
-
-def check_same_configuration(stage_dir: Path, operative: str) -> None:
-    """Raises UserError that names what differs, if the folder was made by another configuration."""
-    saved = stage_dir / "config.gin"
-    if not saved.exists() or not (stage_dir / "checkpoints").is_dir():
-        return
-    differences = configuration.differences(saved.read_text(), operative)
-    if differences:
-        shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
-        raise UserError(
-            f"{stage_dir} was made by another configuration ({shown}): use another --name, or the old values"
-        )
 
 
 def describe(config: configuration.Config, llama: Llama, devices: str) -> dict[str, Any]:

@@ -20,12 +20,15 @@ class Job:
     arguments: tuple[str, ...]
 
 
-def make_job(stage: str, gin_files: Sequence[str], bindings: Sequence[str], run_dir: Path, name: str) -> Job:
-    """The job of a stage with these gin files, `NAME=VALUE` bindings and run folder."""
+def make_job(
+    stage: str, gin_files: Sequence[str], bindings: Sequence[str], run_dir: Path, name: str, more: Sequence[str] = ()
+) -> Job:
+    """The job of a stage with these gin files, `NAME=VALUE` bindings, run folder, and other flags of train."""
     arguments = (
         *(f"--gin_file={file}" for file in gin_files),
         *(f"--gin.{binding}" for binding in bindings),
         f"--run_dir={run_dir}",
         f"--name={name}",
+        *more,
     )
     return Job(stage, arguments)

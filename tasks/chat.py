@@ -9,8 +9,7 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-
-Message = dict[str, str]  # role: system, user or assistant; content
+from tasks.sources import Message
 
 INST, END_INST = "[INST]", "[/INST]"
 SYS, END_SYS = "<<SYS>>\n", "\n<</SYS>>\n\n"

@@ -55,6 +55,11 @@ class Fim:
     rate: float = 0.9
     psm_share: float = 0.5
 
+    def __post_init__(self):
+        for field in ("rate", "psm_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"Fim.{field}={getattr(self, field)} must be between 0 and 1")
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
@@ -92,6 +97,10 @@ class Stream:
 
     seed: int = 0
     lanes: int = 8
+
+    def __post_init__(self):
+        if self.lanes < 1 or self.seed < 0:
+            raise ValueError(f"Stream.lanes={self.lanes} must be above 0, Stream.seed={self.seed} at least 0")
 
 
 @dataclasses.dataclass(frozen=True)

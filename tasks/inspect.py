@@ -115,9 +115,9 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
     tokenizer = trained_tokenizer(config.corpus, config.tokenizer, lambda line: print(line, file=sys.stderr))
     if not options.json:
         print("loading TensorFlow and SeqIO", file=sys.stderr)
-    documents = packed_documents(
-        config, mixture, tokenizer, options.split, options.sequence_length or length, options.seed
-    )
+    stage = mixture_stage or "inspected"
+    length = options.sequence_length or length
+    documents = packed_documents(config, stage, mixture, tokenizer, options.split, length, options.seed)
     if options.stats:
         print_stats(documents, options.num_examples or 1000)
         return
@@ -129,7 +129,7 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
 
 
 def packed_documents(
-    config: Any, mixture: Mixture, tokenizer: Tokenizer, split: str, length: int, seed: int | None
+    config: Any, stage: str, mixture: Mixture, tokenizer: Tokenizer, split: str, length: int, seed: int | None
 ) -> Iterator[tuple[str, Packed]]:
     """(stream, document) in the order in which windows of the mixture take them; never ends."""
     with quiet_stderr():
@@ -138,7 +138,7 @@ def packed_documents(
 
     seed = config.stream.seed if seed is None else seed
     registered = mixtures.register(
-        "inspected",
+        stage,
         mixture,
         corpus=config.corpus,
         tokenizer=tokenizer,

@@ -133,6 +133,15 @@ class Exercises:
         return hash_of(self.name, None, ((file.path, file.size) for file in self._files))
 
 
+def _names(requirements: Path) -> set[str]:
+    """Distributions that a requirements file names; none if it is not there."""
+    lines = requirements.read_text().splitlines() if requirements.is_file() else []
+    return {line.partition("==")[0].replace("_", "-").lower() for line in lines if "==" in line and line[0] != "#"}
+
+
+_REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
+
+
 @functools.cache
 def _library() -> tuple[list[File], list[File]]:
     """The files of the streams code and python. The interpreter does not change while it runs: listed once."""
@@ -172,12 +181,16 @@ def _prose() -> list[File]:
     The folders are walked because importlib.metadata has no way to list licences but to read RECORD, which takes
     longer than everything else here; and sys.path is left aside because it depends on how the process was started.
     """
+    # What the tests need is installed beside the rest: it must not change the data of a run that is going on.
+    extras = _names(_REQUIREMENTS.with_name("requirements-test.txt")) - _names(_REQUIREMENTS)
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
     found = {path.name: path for folder in reversed(folders) for path in Path(folder).glob("*.dist-info")}
     own = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")
     candidates = [("python/LICENSE.txt", own)] if own.is_file() else []
     files = []
     for name, folder in sorted(found.items(), key=lambda item: item[0].lower()):
+        if name.partition("-")[0].replace("_", "-").lower() in extras:
+            continue
         metadata = folder / "METADATA"
         if metadata.is_file():
             files.append(File(f"{name}/METADATA", metadata.stat().st_size, functools.partial(description, metadata)))

@@ -25,7 +25,7 @@ from tasks.vocabulary import LlamaVocabulary
 class CorpusSource(seqio.DataSource):
     """Documents of one stream as SeqIO examples: text, path, messages (JSON, of a dialogue) and a key for drawing."""
 
-    def __init__(self, stream: str, corpus: Corpus, seed: int):
+    def __init__(self, stream: str, corpus: Corpus, seed: tuple[int, ...]):
         super().__init__(splits=SPLITS)
         self._stream, self._corpus, self._seed = stream, corpus, seed
 
@@ -51,7 +51,7 @@ class CorpusSource(seqio.DataSource):
         """One pass over the documents; with `shuffle`, files in the order of the trainer's first epoch."""
         files = self.files(split)
         lane, lanes = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
-        order = FileOrder(files, lane, lanes, task_seed(self._seed if seed is None else seed, self._stream))
+        order = FileOrder(files, lane, lanes, self._seed if seed is None else task_seed(seed, self._stream))
 
         def examples() -> Iterator[dict]:
             for file, number in enumerate(range(lane, len(files), lanes)):
@@ -116,11 +116,12 @@ def register(
         name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(dtype)) for name, dtype in FEATURES.items()
     }
     for name in STREAMS:
-        encoder = Encoder(tokenizer, fim, chat, task_seed(seed, name))
+        # The stage is in the seed: a later stage must not read again what its parent read first, cut where it was cut.
+        encoder = Encoder(tokenizer, fim, chat, task_seed(seed, f"{stage}/{name}"))
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
             name,
-            source=CorpusSource(name, corpus, seed),
+            source=CorpusSource(name, corpus, encoder.seed),
             preprocessors=[
                 functools.partial(pack, encoder=encoder, stream=name, mask_documents=packing.mask_documents)
             ],

@@ -36,7 +36,7 @@ class StageData:
             UserError: a corpus or tokenizer that cannot be used.
         """
         self._config, self._host, self._hosts = configuration, host, hosts
-        self.tokenizer = _run_tokenizer(configuration, run_dir, say)
+        self.tokenizer = _run_tokenizer(configuration, run_dir, say, writes=host == 0)
         self._mixture = mixtures.register(
             configuration.stage.name,
             configuration.mixture,
@@ -91,16 +91,23 @@ class StageData:
         """
         corpus = dataclasses.replace(self._config.corpus, document_characters=None)
         source = stream_source(self._preferred("code"), "validation", corpus)
-        stretches: list[tuple[int, np.ndarray]] = []
-        for file in range(len(source)):
-            for document in source.read(file):
-                if not isinstance(document, Document) or len(document.text) <= length:
-                    continue  # a token is at least one character
-                ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
-                for index in range((len(ids) - 1) // length):
-                    stretches.append((index, ids[index * length : (index + 1) * length + 1]))
+        wanted = self._config.evaluation.context_windows
+        long: list[np.ndarray] = []
+        for file in np.random.default_rng(0).permutation(len(source)):
+            for document in source.read(int(file)):
+                # hardly a token is shorter than a byte, so shorter texts need not be encoded
+                if isinstance(document, Document) and len(document.text.encode()) >= length:
+                    ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
+                    long += [ids] if len(ids) > length else []
+            if len(long) >= wanted:
+                break  # a real corpus has far more than that
+        stretches = [
+            (index, ids[index * length : (index + 1) * length + 1])
+            for ids in long
+            for index in range((len(ids) - 1) // length)
+        ]
         stretches.sort(key=lambda stretch: stretch[0])
-        chosen = [ids for _, ids in stretches[: self._config.evaluation.context_windows]]
+        chosen = [ids for _, ids in stretches[:wanted]]
         return np.array(chosen, np.int32).reshape(len(chosen), length + 1)
 
     def excerpts(self, count: int) -> list[tuple[str, str]]:
@@ -121,16 +128,16 @@ class StageData:
         return next(name for name in (*streams, *shares) if name in shares)
 
 
-def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], None]) -> Tokenizer:
+def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], None], writes: bool) -> Tokenizer:
     """The tokenizer of a run. A run keeps the one it began with: a later stage must not get another one."""
     settings, kept = configuration.tokenizer, run_dir / "tokenizer.model"
     if settings.model is None and kept.exists():
         return Tokenizer.from_file(kept, settings.infilling)
     tokenizer = trained_tokenizer(configuration.corpus, settings, say)
-    if not kept.exists():
+    if not kept.exists() and writes:
         temporary = kept.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(tokenizer.model)
         os.replace(temporary, kept)
-    elif kept.read_bytes() != tokenizer.model:
+    elif kept.exists() and kept.read_bytes() != tokenizer.model:
         raise UserError(f"{kept} is another tokenizer than {settings.model}: use another --name")
     return tokenizer

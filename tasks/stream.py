@@ -7,6 +7,7 @@ number.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import queue
@@ -39,6 +40,12 @@ def task_seed(seed: int, task: str) -> tuple[int, int]:
     return seed, int.from_bytes(hashlib.sha256(task.encode()).digest()[:8], "big")
 
 
+@functools.lru_cache(maxsize=16)
+def _permutation(seed: tuple[int, ...], files: int) -> np.ndarray:
+    """The order of files in one epoch; one array for all lanes."""
+    return np.random.default_rng(seed).permutation(files)
+
+
 class FileOrder:
     """The files of one lane: every lane takes each `lanes`-th file of an order that is drawn anew for each epoch."""
 
@@ -63,8 +70,7 @@ class FileOrder:
         """
         epoch, index = divmod(self.number(file), len(self._source))
         if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([*self._seed, epoch]).permutation(len(self._source))
+            self._epoch, self._order = epoch, _permutation((*self._seed, epoch), len(self._source))
         documents = self._source.read(int(self._order[index]))
         self._left_out = 0 if documents else self._left_out + 1
         if self._left_out > len(self._source):
@@ -106,7 +112,7 @@ class Stream:
     Args:
         tasks: the mixture's streams with their sources and encoders.
         shares: stream -> share of the windows, so of the tokens.
-        seed: of the order of files and of the mixture's phase.
+        seed: of the mixture's phase; files and infilling are drawn with the seeds of the encoders.
         lanes: of the global batch; a multiple of hosts, divides batch_size.
         batch_size: windows of a global batch.
         length: tokens of a window.
@@ -157,7 +163,7 @@ class Stream:
         for index, lane in enumerate(self._lane_numbers):
             row = []
             for task_index, task in enumerate(self.tasks):
-                files = FileOrder(task.source, lane, lanes, task_seed(seed, task.name))
+                files = FileOrder(task.source, lane, lanes, task.encoder.seed)
                 position = Position(*map(int, state.positions[index, task_index])) if state else Position()
                 row.append(
                     Packer(

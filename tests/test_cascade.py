@@ -3,6 +3,7 @@
 Each run is a process of its own, as it is for the user.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -114,6 +115,11 @@ def test_a_finished_stage_is_not_run_again(cascade):
     assert (cascade[0] / "local/lcft/metrics.jsonl").stat().st_mtime_ns == before
 
 
+def test_a_parent_of_another_configuration_is_named(cascade):
+    seen = launch(cascade[0], "--gin_file=gin/lcft.gin", *SMALLEST[1:], "--gin.CODE_STEPS=9", "--name=local", code=1)
+    assert "code was made by another configuration (Stage.steps: 1000 there, 9 here)" in seen
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("uninterrupted") / "runs"
@@ -173,6 +179,17 @@ def test_a_signal_ends_in_a_saved_checkpoint(uninterrupted, tmp_path):
     assert process.returncode == 75 and "saved at step" in seen
     launch(run_dir, "--gin_file=gin/code.gin", *TOY)
     assert trajectory(run_dir / "local/code") == trajectory(uninterrupted)
+
+
+def test_a_folder_in_use_is_refused(uninterrupted):
+    with (uninterrupted / ".lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (uninterrupted / "done.json").rename(uninterrupted / "done.kept")
+        try:
+            seen = launch(uninterrupted.parent.parent, "--gin_file=gin/code.gin", *TOY, code=1)
+        finally:
+            (uninterrupted / "done.kept").rename(uninterrupted / "done.json")
+    assert "is in use by process" in seen
 
 
 def test_a_folder_of_another_configuration_is_refused(uninterrupted):

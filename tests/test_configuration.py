@@ -416,7 +416,7 @@ def test_operative_configuration_reproduces_itself(stage, size, tmp_path):
 
 def test_differences():
     before = operative(configure("code", "local"))
-    other = ["Checkpoints.every=7", "Checkpoints.keep=9", "Evaluation.every=3", "Evaluation.batches=2"]
+    other = ["Checkpoints.every=7", "Checkpoints.keep=9", "Evaluation.every=3", "Mesh.fsdp=1", "Llama.remat='full'"]
     assert configuration.differences(before, operative(configure("code", "local", *other))) == []
     assert configuration.differences(before.replace("0.002", "2e-3"), before) == []
     after = operative(configure("code", "local", "CODE_LEARNING_RATE=1e-3", "Checkpoints.initial=/x"))

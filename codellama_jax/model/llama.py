@@ -141,7 +141,8 @@ def hidden_states(
         return x_BSD, None
 
     graph, stacked = nnx.split(model.blocks)
-    x_BSD = constrain(model.embedding[...].astype(dtype)[tokens_BS], activation)
+    # Looked up before the cast: the gradient of the embedding sums over tokens, which must happen in float32.
+    x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)
     x_BSD, _ = jax.lax.scan(_rematerialised(block, config.remat), x_BSD, stacked)
     return rms_norm(x_BSD, model.norm[...], config.norm_eps)
 

@@ -138,15 +138,6 @@ def _restore_args(abstract: Any) -> ocp.args.PyTreeRestore:
     )
 
 
-def final_step(stage_dir: Path) -> int | None:
-    """The step at which this stage was finished, None if it is not. The note is written when all else is on disk."""
-    done = stage_dir / "done.json"
-    if not done.exists():
-        return None
-    step = int(json.loads(done.read_text())["step"])
-    return step if (stage_dir / "checkpoints" / str(step)).is_dir() else None
-
-
 def read_metadata(checkpoint: Path) -> dict[str, Any]:
     """What was noted beside the checkpoint: config (text), llama (its fields), step.
 

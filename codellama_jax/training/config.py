@@ -1,6 +1,14 @@
 """What a stage of training can be told, as plain values. gin binds these; nothing else decides a hyperparameter."""
 
 import dataclasses
+from typing import Any
+
+
+def require_positive(settings: Any, *fields: str) -> None:
+    """Raises ValueError that names the first of these fields that is not above 0."""
+    for field in fields:
+        if getattr(settings, field) <= 0:
+            raise ValueError(f"{type(settings).__name__}.{field}={getattr(settings, field)} must be above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,9 @@ class Stage:
     seed: int = 0
 
     def __post_init__(self):
+        require_positive(self, "steps", "batch_tokens", "sequence_length", "micro_batches")
+        if not self.name.isidentifier():
+            raise ValueError(f"Stage.name={self.name!r} must be letters, digits and underscores: it names a folder")
         if self.batch_tokens % (self.sequence_length * self.micro_batches):
             raise ValueError(
                 f"Stage.batch_tokens={self.batch_tokens} must be a multiple of Stage.sequence_length="
@@ -92,6 +103,9 @@ class Checkpoints:
     keep: int = 3
     initial: str = "scratch"
 
+    def __post_init__(self):
+        require_positive(self, "every", "keep")
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -110,3 +124,6 @@ class Evaluation:
     context_factor: int = 4
     samples: int = 3
     sample_tokens: int = 48
+
+    def __post_init__(self):
+        require_positive(self, "every", "batches", "context_factor", "sample_tokens")

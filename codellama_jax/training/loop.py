@@ -69,8 +69,11 @@ def train_loop(
     return state
 
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 class StopSignals:
-    """SIGTERM and SIGINT ask the loop to stop after the step in hand; a second one stops at once.
+    """SIGTERM, SIGINT and SIGHUP ask the loop to stop after the step in hand; a second one stops at once.
 
     As a context manager it restores the handlers that were there.
     """
@@ -79,7 +82,7 @@ class StopSignals:
         self.name: str | None = None
 
     def __enter__(self) -> "StopSignals":
-        self._before = {sig: signal.signal(sig, self._handle) for sig in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {sig: signal.signal(sig, self._handle) for sig in STOPPING}
         return self
 
     def __exit__(self, *_: object) -> None:

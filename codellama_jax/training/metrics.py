@@ -1,5 +1,6 @@
 """Where a run's numbers go: metrics.jsonl, evaluations.jsonl, TensorBoard, and the line the user watches."""
 
+import contextlib
 import json
 import os
 import sys
@@ -179,7 +180,8 @@ class StageLog:
         """Notes a validation or a curve: an object with kind and step."""
         self._evaluations.write(record)
         if self._board:
-            self._board.write(record["step"], {f"{record['kind']}/{name}": value for name, value in record.items()})
+            values = {name: value for name, value in record.items() if name.partition("/")[0] == "loss"}
+            self._board.write(record["step"], {f"{record['kind']}/{name}": value for name, value in values.items()})
 
     def sync(self) -> None:
         """Returns when every line is on disk."""
@@ -199,8 +201,9 @@ class StageLog:
 
 def say(message: str) -> None:
     """A line for the user, above a progress bar if there is one."""
-    tqdm.tqdm.write(message, file=sys.stdout)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a reader that went away must not end the run, nor keep it from saving
+        tqdm.tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()
 
 
 def _clock(seconds: float) -> str:

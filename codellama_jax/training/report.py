@@ -28,7 +28,6 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
     """
     folder = _read_folder(stage_dir)
     name, size = escape(folder.name), escape(folder.stage["size"])
-    config = f"<summary>Operative configuration</summary><pre>{escape(folder.config)}</pre>"
     body = f"""
 <header><h1>{name} <small>{size}</small></h1>{_state(folder)}<p class="muted">{_facts(folder.stage)}</p></header>
 {_figures(folder)}
@@ -36,11 +35,11 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
 {_loss_chart([folder])}
 {_mixture(folder)}
 {_context_chart(folder)}
-{chart("Learning rate", "", "step", [Line("", _points(folder.metrics, "learning_rate"), "c1")], zero=True)}
-{chart("Speed", "tokens/s", "step", [Line("", _points(folder.metrics, "tokens_per_second"), "c1")], zero=True)}
+{_metric_chart("Learning rate", "", "learning_rate", [folder])}
+{_metric_chart("Speed", "tokens/s", "tokens_per_second", [folder])}
 </div>
 {_samples(folder)}
-{f'<details class="card">{config}</details>' if folder.config else ""}"""
+{_configuration(folder)}"""
     return _write(stage_dir / "report.html", f"{name} {size}", body)
 
 
@@ -61,8 +60,11 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
 {_loss_chart(folders)}
 {_context_chart(compared[-1]) if compared else ""}
 {"".join(_mixture(folder) for folder in folders)}
+{_metric_chart("Learning rate", "", "learning_rate", folders)}
+{_metric_chart("Speed", "tokens/s", "tokens_per_second", folders)}
 </div>
-{_samples(sampled[-1]) if sampled else ""}"""
+{_samples(sampled[-1]) if sampled else ""}
+{"".join(_configuration(folder) for folder in folders)}"""
     return _write(run_dir / "report.html", title, body)
 
 
@@ -273,6 +275,18 @@ def _loss_chart(folders: list[_Folder]) -> str:
     return chart("Loss", unit, "tokens", lines, wide=True, marks=marks, note=note)
 
 
+def _metric_chart(title: str, unit: str, key: str, folders: list[_Folder]) -> str:
+    """One number of every step, along the same axis as the loss."""
+    lines, marks, start = [], [], 0
+    for folder in (folder for folder in folders if folder.metrics):
+        scale = folder.stage["batch_tokens"] if len(folders) > 1 else 1
+        lines.append(Line("", _points(folder.metrics, key, start, scale), "c1"))
+        marks.append((float(start), folder.name))
+        start += folder.step * scale
+    several = len(folders) > 1
+    return chart(title, unit, "tokens" if several else "step", lines, zero=True, marks=marks if several else ())
+
+
 def _context_chart(folder: _Folder) -> str:
     """Perplexity against the position in the context, before and after the stage."""
     lines, marks, told, note = [], [], [], ""
@@ -322,6 +336,13 @@ def _cascade(folders: list[_Folder]) -> str:
         origin = f'<p class="muted">from {escape(parent)}</p>' if parent and not follows else ""
         items.append(f'<li class="card"><h2>{name}</h2>{_state(folder)}{origin}{_figures(folder)}</li>')
     return f'<ol class="cascade">{"".join(items)}</ol>'
+
+
+def _configuration(folder: _Folder) -> str:
+    if not folder.config:
+        return ""
+    summary = f"<summary>Operative configuration of {escape(folder.name)}</summary>"
+    return f'<details class="card">{summary}<pre>{escape(folder.config)}</pre></details>'
 
 
 def _samples(folder: _Folder) -> str:

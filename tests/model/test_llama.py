@@ -99,6 +99,26 @@ def test_bfloat16_is_near_float32(model):
     assert np.linalg.norm(np.asarray(rough, np.float32) - exact) / np.linalg.norm(exact) < 0.05
 
 
+def test_the_embeddings_gradient_sums_over_tokens_in_float32():
+    """A token that stands everywhere, as the newline does in code, gets the sum of its gradients, not 256 of them."""
+    tokens = jnp.full((4, 512), 7)
+
+    def gradient(dtype):
+        config = dataclasses.replace(TINY, compute_dtype=dtype, layers=1)
+        decoder = Decoder(config, nnx.Rngs(params=0))
+        graph, state = nnx.split(decoder)
+        direction = jnp.linspace(0.5, 1.5, config.dim)[None, None, :]
+
+        def loss(state):
+            x = states(nnx.merge(graph, state), tokens, config=config).astype(jnp.float32)
+            return jnp.sum(x * direction)
+
+        return np.asarray(jax.grad(loss)(state)["embedding"][...])[7]
+
+    exact = gradient("float32")
+    assert np.linalg.norm(gradient("bfloat16") - exact) / np.linalg.norm(exact) < 0.03
+
+
 def test_rms_norm_is_that_of_llama():
     x = np.random.default_rng(0).normal(size=(2, 3, 8)) * 5
     scale = np.random.default_rng(1).normal(size=8)

@@ -116,7 +116,7 @@ def test_stream_tasks_are_the_registered_ones(register: Callable[..., seqio.Mixt
         for task in mixtures.stream_tasks(registered, split):
             there = seqio.get_mixture_or_task(task.name)
             assert task.source is there.source.files(split) and task.encoder is encoder_of(there)
-            assert task.encoder.seed == task_seed(3, task.name)
+            assert task.encoder.seed == task_seed(3, f"probe/{task.name}")
     seeds = [task.encoder.seed for task in mixtures.stream_tasks(registered, "train")]
     assert len(set(seeds)) == len(seeds)
 
@@ -131,7 +131,7 @@ def test_registering_again_replaces(register: Callable[..., seqio.Mixture], corp
     assert seqio.get_mixture_or_task("probe_mixture") is second is not first
     assert second.tasks == [seqio.get_mixture_or_task("code")]
     (task,) = mixtures.stream_tasks(second, "train")
-    assert task.encoder.tokenizer is tokenizer and task.encoder.seed == task_seed(4, "code")
+    assert task.encoder.tokenizer is tokenizer and task.encoder.seed == task_seed(4, "probe/code")
     assert task.source.read(0)[0].path.endswith(".py#1") or task.source.read(0)[0].path.endswith(".py")
     after = windows_of(seqio.get_mixture_or_task("code"), "validation", 5)
     assert not all(np.array_equal(one["tokens"], new["tokens"]) for one, new in zip(before, after, strict=True))
@@ -139,6 +139,21 @@ def test_registering_again_replaces(register: Callable[..., seqio.Mixture], corp
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_a_later_stage_does_not_read_again_what_its_parent_read_first(register: Callable[..., seqio.Mixture]):
+    """One seed and one source, but another stage: another order of files, and other infilling."""
+    seen = []
+    for stage in ("parent", "child"):
+        registered = register(stage)
+        seen.append(next(task for task in mixtures.stream_tasks(registered, "train") if task.name == "code"))
+    parent, child = seen
+    orders = [FileOrder(task.source, 0, 1, task.encoder.seed) for task in seen]
+    paths = [[document.path for file in range(len(parent.source)) for document in order.read(file)] for order in orders]
+    assert sorted(paths[0]) == sorted(paths[1]) and paths[0] != paths[1]
+    document = parent.source.read(0)[0]
+    cuts = [[task.encoder.cut(document, (0, number)) for number in range(20)] for task in (parent, child)]
+    assert cuts[0] != cuts[1]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -212,7 +227,7 @@ def test_shuffled_documents_come_as_in_the_trainers_first_epoch(register: Callab
     register()
     source = seqio.get_mixture_or_task(stream).source
     files = source.files("train")
-    order = FileOrder(files, 0, 1, task_seed(3, stream))
+    order = FileOrder(files, 0, 1, task_seed(3, f"probe/{stream}"))
     expected = [
         (
             document.path,

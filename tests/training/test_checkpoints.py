@@ -15,6 +15,7 @@ import pytest
 from codellama_jax import sharding
 from codellama_jax.errors import UserError
 from codellama_jax.model.config import Llama
+from codellama_jax.run_folder import final_step
 from codellama_jax.training import checkpoints
 from codellama_jax.training.config import AdamW, Checkpoints, Mesh
 from codellama_jax.training.metrics import JsonLines
@@ -172,11 +173,11 @@ def test_the_vocabulary_grows_by_the_mean(mesh):
 
 
 def test_a_stage_is_finished_when_its_note_and_checkpoint_are_there(tmp_path):
-    assert checkpoints.final_step(tmp_path) is None
+    assert final_step(tmp_path) is None
     (tmp_path / "done.json").write_text('{"step": 7}')
-    assert checkpoints.final_step(tmp_path) is None
+    assert final_step(tmp_path) is None
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
-    assert checkpoints.final_step(tmp_path) == 7
+    assert final_step(tmp_path) == 7
 
 
 def test_metrics_hold_every_step_once_after_a_crash(tmp_path):

@@ -42,6 +42,20 @@ def test_chunks_do_not_change_the_gradient(arrays):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_the_heads_gradient_sums_over_chunks_in_float32():
+    """128 chunks in bfloat16 give the gradient that one chunk gives, to the rounding of one chunk."""
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(1, 1024, D)), jnp.bfloat16)
+    head = jnp.asarray(rng.normal(size=(D, V)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, V, (1, 1024)), jnp.int32)
+
+    def gradient(x, chunk):
+        return np.asarray(jax.jit(jax.grad(lambda head: jnp.sum(token_losses(x, head, targets, chunk))))(head))
+
+    exact = gradient(x.astype(jnp.float32), 1024)
+    assert np.linalg.norm(gradient(x, 8) - exact) / np.linalg.norm(exact) < 0.005
+
+
 def test_logits_never_exist_whole(arrays):
     """Neither the forward nor the backward pass has an array of [batch, length, vocabulary] in any layout."""
 

@@ -229,8 +229,10 @@ def test_run_page_puts_parents_first_and_links_what_exists(tmp_path: pathlib.Pat
     assert order == ["code", "lcft", "instruct", "python", "odd name?"]
     assert page.texts("li").count("→") == 2  # code to lcft to instruct; python is a branch, and says so
     assert "from code" in page.texts("p")
-    assert [text for text in page.texts("text") if text in parents] == ["code", "lcft", "odd name?"]
-    assert page.attributes("svg", "aria-label") == ["Loss", "Perplexity against context length"]
+    # in each of the three charts that put the stages one after another: loss, learning rate, speed
+    assert [text for text in page.texts("text") if text in parents] == 3 * ["code", "lcft", "odd name?"]
+    charts = ["Loss", "Perplexity against context length", "Learning rate", "Speed"]
+    assert page.attributes("svg", "aria-label") == charts
     assert [text for text in page.texts("b") if "Mixture" in text] == [f"Mixture of {name}" for name in order]
     assert "Infilling by odd name?" in page.texts("h2")
     assert "3 of 5 stages finished" in page.texts()
