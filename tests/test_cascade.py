@@ -116,8 +116,8 @@ def test_a_finished_stage_is_not_run_again(cascade):
 
 
 def test_a_parent_of_another_configuration_is_named(cascade):
-    seen = launch(cascade[0], "--gin_file=gin/lcft.gin", *SMALLEST[1:], "--gin.CODE_STEPS=9", "--name=local", code=1)
-    assert "code was made by another configuration (Stage.steps: 1000 there, 9 here)" in seen
+    seen = launch(cascade[0], "--gin_file=gin/instruct.gin", *SMALLEST, "--gin.LCFT_STEPS=9", code=1)
+    assert "lcft was made by another configuration (" in seen and "Stage.steps: 50 there, 9 here" in seen
 
 
 @pytest.fixture(scope="module")
