@@ -444,3 +444,17 @@ def test_import_is_light():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[] True code\n", done.stdout + done.stderr
     assert Path(configuration.__file__).is_relative_to(ROOT)
+
+
+# Hosts and chips of the slice that each size file states, four chips a host.
+STATED = {"7b": 64, "13b": 64, "34b": 64, "70b": 256}
+
+
+@pytest.mark.parametrize("stage, size", [(stage, size) for stage, size in COMBINATIONS if size in STATED])
+def test_batches_fit_the_chips_that_a_size_file_states(stage, size):
+    """Lanes divide over the hosts, windows over the chips, and chips that share a window are on one host."""
+    config = configure(stage, size)
+    chips, shared = STATED[size], config.mesh.context * config.mesh.tensor
+    assert f"which is {chips} chips" in (ROOT / f"gin/models/{size}.gin").read_text()
+    assert config.stage.batch_size % config.stream.lanes == 0 and config.stream.lanes % (chips // 4) == 0
+    assert 4 % shared == 0 and config.stage.batch_size % (chips // shared) == 0
