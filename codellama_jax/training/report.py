@@ -280,11 +280,18 @@ def _metric_chart(title: str, unit: str, key: str, folders: list[_Folder]) -> st
     lines, marks, start = [], [], 0
     for folder in (folder for folder in folders if folder.metrics):
         scale = folder.stage["batch_tokens"] if len(folders) > 1 else 1
-        lines.append(Line("", _points(folder.metrics, key, start, scale), "c1"))
+        lines.append(Line("", _without_peaks(_points(folder.metrics, key, start, scale)), "c1"))
         marks.append((float(start), folder.name))
         start += folder.step * scale
     several = len(folders) > 1
     return chart(title, unit, "tokens" if several else "step", lines, zero=True, marks=marks if several else ())
+
+
+def _without_peaks(points: Points) -> Points:
+    """No point above twice the median of itself and its four neighbours. A host that sees the end of one step late sees
+    the next one end at once: such a peak is no speed, and would hide all the rest. Stalls stay."""
+    values = [y for _, y in points]
+    return [(x, min(y, 2 * statistics.median(values[max(i - 2, 0) : i + 3]))) for i, (x, y) in enumerate(points)]
 
 
 def _context_chart(folder: _Folder) -> str:
