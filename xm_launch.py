@@ -23,7 +23,7 @@ from codellama_jax.model.config import Llama  # noqa: E402
 from codellama_jax.run_folder import check_same_configuration, final_step  # noqa: E402
 from codellama_jax.training.config import Stage  # noqa: E402
 from launch import local  # noqa: E402
-from launch.job import ROOT, Job, make_job  # noqa: E402
+from launch.job import Job, make_job  # noqa: E402
 
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and two moments of AdamW
 
@@ -82,14 +82,16 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
     if final_step(run_dir / name / stage.name) is not None:
         print(f"codellama_jax: {stage.name} is finished in {shown / stage.name}: see {shown / 'report.html'}")
         return EXIT_DONE
-    given = [absolute(file) for file in flags.gin_files]
-    size_file = absolute(f"gin/models/{stage.size}.gin")
+    given = [str(configuration.find(file)) for file in flags.gin_files]
+    size_file = f"gin/models/{stage.size}.gin"
     if not any(configuration.is_size_file(file) for file in given):
-        given.append(size_file)
+        given.append(str(configuration.find(size_file)))
     # What makes a stage is its own file; what else was given, a size or the user's own files, goes with every stage.
     common = [file for file in given if not configuration.is_stage_file(file)]
     if not any(configuration.is_size_file(file) for file in common):
-        common.append(size_file)  # the stage came as a saved configuration, which holds its size as well
+        common.append(
+            str(configuration.find(size_file))
+        )  # the stage came as a saved configuration, which holds its size as well
     shipped = configuration.shipped_stages()
     more = ["--verbose"] if options.verbose else []
     jobs = [make_job(stage.name, given, flags.bindings, run_dir, name, more)]
@@ -97,11 +99,11 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
     first = stage
     while (parent := first.parent) is not None:
         ended = final_step(run_dir / name / parent) is not None
-        if ended and stage.size != "local":
+        if ended and (stage.size != "local" or parent not in shipped):
             break
         if parent not in shipped or parent in [job.stage for job in jobs]:
             raise UserError(f"{first.name} starts from {parent}, which is not finished in {shown} and has no gin file")
-        files = [absolute(str(shipped[parent])), *common]
+        files = [str(shipped[parent]), *common]
         configuration.load(files, flags.bindings)
         if stage.size == "local":  # every stage is checked before the first one runs, and one that has run as well
             check_same_configuration(run_dir / name / parent, configuration.operative(configuration.resolve()))
@@ -140,12 +142,6 @@ def died(job: Job, code: int) -> int:
     cause = "it was killed, perhaps for want of memory" if code == 137 else f"it ended with code {code}"
     print(f"error: {job.stage} failed: {cause}; the same command goes on from the last checkpoint", file=sys.stderr)
     return EXIT_FAILED
-
-
-def absolute(file: str) -> str:
-    """The gin file's whole path, sought here and then in the checkout, as configuration.load does."""
-    here = Path(file).expanduser()
-    return str((here if here.exists() else ROOT / here).resolve())
 
 
 def tpu_chips() -> int:

@@ -120,6 +120,16 @@ def test_a_parent_of_another_configuration_is_named(cascade):
     assert "lcft was made by another configuration (" in seen and "Stage.steps: 50 there, 9 here" in seen
 
 
+def test_a_finished_stage_of_ones_own_is_a_parent_like_any(tmp_path):
+    """Nothing says how to run it, but it need not be run."""
+    folder = tmp_path / "runs" / "local" / "mine"
+    (folder / "checkpoints" / "7").mkdir(parents=True)
+    flags = ["--gin_file=gin/lcft.gin", "--gin.Stage.parent=mine", "--dry_run"]
+    assert "mine, which is not finished" in launch(tmp_path / "runs", *flags, code=1)
+    (folder / "done.json").write_text('{"step": 7}')
+    assert launch(tmp_path / "runs", *flags).count("-m codellama_jax.train") == 1
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("uninterrupted") / "runs"
