@@ -27,7 +27,7 @@ import gin
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.training.config import AdamW, Checkpoints, Evaluation, Mesh, Stage
-from tasks.config import Chat, Corpus, Fim, Mixture, Packing, Stream, Tokenizer
+from tasks.config import Chat, Corpus, Filters, Fim, Mixture, Packing, Stream, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "gin"
@@ -45,6 +45,7 @@ class Config:
     mesh: Mesh = UNRESOLVED
     mixture: Mixture = UNRESOLVED
     corpus: Corpus = UNRESOLVED
+    filters: Filters = UNRESOLVED
     tokenizer: Tokenizer = UNRESOLVED
     fim: Fim = UNRESOLVED
     packing: Packing = UNRESOLVED
@@ -308,7 +309,7 @@ def _macros(value: Any) -> set[str]:
 
 
 _EXPECTED: dict[Any, str] = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
-_EXPECTED |= {type(None): "None", dict[str, float]: "a dict of strings and numbers"}
+_EXPECTED |= {type(None): "None", dict[str, float]: "a dict of strings and numbers", Sequence[str]: "a list of strings"}
 
 
 def resolve(*kinds: type) -> Config:
@@ -383,7 +384,10 @@ def _typed(value: Any, hint: Any) -> Any:
     """The value as `hint` has it: an integer where a number is expected becomes a float. Raises TypeError."""
     if isinstance(hint, types.UnionType):
         options = typing.get_args(hint)
-        hint = type(value) if type(value) in options else options[0]
+        kind = Sequence[str] if isinstance(value, list | tuple) else type(value)
+        hint = kind if kind in options else options[0]
+    if hint == Sequence[str] and isinstance(value, list | tuple):
+        return tuple(_typed(entry, str) for entry in value)
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         of_key, of_value = typing.get_args(hint)
         return {_typed(key, of_key): _typed(entry, of_value) for key, entry in value.items()}

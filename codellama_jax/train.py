@@ -208,9 +208,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
 
         def log(step: int, batch: Any, metrics: dict[str, Any], seconds: float) -> None:
             saves.check()  # a save that failed in the background ends the run now, not at the next one
-            # an estimate where there are several hosts: this one knows its own lanes, and asking would be a wait
-            infilling = batch.infilling_tokens * jax.process_count()
-            notes.step(step, metrics, seconds, infilling, stream.epochs(batch.state))
+            notes.step(step, metrics, seconds, stream.metrics(batch))
 
         def pause_after(step: int) -> bool:
             due = (config.evaluation.every, config.checkpoints.every)
@@ -249,6 +247,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             batches.close()
             notes.end_progress()
         step = int(state.step)
+        if writes:
+            for line in stream.left_out_lines():
+                say(f"{stage.name}: {line}")
 
         # ------------------------------------------------------------ the end: samples, summary, report
         if step == stage.steps:

@@ -9,6 +9,7 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
+from tasks.filters import LeftOut
 from tasks.sources import Message
 
 INST, END_INST = "[INST]", "[/INST]"
@@ -43,13 +44,22 @@ def encode_open_dialogue(
     return ids
 
 
+def check(messages: Sequence[Message], chat_format: str) -> None:
+    """Raises LeftOut if a dialogue is no training example: "roles", "reserved_tag"."""
+    if _disorder(messages, "assistant"):
+        raise LeftOut("roles")
+    if chat_format == "inst" and any(_tag(message["content"]) for message in messages):
+        raise LeftOut("reserved_tag")
+
+
 def _encoded(
     tokenizer: Tokenizer, messages: Sequence[Message], chat_format: str, where: str, last: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and weights of a dialogue that must end with the role `last`."""
-    system, contents = _checked(messages, where, last)
+    if disorder := _disorder(messages, last):
+        raise UserError(f"{where}: {disorder}")
     if chat_format == "inst":
-        ids, weights = _inst(tokenizer, system, contents, where)
+        ids, weights = _inst(tokenizer, messages, where)
     elif chat_format == "source":
         ids, weights = _source(tokenizer, messages, where)
     else:
@@ -57,28 +67,33 @@ def _encoded(
     return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
 
 
-def _checked(messages: Sequence[Message], where: str, last: str) -> tuple[str | None, list[str]]:
-    """The system text, and what user and assistant say in turn."""
-    rest = list(messages)
-    system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else None
-    roles = [message["role"] for message in rest]
-    in_turn = [("user", "assistant")[index % 2] for index in range(len(rest))]
-    if roles != in_turn or roles[-1:] != [last]:
-        raise UserError(
-            f"{where}: roles are {[m['role'] for m in messages]}; they must be an optional system message, then user"
-            f" and assistant in turn, ending with the {last}"
-        )
-    return system, [message["content"] for message in rest]
+def _disorder(messages: Sequence[Message], last: str) -> str:
+    """What is wrong with the order of the roles; "" if nothing is."""
+    roles = [message["role"] for message in messages]
+    rest = roles[1:] if roles[:1] == ["system"] else roles
+    if rest == [("user", "assistant")[index % 2] for index in range(len(rest))] and rest[-1:] == [last]:
+        return ""
+    return (
+        f"roles are {roles}; they must be an optional system message, then user and assistant in turn, ending with the"
+        f" {last}"
+    )
 
 
-def _inst(tokenizer: Tokenizer, system: str | None, contents: list[str], where: str) -> tuple[list[int], list[float]]:
+def _tag(text: str) -> str | None:
+    """The reserved tag that a text contains."""
+    return next((tag for tag in RESERVED if tag in text), None)
+
+
+def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tuple[list[int], list[float]]:
     """Every turn on its own as BOS "[INST] user [/INST] answer " EOS, the system text in front of the first user's.
 
     A turn that still waits for its answer stops at [/INST].
     """
-    for text in (system or "", *contents):
-        if tag := next((tag for tag in RESERVED if tag in text), None):
+    contents = [message["content"] for message in messages]
+    for text in contents:
+        if tag := _tag(text):
             raise UserError(f"{where}: a message contains the reserved tag {tag}; remove it or leave the dialogue out")
+    system = contents.pop(0) if messages[0]["role"] == "system" else None
     ids: list[int] = []
     weights: list[float] = []
     for index in range(0, len(contents), 2):

@@ -7,6 +7,7 @@ One layout serves both orders: BOS PRE A SUF B MID C EOT EOS with B the suffix a
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,16 +32,21 @@ class Cut:
         return text[: self.start], text[self.start : self.end], text[self.end :]
 
 
-def draw(length: int, fim: Fim, rng: np.random.Generator) -> Cut | None:
-    """Draws whether and how a document of `length` characters is transformed.
+def draw(text: str, fim: Fim, rng: np.random.Generator) -> Cut | None:
+    """Draws whether and how a document is transformed.
 
-    Two cut points, each uniform over the length + 1 gaps between characters, independent, then sorted; the middle may
-    be empty. None with probability 1 - fim.rate.
+    Two cut points, each uniform over the length + 1 gaps between characters (with fim.cut "line": over the beginnings
+    of lines and the end of the text), independent, then sorted; the middle may be empty. None with probability
+    1 - fim.rate.
     """
     if rng.random() >= fim.rate:
         return None
     order: Order = "psm" if rng.random() < fim.psm_share else "spm"
-    start, end = sorted(int(x) for x in rng.integers(0, length + 1, size=2))
+    if fim.cut == "line":
+        begins = sorted({0, *(match.end() for match in re.finditer("\n", text)), len(text)})
+        start, end = sorted(begins[x] for x in rng.integers(0, len(begins), size=2))
+    else:
+        start, end = sorted(int(x) for x in rng.integers(0, len(text) + 1, size=2))
     return Cut(order, start, end)
 
 

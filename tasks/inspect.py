@@ -17,14 +17,14 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from codellama_jax import configuration
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
 from codellama_jax.tokenizer import Tokenizer
 from codellama_jax.training.config import Stage
-from tasks.config import SPLITS, STREAMS, Chat, Corpus, Fim, Mixture, Packing
+from tasks.config import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
 from tasks.config import Stream as StreamSettings
 from tasks.config import Tokenizer as TokenizerSettings
 from tasks.packing import Packed
@@ -32,9 +32,10 @@ from tasks.quiet import quiet_stderr
 from tasks.sources import Document
 from tasks.tokenizer_training import trained_tokenizer
 
-DATA = (Corpus, TokenizerSettings, Fim, Packing, StreamSettings, Chat)
+DATA = (Corpus, Filters, TokenizerSettings, Fim, Packing, StreamSettings, Chat)
 SEQUENCE_LENGTH = 4096  # of code training in the paper; where no gin file says another
 COLOURS = {"prefix": "\033[34m", "middle": "\033[32;1m", "suffix": "\033[35m", "faint": "\033[2m", "end": "\033[0m"}
+KINDS = ("plain", "psm", "spm", "cut")
 EXCERPT = 600  # characters shown of each part of an example
 
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sequence_length", type=at_least(1), help="tokens of a window")
     parser.add_argument("--seed", type=at_least(0), help="instead of Stream.seed")
     parser.add_argument("--json", action="store_true", help="one object a document: stream, kind, text, tokens")
-    parser.add_argument("--stats", action="store_true", help="shares of kinds, tokens a document, tokens a second")
+    parser.add_argument("--stats", action="store_true", help="shares, kinds, epochs, what is left out, tokens a second")
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     verbose = False
     try:
@@ -112,15 +113,18 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
         length = SEQUENCE_LENGTH
     config = configuration.resolve(*DATA)
     mixture = configuration.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
-    tokenizer = trained_tokenizer(config.corpus, config.tokenizer, lambda line: print(line, file=sys.stderr))
+    tokenizer = trained_tokenizer(
+        config.corpus, config.filters, config.tokenizer, lambda line: print(line, file=sys.stderr)
+    )
     if not options.json:
         print("loading TensorFlow and SeqIO", file=sys.stderr)
     stage = mixture_stage or "inspected"
     length = options.sequence_length or length
-    documents = packed_documents(config, stage, mixture, tokenizer, options.split, length, options.seed)
+    stream = open_stream(config, stage, mixture, tokenizer, options.split, length, options.seed)
     if options.stats:
-        print_stats(documents, options.num_examples or 1000)
+        print_stats(stream, mixture, options.num_examples or 1000)
         return
+    documents = (begun for batch in iter(stream.next_batch, None) for begun in batch.begun)
     for _, (stream, packed) in zip(range(options.num_examples or 3), documents, strict=False):
         if options.json:
             print(json.dumps(as_json(stream, packed)))
@@ -128,10 +132,10 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
             print_example(stream, packed, tokenizer, colour=sys.stdout.isatty())
 
 
-def packed_documents(
+def open_stream(
     config: Any, stage: str, mixture: Mixture, tokenizer: Tokenizer, split: str, length: int, seed: int | None
-) -> Iterator[tuple[str, Packed]]:
-    """(stream, document) in the order in which windows of the mixture take them; never ends."""
+) -> Any:
+    """The mixture's tasks/stream.py Stream, window by window."""
     with quiet_stderr():
         from tasks import mixtures
     from tasks.stream import Stream
@@ -141,13 +145,14 @@ def packed_documents(
         stage,
         mixture,
         corpus=config.corpus,
+        filters=config.filters,
         tokenizer=tokenizer,
         fim=config.fim,
         packing=config.packing,
         chat=config.chat,
         seed=seed,
     )
-    stream = Stream(
+    return Stream(
         mixtures.stream_tasks(registered, split),
         mixtures.shares(registered),
         seed=seed,
@@ -155,9 +160,8 @@ def packed_documents(
         batch_size=1,
         length=length,
         mask_documents=config.packing.mask_documents,
+        queue=config.packing.queue,
     )
-    while True:
-        yield from stream.next_batch().begun
 
 
 def as_json(stream: str, packed: Packed) -> dict[str, Any]:
@@ -172,25 +176,38 @@ def as_json(stream: str, packed: Packed) -> dict[str, Any]:
     return record | {"tokens": packed.tokens.tolist()}
 
 
-def print_stats(documents: Iterator[tuple[str, Packed]], count: int) -> None:
-    """Counts documents: shares of kinds in documents and tokens, tokens a document, tokens a second."""
-    by_kind, tokens_by_kind = Counter[str](), Counter[str]()
-    by_stream, tokens_by_stream = Counter[str](), Counter[str]()
-    started = None
-    for _, (stream, packed) in zip(range(count), documents, strict=False):
-        started = started or time.perf_counter()  # the first document waits for imports and listings
-        for counter, key in ((by_kind, packed.kind), (by_stream, stream)):
-            counter[key] += 1
-        for counter, key in ((tokens_by_kind, packed.kind), (tokens_by_stream, stream)):
-            counter[key] += len(packed.tokens)
-    seconds = time.perf_counter() - (started or 0.0)
-    total, tokens = sum(by_kind.values()), sum(tokens_by_kind.values())
-    for title, counts, token_counts in (("kind", by_kind, tokens_by_kind), ("stream", by_stream, tokens_by_stream)):
-        print(f"{title:10s}{'documents':>12s}{'share':>8s}{'tokens':>14s}{'share':>8s}{'tokens each':>13s}")
-        for key, number in counts.most_common():
-            of = token_counts[key]
-            print(f"{key:10s}{number:12,d}{number / total:8.1%}{of:14,d}{of / tokens:8.1%}{of / number:13,.0f}")
-    print(f"{tokens / total:,.0f} tokens a document, {tokens / seconds:,.0f} tokens a second")
+def print_stats(stream: Any, mixture: Mixture, count: int) -> None:
+    """Reads until so many documents have begun; prints streams, kinds, what was left out, and tokens a second."""
+    documents: dict[str, Counter[str]] = {name: Counter() for name in mixture.shares}
+    tokens: dict[str, Counter[str]] = {name: Counter() for name in mixture.shares}
+    stream.next_batch()  # waits for imports and listings
+    started, batch = time.perf_counter(), None
+    while sum(map(Counter.total, documents.values())) < count:
+        batch = stream.next_batch()
+        for name, packed in batch.begun:
+            documents[name][packed.kind] += 1
+        for name, kinds in batch.kinds.items():
+            tokens[name] += kinds
+    seconds = time.perf_counter() - started
+    total = sum(map(Counter.total, tokens.values()))
+    epochs = stream.epochs(batch.state) if batch else {}
+
+    print(f"{'stream':10s}{'planned':>9s}{'seen':>9s}{'tokens':>15s}{'documents':>12s}{'epochs':>9s}")
+    for name, share in mixture.shares.items():
+        if not share:
+            continue
+        of = tokens[name].total()
+        print(f"{name:10s}{share:9.1%}{of / total:9.1%}{of:15,d}{documents[name].total():12,d}{epochs[name]:9.3f}")
+    print()
+    kinds = sum(tokens.values(), Counter[str]()), sum(documents.values(), Counter[str]())
+    print(f"{'kind':10s}{'documents':>12s}{'share':>9s}{'tokens':>15s}{'share':>9s}")
+    for kind in KINDS:
+        begun, of = kinds[1][kind], kinds[0][kind]
+        print(f"{kind:10s}{begun:12,d}{begun / max(kinds[1].total(), 1):9.1%}{of:15,d}{of / total:9.1%}")
+    print()
+    for line in stream.left_out_lines():
+        print(line)
+    print(f"{total:,} tokens in windows of {stream.length:,}, {total / seconds:,.0f} tokens a second")
 
 
 def print_example(stream: str, packed: Packed, tokenizer: Tokenizer, colour: bool) -> None:

@@ -25,22 +25,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codellama_jax.errors import UserError
-from tasks.config import STREAMS, Corpus
+from tasks import files
+from tasks.config import STREAMS, Corpus, Filters
+from tasks.records import is_record_file, open_records
 from tasks.sources import (
+    EXTENSIONS,
     SKIPPED_FOLDERS,
+    Block,
     Dialogue,
-    Dialogues,
-    Document,
     File,
     Folder,
+    Joined,
     Message,
     Source,
     Texts,
     binding,
     chosen,
     hash_of,
-    read_text,
+    readable,
     share_of,
+    usable,
     walk,
 )
 
@@ -63,28 +67,33 @@ _REQUESTS = (
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def stream_source(stream: str, split: str, corpus: Corpus) -> Source[Document] | Source[Dialogue]:
-    """The source of one split of a stream: the folder that the corpus names, or the embedded one.
+def stream_source(stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
+    """The source of one split of a stream: the places that the corpus names, or the embedded one.
+
+    A folder is read as files of source where it has any for this stream, else as the files of records below it.
 
     Raises:
-        UserError: the folder is missing, or has nothing usable for this split.
+        UserError: a place is missing, or has nothing usable for this split.
         ValueError: there is no such stream or split.
     """
-    root = getattr(corpus, stream) if stream in STREAMS else None
-    if root is None:
-        return embedded(stream, split, corpus)
-    if stream == "instruct":
-        return Dialogues(root, split, corpus.validation_share)
-    return Folder(
-        root,
-        split,
-        name=stream,
-        validation_share=corpus.validation_share,
-        document_characters=corpus.document_characters,
-    )
+    places = getattr(corpus, stream) if stream in STREAMS else None
+    if places is None:
+        return embedded(stream, split, corpus, filters)
+    sources: list[Source] = []
+    for place in (places,) if isinstance(places, str) else places:
+        root = files.expanded(place)
+        if stream != "instruct" and files.is_folder(root):
+            found = walk(root, EXTENSIONS[stream], ignore=filters.ignore, sizes=corpus.group_by_repository)
+            if found or not files.walk(root, is_record_file, ignore=tuple(filters.ignore), sizes=False):
+                sources.append(Folder(place, split, name=stream, corpus=corpus, settings=filters, found=found))
+                continue
+        sources.append(open_records(place, split, name=stream, corpus=corpus, settings=filters))
+    if not sources:
+        raise UserError(f"{binding(stream)}={places!r} names no place")
+    return sources[0] if len(sources) == 1 else Joined(sources)
 
 
-def embedded(stream: str, split: str, corpus: Corpus) -> Source[Document] | Source[Dialogue]:
+def embedded(stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
     """The embedded source of one split of a stream: Source[Dialogue] for instruct, else Source[Document].
 
     Raises:
@@ -93,8 +102,9 @@ def embedded(stream: str, split: str, corpus: Corpus) -> Source[Document] | Sour
     """
     if stream not in STREAMS:
         raise ValueError(f"stream is {stream!r}: it is one of {', '.join(STREAMS)}")
+    whole = dataclasses.replace(corpus, group_by_repository=False)  # the split is by file: there are no repositories
     where = f"{binding(stream)}=None, the text that comes with Python {platform.python_version()}"
-    pick = functools.partial(chosen, split=split, validation_share=corpus.validation_share, where=where)
+    pick = functools.partial(chosen, split=split, corpus=whole, where=where)
     code, python = _library()
     modules = [file for file in pick(code) + pick(python) if file.path.endswith(".py")]
     source: Texts | Exercises
@@ -102,15 +112,15 @@ def embedded(stream: str, split: str, corpus: Corpus) -> Source[Document] | Sour
         source = Exercises(stream, modules)
     else:
         if stream == "code":
-            files = pick(code)
+            entries = pick(code)
         elif stream == "python":
-            files = pick(python)
+            entries = pick(python)
         elif stream == "nl_code":
-            files = pick(_topics()) + [_docstring_file(file) for file in modules]
+            entries = pick(_topics()) + [_docstring_file(file) for file in modules]
         else:
-            files = pick(_prose())
-        source = Texts(stream, files, corpus.document_characters)
-    if not any(source.read(index) for index in range(len(source))):  # stops at the first, which is mostly file 0
+            entries = pick(_prose())
+        source = Texts(stream, entries, whole, filters)
+    if not usable(source):
         raise UserError(f"{where}: nothing usable for {split}; name a folder, or raise Corpus.validation_share")
     return source
 
@@ -125,9 +135,10 @@ class Exercises:
     def __len__(self) -> int:
         return len(self._files)
 
-    def read(self, index: int) -> list[Dialogue]:
-        file = self._files[index]
-        return exercises(file.text() or "", file.path)
+    def read(self, piece: int, skip: int = 0) -> Iterator[Block[Dialogue]]:
+        if not skip:
+            file = self._files[piece]
+            yield Block(exercises(readable(file.read()) or "", file.path), [])
 
     def fingerprint(self) -> str:
         return hash_of(self.name, None, ((file.path, file.size) for file in self._files))
@@ -187,13 +198,13 @@ def _prose() -> list[File]:
     found = {path.name: path for folder in reversed(folders) for path in Path(folder).glob("*.dist-info")}
     own = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")
     candidates = [("python/LICENSE.txt", own)] if own.is_file() else []
-    files = []
+    entries = []
     for name, folder in sorted(found.items(), key=lambda item: item[0].lower()):
         if name.partition("-")[0].replace("_", "-").lower() in extras:
             continue
         metadata = folder / "METADATA"
         if metadata.is_file():
-            files.append(File(f"{name}/METADATA", metadata.stat().st_size, functools.partial(description, metadata)))
+            entries.append(File(f"{name}/METADATA", metadata.stat().st_size, functools.partial(description, metadata)))
         for path in sorted(folder.rglob("*")):
             inside = path.relative_to(folder).as_posix()
             if (inside.startswith("licenses/") or _LICENCE_NAME.match(inside)) and path.is_file():
@@ -201,20 +212,24 @@ def _prose() -> list[File]:
     licences: dict[bytes, File] = {}
     for shown, path in candidates:
         # The same licence lies in many distributions under another copyright line, and would be in both splits.
-        lines = [line for line in (read_text(path) or "").lower().splitlines() if "copyright" not in line]
+        lines = [line for line in (_read_text(path) or "").lower().splitlines() if "copyright" not in line]
         key = hashlib.sha256(" ".join(" ".join(lines).split()).encode("utf-8")).digest()
-        licences.setdefault(key, File(shown, path.stat().st_size, functools.partial(read_text, path)))
-    files += licences.values()
-    if len(files) < 2:  # a bare interpreter: one text for each split, whatever happens
+        licences.setdefault(key, File(shown, path.stat().st_size, functools.partial(files.read_bytes, str(path))))
+    entries += licences.values()
+    if len(entries) < 2:  # a bare interpreter: one text for each split, whatever happens
         documented = [f"{name}\n\n{value.__doc__}" for name, value in sorted(vars(builtins).items()) if value.__doc__]
         for shown, text in (("python/copyright", sys.copyright), ("python/builtins", "\n\n".join(documented))):
-            files.append(File(shown, len(text), functools.partial(str, text)))
-    return files
+            entries.append(File(shown, len(text), functools.partial(str, text)))
+    return entries
+
+
+def _read_text(location: str | os.PathLike[str]) -> str | None:
+    return readable(files.read_bytes(os.fspath(location)))
 
 
 def description(location: str | os.PathLike[str]) -> str | None:
     """The long description in a METADATA file: what follows its header. None if it is short or no text."""
-    parts = re.split(r"\r?\n\r?\n", read_text(location) or "", maxsplit=1)
+    parts = re.split(r"\r?\n\r?\n", _read_text(location) or "", maxsplit=1)
     body = parts[-1].strip() if len(parts) == 2 else ""
     return body + "\n" if len(body) >= _SHORTEST_PROSE else None
 
@@ -228,7 +243,7 @@ def docstrings(file: File) -> str | None:
 
     None if the file cannot be parsed or has hardly any.
     """
-    tree = _parsed(file.text() or "")
+    tree = _parsed(readable(file.read()) or "")
     if tree is None:
         return None
     module = re.sub(r"/__init__$", "", file.path.removeprefix("lib/").removesuffix(".py")).replace("/", ".")

@@ -14,25 +14,25 @@ import seqio
 import tensorflow as tf
 
 from codellama_jax.tokenizer import Tokenizer
-from tasks.config import SPLITS, STREAMS, Chat, Corpus, Fim, Mixture, Packing
+from tasks.config import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
 from tasks.local_corpus import stream_source
-from tasks.packing import FEATURES, Encoder, Packer
+from tasks.packing import FEATURES, Encoder, Packer, Place
 from tasks.sources import Dialogue, Document, Source
-from tasks.stream import FileOrder, StreamTask, task_seed
+from tasks.stream import Lane, StreamTask, task_seed
 from tasks.vocabulary import LlamaVocabulary
 
 
 class CorpusSource(seqio.DataSource):
     """Documents of one stream as SeqIO examples: text, path, messages (JSON, of a dialogue) and a key for drawing."""
 
-    def __init__(self, stream: str, corpus: Corpus, seed: tuple[int, ...]):
+    def __init__(self, stream: str, corpus: Corpus, filters: Filters, encoder: Encoder):
         super().__init__(splits=SPLITS)
-        self._stream, self._corpus, self._seed = stream, corpus, seed
+        self._stream, self._corpus, self._filters, self._encoder = stream, corpus, filters, encoder
 
     @functools.cache  # noqa: B019 - a source lives as long as its registration
     def files(self, split: str) -> Source:
         """The files of a split."""
-        return stream_source(self._stream, split, self._corpus)
+        return stream_source(self._stream, split, self._corpus, self._filters)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -48,49 +48,60 @@ class CorpusSource(seqio.DataSource):
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,
     ) -> tf.data.Dataset:
-        """One pass over the documents; with `shuffle`, files in the order of the trainer's first epoch."""
-        files = self.files(split)
-        lane, lanes = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
-        order = FileOrder(files, lane, lanes, self._seed if seed is None else task_seed(seed, self._stream))
+        """One pass over the documents; with `shuffle`, in the order of the trainer's first epoch."""
+        index, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
+        order = self._encoder.seed if seed is None else task_seed(seed, self._stream)
 
         def examples() -> Iterator[dict]:
-            for file, number in enumerate(range(lane, len(files), lanes)):
-                for index, document in enumerate(order.read(file) if shuffle else files.read(number)):
-                    dialogue = isinstance(document, Dialogue)
-                    yield {
-                        "text": "" if dialogue else document.text,
-                        "path": document.path,
-                        "messages": json.dumps(document.messages) if dialogue else "",
-                        "key": np.array([number, index], np.int64),
-                    }
+            lane = Lane(self.files(split), index, shards, order, self._encoder.check, shuffle, endless=False)
+            place = (0, 0, 0)
+            while (found := lane.find(place)) is not None:
+                (piece, block, number), document = found
+                yield {
+                    "text": document.text if isinstance(document, Document) else "",
+                    "path": document.path,
+                    "messages": json.dumps(document.messages) if isinstance(document, Dialogue) else "",
+                    "key": np.array(lane.key(found[0]), np.int64),
+                }
+                place = piece, block, number + 1
 
         signature = {name: tf.TensorSpec((), tf.string) for name in ("text", "path", "messages")}
         return tf.data.Dataset.from_generator(
-            examples, output_signature=signature | {"key": tf.TensorSpec((2,), tf.int64)}
+            examples, output_signature=signature | {"key": tf.TensorSpec((3,), tf.int64)}
         )
 
 
+class _Examples:
+    """The documents of a dataset, in its order, as a packer takes them."""
+
+    def __init__(self, dataset: tf.data.Dataset):
+        self._examples = enumerate(dataset.as_numpy_iterator())
+        self._keys: dict[int, tuple[int, ...]] = {}
+
+    def find(self, place: Place) -> tuple[Place, Document | Dialogue] | None:
+        """The next document: a packer that begins at the beginning asks for one after the other."""
+        number, example = next(self._examples, (0, None))
+        if example is None:
+            return None
+        self._keys[number] = tuple(map(int, example["key"]))
+        path = example["path"].decode()
+        if example["messages"]:
+            return (number, 0, 0), Dialogue(json.loads(example["messages"]), path)
+        return (number, 0, 0), Document(example["text"].decode(), path)
+
+    def key(self, place: Place) -> tuple[int, ...]:
+        """What came with the example; asked for once."""
+        return self._keys.pop(place[0])
+
+
 def pack(
-    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], *, encoder: Encoder, stream: str, mask_documents: bool
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], *, encoder: Encoder, stream: str, packing: Packing
 ) -> tf.data.Dataset:
     """SeqIO preprocessor: documents in, full windows of sequence_length["tokens"] out."""
     length = sequence_length["tokens"]
 
     def windows() -> Iterator[dict]:
-        keys: dict[int, tuple[int, ...]] = {}
-        examples = dataset.as_numpy_iterator()
-
-        def read(file: int) -> list[Document | Dialogue] | None:
-            example = next(examples, None)
-            if example is None:
-                return None
-            keys[file] = tuple(int(x) for x in example["key"])
-            path = example["path"].decode()
-            if example["messages"]:
-                return [Dialogue(json.loads(example["messages"]), path)]
-            return [Document(example["text"].decode(), path)]
-
-        packer = Packer(read, lambda file, _: keys[file], encoder, length, mask_documents)
+        packer = Packer(_Examples(dataset), encoder, length, packing.mask_documents, packing.queue)
         stream_ids = np.full(length, STREAMS.index(stream), np.int32)
         while (window := packer.next_window()) is not None:
             yield window.arrays | {"stream_ids": stream_ids}
@@ -104,6 +115,7 @@ def register(
     mixture: Mixture,
     *,
     corpus: Corpus,
+    filters: Filters,
     tokenizer: Tokenizer,
     fim: Fim,
     packing: Packing,
@@ -121,10 +133,8 @@ def register(
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
             name,
-            source=CorpusSource(name, corpus, encoder.seed),
-            preprocessors=[
-                functools.partial(pack, encoder=encoder, stream=name, mask_documents=packing.mask_documents)
-            ],
+            source=CorpusSource(name, corpus, filters, encoder),
+            preprocessors=[functools.partial(pack, encoder=encoder, stream=name, packing=packing)],
             output_features=features,
         )
     name = f"{stage}_mixture"

@@ -1,22 +1,25 @@
-"""Where documents come from: a folder of files for text, JSON lines for dialogues.
+"""Where documents come from. Here: what a source is, and folders of files; tasks/records.py has files of records.
 
-A source is one split of one stream. Opening it lists files and reads no more than it takes to find a usable one; each
-file is read when its turn comes, and yields the same documents every time.
+A source is one split of one stream. It consists of pieces that can be read in any order, a piece of blocks that are
+read one after the other. Opening a source lists files and reads no more than it takes to find a usable one; a piece
+yields the same documents every time.
 """
 
+import bisect
+import collections
 import dataclasses
 import functools
 import hashlib
-import json
+import itertools
 import os
 import re
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from codellama_jax.errors import UserError
-from tasks.config import SPLITS
+from tasks import files, filters
+from tasks.config import SPLITS, Corpus, Filters
+from tasks.filters import LeftOut
 
 LANGUAGES: dict[str, tuple[str, ...]] = {
     "Assembly": (".asm", ".s"),
@@ -50,18 +53,29 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     "Zig": (".zig",),
 }
 CODE = frozenset(extension for extensions in LANGUAGES.values() for extension in extensions)
+LANGUAGE_OF = {extension: language for language, extensions in LANGUAGES.items() for extension in extensions}
 PYTHON = frozenset(LANGUAGES["Python"])
 PROSE = frozenset((".txt", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex"))
 EXTENSIONS = {"code": CODE, "python": PYTHON, "nl_code": PROSE, "nl": PROSE}
+CODE_STREAMS = ("code", "python")
+ANY = Filters(longest_bytes=None, longest_line=None, generated=False, ignore=())  # takes whatever is text
 SKIPPED_FOLDERS = frozenset(("node_modules", "__pycache__"))  # and those whose name begins with a dot, such as .git
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """A text, and where it came from: the path below the corpus, with #N for the Nth piece of a file that was cut."""
+    """A text, and what is known of it.
+
+    Attributes:
+        path: below the corpus; with #N for the Nth piece of a file that was cut.
+        language, repository, licence: "" where unknown.
+    """
 
     text: str
     path: str
+    language: str = ""
+    repository: str = ""
+    licence: str = ""
 
 
 Message = dict[str, str]  # role: system, user or assistant; content
@@ -78,6 +92,19 @@ class Dialogue:
 Item = TypeVar("Item", Document, Dialogue)
 
 
+@dataclasses.dataclass
+class Block(Generic[Item]):
+    """What is read, and shuffled, at once.
+
+    Attributes:
+        items: the documents.
+        left_out: (name of the filter, place) of what is not among them; str(place) tells it to a person.
+    """
+
+    items: list[Item]
+    left_out: list[tuple[str, object]]
+
+
 class Source(Protocol[Item]):
     """One split of one stream. The text streams are Source[Document]; instruct is Source[Dialogue].
 
@@ -88,13 +115,36 @@ class Source(Protocol[Item]):
     name: str
 
     def __len__(self) -> int:
-        """Number of files, at least 1."""
+        """Number of pieces, at least 1: files of a folder, stretches of files of records."""
 
-    def read(self, index: int) -> list[Item]:
-        """What file number `index` holds: nothing if it is left out (binary, not UTF-8, empty), else 1 or more."""
+    def read(self, piece: int, skip: int = 0) -> Iterator[Block[Item]]:
+        """The blocks of a piece, without the first `skip`, which are passed over as cheaply as the format allows."""
 
     def fingerprint(self) -> str:
         """Hex hash of the paths and sizes of the files, in order, and of what else decides what `read` returns."""
+
+
+def items(source: Source[Item], piece: int) -> Iterator[Item]:
+    """All documents of a piece, in the order of the source."""
+    return itertools.chain.from_iterable(block.items for block in source.read(piece))
+
+
+class Joined:
+    """A Source of several, one after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.name, self._sources = sources[0].name, sources
+        self._ends = list(itertools.accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def read(self, piece: int, skip: int = 0) -> Iterator[Block]:
+        index = bisect.bisect_right(self._ends, piece)
+        return self._sources[index].read(piece - (self._ends[index - 1] if index else 0), skip)
+
+    def fingerprint(self) -> str:
+        return hash_of(self.name, "joined", ((source.fingerprint(), len(source)) for source in self._sources))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,53 +154,131 @@ class File:
     Attributes:
         path: below the corpus, with forward slashes; decides the split.
         size: in bytes, or what else is cheap to know and changes with the text.
-        text: reads it; None if it is to be left out.
+        read: its bytes or text; None if there is no document in it after all, which is not worth counting.
+        repository: that it belongs to.
     """
 
     path: str
     size: int
-    text: Callable[[], str | None]
+    read: Callable[[], bytes | str | None]
+    repository: str = ""
+
+    @property
+    def language(self) -> str:
+        """By its extension; "" if that is no language's."""
+        return LANGUAGE_OF.get(os.path.splitext(self.path)[1].lower(), "")
 
 
 class Pathed(Protocol):
     @property
     def path(self) -> str: ...
 
+    @property
+    def repository(self) -> str: ...
+
 
 Entry = TypeVar("Entry", bound=Pathed)
 
 
 class Texts:
-    """A Source[Document] over files, cutting those that are longer than document_characters (see cut)."""
+    """A Source[Document] over files: a piece is a file, or with group_by_repository a stretch of a repository."""
 
-    def __init__(self, name: str, files: Sequence[File], document_characters: int | None = None):
-        if document_characters is not None and document_characters < 1:
-            raise UserError(f"Corpus.document_characters={document_characters} must be at least 1, or None")
+    def __init__(self, name: str, files: Sequence[File], corpus: Corpus, settings: Filters):
+        limit = corpus.document_characters
+        if limit is not None and limit < 1:
+            raise UserError(f"Corpus.document_characters={limit} must be at least 1, or None")
         self.name = name
-        self._files = files
-        self._document_characters = document_characters
+        self._files, self._corpus, self._settings = files, corpus, settings
+        self._groups = list(_stretches(files, corpus.shuffle_bytes)) if corpus.group_by_repository else None
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._files if self._groups is None else self._groups)
 
-    def read(self, index: int) -> list[Document]:
-        file = self._files[index]
-        text = file.text()
-        if text is None:
-            return []
-        pieces = cut(text, self._document_characters)
-        if len(pieces) == 1:
-            return [Document(text, file.path)]
-        return [Document(piece, f"{file.path}#{number}") for number, piece in enumerate(pieces, 1)]
+    def read(self, piece: int, skip: int = 0) -> Iterator[Block[Document]]:
+        if skip:
+            return
+        block = Block[Document]([], [])
+        for file in (self._files[piece],) if self._groups is None else self._groups[piece]:
+            try:
+                if (document := self._document(file)) is not None:
+                    block.items.append(document)
+            except LeftOut as left_out:
+                block.left_out.append((left_out.reason, file.path))
+        if self._groups is not None:
+            block.items = grouped(block.items)
+        block.items = [part for document in block.items for part in parts(document, self._corpus.document_characters)]
+        yield block
+
+    def _document(self, file: File) -> Document | None:
+        filters.check_size(file.size, self._settings)
+        data = file.read()
+        if data is None:
+            return None
+        text = filters.decoded(data, self._settings)
+        if self.name in CODE_STREAMS:
+            filters.check_code(text, file.language, self._settings)
+        return Document(text, file.path, file.language, file.repository)
 
     def fingerprint(self) -> str:
-        return hash_of(self.name, self._document_characters, ((file.path, file.size) for file in self._files))
+        corpus = self._corpus
+        rules = (corpus.document_characters, self._groups is not None and corpus.shuffle_bytes, self._settings)
+        return hash_of(self.name, rules, ((file.path, file.size) for file in self._files))
+
+
+def _stretches(files: Sequence[File], limit: int) -> Iterator[list[File]]:
+    """The files of each repository in the order of their paths, in stretches of at most `limit` bytes."""
+    by_repository = sorted(files, key=lambda file: (file.repository, file.path))
+    for _, group in itertools.groupby(by_repository, lambda file: file.repository):
+        stretch: list[File] = []
+        size = 0
+        for file in group:
+            if stretch and size + file.size > limit:
+                yield stretch
+                stretch, size = [], 0
+            stretch.append(file)
+            size += file.size
+        yield stretch
+
+
+def grouped(documents: Sequence[Document]) -> list[Document]:
+    """Documents of one repository that stand together, as one: a line "# PATH" before the text of each.
+
+    Documents whose repository is not known stay as they are.
+    """
+    result: list[Document] = []
+    for repository, group in itertools.groupby(documents, lambda document: document.repository):
+        if not repository:
+            result += group
+            continue
+        members = list(group)
+        text = "".join(
+            f"# {member.path.removeprefix(repository + '/')}\n{member.text}"
+            + ("" if member.text.endswith("\n") else "\n")
+            for member in members
+        )
+        first = members[0]
+        same = {(member.language, member.licence) for member in members}
+        language, licence = same.pop() if len(same) == 1 else ("", "")
+        result.append(Document(text, first.path, language, repository, licence))
+    return result
+
+
+def parts(document: Document, limit: int | None) -> list[Document]:
+    """The document, cut into parts of at most `limit` characters (see cut)."""
+    pieces = cut(document.text, limit)
+    if len(pieces) == 1:
+        return [document]
+    return [
+        dataclasses.replace(document, text=piece, path=f"{document.path}#{number}")
+        for number, piece in enumerate(pieces, 1)
+    ]
 
 
 class Folder(Texts):
-    """The files below a folder that have one of the extensions, split into train and validation by their paths.
+    """The files below a folder that have one of the stream's extensions, split into train and validation.
 
-    Folders are walked through links, each once; hidden files and folders and those named in `skip` are left out.
+    Folders are walked through links, each once; hidden files and folders, those named in `skip` and what Filters.ignore
+    names are left out.
     """
 
     def __init__(
@@ -159,112 +287,46 @@ class Folder(Texts):
         split: str,
         *,
         name: str = "code",
+        corpus: Corpus | None = None,
+        settings: Filters | None = None,
         extensions: frozenset[str] | None = None,
         skip: frozenset[str] = SKIPPED_FOLDERS,
-        validation_share: float = 0.05,
-        document_characters: int | None = None,
+        found: Sequence[File] | None = None,
     ):
-        """Lists the folder; without extensions, those of the stream's kind count (EXTENSIONS).
+        """Lists the folder, unless it is given what was found there.
+
+        Without extensions, those of the stream's kind count (EXTENSIONS).
 
         Raises:
             UserError: it is no folder, or has no usable file for this split.
         """
-        where = f"{binding(name)}={os.fspath(root)}"
-        folder = Path(root).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"{where}: {'not a folder' if folder.exists() else 'no such folder'}")
+        corpus, settings = corpus or Corpus(), settings or Filters()
+        root = files.expanded(root)
+        where = f"{binding(name)}={root}"
+        if not files.is_folder(root):
+            raise UserError(f"{where}: {'not a folder' if files.exists(root) else 'no such folder'}")
         extensions = EXTENSIONS[name] if extensions is None else extensions
-        files = chosen(walk(folder, extensions, skip), split, validation_share, where)
-        super().__init__(name, files, document_characters)
-        if not any(self.read(index) for index in range(len(self))):  # stops at the first, which is mostly file 0
+        if found is None:
+            found = walk(root, extensions, skip, settings.ignore, sizes=corpus.group_by_repository)
+        super().__init__(name, chosen(found, split, corpus, where), corpus, settings)
+        if not usable(self):
             kinds = ", ".join(sorted(extensions)[:12]) + (", ..." if len(extensions) > 12 else "")
-            raise UserError(f"{where}: no usable file for {split} (UTF-8 text with an extension of {kinds})")
+            raise UserError(
+                f"{where}: no usable file for {split} (UTF-8 text with an extension of {kinds}{left_out_of(self)})"
+            )
 
 
-class Dialogues:
-    """A Source[Dialogue]: each line of a .jsonl file, or of all those below a folder, is a dialogue.
-
-    A line is {"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}. A line counts as a file
-    of the source: one file of many dialogues can be shuffled and split like a folder of them.
-    """
-
-    def __init__(
-        self, root: str | os.PathLike[str], split: str, validation_share: float = 0.05, *, name: str = "instruct"
-    ):
-        """Finds where the lines begin, and reads the first.
-
-        Raises:
-            UserError: no such file or folder, no dialogue for this split, or the first line is not a dialogue.
-        """
-        self.name = name
-        where = f"{binding(name)}={os.fspath(root)}"
-        path = Path(root).expanduser()
-        if path.is_dir():
-            files = [(file.path, path / file.path) for file in walk(path, frozenset((".jsonl",)))]
-        elif path.is_file():
-            files = [(path.name, path)]
-        else:
-            raise UserError(f"{where}: no such file or folder")
-        try:
-            lines = [line for shown, file in files for line in _lines(shown, file)]
-        except OSError as error:
-            raise UserError(f"{where} cannot be read ({error})") from None
-        self._lines = chosen(lines, split, validation_share, where)
-        if not self._lines:
-            raise UserError(f"{where}: no dialogue for {split}; dialogues are lines of .jsonl files")
-        self.read(0)
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def read(self, index: int) -> list[Dialogue]:
-        """The dialogue of line number `index`.
-
-        Raises:
-            UserError: the line is not a dialogue.
-        """
-        line = self._lines[index]
-        try:
-            with line.file.open("rb") as file:
-                file.seek(line.begin)
-                data = file.readline()
-            messages = [_message(message) for message in json.loads(data.decode("utf-8-sig"))["messages"]]
-            if not messages:
-                raise ValueError("it has no messages")
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            cure = 'a line is {"messages": [{"role": "user", "content": "..."}, ...]}'
-            raise UserError(f"{binding(self.name)}: {line.path} is not a dialogue ({error!r}); {cure}") from None
-        return [Dialogue(messages, line.path)]
-
-    def fingerprint(self) -> str:
-        return hash_of(self.name, None, ((line.path, line.size) for line in self._lines))
+def usable(source: Source) -> bool:
+    """Whether there is a document at all; stops at the first, which mostly is in piece 0."""
+    return any(block.items for piece in range(len(source)) for block in source.read(piece))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Line:
-    path: str  # of the file below the corpus, and the line's number
-    file: Path
-    begin: int
-    size: int
-
-
-def _lines(shown: str, path: Path) -> Iterator[_Line]:
-    begin = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _Line(f"{shown}:{number}", path, begin, len(line))
-            begin += len(line)
-
-
-def _message(message: dict[str, Any]) -> Message:
-    role, content = message["role"], message["content"]
-    if role not in ("system", "user", "assistant"):
-        raise ValueError(f"role {role!r} is none of system, user, assistant")
-    if not isinstance(content, str):
-        raise ValueError(f"content {content!r} is no text")
-    content.encode("utf-8")  # a ValueError if it is half of a surrogate pair, which JSON can write
-    return {"role": role, "content": content}
+def left_out_of(source: Source) -> str:
+    """Why the documents of a source's first pieces are left out, for an error: "; left out: 3 generated"."""
+    blocks = (block for piece in range(min(len(source), 100)) for block in source.read(piece))
+    reasons = collections.Counter(reason for block in blocks for reason, _ in block.left_out)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return f"; left out: {listed}" if listed else ""
 
 
 def binding(stream: str) -> str:
@@ -272,51 +334,33 @@ def binding(stream: str) -> str:
     return f"Corpus.{stream} / --gin.{stream.upper()}_CORPUS"
 
 
-def walk(root: Path, extensions: frozenset[str], skip: frozenset[str] = SKIPPED_FOLDERS) -> list[File]:
-    """The files below a folder with one of the extensions (in any case of letters), sorted by path; reads none.
-
-    Links to folders are followed, and each folder is entered once: a link that leads back cannot loop.
-    """
-    files, entered = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        identity = os.stat(folder)
-        if (identity.st_dev, identity.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((identity.st_dev, identity.st_ino))
-        folders[:] = sorted(name for name in folders if name not in skip and not name.startswith("."))
-        for name in names:
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in extensions:
-                continue
-            location = os.path.join(folder, name)
-            try:
-                found = os.stat(location)
-            except OSError:
-                continue  # a link that leads nowhere
-            if stat.S_ISREG(found.st_mode):
-                # A name that is not UTF-8 is shown with U+FFFD, so that a path can be written anywhere a text can.
-                path = os.fsencode(Path(location).relative_to(root).as_posix()).decode("utf-8", "replace")
-                files.append(File(path, found.st_size, functools.partial(read_text, location)))
-    return sorted(files, key=lambda file: file.path)
+def walk(
+    root: str | os.PathLike[str],
+    extensions: frozenset[str],
+    skip: frozenset[str] = SKIPPED_FOLDERS,
+    ignore: Sequence[str] = (),
+    sizes: bool = False,
+) -> list[File]:
+    """The files below a folder with one of the extensions (in any case of letters), sorted by path (see files.walk)."""
+    found = files.walk(
+        os.fspath(root),
+        lambda name: os.path.splitext(name)[1].lower() in extensions,
+        skip,
+        tuple(ignore),
+        sizes,
+    )
+    return [
+        File(entry.path, entry.size, functools.partial(files.read_bytes, entry.location), entry.repository)
+        for entry in found
+    ]
 
 
-def read_text(location: str | os.PathLike[str]) -> str | None:
-    """The text of a file, its line ends and byte order mark kept; None if it is binary, not UTF-8, or blank.
-
-    Raises:
-        UserError: it cannot be read. (Leaving it out would change the stream without a word.)
-    """
+def readable(data: bytes | str | None) -> str | None:
+    """The text of what File.read gave; None if it is none, binary, not UTF-8, or blank."""
     try:
-        data = Path(location).read_bytes()
-    except OSError as error:
-        raise UserError(f"{os.fspath(location)} cannot be read ({error.strerror}): mend or remove it") from None
-    if b"\0" in data:
+        return None if data is None else filters.decoded(data, ANY)
+    except LeftOut:
         return None
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    return text if text.strip() else None
 
 
 def share_of(path: str, purpose: str) -> float:
@@ -325,10 +369,16 @@ def share_of(path: str, purpose: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def chosen(entries: Sequence[Entry], split: str, validation_share: float, where: str) -> list[Entry]:
-    """The entries of one split, in their order: an entry is validation if the hash of its path is below the share.
+def side_of(path: str, repository: str, corpus: Corpus) -> str:
+    """What the split is decided by: the path, or of files that are grouped by repository, the repository."""
+    return repository if corpus.group_by_repository and repository else path
 
-    Where a side would be empty, the entry whose hash is nearest to the share goes there.
+
+def chosen(entries: Sequence[Entry], split: str, corpus: Corpus, where: str) -> list[Entry]:
+    """The entries of one split, in their order: an entry is validation if the hash of its path (or its repository, see
+    side_of) is below the share.
+
+    Where a side would be empty, what has the hash nearest to the share goes there.
 
     Raises:
         UserError: validation is asked for and the share is 0 or there is only one entry; or the share is no share.
@@ -336,18 +386,23 @@ def chosen(entries: Sequence[Entry], split: str, validation_share: float, where:
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: it is one of {', '.join(SPLITS)}")
-    if not 0 <= validation_share < 1:
-        raise UserError(f"Corpus.validation_share={validation_share} must be at least 0 and below 1")
-    hashes = {entry.path: share_of(entry.path, "split") for entry in entries}
-    validation = {path for path, share in hashes.items() if share < validation_share}
-    if not validation and validation_share > 0 and len(entries) > 1:
+    share = corpus.validation_share
+    if not 0 <= share < 1:
+        raise UserError(f"Corpus.validation_share={share} must be at least 0 and below 1")
+    sides = [side_of(entry.path, entry.repository, corpus) for entry in entries]
+    hashes = {side: share_of(side, "split") for side in sides}
+    validation = {side for side, hashed in hashes.items() if hashed < share}
+    if not validation and share > 0 and len(hashes) > 1:
         validation = {min(hashes, key=hashes.__getitem__)}
-    elif len(entries) > 0 and len(validation) == len(hashes):
+    elif len(hashes) > 0 and len(validation) == len(hashes):
         validation.remove(max(hashes, key=hashes.__getitem__))  # also where there is only one: train goes first
     if split == "validation" and entries and not validation:
-        reason = "there is only one file" if validation_share else "Corpus.validation_share is 0"
+        what = "repository" if corpus.group_by_repository else "file"
+        reason = f"there is only one {what}" if share else "Corpus.validation_share is 0"
         raise UserError(f"{where}: no file is left for validation, since {reason}")
-    return [entry for entry in entries if (entry.path in validation) == (split == "validation")]
+    return [
+        entry for entry, side in zip(entries, sides, strict=True) if (side in validation) == (split == "validation")
+    ]
 
 
 def cut(text: str, limit: int | None) -> list[str]:
@@ -381,9 +436,9 @@ def _cut_before(text: str, begin: int, stop: int) -> int:
     return stop - 1 if text[stop - 1 : stop + 1] == "\r\n" and stop - 1 > begin else stop
 
 
-def hash_of(name: str, rules: object, files: Iterator[tuple[str, int]]) -> str:
+def hash_of(name: str, rules: object, entries: Iterable[tuple[str, int]]) -> str:
     """Hex hash for Source.fingerprint."""
     digest = hashlib.blake2b(f"{name} {rules!r}\n".encode(), digest_size=16)
-    for path, size in files:
+    for path, size in entries:
         digest.update(f"{size} {path}\n".encode())
     return digest.hexdigest()

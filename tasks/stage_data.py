@@ -13,7 +13,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import mixtures
 from tasks.local_corpus import stream_source
-from tasks.sources import Document
+from tasks.sources import Document, items
 from tasks.stream import Stream, StreamState
 from tasks.tokenizer_training import trained_tokenizer
 
@@ -41,6 +41,7 @@ class StageData:
             configuration.stage.name,
             configuration.mixture,
             corpus=configuration.corpus,
+            filters=configuration.filters,
             tokenizer=self.tokenizer,
             fim=configuration.fim,
             packing=configuration.packing,
@@ -58,6 +59,7 @@ class StageData:
             batch_size=self._config.stage.batch_size,
             length=self._config.stage.sequence_length,
             mask_documents=self._config.packing.mask_documents,
+            queue=self._config.packing.queue,
             host=self._host,
             hosts=self._hosts,
             state=state,
@@ -90,11 +92,11 @@ class StageData:
         Documents are whole files; the first stretch of each comes before the second of any.
         """
         corpus = dataclasses.replace(self._config.corpus, document_characters=None)
-        source = stream_source(self._preferred("code"), "validation", corpus)
+        source = stream_source(self._preferred("code"), "validation", corpus, self._config.filters)
         wanted = self._config.evaluation.context_windows
         long: list[np.ndarray] = []
-        for file in np.random.default_rng(0).permutation(len(source)):
-            for document in source.read(int(file)):
+        for piece in np.random.default_rng(0).permutation(len(source)):
+            for document in items(source, int(piece)):
                 # hardly a token is shorter than a byte, so shorter texts need not be encoded
                 if isinstance(document, Document) and len(document.text.encode()) >= length:
                     ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
@@ -113,11 +115,11 @@ class StageData:
     def excerpts(self, count: int) -> list[tuple[str, str]]:
         """(stream, text) of validation documents, in an order that is the same each time, at most `count`."""
         stream = self._preferred("python", "code")
-        source = stream_source(stream, "validation", self._config.corpus)
+        source = stream_source(stream, "validation", self._config.corpus, self._config.filters)
         texts: list[tuple[str, str]] = []
-        for file in np.random.default_rng(0).permutation(len(source)):
-            documents = [document for document in source.read(int(file)) if isinstance(document, Document)]
-            texts += [(stream, document.text) for document in documents[:1]]
+        for piece in np.random.default_rng(0).permutation(len(source)):
+            first = next(items(source, int(piece)), None)
+            texts += [(stream, first.text)] if isinstance(first, Document) else []
             if len(texts) >= count:
                 break
         return texts
@@ -133,7 +135,7 @@ def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], No
     settings, kept = configuration.tokenizer, run_dir / "tokenizer.model"
     if settings.model is None and kept.exists():
         return Tokenizer.from_file(kept, settings.infilling)
-    tokenizer = trained_tokenizer(configuration.corpus, settings, say)
+    tokenizer = trained_tokenizer(configuration.corpus, configuration.filters, settings, say)
     if not kept.exists() and writes:
         temporary = kept.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(tokenizer.model)

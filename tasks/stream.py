@@ -1,9 +1,9 @@
 """The batches that the trainer consumes: exact to resume, and the same for any number of hosts.
 
 The global batch is made of a fixed number of lanes. A lane has one packer for each stream of the mixture; which stream
-gives a window is a function of the window's number alone, and a packer's state is three integers. So the whole state
-is [lanes, streams, 3] integers, it travels with each batch, and a batch is a pure function of configuration, seed and
-number.
+gives a window is a function of the window's number alone, and a packer's state is a few integers. So the whole state
+is [lanes, streams, queue + 2, 4] integers, it travels with each batch, and a batch is a pure function of configuration,
+seed and number.
 """
 
 import dataclasses
@@ -12,15 +12,17 @@ import hashlib
 import json
 import queue
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from codellama_jax.errors import UserError
 from tasks.config import STREAMS
-from tasks.packing import FEATURES, Encoder, Packed, Packer, Position
-from tasks.sources import Dialogue, Document, Source
+from tasks.filters import LeftOut
+from tasks.packing import FEATURES, Encoder, Packed, Packer, Place, Position
+from tasks.sources import Block, Dialogue, Document, Source
 
 # The fractional part of the golden ratio in 64 bits: multiples of it modulo 2^64 fill the range evenly at every length.
 GOLDEN = 0x9E3779B97F4A7C15
@@ -41,41 +43,120 @@ def task_seed(seed: int, task: str) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=16)
-def _permutation(seed: tuple[int, ...], files: int) -> np.ndarray:
-    """The order of files in one epoch; one array for all lanes."""
-    return np.random.default_rng(seed).permutation(files)
+def _permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
+    """The order of pieces in one epoch; one array for all lanes."""
+    return np.random.default_rng(seed).permutation(count)
 
 
-class FileOrder:
-    """The files of one lane: every lane takes each `lanes`-th file of an order that is drawn anew for each epoch."""
+class Lane:
+    """The documents of one lane of one stream: each lane takes each `lanes`-th piece of an order that is drawn anew for
+    each epoch, and the documents of each block in an order that is drawn as well.
 
-    def __init__(self, source: Source, lane: int, lanes: int, seed: Sequence[int]):
-        self._source, self._lane, self._lanes, self._seed = source, lane, lanes, tuple(seed)
-        self._epoch, self._order = -1, np.zeros(0, np.int64)
-        self._left_out = 0
+    Where there are fewer pieces than lanes, a piece is dealt out to several: each takes every n-th document of a block.
 
-    def number(self, file: int) -> int:
-        """Number of the lane's file among all lanes' files, over all epochs."""
-        return file * self._lanes + self._lane
+    Args:
+        source: of the stream.
+        lane, lanes: this lane's number, and how many there are.
+        seed: of the order.
+        check: raises LeftOut for a document that is not taken.
+        shuffle: False takes pieces and documents as the source has them.
+        endless: False ends after one epoch.
 
-    def key(self, file: int, document: int) -> tuple[int, int]:
-        """What identifies a document of the lane's file among all lanes and epochs."""
-        return self.number(file), document
+    Attributes:
+        left_out: filter -> documents that it left out of what this lane has read since it was opened.
+        examples: filter -> the first place where it left one out.
+    """
 
-    def read(self, file: int) -> Sequence[Document | Dialogue]:
-        """Documents of the lane's file; never ends.
+    def __init__(
+        self,
+        source: Source,
+        lane: int,
+        lanes: int,
+        seed: Sequence[int],
+        check: Callable[[Document | Dialogue], None],
+        shuffle: bool = True,
+        endless: bool = True,
+    ):
+        self._source, self._lane, self._lanes = source, lane, lanes
+        self._seed, self._check, self._shuffle, self._endless = tuple(seed), check, shuffle, endless
+        self._shares = -(-lanes // len(source))  # lanes that a piece is dealt out to
+        self.pieces = len(source) * self._shares
+        self._block: tuple[int, int, list] = (-1, -1, [])  # the one in hand: piece, number, documents
+        self._blocks: Iterator[Block] = iter(())  # those after it
+        self._counted = (-1, -1)
+        self.left_out: Counter[str] = Counter()
+        self.examples: dict[str, object] = {}
+
+    def number(self, piece: int) -> int:
+        """Number of the lane's piece among all lanes' pieces, over all epochs."""
+        return piece * self._lanes + self._lane
+
+    def key(self, place: Place) -> tuple[int, ...]:
+        """What identifies a document among all lanes and epochs."""
+        piece, block, document = place
+        return self.number(piece), block, document
+
+    def find(self, place: Place) -> tuple[Place, Document | Dialogue] | None:
+        """The first document at a place or after it, and where it stands; None past the last.
 
         Raises:
-            UserError: as many files in turn as the source has gave no document.
+            UserError: no document came in so many pieces that there can be none.
         """
-        epoch, index = divmod(self.number(file), len(self._source))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, _permutation((*self._seed, epoch), len(self._source))
-        documents = self._source.read(int(self._order[index]))
-        self._left_out = 0 if documents else self._left_out + 1
-        if self._left_out > len(self._source):
-            raise UserError(f"{self._source.name}: none of its {len(self._source)} files holds a usable document")
+        piece, block, document = place
+        # A lane's share of a piece may well be empty; of a few documents and many lanes, very many are in turn.
+        patience = piece + max(4 * self.pieces, 10_000)
+        while piece < patience:
+            if not self._endless and self.number(piece) >= self.pieces:
+                return None
+            documents = self._documents(piece, block)
+            if documents is None:
+                piece, block, document = piece + 1, 0, 0
+            elif document < len(documents):
+                return (piece, block, document), documents[document]
+            else:
+                block, document = block + 1, 0
+        listed = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
+        raise UserError(
+            f"{self._source.name}: none of its {len(self._source)} files holds a usable document"
+            + (f"; left out: {listed}" if listed else "")
+        )
+
+    def _documents(self, piece: int, block: int) -> list | None:
+        """The documents of a block in the lane's order; None past the last of a piece."""
+        if self._block[:2] == (piece, block):
+            return self._block[2]
+        epoch, index = divmod(self.number(piece), self.pieces)
+        if self._shuffle:
+            index = int(_permutation((*self._seed, epoch), self.pieces)[index])
+        index, share = divmod(index, self._shares)
+        if self._block[:2] != (piece, block - 1):
+            self._blocks = iter(self._source.read(index, block))
+        read = next(self._blocks, None)
+        if read is None:
+            self._block = (-1, -1, [])
+            return None
+        documents = self._checked(read, piece, block, counts=share == 0)[share :: self._shares]
+        if self._shuffle and len(documents) > 1:
+            order = np.random.default_rng([*self._seed, self.number(piece), block]).permutation(len(documents))
+            documents = [documents[i] for i in order]
+        self._block = (piece, block, documents)
         return documents
+
+    def _checked(self, block: Block, piece: int, number: int, counts: bool) -> list:
+        """What is taken of a block; notes the rest, once."""
+        taken, left_out = [], list(block.left_out)
+        for item in block.items:
+            try:
+                self._check(item)
+                taken.append(item)
+            except LeftOut as refusal:
+                left_out.append((refusal.reason, item.path))
+        if counts and (piece, number) > self._counted:
+            self._counted = piece, number
+            for reason, where in left_out:
+                self.left_out[reason] += 1
+                self.examples.setdefault(reason, where)
+        return taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +165,7 @@ class StreamState:
 
     Attributes:
         batch: batches given out.
-        positions: int64 [lanes of this host, streams, 3]: each packer's file, document and offset.
+        positions: int64 [lanes of this host, streams, queue + 2, 4]: each packer's Position.
     """
 
     batch: int
@@ -95,15 +176,20 @@ class StreamState:
 class Batch:
     """Attributes:
     arrays: FEATURES, each [rows of this host, length].
-    infilling_tokens: tokens of documents in an infilling form.
+    kinds: stream -> kind of document (plain, psm, spm, cut) -> tokens.
     begun: (stream, document) for the documents that begin in this batch.
     state: the stream's, after this batch.
     """
 
     arrays: dict[str, np.ndarray]
-    infilling_tokens: int
+    kinds: dict[str, Counter[str]]
     begun: list[tuple[str, Packed]]
     state: StreamState
+
+    @property
+    def infilling_tokens(self) -> int:
+        """Tokens of documents in an infilling form."""
+        return sum(kinds["psm"] + kinds["spm"] for kinds in self.kinds.values())
 
 
 class Stream:
@@ -117,6 +203,7 @@ class Stream:
         batch_size: windows of a global batch.
         length: tokens of a window.
         mask_documents: positions restart with each document.
+        queue: documents that a packer may hold back until they fit a window.
         host, hosts: this host's index, and how many there are; a host serves a contiguous share of the lanes.
         state: where to go on; None begins.
     """
@@ -131,6 +218,7 @@ class Stream:
         batch_size: int,
         length: int,
         mask_documents: bool,
+        queue: int = 0,
         host: int = 0,
         hosts: int = 1,
         state: StreamState | None = None,
@@ -150,7 +238,7 @@ class Stream:
         # Thresholds in 64-bit integers: exact on every machine.
         self._thresholds = np.round(np.cumsum(shares_in_order)[:-1] / shares_in_order.sum() * 2.0**64).astype(np.uint64)
         self._phase = np.random.default_rng([seed, 0]).integers(0, 2**64, dtype=np.uint64)
-        self._batch = state.batch if state else 0
+        self._batch, self._queue = state.batch if state else 0, queue
         self._identity = {
             "shares": {task.name: shares[task.name] for task in self.tasks},
             "seed": seed,
@@ -158,24 +246,23 @@ class Stream:
             "batch_size": batch_size,
             "length": length,
             "mask_documents": mask_documents,
+            "queue": queue,
         }
-        self._packers = []
-        for index, lane in enumerate(self._lane_numbers):
-            row = []
-            for task_index, task in enumerate(self.tasks):
-                files = FileOrder(task.source, lane, lanes, task.encoder.seed)
-                position = Position(*map(int, state.positions[index, task_index])) if state else Position()
-                row.append(
-                    Packer(
-                        files.read,
-                        files.key,
-                        task.encoder,
-                        length,
-                        mask_documents,
-                        position,
-                    )
-                )
-            self._packers.append(row)
+        self._lanes: list[list[Lane]] = []
+        self._packers: list[list[Packer]] = []
+        for index, number in enumerate(self._lane_numbers):
+            row = [Lane(task.source, number, lanes, task.encoder.seed, task.encoder.check) for task in self.tasks]
+            at = [
+                Position.of_row(state.positions[index, task_index]) if state else None
+                for task_index in range(len(self.tasks))
+            ]
+            self._lanes.append(row)
+            self._packers.append(
+                [
+                    Packer(lane, task.encoder, length, mask_documents, queue, position)
+                    for lane, task, position in zip(row, self.tasks, at, strict=True)
+                ]
+            )
 
     def fingerprint(self) -> str:
         """Digest of everything that shapes the stream but its position. A state is good only where this is equal."""
@@ -203,33 +290,75 @@ class Stream:
     def next_batch(self) -> Batch:
         """The next batch, and the state after it."""
         arrays: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
-        infilling_tokens = 0
+        kinds: dict[str, Counter[str]] = {task.name: Counter() for task in self.tasks}
         begun: list[tuple[str, Packed]] = []
+        streams = self._streams_of_rows()
         for lane, packers in zip(self._lane_numbers, self._packers, strict=True):
-            first = self._batch * self.batch_size + lane * self._rows_per_lane
-            for task_index in self.stream_of(np.arange(first, first + self._rows_per_lane, dtype=np.int64)):
+            first = lane * self._rows_per_lane
+            for task_index in streams[first : first + self._rows_per_lane]:
                 window = packers[task_index].next_window()
                 assert window is not None, "a stream repeats and never ends"
                 for feature, values in window.arrays.items():
                     arrays[feature].append(values)
                 name = self.tasks[task_index].name
                 arrays["stream_ids"].append(np.full(self.length, STREAMS.index(name), np.int32))
-                infilling_tokens += window.infilling_tokens
+                kinds[name] += window.tokens
                 begun += [(name, packed) for packed in window.begun]
         self._batch += 1
         stacked = {name: np.stack(rows) for name, rows in arrays.items()}
-        return Batch(stacked, infilling_tokens, begun, self.state())
+        return Batch(stacked, kinds, begun, self.state())
+
+    def _streams_of_rows(self) -> np.ndarray:
+        """Index into `tasks` of each row of the next global batch.
+
+        The windows of a batch are dealt out to its rows in an order of its own: else batches of 8, 13, 21, ... windows,
+        whose ratios are near the golden one, would keep a lane with one stream for a long time.
+        """
+        windows = self._batch * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        order = np.random.default_rng([int(self._phase), self._batch]).permutation(self.batch_size)
+        return self.stream_of(windows[order])
 
     def state(self) -> StreamState:
         """Where the stream stands."""
-        positions = [[dataclasses.astuple(packer.position) for packer in row] for row in self._packers]
-        return StreamState(self._batch, np.array(positions, np.int64).reshape(len(self._packers), -1, 3))
+        positions = [[packer.position.row(self._queue) for packer in row] for row in self._packers]
+        return StreamState(self._batch, np.array(positions, np.int64))
 
     def epochs(self, state: StreamState) -> dict[str, float]:
-        """How often each stream's files have been read, by the lane that is furthest on."""
+        """How often each stream's pieces have been taken, over all lanes of this host."""
         return {
-            task.name: float(state.positions[:, index, 0].max() * self.lanes / len(task.source))
+            task.name: float(state.positions[:, index, 0, 0].mean() * self.lanes / self._lanes[0][index].pieces)
             for index, task in enumerate(self.tasks)
+        }
+
+    def left_out(self) -> dict[str, Counter[str]]:
+        """Stream -> filter -> documents it left out of what was read since this Stream was made."""
+        return {
+            task.name: sum((row[index].left_out for row in self._lanes), Counter())
+            for index, task in enumerate(self.tasks)
+        }
+
+    def left_out_lines(self) -> list[str]:
+        """The same for a person: a line for each stream and filter, with the first place where it left one out."""
+        lines = []
+        for index, (name, reasons) in enumerate(self.left_out().items()):
+            for reason, count in reasons.most_common():
+                first = next(row[index].examples[reason] for row in self._lanes if reason in row[index].examples)
+                lines.append(f"left out of {name}: {count:,} {reason}, the first {first}")
+        return lines
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        """What is logged of a batch: documents that begin in it, tokens and documents in infilling forms, epochs.
+
+        Where there are several hosts the counts are an estimate: this one's, times the number of hosts.
+        """
+        hosts = self.lanes // len(self._lanes)
+        kinds = Counter(packed.kind for _, packed in batch.begun)
+        return {
+            "infilling_tokens": batch.infilling_tokens * hosts,
+            "infilling_share": batch.infilling_tokens / batch.arrays["tokens"].size,
+            "documents": len(batch.begun) * hosts,
+            "infilling_documents": (kinds["psm"] + kinds["spm"]) * hosts,
+            **{f"epoch/{name}": epochs for name, epochs in self.epochs(batch.state).items()},
         }
 
 

@@ -22,11 +22,9 @@ import sentencepiece
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import BOS_ID, EOS_ID, UNK_ID, Tokenizer
 from tasks import config
-from tasks.config import STREAMS, Corpus
+from tasks.config import STREAMS, Corpus, Filters
 from tasks.local_corpus import stream_source
-from tasks.sources import Dialogue, Document, Source
-
-TextOrDialogues = Source[Document] | Source[Dialogue]
+from tasks.sources import Document, Source, items
 
 # Ours: enough for a few thousand pieces. More text would take longer and change the last pieces only.
 SAMPLE_CHARACTERS = 6_000_000
@@ -48,7 +46,9 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def trained_tokenizer(corpus: Corpus, settings: config.Tokenizer, say: Callable[[str], object] = print) -> Tokenizer:
+def trained_tokenizer(
+    corpus: Corpus, filters: Filters, settings: config.Tokenizer, say: Callable[[str], object] = print
+) -> Tokenizer:
     """The tokenizer of settings.model, or one of settings.vocab_size pieces trained on the corpus's train split.
 
     The trained one is kept below $XDG_CACHE_HOME (or ~/.cache), under a name that tells its text and its options; the
@@ -60,8 +60,14 @@ def trained_tokenizer(corpus: Corpus, settings: config.Tokenizer, say: Callable[
     if settings.model is not None:
         return Tokenizer.from_file(settings.model, settings.infilling)
     # How documents are cut must not change the tokenizer: a cascade's stages may differ in it, and share the tokenizer.
-    whole = dataclasses.replace(corpus, document_characters=None)
-    sources = [stream_source(stream, "train", whole) for stream in STREAMS]
+    usual = Corpus()
+    whole = dataclasses.replace(
+        corpus,
+        document_characters=usual.document_characters,
+        group_by_repository=usual.group_by_repository,
+        shuffle_bytes=usual.shuffle_bytes,
+    )
+    sources = [stream_source(stream, "train", whole, filters) for stream in STREAMS]
     kept = _cached(sources, settings.vocab_size)
     if kept is not None and kept.is_file():
         with contextlib.suppress(UserError):  # damaged: train it again
@@ -75,20 +81,20 @@ def trained_tokenizer(corpus: Corpus, settings: config.Tokenizer, say: Callable[
     return tokenizer
 
 
-def sample(sources: Sequence[TextOrDialogues], characters: int = SAMPLE_CHARACTERS) -> Iterator[str]:
-    """Texts of whole files of the sources, in an order drawn by hash, until there are enough characters.
+def sample(sources: Sequence[Source], characters: int = SAMPLE_CHARACTERS) -> Iterator[str]:
+    """Texts of whole pieces of the sources, in an order drawn by hash, until there are enough characters.
 
-    A source is there by the number of its files, whatever a stage's mixture is: the tokenizer is for all stages.
+    A source is there by the number of its pieces, whatever a stage's mixture is: the tokenizer is for all stages.
     """
-    files = [(source, index) for source in sources for index in range(len(source))]
-    files.sort(key=lambda file: hashlib.blake2b(f"{file[0].name} {file[1]}".encode(), digest_size=8).digest())
-    for source, index in files:
-        for item in source.read(index):
+    pieces = [(source, index) for source in sources for index in range(len(source))]
+    pieces.sort(key=lambda piece: hashlib.blake2b(f"{piece[0].name} {piece[1]}".encode(), digest_size=8).digest())
+    for source, index in pieces:
+        for item in items(source, index):
             texts = [item.text] if isinstance(item, Document) else [message["content"] for message in item.messages]
             yield from texts
             characters -= sum(map(len, texts))
-        if characters <= 0:
-            return
+            if characters <= 0:
+                return
 
 
 def train(texts: Iterable[str], vocab_size: int) -> bytes:
@@ -123,7 +129,7 @@ def _reason(error: str) -> str:
     return f"{' '.join(error.split())}; set --gin.Tokenizer.vocab_size=N, give more text"
 
 
-def _cached(sources: Sequence[TextOrDialogues], vocab_size: int) -> Path | None:
+def _cached(sources: Sequence[Source], vocab_size: int) -> Path | None:
     """Where the tokenizer of this text and these options is kept; None if there is no home to keep it in."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # so the XDG specification says: a relative path counts as unset

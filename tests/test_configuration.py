@@ -304,6 +304,29 @@ def test_values_of_flags(text, value):
     assert resolve(Corpus).corpus.code == value
 
 
+@pytest.mark.parametrize(
+    "binding, value",
+    [
+        ("CODE_CORPUS=['/a', 'gs://b/c']", ["/a", "gs://b/c"]),
+        ("CODE_CORPUS=('/a',)", ["/a"]),
+        ("Filters.languages=['Python', 'C++']", ["Python", "C++"]),
+        ("Filters.languages=None", None),
+        ("Filters.ignore=[]", []),
+        ("Filters.ignore=('*/tests/*',)", ["*/tests/*"]),
+    ],
+)
+def test_places_patterns_and_languages_may_be_several(binding, value, tmp_path):
+    """They come as a tuple, whether a list or a tuple was written; and the operative configuration says the same."""
+    load(["gin/code.gin"], [binding], default_size="local")
+    config = resolve()
+    setting = binding.partition("=")[0]
+    given = config.corpus.code if setting == "CODE_CORPUS" else getattr(config.filters, setting.partition(".")[2])
+    assert given == (value if value is None else tuple(value))
+    (tmp_path / "config.gin").write_text(operative(config))
+    load([str(tmp_path / "config.gin")], [])
+    assert resolve() == config
+
+
 def test_an_integer_serves_as_a_number():
     load(["gin/code.gin"], ["AdamW.clip_norm=1", "Mixture.shares={'code': 1}"], default_size="local")
     config = resolve(AdamW, Mixture)
@@ -339,8 +362,17 @@ def test_unused_macros_of_other_stages_are_known():
         ("CODE_LEARNING_RATE=1/30", "AdamW.peak_learning_rate = '1/30' (--gin.CODE_LEARNING_RATE=1/30): expected"),
         ("CODE_LEARNING_RATE=True", "expected a number"),
         ("Packing.mask_documents=true", "expected True or False"),
-        ("CODE_CORPUS=3", "Corpus.code = 3 (--gin.CODE_CORPUS=3): expected a string or None"),
+        ("CODE_CORPUS=3", "Corpus.code = 3 (--gin.CODE_CORPUS=3): expected a string"),
         ("CODE_CORPUS=@Stage", "Corpus.code = @Stage"),
+        ("CODE_CORPUS=['/a', 3]", "Corpus.code = ['/a', 3] (--gin.CODE_CORPUS=['/a', 3]): expected a string"),
+        ("Filters.languages=Python", "Filters.languages = 'Python' (--gin.Filters.languages=Python): expected"),
+        ("Filters.ignore=None", "Filters.ignore = None (--gin.Filters.ignore=None): expected"),
+        ("Filters.longest_line=many", "Filters.longest_line = 'many' (--gin.Filters.longest_line=many): expected"),
+        ("Filters.longest_lines=3", "unknown setting Filters.longest_lines: did you mean Filters.longest_line?"),
+        ("Corpus.on_damage=ignore", "Corpus.on_damage='ignore' must be 'stop' or 'skip'"),
+        ("Corpus.shuffle_bytes=0", "Corpus.shuffle_bytes=0 must be at least 1"),
+        ("Packing.queue=-1", "Packing.queue=-1 must be at least 0"),
+        ("Fim.cut=word", "Fim.cut='word' must be 'character' or 'line'"),
         ("Stage.size=7", "Stage.size = 7 (--gin.Stage.size=7): expected a string"),
         ("Mixture.shares={'code': 'all'}", "expected a dict of strings and numbers"),
         ("Mixture.shares=code", "expected a dict of strings and numbers"),

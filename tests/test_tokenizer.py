@@ -16,10 +16,11 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import tokenizer_training
-from tasks.config import Corpus
+from tasks.config import Corpus, Filters
 from tasks.config import Tokenizer as Settings
 
 ROOT = Path(__file__).parents[1]
+USUAL = Filters()
 SOURCE = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8")
 
 
@@ -285,19 +286,22 @@ def test_training_has_llamas_ids_and_is_deterministic(small: Tokenizer):
 
 def test_trained_once_and_kept(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture):
     said: list[str] = []
-    first = tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append)
+    first = tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append)
     (kept,) = (tmp_path / "cache/codellama_jax/tokenizers").iterdir()
     assert len(said) == 2 and str(kept) in said[1]
-    second = tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400, infilling=False), said.append)
+    second = tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400, infilling=False), said.append)
     assert len(said) == 2 and second.model == first.model and second.rows == 400
-    pieces_cut = dataclasses.replace(corpus, document_characters=100)
-    assert tokenizer_training.trained_tokenizer(pieces_cut, Settings(vocab_size=400), said.append).model == first.model
-    assert len(said) == 2
+    for how in ({"document_characters": 100}, {"group_by_repository": True}):
+        otherwise = dataclasses.replace(corpus, **how)
+        third = tokenizer_training.trained_tokenizer(otherwise, USUAL, Settings(vocab_size=400), said.append)
+        assert len(said) == 2 and third.model == first.model, how
     kept.write_bytes(b"damaged")
-    assert tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append).model == first.model
+    assert (
+        tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append).model == first.model
+    )
     assert len(said) == 4 and kept.read_bytes() == first.model
     Path(corpus.code or "", "new.c").write_text("int x;\n" * 9)
-    tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append)
+    tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append)
     assert len(said) == 6  # another text, another tokenizer
     assert capfd.readouterr() == ("", "")  # SentencePiece's own log stays away from the terminal
 
@@ -306,14 +310,14 @@ def test_a_cache_that_cannot_be_written_is_no_error(corpus: Corpus, tmp_path: Pa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     said: list[str] = []
-    assert tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=400), said.append).pieces == 400
+    assert tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append).pieces == 400
     assert "not kept" in said[-1]
 
 
 def test_too_little_text_or_too_few_pieces(corpus: Corpus, capfd: pytest.CaptureFixture):
     for vocab_size in (100_000, 260):
         with pytest.raises(UserError, match=r"--gin.Tokenizer.vocab_size=\d+") as refusal:
-            tokenizer_training.trained_tokenizer(corpus, Settings(vocab_size=vocab_size), lambda line: None)
+            tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=vocab_size), lambda line: None)
         assert "\n" not in str(refusal.value)
     assert capfd.readouterr() == ("", "")
 
@@ -321,15 +325,15 @@ def test_too_little_text_or_too_few_pieces(corpus: Corpus, capfd: pytest.Capture
 def test_a_named_model_is_loaded(corpus: Corpus, small: Tokenizer, tmp_path: Path):
     (tmp_path / "a.model").write_bytes(small.model)
     settings = Settings(model=str(tmp_path / "a.model"), infilling=False)
-    assert tokenizer_training.trained_tokenizer(corpus, settings).model == small.model
+    assert tokenizer_training.trained_tokenizer(corpus, USUAL, settings).model == small.model
     with pytest.raises(UserError, match="no such file"):
-        tokenizer_training.trained_tokenizer(corpus, Settings(model="none.model"))
+        tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(model="none.model"))
 
 
 def test_two_processes_may_train_at_once(corpus: Corpus, tmp_path: Path):
     code = (
-        "from tasks.config import Corpus, Tokenizer; from tasks.tokenizer_training import trained_tokenizer;"
-        f"print(trained_tokenizer({corpus!r}, Tokenizer(vocab_size=400), lambda line: None).fingerprint)"
+        "from tasks.config import Corpus, Filters, Tokenizer; from tasks.tokenizer_training import trained_tokenizer;"
+        f"print(trained_tokenizer({corpus!r}, Filters(), Tokenizer(vocab_size=400), lambda line: None).fingerprint)"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
     outputs = {run.communicate()[0] for run in runs}

@@ -146,15 +146,14 @@ class StageLog:
         """The lines of evaluations.jsonl."""
         return self._evaluations.lines
 
-    def step(self, step: int, metrics: Mapping[str, Any], seconds: float, infilling: int, epochs: dict) -> None:
+    def step(self, step: int, metrics: Mapping[str, Any], seconds: float, of_data: Mapping[str, float]) -> None:
         """Notes an optimiser step.
 
         Args:
             step: its number, from 1.
             metrics: what the step returned, on the host.
             seconds: it took.
-            infilling: tokens of its batch in documents under the infilling transform.
-            epochs: stream -> how often its files have been read.
+            of_data: what the stream says of the batch, by name.
         """
         record: dict[str, Any] = {
             "step": step,
@@ -163,14 +162,13 @@ class StageLog:
             "grad_norm": float(metrics["grad_norm"]),
             "tokens_per_second": self._stage.batch_tokens / seconds,
             "seconds": seconds,
-            "infilling_tokens": infilling,
         }
         sums = (metrics[f"stream_{what}"] for what in ("losses", "weights", "tokens"))
         for name, loss, weight, tokens in zip(self._streams, *sums, strict=True):
             if tokens:
                 record[f"loss/{name}"] = float(loss / max(weight, 1))
                 record[f"tokens/{name}"] = int(tokens)
-        record |= {f"epoch/{name}": epoch for name, epoch in epochs.items()}
+        record |= of_data
         self._metrics.write(record)
         if self._board:
             self._board.write(step, record)

@@ -1,5 +1,6 @@
 """Dialogues: the published ids of both formats, what counts as an answer, and what is refused."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-from tasks.chat import Message, encode_dialogue, encode_open_dialogue
-from tasks.config import Chat
+from tasks.chat import Message, check, encode_dialogue, encode_open_dialogue
+from tasks.config import Chat, Fim
+from tasks.filters import LeftOut
 from tasks.packing import Encoder
-from tasks.sources import Dialogue
+from tasks.sources import Dialogue, Document
 
 FORMATS = ("inst", "source")
 STEP = 32015
@@ -296,3 +298,50 @@ def test_a_dialogue_of_a_source_is_named_by_its_path(small_tokenizer: Tokenizer,
     encoder = Encoder(small_tokenizer, fim=None, chat=Chat("inst"), seed=(0,))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^talks/a\.jsonl:12: "):
         encoder.plain(Dialogue(dialogue("a"), "talks/a.jsonl:12"))
+
+
+# --- what is left out of training -------------------------------------------------------------------------------------
+
+
+def left_out(messages: list[Message], chat_format: str) -> str | None:
+    try:
+        check(messages, chat_format)
+    except LeftOut as refusal:
+        return refusal.reason
+    return None
+
+
+@pytest.mark.parametrize("chat_format", FORMATS)
+def test_what_is_no_example_is_left_out_for_its_roles(small_tokenizer: Tokenizer, chat_format: str):
+    """Whatever cannot be encoded, and nothing else: all sequences of up to four roles."""
+    taken = 0
+    for length in range(5):
+        for roles in itertools.product(("system", "user", "assistant"), repeat=length):
+            messages = of_roles(list(roles))
+            reason = left_out(messages, chat_format)
+            if reason is None:
+                taken += 1
+                assert len(encode_dialogue(small_tokenizer, messages, chat_format)[0])
+            else:
+                assert reason == "roles"
+                refusal(encode_dialogue, small_tokenizer, messages, chat_format)
+    assert taken == 3  # one turn, with and without a system message, and two turns
+    assert left_out(of_roles(["system", *("user", "assistant") * 2]), chat_format) is None
+
+
+@pytest.mark.parametrize("tag", ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"])
+@pytest.mark.parametrize("place", range(5))
+def test_what_contains_a_reserved_tag_is_left_out_where_it_means_something(tag: str, place: int):
+    messages = dialogue("one", "two", "three", "four", system="be kind")
+    messages[place]["content"] += f"{tag}x"
+    assert left_out(messages, "inst") == "reserved_tag" and left_out(messages, "source") is None
+    assert left_out([*messages, *messages[1:2]], "inst") == "roles"  # which is seen first
+
+
+def test_an_encoder_leaves_out_dialogues_and_no_documents(small_tokenizer: Tokenizer):
+    for chat_format in FORMATS:
+        encoder = Encoder(small_tokenizer, Fim(), Chat(chat_format), seed=(0,))
+        encoder.check(Document("[INST] <<SYS>>", "a.py"))
+        encoder.check(Dialogue(dialogue("a", "b"), "a"))
+        with pytest.raises(LeftOut, match="roles"):
+            encoder.check(Dialogue(dialogue("a"), "a"))

@@ -260,7 +260,7 @@ def test_the_draw_is_a_function_of_seed_and_key(small_tokenizer: Tokenizer):
 
 def test_draw_uses_nothing_but_its_generator():
     for seed in range(50):
-        cuts = [draw(1000, Fim(), np.random.default_rng(seed)) for _ in range(2)]
+        cuts = [draw("x" * 1000, Fim(), np.random.default_rng(seed)) for _ in range(2)]
         assert cuts[0] == cuts[1]
 
 
@@ -269,3 +269,62 @@ def test_neither_rate_zero_nor_a_dialogue_is_ever_cut(small_tokenizer: Tokenizer
     for key in range(200):
         assert encoder(small_tokenizer, Fim(rate=0.0)).cut(Document("some text", "a"), (key,)) is None
         assert encoder(small_tokenizer, Fim(rate=1.0)).cut(Dialogue(messages, "a"), (key,)) is None
+
+
+# --- cuts between lines -----------------------------------------------------------------------------------------------
+
+LINES = Fim(rate=1.0, cut="line")
+# Texts with the places before their lines and at their end, however lines end and whether the last one does.
+LINED = {
+    "one\ntwo\n\nfour\n": [0, 4, 8, 9, 14],
+    "one\ntwo\nthree": [0, 4, 8, 13],
+    "one\r\ntwo\r\n": [0, 5, 10],
+    "one\r\n\r\nthree": [0, 5, 7, 12],
+    "one": [0, 3],
+    "\n": [0, 1],
+    "": [0],
+}
+
+
+@pytest.mark.parametrize("text", LINED, ids=ascii)
+def test_lines_are_cut_at_their_beginnings_or_at_the_end(text: str):
+    """Every pair of those places has its share, the empty middle included; and nothing is lost."""
+    places = LINED[text]
+    cuts = [draw(text, LINES, np.random.default_rng([3, number])) for number in range(4000)]
+    assert all(cut is not None and "".join(cut.parts(text)) == text for cut in cuts)
+    pairs = [(places.index(cut.start), places.index(cut.end)) for cut in cuts if cut is not None]
+    counts = np.zeros((len(places), len(places)))
+    np.add.at(counts, tuple(np.array(pairs).T), 1)
+    upper = np.triu_indices(len(places))
+    assert counts[upper].sum() == len(cuts)
+    assert len(places) == 1 or fits(counts[upper], joint(len(places) - 1)[upper])
+
+
+def test_cuts_between_lines_reach_evenly_over_a_long_document():
+    """By lines, not by characters: the first half of the lines is hardly any of the text."""
+    text = "a\n" * 500 + f"{'b' * 100}\n" * 500
+    begins = np.cumsum([0, *map(len, text.splitlines(keepends=True))])
+    cuts = [draw(text, LINES, np.random.default_rng([4, number])) for number in range(5000)]
+    places = np.searchsorted(begins, [(cut.start, cut.end) for cut in cuts if cut is not None])
+    assert (begins[places] == [(cut.start, cut.end) for cut in cuts if cut is not None]).all()
+    counts, _ = np.histogram(places, bins=7, range=(0, 1001))
+    assert fits(counts, np.full(7, 1 / 7))
+
+
+def test_lines_change_only_where_documents_are_cut(small_tokenizer: Tokenizer, fuzzed: Fuzz):
+    """Not whether they are, nor in which order."""
+    rng = np.random.default_rng(8)
+    for number in range(200):
+        document = Document(fuzzed(rng, int(rng.integers(0, 300))), "a")
+        one, other = (encoder(small_tokenizer, Fim(cut=cut)).cut(document, (number,)) for cut in ("character", "line"))
+        assert (one is None) == (other is None)
+        if one is None or other is None:
+            continue
+        assert one.order == other.order and "".join(other.parts(document.text)) == document.text
+        for place in {other.start, other.end} - {0, len(document.text)}:
+            assert document.text[place - 1].splitlines() == [""] and document.text[place - 1 : place + 1] != "\r\n"
+
+
+def test_a_cut_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"Fim\.cut='word' must be 'character' or 'line'"):
+        Fim(cut="word")

@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 
 from codellama_jax.errors import UserError
-from tasks import local_corpus
-from tasks.config import SPLITS, STREAMS, Corpus
+from tasks import local_corpus, sources
+from tasks.config import SPLITS, STREAMS, Corpus, Filters
 from tasks.local_corpus import description, docstrings, embedded, exercises, stream_source
-from tasks.sources import Dialogue, Document, File
+from tasks.sources import ANY, Dialogue, Document, File, Folder, Joined, Source
 
 TEXT_STREAMS = tuple(stream for stream in STREAMS if stream != "instruct")
 SIDES = tuple(itertools.product(STREAMS, SPLITS))
+USUAL = Filters()
+
+
+def everything(source: Source) -> list:
+    return [item for piece in range(len(source)) for item in sources.items(source, piece)]
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +31,7 @@ def items() -> dict[tuple[str, str], list]:
     """All that the embedded corpus holds, read once."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the library's sources must not warn while they are parsed
-        sources = {side: embedded(*side, Corpus()) for side in SIDES}
-        return {
-            side: [item for index in range(len(source)) for item in source.read(index)]
-            for side, source in sources.items()
-        }
+        return {side: everything(embedded(*side, Corpus(), USUAL)) for side in SIDES}
 
 
 def file_of(path: str) -> str:
@@ -90,9 +91,9 @@ def test_natural_language_has_each_licence_once(items: dict):
 def test_listing_is_fast_and_reads_nearly_nothing():
     code = (
         "import time; begin = time.perf_counter()\n"
-        "from tasks.config import SPLITS, STREAMS, Corpus\n"
+        "from tasks.config import SPLITS, STREAMS, Corpus, Filters\n"
         "from tasks.local_corpus import embedded\n"
-        "sources = [embedded(stream, split, Corpus()) for stream in STREAMS for split in SPLITS]\n"
+        "sources = [embedded(stream, split, Corpus(), Filters()) for stream in STREAMS for split in SPLITS]\n"
         "[source.fingerprint() for source in sources]\n"
         "print(time.perf_counter() - begin)"
     )
@@ -102,22 +103,34 @@ def test_listing_is_fast_and_reads_nearly_nothing():
 
 
 def test_reading_is_repeatable_and_settings_are_obeyed():
-    whole, cut = (embedded("code", "validation", Corpus(document_characters=limit)) for limit in (None, 1000))
+    whole, cut = (embedded("code", "validation", Corpus(document_characters=limit), USUAL) for limit in (None, 1000))
     assert len(whole) == len(cut) and whole.fingerprint() != cut.fingerprint()
     for index in range(len(whole)):
-        pieces = cut.read(index)
-        assert pieces == cut.read(index)
-        assert "".join(piece.text for piece in pieces) == "".join(document.text for document in whole.read(index))
+        pieces = list(sources.items(cut, index))
+        assert pieces == list(sources.items(cut, index))
+        text = "".join(document.text for document in sources.items(whole, index))
+        assert "".join(piece.text for piece in pieces) == text
         assert all(len(piece.text) <= 1000 for piece in pieces)
-    assert embedded("code", "train", Corpus()).fingerprint() == embedded("code", "train", Corpus()).fingerprint()
-    half = embedded("code", "validation", Corpus(validation_share=0.5))
+    one, other = (embedded("code", "train", Corpus(), Filters()) for _ in range(2))
+    assert one.fingerprint() == other.fingerprint()
+    half = embedded("code", "validation", Corpus(validation_share=0.5), USUAL)
     assert len(half) > 5 * len(whole)
+
+
+def test_filters_apply_and_say_what_they_left_out():
+    """The library has generated files and long lines; a setting for repositories means nothing here."""
+    usual, any_ = (embedded("python", "train", Corpus(), settings) for settings in (USUAL, ANY))
+    left_out = [pair for piece in range(len(usual)) for block in usual.read(piece) for pair in block.left_out]
+    assert {"generated", "long_line"} & {reason for reason, _ in left_out}
+    assert len(everything(usual)) + sum(reason != "blank" for reason, _ in left_out) == len(everything(any_))
+    together = embedded("python", "train", Corpus(group_by_repository=True), USUAL)
+    assert len(together) == len(usual) and list(together.read(0)) == list(usual.read(0))
 
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_tiny_validation_share_leaves_something_or_says_so(stream: str):
     try:
-        source = embedded(stream, "validation", Corpus(validation_share=1e-9))
+        source = embedded(stream, "validation", Corpus(validation_share=1e-9), USUAL)
     except UserError as refusal:
         assert "Corpus.validation_share" in str(refusal)
     else:
@@ -126,20 +139,57 @@ def test_a_tiny_validation_share_leaves_something_or_says_so(stream: str):
 
 def test_unknown_streams_and_splits():
     with pytest.raises(ValueError, match="code, python, nl_code, nl, instruct"):
-        embedded("prose", "train", Corpus())
+        embedded("prose", "train", Corpus(), USUAL)
     with pytest.raises(ValueError, match="train, validation"):
-        embedded("code", "test", Corpus())
+        embedded("code", "test", Corpus(), USUAL)
 
 
 def test_a_named_folder_replaces_the_embedded_stream(tmp_path: Path):
     (tmp_path / "a.md").write_text("# A\n")
     (tmp_path / "b.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
     corpus = Corpus(nl=str(tmp_path), instruct=str(tmp_path), validation_share=0.0)
-    assert stream_source("nl", "train", corpus).read(0) == [Document("# A\n", "a.md")]
-    assert stream_source("instruct", "train", corpus).read(0)[0].path == "b.jsonl:1"
-    assert len(stream_source("code", "train", corpus)) > 100
-    with pytest.raises(UserError, match=r"--gin.PYTHON_CORPUS=.*no such folder"):
-        stream_source("python", "train", Corpus(python=str(tmp_path / "none")))
+    assert everything(stream_source("nl", "train", corpus, USUAL)) == [Document("# A\n", "a.md")]
+    (dialogue,) = everything(stream_source("instruct", "train", corpus, USUAL))
+    assert dialogue.messages == [{"role": "user", "content": "hello"}]
+    assert len(stream_source("code", "train", corpus, USUAL)) > 100
+    with pytest.raises(UserError, match=r"--gin.PYTHON_CORPUS=.*no such f"):
+        stream_source("python", "train", Corpus(python=str(tmp_path / "none")), USUAL)
+
+
+def test_a_folder_is_read_as_source_files_or_else_as_records(tmp_path: Path):
+    """Records are what is below a folder that has no file of the stream's kinds."""
+    for path, text in (
+        ("mixed/a.c", "int a;\n"),
+        ("mixed/b.jsonl", '{"text": "b"}\n'),
+        ("c/c.jsonl", '{"text": "c"}\n'),
+    ):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    def texts(stream: str, *places: str) -> list[str]:
+        corpus = Corpus(**{stream: [str(tmp_path / place) for place in places]}, validation_share=0.0)
+        return [document.text for document in everything(stream_source(stream, "train", corpus, USUAL))]
+
+    assert texts("code", "mixed") == ["int a;\n"]
+    assert texts("nl", "mixed") == ["b"] and texts("code", "c") == ["c"]
+    assert texts("code", "c", "mixed") == ["c", "int a;\n"]  # one after the other
+    with pytest.raises(UserError, match="no usable file"):
+        (tmp_path / "empty").mkdir()
+        texts("code", "empty")
+
+
+def test_several_places_are_joined_and_none_is_refused(tmp_path: Path):
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        (tmp_path / place / f"{place}.py").write_text(f"{place}\n")
+    places = tuple(str(tmp_path / place) for place in "ab")
+    corpus = Corpus(code=places, validation_share=0.0)
+    joined = stream_source("code", "train", corpus, USUAL)
+    assert isinstance(joined, Joined) and [document.path for document in everything(joined)] == ["a.py", "b.py"]
+    alone = stream_source("code", "train", Corpus(code=places[:1], validation_share=0.0), USUAL)
+    assert isinstance(alone, Folder)
+    with pytest.raises(UserError, match=r"--gin.CODE_CORPUS=\(\) names no place"):
+        stream_source("code", "train", Corpus(code=()), USUAL)
 
 
 # --- other machines ---------------------------------------------------------------------------------------------------
@@ -156,13 +206,13 @@ def paths_elsewhere(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 def test_natural_language_without_distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths_elsewhere(monkeypatch, tmp_path)
     for split in SPLITS:
-        assert embedded("nl", split, Corpus()).read(0)[0].text.strip()
+        assert everything(embedded("nl", split, Corpus(), USUAL))[0].text.strip()
 
 
 def test_a_python_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths_elsewhere(monkeypatch, tmp_path)
     with pytest.raises(UserError, match=r"--gin.CODE_CORPUS=None.*name a folder"):
-        embedded("code", "train", Corpus())
+        embedded("code", "train", Corpus(), USUAL)
 
 
 def test_distributions_give_descriptions_and_licences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -180,8 +230,7 @@ def test_distributions_give_descriptions_and_licences(tmp_path: Path, monkeypatc
     }.items():
         (tmp_path / "purelib" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "purelib" / path).write_bytes(text.encode("latin-1"))
-    source = embedded("nl", "train", Corpus(validation_share=0))
-    found = {document.path: document.text for index in range(len(source)) for document in source.read(index)}
+    found = {item.path: item.text for item in everything(embedded("nl", "train", Corpus(validation_share=0.0), USUAL))}
     assert found == {
         "A-2.0.dist-info/licenses/LICENCE.txt": f"(c) Copyright 2025 A and others\n\n{licence}",
         "A-2.0.dist-info/licenses/src/inner.md": "Another licence.\n",

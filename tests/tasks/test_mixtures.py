@@ -15,11 +15,12 @@ from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from codellama_jax.training.config import Evaluation, Stage
 from tasks import config
-from tasks.config import STREAMS, Chat, Corpus, Fim, Mixture, Packing
-from tasks.packing import FEATURES, Packer
+from tasks.config import STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
+from tasks.filters import LeftOut
+from tasks.packing import FEATURES, Encoder, Packer, Place
 from tasks.quiet import quiet_stderr
-from tasks.sources import Dialogue
-from tasks.stream import Batch, FileOrder, Stream, task_seed
+from tasks.sources import Dialogue, Document, Source, items
+from tasks.stream import Batch, Lane, Stream, task_seed
 
 with quiet_stderr():
     import seqio
@@ -52,7 +53,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, fuzzed: Fuzz) -> Corpus:
         lines.append(json.dumps({"messages": messages}) + "\n")
     (root / "instruct.jsonl").write_text("".join(lines))
     folders = {stream: str(root / stream) for stream in STREAMS[:-1]}
-    return Corpus(**folders, instruct=str(root / "instruct.jsonl"), validation_share=0.4, document_characters=300)
+    return Corpus(
+        **folders,
+        instruct=str(root / "instruct.jsonl"),
+        validation_share=0.4,
+        document_characters=300,
+        shuffle_bytes=1500,  # so that there are several blocks of dialogues
+    )
 
 
 @pytest.fixture
@@ -65,6 +72,7 @@ def register(corpus: Corpus, small_tokenizer: Tokenizer) -> Iterator[Callable[..
         settings: dict[str, Any] = {
             "mixture": Mixture(SHARES),
             "corpus": corpus,
+            "filters": Filters(),
             "tokenizer": small_tokenizer,
             "fim": Fim(),
             "packing": Packing(),
@@ -86,9 +94,44 @@ def windows_of(provider: Any, split: str, number: int | None = None, **how: Any)
     return list(itertools.islice(dataset.as_numpy_iterator(), number))
 
 
-def encoder_of(task: seqio.Task) -> Any:
+def paths_of(source: Source, piece: int) -> list[str]:
+    return [item.path for item in items(source, piece)]
+
+
+def encoder_of(task: seqio.Task) -> Encoder:
     (preprocessor,) = task.preprocessors
     return preprocessor.keywords["encoder"]
+
+
+def places_of(source: Source, encoder: Encoder) -> list[tuple[Place, Any]]:
+    """The documents of a source that are taken, with where they stand, in its own order."""
+    found: list[tuple[Place, Any]] = []
+    for piece in range(len(source)):
+        for number, block in enumerate(source.read(piece)):
+            taken = [item for item in block.items if not left_out(encoder, item)]
+            found += [((piece, number, index), item) for index, item in enumerate(taken)]
+    return found
+
+
+def left_out(encoder: Encoder, item: Document | Dialogue) -> bool:
+    try:
+        encoder.check(item)
+    except LeftOut:
+        return True
+    return False
+
+
+class Listed:
+    """Documents with their places, as a packer takes them."""
+
+    def __init__(self, found: list[tuple[Place, Any]]):
+        self._found = found
+
+    def find(self, place: Place) -> tuple[Place, Any] | None:
+        return next(((there, item) for there, item in self._found if there >= place), None)
+
+    def key(self, place: Place) -> tuple[int, ...]:
+        return place
 
 
 # --- what is registered -----------------------------------------------------------------------------------------------
@@ -132,7 +175,7 @@ def test_registering_again_replaces(register: Callable[..., seqio.Mixture], corp
     assert second.tasks == [seqio.get_mixture_or_task("code")]
     (task,) = mixtures.stream_tasks(second, "train")
     assert task.encoder.tokenizer is tokenizer and task.encoder.seed == task_seed(4, "probe/code")
-    assert task.source.read(0)[0].path.endswith(".py#1") or task.source.read(0)[0].path.endswith(".py")
+    assert {path.partition("#")[0][-3:] for piece in range(9) for path in paths_of(task.source, piece)} == {".py"}
     after = windows_of(seqio.get_mixture_or_task("code"), "validation", 5)
     assert not all(np.array_equal(one["tokens"], new["tokens"]) for one, new in zip(before, after, strict=True))
     assert max(window["tokens"].max() for window in after) < tokenizer.pieces
@@ -148,10 +191,9 @@ def test_a_later_stage_does_not_read_again_what_its_parent_read_first(register: 
         registered = register(stage)
         seen.append(next(task for task in mixtures.stream_tasks(registered, "train") if task.name == "code"))
     parent, child = seen
-    orders = [FileOrder(task.source, 0, 1, task.encoder.seed) for task in seen]
-    paths = [[document.path for file in range(len(parent.source)) for document in order.read(file)] for order in orders]
+    paths = [[path for path, _, _ in documents_of(Lane(t.source, 0, 1, t.encoder.seed, t.encoder.check))] for t in seen]
     assert sorted(paths[0]) == sorted(paths[1]) and paths[0] != paths[1]
-    document = parent.source.read(0)[0]
+    document = next(items(parent.source, 0))
     cuts = [[task.encoder.cut(document, (0, number)) for number in range(20)] for task in (parent, child)]
     assert cuts[0] != cuts[1]
 
@@ -171,24 +213,19 @@ def test_a_mixture_gives_full_windows_of_all_its_streams(register: Callable[...,
     assert seen == set(SHARES)
 
 
-@pytest.mark.parametrize("mask_documents", [False, True])
+@pytest.mark.parametrize("packing", [Packing(), Packing(mask_documents=True, queue=5)], ids=str)
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_unshuffled_a_tasks_windows_are_the_packers(
-    register: Callable[..., seqio.Mixture], split: str, mask_documents: bool
+    register: Callable[..., seqio.Mixture], split: str, packing: Packing
 ):
     """Byte for byte, over the same files in their natural order."""
-    register(packing=Packing(mask_documents=mask_documents))
+    register(packing=packing)
     kinds = set()
     for stream in STREAMS:
         task = seqio.get_mixture_or_task(stream)
-        files = task.source.files(split)
-        packer = Packer(
-            lambda file, files=files: files.read(file) if file < len(files) else None,
-            lambda file, document: (file, document),
-            encoder_of(task),
-            LENGTH,
-            mask_documents,
-        )
+        encoder = encoder_of(task)
+        documents = Listed(places_of(task.source.files(split), encoder))
+        packer = Packer(documents, encoder, LENGTH, packing.mask_documents, packing.queue)
         windows = windows_of(task, split)
         assert len(windows) > 3
         for window in windows:
@@ -202,6 +239,36 @@ def test_unshuffled_a_tasks_windows_are_the_packers(
     assert kinds == {"plain", "psm", "spm", "cut"}
 
 
+@pytest.mark.parametrize("queue", [0, 5])
+def test_shuffled_a_tasks_windows_are_the_trainers_first(register: Callable[..., seqio.Mixture], queue: int):
+    """Of one lane, until its first epoch ends."""
+    packing = Packing(queue=queue)
+    registered = register(packing=packing)
+    for task in mixtures.stream_tasks(registered, "train"):
+        stream = Stream(
+            [task],
+            {task.name: 1.0},
+            seed=0,
+            lanes=1,
+            batch_size=1,
+            length=LENGTH,
+            mask_documents=False,
+            queue=queue,
+        )
+        documents = seqio.get_mixture_or_task(task.name).source.get_dataset("train", shuffle=True)
+        dataset = mixtures.pack(
+            documents, {"tokens": LENGTH}, encoder=task.encoder, stream=task.name, packing=packing
+        )  # a task would shuffle its windows once more
+        windows = list(dataset.as_numpy_iterator())
+        for window in windows:
+            batch = stream.next_batch()
+            if batch.state.positions[0, 0, 0, 0] >= len(task.source):
+                break  # a document of the second epoch may be in it
+            for name in FEATURES:
+                assert np.array_equal(window[name], batch.arrays[name][0])
+        assert batch.state.batch > 3
+
+
 def test_a_dataset_gives_the_same_each_time(register: Callable[..., seqio.Mixture]):
     register()
     dataset = seqio.get_mixture_or_task("code").get_dataset({"tokens": LENGTH}, split="train", shuffle=False)
@@ -213,7 +280,20 @@ def test_a_dataset_gives_the_same_each_time(register: Callable[..., seqio.Mixtur
             assert len({values[name].tobytes() for values in (one, other, *pair)}) == 1
 
 
-def documents_of(source: Any, shard_info: Any = None, shuffle: bool = True) -> list[tuple[str, str, list[int]]]:
+def documents_of(lane: Lane) -> list[tuple[str, str, list[int]]]:
+    """Path, text or messages and key of the documents of a lane's first epoch."""
+    found = []
+    place, document = lane.find((0, 0, 0))
+    while lane.number(place[0]) < lane.pieces:
+        content = json.dumps(document.messages) if isinstance(document, Dialogue) else document.text
+        found.append((document.path, content, list(lane.key(place))))
+        piece, block, number = place
+        place, document = lane.find((piece, block, number + 1))
+    return found
+
+
+def examples_of(source: Any, shard_info: Any = None, shuffle: bool = True) -> list[tuple[str, str, list[int]]]:
+    """The same of SeqIO's examples."""
     dataset = source.get_dataset("train", shuffle=shuffle, shard_info=shard_info)
     return [
         (example["path"].decode(), (example["text"] or example["messages"]).decode(), example["key"].tolist())
@@ -225,33 +305,70 @@ def documents_of(source: Any, shard_info: Any = None, shuffle: bool = True) -> l
 def test_shuffled_documents_come_as_in_the_trainers_first_epoch(register: Callable[..., seqio.Mixture], stream: str):
     """With the keys that the trainer draws their infilling by."""
     register()
-    source = seqio.get_mixture_or_task(stream).source
-    files = source.files("train")
-    order = FileOrder(files, 0, 1, task_seed(3, f"probe/{stream}"))
-    expected = [
-        (
-            document.path,
-            json.dumps(document.messages) if isinstance(document, Dialogue) else document.text,
-            list(order.key(file, number)),
-        )
-        for file in range(len(files))
-        for number, document in enumerate(order.read(file))
-    ]
-    assert documents_of(source) == expected
-    natural = documents_of(source, shuffle=False)
-    assert sorted(path for path, _, _ in natural) == sorted(path for path, _, _ in expected)
-    assert [path for path, _, _ in natural] != [path for path, _, _ in expected]
+    task = seqio.get_mixture_or_task(stream)
+    encoder, files = encoder_of(task), task.source.files("train")
+    expected = documents_of(Lane(files, 0, 1, task_seed(3, f"probe/{stream}"), encoder.check))
+    assert examples_of(task.source) == expected
+    natural = [(item.path, list(place)) for place, item in places_of(files, encoder)]
+    assert [(path, key) for path, _, key in examples_of(task.source, shuffle=False)] == natural
+    assert sorted(path for path, _ in natural) == sorted(path for path, _, _ in expected)
+    assert [path for path, _ in natural] != [path for path, _, _ in expected]
 
 
+@pytest.mark.parametrize("stream, shards", [("code", 2), ("code", 5), ("instruct", 3), ("code", 0)])
 @pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("shards", [2, 5])
-def test_shards_share_the_documents_out(register: Callable[..., seqio.Mixture], shards: int, shuffle: bool):
-    """Each document is in one of them, with the key that it has in the whole."""
+def test_shards_share_the_documents_out(
+    register: Callable[..., seqio.Mixture], shards: int, shuffle: bool, stream: str
+):
+    """Each document is in one of them and no two have one key; where there are as many shards as files (0), one whose
+    file holds no document is empty."""
     register()
+    source = seqio.get_mixture_or_task(stream).source
+    each = shards or len(source.files("train"))
+    parts = [examples_of(source, seqio.ShardInfo(index, each), shuffle) for index in range(each)]
+    every = [example for part in parts for example in part]
+    assert sorted(example[:2] for example in every) == sorted(example[:2] for example in examples_of(source))
+    assert len({tuple(key) for _, _, key in every}) == len(every)
+    assert not shards or all(parts)
+
+
+def test_more_shards_than_documents_are_served(register: Callable[..., seqio.Mixture], corpus: Corpus, tmp_path: Path):
+    (tmp_path / "a.c").write_text("int a;\n")
+    register(corpus=dataclasses.replace(corpus, code=str(tmp_path)))
     source = seqio.get_mixture_or_task("code").source
-    parts = [documents_of(source, seqio.ShardInfo(index, shards), shuffle) for index in range(shards)]
-    assert sorted(document for part in parts for document in part) == sorted(documents_of(source, shuffle=shuffle))
-    assert all(parts)
+    for shuffle in (False, True):
+        parts = [examples_of(source, seqio.ShardInfo(index, 3), shuffle) for index in range(3)]
+        assert sorted(map(len, parts)) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("chat_format, bad", [("inst", {3, 6, 9, 12}), ("source", {3, 6})])
+def test_dialogues_that_the_format_cannot_have_are_left_out_in_both_ways(
+    register: Callable[..., seqio.Mixture], corpus: Corpus, tmp_path: Path, chat_format: str, bad: set[int]
+):
+    """By SeqIO's tasks as by the trainer, which counts them."""
+    talks = [[("user", f"question {number}"), ("assistant", f"answer {number}")] for number in range(20)]
+    talks[3] = talks[3][:1]
+    talks[6] = talks[6][::-1]
+    talks[9][0] = ("user", "what is [INST]?")
+    talks[12][1] = ("assistant", "<</SYS>>")
+    lines = [json.dumps({"messages": [{"role": role, "content": text} for role, text in talk]}) for talk in talks]
+    (tmp_path / "talks.jsonl").write_text("\n".join(lines))
+    talking = dataclasses.replace(corpus, instruct=str(tmp_path / "talks.jsonl"), validation_share=0.0)
+    registered = register(mixture=Mixture({"instruct": 1.0}), corpus=talking, chat=Chat(chat_format))
+    good = sorted(talk[0][1] for number, talk in enumerate(talks) if number not in bad)
+    for shuffle in (False, True):
+        shown = examples_of(seqio.get_mixture_or_task("instruct").source, shuffle=shuffle)
+        assert sorted(json.loads(messages)[0]["content"] for _, messages, _ in shown) == good
+        assert windows_of(seqio.get_mixture_or_task("instruct"), "train", shuffle=shuffle)
+    tasks = mixtures.stream_tasks(registered, "train")
+    stream = Stream(
+        tasks, {"instruct": 1.0}, seed=3, lanes=2, batch_size=2, length=LENGTH, mask_documents=True, queue=2
+    )
+    begun = [packed.document for _ in range(20) for _, packed in stream.next_batch().begun]
+    assert {document.messages[0]["content"] for document in begun if isinstance(document, Dialogue)} == set(good)
+    counts = stream.left_out()["instruct"]
+    assert counts["roles"] > 0 and (counts["reserved_tag"] > 0) == (chat_format == "inst")
+    assert all("talks.jsonl" in line for line in stream.left_out_lines())
 
 
 # --- the stage's data -------------------------------------------------------------------------------------------------
@@ -269,10 +386,11 @@ def stage_data(
         stage=Stage("probe", "local", None, steps=10, batch_tokens=8 * LENGTH, sequence_length=LENGTH),
         evaluation=Evaluation(batches=3),
         corpus=corpus,
+        filters=Filters(),
         tokenizer=config.Tokenizer(model=str(model)),
         mixture=Mixture(SHARES),
         fim=Fim(),
-        packing=Packing(),
+        packing=Packing(queue=3),
         stream=config.Stream(seed=3, lanes=4),
         chat=Chat(),
     )
@@ -294,6 +412,7 @@ def test_a_saved_state_is_json_and_resumes(stage_data: Callable[..., StageData])
     data = stage_data()
     stream = data.stream("train")
     batches = [stream.next_batch() for _ in range(12)]
+    assert batches[0].state.positions.shape[2] == 3 + 2  # the queue's length and two
     for k in (1, 2, 5, 8):
         saved = through_a_checkpoint(data, stream, batches[k - 1])
         restarted = stage_data()

@@ -1,13 +1,18 @@
-"""The batch stream: resumed as uninterrupted, the same for any hosts, shares of tokens as planned, files in turn."""
+"""The batch stream: resumed as uninterrupted, the same for any hosts, with the planned shares of tokens."""
 
 import collections
 import dataclasses
-import functools
 import itertools
 import json
+import math
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,48 +21,87 @@ import pytest
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.config import STREAMS, Chat, Fim
-from tasks.packing import FEATURES, Encoder
-from tasks.sources import Document, File, Texts
-from tasks.stream import Batch, FileOrder, Stream, StreamState, StreamTask, prefetched, task_seed
+from tasks.filters import LeftOut
+from tasks.packing import FEATURES, Encoder, Place
+from tasks.sources import Block, Document, hash_of
+from tasks.stream import Batch, Lane, Stream, StreamState, StreamTask, prefetched, task_seed
 
+ROOT = Path(__file__).parents[2]
 Fuzz = Callable[[np.random.Generator, int], str]
+Pieces = Sequence[Sequence[Sequence[str]]]  # texts of the documents of the blocks of the pieces
 SHARES = {"code": 0.6, "nl_code": 0.3, "nl": 0.1}
 FIM, CHAT = Fim(), Chat()
 
 
-def texts(name: str, contents: Sequence[str | None]) -> Texts:
-    """A source that holds its files in memory; None is a file that is left out when read."""
-    files = [
-        File(f"{name}/{i:03d}", len(text or ""), functools.partial(_same, text)) for i, text in enumerate(contents)
-    ]
-    return Texts(name, files)
+class Texts:
+    """A source that holds its documents in memory, and remembers which blocks were asked for.
+
+    A text that begins with "!" is left out by the source, under the name "exclaimed".
+    """
+
+    def __init__(self, name: str, pieces: Pieces):
+        self.name, self._pieces = name, pieces
+        self.reads: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def read(self, piece: int, skip: int = 0) -> Iterator[Block[Document]]:
+        for number, texts in list(enumerate(self._pieces[piece]))[skip:]:
+            self.reads.append((piece, number))
+            places = [(text, f"{self.name}/{piece}/{number}/{index}") for index, text in enumerate(texts)]
+            yield Block(
+                [Document(text, where) for text, where in places if text[:1] != "!"],
+                [("exclaimed", where) for text, where in places if text[:1] == "!"],
+            )
+
+    def fingerprint(self) -> str:
+        flat = [(f"{block}", index) for index, piece in enumerate(self._pieces) for block in piece]
+        return hash_of(self.name, None, flat)
 
 
-def _same(value: Any) -> Any:
-    return value
+def taken(document: Document) -> None:
+    """The check of a Lane that takes everything."""
 
 
-def task(name: str, contents: Sequence[str | None], tokenizer: Tokenizer, fim: Fim = FIM, seed: int = 5) -> StreamTask:
-    return StreamTask(name, texts(name, contents), Encoder(tokenizer, fim, CHAT, task_seed(seed, name)))
+def task(name: str, pieces: Pieces, tokenizer: Tokenizer, fim: Fim = FIM, seed: int = 5) -> StreamTask:
+    return StreamTask(name, Texts(name, pieces), Encoder(tokenizer, fim, CHAT, task_seed(seed, name)))
+
+
+def alone(stream_task: StreamTask, **changes: Any) -> Stream:
+    """A stream of one task, window by window."""
+    settings: dict[str, Any] = {"seed": 0, "lanes": 1, "batch_size": 1, "length": 16, "mask_documents": False}
+    return Stream([stream_task], {stream_task.name: 1.0}, **settings | changes)
 
 
 @pytest.fixture(scope="module")
-def corpora(fuzzed: Fuzz) -> dict[str, list[str | None]]:
-    """A stream of many files, one of few, and one of three short files, which repeats often; some are left out."""
+def corpora(fuzzed: Fuzz) -> dict[str, Pieces]:
+    """A stream of many pieces, one of few, and one of three, which are fewer than lanes and repeat often.
+
+    Blocks hold no, one or several documents, pieces no, one or several blocks.
+    """
     rng = np.random.default_rng(11)
-    code = [fuzzed(rng, int(rng.integers(1, 400))) for _ in range(60)]
-    nl_code = [fuzzed(rng, int(rng.integers(200, 900))) for _ in range(7)]
-    nl = [fuzzed(rng, int(rng.integers(10, 90))) for _ in range(3)]
-    return {"code": [*code, None], "nl_code": [None, *nl_code], "nl": nl}
+
+    def pieces(number: int, blocks: int, documents: int, shortest: int, longest: int) -> Pieces:
+        return [
+            [
+                [fuzzed(rng, int(rng.integers(shortest, longest))) for _ in range(rng.integers(0, documents + 1))]
+                for _ in range(rng.integers(0, blocks + 1))
+            ]
+            for _ in range(number)
+        ]
+
+    nl = [[[fuzzed(rng, int(rng.integers(10, 90))) for _ in range(3)] for _ in range(2)] for _ in range(3)]
+    return {"code": pieces(30, 3, 4, 1, 400), "nl_code": [*pieces(7, 2, 3, 200, 900), [["a"]]], "nl": nl}
 
 
 @pytest.fixture(scope="module")
-def build(corpora: dict[str, list[str | None]], small_tokenizer: Tokenizer) -> Callable[..., Stream]:
+def build(corpora: dict[str, Pieces], small_tokenizer: Tokenizer) -> Callable[..., Stream]:
     """Streams over `corpora`; keywords change what a Stream takes, `fim` and `tokenizer` the encoders."""
 
     def build(fim: Fim = FIM, tokenizer: Tokenizer = small_tokenizer, **changes: Any) -> Stream:
         settings: dict[str, Any] = {
-            "tasks": [task(name, contents, tokenizer, fim) for name, contents in corpora.items()],
+            "tasks": [task(name, pieces, tokenizer, fim) for name, pieces in corpora.items()],
             "shares": SHARES,
             "seed": 5,
             "lanes": 4,
@@ -76,7 +120,7 @@ def same(one: Batch, other: Batch) -> bool:
             (name, packed.document, packed.kind, packed.cut, packed.tokens.tolist()) for name, packed in batch.begun
         ]
         arrays = {name: (values.shape, values.dtype, values.tobytes()) for name, values in batch.arrays.items()}
-        return begun, arrays, batch.infilling_tokens, batch.state.batch, batch.state.positions.tolist()
+        return begun, arrays, batch.kinds, batch.state.batch, batch.state.positions.tobytes()
 
     return described(one) == described(other)
 
@@ -102,30 +146,62 @@ def same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> boo
 
 # --- a pure function of configuration, seed and number ----------------------------------------------------------------
 
+BATCHES = 110
+KILLED_AFTER = [0, 1, 2, 3, 4, 5, 7, 9, 10, 13, 16, 17, 23, 29, 31, 37, 41, 47, 53, 59]
+QUEUES = (0, 3)
+
 
 @pytest.fixture(scope="module")
-def uninterrupted(build: Callable[..., Stream]) -> list[Batch]:
-    stream = build()
-    return [stream.next_batch() for _ in range(64)]
+def uninterrupted_with(build: Callable[..., Stream]) -> dict[int, list[Batch]]:
+    """The first batches for each length of the queue."""
+    streams = {queue: build(queue=queue) for queue in QUEUES}
+    return {queue: [stream.next_batch() for _ in range(BATCHES)] for queue, stream in streams.items()}
 
 
-def test_resumed_after_any_batch_it_goes_on_as_if_nothing_had_been(
-    build: Callable[..., Stream], uninterrupted: list[Batch]
+@pytest.fixture(scope="module")
+def uninterrupted(uninterrupted_with: dict[int, list[Batch]]) -> list[Batch]:
+    return uninterrupted_with[0]
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_there_is_something_to_get_wrong(
+    build: Callable[..., Stream], uninterrupted_with: dict[int, list[Batch]], queue: int
 ):
-    stream = build()
-    epochs = stream.epochs(uninterrupted[-1].state)
-    kinds = {packed.kind for batch in uninterrupted for _, packed in batch.begun}
-    assert epochs["nl"] > 5 and epochs["nl_code"] > 2 and kinds == {"psm", "spm", "plain", "cut"}
-    for k in [0, 1, 2, 3, 4, 5, 7, 9, 10, 13, 16, 17, 23, 29, 31, 37, 41, 47, 53, 59]:
-        resumed = build(state=through_json(uninterrupted[k - 1].state) if k else None)
-        for expected in uninterrupted[k : k + 4]:
-            assert same(resumed.next_batch(), expected), k
+    """While the following is tested: repetition, every kind of document, and with a queue documents that wait."""
+    batches = uninterrupted_with[queue]
+    epochs = build(queue=queue).epochs(batches[-1].state)
+    assert all(count > 3 for count in epochs.values()) and epochs["nl"] > 6
+    assert {packed.kind for batch in batches for _, packed in batch.begun} == {"psm", "spm", "plain", "cut"}
+    waiting = sum((batch.state.positions[:, :, 2:, 0] >= 0).sum() for batch in batches)
+    assert (waiting > 100) == (queue > 0)
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+@pytest.mark.parametrize("k", KILLED_AFTER)
+def test_resumed_after_any_batch_it_goes_on_as_if_nothing_had_been(
+    build: Callable[..., Stream], uninterrupted_with: dict[int, list[Batch]], k: int, queue: int
+):
+    """For fifty batches, byte for byte: arrays, documents and state."""
+    batches = uninterrupted_with[queue]
+    resumed = build(queue=queue, state=through_json(batches[k - 1].state) if k else None)
+    for number in range(k, k + 50):
+        assert same(resumed.next_batch(), batches[number]), number
+
+
+def test_resuming_reads_what_is_held_and_from_there_on(build: Callable[..., Stream], uninterrupted: list[Batch]):
+    """Not the blocks that were used up, and nothing of pieces before."""
+    resumed = build(state=uninterrupted[40].state)
+    resumed.next_batch()
+    for source in (task.source for task in resumed.tasks):
+        assert len(source.reads) < 60  # type: ignore[attr-defined]
+    lanes = resumed.state().positions[:, 0, 0, 0]
+    assert len(resumed.tasks[0].source.reads) < lanes.sum() / 2  # type: ignore[attr-defined]
 
 
 def test_asking_for_the_state_changes_nothing(build: Callable[..., Stream], uninterrupted: list[Batch]):
     stream = build()
     for expected in uninterrupted[:10]:
-        stream.state(), stream.fingerprint(), stream.epochs(stream.state())
+        stream.state(), stream.fingerprint(), stream.epochs(stream.state()), stream.left_out()
         batch = stream.next_batch()
         assert same(batch, expected)
         assert np.array_equal(stream.state().positions, batch.state.positions)
@@ -137,14 +213,29 @@ def test_batches_have_all_features_and_whole_windows(uninterrupted: list[Batch])
         assert {name: values.dtype for name, values in batch.arrays.items()} == FEATURES
         assert {values.shape for values in batch.arrays.values()} == {(8, 64)}
         assert (batch.arrays["segment_ids"] > 0).all()  # a stream repeats and is never padded
-        assert batch.state.batch == number + 1 and batch.state.positions.shape == (4, 3, 3)
+        assert batch.state.batch == number + 1 and batch.state.positions.shape == (4, 3, 2, 4)
         assert (batch.arrays["stream_ids"] == batch.arrays["stream_ids"][:, :1]).all()  # a window has one stream
         begun = {name for name, _ in batch.begun}
         assert begun <= {STREAMS[index] for index in set(batch.arrays["stream_ids"].flat)} <= set(SHARES)
 
 
+@pytest.mark.parametrize("queue", QUEUES)
+def test_kinds_count_the_tokens_of_each_stream(uninterrupted_with: dict[int, list[Batch]], queue: int):
+    begun: collections.Counter[str] = collections.Counter()
+    counted: collections.Counter[str] = collections.Counter()
+    for batch in uninterrupted_with[queue]:
+        for name in SHARES:
+            assert batch.kinds[name].total() == (batch.arrays["stream_ids"] == STREAMS.index(name)).sum()
+            counted += batch.kinds[name]
+        begun.update({packed.kind: 0 for _, packed in batch.begun})
+        for _, packed in batch.begun:
+            begun[packed.kind] += len(packed.tokens)
+        assert batch.infilling_tokens == sum(len(p.tokens) for _, p in batch.begun if p.kind in ("psm", "spm"))
+    assert {kind: counted[kind] for kind in ("plain", "psm", "spm")} == {k: n for k, n in begun.items() if k != "cut"}
+
+
 def test_another_seed_is_another_stream(build: Callable[..., Stream], uninterrupted: list[Batch]):
-    """Its files come in another order and its windows' streams in another phase, even with the same encoders."""
+    """Its windows' streams come in another phase, even with the same encoders."""
     other = build(seed=6)
     for expected in uninterrupted[:8]:
         assert not same_arrays(other.next_batch().arrays, expected.arrays)
@@ -161,6 +252,89 @@ def test_the_order_of_the_mixtures_streams_does_not_matter(build: Callable[..., 
         assert same(resumed.next_batch(), uninterrupted[10])
 
 
+def test_the_state_is_small(build: Callable[..., Stream]):
+    """As large a run's as ours are."""
+    stream = build(lanes=64, batch_size=64, queue=16, length=16)
+    stream.next_batch()
+    state = stream.state()
+    assert state.positions.shape == (64, 3, 18, 4) and state.positions.nbytes < 200_000
+
+
+# --- a real kill ------------------------------------------------------------------------------------------------------
+
+# Writes the digest of each batch, and then the state: as a run does, which is ahead of what it has saved.
+WORKER = """
+import hashlib, json, os, sys, time
+import numpy as np
+from codellama_jax.tokenizer import Tokenizer
+from tasks.config import Chat, Corpus, Fim
+from tasks.packing import Encoder
+from tasks.sources import Folder
+from tasks.stream import Stream, StreamState, StreamTask
+
+folder, queue, digests, batches = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+encoder = Encoder(Tokenizer.from_file(f"{folder}/a.model", True), Fim(), Chat(), (0, 1))
+corpus = Corpus(validation_share=0.0, document_characters=150)
+tasks = [StreamTask(name, Folder(f"{folder}/{name}", "train", name=name, corpus=corpus), encoder)
+         for name in ("code", "nl")]
+saved, state = f"{folder}/state{queue}.json", None
+if os.path.exists(saved):
+    with open(saved) as file:
+        state = StreamState(*json.load(file))
+    state = StreamState(state.batch, np.array(state.positions, np.int64))
+stream = Stream(tasks, {"code": 0.7, "nl": 0.3}, seed=0, lanes=4, batch_size=8, length=64, mask_documents=True,
+                queue=queue, state=state)
+with open(f"{folder}/{digests}", "w") as file:
+    for _ in range(batches):
+        batch = stream.next_batch()
+        digest = hashlib.sha256(b"".join(batch.arrays[name].tobytes() for name in sorted(batch.arrays)))
+        file.write(f"{batch.state.batch} {digest.hexdigest()}\\n")
+        file.flush()
+        with open(f"{saved}.new", "w") as new:
+            json.dump([batch.state.batch, batch.state.positions.tolist()], new)
+        os.replace(f"{saved}.new", saved)
+        time.sleep(0.002)
+"""
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_killed_in_the_middle_it_goes_on_from_the_last_state_written(
+    tmp_path: Path, fuzzed: Fuzz, small_tokenizer: Tokenizer, queue: int
+):
+    rng = np.random.default_rng(17)
+    for name, extension in (("code", "c"), ("nl", "txt")):
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            text = fuzzed(rng, int(rng.integers(20, 900))).replace("\0", "")
+            (tmp_path / name / f"{number}.{extension}").write_bytes(text.encode())
+    (tmp_path / "a.model").write_bytes(small_tokenizer.model)
+
+    def start(digests: str, batches: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", WORKER, str(tmp_path), str(queue), digests, str(batches)]
+        return subprocess.Popen(command, cwd=ROOT)
+
+    def written(digests: str) -> list[str]:
+        return (tmp_path / digests).read_text().splitlines()
+
+    state = tmp_path / f"state{queue}.json"
+    killed, patience = start("killed", 100_000), time.monotonic() + 60
+    try:
+        while not (state.exists() and json.loads(state.read_text())[0] >= 25) and time.monotonic() < patience:
+            time.sleep(0.01)
+    finally:
+        os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    last = json.loads(state.read_text())[0]
+    assert last >= 25
+    assert start("resumed", 60).wait(60) == 0
+    state.unlink()
+    assert start("uninterrupted", last + 60).wait(60) == 0
+    expected = written("uninterrupted")
+    assert len(set(expected)) == len(expected) == last + 60
+    assert written("killed")[:last] == expected[:last]  # the last line may be half written
+    assert written("resumed") == expected[last:]
+
+
 # --- hosts ------------------------------------------------------------------------------------------------------------
 
 
@@ -172,19 +346,30 @@ def test_the_number_of_hosts_does_not_matter(build: Callable[..., Stream], unint
         assert np.array_equal(state.positions, expected.state.positions)
 
 
-@pytest.mark.parametrize("before, after", [(4, 2), (4, 1), (2, 1), (1, 4), (2, 4)])
-def test_other_hosts_resume_what_these_began(
-    build: Callable[..., Stream], uninterrupted: list[Batch], before: int, after: int
+@pytest.mark.parametrize("queue", QUEUES)
+@pytest.mark.parametrize("run", [((4, 13), (2, 30), (1, 50)), ((1, 5), (4, 6), (2, 40)), ((2, 20), (1, 33), (4, 60))])
+def test_hosts_come_and_go_in_one_run(
+    build: Callable[..., Stream], uninterrupted_with: dict[int, list[Batch]], queue: int, run: tuple
 ):
-    began = of_hosts([build(host=host, hosts=before) for host in range(before)])
-    for _, (_, state) in zip(range(13), began, strict=False):
-        saved = through_json(state)
-    parts = np.split(saved.positions, after)
-    resumed = of_hosts(
-        [build(host=host, hosts=after, state=StreamState(saved.batch, part)) for host, part in enumerate(parts)]
-    )
-    for expected, (arrays, _) in zip(uninterrupted[13:30], resumed, strict=False):
-        assert same_arrays(arrays, expected.arrays)
+    """Of each stretch (hosts, until which batch): the state goes through JSON, and the batches are those of one."""
+    batches = uninterrupted_with[queue]
+    state: StreamState | None = None
+    begin = 0
+    for hosts, end in run:
+        parts = np.split(state.positions, hosts) if state else [None] * hosts
+        together = of_hosts(
+            [
+                build(host=host, hosts=hosts, queue=queue, state=StreamState(begin, part) if state else None)
+                for host, part in enumerate(parts)
+            ]
+        )
+        for number in range(begin, end):
+            arrays, state = next(together)
+            assert same_arrays(arrays, batches[number].arrays), (hosts, number)
+            assert np.array_equal(state.positions, batches[number].state.positions)
+        assert state is not None
+        state, begin = through_json(state), end
+        assert state.batch == end
 
 
 def test_lanes_that_do_not_fit_are_refused(build: Callable[..., Stream]):
@@ -196,17 +381,15 @@ def test_lanes_that_do_not_fit_are_refused(build: Callable[..., Stream]):
 
 # --- shares -----------------------------------------------------------------------------------------------------------
 
+PLANNED = [
+    SHARES,
+    {"code": 0.85, "nl_code": 0.08, "nl": 0.07},
+    {"code": 1 / 3, "nl_code": 1 / 3, "nl": 1 / 3},
+    {"code": 1.0},
+]
 
-@pytest.mark.parametrize(
-    "shares",
-    [
-        SHARES,
-        {"code": 0.85, "nl_code": 0.08, "nl": 0.07},
-        {"code": 1 / 3, "nl_code": 1 / 3, "nl": 1 / 3},
-        {"code": 1.0},
-    ],
-    ids=str,
-)
+
+@pytest.mark.parametrize("shares", PLANNED, ids=str)
 def test_any_stretch_of_windows_has_the_planned_shares(build: Callable[..., Stream], shares: dict[str, float]):
     """To within a few windows, wherever it begins and however long it is, a step's windows as well as a run's."""
     rng = np.random.default_rng(3)
@@ -226,32 +409,58 @@ def test_the_stream_of_a_window_depends_on_its_number_only(build: Callable[..., 
     assert np.array_equal(stream.stream_of(numbers)[::-1], stream.stream_of(numbers[::-1]))
 
 
-def test_row_after_row_batches_are_the_windows_in_turn(build: Callable[..., Stream], uninterrupted: list[Batch]):
-    """Row i of global batch b is window b * batch_size + i, so that batches have the planned shares as well."""
+def test_batches_are_the_windows_in_turn(build: Callable[..., Stream], uninterrupted: list[Batch]):
+    """The windows of batch b are those from b * batch_size on, so that batches have the planned shares as well."""
     stream = build()
-    rows = np.concatenate([batch.arrays["stream_ids"][:, 0] for batch in uninterrupted])
-    planned = stream.stream_of(np.arange(len(rows)))
-    assert rows.tolist() == [STREAMS.index(stream.tasks[index].name) for index in planned]
+    for number, batch in enumerate(uninterrupted):
+        planned = stream.stream_of(np.arange(number * 8, number * 8 + 8))
+        names = sorted(stream.tasks[index].name for index in planned)
+        assert sorted(STREAMS[index] for index in batch.arrays["stream_ids"][:, 0]) == names
+
+
+@pytest.mark.parametrize("batch_size", [8, 13, 21, 34, 144])
+@pytest.mark.parametrize("shares", PLANNED[:2], ids=str)
+def test_no_lane_stays_with_a_stream(small_tokenizer: Tokenizer, shares: dict[str, float], batch_size: int):
+    """For longer than chance has it, nor moves on with the next batch: also where batches are Fibonacci numbers, whose
+    windows would be almost in step with how windows are dealt out."""
+    short = [[["7" * 20] * batch_size]]
+    tasks = [task(name, short, small_tokenizer, Fim(rate=0.0)) for name in shares]
+    lanes = batch_size
+    stream = Stream(tasks, shares, seed=5, lanes=lanes, batch_size=batch_size, length=1, mask_documents=False)
+    batches = 6_000 // batch_size
+    streams = np.array([stream.next_batch().arrays["stream_ids"][:, 0] for _ in range(batches)])
+    for name, share in shares.items():
+        here = (streams == STREAMS.index(name)).T.tolist()  # a row for each lane
+        longest = max(sum(group) for lane in here for stays, group in itertools.groupby(lane) if stays)
+        assert longest < 3 + 2 * math.log(streams.size) / math.log(1 / share), name
+    stays = (streams[1:] == streams[:-1]).mean()
+    chance = sum(share**2 for share in shares.values())
+    assert abs(stays - chance) < 0.03
 
 
 def test_shares_are_shares_of_tokens_whatever_the_documents_lengths(small_tokenizer: Tokenizer, fuzzed: Fuzz):
+    """Within a hundredth after 2,000 windows, where documents of one stream are ten times as long as another's."""
     rng = np.random.default_rng(8)
-    long = [fuzzed(rng, int(rng.integers(1000, 2000))) for _ in range(20)]
-    short = [fuzzed(rng, int(rng.integers(100, 200))) for _ in range(20)]
-    shares = {"code": 0.5, "python": 0.5}
-    for contents in ({"code": long, "python": short}, {"code": short, "python": long}):
-        tasks = [task(name, contents[name], small_tokenizer) for name in contents]
-        stream = Stream(tasks, shares, seed=0, lanes=2, batch_size=4, length=128, mask_documents=False)
+    shares = {"code": 0.85, "nl_code": 0.08, "nl": 0.07}
+    lengths = [(1000, 2000), (300, 600), (100, 200)]
+    for of in (lengths, lengths[::-1]):
+        tasks = [
+            task(name, [[[fuzzed(rng, int(rng.integers(*span))) for _ in range(4)]] for _ in range(5)], small_tokenizer)
+            for name, span in zip(shares, of, strict=True)
+        ]
+        stream = Stream(tasks, shares, seed=0, lanes=4, batch_size=8, length=48, mask_documents=False, queue=2)
         tokens: collections.Counter[int] = collections.Counter()
-        documents: collections.Counter[str] = collections.Counter()
-        for _ in range(100):
+        characters: dict[str, list[int]] = {name: [] for name in shares}
+        for _ in range(250):
             batch = stream.next_batch()
-            tokens.update(batch.arrays["stream_ids"].flat)
-            documents.update(name for name, _ in batch.begun)
-        for name in shares:
-            assert abs(tokens[STREAMS.index(name)] / tokens.total() - shares[name]) < 0.01
-        few, many = sorted(documents.values())
-        assert many > 5 * few  # so the documents' shares were far apart
+            tokens.update(batch.arrays["stream_ids"].ravel().tolist())
+            for name, packed in batch.begun:
+                characters[name].append(len(packed.document.text))  # type: ignore[union-attr]
+        assert tokens.total() == 2_000 * 48
+        for name, share in shares.items():
+            assert abs(tokens[STREAMS.index(name)] / tokens.total() - share) < 0.01
+        few, _, many = sorted(map(np.mean, characters.values()))
+        assert many > 9 * few
 
 
 def test_a_stream_without_a_share_is_left_out(build: Callable[..., Stream]):
@@ -262,79 +471,117 @@ def test_a_stream_without_a_share_is_left_out(build: Callable[..., Stream]):
         assert seen == {STREAMS.index("code"), STREAMS.index("nl")}
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- documents --------------------------------------------------------------------------------------------------------
 
 
-class Recorded(Texts):
-    """Remembers which files were read, in order."""
+def numbered(pieces: int, least: int = 0) -> Pieces:
+    """Texts that are all different, in blocks of `least` or more; without, some pieces hold no document."""
+    rng = np.random.default_rng(1)
+    made = []
+    for piece in range(pieces):
+        sizes = least + rng.integers(0, 6, rng.integers(least > 0, 4))
+        made.append([[f"{piece}/{block}/{number}" for number in range(size)] for block, size in enumerate(sizes)])
+    made[-1].append([f"{pieces}/{number}" for number in range(least + 2)])
+    return made
 
-    def __init__(self, number: int):
-        self.reads: list[int] = []
-        super().__init__("code", [File(str(i), i, functools.partial(_same, f"text {i}")) for i in range(number)])
 
-    def read(self, index: int) -> list[Document]:
-        self.reads.append(index)
-        return super().read(index)
+def walked(lane: Lane, epochs: int) -> Iterator[tuple[int, Place, Document]]:
+    """(epoch, place, document) of what a lane has in so many epochs."""
+    place, document = lane.find((0, 0, 0))
+    while lane.number(place[0]) < epochs * lane.pieces:
+        assert isinstance(document, Document)
+        yield lane.number(place[0]) // lane.pieces, place, document
+        piece, block, number = place
+        place, document = lane.find((piece, block, number + 1))
 
 
+@pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "as it is"])
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8])
-@pytest.mark.parametrize("files", [1, 3, 8, 37])
-def test_every_file_is_read_once_in_each_epoch_over_all_lanes(files: int, lanes: int):
-    source = Recorded(files)
-    orders = [FileOrder(source, lane, lanes, (0, 1)) for lane in range(lanes)]
-    epochs = 6
-    for number in range(-(-files * epochs // lanes)):  # files and lanes need not divide one another
-        for lane, order in enumerate(orders):
-            assert order.number(number) == number * lanes + lane
-            order.read(number)
-    for epoch in range(epochs):
-        assert sorted(source.reads[epoch * files : (epoch + 1) * files]) == list(range(files))
+@pytest.mark.parametrize("pieces", [1, 3, 4, 8, 37])
+def test_every_document_is_there_once_in_each_epoch_over_all_lanes(pieces: int, lanes: int, shuffle: bool):
+    """Fewer pieces than lanes, as many, or more; they need not divide one another. And no two have one key."""
+    contents = numbered(pieces, least=0 if shuffle else lanes)  # else a lane might have none, ever
+    expected = sorted(text for piece in contents for block in piece for text in block)
+    epochs: list[list[str]] = [[] for _ in range(5)]
+    keys = []
+    for number in range(lanes):
+        lane = Lane(Texts("code", contents), number, lanes, (0, 1), taken, shuffle)
+        for epoch, place, document in walked(lane, len(epochs)):
+            epochs[epoch].append(document.text)
+            keys.append(lane.key(place))
+    assert all(sorted(epoch) == expected for epoch in epochs)
+    assert len(set(keys)) == len(keys)
 
 
-def test_epochs_have_orders_of_their_own(small_tokenizer: Tokenizer):
-    source = Recorded(50)
-    order = FileOrder(source, 0, 1, (0, 1))
-    for number in range(50 * 6):
-        order.read(number)
-    epochs = [tuple(source.reads[begin : begin + 50]) for begin in range(0, 300, 50)]
-    assert len(set(epochs)) == 6 and tuple(range(50)) not in epochs
-    first = source.reads[:]
-    for number in reversed(range(300)):  # a file's place depends on its number alone
-        order.read(number)
-    assert source.reads[300:][::-1] == first
+def test_epochs_have_orders_of_their_own():
+    """Of pieces, and of documents within a block; a piece's blocks come one after the other."""
+    contents = [[[f"{p}/{b}/{d}" for d in range(4)] for b in range(3)] for p in range(20)]
+    epochs: list[list[list[str]]] = [[] for _ in range(5)]
+    for epoch, _, document in walked(Lane(Texts("code", contents), 0, 1, (0, 1), taken), 5):
+        epochs[epoch].append(document.text.split("/"))
+    blocks = [[block for block, _ in itertools.groupby(epoch, lambda name: name[:2])] for epoch in epochs]
+    orders = [tuple(piece for piece, _ in itertools.groupby(epoch, lambda name: name[0])) for epoch in epochs]
+    assert all(len(order) == 20 and tuple(map(str, range(20))) != order for order in orders) and len(set(orders)) == 5
+    for epoch, order in zip(blocks, orders, strict=True):
+        assert epoch == [[piece, block] for piece in order for block in "012"]
+    within = collections.defaultdict[str, list[str]](list)
+    for epoch in epochs:
+        for block, group in itertools.groupby(epoch, lambda name: "/".join(name[:2])):
+            within[block].append("".join(name[2] for name in group))
+    seen = collections.Counter(order for orders_of_block in within.values() for order in orders_of_block)
+    assert len(seen) == 24 and max(seen.values()) < 40  # of 300: all orders of four, none much more than another
+
+
+def test_unshuffled_a_lane_has_the_order_of_the_source():
+    contents = numbered(12)
+    lane = Lane(Texts("code", contents), 0, 1, (0, 1), taken, shuffle=False)
+    expected = [text for piece in contents for block in piece for text in block]
+    assert [document.text for _, _, document in walked(lane, 3)] == 3 * expected
+
+
+def test_a_document_is_found_again_where_it_stood():
+    """In whatever order places are asked for; and a place where none stands gives the next one."""
+    for lanes in (1, 3):
+        source = Texts("code", numbered(8))
+        stood = {place: document for _, place, document in walked(Lane(source, 1 % lanes, lanes, (0, 1), taken), 4)}
+        order = np.random.default_rng(2).permutation(len(stood))
+        lane = Lane(source, 1 % lanes, lanes, (0, 1), taken)
+        places = list(stood)
+        for index in order:
+            assert lane.find(places[index]) == (places[index], stood[places[index]])
+        for before, after in itertools.pairwise(places):
+            piece, block, number = before
+            assert lane.find((piece, block, number + 1)) == (after, stood[after])
+
+
+def test_a_block_is_read_once_and_those_before_it_not_at_all():
+    """While a lane goes on; and where it begins in the middle of a piece."""
+    contents = [[["a"] * 3 for _ in range(4)] for _ in range(3)]
+    source = Texts("code", contents)
+    every = list(walked(Lane(source, 0, 1, (0, 1), taken), 1))
+    assert sorted(source.reads[:12]) == [(piece, block) for piece in range(3) for block in range(4)]
+    assert len(source.reads) <= 13  # the next epoch's first
+    place = next(place for _, place, _ in every if place[:2] == (1, 2))
+    again = Texts("code", contents)
+    Lane(again, 0, 1, (0, 1), taken).find(place)
+    assert [block for _, block in again.reads] == [2]
 
 
 def test_a_document_of_another_epoch_is_drawn_anew(small_tokenizer: Tokenizer):
-    """Not only the order of files changes: a document that comes again is cut elsewhere."""
+    """Not only the order of documents changes: one that comes again is cut elsewhere."""
     text = "def f(a):\n    return a\n" * 4
-    stream = Stream(
-        [task("code", [text], small_tokenizer, Fim(rate=1.0))],
-        {"code": 1.0},
-        seed=0,
-        lanes=2,
-        batch_size=2,
-        length=400,
-        mask_documents=False,
-    )
+    stream = alone(task("code", [[[text]]], small_tokenizer, Fim(rate=1.0)), lanes=2, batch_size=2, length=400)
     cuts = [packed.cut for _ in range(10) for _, packed in stream.next_batch().begun if packed.cut is not None]
     assert len(cuts) > 15 and len(set(cuts)) > 0.9 * len(cuts)
 
 
 def test_two_tasks_with_one_seed_draw_differently(small_tokenizer: Tokenizer, fuzzed: Fuzz):
     rng = np.random.default_rng(2)
-    contents = [fuzzed(rng, 60) for _ in range(40)]
+    contents = [[[fuzzed(rng, 60)]] for _ in range(40)]
     assert task_seed(0, "code") != task_seed(0, "python") and task_seed(0, "code") != task_seed(1, "code")
     begun: dict[str, list[Any]] = {}
     for name in ("code", "python"):
-        stream = Stream(
-            [task(name, contents, small_tokenizer)],
-            {name: 1.0},
-            seed=5,
-            lanes=1,
-            batch_size=1,
-            length=2000,
-            mask_documents=False,
-        )
+        stream = alone(task(name, contents, small_tokenizer), length=2000)
         begun[name] = [(packed.document.text, packed.cut) for _, packed in stream.next_batch().begun]  # type: ignore[union-attr]
     code, python = begun["code"], begun["python"]
     assert [text for text, _ in code] != [text for text, _ in python]
@@ -343,53 +590,117 @@ def test_two_tasks_with_one_seed_draw_differently(small_tokenizer: Tokenizer, fu
     assert len(both) > 5 and sum(cuts[text] == others[text] for text in both) < len(both) / 2
 
 
-def test_a_source_without_usable_files_says_so(small_tokenizer: Tokenizer):
-    stream = Stream(
-        [task("nl", [None, None, None], small_tokenizer)],
-        {"nl": 1.0},
-        seed=0,
-        lanes=1,
-        batch_size=1,
-        length=8,
-        mask_documents=False,
-    )
-    with pytest.raises(UserError, match="nl: none of its 3 files holds a usable document"):
-        stream.next_batch()
+@pytest.mark.parametrize("lanes", [1, 8, 64])
+def test_a_single_document_serves_any_number_of_lanes(small_tokenizer: Tokenizer, lanes: int):
+    stream = alone(task("nl", [[["a text"]]], small_tokenizer), lanes=lanes, batch_size=lanes, length=64)
+    for _ in range(4):
+        batch = stream.next_batch()
+        assert (batch.arrays["segment_ids"] > 0).all()
 
 
-def test_epochs_count_the_files_that_were_used_up(small_tokenizer: Tokenizer, corpora: dict[str, list[str | None]]):
-    stream = Stream(
-        [task("nl", corpora["nl"], small_tokenizer)],
-        {"nl": 1.0},
-        seed=0,
-        lanes=1,
-        batch_size=1,
-        length=16,
-        mask_documents=False,
-    )
+def test_epochs_count_what_was_taken(small_tokenizer: Tokenizer, corpora: dict[str, Pieces]):
+    """The pieces over all lanes, whether a lane is ahead or not; with one document a piece they can be counted."""
+    contents = [[[text]] for piece in corpora["nl"] for block in piece for text in block]
+    stream = alone(task("nl", contents, small_tokenizer))
     assert stream.epochs(stream.state()) == {"nl": 0.0}
+    begun = 0
+    for _ in range(200):
+        batch = stream.next_batch()
+        begun += len(batch.begun)
+        used_up = round(stream.epochs(batch.state)["nl"] * len(contents))
+        assert used_up in (begun - 1, begun)  # the last one may go on in the next window
+    assert begun > 2 * len(contents)
+
+
+@pytest.mark.parametrize("pieces, lanes", [(1, 1), (3, 1), (3, 8), (8, 4), (5, 4)])
+def test_epochs_are_the_mean_over_the_lanes(small_tokenizer: Tokenizer, pieces: int, lanes: int):
+    """However many times a document has begun, to within what each lane has in hand."""
+    contents = [[[f"text {piece} {number} " * 3 for number in range(8)]] for piece in range(pieces)]
+    stream = alone(task("nl", contents, small_tokenizer), lanes=lanes, batch_size=lanes, length=32)
     begun = 0
     for _ in range(60):
         batch = stream.next_batch()
         begun += len(batch.begun)
-        used_up = round(stream.epochs(batch.state)["nl"] * len(corpora["nl"]))
-        assert used_up in (begun - 1, begun)  # the last one may go on in the next window
-    assert begun > 15
+    epochs = stream.epochs(batch.state)["nl"]
+    shares = -(-lanes // pieces)
+    assert epochs > 1 and abs(epochs - begun / (8 * pieces)) <= lanes / (pieces * shares)
+    positions = stream.state().positions
+    positions[:, 0, 0, 0] = 3 * np.arange(lanes)
+    taken_pieces = 3 * (lanes - 1) * lanes / 2
+    assert stream.epochs(StreamState(0, positions))["nl"] == pytest.approx(taken_pieces / (pieces * shares))
+
+
+# --- what is left out -------------------------------------------------------------------------------------------------
+
+
+def no_digits(document: Document) -> None:
+    if any(character.isdigit() for character in document.text):
+        raise LeftOut("digits")
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+@pytest.mark.parametrize("pieces", [1, 3, 8, 21])
+def test_what_is_left_out_is_counted_once_in_each_epoch_over_all_lanes(pieces: int, lanes: int):
+    """By the source, and by the check of the lane; the lane goes on with the others, of which each block has enough."""
+    bad = [["!", "digit 7", "!!"], ["7"], [], ["!", "!"]]
+    contents = [[[*["good"] * 8, *bad[piece % 4]], [*bad[(piece + 1) % 4], *["good"] * 8]] for piece in range(pieces)]
+    texts = [text for piece in contents for block in piece for text in block]
+    once = {"exclaimed": sum("!" in text for text in texts), "digits": sum("7" in text for text in texts)}
+    epochs, good = 3, 0
+    counted: collections.Counter[str] = collections.Counter()
+    for number in range(lanes):
+        lane = Lane(Texts("code", contents), number, lanes, (0, 1), no_digits)
+        left_out = collections.Counter[str]()
+        for _, _, document in walked(lane, epochs):
+            good += document.text == "good"
+            left_out = collections.Counter(lane.left_out)  # before the next epoch is begun
+        counted += left_out
+        assert set(left_out) <= set(lane.examples)
+    assert counted == {reason: epochs * count for reason, count in once.items()}
+    assert good == epochs * texts.count("good")
+
+
+def test_what_is_left_out_is_not_counted_again_where_a_block_is_read_again():
+    """As when a stream resumes: what is held may stand before and after what was cut."""
+    lane = Lane(Texts("code", [[["good", "!"], ["good", "!", "!"], ["good"]]]), 0, 1, (0, 1), taken)
+    lane.find((0, 1, 0))
+    lane.find((0, 0, 0))
+    lane.find((0, 1, 0))
+    lane.find((0, 2, 0))
+    assert lane.left_out["exclaimed"] in (2, 3)
+
+
+def test_what_is_left_out_is_told_with_a_place(small_tokenizer: Tokenizer):
+    contents = [[["good", "!bad", "fine"]], [["well", "!worse"]]]
+    stream = alone(task("nl", contents, small_tokenizer), lanes=2, batch_size=2, length=200)
+    assert stream.left_out() == {"nl": {}} and stream.left_out_lines() == []
+    epochs = stream.epochs(stream.next_batch().state)["nl"]
+    left_out = stream.left_out()["nl"]
+    assert set(left_out) == {"exclaimed"} and 2 < 2 * epochs - 2 <= left_out["exclaimed"] <= 2 * epochs + 2
+    told = f"left out of nl: {left_out['exclaimed']:,} exclaimed, the first nl/"
+    (line,) = stream.left_out_lines()
+    assert line in (f"{told}0/0/1", f"{told}1/0/1")
+
+
+def test_a_source_without_usable_documents_says_so(small_tokenizer: Tokenizer):
+    for contents, why in (([[], [[]], [[], []]], ""), ([[["!"]], [["!"], ["!"]]], "; left out: [0-9]+ exclaimed")):
+        stream = alone(task("nl", contents, small_tokenizer))
+        with pytest.raises(UserError, match=f"^nl: none of its {len(contents)} files holds a usable document{why}$"):
+            stream.next_batch()
 
 
 # --- fingerprint ------------------------------------------------------------------------------------------------------
 
 
 def test_the_fingerprint_changes_with_whatever_shapes_the_stream(
-    build: Callable[..., Stream], small_tokenizer: Tokenizer, corpora: dict[str, list[str | None]]
+    build: Callable[..., Stream], small_tokenizer: Tokenizer, corpora: dict[str, Pieces]
 ):
     tokenizer = Tokenizer(small_tokenizer.model, infilling=False)
 
-    def tasks(chat: Chat = CHAT, seed: int = 5, **changes: list[str | None]) -> list[StreamTask]:
-        made = [task(name, contents, small_tokenizer, seed=seed) for name, contents in (corpora | changes).items()]
+    def tasks(chat: Chat = CHAT, seed: int = 5, **changes: Pieces) -> list[StreamTask]:
+        made = [task(name, pieces, small_tokenizer, seed=seed) for name, pieces in (corpora | changes).items()]
         return [dataclasses.replace(t, encoder=dataclasses.replace(t.encoder, chat=chat)) for t in made]
 
-    code = corpora["code"]
     streams = {
         "as it is": build(),
         "shares": build(shares={"code": 0.6, "nl_code": 0.2, "nl": 0.2}),
@@ -400,13 +711,13 @@ def test_the_fingerprint_changes_with_whatever_shapes_the_stream(
         "batch_size": build(batch_size=16),
         "length": build(length=65),
         "mask_documents": build(mask_documents=False),
+        "queue": build(queue=1),
         "fim.rate": build(fim=Fim(rate=0.8)),
         "fim.psm_share": build(fim=Fim(psm_share=0.4)),
+        "fim.cut": build(fim=Fim(cut="line")),
         "tokenizer": build(tokenizer=tokenizer),
         "chat": build(tasks=tasks(chat=Chat("source"))),
-        "a longer file": build(tasks=tasks(code=[f"{code[0]}.", *code[1:]])),
-        "a file more": build(tasks=tasks(code=[*code, "more"])),
-        "files in another order": build(tasks=tasks(code=code[::-1])),
+        "the source": build(tasks=tasks(code=[*corpora["code"], [["more"]]])),
     }
     fingerprints = {name: stream.fingerprint() for name, stream in streams.items()}
     assert len(set(fingerprints.values())) == len(fingerprints)
@@ -425,6 +736,25 @@ def test_the_fingerprint_does_not_change_otherwise(
     assert build(state=uninterrupted[30].state).fingerprint() == expected
     assert build(shares=SHARES | {"instruct": 0.0}).fingerprint() == expected
     assert build(tokenizer=Tokenizer(small_tokenizer.model, infilling=True)).fingerprint() == expected
+
+
+# --- what is logged ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_metrics_say_what_a_batch_is_made_of(build: Callable[..., Stream], hosts: int):
+    """Of several hosts an estimate: one's counts, times their number."""
+    stream = build(hosts=hosts)
+    for _ in range(5):
+        batch = stream.next_batch()
+        metrics = stream.metrics(batch)
+        infilled = [packed for _, packed in batch.begun if packed.kind in ("psm", "spm")]
+        assert metrics["infilling_tokens"] == hosts * sum(len(packed.tokens) for packed in infilled)
+        assert metrics["infilling_share"] == sum(len(packed.tokens) for packed in infilled) / (8 // hosts * 64)
+        assert metrics["documents"] == hosts * len(batch.begun)
+        assert metrics["infilling_documents"] == hosts * len(infilled)
+        epochs = {name: metrics[f"epoch/{name}"] for name in SHARES}
+        assert epochs == stream.epochs(batch.state)
 
 
 # --- prefetching ------------------------------------------------------------------------------------------------------
