@@ -1,0 +1,337 @@
+"""What the data plane costs: tokens a CPU-second, the queue's effect, memory, state, time to the first batch.
+
+    python benchmarks/data.py --tokenizer=/path/to/llama2/tokenizer.model [--rounds=5] [--out=benchmarks/data.md]
+
+The corpus is the standard library of the interpreter that runs this, its tests included. The way is the whole
+one: files read, filtered, shuffled, drawn for infilling, encoded, packed and stacked into batches, in one process.
+SentencePiece alone encodes the same texts, which it finds in memory. Both are timed in turns, a round is one of each,
+and what is given is the median over rounds of the ratio. Times are CPU times of the process (time.process_time).
+"""
+
+import argparse
+import dataclasses
+import datetime
+import gzip
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from codellama_jax.tokenizer import Tokenizer
+from tasks.config import Chat, Corpus, Filters, Fim
+from tasks.local_corpus import stream_source
+from tasks.packing import Encoder
+from tasks.sources import SKIPPED_FOLDERS, Folder, Source, items
+from tasks.stream import Stream, StreamState, StreamTask, task_seed
+
+LENGTHS = (4_096, 16_384)
+QUEUES = (0, 4, 16, 64)
+MANY_FILES = 100_000
+SMALL, LARGE = 40, 400  # megabytes of the corpora that memory is measured with
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=3_000_000, help="tokens of a measurement")
+    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)  # a corpus: print this process's peak memory in reading it
+    parser.add_argument("--first", help=argparse.SUPPRESS)  # a folder: print the seconds to its first batch
+    options = parser.parse_args()
+    tokenizer = Tokenizer.from_file(options.tokenizer, infilling=True)
+    if options.peak:
+        print(peak_memory(tokenizer, options.peak))
+    elif options.first:
+        print(json.dumps(first_batch(tokenizer, options.first)))
+    else:
+        text = "".join(line + "\n" for line in result(tokenizer, options))
+        print(text)
+        if options.out:
+            options.out.write_text(text)
+
+
+def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the result file."""
+    source = library()
+    texts = [item.text for piece in range(len(source)) for item in items(source, piece)]
+    own = [len(tokenizer.encode(text)) + 2 for text in texts]
+    yield f"# Data plane, {datetime.date.today()}"
+    yield ""
+    yield f"    python benchmarks/data.py {' '.join(sys.argv[1:])}".replace(str(options.tokenizer), "tokenizer.model")
+    yield ""
+    packages = ("numpy", "sentencepiece", "seqio", "tensorflow")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions}."
+    yield f"Corpus: {len(texts):,} files of the standard library, {sum(own):,} tokens of Llama 2's tokenizer."
+    yield ""
+
+    yield "## Tokens a CPU-second"
+    yield ""
+    yield f"Medians over {options.rounds} rounds; each measurement {options.tokens:,} tokens, infilling rate 0.9."
+    yield "`of tokens` and `of documents`: the share under infilling; `fit`: the share of the corpus's tokens in"
+    yield "documents that fit a window at all, times the rate 0.9: what no queue can pass."
+    yield ""
+    yield "| length | queue | tokens a CPU-second | of SentencePiece alone | of tokens | of documents | fit |"
+    yield "|---|---|---|---|---|---|---|"
+    for length in LENGTHS:
+        fit = 0.9 * sum(n for n in own if n <= length) / sum(own)
+        for queue in QUEUES:
+            # one stream for all rounds: each goes on in the corpus, and the first round is not all beginnings
+            stream = code_stream(tokenizer, source, length, queue)
+            seen = Seen(Counter(), Counter())
+            alone, way = [], []
+            for _ in range(options.rounds):
+                alone.append(cpu_rate(encode, tokenizer, texts, options.tokens))
+                way.append(cpu_rate(draw, stream, options.tokens, seen))
+            ratio = statistics.median(w / a for w, a in zip(way, alone, strict=True))
+            rate = statistics.median(way)
+            shares = f"{infilling(seen.tokens):.1%} | {infilling(seen.documents):.1%}"
+            yield f"| {length:,} | {queue} | {rate:,.0f} | {ratio:.2f} | {shares} | {fit:.1%} |"
+    yield ""
+    yield f"SentencePiece alone in the last rounds: {statistics.median(alone):,.0f} tokens a CPU-second."
+    yield ""
+
+    yield "## State of 64 lanes, 3 streams"
+    yield ""
+    yield "Save: the state as JSON, written and synced to disk. Resume: a stream made from it, to its first batch of 64"
+    yield "windows of 4,096 tokens, beside the first batch of a stream that begins."
+    yield ""
+    yield "| queue | integers | bytes | JSON bytes | save, ms | resume, s | begin, s |"
+    yield "|---|---|---|---|---|---|---|"
+    for queue in QUEUES:
+        yield state_row(tokenizer, queue, options.rounds)
+    yield ""
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield "## First batch"
+        yield ""
+        many = make_files(Path(folder, "many"))
+        seconds = json.loads(own_process(options.tokenizer, f"--first={many}"))
+        yield f"{MANY_FILES:,} files in 2,000 folders, 64 lanes, windows of 4,096: after the imports (TensorFlow and"
+        yield f"SeqIO, {seconds['imports']:.1f} s) the source was listed and split in {seconds['listed']:.1f} s, the"
+        yield f"first batch was there {seconds['batch']:.1f} s after the imports."
+        yield ""
+        yield "## Memory"
+        yield ""
+        yield "Peak resident memory of a process that draws 2,000 windows of 4,096 tokens over 8 lanes, SentencePiece"
+        yield "and NumPy included. Files of a folder are listed in memory: see First batch."
+        yield ""
+        yield f"| corpus | {SMALL} MB | {LARGE} MB |"
+        yield "|---|---|---|"
+        for suffix in (".jsonl", ".jsonl.gz", ".parquet"):
+            peaks = []
+            for megabytes in (SMALL, LARGE):
+                corpus = make_records(Path(folder, f"corpus-{megabytes}{suffix}"), megabytes)
+                peaks.append(float(own_process(options.tokenizer, f"--peak={corpus}")))
+                corpus.unlink()
+            yield f"| {suffix} | {peaks[0]:,.0f} MiB | {peaks[1]:,.0f} MiB |"
+
+
+def code_stream(tokenizer: Tokenizer, source: Source, length: int, queue: int) -> Stream:
+    task = StreamTask("code", source, Encoder(tokenizer, Fim(), Chat(), task_seed(0, "code/code")))
+    return Stream(
+        [task], {"code": 1.0}, seed=0, lanes=4, batch_size=4, length=length, mask_documents=False, queue=queue
+    )
+
+
+@dataclasses.dataclass
+class Seen:
+    """Tokens, and documents, by kind."""
+
+    tokens: Counter[str]
+    documents: Counter[str]
+
+
+def infilling(kinds: Counter[str]) -> float:
+    """The share in infilling forms."""
+    return (kinds["psm"] + kinds["spm"]) / kinds.total()
+
+
+def draw(stream: Stream, tokens: int, seen: Seen) -> int:
+    """Draws batches until there are so many tokens; returns how many."""
+    drawn = 0
+    while drawn < tokens:
+        batch = stream.next_batch()
+        drawn += batch.arrays["tokens"].size
+        seen.tokens += batch.kinds["code"]
+        seen.documents.update(packed.kind for _, packed in batch.begun)
+    return drawn
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], tokens: int) -> int:
+    """Encodes texts, from a random one on, until there are so many tokens; returns how many."""
+    processor = tokenizer._plain  # SentencePiece itself, without our arrays around it
+    encoded, index = 0, random.randrange(len(texts))
+    while encoded < tokens:
+        encoded += len(processor.encode(texts[index % len(texts)]))
+        index += 1
+    return encoded
+
+
+def cpu_rate(work: Callable[..., int], *arguments: Any) -> float:
+    """What `work` returns, a CPU-second."""
+    begin = time.process_time()
+    return work(*arguments) / (time.process_time() - begin)
+
+
+def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
+    shares = {"code": 0.85, "nl_code": 0.08, "nl": 0.07}
+    tasks = [
+        StreamTask(
+            name,
+            stream_source(name, "train", Corpus(), Filters()),
+            Encoder(tokenizer, Fim(), Chat(), task_seed(0, f"code/{name}")),
+        )
+        for name in shares
+    ]
+
+    def stream(state: StreamState | None = None) -> Stream:
+        return Stream(
+            tasks, shares, seed=0, lanes=64, batch_size=64, length=4_096, mask_documents=False, queue=queue, state=state
+        )
+
+    def seconds(work: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        work()
+        return time.perf_counter() - begin
+
+    began = stream()
+    begin = seconds(began.next_batch)
+    for _ in range(3):
+        state = began.next_batch().state
+    positions, text = state.positions, ""
+    saves = []
+    with tempfile.NamedTemporaryFile("w") as file:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            state = began.state()
+            text = json.dumps({"batch": state.batch, "positions": state.positions.tolist()})
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            saves.append(time.perf_counter() - start)
+    saved = json.loads(text)
+    again = StreamState(saved["batch"], np.array(saved["positions"], np.int64))
+    resume = seconds(lambda: stream(again).next_batch())
+    size = f"{positions.size:,} | {positions.nbytes:,} | {len(text):,}"
+    return f"| {queue} | {size} | {statistics.median(saves) * 1e3:.0f} | {resume:.1f} | {begin:.1f} |"
+
+
+def library() -> Folder:
+    """All of the standard library."""
+    skip = SKIPPED_FOLDERS | {"site-packages", "dist-packages"}
+    return Folder(sysconfig.get_path("stdlib"), "train", corpus=Corpus(validation_share=0), skip=skip)
+
+
+def library_texts() -> list[str]:
+    source = library()
+    return [item.text for piece in range(len(source)) for item in items(source, piece)]
+
+
+def make_files(root: Path) -> Path:
+    """A folder of MANY_FILES short Python files."""
+    lines = [line for text in library_texts()[:200] for line in text.split("\n")]
+    rng = random.Random(0)
+    for number in range(MANY_FILES):
+        folder = root / f"repository{number // 1000}" / f"folder{number // 50 % 20}"
+        if number % 50 == 0:
+            folder.mkdir(parents=True)
+        begin = rng.randrange(len(lines) - 40)
+        (folder / f"file{number}.py").write_text("\n".join(lines[begin : begin + 40]) + "\n")
+    return root
+
+
+def make_records(path: Path, megabytes: int) -> Path:
+    """A file of records with the standard library's texts over and over; compressed ones hold as much text."""
+    texts, rng, written = library_texts(), random.Random(0), 0
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        schema = pyarrow.schema([("content", pyarrow.string())])
+        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+            while written < megabytes * 10**6:
+                rows = [rng.choice(texts) for _ in range(1_000)]
+                writer.write_table(pyarrow.table({"content": rows}, schema), row_group_size=1_000)
+                written += sum(map(len, rows))
+        return path
+    with gzip.open(path, "wt", compresslevel=1) if path.suffix == ".gz" else path.open("w") as file:
+        while written < megabytes * 10**6:
+            written += file.write(json.dumps({"content": rng.choice(texts)}) + "\n")
+    return path
+
+
+def own_process(tokenizer: Path, flag: str) -> str:
+    """What this program prints when it is run with the flag."""
+    command = [sys.executable, __file__, f"--tokenizer={tokenizer}", flag]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def peak_memory(tokenizer: Tokenizer, corpus: str) -> float:
+    """MiB."""
+    import resource
+
+    source = stream_source("code", "train", Corpus(code=corpus), Filters())
+    task = StreamTask("code", source, Encoder(tokenizer, Fim(), Chat(), (0, 1)))
+    stream = Stream([task], {"code": 1.0}, seed=0, lanes=8, batch_size=8, length=4_096, mask_documents=False)
+    for _ in range(250):
+        stream.next_batch()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
+    """Seconds of the imports; from there to the listing, and to the first batch."""
+    from tasks.quiet import quiet_stderr
+
+    begin = time.perf_counter()
+    with quiet_stderr():
+        from tasks import mixtures
+    from tasks.config import Mixture, Packing
+
+    imported = time.perf_counter()
+    mixture = mixtures.register(
+        "code",
+        Mixture({"code": 1.0}),
+        corpus=Corpus(code=folder),
+        filters=Filters(),
+        tokenizer=tokenizer,
+        fim=Fim(),
+        packing=Packing(),
+        chat=Chat(),
+        seed=0,
+    )
+    tasks = mixtures.stream_tasks(mixture, "train")
+    listed = time.perf_counter()
+    stream = Stream(tasks, {"code": 1.0}, seed=0, lanes=64, batch_size=64, length=4_096, mask_documents=False)
+    stream.next_batch()
+    done = time.perf_counter()
+    return {"imports": imported - begin, "listed": listed - imported, "batch": done - imported}
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
