@@ -59,7 +59,7 @@ PARTS: dict[str, type] = typing.get_type_hints(Config)  # attribute of Config ->
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 # What differences() passes over: how often to save and to look, not what is computed.
 _NO_MATTER = (
-    *("Checkpoints.every", "Checkpoints.keep", "Evaluation.every", "Evaluation.sample", "Mesh."),
+    *("Checkpoints.every", "Checkpoints.keep", "Evaluation.every", "Evaluation.sample", "Mesh.", "Corpus.on_damage"),
     # how the same numbers are computed: last digits may change
     *("Stage.micro_batches", "Llama.remat", "Llama.attention_block", "Llama.loss_chunk"),
 )

@@ -45,9 +45,11 @@ def encode_open_dialogue(
 
 
 def check(messages: Sequence[Message], chat_format: str) -> None:
-    """Raises LeftOut if a dialogue is no training example: "roles", "reserved_tag"."""
+    """Raises LeftOut if a dialogue is no training example: "roles", "reserved_tag", "blank" (an answer is)."""
     if _disorder(messages, "assistant"):
         raise LeftOut("roles")
+    if any(message["role"] == "assistant" and not message["content"].strip() for message in messages):
+        raise LeftOut("blank")
     if chat_format == "inst" and any(_tag(message["content"]) for message in messages):
         raise LeftOut("reserved_tag")
 

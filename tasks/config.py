@@ -24,8 +24,8 @@ class Corpus:
             file of records (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tfrecord), a pattern of such files
             ("gs://b/c/*.parquet"), or tfds:NAME (tasks/records.py has the columns). None for the embedded corpus: text
             that any machine with Python has (tasks/local_corpus.py).
-        validation_share: share of the documents, chosen by a hash of their path, that is kept for validation; what
-            belongs to one repository is on one side where its name is known.
+        validation_share: share of the documents that is kept for validation, chosen by a hash of a file's path, of a
+            record's place, or of the repository: of a record that names one, and of files with group_by_repository.
         document_characters: files longer than this are cut at line ends into documents of at most this many
             characters; None leaves them whole, as the paper does. Ours, for size local: at windows of 256 tokens no
             whole source file would fit, and infilling is drawn only for documents that fit.
@@ -66,7 +66,7 @@ class Filters:
         longest_line: of a document of code, in characters; longer ones are mostly data or minified. None takes any.
         generated: whether code that says it was generated is left out.
         ignore: patterns (fnmatch) of paths below a corpus that are left out, unread.
-        languages: languages of code that are taken (tasks/sources.py lists them); None takes all.
+        languages: languages of code that are taken (tasks/languages.py lists them); None takes all.
     """
 
     longest_bytes: int | None = 1 << 20
@@ -74,6 +74,12 @@ class Filters:
     generated: bool = True
     ignore: Sequence[str] = ("*.min.js", "*.min.css", "*/vendor/*", "*/third_party/*")
     languages: Sequence[str] | None = None
+
+    def __post_init__(self):
+        for field in ("longest_bytes", "longest_line"):
+            limit = getattr(self, field)
+            if limit is not None and limit < 1:
+                raise ValueError(f"Filters.{field}={limit} must be at least 1, or None")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,3 +173,7 @@ class Chat:
     """
 
     format: str = "inst"
+
+    def __post_init__(self):
+        if self.format not in ("inst", "source"):
+            raise ValueError(f"Chat.format={self.format!r} must be 'inst' or 'source'")

@@ -5,11 +5,12 @@ A location with a scheme goes through TensorFlow's gfile, which is imported when
 
 import dataclasses
 import fnmatch
+import functools
 import glob
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from codellama_jax.errors import UserError
@@ -75,22 +76,35 @@ def size_of(location: str) -> int:
     return _translated(lambda: gfile().stat(location).length)
 
 
-def is_folder(location: str) -> bool:
-    """Whether it is a folder that is there."""
-    if not is_remote(location):
-        return os.path.isdir(location)
-    return gfile().isdir(location.rstrip("/"))
+def is_folder(location: str, where: str = "") -> bool:
+    """Whether it is a folder that is there. `where` names what the user wrote, for errors.
+
+    Raises:
+        UserError: the store cannot be asked; so do the functions below.
+    """
+    return _asked(lambda: gfile().isdir(location.rstrip("/")), os.path.isdir, location, where)
 
 
-def exists(location: str) -> bool:
+def exists(location: str, where: str = "") -> bool:
     """Whether there is such a file or folder."""
-    return os.path.exists(location) if not is_remote(location) else gfile().exists(location.rstrip("/"))
+    return _asked(lambda: gfile().exists(location.rstrip("/")), os.path.exists, location, where)
 
 
-def matching(pattern: str) -> list[str]:
+def matching(pattern: str, where: str = "") -> list[str]:
     """Locations of the files that a pattern (* ? []) names, sorted."""
-    found = gfile().glob(pattern) if is_remote(pattern) else glob.glob(pattern, recursive=True)
-    return sorted(found)
+    local = functools.partial(glob.glob, recursive=True)
+    return sorted(_asked(lambda: gfile().glob(pattern), local, pattern, where))
+
+
+def _asked(remote: Callable[[], Any], local: Callable[[str], Any], location: str, where: str) -> Any:
+    if not is_remote(location):
+        return local(location)
+    try:
+        return _translated(remote)
+    except OSError as error:
+        raise UserError(
+            f"{where or location}: the store cannot be read ({error}): check its name and your credentials"
+        ) from None
 
 
 def expanded(location: str | os.PathLike[str]) -> str:
@@ -100,7 +114,12 @@ def expanded(location: str | os.PathLike[str]) -> str:
 
 
 def walk(
-    root: str, wanted: Any, skip: frozenset[str] = frozenset(), ignore: tuple[str, ...] = (), sizes: bool = True
+    root: str,
+    wanted: Callable[[str], bool],
+    skip: frozenset[str] = frozenset(),
+    ignore: tuple[str, ...] = (),
+    sizes: bool = True,
+    where: str = "",
 ) -> list[Found]:
     """The files below a folder whose names `wanted` takes, sorted by path; reads none.
 
@@ -112,15 +131,21 @@ def walk(
         wanted: name -> whether to take the file.
         skip: names of folders that are not entered.
         ignore: fnmatch patterns of paths, which begin with a slash here.
-        sizes: whether sizes are wanted of remote files as well.
+        sizes: whether sizes are wanted of remote files as well, a request for each.
+        where: names what the user wrote, for errors.
     """
     ignored = re.compile("|".join(fnmatch.translate(pattern) for pattern in ignore)) if ignore else None
-    entries = _remote_entries(root, skip, wanted, sizes) if is_remote(root) else _local_entries(root, skip, wanted)
+    entries: list[Found] = _asked(
+        lambda: list(_remote_entries(root, skip, wanted, sizes)),
+        lambda root: list(_local_entries(root, skip, wanted)),
+        root,
+        where,
+    )
     found = [entry for entry in entries if ignored is None or not ignored.match("/" + entry.path)]
     return sorted(found, key=lambda entry: entry.path)
 
 
-def _local_entries(root: str, skip: frozenset[str], wanted: Any) -> Iterator[Found]:
+def _local_entries(root: str, skip: frozenset[str], wanted: Callable[[str], bool]) -> Iterator[Found]:
     entered = set()
     below = len(os.path.join(root, ""))
     repositories: dict[str, str] = {}
@@ -158,7 +183,7 @@ def _repository(folder: str, known: dict[str, str], is_root: bool) -> str:
     return repository
 
 
-def _remote_entries(root: str, skip: frozenset[str], wanted: Any, sizes: bool) -> Iterator[Found]:
+def _remote_entries(root: str, skip: frozenset[str], wanted: Callable[[str], bool], sizes: bool) -> Iterator[Found]:
     root = root.rstrip("/")
     repositories: dict[str, str] = {}
     for folder, folders, names in gfile().walk(root):
@@ -174,7 +199,7 @@ def _remote_entries(root: str, skip: frozenset[str], wanted: Any, sizes: bool) -
                 yield Found("/".join([*inside, name]), location, size, repository)
 
 
-def _translated(call: Any) -> Any:
+def _translated(call: Callable[[], Any]) -> Any:
     """What the call returns; TensorFlow's errors as OSError."""
     try:
         return call()

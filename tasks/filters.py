@@ -7,8 +7,19 @@ damaged                                 files and records that cannot be read, w
 """
 
 import re
+from collections.abc import Mapping
 
+from tasks import languages
 from tasks.config import Filters
+
+# What to change where a filter leaves out what it should not.
+BINDINGS = {
+    "too_large": "Filters.longest_bytes",
+    "generated": "Filters.generated",
+    "long_line": "Filters.longest_line",
+    "language": "Filters.languages",
+    "reserved_tag": "Chat.format",
+}
 
 MARKED_LINES = 20  # where generators put their mark
 
@@ -66,7 +77,7 @@ def check_code(text: str, language: str, filters: Filters) -> None:
 
     A language that is not known ("") is taken for none of those asked for.
     """
-    if filters.languages is not None and language not in filters.languages:
+    if filters.languages is not None and language not in map(languages.named, filters.languages):
         raise LeftOut("language")
     if filters.generated:
         head = "\n".join(text[:4096].splitlines()[:MARKED_LINES])
@@ -75,3 +86,13 @@ def check_code(text: str, language: str, filters: Filters) -> None:
     limit = filters.longest_line
     if limit is not None and len(text) > limit and max(map(len, text.split("\n"))) > limit:
         raise LeftOut("long_line")
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts of what filters left out, with the bindings: "3 too_large (Filters.longest_bytes), 1 blank"."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:,} {reason}" + _binding(reason) for reason, count in ordered)
+
+
+def _binding(reason: str) -> str:
+    return f" ({BINDINGS[reason]})" if reason in BINDINGS else ""

@@ -10,6 +10,7 @@ is that of the stage they configure; without, documents are whole files in windo
 
 import argparse
 import difflib
+import io
 import json
 import os
 import shutil
@@ -41,6 +42,9 @@ EXCERPT = 600  # characters shown of each part of an example
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what the flags ask for; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know all characters of a corpus
     parser = argparse.ArgumentParser(prog="python -m tasks.inspect", description="Shows tasks, mixtures and documents.")
     parser.add_argument("--list", action="store_true", help="list tasks and mixtures")
     parser.add_argument("--task", help="a task or a mixture")
@@ -170,6 +174,8 @@ def as_json(stream: str, packed: Packed) -> dict[str, Any]:
     record: dict[str, Any] = {"stream": stream, "kind": packed.kind, "path": document.path}
     if isinstance(document, Document):
         record["text"] = document.text
+        known = {"language": document.language, "repository": document.repository, "licence": document.licence}
+        record |= {name: value for name, value in known.items() if value}
     else:
         record["text"] = "\n".join(message["content"] for message in document.messages)
         record["messages"] = document.messages
@@ -180,10 +186,10 @@ def print_stats(stream: Any, mixture: Mixture, count: int) -> None:
     """Reads until so many documents have begun; prints streams, kinds, what was left out, and tokens a second."""
     documents: dict[str, Counter[str]] = {name: Counter() for name in mixture.shares}
     tokens: dict[str, Counter[str]] = {name: Counter() for name in mixture.shares}
-    stream.next_batch()  # waits for imports and listings
-    started, batch = time.perf_counter(), None
+    started, batch = 0.0, None
     while sum(map(Counter.total, documents.values())) < count:
         batch = stream.next_batch()
+        started = started or time.perf_counter()  # the first one waits for listings
         for name, packed in batch.begun:
             documents[name][packed.kind] += 1
         for name, kinds in batch.kinds.items():
@@ -207,7 +213,7 @@ def print_stats(stream: Any, mixture: Mixture, count: int) -> None:
     print()
     for line in stream.left_out_lines():
         print(line)
-    print(f"{total:,} tokens in windows of {stream.length:,}, {total / seconds:,.0f} tokens a second")
+    print(f"{total:,} tokens in windows of {stream.length:,}, {(total - stream.length) / seconds:,.0f} tokens a second")
 
 
 def print_example(stream: str, packed: Packed, tokenizer: Tokenizer, colour: bool) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from codellama_jax.errors import UserError
 from tasks import files
 from tasks.config import STREAMS, Corpus, Filters
-from tasks.records import is_record_file, open_records
+from tasks.records import is_corpus_file, open_records
 from tasks.sources import (
     EXTENSIONS,
     SKIPPED_FOLDERS,
@@ -39,6 +39,7 @@ from tasks.sources import (
     Message,
     Source,
     Texts,
+    Unusable,
     binding,
     chosen,
     hash_of,
@@ -70,27 +71,45 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def stream_source(stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
     """The source of one split of a stream: the places that the corpus names, or the embedded one.
 
-    A folder is read as files of source where it has any for this stream, else as the files of records below it.
-
     Raises:
-        UserError: a place is missing, or has nothing usable for this split.
+        UserError: a place is missing, or there is nothing usable for this split in any of them.
         ValueError: there is no such stream or split.
     """
     places = getattr(corpus, stream) if stream in STREAMS else None
     if places is None:
         return embedded(stream, split, corpus, filters)
     sources: list[Source] = []
+    refusals: list[Unusable] = []
     for place in (places,) if isinstance(places, str) else places:
-        root = files.expanded(place)
-        if stream != "instruct" and files.is_folder(root):
-            found = walk(root, EXTENSIONS[stream], ignore=filters.ignore, sizes=corpus.group_by_repository)
-            if found or not files.walk(root, is_record_file, ignore=tuple(filters.ignore), sizes=False):
-                sources.append(Folder(place, split, name=stream, corpus=corpus, settings=filters, found=found))
-                continue
-        sources.append(open_records(place, split, name=stream, corpus=corpus, settings=filters))
+        try:
+            sources.append(_opened(place, stream, split, corpus, filters))
+        except Unusable as refusal:
+            refusals.append(refusal)
     if not sources:
-        raise UserError(f"{binding(stream)}={places!r} names no place")
+        raise refusals[0] if refusals else UserError(f"{binding(stream)}={places!r} names no place")
     return sources[0] if len(sources) == 1 else Joined(sources)
+
+
+def _opened(place: str, stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
+    """The source of a place. A folder is read as its files of source, or if there are more bytes in files of records
+    (a data set with a README.md, say), as those."""
+    root, where = files.expanded(place), f"{binding(stream)}={place}"
+    if stream != "instruct" and files.is_folder(root, where):
+        found = walk(root, EXTENSIONS[stream], ignore=filters.ignore, sizes=corpus.group_by_repository, where=where)
+        records = files.walk(root, is_corpus_file, SKIPPED_FOLDERS, tuple(filters.ignore), where=where)
+        if not records or sum(file.size for file in found) >= sum(file.size for file in records):
+            return Folder(place, split, name=stream, corpus=corpus, settings=filters, found=found)
+        if found:
+            _say_once(
+                f"{where}: read as {len(records):,} files of records; {len(found):,} files of source beside them are"
+                " smaller in all, and are left out (a pattern, or a folder of its own, would be plain)"
+            )
+    return open_records(place, split, name=stream, corpus=corpus, settings=filters)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def embedded(stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:

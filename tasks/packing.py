@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import chat
 from tasks.config import Chat, Fim
@@ -190,10 +191,15 @@ class Packer:
         return Position(self._next, self._unread or tuple((held.place, held.used) for held in self._held))
 
     def next_window(self) -> Window | None:
-        """The next window; None when the documents are used up. Only the last one before None may be padded."""
+        """The next window; None when the documents are used up. Only the last one before None may be padded.
+
+        Raises:
+            UserError: the corpus has changed since the position was noted.
+        """
         for place, used in self._unread:
             found = self._documents.find(place)
-            assert found is not None and found[0] == place, "a source gives the same documents each time"
+            if found is None or found[0] != place:
+                raise UserError("the corpus is not what it was: a document that the stream had begun is gone")
             self._held.append(_Held(place, found[1], used))
         self._unread = ()
         arrays = {name: np.zeros(self._length, dtype) for name, dtype in FEATURES.items() if name != "stream_ids"}
@@ -203,6 +209,8 @@ class Packer:
             segment += 1
             ids, weights, kind, cut = self._form(held, self._length - filled)
             offset = held.used
+            if offset >= len(ids):
+                raise UserError(f"the corpus is not what it was: {held.document.path} has become shorter")
             taken = min(self._length - filled, len(ids) - offset)
             here = slice(filled, filled + taken)
             arrays["tokens"][here] = ids[offset : offset + taken]

@@ -27,29 +27,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from codellama_jax.errors import UserError
-from tasks import files, filters
+from tasks import files, filters, languages
 from tasks.config import STOP, Corpus, Filters
 from tasks.files import Found
 from tasks.filters import LeftOut
 from tasks.record_formats import KINDS, Broken, Damaged, Format, Place, Record, is_record_file, open_file, tensorflow
 from tasks.sources import (
     CODE_STREAMS,
-    LANGUAGE_OF,
-    LANGUAGES,
     Block,
     Dialogue,
     Document,
-    File,
     Message,
     Source,
+    Unusable,
     binding,
-    chosen,
+    check_split,
     grouped,
     hash_of,
     left_out_of,
     parts,
     share_of,
     usable,
+    validation_sides,
 )
 
 TEXT = ("content", "text", "code")
@@ -64,11 +63,12 @@ TFDS = "tfds:"
 # Up to so many bytes, all records are looked through when a source is opened, so that no side of the split is empty.
 SMALL = 4 << 20
 
-_ALIASES = {"bash": "Shell", "sh": "Shell", "zsh": "Shell", "golang": "Go", "js": "JavaScript", "ts": "TypeScript"}
-_ALIASES |= {"cpp": "C++", "cplusplus": "C++", "csharp": "C#", "c-sharp": "C#", "c_sharp": "C#", "asm": "Assembly"}
-_ALIASES |= {"py": "Python", "python3": "Python", "rb": "Ruby", "rs": "Rust", "kt": "Kotlin"}
-_ALIASES |= {language.lower(): language for language in LANGUAGES}
 _MAGIC = re.compile(r"[*?\[]")
+
+
+def is_corpus_file(name: str) -> bool:
+    """Whether a file of a folder is one of records: package.json and its like are everywhere, and are none."""
+    return is_record_file(name) and not name.lower().endswith(".json")
 
 
 def open_records(place: str, split: str, *, name: str, corpus: Corpus, settings: Filters) -> Source:
@@ -114,17 +114,17 @@ class Records:
         limit = corpus.document_characters
         if limit is not None and limit < 1:
             raise UserError(f"Corpus.document_characters={limit} must be at least 1, or None")
-        chosen((), split, corpus, where)  # checks split and share
+        check_split(split, corpus)
         self.name = name
         self._formats, self._split, self._corpus, self._settings, self._where = formats, split, corpus, settings, where
         self._ends = list(itertools.accumulate(map(len, formats)))
         if split == "validation" and not corpus.validation_share:
-            raise UserError(f"{where}: no record is left for validation, since Corpus.validation_share is 0")
+            raise Unusable(f"{where}: nothing is left for validation, since Corpus.validation_share is 0")
         small = sum(form.file.size for form in formats) <= SMALL
         self._validation = self._sides_of_validation() if small else None
         if not usable(self):
             kind = "dialogue" if name == "instruct" else "document"
-            raise UserError(f"{where}: no usable {kind} for {split} in {_files(len(formats))}{left_out_of(self)}")
+            raise Unusable(f"{where}: no usable {kind} for {split} in {_files(len(formats))}{left_out_of(self)}")
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -142,7 +142,8 @@ class Records:
         corpus = self._corpus
         rules = (
             *("records", self._split, corpus.validation_share, corpus.shuffle_bytes, corpus.document_characters),
-            *(corpus.group_by_repository, corpus.on_damage, self._settings),
+            # Corpus.on_damage is none of them: as far as a run got that stops at damage, one that skips gives the same
+            *(corpus.group_by_repository, self._settings),
         )
         return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
 
@@ -200,20 +201,15 @@ class Records:
     def _sides_of_validation(self) -> frozenset[str]:
         """What belongs to validation in a small corpus, by the rule of `chosen`, which leaves no side empty."""
         stretches = itertools.chain.from_iterable(map(self._stretches, range(len(self))))
-        records = [side for stretch in stretches for side, _ in self._taken(stretch, lambda _: True)[0]]
-        sides = [File(side, 0, bytes) for side in dict.fromkeys(records)]  # no files, but what `chosen` takes
-        train = chosen(sides, "train", dataclasses.replace(self._corpus, group_by_repository=False), self._where)
-        if self._split == "validation" and len(sides) == 1:
-            only = "record" if len(records) == 1 else "repository"
-            raise UserError(f"{self._where}: no record is left for validation, since there is only one {only}")
-        return frozenset(file.path for file in sides) - {file.path for file in train}
+        sides = [side for stretch in stretches for side, _ in self._taken(stretch, lambda _: True)[0]]
+        return frozenset(validation_sides(sides, self._split, self._corpus, self._where))
 
     def _item(self, fields: Mapping[str, Any], repository: str, place: Place) -> Document | Dialogue:
         """Raises Damaged and LeftOut."""
         if self.name == "instruct":
             messages = _messages(fields, place)
             filters.decoded("\n".join(message["content"] for message in messages), self._settings)
-            return Dialogue(messages, place.path)
+            return Dialogue(messages, place.path, place)
         _needed(self.name, fields, place)
         text = next((fields[name] for name in TEXT if fields.get(name) is not None), None)
         if text is None:
@@ -222,7 +218,7 @@ class Records:
             raise Damaged(f"its text is no text, but of type {type(text).__name__}", place)
         path = _known(fields, PATH)
         language = _known(fields, LANGUAGE)
-        language = _ALIASES.get(language.strip().lower(), language) or _language_of(path)
+        language = languages.named(language) or languages.of_path(path)
         if self.name == "python" and language not in ("", "Python"):
             raise LeftOut("language")
         text = filters.decoded(text, self._settings)
@@ -250,10 +246,6 @@ def _named(value: Any) -> str:
     if value is None or isinstance(value, Mapping):
         return ""
     return str(value).encode("utf-8", "replace").decode("utf-8")  # JSON can write half of a surrogate pair
-
-
-def _language_of(path: str) -> str:
-    return LANGUAGE_OF.get(os.path.splitext(path)[1].lower(), "")
 
 
 def _needed(stream: str, names: Iterable[str], place: Place) -> list[str]:
@@ -292,8 +284,10 @@ def _message(message: Any, place: Place) -> Message:
     if not isinstance(message, Mapping):
         raise Damaged("a message has no role and content", place)
     role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str):
+        raise Damaged("a message has no role and content", place)
     if role not in ROLES:
-        raise Damaged(f"role {str(role)[:40]!r} is none of {', '.join(ROLES)}", place)
+        raise LeftOut("roles")
     if isinstance(content, bytes):
         try:
             content = content.decode("utf-8")
@@ -315,11 +309,11 @@ def _refusal(where: str, damage: Damaged) -> UserError:
 def _found(place: str, where: str, settings: Filters) -> list[Found]:
     """The files of records of a place that is not TFDS's, sorted by path; sizes of remote ones are not asked for."""
     root = files.expanded(place)
-    if files.is_folder(root):
-        if found := files.walk(root, is_record_file, ignore=tuple(settings.ignore), sizes=False):
+    if files.is_folder(root, where):
+        if found := files.walk(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where):
             return found
         raise UserError(f"{where}: no file of records below the folder ({KINDS})")
-    if files.exists(root):
+    if files.exists(root, where):
         if is_record_file(root):
             return [_at(root, os.path.dirname(root))]
         raise UserError(f"{where}: the file's name does not end like one of records ({KINDS})")
@@ -327,7 +321,7 @@ def _found(place: str, where: str, settings: Filters) -> list[Found]:
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")
     if found := [
-        _at(location, os.path.dirname(fixed)) for location in files.matching(root) if is_record_file(location)
+        _at(location, os.path.dirname(fixed)) for location in files.matching(root, where) if is_record_file(location)
     ]:
         return found
     raise UserError(f"{where}: no file of records is matched ({KINDS})")

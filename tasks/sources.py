@@ -17,43 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from codellama_jax.errors import UserError
-from tasks import files, filters
+from tasks import files, filters, languages
 from tasks.config import SPLITS, Corpus, Filters
 from tasks.filters import LeftOut
+from tasks.languages import LANGUAGES
 
-LANGUAGES: dict[str, tuple[str, ...]] = {
-    "Assembly": (".asm", ".s"),
-    "C": (".c", ".h"),
-    "C++": (".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu", ".cuh"),
-    "C#": (".cs",),
-    "Clojure": (".clj", ".cljs"),
-    "Dart": (".dart",),
-    "Elixir": (".ex", ".exs"),
-    "Erlang": (".erl", ".hrl"),
-    "Fortran": (".f", ".f90", ".f95"),
-    "Go": (".go",),
-    "Haskell": (".hs",),
-    "Java": (".java",),
-    "JavaScript": (".js", ".mjs", ".cjs", ".jsx"),
-    "Julia": (".jl",),
-    "Kotlin": (".kt", ".kts"),
-    "Lua": (".lua",),
-    "OCaml": (".ml", ".mli"),
-    "Perl": (".pl", ".pm"),
-    "PHP": (".php",),
-    "Python": (".py", ".pyi"),
-    "R": (".r",),
-    "Ruby": (".rb",),
-    "Rust": (".rs",),
-    "Scala": (".scala",),
-    "Shell": (".sh", ".bash"),
-    "SQL": (".sql",),
-    "Swift": (".swift",),
-    "TypeScript": (".ts", ".tsx", ".mts", ".cts"),
-    "Zig": (".zig",),
-}
 CODE = frozenset(extension for extensions in LANGUAGES.values() for extension in extensions)
-LANGUAGE_OF = {extension: language for language, extensions in LANGUAGES.items() for extension in extensions}
 PYTHON = frozenset(LANGUAGES["Python"])
 PROSE = frozenset((".txt", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex"))
 EXTENSIONS = {"code": CODE, "python": PYTHON, "nl_code": PROSE, "nl": PROSE}
@@ -83,13 +52,22 @@ Message = dict[str, str]  # role: system, user or assistant; content
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Messages in order, and where they came from."""
+    """Messages in order, and where they came from.
+
+    Attributes:
+        place: the same as `path`, but for a person: str(place) may have to count lines.
+    """
 
     messages: list[Message]
     path: str
+    place: object = dataclasses.field(default="", compare=False, repr=False)
 
 
 Item = TypeVar("Item", Document, Dialogue)
+
+
+class Unusable(UserError):
+    """A place has nothing for a split; in a list of places others may."""
 
 
 @dataclasses.dataclass
@@ -166,7 +144,7 @@ class File:
     @property
     def language(self) -> str:
         """By its extension; "" if that is no language's."""
-        return LANGUAGE_OF.get(os.path.splitext(self.path)[1].lower(), "")
+        return languages.of_path(self.path)
 
 
 class Pathed(Protocol):
@@ -222,7 +200,12 @@ class Texts:
     def fingerprint(self) -> str:
         corpus = self._corpus
         rules = (corpus.document_characters, self._groups is not None and corpus.shuffle_bytes, self._settings)
-        return hash_of(self.name, rules, ((file.path, file.size) for file in self._files))
+        grouped = self._groups is not None
+        return hash_of(
+            self.name,
+            rules,
+            ((f"{file.repository}: {file.path}" if grouped else file.path, file.size) for file in self._files),
+        )
 
 
 def _stretches(files: Sequence[File], limit: int) -> Iterator[list[File]]:
@@ -303,15 +286,15 @@ class Folder(Texts):
         corpus, settings = corpus or Corpus(), settings or Filters()
         root = files.expanded(root)
         where = f"{binding(name)}={root}"
-        if not files.is_folder(root):
-            raise UserError(f"{where}: {'not a folder' if files.exists(root) else 'no such folder'}")
+        if not files.is_folder(root, where):
+            raise UserError(f"{where}: {'not a folder' if files.exists(root, where) else 'no such folder'}")
         extensions = EXTENSIONS[name] if extensions is None else extensions
         if found is None:
-            found = walk(root, extensions, skip, settings.ignore, sizes=corpus.group_by_repository)
+            found = walk(root, extensions, skip, settings.ignore, corpus.group_by_repository, where)
         super().__init__(name, chosen(found, split, corpus, where), corpus, settings)
         if not usable(self):
             kinds = ", ".join(sorted(extensions)[:12]) + (", ..." if len(extensions) > 12 else "")
-            raise UserError(
+            raise Unusable(
                 f"{where}: no usable file for {split} (UTF-8 text with an extension of {kinds}{left_out_of(self)})"
             )
 
@@ -325,8 +308,7 @@ def left_out_of(source: Source) -> str:
     """Why the documents of a source's first pieces are left out, for an error: "; left out: 3 generated"."""
     blocks = (block for piece in range(min(len(source), 100)) for block in source.read(piece))
     reasons = collections.Counter(reason for block in blocks for reason, _ in block.left_out)
-    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    return f"; left out: {listed}" if listed else ""
+    return f"; left out: {filters.listed(reasons)}" if reasons else ""
 
 
 def binding(stream: str) -> str:
@@ -340,6 +322,7 @@ def walk(
     skip: frozenset[str] = SKIPPED_FOLDERS,
     ignore: Sequence[str] = (),
     sizes: bool = False,
+    where: str = "",
 ) -> list[File]:
     """The files below a folder with one of the extensions (in any case of letters), sorted by path (see files.walk)."""
     found = files.walk(
@@ -348,6 +331,7 @@ def walk(
         skip,
         tuple(ignore),
         sizes,
+        where,
     )
     return [
         File(entry.path, entry.size, functools.partial(files.read_bytes, entry.location), entry.repository)
@@ -375,34 +359,49 @@ def side_of(path: str, repository: str, corpus: Corpus) -> str:
 
 
 def chosen(entries: Sequence[Entry], split: str, corpus: Corpus, where: str) -> list[Entry]:
-    """The entries of one split, in their order: an entry is validation if the hash of its path (or its repository, see
-    side_of) is below the share.
-
-    Where a side would be empty, what has the hash nearest to the share goes there.
+    """The entries of one split, in their order: those whose side (side_of) is one of `validation_sides`, or not.
 
     Raises:
-        UserError: validation is asked for and the share is 0 or there is only one entry; or the share is no share.
+        UserError: nothing is left for validation, or the share is no share.
         ValueError: the split has another name.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}: it is one of {', '.join(SPLITS)}")
-    share = corpus.validation_share
-    if not 0 <= share < 1:
-        raise UserError(f"Corpus.validation_share={share} must be at least 0 and below 1")
     sides = [side_of(entry.path, entry.repository, corpus) for entry in entries]
+    validation = validation_sides(sides, split, corpus, where)
+    return [
+        entry for entry, side in zip(entries, sides, strict=True) if (side in validation) == (split == "validation")
+    ]
+
+
+def validation_sides(sides: Sequence[str], split: str, corpus: Corpus, where: str) -> set[str]:
+    """Those of the sides that are validation: their hash is below the share.
+
+    Where validation or train would be empty, what has the hash nearest to the share goes there.
+
+    Raises:
+        UserError: validation is asked for and the share is 0 or all are one; or the share is no share.
+        ValueError: the split has another name.
+    """
+    check_split(split, corpus)
+    share = corpus.validation_share
     hashes = {side: share_of(side, "split") for side in sides}
     validation = {side for side, hashed in hashes.items() if hashed < share}
     if not validation and share > 0 and len(hashes) > 1:
         validation = {min(hashes, key=hashes.__getitem__)}
     elif len(hashes) > 0 and len(validation) == len(hashes):
         validation.remove(max(hashes, key=hashes.__getitem__))  # also where there is only one: train goes first
-    if split == "validation" and entries and not validation:
-        what = "repository" if corpus.group_by_repository else "file"
+    if split == "validation" and hashes and not validation:
+        what = "file or record" if len(hashes) == len(sides) else "repository"
         reason = f"there is only one {what}" if share else "Corpus.validation_share is 0"
-        raise UserError(f"{where}: no file is left for validation, since {reason}")
-    return [
-        entry for entry, side in zip(entries, sides, strict=True) if (side in validation) == (split == "validation")
-    ]
+        raise Unusable(f"{where}: nothing is left for validation, since {reason}")
+    return validation
+
+
+def check_split(split: str, corpus: Corpus) -> None:
+    """Raises UserError if the validation share is no share, ValueError if the split has another name."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}: it is one of {', '.join(SPLITS)}")
+    if not 0 <= corpus.validation_share < 1:
+        raise UserError(f"Corpus.validation_share={corpus.validation_share} must be at least 0 and below 1")
 
 
 def cut(text: str, limit: int | None) -> list[str]:

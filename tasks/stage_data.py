@@ -1,8 +1,9 @@
 """All data of one stage: its tokenizer, its training stream, and what it is evaluated on."""
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import mixtures
 from tasks.local_corpus import stream_source
-from tasks.sources import Document, items
+from tasks.sources import Document, Source, items
 from tasks.stream import Stream, StreamState
 from tasks.tokenizer_training import trained_tokenizer
+
+# Characters of validation documents that are looked through for long ones: a real corpus has plenty.
+SEARCHED = 50_000_000
 
 
 class StageData:
@@ -91,18 +95,18 @@ class StageData:
 
         Documents are whole files; the first stretch of each comes before the second of any.
         """
-        corpus = dataclasses.replace(self._config.corpus, document_characters=None)
+        corpus = dataclasses.replace(self._config.corpus, document_characters=None, group_by_repository=False)
         source = stream_source(self._preferred("code"), "validation", corpus, self._config.filters)
-        wanted = self._config.evaluation.context_windows
+        wanted, searched = self._config.evaluation.context_windows, 0
         long: list[np.ndarray] = []
-        for piece in np.random.default_rng(0).permutation(len(source)):
-            for document in items(source, int(piece)):
-                # hardly a token is shorter than a byte, so shorter texts need not be encoded
-                if isinstance(document, Document) and len(document.text.encode()) >= length:
-                    ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
-                    long += [ids] if len(ids) > length else []
-            if len(long) >= wanted:
-                break  # a real corpus has far more than that
+        for document in _documents(source):
+            searched += len(document.text)
+            # hardly a token is shorter than a byte, so shorter texts need not be encoded
+            if len(document.text.encode()) >= length:
+                ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
+                long += [ids] if len(ids) > length else []
+            if len(long) >= wanted or searched > SEARCHED:
+                break
         stretches = [
             (index, ids[index * length : (index + 1) * length + 1])
             for ids in long
@@ -116,18 +120,20 @@ class StageData:
         """(stream, text) of validation documents, in an order that is the same each time, at most `count`."""
         stream = self._preferred("python", "code")
         source = stream_source(stream, "validation", self._config.corpus, self._config.filters)
-        texts: list[tuple[str, str]] = []
-        for piece in np.random.default_rng(0).permutation(len(source)):
-            first = next(items(source, int(piece)), None)
-            texts += [(stream, first.text)] if isinstance(first, Document) else []
-            if len(texts) >= count:
-                break
-        return texts
+        each = -(-count // len(source))  # of a piece: they should not all be of one file where there are more
+        return [(stream, document.text) for document in itertools.islice(_documents(source, each), count)]
 
     def _preferred(self, *streams: str) -> str:
         """The first of these streams that the mixture has, or else its first."""
         shares = self._config.mixture.shares
         return next(name for name in (*streams, *shares) if name in shares)
+
+
+def _documents(source: Source, each: int | None = None) -> Iterator[Document]:
+    """Texts of a source (at most `each` of a piece), its pieces in an order that is the same each time."""
+    for piece in np.random.default_rng(0).permutation(len(source)):
+        texts = (item for item in items(source, int(piece)) if isinstance(item, Document))
+        yield from itertools.islice(texts, each)
 
 
 def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], None], writes: bool) -> Tokenizer:

@@ -20,12 +20,14 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from tasks.config import STREAMS
-from tasks.filters import LeftOut
+from tasks.filters import LeftOut, listed
 from tasks.packing import FEATURES, Encoder, Packed, Packer, Place, Position
-from tasks.sources import Block, Dialogue, Document, Source
+from tasks.sources import Block, Dialogue, Document, Source, binding
 
 # The fractional part of the golden ratio in 64 bits: multiples of it modulo 2^64 fill the range evenly at every length.
 GOLDEN = 0x9E3779B97F4A7C15
+# Raised with every change to the code that gives other bytes for the same configuration.
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Lane:
         endless: False ends after one epoch.
 
     Attributes:
-        left_out: filter -> documents that it left out of what this lane has read since it was opened.
+        left_out: filter -> documents that it left out of what this lane has read since it was opened, over at most as
+            many pieces as there are.
         examples: filter -> the first place where it left one out.
     """
 
@@ -83,7 +86,9 @@ class Lane:
         self.pieces = len(source) * self._shares
         self._block: tuple[int, int, list] = (-1, -1, [])  # the one in hand: piece, number, documents
         self._blocks: Iterator[Block] = iter(())  # those after it
-        self._counted = (-1, -1)
+        self._counted, self._first = (-1, -1), -1
+        self._barren = False  # no document has come of the piece in hand, all of which was read
+        self._empty: set[int] = set()  # pieces of the source of which none came, since the last document
         self.left_out: Counter[str] = Counter()
         self.examples: dict[str, object] = {}
 
@@ -100,12 +105,10 @@ class Lane:
         """The first document at a place or after it, and where it stands; None past the last.
 
         Raises:
-            UserError: no document came in so many pieces that there can be none.
+            UserError: all pieces were read, and there was none.
         """
         piece, block, document = place
-        # A lane's share of a piece may well be empty; of a few documents and many lanes, very many are in turn.
-        patience = piece + max(4 * self.pieces, 10_000)
-        while piece < patience:
+        while len(self._empty) < len(self._source):
             if not self._endless and self.number(piece) >= self.pieces:
                 return None
             documents = self._documents(piece, block)
@@ -115,10 +118,10 @@ class Lane:
                 return (piece, block, document), documents[document]
             else:
                 block, document = block + 1, 0
-        listed = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
+        name = self._source.name
         raise UserError(
-            f"{self._source.name}: none of its {len(self._source)} files holds a usable document"
-            + (f"; left out: {listed}" if listed else "")
+            f"{binding(name)}: there is no usable document in {name}"
+            + (f"; left out: {listed(self.left_out)}" if self.left_out else "")
         )
 
     def _documents(self, piece: int, block: int) -> list | None:
@@ -131,11 +134,18 @@ class Lane:
         index, share = divmod(index, self._shares)
         if self._block[:2] != (piece, block - 1):
             self._blocks = iter(self._source.read(index, block))
+            self._barren = block == 0
         read = next(self._blocks, None)
         if read is None:
             self._block = (-1, -1, [])
+            if self._barren:
+                self._empty.add(index)
             return None
-        documents = self._checked(read, piece, block, counts=share == 0)[share :: self._shares]
+        documents = self._checked(read, piece, block, counts=share == 0)
+        if documents:
+            self._barren = False
+            self._empty.clear()
+        documents = documents[share :: self._shares]
         if self._shuffle and len(documents) > 1:
             order = np.random.default_rng([*self._seed, self.number(piece), block]).permutation(len(documents))
             documents = [documents[i] for i in order]
@@ -150,8 +160,10 @@ class Lane:
                 self._check(item)
                 taken.append(item)
             except LeftOut as refusal:
-                left_out.append((refusal.reason, item.path))
-        if counts and (piece, number) > self._counted:
+                left_out.append((refusal.reason, getattr(item, "place", item.path)))
+        self._first = piece if self._first < 0 else self._first
+        within = self.number(piece) - self._first * self._lanes < self.pieces
+        if counts and within and (piece, number) > self._counted:
             self._counted = piece, number
             for reason, where in left_out:
                 self.left_out[reason] += 1
@@ -240,6 +252,7 @@ class Stream:
         self._phase = np.random.default_rng([seed, 0]).integers(0, 2**64, dtype=np.uint64)
         self._batch, self._queue = state.batch if state else 0, queue
         self._identity = {
+            "version": VERSION,
             "shares": {task.name: shares[task.name] for task in self.tasks},
             "seed": seed,
             "lanes": lanes,
@@ -331,7 +344,8 @@ class Stream:
         }
 
     def left_out(self) -> dict[str, Counter[str]]:
-        """Stream -> filter -> documents it left out of what was read since this Stream was made."""
+        """Stream -> filter -> documents it left out of what this host has read since this Stream was made, of each
+        stream at most once through."""
         return {
             task.name: sum((row[index].left_out for row in self._lanes), Counter())
             for index, task in enumerate(self.tasks)
@@ -343,7 +357,7 @@ class Stream:
         for index, (name, reasons) in enumerate(self.left_out().items()):
             for reason, count in reasons.most_common():
                 first = next(row[index].examples[reason] for row in self._lanes if reason in row[index].examples)
-                lines.append(f"left out of {name}: {count:,} {reason}, the first {first}")
+                lines.append(f"left out of {name}: {listed({reason: count})}, the first {first}")
         return lines
 
     def metrics(self, batch: Batch) -> dict[str, float]:

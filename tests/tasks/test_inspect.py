@@ -107,7 +107,7 @@ def test_json_shows_whole_files_and_their_ids(
     shown = records(inspect("--task=code", "--json", "--num_examples=120", f"--sequence_length={LENGTH}"))
     assert len(shown) == 120
     for record in shown:
-        assert set(record) == {"stream", "kind", "path", "text", "tokens"}
+        assert set(record) == {"stream", "kind", "path", "language", "text", "tokens"}
         assert record["stream"] == "code"
         text, ids, kind = record["text"], record["tokens"], record["kind"]
         assert text == (folder(flags, "code") / record["path"]).read_bytes().decode()
@@ -203,8 +203,7 @@ def tables(output: str) -> tuple[dict[str, list[str]], dict[str, list[str]], lis
 def test_stats_are_those_of_the_stream(
     inspect: Callable[..., str], monkeypatch: pytest.MonkeyPatch, flags_of: tuple[str, ...]
 ):
-    """Of each stream and kind tokens and documents, with their shares, and epochs: counted here once more. The first
-    window is left aside, since it waits for what is imported and listed."""
+    """Of each stream and kind tokens and documents, with their shares, and epochs: counted here once more."""
     opened: list[tuple] = []
     open_stream = inspection.open_stream
     monkeypatch.setattr(inspection, "open_stream", lambda *how: opened.append(how) or open_stream(*how))
@@ -218,7 +217,7 @@ def test_stats_are_those_of_the_stream(
     )
     stream = open_stream(*opened[0])
     held = 4 if "--gin.Packing.queue=4" in flags_of else 0
-    assert stream.next_batch().state.positions.shape == (1, 3, held + 2, 4)
+    assert stream.state().positions.shape == (1, 3, held + 2, 4)
     tokens: collections.Counter[str] = collections.Counter()
     of_kinds: collections.Counter[str] = collections.Counter()
     documents: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in streams}
@@ -259,7 +258,9 @@ def test_stats_name_what_is_left_out_and_where(inspect: Callable[..., str], task
     streams, _, left_out, _ = tables(inspect(f"--task={task}", "--stats", "--num_examples=300"))
     assert list(streams) == [task] and streams[task][:2] == ["100.0%", "100.0%"]
     assert float(streams[task][-1]) > 1  # so that everything was come across
-    found = [re.fullmatch(rf"left out of {task}: ({NUMBER}) (\w+), the first (.+)", line) for line in left_out]
+    found = [
+        re.fullmatch(rf"left out of {task}: ({NUMBER}) (\w+)(?: \(.*\))?, the first (.+)", line) for line in left_out
+    ]
     told = {match[2]: (int(match[1].replace(",", "")), match[3]) for match in found if match}
     assert len(told) == len(found) and set(told) == set(expected)
     for reason, (count, place) in told.items():

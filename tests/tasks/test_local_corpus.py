@@ -145,10 +145,10 @@ def test_unknown_streams_and_splits():
 
 
 def test_a_named_folder_replaces_the_embedded_stream(tmp_path: Path):
-    (tmp_path / "a.md").write_text("# A\n")
+    (tmp_path / "a.md").write_text("# A\n" * 30)
     (tmp_path / "b.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
     corpus = Corpus(nl=str(tmp_path), instruct=str(tmp_path), validation_share=0.0)
-    assert everything(stream_source("nl", "train", corpus, USUAL)) == [Document("# A\n", "a.md")]
+    assert everything(stream_source("nl", "train", corpus, USUAL)) == [Document("# A\n" * 30, "a.md")]
     (dialogue,) = everything(stream_source("instruct", "train", corpus, USUAL))
     assert dialogue.messages == [{"role": "user", "content": "hello"}]
     assert len(stream_source("code", "train", corpus, USUAL)) > 100
@@ -156,10 +156,23 @@ def test_a_named_folder_replaces_the_embedded_stream(tmp_path: Path):
         stream_source("python", "train", Corpus(python=str(tmp_path / "none")), USUAL)
 
 
+def test_a_list_may_have_places_without_anything_for_a_split(tmp_path: Path):
+    for name, documents in (("one", 1), ("many", 40)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "{name} {i}"}}\n' for i in range(documents)))
+    places = [str(tmp_path / f"{name}.jsonl") for name in ("one", "many")]
+    with pytest.raises(UserError, match="only one file or record"):
+        stream_source("nl", "validation", Corpus(nl=places[0]), USUAL)
+    validation = everything(stream_source("nl", "validation", Corpus(nl=places), USUAL))
+    train = everything(stream_source("nl", "train", Corpus(nl=places), USUAL))
+    assert validation and len(train) + len(validation) == 41
+    with pytest.raises(UserError, match="only one file or record"):
+        stream_source("nl", "validation", Corpus(nl=places[:1] * 2), USUAL)
+
+
 def test_a_folder_is_read_as_source_files_or_else_as_records(tmp_path: Path):
-    """Records are what is below a folder that has no file of the stream's kinds."""
+    """Whichever has more bytes; a data set's README.md does not hide its data."""
     for path, text in (
-        ("mixed/a.c", "int a;\n"),
+        ("mixed/a.c", "int a = 1000000;\n"),
         ("mixed/b.jsonl", '{"text": "b"}\n'),
         ("c/c.jsonl", '{"text": "c"}\n'),
     ):
@@ -170,9 +183,12 @@ def test_a_folder_is_read_as_source_files_or_else_as_records(tmp_path: Path):
         corpus = Corpus(**{stream: [str(tmp_path / place) for place in places]}, validation_share=0.0)
         return [document.text for document in everything(stream_source(stream, "train", corpus, USUAL))]
 
-    assert texts("code", "mixed") == ["int a;\n"]
+    assert texts("code", "mixed") == ["int a = 1000000;\n"]
     assert texts("nl", "mixed") == ["b"] and texts("code", "c") == ["c"]
-    assert texts("code", "c", "mixed") == ["c", "int a;\n"]  # one after the other
+    (tmp_path / "mixed/README.md").write_text("#\n")
+    (tmp_path / "mixed/package.json").write_text("{}")
+    assert texts("nl", "mixed") == ["b"]
+    assert texts("code", "c", "mixed") == ["c", "int a = 1000000;\n"]  # one after the other
     with pytest.raises(UserError, match="no usable file"):
         (tmp_path / "empty").mkdir()
         texts("code", "empty")
