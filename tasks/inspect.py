@@ -213,7 +213,9 @@ def print_stats(stream: Any, mixture: Mixture, count: int) -> None:
     print()
     for line in stream.left_out_lines():
         print(line)
-    print(f"{total:,} tokens in windows of {stream.length:,}, {(total - stream.length) / seconds:,.0f} tokens a second")
+    timed = total - stream.length  # but for the first window
+    speed = f", {timed / seconds:,.0f} tokens a second" if timed else ""
+    print(f"{total:,} tokens in windows of {stream.length:,}{speed}")
 
 
 def print_example(stream: str, packed: Packed, tokenizer: Tokenizer, colour: bool) -> None:

@@ -218,9 +218,11 @@ def _object(line: bytes, place: Place) -> Mapping[str, Any]:
     except UnicodeDecodeError:
         raise Damaged("the line is not UTF-8", place) from None
     except (ValueError, RecursionError) as error:
-        raise Damaged(
-            f"the line is not JSON ({getattr(error, 'msg', error)}); a record must be one line", place
-        ) from None
+        at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = f"the line is not JSON ({getattr(error, 'msg', error)}{at}); a record must be one line"
+        raise Damaged(what, place) from None
+    if isinstance(fields, list):
+        raise Damaged("the line is a JSON array; write one object a line", place)
     if not isinstance(fields, dict):
         raise Damaged("the line is no JSON object", place)
     return fields

@@ -539,7 +539,7 @@ def zeroed(data: bytes) -> bytes:
 # file, its bytes, where it is damaged, what is wrong, how many of the 40 records are still there
 DAMAGE = {
     "no JSON": ("a.jsonl", lambda: with_line(b"{'text': 1}"), ":31", "not JSON", 40),
-    "no object": ("a.jsonl", lambda: with_line(b'["text"]'), ":31", "no JSON object", 40),
+    "no object": ("a.jsonl", lambda: with_line(b'["text"]'), ":31", "a JSON array; write one object a line", 40),
     "a line that is not UTF-8": ("a.jsonl", lambda: with_line(b'{"text": "\xff"}'), ":31", "not UTF-8", 40),
     "too deep": ("a.jsonl", lambda: with_line(b'{"text":' + b"[" * 10**5), ":31", "not JSON", 40),
     "too long a number": ("a.jsonl", lambda: with_line(b'{"text":' + b"1" * 10**4 + b"}"), ":31", "not JSON", 40),
