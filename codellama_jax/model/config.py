@@ -23,7 +23,9 @@ class Llama:
             rotation, softmax and logits are computed in float32 whatever this says.
         remat: what the backward pass recomputes, from nothing to everything: "none", "dots" (keeps the outputs of the
             matrix products with weights) or "full" (keeps each block's input only).
-        attention_block: queries handled at a time, so that memory is linear in the sequence length.
+        attention: the kernel: "splash" (TPU), "cudnn" (GPU), "blocked" (anywhere), or "auto": that of the devices.
+        attention_block: queries that "blocked" handles at a time, so that memory is linear in the sequence length.
+        splash_blocks: queries and keys at a time of "splash", forwards, then the same backwards.
         loss_chunk: tokens of a sequence whose logits exist at a time.
     """
 
@@ -38,7 +40,9 @@ class Llama:
     rope_scale: float = 1.0
     compute_dtype: str = "bfloat16"
     remat: str = "full"
+    attention: str = "auto"
     attention_block: int = 512
+    splash_blocks: tuple[int, int, int, int] = (512, 512, 512, 512)
     loss_chunk: int = 512
 
     def __post_init__(self):

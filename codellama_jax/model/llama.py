@@ -4,19 +4,23 @@ Parameters carry the names of their logical dims (`parameter_dims`), activations
 which mesh axis a dim lies on is decided elsewhere (codellama_jax/sharding.py).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from codellama_jax.kernels import blocked
 from codellama_jax.model import rope
-from codellama_jax.model.attention import attention
 from codellama_jax.model.config import Llama
 
 # constrain(x, dims) -> x, laid out as its logical dims ask
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+# attend(q_BSHK, k_BSGK, v_BSGK, segments_BS or None) -> [B, S, H, K], causal (kernels/)
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 INIT_STD = 0.02  # Llama's initialisation is not published (assumption)
 
@@ -101,6 +105,7 @@ def hidden_states(
     positions_BS: jax.Array,
     segments_BS: jax.Array | None = None,
     constrain: Constrain = _unconstrained,
+    attend: Attend | None = None,
 ) -> jax.Array:
     """The last layer's output after the final norm, [B, S, D] in the compute dtype; logits are this times `model.head`.
 
@@ -111,8 +116,10 @@ def hidden_states(
         positions_BS: positions for the rotation, whatever the packing policy says.
         segments_BS: tokens of unequal ids do not see each other; None: a token sees all before it.
         constrain: places activations by the names of their dims.
+        attend: the attention to use; None is the portable one.
     """
     dtype = jnp.dtype(config.compute_dtype)
+    attend = attend or functools.partial(blocked.whole, block=config.attention_block)
     cos, sin = rope.tables(positions_BS, config.head_dim, config.rope_theta, config.rope_scale)
     activation = ("batch", "sequence", None)
     heads = ("batch", "sequence", "heads", None)
@@ -130,7 +137,7 @@ def hidden_states(
         k_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
         v_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
         q_BSHK, k_BSGK = rope.rotate(q_BSHK, cos, sin), rope.rotate(k_BSGK, cos, sin)
-        a_BSHK = attention(q_BSHK, k_BSGK, v_BSGK, segments_BS, config.attention_block)
+        a_BSHK = checkpoint_name(attend(q_BSHK, k_BSGK, v_BSGK, segments_BS), "attended")
         x_BSD = constrain(x_BSD + jnp.einsum("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)

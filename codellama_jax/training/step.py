@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from codellama_jax.mesh_attention import make_attend
 from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
@@ -74,10 +75,12 @@ def make_losses(config: Llama, mask_documents: bool) -> Callable[[Params, Batch]
     With mask_documents, tokens see only their own document of the window (equal segment_ids).
     """
 
+    attend = make_attend(config, jax.sharding.get_mesh())
+
     def losses(params: Params, batch: Batch) -> jax.Array:
         model = merged(config, params)
         segments = batch["segment_ids"] if mask_documents else None
-        x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain)
+        x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain, attend)
         return token_losses(x_BSD, model.head[...], batch["targets"], config.loss_chunk)
 
     return losses

@@ -1,0 +1,90 @@
+"""Attention over a mesh: which kernel, on which part of the sequence, with which keys.
+
+Rows lie on data and fsdp, heads on tensor: those parts need nothing of one another. Along `context` a device has a
+stretch of every sequence. Its keys and values are gathered; of the queries, a stretch at the end sees far more keys than
+one at the front, so they are exchanged first: each device gets one stretch from the front and one from the back.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from codellama_jax.kernels import blocked, cudnn, splash
+from codellama_jax.model.config import Llama
+from codellama_jax.model.llama import Attend
+from codellama_jax.sharding import spec
+
+KERNELS = {"tpu": "splash", "cuda": "cudnn", "gpu": "cudnn", "cpu": "blocked"}
+
+
+def make_attend(config: Llama, mesh: Mesh) -> Attend:
+    """The attention for a model on a mesh: config.attention names the kernel, "auto" takes that of the devices."""
+    name = KERNELS[mesh.devices.flat[0].platform] if config.attention == "auto" else config.attention
+    context = mesh.shape["context"]
+    if name == "cudnn" and context > 1:
+        name = "blocked"  # cuDNN has no mask for queries that are not the whole sequence
+    if name == "blocked" and context == 1:
+        return functools.partial(blocked.whole, block=config.attention_block)
+
+    queries, keys = spec(("batch", "sequence", "heads", None)), spec(("batch", "sequence", "kv_heads", None))
+    rows = spec(("batch", "sequence"))
+    interpret = name == "splash" and mesh.devices.flat[0].platform == "cpu"
+
+    def attend(q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segments_BS: jax.Array | None) -> jax.Array:
+        length = q_BSHK.shape[1]
+        order = jnp.asarray(splash.balanced(length, context), jnp.int32)
+        kernel, part = None, None
+        if name == "splash":
+            heads = q_BSHK.shape[2] // mesh.shape["tensor"]
+            kernel = splash.kernel(heads, length, splash.Blocks(*config.splash_blocks), context, interpret)
+            part = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
+
+        def on_device(q, k, v, segments, order, kernel):
+            if context > 1:
+                k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
+                q = _exchange(q, context)
+            ids = None
+            if segments is not None:
+                whole = jax.lax.all_gather(segments, "context", axis=1, tiled=True) if context > 1 else segments
+                ids = (whole[:, order] if context > 1 else segments, whole)
+            if name == "splash":
+                out = splash.attention(q, k, v, ids, kernel)
+            elif name == "cudnn":
+                out = cudnn.attention(q, k, v, ids)
+            else:
+                out = blocked.attention(q, k, v, ids, order, config.attention_block)
+            return _exchange(out, context, back=True) if context > 1 else out
+
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(queries, keys, keys, rows, PartitionSpec("context"), part),
+            out_specs=queries,
+            check_vma=False,
+        )(q_BSHK, k_BSGK, v_BSGK, segments_BS, order, kernel)
+
+    return attend
+
+
+def _exchange(x_BSHK: jax.Array, devices: int, back: bool = False) -> jax.Array:
+    """From stretches 2i and 2i + 1 of device i to stretches i and 2 x devices - 1 - i (splash.balanced); `back` undoes it.
+
+    A device's first stretch and its second go each to another device, and each device gets one of either: two permutations.
+    """
+    first, second = jnp.split(x_BSHK, 2, axis=1)
+
+    def to(stretch: int) -> int:
+        return stretch if stretch < devices else 2 * devices - 1 - stretch
+
+    moves = [[(i, to(2 * i + half)) for i in range(devices)] for half in (0, 1)]
+    odd = jax.lax.axis_index("context") % 2 == 1
+    # On an odd device the even stretch, which is a first one, is the one from the back.
+    if back:
+        first, second = jnp.where(odd, second, first), jnp.where(odd, first, second)
+        moves = [[(there, here) for here, there in half] for half in moves]
+    first, second = jax.lax.ppermute(first, "context", moves[0]), jax.lax.ppermute(second, "context", moves[1])
+    if not back:
+        first, second = jnp.where(odd, second, first), jnp.where(odd, first, second)
+    return jnp.concatenate([first, second], axis=1)
