@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from codellama_jax.errors import UserError
@@ -51,7 +52,9 @@ def make_mesh(shape: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.s
     if math.prod(sizes) != len(devices) or min(sizes) < 1:
         written = ", ".join(f"Mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
         raise UserError(f"{written} do not make {len(devices)} devices: their product must, and one of them may be -1")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+    # as jax.make_mesh, which would refuse an axis of half a direction of the interconnect: data 2 on 4x4x8
+    grid = mesh_utils.create_device_mesh(tuple(sizes), list(devices), allow_split_physical_axes=True)
+    return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def spec(dims: tuple[str | None, ...]) -> PartitionSpec:
@@ -90,8 +93,7 @@ def check_divides(mesh: jax.sharding.Mesh, batch_size: int, sequence_length: int
         if size % parts:
             raise UserError(f"{what} = {size} cannot be cut into {parts} (mesh axis {axis}): change Mesh or {what}")
     group = mesh.shape["context"] * mesh.shape["tensor"]
-    if jax.process_count() > 1 and jax.local_device_count() % group:
+    hosts = len({device.process_index for device in mesh.devices.flat})
+    if hosts > 1 and mesh.size // hosts % group:
         # the devices of a group share rows of the batch, and each host makes its own rows
-        raise UserError(
-            f"Mesh.context x Mesh.tensor = {group} must divide the {jax.local_device_count()} devices of a host"
-        )
+        raise UserError(f"Mesh.context x Mesh.tensor = {group} must divide the {mesh.size // hosts} devices of a host")

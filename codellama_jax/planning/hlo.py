@@ -1,0 +1,494 @@
+"""Reads an XLA program, as text, after all optimisations: how often its parts run, what they multiply, move and send.
+
+XLA's own cost_analysis counts the body of a loop once; here everything is times the trips of the loops around it. All
+figures are those of one device.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Shape(NamedTuple):
+    """An array of a program. `space` is where it lies: 0 is the device's main memory, any other is on the chip."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    space: int
+
+    @property
+    def bytes(self) -> float:
+        bits = re.search(r"\d+", self.dtype)
+        width = {"pred": 1.0, "token": 0.0, "opaque": 0.0}.get(self.dtype)
+        return math.prod(self.dims) * (width if width is not None else int(bits[0]) / 8 if bits else 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation; a tuple's shapes are its leaves."""
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]
+    operands: tuple[str, ...]
+    text: str  # what follows the operands
+
+    def attribute(self, key: str) -> str | None:
+        """The name of a computation, or the number, that `key=` has."""
+        found = re.search(rf"\b{key}=%?([\w.\-]+)", self.text)
+        return found[1] if found else None
+
+    def integers(self, key: str) -> list[int]:
+        """Those of `key={1,2}`."""
+        found = re.search(rf"\b{key}={{([\d,]*)}}", self.text)
+        return [int(number) for number in found[1].split(",") if number] if found else []
+
+    @property
+    def target(self) -> str:
+        """What a custom call calls."""
+        found = re.search(r'custom_call_target="([^"]*)"', self.text)
+        return found[1] if found else ""
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's own estimate of the cycles that the instruction takes; 0 where it made none.
+
+        Before it has generated code, the largest integer stands in for what it does not know yet.
+        """
+        found = re.search(r'"estimated_cycles":"?(\d+)', self.text)
+        return int(found[1]) if found and int(found[1]) < 2**62 else 0
+
+
+class Collective(NamedTuple):
+    """Data that devices exchange.
+
+    Attributes:
+        kind: all-gather, all-reduce, reduce-scatter, all-to-all or collective-permute.
+        axes: mesh axes along which the devices of a group differ, "fsdp" or "data+fsdp".
+        group: positions in the mesh of the devices of one group.
+        bytes: what one device sends, once.
+    """
+
+    kind: str
+    axes: str
+    group: tuple[int, ...]
+    bytes: float
+
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# Matrix products of queries x keys x head size in each of the kernels of splash attention: scores and values; backwards
+# the scores, the gradient of the weights and that of the queries; or, for the gradients of keys and values, four.
+KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+_NO_WORK |= {"while", "call", "conditional", "async-start", "async-update", "async-done", "opt-barrier", "domain"}
+
+
+class Program:
+    """The computations of a program. `mesh` has the sizes of the mesh's axes in their order."""
+
+    def __init__(self, text: str, mesh: Mapping[str, int]):
+        self.mesh = dict(mesh)
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.roots: dict[str, Instruction] = {}
+        self.entry = ""
+        self.unknown_loops: list[str] = []
+        self._parse(text)
+
+    def _parse(self, text: str) -> None:
+        current, lines = "", list[str]()
+        for line in text.splitlines():
+            header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+            if header:
+                current, lines = header[2], []
+                self.entry = current if header[1] else self.entry
+            elif current and re.fullmatch(r"\}(, execution_thread=.*)?", line):
+                instructions = [_instruction(line) for line in lines]
+                self.computations[current] = {instruction.name: instruction for instruction in instructions}
+                roots = [i for i, line in zip(instructions, lines, strict=True) if line.lstrip().startswith("ROOT ")]
+                self.roots[current] = (roots or instructions[-1:])[0]
+                current = ""
+            elif current and re.match(r"\s+(ROOT )?%?[\w.\-]+ = ", line):
+                lines.append(line)
+            elif current and lines:
+                lines[-1] += line  # an attribute with a line end in it
+
+    # ---------------------------------------------------------------- how often
+
+    @functools.cached_property
+    def runs(self) -> list[tuple[str, float, bool]]:
+        """Every computation that runs, with how often, and whether it is scheduled (or else part of a fusion)."""
+        found = list[tuple[str, float, bool]]()
+
+        def visit(computation: str, times: float, scheduled: bool) -> None:
+            found.append((computation, times, scheduled))
+            for instruction in self.computations[computation].values():
+                if instruction.opcode == "while":
+                    trips = self.trips(computation, instruction)
+                    visit(instruction.attribute("body") or "", times * trips, scheduled)
+                elif instruction.opcode == "fusion":
+                    visit(instruction.attribute("calls") or "", times, False)
+                else:
+                    for called in self.called(instruction):
+                        visit(called, times, scheduled)
+
+        visit(self.entry, 1.0, True)
+        return found
+
+    def called(self, instruction: Instruction) -> list[str]:
+        """Computations that a call, an asynchronous start or a conditional (all its branches) runs."""
+        if instruction.opcode in ("call", "async-start"):
+            keys = ("to_apply", "calls")
+        elif instruction.opcode == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
+            if branches:
+                return [name.strip(" %") for name in branches[1].split(",")]
+            keys = ("true_computation", "false_computation")
+        else:
+            return []
+        return [name for name in map(instruction.attribute, keys) if name in self.computations]
+
+    def trips(self, computation: str, loop: Instruction) -> int:
+        """How often a loop runs: as the compiler notes it, or from its condition, i < limit, the start of i and its step.
+
+        1, and noted in unknown_loops, where neither tells.
+        """
+        noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
+        if noted:
+            return int(noted[1])
+        condition, body = loop.attribute("condition") or "", loop.attribute("body") or ""
+        start = self._source(computation, loop.operands[0])
+        test = self.roots[condition]
+        while test.opcode == "fusion":
+            test = self.roots[test.attribute("calls") or ""]
+        if test.opcode == "compare" and start and start.opcode == "tuple":
+            numbers, counter = list[int | None](), None
+            for name in test.operands:
+                source = self._source(condition, name)
+                index = source.attribute("index") if source and source.opcode == "get-tuple-element" else None
+                if index is not None and (step := self._step(body, int(index))):
+                    counter = (self._constant(computation, start.operands[int(index)]), step)
+                elif index is not None:
+                    numbers.append(self._constant(computation, start.operands[int(index)]))
+                else:
+                    numbers.append(self._constant(condition, name))
+            if counter and counter[0] is not None and len(numbers) == 1 and numbers[0] is not None:
+                inclusive = test.attribute("direction") in ("LE", "GE")
+                return max(math.ceil((numbers[0] + inclusive - counter[0]) / counter[1]), 0)
+        if loop.name not in self.unknown_loops:
+            self.unknown_loops.append(loop.name)
+        return 1
+
+    def _step(self, body: str, index: int) -> int | None:
+        """What a loop's body adds to an element of its state, None if it does something else."""
+        root = self.roots[body]
+        if root.opcode != "tuple":
+            return None
+        added = self._source(body, root.operands[index])
+        if added is None or added.opcode != "add":
+            return None
+        sources = [self._source(body, name) for name in added.operands]
+        own = [s for s in sources if s and s.opcode == "get-tuple-element" and s.attribute("index") == str(index)]
+        steps = [step for name in added.operands if (step := self._constant(body, name)) is not None]
+        return steps[0] if own and steps else None
+
+    def _source(self, computation: str, name: str) -> Instruction | None:
+        """The instruction that made a value, copies passed over."""
+        instruction = self.computations[computation].get(name)
+        while instruction and instruction.opcode in ("copy", "bitcast", "convert", "copy-start", "copy-done"):
+            instruction = self.computations[computation].get(instruction.operands[0])
+        return instruction
+
+    def _constant(self, computation: str, name: str) -> int | None:
+        source = self._source(computation, name)
+        number = re.fullmatch(r"-?\d+", source.text.split(")")[0]) if source and source.opcode == "constant" else None
+        return int(number[0]) if number else None
+
+    # ---------------------------------------------------------------- products
+
+    @functools.cached_property
+    def product_flops(self) -> float:
+        """FLOPs of all matrix products but those of kernels."""
+        return sum(
+            times * self._product(computation, instruction)
+            for computation, times, _ in self.runs
+            for instruction in self.computations[computation].values()
+            if instruction.opcode in ("dot", "convolution")
+        )
+
+    def _product(self, computation: str, instruction: Instruction) -> float:
+        left, right = (self.computations[computation][name].shapes[0].dims for name in instruction.operands[:2])
+        result = instruction.shapes[0].dims
+        if instruction.opcode == "dot":
+            contracted = math.prod(left[dim] for dim in instruction.integers("lhs_contracting_dims"))
+            return 2.0 * math.prod(result) * contracted
+        return _convolution(instruction, left, right, result)
+
+    def kernel_flops(self, computation: str, instruction: Instruction) -> float | None:
+        """FLOPs of one run of an attention kernel over the causal half of its square; None if it is no such kernel.
+
+        XLA knows nothing of what is in a kernel. The first two large operands are the queries [.., H, S, K] and the
+        keys [.., G, T, K]; where the queries are a part of the sequence, parts are dealt so that each sees half.
+        """
+        products = [number for name, number in KERNEL_PRODUCTS.items() if instruction.name.startswith(name)]
+        if instruction.target != "tpu_custom_call" or not products:
+            return None
+        shapes = [self.computations[computation][name].shapes[0] for name in instruction.operands]
+        queries, keys = [shape.dims for shape in shapes if len(shape.dims) >= 3 and shape.dtype[0] in "bf"][:2]
+        return products[0] * 2.0 * math.prod(queries) * keys[-2] / 2
+
+    @functools.cached_property
+    def attention_flops(self) -> float:
+        """FLOPs of all attention kernels."""
+        return sum(
+            times * (self.kernel_flops(computation, instruction) or 0.0)
+            for computation, times, _ in self.runs
+            for instruction in self.computations[computation].values()
+            if instruction.opcode == "custom-call"
+        )
+
+    # ---------------------------------------------------------------- memory
+
+    @functools.cached_property
+    def memory_bytes(self) -> float:
+        """Bytes read from and written to main memory. A kernel is counted as reading and writing everything once."""
+        return sum(
+            times * self._traffic(computation, instruction)
+            for computation, times, scheduled in self.runs
+            if scheduled
+            for instruction in self.computations[computation].values()
+        )
+
+    def _traffic(self, computation: str, instruction: Instruction) -> float:
+        opcode = instruction.opcode
+        if opcode in _NO_WORK or opcode.endswith("-done"):
+            return 0.0
+        if opcode == "custom-call" and instruction.target != "tpu_custom_call":
+            return 0.0  # markers of the compiler's own: allocations, barriers
+        written = [shape.bytes if shape.space == 0 else 0.0 for shape in instruction.shapes]
+        if opcode.endswith("-start"):
+            return sum(written)  # source and destination are both in the result
+        operands = [self.computations[computation][name].shapes for name in instruction.operands]
+        read = [sum(s.bytes for s in shapes if s.space == 0) for shapes in operands]
+        if opcode == "fusion":
+            fused = instruction.attribute("calls") or ""
+            read = [min(whole, self._read(fused, index)) if whole else 0.0 for index, whole in enumerate(read)]
+            pieces = self._written(fused, self.roots[fused])
+            if len(pieces) == len(written):
+                written = [min(whole, piece) for whole, piece in zip(written, pieces, strict=True)]
+        elif opcode in ("dynamic-slice", "slice", "gather"):
+            read[0] = min(read[0], sum(shape.bytes for shape in instruction.shapes))
+        elif opcode == "dynamic-update-slice":
+            read[0], written = 0.0, [read[1]]
+        return sum(read) + sum(written)
+
+    def _read(self, fused: str, index: int) -> float:
+        """Bytes that a fusion reads of its operand `index`: slices of it, where nothing else is asked for."""
+        computation = self.computations[fused]
+        parameter = next(i for i in computation.values() if i.opcode == "parameter" and i.text.startswith(f"{index})"))
+        return self._use(fused, parameter)
+
+    def _use(self, fused: str, value: Instruction) -> float:
+        whole = sum(shape.bytes for shape in value.shapes)
+        total = 0.0
+        for user in self.computations[fused].values():
+            for position, name in enumerate(user.operands):
+                if name != value.name:
+                    continue
+                if user.opcode in ("dynamic-slice", "slice", "gather") and position == 0:
+                    total += sum(shape.bytes for shape in user.shapes)
+                elif user.opcode == "bitcast":
+                    total += self._use(fused, user)
+                elif user.opcode == "fusion":
+                    total += self._read(user.attribute("calls") or "", position)
+                elif user.opcode == "dynamic-update-slice" and position == 0:
+                    pass  # in place: what is not updated is not touched
+                else:
+                    return whole
+        return min(whole, total)
+
+    def _written(self, fused: str, root: Instruction) -> list[float]:
+        """Bytes that a fusion writes of each of its results: the update alone, where it updates in place."""
+        computation = self.computations[fused]
+        if root.opcode == "tuple":
+            return [piece for name in root.operands for piece in self._written(fused, computation[name])]
+        if root.opcode == "bitcast":
+            return self._written(fused, computation[root.operands[0]])
+        if root.opcode == "fusion":
+            inner = root.attribute("calls") or ""
+            return self._written(inner, self.roots[inner])
+        if root.opcode == "dynamic-update-slice":
+            return [computation[root.operands[1]].shapes[0].bytes]
+        return [shape.bytes for shape in root.shapes]
+
+    # ---------------------------------------------------------------- collectives
+
+    def collective(self, computation: str, instruction: Instruction) -> tuple[str, str, Collective] | None:
+        """What an instruction of a schedule has to do with a collective: ("sync" | "start" | "done", key, collective).
+
+        A start and its done have the same key; None is an instruction that has nothing to do with one, or that works
+        on one under way.
+        """
+        opcode = instruction.opcode
+        base = opcode.removesuffix("-start").removesuffix("-done")
+        if base in COLLECTIVES:
+            if opcode.endswith("-done"):
+                start = self.computations[computation][instruction.operands[0]]
+                return ("done", start.name, self._collective(computation, start))
+            when = "start" if opcode.endswith("-start") else "sync"
+            return (when, instruction.name, self._collective(computation, instruction))
+        if opcode == "async-start":
+            found = self._within(instruction.attribute("calls") or "")
+            return ("start", instruction.name, found[1]) if found else None
+        if opcode == "async-done":
+            start = instruction
+            while start.opcode in ("async-done", "async-update"):
+                start = self.computations[computation][start.operands[0]]
+            started = self.collective(computation, start)
+            return ("done", *started[1:]) if started else None
+        if opcode == "fusion" and (found := self._within(instruction.attribute("calls") or "")):
+            # a product with a gather under way has the gather in it, three times: as it starts, goes on and ends
+            fused = self.computations[instruction.attribute("calls") or ""].values()
+            targets = {i.target for i in fused if i.opcode == "custom-call"}
+            if targets & {"AsyncCollectiveStart", "AsyncCollectiveDone"}:
+                when = "start" if "AsyncCollectiveStart" in targets else "done"
+                return (when, f"channel {found[0].attribute('channel_id')}", found[1])
+            if "chain_id=" not in found[0].text:
+                return ("sync", instruction.name, found[1])
+        return None
+
+    def _within(self, computation: str) -> tuple[Instruction, Collective] | None:
+        """The collective that a computation, or one that it calls, consists of."""
+        for instruction in self.computations[computation].values():
+            if instruction.opcode in COLLECTIVES:
+                return instruction, self._collective(computation, instruction)
+            for called in self.called(instruction):
+                if found := self._within(called):
+                    return found
+        return None
+
+    def _collective(self, computation: str, instruction: Instruction) -> Collective:
+        kind = instruction.opcode.removesuffix("-start")
+        operands = [self.computations[computation][name].shapes for name in instruction.operands]
+        own = sum(shape.bytes for shapes in operands for shape in shapes)
+        if kind == "collective-permute":
+            moves = _numbers(instruction, "source_target_pairs")
+            far = [move for move in moves if move[0] != move[1]]
+            sent = own * len(far) / max(len(moves), 1)
+            return Collective(kind, self._axes(far), far[0] if far else (), sent)
+        groups = _groups(instruction)
+        others = len(groups[0]) - 1
+        parts = {"all-gather": others, "all-reduce": 2 * others / (others + 1)}
+        return Collective(kind, self._axes(groups), groups[0], own * parts.get(kind, others / (others + 1)))
+
+    def _axes(self, groups: list[tuple[int, ...]]) -> str:
+        """Mesh axes along which the devices of a group differ. A program numbers devices as they stand in the mesh."""
+        sizes = list(self.mesh.values())
+        varied = set[int]()
+        for group in groups:
+            places = np.array(np.unravel_index(group, sizes))
+            varied |= set(np.flatnonzero((places != places[:, :1]).any(axis=1)).tolist())
+        return "+".join(axis for number, axis in enumerate(self.mesh) if number in varied)
+
+
+def _instruction(line: str) -> Instruction:
+    name, _, rest = line.strip().removeprefix("ROOT ").partition(" = ")
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shapes = []
+    for dtype, dims, layout in _SHAPE.findall(rest[:end]):
+        space = re.search(r"S\((\d+)\)", layout)
+        shapes.append(Shape(dtype, tuple(int(d) for d in dims.split(",") if d), int(space[1]) if space else 0))
+    opcode, _, tail = rest[end:].strip().partition("(")
+    operands, close = (), _closing("(" + tail, 0) - 1
+    if opcode not in ("parameter", "constant"):
+        operands = tuple(re.findall(r"%([\w.\-]+)", tail[:close]))
+        tail = tail[close:]
+    return Instruction(name.removeprefix("%"), opcode, tuple(shapes), operands, tail)
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the bracket that closes the one at `start`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
+        if depth == 0:
+            return match.start()
+    raise ValueError(f"brackets do not close: {text[start : start + 80]}")
+
+
+def _numbers(instruction: Instruction, key: str) -> list[tuple[int, ...]]:
+    """`key={{0,1},{2,3}}`."""
+    found = re.search(rf"\b{key}={{((?:{{[\d,]*}},?)*)}}", instruction.text)
+    inner = re.findall(r"\{([\d,]*)\}", found[1]) if found else []
+    return [tuple(int(number) for number in group.split(",") if number) for group in inner]
+
+
+def _groups(instruction: Instruction) -> list[tuple[int, ...]]:
+    """The groups of a collective, in any of the three ways in which XLA writes them.
+
+    {{0,1},{2,3}}, or [2,2]<=[4] with an optional T(1,0), or mesh['a'=2,'b'=2] {'b'} with optional device_ids, where an
+    axis may be a part of one: 'b':(1)2.
+    """
+    text = instruction.text
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
+        shape = [int(size) for size in found[1].split(",")]
+        return [tuple(group) for group in _iota(found[2]).reshape(shape).tolist()]
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S*)\))? \{([^}]*)\}", text)
+    if not mesh:
+        return _numbers(instruction, "replica_groups")
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+    ids = np.arange(math.prod(sizes.values()))
+    if mesh[2]:
+        ids = _iota(mesh[2]) if mesh[2].startswith("[") else np.array([int(i) for i in mesh[2].split(",")])
+    parts, grouped = list[int](), list[int]()  # the axes, cut where a group takes a part of one
+    taken = {name: (before, size) for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", mesh[3])}
+    for name, size in sizes.items():
+        if name in taken and taken[name][0]:
+            before, part = map(int, taken[name])
+            grouped.append(len(parts) + 1)
+            parts += [before, part, size // before // part]
+        else:
+            grouped += [len(parts)] if name in taken else []
+            parts.append(size)
+    last = np.moveaxis(ids.reshape(parts), grouped, range(-len(grouped), 0))
+    return [tuple(group) for group in last.reshape(-1, math.prod(parts[i] for i in grouped)).tolist()]
+
+
+def _iota(text: str) -> np.ndarray:
+    """[4,2]T(1,0): the numbers from 0 in that shape, transposed, flat."""
+    shape, _, order = text.partition("T")
+    numbers = np.arange(math.prod(sizes := [int(size) for size in shape.strip("[]").split(",")])).reshape(sizes)
+    return (numbers.transpose([int(i) for i in order.strip("()").split(",")]) if order else numbers).ravel()
+
+
+def _convolution(instruction: Instruction, left: tuple, right: tuple, result: tuple) -> float:
+    """FLOPs of a convolution, as which TPUs do matrix products: taps that fall on padding are not counted."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)
+    assert labels, instruction.text[:200]
+    of_left, of_right, of_result = labels.groups()
+    window = {key: value.split("x") for key, value in re.findall(r"(\w+)=([\w\-]+)", _window(instruction.text))}
+    taps = 1
+    for number in range(len(of_left) - 2):
+        size, kernel = left[of_left.index(str(number))], right[of_right.index(str(number))]
+        low = int(window["pad"][number].partition("_")[0]) if "pad" in window else 0
+        stride, of_base, of_window = (
+            int(window[key][number]) if key in window else 1 for key in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        outputs = np.arange(result[of_result.index(str(number))])[:, None] * stride
+        places = outputs + np.arange(kernel)[None, :] * of_window - low
+        inside = (places >= 0) & (places <= (size - 1) * of_base) & (places % of_base == 0)
+        taps *= int(inside.sum())
+    features = right[of_right.index("i")] * right[of_right.index("o")]
+    batch = left[of_left.index("b")]
+    return 2.0 * taps * features * batch / int(instruction.attribute("batch_group_count") or 1)
+
+
+def _window(text: str) -> str:
+    found = re.search(r"window=\{([^}]*)\}", text)
+    return found[1] if found else ""
