@@ -2,8 +2,8 @@
 
     python -m codellama_jax.plan --gin_file=gin/code.gin --gin_file=gin/models/7b.gin --topology=v5p:4x4x4 [--json]
 
-The train step is compiled for the slice (codellama_jax/planning). Nothing of it is measured: what is printed is a bound,
-which no run can beat, and an estimate. Corpora, tokenizer and checkpoint are not needed.
+The train step is compiled for the slice (codellama_jax/planning). Nothing of it is measured: what is printed is a
+bound, which no run can beat, and an estimate. Corpora, tokenizer and checkpoint are not needed.
 """
 
 import argparse
@@ -196,13 +196,11 @@ def changes(config: configuration.Config, slice_: Topology) -> Iterator[Change]:
 def _micro_batches(config: configuration.Config, where: Topology) -> list[int]:
     """As many as there are, then twice as many and so on, while every device has a window in each."""
     mesh, stage = config.mesh, config.stage
-    sharing = [size for size in (mesh.context, mesh.tensor) if size > 0]
-    rows = where.devices
-    for size in sharing:
-        rows //= size
-    counts = [stage.micro_batches]
-    while stage.batch_size % (counts[-1] * 2) == 0 and stage.batch_size // (counts[-1] * 2) % max(rows, 1) == 0:
-        counts.append(counts[-1] * 2)
+    rows = max(where.devices // max(mesh.context, 1) // max(mesh.tensor, 1), 1)
+    counts, count = [], stage.micro_batches
+    while stage.batch_size % (count * rows) == 0:
+        counts.append(count)
+        count *= 2
     return counts
 
 
@@ -280,21 +278,24 @@ def table(result: dict[str, Any]) -> str:
             ("ESTIMATE", f"{seconds:.2f} s a step, {result['estimated_mfu']:.1%} MFU, {speed}"),
             ("", parts),
             ("", f"{_stage(result, seconds)}, {result['chip_hours']:,.0f} chip-hours"),
-            ("", _error(result)),
+            *(("", line) for line in _error(result)),
         ]
     if result["unknown_loops"]:
         rows.append(("NOTE", f"loops whose length is unknown are counted once: {', '.join(result['unknown_loops'])}"))
     return _lines(title, rows)
 
 
-def _error(result: dict[str, Any]) -> str:
+def _error(result: dict[str, Any]) -> list[str]:
     """What is known of the estimate's error."""
     if "published_mfu" not in result:
-        return "no published run to hold it against on this chip; nothing here is measured"
+        return ["nothing here is measured, and no published run on this chip is known to hold it against"]
     low, high = result["published_mfu"]
     published = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
     off = " to ".join(f"{part:+.0%}" for part in dict.fromkeys(result["estimate_over_published"]))
-    return f"published runs on this chip reach {published} MFU: the estimate is {off} of that; nothing here is measured"
+    return [
+        f"nothing here is measured; published runs on this chip reach {published} MFU,",
+        f"the estimate is off by {off}",
+    ]
 
 
 def _change(found: dict[str, Any] | None) -> str:

@@ -3,11 +3,11 @@
     topology("v5p:4x4x4")       a generation and the shape of a slice in chips
     topology("v5p-128")         the cloud's name of the same slice
 
-Peak FLOP/s, memory bandwidth and interconnect are those of Google's pages on each generation (docs.cloud.google.com/tpu/
-docs/v4, /v5e, /v5p, /v6e, /tpu7x). Their interconnect is both directions together, but v4's, which is one: a link sends
-half of its share. Memory is what the compiler lets a program have, less than the page says, since the system keeps some:
-it was asked with a program too large for each (libtpu 0.0.42.1). Clocks are what the peak implies for the products a
-cycle of the generation's matrix units.
+Peak FLOP/s, memory bandwidth and interconnect are those of Google's pages on each generation, under
+docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e and tpu7x. Their interconnect is both directions together, but v4's,
+which is one: a link sends half of its share. Memory is what the compiler lets a program have, less than the page says,
+since the system keeps some: it was asked with a program too large for each (libtpu 0.0.42.1). Clocks are what the peak
+implies for the products a cycle of the generation's matrix units.
 """
 
 import dataclasses
@@ -196,10 +196,10 @@ def topology(name: str) -> Topology:
     chip = names[generation]
     shape = tuple(int(length) for length in written.split("x")) if written else _usual(chip, int(count))
     if shape is None:
-        example = _usual(chip, 16)
+        counted = "cores, two a chip" if chip.cloud[1] == 2 else "chips"
+        usual = Topology(chip, _usual(chip, 16) or ()).name
         raise UserError(
-            f"--topology={name} counts {'cores, two a chip' if chip.cloud[1] == 2 else 'chips'}, and that many have no"
-            f" usual shape: write it, such as {Topology(chip, example or ()).name}",
+            f"--topology={name} counts {counted}, and that many have no usual shape: write it, such as {usual}",
             EXIT_USAGE,
         )
     if len(shape) != chip.dims or min(shape) < 1:

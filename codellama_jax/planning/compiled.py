@@ -8,7 +8,6 @@ which only the estimate needs. Both leave texts in a folder, and the texts are w
     facts = Compiler(say).facts(config, topology("v5p:4x4x4"))
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -37,8 +36,10 @@ from tasks.config import STREAMS, Packing
 
 PACKAGE = Path(configuration.__file__).parent
 # What decides which program a configuration becomes, and what is read of it.
-SOURCES = ("model", "kernels", "planning", "sharding.py", "mesh_attention.py")
-SOURCES += tuple(f"training/{name}.py" for name in ("config", "loss", "optimizer", "step"))
+SOURCES = (
+    *("model", "kernels", "planning", "sharding.py", "mesh_attention.py"),
+    *(f"training/{name}.py" for name in ("config", "loss", "optimizer", "step")),
+)
 NEEDED = (Stage, Llama, AdamW, Mesh, Packing)  # the parts of a configuration that shape a step
 
 
@@ -254,7 +255,8 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
     check_divides(mesh, stage.batch_size // stage.micro_batches, stage.sequence_length, llama.kv_heads)
     optimizer = make_optimizer(config.adamw, stage.steps)
     params = abstract_params(llama)
-    state = TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    step_shape = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(params, jax.eval_shape(optimizer.init, params), step_shape)  # type: ignore[arg-type]
     shardings = state_shardings(llama, optimizer, mesh)  # before the mesh is set: arrays made under it would lie on it
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     rows = NamedSharding(mesh, spec(("batch", "sequence")))

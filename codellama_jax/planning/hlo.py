@@ -7,9 +7,10 @@ figures are those of one device.
 import dataclasses
 import functools
 import math
+import operator
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,9 +86,37 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 # the scores, the gradient of the weights and that of the queries; or, for the gradients of keys and values, four.
 KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
+LONGEST_LOOP = 100_000  # trips that are counted before a loop is called endless
+
+_ARITHMETIC: dict[str, Callable[..., int]] = {
+    **{"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "minimum": min, "maximum": max},
+    **{
+        "LT": operator.lt,
+        "LE": operator.le,
+        "GT": operator.gt,
+        "GE": operator.ge,
+        "EQ": operator.eq,
+        "NE": operator.ne,
+    },
+}
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 _NO_WORK |= {"while", "call", "conditional", "async-start", "async-update", "async-done", "opt-barrier", "domain"}
+
+
+class _Lazy(dict[int, Any]):
+    """Elements that are made when they are asked for."""
+
+    def __init__(self, make: Callable[[int], Any]):
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, index: int) -> Any:
+        self[index] = self._make(index)
+        return self[index]
+
+    def get(self, index: int, default: Any = None) -> Any:
+        return self[index]
 
 
 class Program:
@@ -155,7 +184,7 @@ class Program:
         return [name for name in map(instruction.attribute, keys) if name in self.computations]
 
     def trips(self, computation: str, loop: Instruction) -> int:
-        """How often a loop runs: as the compiler notes it, or from its condition, i < limit, the start of i and its step.
+        """How often a loop runs: as the compiler notes it, or else by going through what it counts.
 
         1, and noted in unknown_loops, where neither tells.
         """
@@ -163,52 +192,49 @@ class Program:
         if noted:
             return int(noted[1])
         condition, body = loop.attribute("condition") or "", loop.attribute("body") or ""
-        start = self._source(computation, loop.operands[0])
-        test = self.roots[condition]
-        while test.opcode == "fusion":
-            test = self.roots[test.attribute("calls") or ""]
-        if test.opcode == "compare" and start and start.opcode == "tuple":
-            numbers, counter = list[int | None](), None
-            for name in test.operands:
-                source = self._source(condition, name)
-                index = source.attribute("index") if source and source.opcode == "get-tuple-element" else None
-                if index is not None and (step := self._step(body, int(index))):
-                    counter = (self._constant(computation, start.operands[int(index)]), step)
-                elif index is not None:
-                    numbers.append(self._constant(computation, start.operands[int(index)]))
-                else:
-                    numbers.append(self._constant(condition, name))
-            if counter and counter[0] is not None and len(numbers) == 1 and numbers[0] is not None:
-                inclusive = test.attribute("direction") in ("LE", "GE")
-                return max(math.ceil((numbers[0] + inclusive - counter[0]) / counter[1]), 0)
+        counters = [i for i, shape in enumerate(loop.shapes) if not shape.dims and shape.dtype[0] in "su"]
+        start = self._value(computation, loop.operands[0], [])
+        state = {i: start[i] for i in counters} if isinstance(start, dict) else {}
+        for count in range(LONGEST_LOOP):
+            going_on = self._value(condition, self.roots[condition].name, [state])
+            if going_on is None:
+                break
+            if not going_on:
+                return count
+            after = self._value(body, self.roots[body].name, [state])
+            state = {i: after[i] for i in counters} if isinstance(after, dict) else {}
         if loop.name not in self.unknown_loops:
             self.unknown_loops.append(loop.name)
         return 1
 
-    def _step(self, body: str, index: int) -> int | None:
-        """What a loop's body adds to an element of its state, None if it does something else."""
-        root = self.roots[body]
-        if root.opcode != "tuple":
-            return None
-        added = self._source(body, root.operands[index])
-        if added is None or added.opcode != "add":
-            return None
-        sources = [self._source(body, name) for name in added.operands]
-        own = [s for s in sources if s and s.opcode == "get-tuple-element" and s.attribute("index") == str(index)]
-        steps = [step for name in added.operands if (step := self._constant(body, name)) is not None]
-        return steps[0] if own and steps else None
+    def _value(self, computation: str, name: str, arguments: list[Any]) -> Any:
+        """A value as far as it is made of integer scalars: an integer, index -> value for a tuple, or None.
 
-    def _source(self, computation: str, name: str) -> Instruction | None:
-        """The instruction that made a value, copies passed over."""
-        instruction = self.computations[computation].get(name)
-        while instruction and instruction.opcode in ("copy", "bitcast", "convert", "copy-start", "copy-done"):
-            instruction = self.computations[computation].get(instruction.operands[0])
-        return instruction
-
-    def _constant(self, computation: str, name: str) -> int | None:
-        source = self._source(computation, name)
-        number = re.fullmatch(r"-?\d+", source.text.split(")")[0]) if source and source.opcode == "constant" else None
-        return int(number[0]) if number else None
+        A tuple's elements are worked out when they are asked for.
+        """
+        instruction = self.computations[computation][name]
+        opcode, operands = instruction.opcode, instruction.operands
+        of = functools.partial(self._value, computation, arguments=arguments)
+        if opcode == "parameter":
+            number = int(instruction.text.partition(")")[0])
+            return arguments[number] if number < len(arguments) else None
+        if opcode == "constant":
+            found = re.match(r"-?\d+(?=\))", instruction.text)
+            return int(found[0]) if found else None
+        if opcode == "tuple":
+            return _Lazy(lambda index: of(operands[index]))
+        if opcode == "get-tuple-element":
+            whole = of(operands[0])
+            index = int(instruction.attribute("index") or 0)
+            return whole.get(index) if isinstance(whole, dict) else None
+        if opcode in ("copy", "bitcast", "convert", "copy-start", "copy-done"):
+            return of(operands[0])
+        if opcode in ("fusion", "call"):
+            inner = instruction.attribute("calls") or instruction.attribute("to_apply") or ""
+            return self._value(inner, self.roots[inner].name, [of(operand) for operand in operands])
+        name = instruction.attribute("direction") or "" if opcode == "compare" else opcode
+        values = [of(operand) for operand in operands] if name in _ARITHMETIC else [None]
+        return None if None in values else int(_ARITHMETIC[name](*values))
 
     # ---------------------------------------------------------------- products
 

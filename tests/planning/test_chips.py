@@ -1,0 +1,98 @@
+"""Names of slices, and the table of generations."""
+
+import math
+
+import pytest
+
+from codellama_jax.errors import EXIT_USAGE, UserError
+from codellama_jax.planning.chips import CHIPS, LARGEST, Topology, topology
+
+# The cloud's name, JAX's, chips, devices: the shapes are those of the cloud's tables of slices.
+NAMES = [
+    ("v4-8", "v4:2x2x1", 4, 4),
+    ("v4-128", "v4:4x4x4", 64, 64),
+    ("v5p-16", "v5p:2x2x2", 8, 8),
+    ("v5p-32", "v5p:2x2x4", 16, 16),
+    ("v5p-64", "v5p:2x4x4", 32, 32),
+    ("v5p-128", "v5p:4x4x4", 64, 64),
+    ("v5p-512", "v5p:4x8x8", 256, 256),
+    ("v5litepod-8", "v5e:2x4", 8, 8),
+    ("v5litepod-256", "v5e:16x16", 256, 256),
+    ("v6e-1", "v6e:1x1", 1, 1),
+    ("v6e-256", "v6e:16x16", 256, 256),
+    ("tpu7x-128", "tpu7x:4x4x4", 64, 128),
+]
+
+
+@pytest.mark.parametrize("cloud, name, chips, devices", NAMES)
+def test_both_names_are_the_same_slice(cloud, name, chips, devices):
+    found = topology(cloud)
+    assert found == topology(name) == topology(f" {name.upper()} ")
+    assert (found.name, found.cloud_name, found.chips, found.devices) == (name, cloud, chips, devices)
+
+
+def test_shapes_that_have_no_usual_name():
+    assert topology("v5p:2x4x8").chips == 64
+    assert topology("v5e-8") == topology("v5litepod-8"), "the generation's own name counts as the cloud's"
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("", "v5p:4x4x4"),
+        ("v5p", "v5p:4x4x4"),
+        ("v5p:", "v5p:4x4x4"),
+        ("v5p:4x4xfour", "v5p:4x4x4"),
+        ("v5p-128 chips", "v5p-128"),
+        ("h100:8", "v4, v5e, v5p, v6e, tpu7x"),
+        ("v3:4x4", "v4, v5e, v5p, v6e, tpu7x"),
+        ("v5p:16x16", "3 dimensions"),
+        ("v5e:4x4x4", "2 dimensions"),
+        ("v5p:0x4x4", "3 dimensions"),
+        ("v5p-7", "two a chip"),
+        ("v5p-96", "v5p:2x2x2"),
+        ("v6e-100", "v6e:4x4"),
+        ("v6e:32x32", "largest slice of v6e is 256"),
+        ("v5p:1000x1000x1000", "largest slice"),
+    ],
+)
+def test_what_is_no_slice_is_said_in_one_line(name, says):
+    with pytest.raises(UserError, match=says) as caught:
+        topology(name)
+    assert caught.value.exit_code == EXIT_USAGE
+    assert "\n" not in str(caught.value) and f"--topology={name}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_a_peak_is_products_times_cycles(name):
+    """Peak over clock is a whole number of 128 x 128 products: a slip in either number would show."""
+    chip = CHIPS[name]
+    units = chip.flops / chip.devices / chip.clock / (2 * 128 * 128)
+    assert abs(units - round(units)) < 0.02 and round(units) in (4, 8, 16)
+    assert chip.hbm_bytes * chip.devices < 192 * 2**30 and chip.dims in (2, 3)
+    assert set(LARGEST) == set(CHIPS)
+
+
+def test_larger_slices_double_and_end():
+    found, chips = [topology("v5e:4x4")], 16
+    while (larger := found[-1].larger()) is not None:
+        found.append(larger)
+        assert larger.chips == (chips := chips * 2)
+        assert max(larger.shape) <= 2 * min(larger.shape)
+    assert found[-1] == topology("v5e:16x16")
+
+
+def test_links_of_a_group():
+    """A group sends over the directions it extends in."""
+    v5p = topology("v5p:4x4x4")
+    link = v5p.chip.link_bandwidth
+    everywhere = [[x, y, z] for x in range(4) for y in range(4) for z in range(4)]
+    assert v5p.send_bandwidth(everywhere) == 6 * link
+    assert v5p.send_bandwidth([[x, 0, 0] for x in range(4)]) == 2 * link
+    assert v5p.send_bandwidth([[0, y, z] for y in range(4) for z in range(2)]) == 4 * link
+    small = Topology(CHIPS["v5e"], (2, 2))
+    assert small.send_bandwidth([[0, 0, 0], [1, 0, 0]]) == CHIPS["v5e"].link_bandwidth
+    assert small.send_bandwidth([[x, y, 0] for x in range(2) for y in range(2)]) == 2 * CHIPS["v5e"].link_bandwidth
+    both = topology("tpu7x:4x4x4")
+    assert both.send_bandwidth(everywhere * 2) == 3 * both.chip.link_bandwidth, "two devices share a chip's links"
+    assert math.isclose(both.flops * both.devices, both.chip.flops * both.chips)
