@@ -68,14 +68,15 @@ class Progress:
 
     def __init__(self) -> None:
         self.title = ""
-        self._said, self._doing = time.monotonic(), ""
+        self._said, self._of = time.monotonic(), ""
 
     def __call__(self, words: str) -> None:
+        now = time.monotonic()
         if sys.stderr.isatty():
             text = f"{self.title}: {words}" if words else ""
             sys.stderr.write(f"\r\033[K{text[:118]}")
-        elif words and (words.split(",")[0] != self._doing or time.monotonic() - self._said > self.SECONDS):
-            self._said, self._doing = time.monotonic(), words.split(",")[0]
+        elif words and (self.title != self._of or now - self._said > self.SECONDS):
+            self._said, self._of = now, self.title
             sys.stderr.write(f"{self.title}: {words}\n")
         sys.stderr.flush()
 
@@ -144,6 +145,7 @@ def summary(config: configuration.Config, slice_: Topology, facts: dict[str, Any
             "bound_mfu": model_flops / peak / seconds[by],
             "bound_chip_hours": seconds[by] * stage.steps * slice_.chips / 3600,
             "unknown_loops": facts["unknown_loops"],
+            "recomputed_by_the_compiler": facts["recomputed"],
         }
     if facts["fits"] and facts["estimate"]:
         estimated = facts["estimate"]["total"]
@@ -248,12 +250,9 @@ def table(result: dict[str, Any]) -> str:
         rows.append(("DOES NOT FIT", f"{_gib(result['missing_bytes'])} are missing on every device"))
         rows.append(("cheapest change", _change(result["remedy"])))
         return _lines(title, rows)
-    sent = [
-        f"{size / 1e9:,.1f} GB {kind} over {axes}"
-        for kind, by_axes in result["collective_bytes"].items()
-        for axes, size in sorted(by_axes.items(), key=lambda entry: -entry[1])
-        if size > 1e7
-    ]
+    by_kind = result["collective_bytes"].items()
+    sizes = sorted(((size, kind, axes) for kind, parts in by_kind for axes, size in parts.items()), reverse=True)
+    sent = [f"{size / 1e9:,.1f} GB {kind} over {axes}" for size, kind, axes in sizes if size > sizes[0][0] / 1000]
     bounds = ", ".join(f"{term} {seconds:.2f} s" for term, seconds in result["bounds"].items())
     ratio = result["compiled_flops"] / result["model_flops"]
     rows += [
@@ -280,6 +279,10 @@ def table(result: dict[str, Any]) -> str:
             ("", f"{_stage(result, seconds)}, {result['chip_hours']:,.0f} chip-hours"),
             *(("", line) for line in _error(result)),
         ]
+    if result["recomputed_by_the_compiler"]:
+        count = result["recomputed_by_the_compiler"]
+        rows.append(("NOTE", f"it fits because the compiler does {count} instructions twice, of its own accord:"))
+        rows.append(("", "more micro-batches, or a larger slice, may be faster"))
     if result["unknown_loops"]:
         rows.append(("NOTE", f"loops whose length is unknown are counted once: {', '.join(result['unknown_loops'])}"))
     return _lines(title, rows)

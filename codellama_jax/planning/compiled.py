@@ -66,8 +66,8 @@ class Compiler:
 
         `fits`, `hbm_bytes` and `peak_bytes` (what it needs, also if it does not fit) are always there. Then:
         argument_bytes (parameter_bytes + optimizer_bytes + batch_bytes), mesh, product_flops, attention_flops,
-        memory_bytes, collective_bytes by kind and axes, bound (cost.bound), unknown_loops, seconds; with `estimate`
-        also estimate (cost.estimate) and program_bytes.
+        memory_bytes, collective_bytes by kind and axes, bound (cost.bound), recomputed, unknown_loops, seconds; with
+        `estimate` also estimate (cost.estimate) and program_bytes.
 
         Raises:
             UserError: the stage cannot be cut as the mesh says, or the compiler refuses the step for another reason
@@ -162,19 +162,29 @@ class Compiler:
             said = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = (error or (said[-1] if said else "no word")).splitlines()[0][:500]
             raise UserError(f"the step does not compile for {slice_.name}: {reason}")
-        program = Program(text.read_text(encoding="utf-8"), step["mesh"])
-        where = cost.Slice(slice_, step["places"])
-        return {
-            **facts,
-            "fits": True,
-            "product_flops": program.product_flops,
-            "attention_flops": program.attention_flops,
-            "memory_bytes": program.memory_bytes,
-            "collective_bytes": cost.sent(program),
-            "bound": cost.bound(program, where),
-            "estimate": cost.estimate(program, where) if estimate else None,
-            "unknown_loops": program.unknown_loops,
-        }
+        try:
+            return {**facts, "fits": True, **_analysis(text, slice_, step, estimate)}
+        except (LookupError, ValueError, AssertionError) as error:
+            version = importlib.metadata.version("libtpu")
+            raise UserError(
+                f"what libtpu {version} writes of a program cannot be read here ({type(error).__name__}: {error}): use the"
+                " version of requirements-tpu.txt, and please report it"
+            ) from error
+
+
+def _analysis(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool) -> dict[str, Any]:
+    program = Program(text.read_text(encoding="utf-8"), step["mesh"])
+    where = cost.Slice(slice_, step["places"])
+    return {
+        "product_flops": program.product_flops,
+        "attention_flops": program.attention_flops,
+        "memory_bytes": program.memory_bytes,
+        "collective_bytes": cost.sent(program),
+        "bound": cost.bound(program, where),
+        "estimate": cost.estimate(program, where) if estimate else None,
+        "unknown_loops": program.unknown_loops,
+        "recomputed": program.recomputed,
+    }
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

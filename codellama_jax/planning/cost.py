@@ -37,27 +37,17 @@ class Slice:
 def sent(program: Program) -> dict[str, dict[str, float]]:
     """Bytes that a device sends in one run, by kind and mesh axes."""
     total: dict[str, dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
-    for times, collective in _collectives(program):
+    for times, collective in program.collectives:
         if collective.bytes:
             total[collective.kind][collective.axes] += times * collective.bytes
     return {kind: dict(axes) for kind, axes in total.items()}
-
-
-def _collectives(program: Program) -> list[tuple[float, Collective]]:
-    return [
-        (times, found[2])
-        for computation, times, scheduled in program.runs
-        if scheduled
-        for instruction in program.computations[computation].values()
-        if (found := program.collective(computation, instruction)) and found[0] != "done"
-    ]
 
 
 def bound(program: Program, where: Slice) -> dict[str, float]:
     """Seconds that the products, the memory and the links need at the least."""
     by_axes: dict[str, float] = collections.defaultdict(float)
     total = 0.0
-    for times, collective in _collectives(program):
+    for times, collective in program.collectives:
         by_axes[collective.axes] += times * where.seconds(collective)
         total += times * collective.bytes
     every_link = total / where.topology.send_bandwidth(where.places)

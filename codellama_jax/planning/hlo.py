@@ -139,7 +139,7 @@ class Program:
                 self.entry = current if header[1] else self.entry
             elif current and re.fullmatch(r"\}(, execution_thread=.*)?", line):
                 instructions = [_instruction(line) for line in lines]
-                self.computations[current] = {instruction.name: instruction for instruction in instructions}
+                self.computations[current] = _with_elements(instructions)
                 roots = [i for i, line in zip(instructions, lines, strict=True) if line.lstrip().startswith("ROOT ")]
                 self.roots[current] = (roots or instructions[-1:])[0]
                 current = ""
@@ -151,23 +151,23 @@ class Program:
     # ---------------------------------------------------------------- how often
 
     @functools.cached_property
-    def runs(self) -> list[tuple[str, float, bool]]:
-        """Every computation that runs, with how often, and whether it is scheduled (or else part of a fusion)."""
-        found = list[tuple[str, float, bool]]()
+    def runs(self) -> list[tuple[str, float, str]]:
+        """Every computation that runs, how often, and how: the "core" goes through it, something else does "beside" the
+        core (copies, collectives under way), or it is "fused" into one instruction."""
+        found = list[tuple[str, float, str]]()
 
-        def visit(computation: str, times: float, scheduled: bool) -> None:
-            found.append((computation, times, scheduled))
+        def visit(computation: str, times: float, how: str) -> None:
+            found.append((computation, times, how))
             for instruction in self.computations[computation].values():
                 if instruction.opcode == "while":
-                    trips = self.trips(computation, instruction)
-                    visit(instruction.attribute("body") or "", times * trips, scheduled)
+                    visit(instruction.attribute("body") or "", times * self.trips(computation, instruction), how)
                 elif instruction.opcode == "fusion":
-                    visit(instruction.attribute("calls") or "", times, False)
+                    visit(instruction.attribute("calls") or "", times, "fused")
                 else:
                     for called in self.called(instruction):
-                        visit(called, times, scheduled)
+                        visit(called, times, "beside" if instruction.opcode == "async-start" else how)
 
-        visit(self.entry, 1.0, True)
+        visit(self.entry, 1.0, "core")
         return found
 
     def called(self, instruction: Instruction) -> list[str]:
@@ -234,7 +234,17 @@ class Program:
             return self._value(inner, self.roots[inner].name, [of(operand) for operand in operands])
         name = instruction.attribute("direction") or "" if opcode == "compare" else opcode
         values = [of(operand) for operand in operands] if name in _ARITHMETIC else [None]
-        return None if None in values else int(_ARITHMETIC[name](*values))
+        return int(_ARITHMETIC[name](*values)) if all(isinstance(value, int) for value in values) else None
+
+    @functools.cached_property
+    def recomputed(self) -> int:
+        """Instructions that the compiler does a second time, of its own accord, so that the program fits in memory."""
+        return sum(
+            ".remat" in instruction.name and instruction.opcode not in _NO_WORK
+            for computation, _, how in self.runs
+            if how == "core"
+            for instruction in self.computations[computation].values()
+        )
 
     # ---------------------------------------------------------------- products
 
@@ -286,8 +296,8 @@ class Program:
         """Bytes read from and written to main memory. A kernel is counted as reading and writing everything once."""
         return sum(
             times * self._traffic(computation, instruction)
-            for computation, times, scheduled in self.runs
-            if scheduled
+            for computation, times, how in self.runs
+            if how != "fused"
             for instruction in self.computations[computation].values()
         )
 
@@ -354,6 +364,17 @@ class Program:
         return [shape.bytes for shape in root.shapes]
 
     # ---------------------------------------------------------------- collectives
+
+    @functools.cached_property
+    def collectives(self) -> list[tuple[float, Collective]]:
+        """All of them, with how often."""
+        return [
+            (times, found[2])
+            for computation, times, how in self.runs
+            if how == "core"
+            for instruction in self.computations[computation].values()
+            if (found := self.collective(computation, instruction)) and found[0] != "done"
+        ]
 
     def collective(self, computation: str, instruction: Instruction) -> tuple[str, str, Collective] | None:
         """What an instruction of a schedule has to do with a collective: ("sync" | "start" | "done", key, collective).
@@ -433,9 +454,19 @@ def _instruction(line: str) -> Instruction:
     opcode, _, tail = rest[end:].strip().partition("(")
     operands, close = (), _closing("(" + tail, 0) - 1
     if opcode not in ("parameter", "constant"):
-        operands = tuple(re.findall(r"%([\w.\-]+)", tail[:close]))
+        operands = tuple(re.findall(r"%([\w.\-#]+)", tail[:close]))
         tail = tail[close:]
     return Instruction(name.removeprefix("%"), opcode, tuple(shapes), operands, tail)
+
+
+def _with_elements(instructions: list[Instruction]) -> dict[str, Instruction]:
+    """By name; an operand "%tuple#1", as newer compilers write the elements of tuples, becomes an instruction too."""
+    named = {instruction.name: instruction for instruction in instructions}
+    for name in {operand for instruction in instructions for operand in instruction.operands if "#" in operand}:
+        whole, _, index = name.partition("#")
+        shape = named[whole].shapes[int(index)]
+        named[name] = Instruction(name, "get-tuple-element", (shape,), (whole,), f"), index={index}")
+    return named
 
 
 def _closing(text: str, start: int) -> int:

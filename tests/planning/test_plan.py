@@ -69,6 +69,7 @@ class FakeCompiler:
             else None,
             "program_bytes": 1,
             "unknown_loops": [],
+            "recomputed": 0,
         }
 
 
