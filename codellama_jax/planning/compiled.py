@@ -167,8 +167,8 @@ class Compiler:
         except (LookupError, ValueError, AssertionError) as error:
             version = importlib.metadata.version("libtpu")
             raise UserError(
-                f"what libtpu {version} writes of a program cannot be read here ({type(error).__name__}: {error}): use the"
-                " version of requirements-tpu.txt, and please report it"
+                f"cannot read what libtpu {version} writes of a program ({type(error).__name__}: {error}): use that of"
+                " requirements-tpu.txt, and please report it"
             ) from error
 
 

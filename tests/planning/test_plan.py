@@ -3,9 +3,12 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -354,3 +357,30 @@ def test_the_real_sizes_fit_the_chips_that_they_state(tiny_facts, size):
     assert facts["product_flops"] * slice_.devices == pytest.approx(by_hand, rel=1e-3)
     result = plan.summary(config, slice_, facts)
     assert result["compiled_flops"] / result["model_flops"] < 1.35, "with everything recomputed"
+
+
+def test_an_axis_of_half_a_direction_of_the_interconnect(tiny_facts):
+    facts = compiled.Compiler().facts(load("Mesh.data=2"), SLICE, estimate=False)
+    assert facts["fits"] and facts["mesh"]["fsdp"] == 32
+    assert facts["collective_bytes"]["all-reduce"].keys() & {"data", "data+fsdp"}, "gradients are summed over data"
+
+
+def test_what_cannot_be_read_is_one_line(tiny_facts, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled, "Program", lambda text, mesh: Program("HloModule other", mesh).runs)
+    with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
+        compiled.Compiler().facts(load(*TINY, size="local"), topology("v5e:2x2"), estimate=False)
+
+
+def test_an_interrupted_plan_leaves_no_compiler_behind(tiny_facts, tmp_path):
+    command = [sys.executable, "-m", "codellama_jax.plan", *REAL, "--topology=v5p:4x4x4"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/*after_optimizations.txt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == EXIT_FAILED
+    assert process.stderr.read().endswith("error: interrupted\n")
+    assert not list(tmp_path.glob("*")), "neither texts nor a plan"
