@@ -30,7 +30,9 @@ from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.planning import cost
 from codellama_jax.planning.chips import Topology, topology
+from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
+from codellama_jax.planning.traffic import memory_bytes
 from codellama_jax.training.config import AdamW, Mesh, Stage
 from tasks.config import STREAMS, Packing
 
@@ -173,15 +175,16 @@ class Compiler:
 
 
 def _analysis(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool) -> dict[str, Any]:
-    program = Program(text.read_text(encoding="utf-8"), step["mesh"])
+    program = Program(text.read_text(encoding="utf-8"))
+    collectives = Collectives(program, step["mesh"])
     where = cost.Slice(slice_, step["places"])
     return {
         "product_flops": program.product_flops,
         "attention_flops": program.attention_flops,
-        "memory_bytes": program.memory_bytes,
-        "collective_bytes": cost.sent(program),
-        "bound": cost.bound(program, where),
-        "estimate": cost.estimate(program, where) if estimate else None,
+        "memory_bytes": memory_bytes(program),
+        "collective_bytes": cost.sent(collectives),
+        "bound": cost.bound(program, collectives, where),
+        "estimate": cost.estimate(program, collectives, where) if estimate else None,
         "unknown_loops": program.unknown_loops,
         "recomputed": program.recomputed,
     }

@@ -11,10 +11,11 @@ products cost what is left of them when their result is asked for.
 
 import collections
 import dataclasses
-from typing import Any
 
 from codellama_jax.planning.chips import Topology
-from codellama_jax.planning.hlo import Collective, Program
+from codellama_jax.planning.collectives import Collective, Collectives
+from codellama_jax.planning.hlo import Instruction, Program
+from codellama_jax.planning.traffic import memory_bytes
 
 # Of a kernel's products, a share is masked away, and between them is softmax: half of peak (assumption).
 KERNEL_EFFICIENCY = 0.5
@@ -34,49 +35,49 @@ class Slice:
         return collective.bytes / self.topology.send_bandwidth([self.places[device] for device in collective.group])
 
 
-def sent(program: Program) -> dict[str, dict[str, float]]:
+def sent(collectives: Collectives) -> dict[str, dict[str, float]]:
     """Bytes that a device sends in one run, by kind and mesh axes."""
     total: dict[str, dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
-    for times, collective in program.collectives:
+    for times, collective in collectives.all:
         if collective.bytes:
             total[collective.kind][collective.axes] += times * collective.bytes
     return {kind: dict(axes) for kind, axes in total.items()}
 
 
-def bound(program: Program, where: Slice) -> dict[str, float]:
+def bound(program: Program, collectives: Collectives, where: Slice) -> dict[str, float]:
     """Seconds that the products, the memory and the links need at the least."""
     by_axes: dict[str, float] = collections.defaultdict(float)
     total = 0.0
-    for times, collective in program.collectives:
+    for times, collective in collectives.all:
         by_axes[collective.axes] += times * where.seconds(collective)
         total += times * collective.bytes
     every_link = total / where.topology.send_bandwidth(where.places)
     return {
         "compute": (program.product_flops + program.attention_flops) / where.topology.flops,
-        "memory": program.memory_bytes / where.topology.hbm_bandwidth,
+        "memory": memory_bytes(program) / where.topology.hbm_bandwidth,
         "interconnect": max(every_link, *by_axes.values()) if by_axes else 0.0,
     }
 
 
-def estimate(program: Program, where: Slice) -> dict[str, float] | None:
+def estimate(program: Program, collectives: Collectives, where: Slice) -> dict[str, float] | None:
     """Seconds of a run, and what they consist of: instructions, attention, exposed collectives. None without cycles."""
-    parts = _replay(program, program.entry, where)
+    parts = _replay(program, program.entry, collectives, where)
     return {"total": sum(parts.values()), **parts} if parts["instructions"] else None
 
 
-def _replay(program: Program, computation: str, where: Slice) -> dict[str, float]:
+def _replay(program: Program, computation: str, collectives: Collectives, where: Slice) -> dict[str, float]:
     parts = {"instructions": 0.0, "attention": 0.0, "collectives": 0.0}
     links_free, under_way = 0.0, dict[str, float]()
     for instruction in program.computations[computation].values():
         parts["instructions"] += instruction.cycles / where.topology.chip.clock
-        inner = [_replay(program, name, where) for name in _called(program, instruction)]
+        inner = [_replay(program, name, collectives, where) for name in _called(program, instruction)]
         if inner:
             times = program.trips(computation, instruction) if instruction.opcode == "while" else 1
             slowest = max(inner, key=lambda parts: sum(parts.values()))
             parts = {part: seconds + times * slowest[part] for part, seconds in parts.items()}
         elif flops := program.kernel_flops(computation, instruction):
             parts["attention"] += flops / where.topology.flops / KERNEL_EFFICIENCY
-        elif found := program.collective(computation, instruction):
+        elif found := collectives.of(computation, instruction):
             when, key, collective = found
             now = sum(parts.values())
             if when == "done":
@@ -89,7 +90,7 @@ def _replay(program: Program, computation: str, where: Slice) -> dict[str, float
     return parts
 
 
-def _called(program: Program, instruction: Any) -> list[str]:
+def _called(program: Program, instruction: Instruction) -> list[str]:
     """Computations that the chip's own core goes through: not those that run beside it."""
     if instruction.opcode == "while":
         return [instruction.attribute("body") or ""]

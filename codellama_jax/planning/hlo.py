@@ -1,4 +1,4 @@
-"""Reads an XLA program, as text, after all optimisations: how often its parts run, what they multiply, move and send.
+"""Reads an XLA program, as text, after all optimisations: how often its parts run, and what they multiply.
 
 XLA's own cost_analysis counts the body of a loop once; here everything is times the trips of the loops around it. All
 figures are those of one device.
@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,23 +65,6 @@ class Instruction:
         return int(found[1]) if found and int(found[1]) < 2**62 else 0
 
 
-class Collective(NamedTuple):
-    """Data that devices exchange.
-
-    Attributes:
-        kind: all-gather, all-reduce, reduce-scatter, all-to-all or collective-permute.
-        axes: mesh axes along which the devices of a group differ, "fsdp" or "data+fsdp".
-        group: positions in the mesh of the devices of one group.
-        bytes: what one device sends, once.
-    """
-
-    kind: str
-    axes: str
-    group: tuple[int, ...]
-    bytes: float
-
-
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # Matrix products of queries x keys x head size in each of the kernels of splash attention: scores and values; backwards
 # the scores, the gradient of the weights and that of the queries; or, for the gradients of keys and values, four.
 KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
@@ -100,8 +83,8 @@ _ARITHMETIC: dict[str, Callable[..., int]] = {
     },
 }
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
-_NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
-_NO_WORK |= {"while", "call", "conditional", "async-start", "async-update", "async-done", "opt-barrier", "domain"}
+NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+NO_WORK |= {"while", "call", "conditional", "async-start", "async-update", "async-done", "opt-barrier", "domain"}
 
 
 class _Lazy(dict[int, Any]):
@@ -120,10 +103,9 @@ class _Lazy(dict[int, Any]):
 
 
 class Program:
-    """The computations of a program. `mesh` has the sizes of the mesh's axes in their order."""
+    """The computations of a program."""
 
-    def __init__(self, text: str, mesh: Mapping[str, int]):
-        self.mesh = dict(mesh)
+    def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, Instruction] = {}
         self.entry = ""
@@ -240,7 +222,7 @@ class Program:
     def recomputed(self) -> int:
         """Instructions that the compiler does a second time, of its own accord, so that the program fits in memory."""
         return sum(
-            ".remat" in instruction.name and instruction.opcode not in _NO_WORK
+            ".remat" in instruction.name and instruction.opcode not in NO_WORK
             for computation, _, how in self.runs
             if how == "core"
             for instruction in self.computations[computation].values()
@@ -289,160 +271,6 @@ class Program:
             if instruction.opcode == "custom-call"
         )
 
-    # ---------------------------------------------------------------- memory
-
-    @functools.cached_property
-    def memory_bytes(self) -> float:
-        """Bytes read from and written to main memory. A kernel is counted as reading and writing everything once."""
-        return sum(
-            times * self._traffic(computation, instruction)
-            for computation, times, how in self.runs
-            if how != "fused"
-            for instruction in self.computations[computation].values()
-        )
-
-    def _traffic(self, computation: str, instruction: Instruction) -> float:
-        opcode = instruction.opcode
-        if opcode in _NO_WORK or opcode.endswith("-done"):
-            return 0.0
-        if opcode == "custom-call" and instruction.target != "tpu_custom_call":
-            return 0.0  # markers of the compiler's own: allocations, barriers
-        written = [shape.bytes if shape.space == 0 else 0.0 for shape in instruction.shapes]
-        if opcode.endswith("-start"):
-            return sum(written)  # source and destination are both in the result
-        operands = [self.computations[computation][name].shapes for name in instruction.operands]
-        read = [sum(s.bytes for s in shapes if s.space == 0) for shapes in operands]
-        if opcode == "fusion":
-            fused = instruction.attribute("calls") or ""
-            read = [min(whole, self._read(fused, index)) if whole else 0.0 for index, whole in enumerate(read)]
-            pieces = self._written(fused, self.roots[fused])
-            if len(pieces) == len(written):
-                written = [min(whole, piece) for whole, piece in zip(written, pieces, strict=True)]
-        elif opcode in ("dynamic-slice", "slice", "gather"):
-            read[0] = min(read[0], sum(shape.bytes for shape in instruction.shapes))
-        elif opcode == "dynamic-update-slice":
-            read[0], written = 0.0, [read[1]]
-        return sum(read) + sum(written)
-
-    def _read(self, fused: str, index: int) -> float:
-        """Bytes that a fusion reads of its operand `index`: slices of it, where nothing else is asked for."""
-        computation = self.computations[fused]
-        parameter = next(i for i in computation.values() if i.opcode == "parameter" and i.text.startswith(f"{index})"))
-        return self._use(fused, parameter)
-
-    def _use(self, fused: str, value: Instruction) -> float:
-        whole = sum(shape.bytes for shape in value.shapes)
-        total = 0.0
-        for user in self.computations[fused].values():
-            for position, name in enumerate(user.operands):
-                if name != value.name:
-                    continue
-                if user.opcode in ("dynamic-slice", "slice", "gather") and position == 0:
-                    total += sum(shape.bytes for shape in user.shapes)
-                elif user.opcode == "bitcast":
-                    total += self._use(fused, user)
-                elif user.opcode == "fusion":
-                    total += self._read(user.attribute("calls") or "", position)
-                elif user.opcode == "dynamic-update-slice" and position == 0:
-                    pass  # in place: what is not updated is not touched
-                else:
-                    return whole
-        return min(whole, total)
-
-    def _written(self, fused: str, root: Instruction) -> list[float]:
-        """Bytes that a fusion writes of each of its results: the update alone, where it updates in place."""
-        computation = self.computations[fused]
-        if root.opcode == "tuple":
-            return [piece for name in root.operands for piece in self._written(fused, computation[name])]
-        if root.opcode == "bitcast":
-            return self._written(fused, computation[root.operands[0]])
-        if root.opcode == "fusion":
-            inner = root.attribute("calls") or ""
-            return self._written(inner, self.roots[inner])
-        if root.opcode == "dynamic-update-slice":
-            return [computation[root.operands[1]].shapes[0].bytes]
-        return [shape.bytes for shape in root.shapes]
-
-    # ---------------------------------------------------------------- collectives
-
-    @functools.cached_property
-    def collectives(self) -> list[tuple[float, Collective]]:
-        """All of them, with how often."""
-        return [
-            (times, found[2])
-            for computation, times, how in self.runs
-            if how == "core"
-            for instruction in self.computations[computation].values()
-            if (found := self.collective(computation, instruction)) and found[0] != "done"
-        ]
-
-    def collective(self, computation: str, instruction: Instruction) -> tuple[str, str, Collective] | None:
-        """What an instruction of a schedule has to do with a collective: ("sync" | "start" | "done", key, collective).
-
-        A start and its done have the same key; None is an instruction that has nothing to do with one, or that works
-        on one under way.
-        """
-        opcode = instruction.opcode
-        base = opcode.removesuffix("-start").removesuffix("-done")
-        if base in COLLECTIVES:
-            if opcode.endswith("-done"):
-                start = self.computations[computation][instruction.operands[0]]
-                return ("done", start.name, self._collective(computation, start))
-            when = "start" if opcode.endswith("-start") else "sync"
-            return (when, instruction.name, self._collective(computation, instruction))
-        if opcode == "async-start":
-            found = self._within(instruction.attribute("calls") or "")
-            return ("start", instruction.name, found[1]) if found else None
-        if opcode == "async-done":
-            start = instruction
-            while start.opcode in ("async-done", "async-update"):
-                start = self.computations[computation][start.operands[0]]
-            started = self.collective(computation, start)
-            return ("done", *started[1:]) if started else None
-        if opcode == "fusion" and (found := self._within(instruction.attribute("calls") or "")):
-            # a product with a gather under way has the gather in it, three times: as it starts, goes on and ends
-            fused = self.computations[instruction.attribute("calls") or ""].values()
-            targets = {i.target for i in fused if i.opcode == "custom-call"}
-            if targets & {"AsyncCollectiveStart", "AsyncCollectiveDone"}:
-                when = "start" if "AsyncCollectiveStart" in targets else "done"
-                return (when, f"channel {found[0].attribute('channel_id')}", found[1])
-            if "chain_id=" not in found[0].text:
-                return ("sync", instruction.name, found[1])
-        return None
-
-    def _within(self, computation: str) -> tuple[Instruction, Collective] | None:
-        """The collective that a computation, or one that it calls, consists of."""
-        for instruction in self.computations[computation].values():
-            if instruction.opcode in COLLECTIVES:
-                return instruction, self._collective(computation, instruction)
-            for called in self.called(instruction):
-                if found := self._within(called):
-                    return found
-        return None
-
-    def _collective(self, computation: str, instruction: Instruction) -> Collective:
-        kind = instruction.opcode.removesuffix("-start")
-        operands = [self.computations[computation][name].shapes for name in instruction.operands]
-        own = sum(shape.bytes for shapes in operands for shape in shapes)
-        if kind == "collective-permute":
-            moves = _numbers(instruction, "source_target_pairs")
-            far = [move for move in moves if move[0] != move[1]]
-            sent = own * len(far) / max(len(moves), 1)
-            return Collective(kind, self._axes(far), far[0] if far else (), sent)
-        groups = _groups(instruction)
-        others = len(groups[0]) - 1
-        parts = {"all-gather": others, "all-reduce": 2 * others / (others + 1)}
-        return Collective(kind, self._axes(groups), groups[0], own * parts.get(kind, others / (others + 1)))
-
-    def _axes(self, groups: list[tuple[int, ...]]) -> str:
-        """Mesh axes along which the devices of a group differ. A program numbers devices as they stand in the mesh."""
-        sizes = list(self.mesh.values())
-        varied = set[int]()
-        for group in groups:
-            places = np.array(np.unravel_index(group, sizes))
-            varied |= set(np.flatnonzero((places != places[:, :1]).any(axis=1)).tolist())
-        return "+".join(axis for number, axis in enumerate(self.mesh) if number in varied)
-
 
 def _instruction(line: str) -> Instruction:
     name, _, rest = line.strip().removeprefix("ROOT ").partition(" = ")
@@ -477,51 +305,6 @@ def _closing(text: str, start: int) -> int:
         if depth == 0:
             return match.start()
     raise ValueError(f"brackets do not close: {text[start : start + 80]}")
-
-
-def _numbers(instruction: Instruction, key: str) -> list[tuple[int, ...]]:
-    """`key={{0,1},{2,3}}`."""
-    found = re.search(rf"\b{key}={{((?:{{[\d,]*}},?)*)}}", instruction.text)
-    inner = re.findall(r"\{([\d,]*)\}", found[1]) if found else []
-    return [tuple(int(number) for number in group.split(",") if number) for group in inner]
-
-
-def _groups(instruction: Instruction) -> list[tuple[int, ...]]:
-    """The groups of a collective, in any of the three ways in which XLA writes them.
-
-    {{0,1},{2,3}}, or [2,2]<=[4] with an optional T(1,0), or mesh['a'=2,'b'=2] {'b'} with optional device_ids, where an
-    axis may be a part of one: 'b':(1)2.
-    """
-    text = instruction.text
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
-        shape = [int(size) for size in found[1].split(",")]
-        return [tuple(group) for group in _iota(found[2]).reshape(shape).tolist()]
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S*)\))? \{([^}]*)\}", text)
-    if not mesh:
-        return _numbers(instruction, "replica_groups")
-    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
-    ids = np.arange(math.prod(sizes.values()))
-    if mesh[2]:
-        ids = _iota(mesh[2]) if mesh[2].startswith("[") else np.array([int(i) for i in mesh[2].split(",")])
-    parts, grouped = list[int](), list[int]()  # the axes, cut where a group takes a part of one
-    taken = {name: (before, size) for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", mesh[3])}
-    for name, size in sizes.items():
-        if name in taken and taken[name][0]:
-            before, part = map(int, taken[name])
-            grouped.append(len(parts) + 1)
-            parts += [before, part, size // before // part]
-        else:
-            grouped += [len(parts)] if name in taken else []
-            parts.append(size)
-    last = np.moveaxis(ids.reshape(parts), grouped, range(-len(grouped), 0))
-    return [tuple(group) for group in last.reshape(-1, math.prod(parts[i] for i in grouped)).tolist()]
-
-
-def _iota(text: str) -> np.ndarray:
-    """[4,2]T(1,0): the numbers from 0 in that shape, transposed, flat."""
-    shape, _, order = text.partition("T")
-    numbers = np.arange(math.prod(sizes := [int(size) for size in shape.strip("[]").split(",")])).reshape(sizes)
-    return (numbers.transpose([int(i) for i in order.strip("()").split(",")]) if order else numbers).ravel()
 
 
 def _convolution(instruction: Instruction, left: tuple, right: tuple, result: tuple) -> float:

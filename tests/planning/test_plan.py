@@ -17,6 +17,7 @@ from codellama_jax.configuration import ROOT
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError
 from codellama_jax.planning import compiled, cost
 from codellama_jax.planning.chips import topology
+from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
 
 REAL = ["--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin"]
@@ -249,19 +250,24 @@ ENTRY %main (a: f32[8], g: bf16[50000000]) -> f32[8] {
 def test_the_schedule_is_gone_through():
     """A gather of 300 MB a device takes 1.5 ms over one link; three trips of 1.75 M cycles hide it."""
     where = cost.Slice(topology("v5p:2x2x1"), [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
-    program = Program(SCHEDULE, {"data": 1, "fsdp": 4, "context": 1, "tensor": 1})
+
+    def read(text):
+        program = Program(text)
+        return program, Collectives(program, {"data": 1, "fsdp": 4, "context": 1, "tensor": 1})
+
+    program, collectives = read(SCHEDULE)
     bandwidth = where.topology.send_bandwidth(where.places)
     assert bandwidth == 2 * 100e9
-    assert cost.sent(program) == {"all-gather": {"fsdp": 3e8}, "all-reduce": {"fsdp": 2 * 3 / 4 * 32}}
-    estimate = cost.estimate(program, where)
+    assert cost.sent(collectives) == {"all-gather": {"fsdp": 3e8}, "all-reduce": {"fsdp": 2 * 3 / 4 * 32}}
+    estimate = cost.estimate(program, collectives, where)
     assert estimate["instructions"] == pytest.approx(3e-3)
     assert estimate["collectives"] == pytest.approx(48 / bandwidth), "the gather is hidden, the sum is not"
     slower = SCHEDULE.replace("50000000", "200000000").replace(
         "[200000000]{0} all-gather-done", "[800000000]{0} all-gather-done"
     )
-    assert cost.estimate(Program(slower, program.mesh), where)["collectives"] == pytest.approx(3e-3, rel=1e-4)
-    assert cost.bound(program, where)["interconnect"] == pytest.approx(1.5e-3, rel=1e-4)
-    assert cost.estimate(Program(re.sub("estimated_cycles", "withheld", SCHEDULE), program.mesh), where) is None
+    assert cost.estimate(*read(slower), where)["collectives"] == pytest.approx(3e-3, rel=1e-4)
+    assert cost.bound(program, collectives, where)["interconnect"] == pytest.approx(1.5e-3, rel=1e-4)
+    assert cost.estimate(*read(SCHEDULE.replace("estimated_cycles", "withheld")), where) is None
 
 
 # ---------------------------------------------------------------- the real compiler
@@ -367,7 +373,7 @@ def test_an_axis_of_half_a_direction_of_the_interconnect(tiny_facts):
 
 def test_what_cannot_be_read_is_one_line(tiny_facts, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "Program", lambda text, mesh: Program("HloModule other", mesh).runs)
+    monkeypatch.setattr(compiled, "Program", lambda text: Program("HloModule other").runs)
     with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
         compiled.Compiler().facts(load(*TINY, size="local"), topology("v5e:2x2"), estimate=False)
 
