@@ -1,11 +1,9 @@
 """Attention over a mesh: which kernel, on which part of the sequence, with which keys.
 
 Rows lie on data and fsdp, heads on tensor: those parts need nothing of one another. Along `context` a device has a
-stretch of every sequence. Its keys and values are gathered; of the queries, a stretch at the end sees far more keys than
-one at the front, so they are exchanged first: each device gets one stretch from the front and one from the back.
+stretch of every sequence. Its keys and values are gathered; of the queries, a stretch at the end sees far more keys
+than one at the front, so they are exchanged first: each device gets one from the front and one from the back.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +19,22 @@ KERNELS = {"tpu": "splash", "cuda": "cudnn", "gpu": "cudnn", "cpu": "blocked"}
 
 def make_attend(config: Llama, mesh: Mesh) -> Attend:
     """The attention for a model on a mesh: config.attention names the kernel, "auto" takes that of the devices."""
-    name = KERNELS[mesh.devices.flat[0].platform] if config.attention == "auto" else config.attention
     context = mesh.shape["context"]
-    if name == "cudnn" and context > 1:
-        name = "blocked"  # cuDNN has no mask for queries that are not the whole sequence
-    if name == "blocked" and context == 1:
-        return functools.partial(blocked.whole, block=config.attention_block)
-
+    platform = mesh.devices.flat[0].platform
     queries, keys = spec(("batch", "sequence", "heads", None)), spec(("batch", "sequence", "kv_heads", None))
     rows = spec(("batch", "sequence"))
-    interpret = name == "splash" and mesh.devices.flat[0].platform == "cpu"
 
     def attend(q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segments_BS: jax.Array | None) -> jax.Array:
         length = q_BSHK.shape[1]
+        name = _kernel(config, platform, length, context)
+        if name == "blocked" and context == 1:
+            return blocked.whole(q_BSHK, k_BSGK, v_BSGK, segments_BS, config.attention_block)
         order = jnp.asarray(splash.balanced(length, context), jnp.int32)
         kernel, part = None, None
         if name == "splash":
             heads = q_BSHK.shape[2] // mesh.shape["tensor"]
-            kernel = splash.kernel(heads, length, splash.Blocks(*config.splash_blocks), context, interpret)
+            sizes = splash.Blocks(*config.splash_blocks)
+            kernel = splash.kernel(heads, length, sizes, context, interpret=platform == "cpu")
             part = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
         def on_device(q, k, v, segments, order, kernel):
@@ -68,10 +64,22 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
     return attend
 
 
-def _exchange(x_BSHK: jax.Array, devices: int, back: bool = False) -> jax.Array:
-    """From stretches 2i and 2i + 1 of device i to stretches i and 2 x devices - 1 - i (splash.balanced); `back` undoes it.
+def _kernel(config: Llama, platform: str, length: int, context: int) -> str:
+    """The kernel for windows of a length; with "auto" the portable one where the devices' own cannot have them."""
+    if config.attention != "auto":
+        return config.attention
+    name = KERNELS[platform]
+    tiles = config.head_dim % 128 == 0 and length % (2 * 128 * context if context > 1 else 128) == 0
+    # cuDNN takes half precision only, and has no mask for queries that are not the whole sequence.
+    whole = config.compute_dtype == "bfloat16" and context == 1
+    return name if {"splash": tiles, "cudnn": whole, "blocked": True}[name] else "blocked"
 
-    A device's first stretch and its second go each to another device, and each device gets one of either: two permutations.
+
+def _exchange(x_BSHK: jax.Array, devices: int, back: bool = False) -> jax.Array:
+    """From stretches 2i and 2i + 1 of device i to stretches i and 2 x devices - 1 - i (splash.balanced); `back` undoes.
+
+    A device's first stretch and its second each go to another device, and each device gets one of either: two
+    permutations.
     """
     first, second = jnp.split(x_BSHK, 2, axis=1)
 

@@ -201,7 +201,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         # ------------------------------------------------------------ train
         shardings = state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh)
         train_step = jax.jit(
-            make_train_step(llama, stage, config.adamw, masked, len(STREAMS)),
+            make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )

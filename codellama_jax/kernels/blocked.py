@@ -17,9 +17,9 @@ def attention(
 ) -> jax.Array:
     """Softmax attention of each token over itself and those before it in its segment.
 
-    Queries are taken `block` at a time; where they are the whole sequence in its order, each block only against the keys
-    up to its own end, so the upper half of the square is never computed. The backward pass recomputes a block's scores
-    instead of keeping them: what exists at once is [B, H, block, T].
+    Queries are taken `block` at a time; where they are the whole sequence in its order, each block only against the
+    keys up to its own end, so the upper half of the square is never computed. The backward pass recomputes a block's
+    scores instead of keeping them: what exists at once is [B, H, block, T].
 
     Args:
         q_BSHK: queries; H is a multiple of G and heads h*H/G .. (h+1)*H/G - 1 share key-value head h.

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -99,4 +100,4 @@ def attention(
     k_BGTK, v_BGTK = k_BTGK.transpose(0, 2, 1, 3), v_BTGK.transpose(0, 2, 1, 3)
     ids = None if segments is None else splash.SegmentIds(*segments)
     out_BHSK = jax.vmap(kernel, in_axes=(0, 0, 0, None if ids is None else 0))(q_BHSK, k_BGTK, v_BGTK, ids)
-    return out_BHSK.transpose(0, 2, 1, 3).astype(v_BTGK.dtype)
+    return jnp.asarray(out_BHSK).transpose(0, 2, 1, 3).astype(v_BTGK.dtype)

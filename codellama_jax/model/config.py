@@ -52,6 +52,8 @@ class Llama:
             raise ValueError(f"Llama.heads={self.heads} must be a multiple of Llama.kv_heads={self.kv_heads}")
         if self.compute_dtype not in ("bfloat16", "float32"):
             raise ValueError(f"Llama.compute_dtype={self.compute_dtype!r} must be 'bfloat16' or 'float32'")
+        if self.attention not in ("auto", "splash", "cudnn", "blocked"):
+            raise ValueError(f"Llama.attention={self.attention!r} must be 'auto', 'splash', 'cudnn' or 'blocked'")
         if self.remat not in ("none", "dots", "full"):
             raise ValueError(f"Llama.remat={self.remat!r} must be 'none', 'dots' or 'full'")
 

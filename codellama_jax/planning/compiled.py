@@ -278,7 +278,7 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows) for name in integers}
     batch["loss_weights"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
     with jax.set_mesh(mesh):
-        step = make_train_step(llama, stage, config.adamw, config.packing.mask_documents, len(STREAMS))
+        step = make_train_step(llama, stage, config.adamw, config.packing.mask_documents, len(STREAMS), mesh)
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         lowered = jitted.lower(placed, batch)
 

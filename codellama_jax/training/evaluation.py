@@ -33,7 +33,7 @@ class Evaluator:
         self._rows = mesh.shape["data"] * mesh.shape["fsdp"]
         self._replicated = NamedSharding(mesh, PartitionSpec())
         # inference needs no rematerialisation
-        losses = make_losses(dataclasses.replace(config, remat="none"), mask_documents)
+        losses = make_losses(dataclasses.replace(config, remat="none"), mask_documents, mesh)
 
         def sums(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             weights = batch["loss_weights"]

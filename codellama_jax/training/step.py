@@ -69,13 +69,16 @@ def merged(config: Llama, params: Params) -> Decoder:
     return nnx.merge(graph, state)
 
 
-def make_losses(config: Llama, mask_documents: bool) -> Callable[[Params, Batch], jax.Array]:
+def make_losses(
+    config: Llama, mask_documents: bool, mesh: jax.sharding.Mesh | None = None
+) -> Callable[[Params, Batch], jax.Array]:
     """A function (params, batch) -> loss of every token in nats, float32 [B, S], weights not applied.
 
-    With mask_documents, tokens see only their own document of the window (equal segment_ids).
+    With mask_documents, tokens see only their own document of the window (equal segment_ids). The mesh decides the
+    attention kernel; without one it is the portable one.
     """
 
-    attend = make_attend(config, jax.sharding.get_mesh())
+    attend = make_attend(config, mesh) if mesh else None
 
     def losses(params: Params, batch: Batch) -> jax.Array:
         model = merged(config, params)
@@ -92,7 +95,12 @@ def stream_sums(values_BS: jax.Array, stream_ids_BS: jax.Array, streams: int) ->
 
 
 def make_train_step(
-    config: Llama, stage: Stage, settings: AdamW, mask_documents: bool, streams: int
+    config: Llama,
+    stage: Stage,
+    settings: AdamW,
+    mask_documents: bool,
+    streams: int,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """A function (state, batch) -> (state, metrics): forward, backward, AdamW.
 
@@ -103,7 +111,7 @@ def make_train_step(
     stream_losses, stream_weights (of the targets) and stream_tokens.
     """
     optimizer = make_optimizer(settings, stage.steps)
-    losses = make_losses(config, mask_documents)
+    losses = make_losses(config, mask_documents, mesh)
 
     def weighted(params: Params, batch: Batch, total: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         weighted_BS = losses(params, batch) * batch["loss_weights"]

@@ -63,7 +63,9 @@ def train(mesh_shape, stage=STAGE, steps=3, devices=None, masked=True):
         # made on one device and then spread: random numbers may depend on the sharding they are made under
         state = jax.device_put(jax.jit(start)(), shardings)
         step = jax.jit(
-            make_train_step(TINY, stage, SETTINGS, masked, STREAMS), donate_argnums=0, out_shardings=(shardings, None)
+            make_train_step(TINY, stage, SETTINGS, masked, STREAMS, mesh),
+            donate_argnums=0,
+            out_shardings=(shardings, None),
         )
         logged = []
         for seed in range(steps):
