@@ -61,7 +61,7 @@ SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field
 _NO_MATTER = (
     *("Checkpoints.every", "Checkpoints.keep", "Evaluation.every", "Evaluation.sample", "Mesh.", "Corpus.on_damage"),
     # how the same numbers are computed: last digits may change
-    *("Stage.micro_batches", "Llama.remat", "Llama.attention", "Llama.splash_blocks", "Llama.loss_chunk"),
+    *("Stage.micro_batches", "Llama.remat", "Llama.attention", "Llama.splash_block", "Llama.loss_chunk"),
 )
 
 # The classes live in modules of their own, so a second import of this file (as __main__) registers the same ones again.
@@ -362,14 +362,8 @@ def _value(setting: str, value: Any, hint: Any, missing: list[str]) -> Any:
         return _typed(value, hint)
     except TypeError:
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        expected = " or ".join(_expected(option) for option in options)
+        expected = " or ".join(_EXPECTED[option] for option in options)
         raise _error(f"{setting} = {value!r} ({_origins.get(name, name)}): expected {expected}") from None
-
-
-def _expected(hint: Any) -> str:
-    if typing.get_origin(hint) is tuple:
-        return f"{len(typing.get_args(hint))} values in round brackets, each {_expected(typing.get_args(hint)[0])}"
-    return _EXPECTED[hint]
 
 
 def _follow(value: Any, name: str) -> tuple[Any, str]:
@@ -397,8 +391,6 @@ def _typed(value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         of_key, of_value = typing.get_args(hint)
         return {_typed(key, of_key): _typed(entry, of_value) for key, entry in value.items()}
-    if typing.get_origin(hint) is tuple and isinstance(value, tuple) and len(value) == len(typing.get_args(hint)):
-        return tuple(_typed(entry, of) for entry, of in zip(value, typing.get_args(hint), strict=True))
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:  # exactly: True is no integer

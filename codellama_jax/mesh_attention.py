@@ -33,8 +33,8 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
         kernel, part = None, None
         if name == "splash":
             heads = q_BSHK.shape[2] // mesh.shape["tensor"]
-            sizes = splash.Blocks(*config.splash_blocks)
-            kernel = splash.kernel(heads, length, sizes, context, interpret=platform == "cpu")
+            sizes = config.splash_block, config.splash_block_backward
+            kernel = splash.kernel(heads, length, *sizes, context, interpret=platform == "cpu")
             part = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
         def on_device(q, k, v, segments, order, kernel):

@@ -1,7 +1,5 @@
 """Attention on TPUs: JAX's splash kernel, which never touches the blocks above the diagonal."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +9,6 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 # The output and the softmax's normaliser: a remat policy that keeps these recomputes no attention (llama.py).
 RESIDUALS = "attention"
 LONGEST = 524_288  # segment ids of a shard lie in scalar memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """Tokens at a time, of queries and of keys, in the forward and in the backward kernel."""
-
-    q: int = 512
-    kv: int = 512
-    q_backward: int = 512
-    kv_backward: int = 512
 
 
 class _OrderedCausalMask(masks.CausalMask):
@@ -37,13 +25,15 @@ class _OrderedCausalMask(masks.CausalMask):
         return super().__hash__()
 
 
-def kernel(heads: int, length: int, blocks: Blocks, shards: int, interpret: bool) -> splash.SplashAttentionKernel:
+def kernel(
+    heads: int, length: int, block: int, block_backward: int, shards: int, interpret: bool
+) -> splash.SplashAttentionKernel:
     """The kernel for causal attention of `length` queries over as many keys.
 
     Args:
         heads: query heads of a device.
         length: of the whole sequence.
-        blocks: sizes; those that do not divide a shard's queries are lowered.
+        block, block_backward: queries, and keys, at a time; lowered where they do not divide a device's.
         shards: parts that the queries are cut into, in the order of `balanced`.
         interpret: run on a CPU, slowly.
     """
@@ -53,8 +43,8 @@ def kernel(heads: int, length: int, blocks: Blocks, shards: int, interpret: bool
     def fitting(size: int, whole: int) -> int:
         return max(b for b in range(min(size, whole), 0, -1) if whole % b == 0 and (b % 128 == 0 or b == whole))
 
-    q, q_backward = fitting(blocks.q, queries), fitting(blocks.q_backward, queries)
-    kv, kv_backward = fitting(blocks.kv, length), fitting(blocks.kv_backward, length)
+    q, kv = fitting(block, queries), fitting(block, length)
+    q_backward, kv_backward = fitting(block_backward, queries), fitting(block_backward, length)
     sizes = splash.BlockSizes(
         block_q=q,
         block_kv=kv,

@@ -25,7 +25,7 @@ class Llama:
             matrix products with weights) or "full" (keeps each block's input only).
         attention: the kernel: "splash" (TPU), "cudnn" (GPU), "blocked" (anywhere), or "auto": that of the devices.
         attention_block: queries that "blocked" handles at a time, so that memory is linear in the sequence length.
-        splash_blocks: queries and keys at a time of "splash", forwards, then the same backwards.
+        splash_block, splash_block_backward: queries, and keys, that "splash" handles at a time.
         loss_chunk: tokens of a sequence whose logits exist at a time.
     """
 
@@ -42,7 +42,8 @@ class Llama:
     remat: str = "full"
     attention: str = "auto"
     attention_block: int = 512
-    splash_blocks: tuple[int, int, int, int] = (512, 512, 512, 512)
+    splash_block: int = 512
+    splash_block_backward: int = 512
     loss_chunk: int = 512
 
     def __post_init__(self):

@@ -132,7 +132,7 @@ def test_over_a_mesh_it_is_the_reference(kernel, masked, shape):
 
 def llama(heads: tuple[int, int], attention: str) -> Llama:
     shape = {"dim": 128 * heads[0], "layers": 1, "heads": heads[0], "kv_heads": heads[1], "ffn_dim": 8, "vocab_size": 8}
-    return Llama(**shape, attention=attention, attention_block=128, splash_blocks=(128, 128, 128, 128))
+    return Llama(**shape, attention=attention, attention_block=128, splash_block=128, splash_block_backward=128)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])

@@ -173,7 +173,7 @@ def test_changes_keep_a_window_for_every_device():
         (["--topology=h100:8"], EXIT_USAGE, "v5p:4x4x4"),
         (["--topology=v5p:4x4x4", "--gin.CODE_STEP=3"], EXIT_USAGE, "CODE_STEPS"),
         (["--topology=v5p:4x4x4", "--gin_file=gin/nowhere.gin"], EXIT_USAGE, "does not exist"),
-        (["--topology=v5p:4x4x4", "--gin.Llama.splash_blocks=512"], EXIT_USAGE, "4 values in round brackets"),
+        (["--topology=v5p:4x4x4", "--gin.Llama.splash_block=many"], EXIT_USAGE, "expected an integer"),
     ],
 )
 def test_bad_input(capsys, arguments, code, says):
@@ -275,7 +275,7 @@ def test_the_schedule_is_gone_through():
 TINY = [
     *("Llama.dim=256", "Llama.heads=2", "Llama.kv_heads=1", "Llama.ffn_dim=512", "Llama.layers=3", "VOCAB_SIZE=512"),
     *("Llama.compute_dtype='bfloat16'", "Llama.remat='full'", "CODE_LENGTH=512", "CODE_BATCH_TOKENS=8_192"),
-    *("Llama.splash_blocks=(256, 256, 256, 256)", "Llama.loss_chunk=256"),
+    *("Llama.splash_block=256", "Llama.loss_chunk=256"),
 ]
 
 
