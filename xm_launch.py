@@ -12,12 +12,11 @@ import glob
 import os
 import shlex
 import sys
-import traceback
 from pathlib import Path
 
 print("codellama_jax: reading the configuration", flush=True)  # before the imports, so that something is seen at once
 
-from codellama_jax import configuration  # noqa: E402
+from codellama_jax import configuration, program  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError  # noqa: E402
 from codellama_jax.model.config import Llama  # noqa: E402
 from codellama_jax.run_folder import check_same_configuration, final_step  # noqa: E402
@@ -39,23 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
     parser.add_argument("--executor", choices=("local",), default="local", help="where to run (default: local)")
     parser.add_argument("--dry_run", action="store_true", help="print what would be run, and run nothing")
-    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
-    verbose = False
-    try:
-        flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
-        options = parser.parse_args(flags.rest)
-        verbose = options.verbose
-        return launch(flags, options)
-    except UserError as error:
-        if verbose:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if verbose:
-            traceback.print_exc()
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
-        return EXIT_FAILED
+    return program.run(parser, argv, launch)
 
 
 def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:

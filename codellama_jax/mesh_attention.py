@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from codellama_jax.errors import UserError
 from codellama_jax.kernels import blocked, cudnn, splash
 from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import Attend
@@ -20,6 +21,10 @@ KERNELS = {"tpu": "splash", "cuda": "cudnn", "gpu": "cudnn", "cpu": "blocked"}
 def make_attend(config: Llama, mesh: Mesh) -> Attend:
     """The attention for a model on a mesh: config.attention names the kernel, "auto" takes that of the devices."""
     context = mesh.shape["context"]
+    if config.attention == "cudnn" and context > 1:
+        raise UserError(
+            "Llama.attention='cudnn' has no mask for a part of a sequence: bind Mesh.context=1, or 'blocked'"
+        )
     platform = mesh.devices.flat[0].platform
     queries, keys = spec(("batch", "sequence", "heads", None)), spec(("batch", "sequence", "kv_heads", None))
     rows = spec(("batch", "sequence"))

@@ -11,12 +11,11 @@ import dataclasses
 import json
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from codellama_jax import configuration
-from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, UserError
+from codellama_jax import configuration, program
+from codellama_jax.errors import EXIT_DONE, UserError
 from codellama_jax.planning.chips import CHIPS, GiB, Topology, topology
 from codellama_jax.planning.compiled import NEEDED, Compiler, require_compiler
 from tasks.config import Tokenizer
@@ -30,25 +29,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--topology", required=True, help=f"the slice, such as v5p:4x4x4; {', '.join(CHIPS)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no_estimate", action="store_true", help="the bound only: seconds instead of minutes")
-    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
-    verbose = False
-    try:
-        flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
-        options = parser.parse_args(flags.rest)
-        verbose = options.verbose
-        slice_ = topology(options.topology)
-        configuration.load(flags.gin_files, flags.bindings)
-        config = resolve()
-        require_compiler()
-        result = plan(config, slice_, Progress(), estimate=not options.no_estimate)
-        print(json.dumps(result, indent=1) if options.json else table(result))
-        return EXIT_DONE
-    except (UserError, KeyboardInterrupt, OSError) as error:
-        if verbose:
-            traceback.print_exc()
-        message = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        print(f"error: {message}", file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else EXIT_FAILED
+    return program.run(parser, argv, _plan, _explain)
+
+
+def _explain(error: BaseException) -> str | None:
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else program.explained(error)
+
+
+def _plan(flags: configuration.Flags, options: argparse.Namespace) -> int:
+    slice_ = topology(options.topology)
+    configuration.load(flags.gin_files, flags.bindings)
+    config = resolve()
+    require_compiler()
+    result = plan(config, slice_, Progress(), estimate=not options.no_estimate)
+    print(json.dumps(result, indent=1) if options.json else table(result))
+    return EXIT_DONE
 
 
 def resolve() -> configuration.Config:

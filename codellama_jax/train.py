@@ -14,12 +14,11 @@ import signal
 import statistics
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import configuration
-from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UserError
+from codellama_jax import configuration, program
+from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.run_folder import check_same_configuration, final_step, lock
 
@@ -29,32 +28,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
     parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
-    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
-    verbose = False
-    try:
-        flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
-        options = parser.parse_args(flags.rest)
-        verbose = options.verbose
-        if not verbose:
-            _silence_threads()
-        _die_with_launcher()
-        configuration.load(flags.gin_files, flags.bindings)
-        config = configuration.resolve()
-        return run_stage(config, options.run_dir / (options.name or config.stage.size))
-    except (UserError, KeyboardInterrupt, MemoryError, OSError, RuntimeError) as error:
-        # an error of JAX that is not about memory is ours to mend, and wants its traceback
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
-            raise
-        if verbose:
-            traceback.print_exc()
-        print(f"error: {explain(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, UserError) else EXIT_FAILED
+    return program.run(parser, argv, _train, explain)
 
 
-def explain(error: BaseException) -> str:
-    """One line for the user."""
-    if isinstance(error, UserError):
-        return str(error)
+def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
+    if not options.verbose:
+        _silence_threads()
+    if "CODELLAMA_JAX_LAUNCHER" in os.environ:
+        program.die_with_parent(signal.SIGTERM)
+    configuration.load(flags.gin_files, flags.bindings)
+    config = configuration.resolve()
+    return run_stage(config, options.run_dir / (options.name or config.stage.size))
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for the user; None for errors of JAX that are not about memory: they are ours to mend."""
+    if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+        return None
     if isinstance(error, MemoryError | RuntimeError):
         return "out of memory: raise Stage.micro_batches, or bind Llama.remat='full'; the same run goes on with either"
     if isinstance(error, KeyboardInterrupt):
@@ -73,15 +63,6 @@ def _silence_threads() -> None:
     """Keeps tracebacks of libraries' threads off the terminal: what fails there is raised here as well."""
     threading.excepthook = lambda arguments: None
     sys.unraisablehook = lambda arguments: None  # of C++ threads
-
-
-def _die_with_launcher() -> None:
-    """Asks the kernel for SIGTERM when the launcher dies, so that no training is left behind unseen (Linux only)."""
-    if "CODELLAMA_JAX_LAUNCHER" in os.environ and sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def run_stage(config: configuration.Config, run_dir: Path) -> int:

@@ -16,12 +16,11 @@ import os
 import shutil
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from codellama_jax import configuration
+from codellama_jax import configuration, program
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
 from codellama_jax.tokenizer import Tokenizer
 from codellama_jax.training.config import Stage
@@ -54,12 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=at_least(0), help="instead of Stream.seed")
     parser.add_argument("--json", action="store_true", help="one object a document: stream, kind, text, tokens")
     parser.add_argument("--stats", action="store_true", help="shares, kinds, epochs, what is left out, tokens a second")
-    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
-    verbose = False
+    return program.run(parser, argv, _show)
+
+
+def _show(flags: configuration.Flags, options: argparse.Namespace) -> int:
     try:
-        flags = configuration.split_flags(sys.argv[1:] if argv is None else argv)
-        options = parser.parse_args(flags.rest)
-        verbose = options.verbose
         if options.list:
             list_mixtures(flags.bindings)
         elif options.task:
@@ -67,11 +65,6 @@ def main(argv: list[str] | None = None) -> int:
         else:
             raise UserError("nothing asked for: use --list, or --task=NAME with one of its names", EXIT_USAGE)
         sys.stdout.flush()
-    except UserError as error:
-        if verbose:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return EXIT_DONE

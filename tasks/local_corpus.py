@@ -39,15 +39,13 @@ from tasks.sources import (
     Message,
     Source,
     Texts,
-    Unusable,
     binding,
-    chosen,
     hash_of,
     readable,
-    share_of,
     usable,
     walk,
 )
+from tasks.splits import Unusable, chosen, share_of
 
 # Tests are left out because Debian does not install them, and they would be most of the corpus; encodings because it is
 # tables of characters, a seventh of what remains; pydoc_data because its text is a stream of its own (nl_code).

@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from codellama_jax.tokenizer import Tokenizer
 from tasks.config import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
+from tasks.lane import Lane
 from tasks.local_corpus import stream_source
 from tasks.packing import FEATURES, Encoder, Packer, Place
 from tasks.sources import Dialogue, Document, Source
-from tasks.stream import Lane, StreamTask, task_seed
+from tasks.stream import StreamTask, task_seed
 from tasks.vocabulary import LlamaVocabulary
 
 

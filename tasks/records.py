@@ -39,17 +39,14 @@ from tasks.sources import (
     Document,
     Message,
     Source,
-    Unusable,
     binding,
-    check_split,
     grouped,
     hash_of,
     left_out_of,
     parts,
-    share_of,
     usable,
-    validation_sides,
 )
+from tasks.splits import Unusable, check_split, share_of, validation_sides
 
 TEXT = ("content", "text", "code")
 PATH = ("path", "max_stars_repo_path", "file_path", "filepath", "file_name")

@@ -18,9 +18,10 @@ from typing import Generic, Protocol, TypeVar
 
 from codellama_jax.errors import UserError
 from tasks import files, filters, languages
-from tasks.config import SPLITS, Corpus, Filters
+from tasks.config import Corpus, Filters
 from tasks.filters import LeftOut
 from tasks.languages import LANGUAGES
+from tasks.splits import Unusable, chosen
 
 CODE = frozenset(extension for extensions in LANGUAGES.values() for extension in extensions)
 PYTHON = frozenset(LANGUAGES["Python"])
@@ -64,10 +65,6 @@ class Dialogue:
 
 
 Item = TypeVar("Item", Document, Dialogue)
-
-
-class Unusable(UserError):
-    """A place has nothing for a split; in a list of places others may."""
 
 
 @dataclasses.dataclass
@@ -147,17 +144,6 @@ class File:
         return languages.of_path(self.path)
 
 
-class Pathed(Protocol):
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def repository(self) -> str: ...
-
-
-Entry = TypeVar("Entry", bound=Pathed)
-
-
 class Texts:
     """A Source[Document] over files: a piece is a file, or with group_by_repository a stretch of a repository."""
 
@@ -198,14 +184,10 @@ class Texts:
         return Document(text, file.path, file.language, file.repository)
 
     def fingerprint(self) -> str:
-        corpus = self._corpus
-        rules = (corpus.document_characters, self._groups is not None and corpus.shuffle_bytes, self._settings)
-        grouped = self._groups is not None
-        return hash_of(
-            self.name,
-            rules,
-            ((f"{file.repository}: {file.path}" if grouped else file.path, file.size) for file in self._files),
-        )
+        by_repository = self._groups is not None
+        rules = (self._corpus.document_characters, by_repository and self._corpus.shuffle_bytes, self._settings)
+        paths = (f"{file.repository}: {file.path}" if by_repository else file.path for file in self._files)
+        return hash_of(self.name, rules, zip(paths, (file.size for file in self._files), strict=True))
 
 
 def _stretches(files: Sequence[File], limit: int) -> Iterator[list[File]]:
@@ -345,63 +327,6 @@ def readable(data: bytes | str | None) -> str | None:
         return None if data is None else filters.decoded(data, ANY)
     except LeftOut:
         return None
-
-
-def share_of(path: str, purpose: str) -> float:
-    """A number in [0, 1) that is a hash of the path; independent for each purpose."""
-    digest = hashlib.blake2b(path.encode("utf-8"), digest_size=8, person=purpose.encode("utf-8")).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def side_of(path: str, repository: str, corpus: Corpus) -> str:
-    """What the split is decided by: the path, or of files that are grouped by repository, the repository."""
-    return repository if corpus.group_by_repository and repository else path
-
-
-def chosen(entries: Sequence[Entry], split: str, corpus: Corpus, where: str) -> list[Entry]:
-    """The entries of one split, in their order: those whose side (side_of) is one of `validation_sides`, or not.
-
-    Raises:
-        UserError: nothing is left for validation, or the share is no share.
-        ValueError: the split has another name.
-    """
-    sides = [side_of(entry.path, entry.repository, corpus) for entry in entries]
-    validation = validation_sides(sides, split, corpus, where)
-    return [
-        entry for entry, side in zip(entries, sides, strict=True) if (side in validation) == (split == "validation")
-    ]
-
-
-def validation_sides(sides: Sequence[str], split: str, corpus: Corpus, where: str) -> set[str]:
-    """Those of the sides that are validation: their hash is below the share.
-
-    Where validation or train would be empty, what has the hash nearest to the share goes there.
-
-    Raises:
-        UserError: validation is asked for and the share is 0 or all are one; or the share is no share.
-        ValueError: the split has another name.
-    """
-    check_split(split, corpus)
-    share = corpus.validation_share
-    hashes = {side: share_of(side, "split") for side in sides}
-    validation = {side for side, hashed in hashes.items() if hashed < share}
-    if not validation and share > 0 and len(hashes) > 1:
-        validation = {min(hashes, key=hashes.__getitem__)}
-    elif len(hashes) > 0 and len(validation) == len(hashes):
-        validation.remove(max(hashes, key=hashes.__getitem__))  # also where there is only one: train goes first
-    if split == "validation" and hashes and not validation:
-        what = "file or record" if len(hashes) == len(sides) else "repository"
-        reason = f"there is only one {what}" if share else "Corpus.validation_share is 0"
-        raise Unusable(f"{where}: nothing is left for validation, since {reason}")
-    return validation
-
-
-def check_split(split: str, corpus: Corpus) -> None:
-    """Raises UserError if the validation share is no share, ValueError if the split has another name."""
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}: it is one of {', '.join(SPLITS)}")
-    if not 0 <= corpus.validation_share < 1:
-        raise UserError(f"Corpus.validation_share={corpus.validation_share} must be at least 0 and below 1")
 
 
 def cut(text: str, limit: int | None) -> list[str]:

@@ -9,9 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import sentencepiece
 
+from codellama_jax import cache
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import BOS_ID, EOS_ID, UNK_ID, Tokenizer
 from tasks import config
@@ -76,7 +75,9 @@ def trained_tokenizer(
     begin = time.monotonic()
     model = train(sample(sources), settings.vocab_size)
     tokenizer = Tokenizer(model, settings.infilling)
-    where = f"kept in {kept}" if kept is not None and _keep(kept, model) else "not kept: no cache folder to write to"
+    where = (
+        f"kept in {kept}" if kept is not None and cache.keep(kept, model) else "not kept: no cache folder to write to"
+    )
     say(f"trained the tokenizer in {time.monotonic() - begin:.0f} s, {where}")
     return tokenizer
 
@@ -131,12 +132,9 @@ def _reason(error: str) -> str:
 
 def _cached(sources: Sequence[Source], vocab_size: int) -> Path | None:
     """Where the tokenizer of this text and these options is kept; None if there is no home to keep it in."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # so the XDG specification says: a relative path counts as unset
-        try:
-            base = os.path.join(Path.home(), ".cache")
-        except RuntimeError:
-            return None
+    folder = cache.folder("tokenizers")
+    if folder is None:
+        return None
     shaping = {
         "options": OPTIONS,
         "vocab_size": vocab_size,
@@ -145,21 +143,4 @@ def _cached(sources: Sequence[Source], vocab_size: int) -> Path | None:
         "text": [source.fingerprint() for source in sources],
     }
     key = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:32]
-    return Path(base, "codellama_jax", "tokenizers", f"{key}.model")
-
-
-def _keep(path: Path, model: bytes) -> bool:
-    """Writes the file whole or not at all, so that others may read and write it at once; False if it cannot."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(model)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:
-        return False
-    return True
+    return folder / f"{key}.model"

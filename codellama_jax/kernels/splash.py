@@ -6,9 +6,8 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-# The output and the softmax's normaliser: a remat policy that keeps these recomputes no attention (llama.py).
+# The output and the softmax's normaliser, under a name for remat policies: one that keeps them recomputes no attention.
 RESIDUALS = "attention"
-LONGEST = 524_288  # segment ids of a shard lie in scalar memory
 
 
 class _OrderedCausalMask(masks.CausalMask):

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from codellama_jax.kernels import blocked
 from codellama_jax.model import rope
@@ -137,7 +136,7 @@ def hidden_states(
         k_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
         v_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
         q_BSHK, k_BSGK = rope.rotate(q_BSHK, cos, sin), rope.rotate(k_BSGK, cos, sin)
-        a_BSHK = checkpoint_name(attend(q_BSHK, k_BSGK, v_BSGK, segments_BS), "attended")
+        a_BSHK = attend(q_BSHK, k_BSGK, v_BSGK, segments_BS)
         x_BSD = constrain(x_BSD + jnp.einsum("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)

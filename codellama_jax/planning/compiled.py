@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import configuration
+from codellama_jax import cache, configuration
 from codellama_jax.configuration import Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
@@ -33,7 +34,9 @@ from codellama_jax.planning.chips import Topology, topology
 from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
 from codellama_jax.planning.traffic import memory_bytes
+from codellama_jax.program import die_with_parent
 from codellama_jax.training.config import AdamW, Mesh, Stage
+from codellama_jax.training.metrics import write_atomically
 from tasks.config import STREAMS, Packing
 
 PACKAGE = Path(configuration.__file__).parent
@@ -75,8 +78,9 @@ class Compiler:
             UserError: the stage cannot be cut as the mesh says, or the compiler refuses the step for another reason
                 than the memory it needs.
         """
-        cached = self._folder() / f"{self._digest(config, slice_)}.json"
-        if cached.exists():
+        plans = cache.folder("plans")
+        cached = plans / f"{self._digest(config, slice_)}.json" if plans else None
+        if cached and cached.exists():
             facts = json.loads(cached.read_text(encoding="utf-8"))
             if facts["estimate"] or not facts["fits"] or not estimate:
                 return facts
@@ -86,16 +90,9 @@ class Compiler:
         finally:
             self._say("")
             shutil.rmtree(folder, ignore_errors=True)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        whole = cached.with_suffix(f".{os.getpid()}")
-        whole.write_text(json.dumps(facts), encoding="utf-8")
-        whole.replace(cached)
+        if cached:
+            cache.keep(cached, json.dumps(facts).encode())
         return facts
-
-    @staticmethod
-    def _folder() -> Path:
-        base = os.environ.get("XDG_CACHE_HOME")
-        return (Path(base) if base else Path.home() / ".cache") / "codellama_jax" / "plans"
 
     @staticmethod
     def _digest(config: Config, slice_: Topology) -> str:
@@ -219,7 +216,7 @@ def _asked(error: str) -> int:
 
 def _main(folder: Path, name: str) -> None:
     """Compiles what folder/config.gin says for the slice; leaves step.json before, end.json after."""
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)
     import resource
 
     import jax
@@ -227,9 +224,7 @@ def _main(folder: Path, name: str) -> None:
     from codellama_jax.errors import UserError
 
     def leave(what: str, content: dict[str, Any]) -> None:
-        part = folder / f"{what}.part"
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(folder / f"{what}.json")
+        write_atomically(folder / f"{what}.json", json.dumps(content))
 
     configuration.load([str(folder / "config.gin")], [])
     config = configuration.resolve(*NEEDED)
@@ -295,16 +290,6 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
         "batch_bytes": rows_bytes,
         "argument_bytes": parameters + moments + rows_bytes,
     }
-
-
-def _die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent dies (Linux only)."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":

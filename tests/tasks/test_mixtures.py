@@ -17,10 +17,11 @@ from codellama_jax.training.config import Evaluation, Stage
 from tasks import config
 from tasks.config import STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
 from tasks.filters import LeftOut
+from tasks.lane import Lane
 from tasks.packing import FEATURES, Encoder, Packer, Place
 from tasks.quiet import quiet_stderr
 from tasks.sources import Dialogue, Document, Source, items
-from tasks.stream import Batch, Lane, Stream, task_seed
+from tasks.stream import Batch, Stream, task_seed
 
 with quiet_stderr():
     import seqio

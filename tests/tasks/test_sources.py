@@ -15,19 +15,8 @@ from tasks import files
 from tasks.config import SPLITS, Corpus, Filters
 from tasks.languages import LANGUAGES
 from tasks.quiet import quiet_stderr
-from tasks.sources import (
-    Document,
-    File,
-    Folder,
-    Joined,
-    Source,
-    Texts,
-    chosen,
-    cut,
-    grouped,
-    items,
-    share_of,
-)
+from tasks.sources import Document, File, Folder, Joined, Source, Texts, cut, grouped, items
+from tasks.splits import chosen, share_of
 
 ALL = Corpus(validation_share=0.0)
 USUAL = Filters()

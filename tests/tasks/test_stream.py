@@ -22,9 +22,10 @@ from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.config import STREAMS, Chat, Fim
 from tasks.filters import LeftOut
+from tasks.lane import Lane
 from tasks.packing import FEATURES, Encoder, Place
 from tasks.sources import Block, Document, hash_of
-from tasks.stream import Batch, Lane, Stream, StreamState, StreamTask, prefetched, task_seed
+from tasks.stream import Batch, Stream, StreamState, StreamTask, prefetched, task_seed
 
 ROOT = Path(__file__).parents[2]
 Fuzz = Callable[[np.random.Generator, int], str]
