@@ -105,7 +105,7 @@ def _on_device(
     if mesh is not None:
         head = jax.lax.all_gather(head, "fsdp", axis=0, tiled=True)
 
-    def one_chunk(dhead: jax.Array | None, part: Any) -> Any:
+    def one_chunk(dhead: Any, part: Any) -> Any:
         x_CD, targets_C, weights_C = part
         logits_CV = jnp.einsum("cd,dv->cv", x_CD, head, preferred_element_type=jnp.float32)
         largest_C = over_vocabulary(jax.lax.pmax, jnp.max(logits_CV, axis=-1))

@@ -131,7 +131,7 @@ def test_accumulation_on_a_mesh(unsharded):
 
 def test_state_lies_where_the_table_says():
     _, _, state = train(Mesh(fsdp=4, tensor=2))
-    moments = state.opt_state[1][0].mu
+    moments = state.opt_state[1].mu
     for params in (state.params, moments):
         assert params["embedding"].sharding.spec == PartitionSpec("tensor", "fsdp")
         assert params["blocks"]["wq"].sharding.spec == PartitionSpec(None, "fsdp", "tensor", None)
