@@ -61,6 +61,8 @@ class AdamW:
         final_ratio: learning rate of the last step over the peak.
         beta1, beta2: decay of the moments.
         eps, weight_decay, clip_norm: not published for Code Llama; Llama 2's values (assumption).
+        first_moment_dtype, second_moment_dtype: how the moments are stored, "float32" or "bfloat16", which is half the
+            memory; they are computed in float32 either way.
     """
 
     peak_learning_rate: float
@@ -71,6 +73,13 @@ class AdamW:
     eps: float = 1e-5
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    first_moment_dtype: str = "float32"
+    second_moment_dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("first_moment_dtype", "second_moment_dtype"):
+            if getattr(self, field) not in ("float32", "bfloat16"):
+                raise ValueError(f"AdamW.{field}={getattr(self, field)!r} must be 'float32' or 'bfloat16'")
 
 
 @dataclasses.dataclass(frozen=True)
