@@ -17,7 +17,7 @@ from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.sharding import make_mesh
 from codellama_jax.training.config import Mesh
-from codellama_jax.training.loss import token_losses
+from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.step import merged
 
 LOGITS = 2e-5  # absolute; logits reach 4.7
@@ -97,12 +97,13 @@ def ours(key: str, attention: str) -> tuple[np.ndarray, np.ndarray, dict[str, np
     attend = make_attend(llama, mesh)
     tokens, targets = (jnp.asarray(ids, jnp.int32)[None] for ids in text(case))
     positions = jnp.arange(tokens.shape[1])[None]
+    weights_BS = jnp.full(tokens.shape, 1 / tokens.size)
 
     def loss(params):
         model = merged(llama, params)
         x_BSD = hidden_states(model, llama, tokens, positions, attend=attend)
-        losses_BS = token_losses(x_BSD, model.head[...], targets, llama.loss_chunk)
-        return jnp.mean(losses_BS), (x_BSD @ model.head[...], losses_BS)
+        mean, losses_BS = weighted_loss(x_BSD, model.head[...], targets, weights_BS, llama.loss_chunk, mesh)
+        return mean, (x_BSD @ model.head[...], losses_BS)
 
     with jax.set_mesh(mesh):
         gradients, (logits, losses) = jax.jit(jax.grad(loss, has_aux=True))(from_theirs(case, weights(case)))
