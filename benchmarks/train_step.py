@@ -216,7 +216,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     steps = job["warmup_steps"] + job["steps"]
     # a stage that is far from its end: the rate stays near its peak, as it does in PyTorch's program
     stage = Stage("benchmark", "benchmark", None, 1000 * steps, batch_size * length, length)
-    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    mesh = make_mesh(Mesh(), devices=jax.devices()[:1])
     device = mesh.devices.flat[0]
     shape = (batch_size, length)
     ids = np.random.default_rng(0).integers(0, llama.vocab_size, (batch_size, length + 1)).astype(np.int32)

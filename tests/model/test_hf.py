@@ -93,7 +93,7 @@ def ours(key: str, attention: str) -> tuple[np.ndarray, np.ndarray, dict[str, np
     """Logits [S, V], losses [S] and the gradients of their mean by Hugging Face's names."""
     case = CASES[key]
     llama = config(case, attention)
-    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    mesh = make_mesh(Mesh(), devices=jax.devices()[:1])
     attend = make_attend(llama, mesh)
     tokens, targets = (jnp.asarray(ids, jnp.int32)[None] for ids in text(case))
     positions = jnp.arange(tokens.shape[1])[None]
