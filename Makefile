@@ -27,7 +27,14 @@ setup: .venv/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
-test: .venv/.installed-test
+# The compiler is libtpu, which exists for Linux on x86-64; elsewhere the tests that want it are skipped.
+.venv/.installed-compiler: .venv/.installed requirements-tpu.txt
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then grep '^libtpu' requirements-tpu.txt > .venv/compiler.txt; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	    --target .venv/tpu_compiler -r .venv/compiler.txt; fi
+	@touch $@
+
+test: .venv/.installed-test .venv/.installed-compiler
 	$(BIN)/python -m pytest
 
 lint: .venv/.installed-test

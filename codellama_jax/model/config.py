@@ -34,6 +34,8 @@ class Llama:
         offload: names in the same manner; those are kept too, in the host's memory instead of the device's.
         attention: the kernel: "splash" (TPU), "cudnn" (GPU), "blocked" (anywhere), or "auto": that of the devices.
         attention_block: queries that "blocked" handles at a time, so that memory is linear in the sequence length.
+        gathered_heads: key-value heads of a device whose keys and values are gathered at a time where the sequence is
+            cut over devices; 0: all.
         splash_block, splash_block_backward: queries, and keys, that "splash" handles at a time.
         loss_chunk: tokens of a device whose logits exist at a time.
     """
@@ -52,6 +54,7 @@ class Llama:
     offload: str = ""
     attention: str = "auto"
     attention_block: int = 512
+    gathered_heads: int = 0
     splash_block: int = 512
     splash_block_backward: int = 512
     loss_chunk: int = 2048
