@@ -256,7 +256,7 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
 
     stage, llama = config.stage, config.llama
     try:
-        described = topologies.get_topology_desc(slice_.name, "tpu", **slice_.chip.options)
+        described = topologies.get_topology_desc(slice_.name, "tpu", **slice_.options)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--topology={slice_.name}: the compiler knows no such slice ({error})") from error
     mesh = make_mesh(config.mesh, described.devices)
