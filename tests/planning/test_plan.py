@@ -157,7 +157,7 @@ def test_the_cheapest_change_is_tried_first():
 
 
 def test_changes_keep_a_window_for_every_device():
-    for config in (load(), load("LCFT_CONTEXT=4", stage="lcft"), load("Mesh.tensor=4")):
+    for config in (load(), load("Mesh.context=4", stage="lcft"), load("Mesh.tensor=4")):
         for change in plan.changes(config, SLICE):
             stage, mesh = change.config.stage, config.mesh
             rows = change.slice_.devices // (mesh.context * mesh.tensor)
