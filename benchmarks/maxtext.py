@@ -13,7 +13,6 @@ used. MaxText lives in an environment of its own, and nothing of it is imported 
 
 import argparse
 import datetime
-import itertools
 import json
 import os
 import re
@@ -28,8 +27,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from codellama_jax.planning import compiled  # noqa: E402
+from codellama_jax.planning import cost  # noqa: E402
 from codellama_jax.planning.chips import GiB, Topology, topology  # noqa: E402
+from codellama_jax.planning.collectives import Collectives  # noqa: E402
+from codellama_jax.planning.hlo import Program  # noqa: E402
+from codellama_jax.planning.traffic import memory_bytes  # noqa: E402
 
 SLICE = "v5p:4x4x4"
 OURS = (
@@ -149,7 +151,7 @@ def ours(told: tuple[str, ...]) -> dict[str, Any]:
         command = [sys.executable, "-m", "codellama_jax.plan", *OURS, *told, "--no_estimate", "--json"]
         child = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     plan = json.loads(child.stdout)
-    if not plan["fits"] or plan["unknown_loops"]:
+    if not plan["fits"] or plan["unknown_loops"] or plan["recomputed_by_the_compiler"]:
         raise SystemExit(f"ours does not fit, or cannot be counted: {plan}")
     return plan
 
@@ -191,15 +193,19 @@ def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, 
         if not list(folder.glob("*jit_train_step*after_buffer_assignment.txt")):
             raise SystemExit(f"MaxText does not compile:\n{said[-4000:]}")
         check_said(said)
-        text = next(folder.glob("*jit_train_step*.after_optimizations.txt"))
-        # All its collectives are over all chips: the order in which its mesh has them does not matter.
-        places = [list(place) for place in itertools.product(*map(range, slice_.shape))]
-        facts = compiled._analysis(text, slice_, {"mesh": {"fsdp": slice_.devices}, "places": places}, False)
-        peak = compiled._heap(folder)
-    if not peak or facts["unknown_loops"]:
-        raise SystemExit(f"MaxText's program cannot be read: peak {peak}, loops {facts['unknown_loops']}")
-    flops = (facts["product_flops"] + facts["attention_flops"]) * slice_.devices
-    return {**facts, "peak_bytes": peak, "compiled_flops": flops, "compile_seconds": seconds}
+        program = Program(next(folder.glob("*jit_train_step*.after_optimizations.txt")).read_text())
+        report = next(folder.glob("*jit_train_step*memory-usage-report.txt")).read_text()
+    peak = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report)  # as compiled.py does
+    if not peak or program.unknown_loops or program.recomputed:
+        raise SystemExit(f"MaxText's program cannot be compared: {report[:200]}, loops {program.unknown_loops}")
+    return {
+        "peak_bytes": int(peak[1]),
+        "compiled_flops": (program.product_flops + program.attention_flops) * slice_.devices,
+        "memory_bytes": memory_bytes(program),
+        # its other axes are of size 1
+        "collective_bytes": cost.sent(Collectives(program, {"fsdp": slice_.devices})),
+        "compile_seconds": seconds,
+    }
 
 
 def check_said(log: str) -> None:
