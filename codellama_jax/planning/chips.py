@@ -13,6 +13,7 @@ implies for the products a cycle of the generation's matrix units.
 import dataclasses
 import math
 import re
+from typing import Any
 
 from codellama_jax.errors import EXIT_USAGE, UserError
 
@@ -38,7 +39,7 @@ class Chip:
         network_bandwidth: bytes/s that a chip sends over the data-centre network, between slices: 6.4 and 25.6 Tbit/s
             for 256 chips of v5e and v6e on their pages, for the others those of their nearest (assumption).
         clock: cycles/s.
-        options: what JAX's topology description needs beside the name.
+        options: what JAX's topology description needs beside the name, whatever the shape.
         published_mfu: lowest and highest MFU, attention counted causal, that published runs of dense models of 7B to
             70B reach on the generation; None: none is known to us.
     """
@@ -165,6 +166,23 @@ class Topology:
     @property
     def devices(self) -> int:
         return self.chips * self.chip.devices
+
+    @property
+    def wrap(self) -> tuple[bool, bool, bool]:
+        """Along which directions the last chip is linked with the first, so that they are rings.
+
+        In three dimensions where the slice consists of cubes of 4x4x4, which optical switches join; in two, along the
+        whole side of a pod. It changes the program: without rings the compiler gathers by summing, and that sends twice
+        as much.
+        """
+        if self.chip.dims == 3:
+            return (all(length % 4 == 0 for length in self.shape),) * 3
+        return self.shape[0] == 16, self.shape[1] == 16, False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What JAX's topology description needs beside the name. It takes a slice for one without rings unless told."""
+        return {**self.chip.options, **({"wrap": self.wrap} if any(self.wrap) else {})}
 
     @property
     def flops(self) -> float:

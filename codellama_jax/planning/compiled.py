@@ -269,9 +269,7 @@ def _lowered(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[st
 
     stage, llama, masked = config.stage, config.llama, config.packing.mask_documents
     try:
-        described = topologies.get_topology_desc(
-            slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.chip.options
-        )
+        described = topologies.get_topology_desc(slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.options)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--topology={slice_.slice_name}: the compiler knows no such slice ({error})") from error
     windows = stage.batch_size // stage.micro_batches

@@ -98,3 +98,22 @@ def test_links_of_a_group():
     both = topology("tpu7x:4x4x4")
     assert both.send_bandwidth(everywhere * 2) == 3 * both.chip.link_bandwidth, "two devices share a chip's links"
     assert math.isclose(both.flops * both.devices, both.chip.flops * both.chips)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("v5p:4x4x4", (True, True, True)),
+        ("v5p:4x4x12", (True, True, True)),
+        ("v5p:2x4x4", (False, False, False)),  # a part of a cube
+        ("v4:2x2x1", (False, False, False)),
+        ("v6e:16x16", (True, True, False)),
+        ("v5e:8x16", (False, True, False)),
+        ("v6e:8x8", (False, False, False)),
+    ],
+)
+def test_rings(name, wrap):
+    slice_ = topology(name)
+    assert slice_.wrap == wrap
+    assert slice_.options.get("wrap", (False,) * 3) == wrap
+    assert slice_.options.keys() - {"wrap"} == slice_.chip.options.keys()
