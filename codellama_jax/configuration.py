@@ -65,6 +65,7 @@ _NO_MATTER = (
         "Stage.micro_batches",
         "Llama.remat",
         "Llama.offload",
+        "Llama.ffn_parts",
         "Llama.attention",
         "Llama.gathered_heads",
         "Llama.splash_block",

@@ -202,9 +202,9 @@ class Topology:
     def send_bandwidth(self, places: list[list[int]]) -> float:
         """Bytes/s that a device at most sends to the others of a group, of which `places` are [slice, *coordinates].
 
-                Between slices the network decides. Within one,
-        a direction of the interconnect counts if the group extends along it: with both its links, with one where the
-                slice is two chips long. Devices of one chip are taken to have a share of all its links.
+        Between slices it is the network's. Within one, a direction of the interconnect counts if the group extends
+        along it: with both its links, with one where the slice is two chips long. Devices of one chip are taken to have
+        a share of all its links.
         """
         slices, *extents = [len(set(along)) for along in zip(*places, strict=True)]
         if slices > 1:

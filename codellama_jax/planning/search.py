@@ -24,7 +24,9 @@ POLICIES = (
     ("q+k+v+attention+middle+gate+up", ""),
     ("none", ""),
 )
-AS_FAST = 1.005  # bounds nearer than this are one: the one with fewer micro-batches, then with less memory, is first
+AS_FAST = (
+    1.005  # bounds nearer than this are one: the one with fewer micro-batches, then fewer bindings, then less memory
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +145,13 @@ def search(
 
 
 def ranked(found: list[tuple[Change, dict[str, Any]]]) -> list[tuple[Change, dict[str, Any]]]:
-    """By the bound; among those that are as fast by micro-batches, then memory, then how little is bound."""
+    """By the bound; among those that are as fast by micro-batches, then how little is bound, then memory."""
     fastest = min(max(facts["bound"].values()) for _, facts in found)
 
     def order(entry: tuple[Change, dict[str, Any]]) -> tuple[float, int, int, int]:
         change, facts = entry
         bound = max(facts["bound"].values())
         near = fastest if bound <= fastest * AS_FAST else bound
-        return near, change.config.stage.micro_batches, facts["peak_bytes"], len(change.bindings)
+        return near, change.config.stage.micro_batches, len(change.bindings), facts["peak_bytes"]
 
     return sorted(found, key=order)

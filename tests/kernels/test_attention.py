@@ -114,8 +114,8 @@ def test_splash_is_the_reference(masked, heads):
 )
 @pytest.mark.parametrize("at_once", [0, 1])
 def test_over_a_mesh_it_is_the_reference(kernel, masked, shape, at_once):
-    """Queries are exchanged so that devices have equal work, keys and values gathered, of all heads or of one at a time:
-    the result is the same."""
+    """Queries are exchanged so that devices have equal work, keys and values gathered, of all heads or of one at a
+    time: the result is the same."""
     if at_once and (masked or shape.tensor > 1):
         pytest.skip("no other path: a head at a time, with what has been tried without")
     arrays, segments = inputs(B=2, S=1024, H=4, G=2, K=128)
