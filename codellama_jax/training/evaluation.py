@@ -15,7 +15,7 @@ from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.sharding import constrain, spec
 from codellama_jax.tokenizer import Order, Tokenizer
-from codellama_jax.training.step import Params, make_losses, merged, stream_sums
+from codellama_jax.training.step import Params, make_loss, merged, stream_sums
 
 
 class Evaluator:
@@ -33,18 +33,18 @@ class Evaluator:
         self._rows = mesh.shape["data"] * mesh.shape["fsdp"]
         self._replicated = NamedSharding(mesh, PartitionSpec())
         # inference needs no rematerialisation
-        losses = make_losses(dataclasses.replace(config, remat="none"), mask_documents, mesh)
+        loss = make_loss(dataclasses.replace(config, remat="none"), mask_documents, mesh)
 
         def sums(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             weights = batch["loss_weights"]
-            weighted = losses(params, batch) * weights
+            weighted = loss(params, batch)[1] * weights
             return (
                 stream_sums(weighted, batch["stream_ids"], len(streams)),
                 stream_sums(weights, batch["stream_ids"], len(streams)),
             )
 
         self._sums = jax.jit(sums, out_shardings=self._replicated)
-        self._losses = jax.jit(losses, out_shardings=self._replicated)
+        self._losses = jax.jit(lambda params, batch: loss(params, batch)[1], out_shardings=self._replicated)
         self._next = jax.jit(self._next_ids, out_shardings=self._replicated)
 
     def validation(self, params: Params, batches: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
@@ -131,6 +131,7 @@ def _plain_batch(windows: np.ndarray, rows: int) -> dict[str, np.ndarray]:
         "targets": padded[:, 1:],
         "positions": positions,
         "segment_ids": np.ones_like(positions),
+        "loss_weights": np.ones(positions.shape, np.float32),
     }
 
 

@@ -1,37 +1,132 @@
-"""Cross-entropy of next tokens without the [batch, length, vocabulary] array."""
+"""Cross-entropy of next tokens without the [tokens, vocabulary] array, and with a gradient of its own.
+
+Left to itself JAX keeps the logits for the backward pass, or computes them twice. But the gradient of cross-entropy is
+known as soon as the logits are: so the pass that computes the loss takes the gradients as well, a chunk at a time, and
+what is kept of a chunk is as large as its hidden states. On a mesh every device does so for its own tokens.
+"""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from codellama_jax.sharding import spec
 
 
-def token_losses(x_BSD: jax.Array, head_DV: jax.Array, targets_BS: jax.Array, chunk: int) -> jax.Array:
-    """Negative log-likelihood of each target in nats, float32 [B, S].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def weighted_loss(
+    x_BSD: jax.Array,
+    head_DV: jax.Array,
+    targets_BS: jax.Array,
+    weights_BS: jax.Array,
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Sum of the targets' negative log-likelihoods times their weights, and each of them, in nats.
 
-    Logits exist for `chunk` tokens of every sequence at a time, in float32, and again for each chunk in the backward
-    pass, which recomputes them.
+    The sum has a gradient with respect to x and head; the weights are constants, and so are the single losses.
 
     Args:
-        x_BSD: hidden states after the final norm.
-        head_DV: output head, any float dtype; cast to x's.
+        x_BSD: hidden states after the final norm, cut as activations are.
+        head_DV: output head, any float dtype; cast to x's for the products. Its gradient sums up in float32.
         targets_BS: ids.
-        chunk: tokens of a sequence at a time; the largest divisor of S that is no larger is used.
+        weights_BS: float32.
+        chunk: tokens of a device whose logits (float32, times the device's part of the vocabulary) exist at a time; the
+            largest divisor of the device's tokens that is no larger is used.
+        mesh: where the arrays lie; None: on one device.
+
+    Returns:
+        float32 [] and [B, S].
     """
+    losses_BS, _, _ = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, gradients=False)
+    return jnp.sum(losses_BS * weights_BS), losses_BS
+
+
+def _forward(x_BSD: Any, head_DV: Any, targets_BS: Any, weights_BS: Any, chunk: int, mesh: Mesh | None) -> Any:
+    losses_BS, *gradients = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, gradients=True)
+    return (jnp.sum(losses_BS * weights_BS), losses_BS), (*gradients, head_DV)
+
+
+def _backward(chunk: int, mesh: Mesh | None, kept: Any, cotangents: Any) -> Any:
+    dx_BSD, dhead_DV, head_DV = kept
+    of_sum = cotangents[0]
+    return (of_sum * dx_BSD).astype(dx_BSD.dtype), (of_sum * dhead_DV).astype(head_DV.dtype), None, None
+
+
+weighted_loss.defvjp(_forward, _backward)
+
+
+def _pass(
+    x_BSD: jax.Array,
+    head_DV: jax.Array,
+    targets_BS: jax.Array,
+    weights_BS: jax.Array,
+    chunk: int,
+    mesh: Mesh | None,
+    gradients: bool,
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """Losses [B, S] and, if asked for, the gradients of their weighted sum by x [B, S, D] and by head [D, V]."""
+    if mesh is None:
+        return _on_device(x_BSD, head_DV, targets_BS, weights_BS, chunk, None, gradients)
+    rows, head = spec(("batch", "sequence")), spec(("dim", "vocab"))
+    x = spec(("batch", "sequence", None))
+    return jax.shard_map(
+        functools.partial(_on_device, chunk=chunk, mesh=mesh, gradients=gradients),
+        mesh=mesh,
+        in_specs=(x, head, rows, rows),
+        out_specs=(rows, x, head) if gradients else (rows, PartitionSpec(), PartitionSpec()),
+        check_vma=False,
+    )(x_BSD, head_DV, targets_BS, weights_BS)
+
+
+def _on_device(
+    x_BSD: jax.Array,
+    head_DV: jax.Array,
+    targets_BS: jax.Array,
+    weights_BS: jax.Array,
+    chunk: int,
+    mesh: Mesh | None,
+    gradients: bool,
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """_pass for the part of one device: B rows, S tokens of each, D / fsdp rows of the head, V columns."""
     B, S, D = x_BSD.shape
-    chunk = next(size for size in range(min(chunk, S), 0, -1) if S % size == 0)
+    V = head_DV.shape[1]
+    T = B * S
+    chunk = next(size for size in range(min(chunk, T), 0, -1) if T % size == 0)
+    vocabulary_is_cut = mesh is not None and mesh.shape["tensor"] > 1
+    first = jax.lax.axis_index("tensor") * V if vocabulary_is_cut else 0
 
-    @jax.checkpoint
-    def one_chunk(x_BCD: jax.Array, targets_BC: jax.Array) -> jax.Array:
-        # cast here, not outside: the gradient of the head sums over chunks, which must happen in float32
-        head = head_DV.astype(x_BCD.dtype)
-        logits_BCV = jnp.einsum("bcd,dv->bcv", x_BCD, head, preferred_element_type=jnp.float32)
-        picked_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits_BCV, axis=-1) - picked_BC
+    def over_vocabulary(reduce: Any, x: jax.Array) -> jax.Array:
+        return reduce(x, "tensor") if vocabulary_is_cut else x
 
-    if chunk == S:
-        return one_chunk(x_BSD, targets_BS)
-    # A chunk takes every (S / chunk)-th token, so that the devices of a mesh, each with its part of batch and sequence,
-    # have their share of every chunk.
-    xs = x_BSD.reshape(B, chunk, S // chunk, D).transpose(2, 0, 1, 3)
-    targets = targets_BS.reshape(B, chunk, S // chunk).transpose(2, 0, 1)
-    _, losses = jax.lax.scan(lambda carry, xt: (carry, one_chunk(*xt)), None, (xs, targets))
-    return losses.transpose(1, 2, 0).reshape(B, S)
+    head = head_DV.astype(x_BSD.dtype)
+    if mesh is not None:
+        head = jax.lax.all_gather(head, "fsdp", axis=0, tiled=True)
+
+    def one_chunk(dhead: jax.Array | None, part: Any) -> Any:
+        x_CD, targets_C, weights_C = part
+        logits_CV = jnp.einsum("cd,dv->cv", x_CD, head, preferred_element_type=jnp.float32)
+        largest_C = over_vocabulary(jax.lax.pmax, jnp.max(logits_CV, axis=-1))
+        sums_C = over_vocabulary(jax.lax.psum, jnp.sum(jnp.exp(logits_CV - largest_C[:, None]), axis=-1))
+        normaliser_C = largest_C + jnp.log(sums_C)
+        is_target_CV = jnp.arange(V)[None, :] == (targets_C - first)[:, None]
+        target_C = over_vocabulary(jax.lax.psum, jnp.sum(jnp.where(is_target_CV, logits_CV, 0.0), axis=-1))
+        losses_C = normaliser_C - target_C
+        if not gradients:
+            return dhead, (losses_C, None)
+        dlogits_CV = (jnp.exp(logits_CV - normaliser_C[:, None]) - is_target_CV) * weights_C[:, None]
+        dlogits_CV = dlogits_CV.astype(x_CD.dtype)
+        dhead += jnp.einsum("cd,cv->dv", x_CD, dlogits_CV, preferred_element_type=jnp.float32)
+        return dhead, (losses_C, over_vocabulary(jax.lax.psum, jnp.einsum("cv,dv->cd", dlogits_CV, head)))
+
+    parts = (x_BSD.reshape(-1, chunk, D), targets_BS.reshape(-1, chunk), weights_BS.reshape(-1, chunk))
+    zeros = jnp.zeros((D, V), jnp.float32) if gradients else None
+    dhead, (losses, dx) = jax.lax.scan(one_chunk, zeros, parts)
+    if not gradients:
+        return losses.reshape(B, S), None, None
+    if mesh is not None:
+        dhead = jax.lax.psum_scatter(dhead, "fsdp", scatter_dimension=0, tiled=True)
+        dhead = jax.lax.psum(dhead, ("data", "context"))
+    return losses.reshape(B, S), dx.reshape(B, S, D), dhead

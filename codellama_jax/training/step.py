@@ -14,7 +14,7 @@ from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.config import AdamW, Stage
-from codellama_jax.training.loss import token_losses
+from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.optimizer import learning_rate, make_optimizer
 
 Params = dict[str, Any]  # nested, in the structure of the modules
@@ -69,24 +69,25 @@ def merged(config: Llama, params: Params) -> Decoder:
     return nnx.merge(graph, state)
 
 
-def make_losses(
+def make_loss(
     config: Llama, mask_documents: bool, mesh: jax.sharding.Mesh | None = None
-) -> Callable[[Params, Batch], jax.Array]:
-    """A function (params, batch) -> loss of every token in nats, float32 [B, S], weights not applied.
+) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
+    """A function (params, batch) -> (sum of the tokens' losses times their weights, loss of every token [B, S]).
+
+    Both in nats, float32. The sum has a gradient by params; the single losses have none.
 
     With mask_documents, tokens see only their own document of the window (equal segment_ids). The mesh decides the
-    attention kernel; without one it is the portable one.
+    attention kernel; without one it is the portable one, on one device.
     """
-
     attend = make_attend(config, mesh) if mesh else None
 
-    def losses(params: Params, batch: Batch) -> jax.Array:
+    def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = merged(config, params)
         segments = batch["segment_ids"] if mask_documents else None
         x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain, attend)
-        return token_losses(x_BSD, model.head[...], batch["targets"], config.loss_chunk)
+        return weighted_loss(x_BSD, model.head[...], batch["targets"], batch["loss_weights"], config.loss_chunk, mesh)
 
-    return losses
+    return loss
 
 
 def stream_sums(values_BS: jax.Array, stream_ids_BS: jax.Array, streams: int) -> jax.Array:
@@ -111,17 +112,18 @@ def make_train_step(
     stream_losses, stream_weights (of the targets) and stream_tokens.
     """
     optimizer = make_optimizer(settings, stage.steps)
-    losses = make_losses(config, mask_documents, mesh)
+    loss_of = make_loss(config, mask_documents, mesh)
 
     def weighted(params: Params, batch: Batch, total: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        weighted_BS = losses(params, batch) * batch["loss_weights"]
+        weights_BS = batch["loss_weights"]
+        summed, losses_BS = loss_of(params, batch)
         values = {
-            "stream_losses": weighted_BS,
-            "stream_weights": batch["loss_weights"],
-            "stream_tokens": jnp.ones_like(weighted_BS),
+            "stream_losses": losses_BS * weights_BS,
+            "stream_weights": weights_BS,
+            "stream_tokens": jnp.ones_like(weights_BS),
         }
         sums = {name: stream_sums(value, batch["stream_ids"], streams) for name, value in values.items()}
-        return jnp.sum(weighted_BS) / total, sums
+        return summed / total, sums
 
     value_and_grad = jax.value_and_grad(weighted, has_aux=True)
 

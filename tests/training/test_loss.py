@@ -1,4 +1,4 @@
-"""Chunked cross-entropy against the whole, and what it does not hold."""
+"""Chunked cross-entropy and its gradient against the whole in float64, and what they do not hold."""
 
 import re
 
@@ -7,9 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codellama_jax.training.loss import token_losses
+from codellama_jax import sharding
+from codellama_jax.training.config import Mesh
+from codellama_jax.training.loss import weighted_loss
 
-B, S, D, V = 3, 16, 8, 50
+B, S, D, V = 8, 16, 24, 52
+MESHES = {
+    "one device": None,
+    "fsdp": Mesh(fsdp=4, data=2),
+    "tensor": Mesh(fsdp=2, tensor=4),
+    "context and tensor": Mesh(fsdp=2, context=2, tensor=2),
+}
 
 
 @pytest.fixture
@@ -19,27 +27,45 @@ def arrays():
         jnp.asarray(rng.normal(size=(B, S, D)), jnp.float32),
         jnp.asarray(rng.normal(size=(D, V)), jnp.float32),
         jnp.asarray(rng.integers(0, V, (B, S)), jnp.int32),
+        jnp.asarray(rng.random((B, S)), jnp.float32),
     )
 
 
-def whole(x, head, targets):
-    logits = np.asarray(x, np.float64) @ np.asarray(head, np.float64)
+def whole(x, head, targets, weights):
+    """Losses, and the gradients of their weighted sum, from logits that exist at once."""
+    x, head = np.asarray(x, np.float64), np.asarray(head, np.float64)
+    logits = x @ head
     logits -= logits.max(-1, keepdims=True)
-    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return -np.take_along_axis(log_probabilities, np.asarray(targets)[..., None], -1)[..., 0]
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    losses = -np.log(np.take_along_axis(probabilities, np.asarray(targets)[..., None], -1)[..., 0])
+    dlogits = (probabilities - np.eye(V)[np.asarray(targets)]) * np.asarray(weights)[..., None]
+    return losses, dlogits @ head.T, np.einsum("bsd,bsv->dv", x, dlogits)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 8, 16, 100])
-def test_equals_the_whole(arrays, chunk):
-    np.testing.assert_allclose(token_losses(*arrays, chunk), whole(*arrays), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("where", MESHES)
+def test_loss_and_gradients_equal_those_of_the_whole(arrays, chunk, where):
+    mesh = sharding.make_mesh(MESHES[where]) if MESHES[where] else None
+    x, head, targets, weights = arrays
+
+    def loss(x, head):
+        return weighted_loss(x, head, targets, weights, chunk, mesh)
+
+    summed, losses = jax.jit(loss)(x, head)
+    (with_gradient, again), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, head)
+    expected, *expected_gradients = whole(*arrays)
+    for values in (losses, again):
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    for value in (summed, with_gradient):
+        np.testing.assert_allclose(value, np.sum(expected * np.asarray(weights)), rtol=1e-6)
+    for here, there in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-6)
 
 
-def test_chunks_do_not_change_the_gradient(arrays):
-    def gradient(chunk):
-        return jax.jit(jax.grad(lambda x, head: jnp.sum(token_losses(x, head, arrays[2], chunk)), (0, 1)))(*arrays[:2])
-
-    for a, b in zip(gradient(16), gradient(4), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+def test_a_function_of_the_loss_has_its_gradient(arrays):
+    x, head, targets, weights = arrays
+    half = jax.grad(lambda x: weighted_loss(x, head, targets, weights, 8)[0] / 2)(x)
+    np.testing.assert_allclose(half, whole(*arrays)[1] / 2, rtol=1e-5, atol=1e-6)
 
 
 def test_the_heads_gradient_sums_over_chunks_in_float32():
@@ -50,19 +76,27 @@ def test_the_heads_gradient_sums_over_chunks_in_float32():
     targets = jnp.asarray(rng.integers(0, V, (1, 1024)), jnp.int32)
 
     def gradient(x, chunk):
-        return np.asarray(jax.jit(jax.grad(lambda head: jnp.sum(token_losses(x, head, targets, chunk))))(head))
+        ones = jnp.ones((1, 1024))
+        return np.asarray(jax.jit(jax.grad(lambda head: weighted_loss(x, head, targets, ones, chunk)[0]))(head))
 
     exact = gradient(x.astype(jnp.float32), 1024)
     assert np.linalg.norm(gradient(x, 8) - exact) / np.linalg.norm(exact) < 0.005
 
 
-def test_logits_never_exist_whole(arrays):
-    """Neither the forward nor the backward pass has an array of [batch, length, vocabulary] in any layout."""
+@pytest.mark.parametrize("where", MESHES)
+def test_no_logits_outlive_a_chunk(arrays, where):
+    """Nowhere, forward or backward, is there an array of [tokens, vocabulary] larger than a chunk's, in any layout; and
+    a device of a tensor axis has its part of the vocabulary only."""
+    mesh = sharding.make_mesh(MESHES[where]) if MESHES[where] else None
+    x, head, targets, weights = arrays
+    chunk = 4
+    rows = V // (mesh.shape["tensor"] if mesh else 1)
 
     def loss(x, head):
-        return jnp.sum(token_losses(x, head, arrays[2], 4))
+        return weighted_loss(x, head, targets, weights, chunk, mesh)[0]
 
-    text = jax.jit(jax.grad(loss, (0, 1))).lower(*arrays[:2]).as_text()
-    shapes = {tuple(map(int, s.split("x")[:-1])) for s in re.findall(r"tensor<((?:\d+x)+)f32>", text)}
-    sizes = [int(np.prod(shape)) for shape in shapes if V in shape]
-    assert B * 4 * V in sizes and max(sizes) == max(B * 4 * V, D * V)
+    text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, head))
+    shapes = {tuple(map(int, found.split(","))) for found in re.findall(r"f32\[([\d,]+)\]", text)}
+    of_head = {(D // parts, rows) for parts in (1, 2, 4)} | {(D, V)}
+    logits = {shape for shape in shapes if len(shape) > 1 and shape[-1] in (V, rows)} - of_head
+    assert logits == {(chunk, rows)}

@@ -14,7 +14,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.training.config import AdamW, Mesh, Stage
 from codellama_jax.training.optimizer import make_optimizer
-from codellama_jax.training.step import TrainState, init_params, make_losses, make_train_step, state_shardings
+from codellama_jax.training.step import TrainState, init_params, make_loss, make_train_step, state_shardings
 
 TINY = Llama(
     dim=32,
@@ -105,10 +105,10 @@ def test_sharded_equals_unsharded(unsharded, name):
 def test_gradients_on_a_mesh_are_those_without():
     def gradient(mesh_shape, devices):
         mesh = sharding.make_mesh(mesh_shape, devices)
-        losses = make_losses(TINY, mask_documents=True)
+        loss = make_loss(TINY, True, mesh)
         with jax.set_mesh(mesh):
             arrays = sharding.put_batch(mesh, batch())
-            grad = jax.jit(jax.grad(lambda p, b: jnp.mean(losses(p, b))))
+            grad = jax.jit(jax.grad(lambda p, b: loss(p, b)[0] / STAGE.batch_tokens))
             return jax.device_get(grad(jax.device_get(init_params(TINY, 0)), arrays))
 
     one, eight = gradient(Mesh(), ONE), gradient(Mesh(fsdp=2, context=2, tensor=2), None)
@@ -141,8 +141,8 @@ def test_state_lies_where_the_table_says():
 def test_the_lowered_program_holds_the_constraints():
     mesh = sharding.make_mesh(Mesh(fsdp=2, context=2, tensor=2))
     with jax.set_mesh(mesh):
-        losses = make_losses(TINY, mask_documents=False)
-        text = jax.jit(losses).lower(init_params(TINY, 0), batch()).as_text()
+        loss = make_loss(TINY, False, mesh)
+        text = jax.jit(loss).lower(init_params(TINY, 0), batch()).as_text()
     assert text.count('[{"data", "fsdp"}, {"context"}, {"tensor"}') >= 3, "queries, keys and values"
     assert '[{"data", "fsdp"}, {"context"}, {}]' in text, "the residual stream"
 
