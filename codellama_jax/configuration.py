@@ -61,7 +61,14 @@ SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field
 _NO_MATTER = (
     *("Checkpoints.every", "Checkpoints.keep", "Evaluation.every", "Evaluation.sample", "Mesh.", "Corpus.on_damage"),
     # how the same numbers are computed: last digits may change
-    *("Stage.micro_batches", "Llama.remat", "Llama.attention", "Llama.splash_block", "Llama.loss_chunk"),
+    *(
+        "Stage.micro_batches",
+        "Llama.remat",
+        "Llama.offload",
+        "Llama.attention",
+        "Llama.splash_block",
+        "Llama.loss_chunk",
+    ),
 )
 
 # The classes live in modules of their own, so a second import of this file (as __main__) registers the same ones again.

@@ -80,7 +80,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
 
     import jax
 
-    from codellama_jax.sharding import check_divides, make_mesh, put_batch
+    from codellama_jax.sharding import check_divides, host_group, make_mesh, put_batch
     from codellama_jax.training import checkpoints, loop, report
     from codellama_jax.training.evaluation import Evaluator, infilling_samples, punch_holes
     from codellama_jax.training.optimizer import make_optimizer
@@ -110,7 +110,11 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         write_atomically(stage_dir / "config.gin", operative)
 
     # ---------------------------------------------------------------- data
-    data = StageData(config, run_dir, host=jax.process_index(), hosts=jax.process_count(), say=say)
+    micro_batch = stage.batch_size // stage.micro_batches
+    mesh = make_mesh(config.mesh, micro_batch)
+    check_divides(mesh, micro_batch, stage.sequence_length, config.llama)
+    group, groups = host_group(mesh)
+    data = StageData(config, run_dir, host=group, hosts=groups, say=say)
     rows = data.tokenizer.rows
     if config.llama.vocab_size not in (0, rows):
         infilling = " and 16 for infilling" if data.tokenizer.infilling else ""
@@ -122,8 +126,6 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     llama = dataclasses.replace(config.llama, vocab_size=rows)
     masked = config.packing.mask_documents
 
-    mesh = make_mesh(config.mesh)
-    check_divides(mesh, stage.batch_size // stage.micro_batches, stage.sequence_length, llama.kv_heads)
     with jax.set_mesh(mesh), loop.StopSignals() as stop:
         # ------------------------------------------------------------ what the stage starts from
         saves = checkpoints.StageCheckpoints(stage_dir, config.checkpoints)

@@ -33,7 +33,7 @@ class StageData:
         Args:
             configuration: of the run.
             run_dir: the run's folder, where its tokenizer is kept.
-            host, hosts: this host's index, and how many there are.
+            host, hosts: which share of the batches is this host's, and how many there are (sharding.host_group).
             say: takes a line for the user.
 
         Raises:
@@ -75,7 +75,10 @@ class StageData:
         if self._hosts > 1:
             from jax.experimental import multihost_utils
 
-            positions = np.asarray(multihost_utils.process_allgather(positions)).reshape(-1, *positions.shape[1:])
+            shares = np.asarray(multihost_utils.process_allgather(np.asarray(self._host))).tolist()
+            gathered = np.asarray(multihost_utils.process_allgather(positions))
+            # hosts that share their windows have the same lanes: one of each group will do
+            positions = np.concatenate([gathered[shares.index(share)] for share in range(self._hosts)])
         return {"batch": state.batch, "positions": positions.tolist(), "fingerprint": fingerprint}
 
     def stream_state(self, saved: Mapping[str, Any]) -> StreamState:

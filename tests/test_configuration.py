@@ -386,7 +386,7 @@ def test_unused_macros_of_other_stages_are_known():
         ("Stage.batch_tokens=100", "must be a multiple of Stage.sequence_length=256"),
         ("Llama.heads=3", "Llama.dim=160 must be an even multiple of Llama.heads=3"),
         ("Llama.heads=0", "is 0"),
-        ("Llama.remat=all", "must be 'none', 'dots' or 'full'"),
+        ("Llama.remat=all", "'all' is unknown; it must be 'none', 'full' or names joined by '+', of input, q,"),
     ],
 )
 def test_wrong_flags(binding, said):

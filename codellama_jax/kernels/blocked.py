@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 # A finite stand-in for minus infinity: a row in which everything is masked stays finite.
 MASKED = -1e30
@@ -56,7 +57,7 @@ def attention(
         return attend(q_BGRSK[:, :, :, start:stop], k_BGTK[:, :, :end], v_BGTK[:, :, :end], index, ids)
 
     out_BGRSK = jnp.concatenate([one_block(start) for start in range(0, S, block)], axis=3)
-    return out_BGRSK.transpose(0, 3, 1, 2, 4).reshape(B, S, H, K)
+    return checkpoint_name(out_BGRSK.transpose(0, 3, 1, 2, 4).reshape(B, S, H, K), "attention")
 
 
 def whole(

@@ -1,7 +1,7 @@
 """Attention on NVIDIA GPUs: cuDNN's fused kernel."""
 
 import jax
-import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 def attention(
@@ -12,6 +12,5 @@ def attention(
     With segments the kernel reads a mask [B, 1, S, T] of a byte an element; without, nothing is quadratic in memory.
     """
     mask = None if segments is None else (segments[0][:, None, :, None] == segments[1][:, None, None, :])
-    return jax.nn.dot_product_attention(
-        q_BSHK, k_BTGK, v_BTGK, mask=mask, is_causal=True, implementation="cudnn"
-    ).astype(jnp.result_type(v_BTGK))
+    out_BSHK = jax.nn.dot_product_attention(q_BSHK, k_BTGK, v_BTGK, mask=mask, is_causal=True, implementation="cudnn")
+    return checkpoint_name(out_BSHK.astype(v_BTGK.dtype), "attention")

@@ -2,6 +2,14 @@
 
 import dataclasses
 
+# Activations of a block that can be kept for the backward pass, by name; what is not kept is computed again.
+#   input       the block's input: kept whatever is named, since all else is computed from it
+#   q, k, v     queries, keys and values, rotated
+#   attention   the kernel's output and, with splash, its normaliser: attention is not computed again
+#   middle      the residual stream between attention and feed-forward
+#   gate, up    the two products of the feed-forward layer: w1 h and w3 h
+ACTIVATIONS = ("input", "q", "k", "v", "attention", "middle", "gate", "up")
+
 
 @dataclasses.dataclass(frozen=True)
 class Llama:
@@ -21,12 +29,13 @@ class Llama:
         rope_scale: factor on the positions. 1/4 is the position interpolation that section 2.4 compares with.
         compute_dtype: dtype of activations and matrix products, "bfloat16" or "float32". Parameters are float32; norms,
             rotation, softmax and logits are computed in float32 whatever this says.
-        remat: what the backward pass recomputes, from nothing to everything: "none", "dots" (keeps the outputs of the
-            matrix products with weights) or "full" (keeps each block's input only).
+        remat: what the backward pass computes again: "none", "full" (everything but each block's input), or all but the
+            named ACTIVATIONS, such as "q+k+v+attention".
+        offload: names in the same manner; those are kept too, in the host's memory instead of the device's.
         attention: the kernel: "splash" (TPU), "cudnn" (GPU), "blocked" (anywhere), or "auto": that of the devices.
         attention_block: queries that "blocked" handles at a time, so that memory is linear in the sequence length.
         splash_block, splash_block_backward: queries, and keys, that "splash" handles at a time.
-        loss_chunk: tokens of a sequence whose logits exist at a time.
+        loss_chunk: tokens of a device whose logits exist at a time.
     """
 
     dim: int
@@ -40,11 +49,12 @@ class Llama:
     rope_scale: float = 1.0
     compute_dtype: str = "bfloat16"
     remat: str = "full"
+    offload: str = ""
     attention: str = "auto"
     attention_block: int = 512
     splash_block: int = 512
     splash_block_backward: int = 512
-    loss_chunk: int = 512
+    loss_chunk: int = 2048
 
     def __post_init__(self):
         if self.dim % self.heads or (self.dim // self.heads) % 2:
@@ -55,8 +65,25 @@ class Llama:
             raise ValueError(f"Llama.compute_dtype={self.compute_dtype!r} must be 'bfloat16' or 'float32'")
         if self.attention not in ("auto", "splash", "cudnn", "blocked"):
             raise ValueError(f"Llama.attention={self.attention!r} must be 'auto', 'splash', 'cudnn' or 'blocked'")
-        if self.remat not in ("none", "dots", "full"):
-            raise ValueError(f"Llama.remat={self.remat!r} must be 'none', 'dots' or 'full'")
+        for field, value in (("remat", self.kept), ("offload", self.offloaded)):
+            if unknown := sorted(value - set(ACTIVATIONS)):
+                words = "'none', 'full' or names" if field == "remat" else "names"
+                raise ValueError(
+                    f"Llama.{field}={getattr(self, field)!r}: {unknown[0]!r} is unknown; it must be {words} joined by"
+                    f" '+', of {', '.join(ACTIVATIONS)}"
+                )
+        if self.remat == "none" and self.offload:
+            raise ValueError("Llama.offload names what is kept: with Llama.remat='none' bind it to ''")
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Names of the activations that stay on the device for the backward pass; with remat "none" all do."""
+        return frozenset() if self.remat in ("none", "full") else frozenset(self.remat.split("+")) - self.offloaded
+
+    @property
+    def offloaded(self) -> frozenset[str]:
+        """Names of those that wait in the host's memory."""
+        return frozenset(self.offload.split("+")) if self.offload else frozenset()
 
     @property
     def head_dim(self) -> int:

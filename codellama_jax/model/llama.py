@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from codellama_jax.kernels import blocked
 from codellama_jax.model import rope
@@ -123,9 +124,11 @@ def hidden_states(
     activation = ("batch", "sequence", None)
     heads = ("batch", "sequence", "heads", None)
     kv_heads = ("batch", "sequence", "kv_heads", None)
+    ffn = ("batch", "sequence", "ffn")
 
     def block(x_BSD: jax.Array, graph_and_state: Any) -> tuple[jax.Array, None]:
         p = nnx.merge(graph, graph_and_state)
+        x_BSD = checkpoint_name(x_BSD, "input")
 
         def weight(param: nnx.Param) -> jax.Array:
             return param[...].astype(dtype)
@@ -135,27 +138,38 @@ def hidden_states(
         q_BSHK = constrain(jnp.einsum("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
         k_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
         v_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
-        q_BSHK, k_BSGK = rope.rotate(q_BSHK, cos, sin), rope.rotate(k_BSGK, cos, sin)
+        q_BSHK = checkpoint_name(rope.rotate(q_BSHK, cos, sin), "q")
+        k_BSGK = checkpoint_name(rope.rotate(k_BSGK, cos, sin), "k")
+        v_BSGK = checkpoint_name(v_BSGK, "v")
         a_BSHK = attend(q_BSHK, k_BSGK, v_BSGK, segments_BS)
         x_BSD = constrain(x_BSD + jnp.einsum("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
+        x_BSD = checkpoint_name(x_BSD, "middle")
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)
         h_BSD = rms_norm(x_BSD, p.ffn_norm[...], config.norm_eps)
-        gate_BSF = jax.nn.silu(h_BSD @ weight(p.w1)) * (h_BSD @ weight(p.w3))
-        gate_BSF = constrain(gate_BSF, ("batch", "sequence", "ffn"))
-        x_BSD = constrain(x_BSD + gate_BSF @ weight(p.w2), activation)
+        gate_BSF = checkpoint_name(constrain(h_BSD @ weight(p.w1), ffn), "gate")
+        up_BSF = checkpoint_name(constrain(h_BSD @ weight(p.w3), ffn), "up")
+        x_BSD = constrain(x_BSD + (jax.nn.silu(gate_BSF) * up_BSF) @ weight(p.w2), activation)
         return x_BSD, None
 
     graph, stacked = nnx.split(model.blocks)
     # Looked up before the cast: the gradient of the embedding sums over tokens, which must happen in float32.
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)
-    x_BSD, _ = jax.lax.scan(_rematerialised(block, config.remat), x_BSD, stacked)
+    x_BSD, _ = jax.lax.scan(_rematerialised(block, config), x_BSD, stacked)
     return rms_norm(x_BSD, model.norm[...], config.norm_eps)
 
 
-def _rematerialised(block: Callable, remat: str) -> Callable:
-    policies = jax.checkpoint_policies
-    if remat == "none":
+def _rematerialised(block: Callable, config: Llama) -> Callable:
+    if config.remat == "none":
         return block
-    policy = policies.nothing_saveable if remat == "full" else policies.dots_with_no_batch_dims_saveable
+    policies = jax.checkpoint_policies
+    if config.offloaded:
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=sorted(config.kept),
+            names_which_can_be_offloaded=sorted(config.offloaded),
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    else:
+        policy = policies.save_only_these_names(*sorted(config.kept))
     return jax.checkpoint(block, policy=policy, prevent_cse=False)  # inside a scan nothing can be shared anyway

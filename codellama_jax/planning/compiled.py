@@ -259,8 +259,9 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
         described = topologies.get_topology_desc(slice_.name, "tpu", **slice_.chip.options)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--topology={slice_.name}: the compiler knows no such slice ({error})") from error
-    mesh = make_mesh(config.mesh, described.devices)
-    check_divides(mesh, stage.batch_size // stage.micro_batches, stage.sequence_length, llama.kv_heads)
+    windows = stage.batch_size // stage.micro_batches
+    mesh = make_mesh(config.mesh, windows, described.devices)
+    check_divides(mesh, windows, stage.sequence_length, llama)
     optimizer = make_optimizer(config.adamw, stage.steps)
     params = abstract_params(llama)
     step_shape = jax.ShapeDtypeStruct((), jnp.int32)

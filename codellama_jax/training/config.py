@@ -61,6 +61,8 @@ class AdamW:
         final_ratio: learning rate of the last step over the peak.
         beta1, beta2: decay of the moments.
         eps, weight_decay, clip_norm: not published for Code Llama; Llama 2's values (assumption).
+        first_moment_dtype, second_moment_dtype: how the moments are stored, "float32" or "bfloat16", which is half the
+            memory; they are computed in float32 either way.
     """
 
     peak_learning_rate: float
@@ -71,23 +73,36 @@ class AdamW:
     eps: float = 1e-5
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    first_moment_dtype: str = "float32"
+    second_moment_dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("first_moment_dtype", "second_moment_dtype"):
+            if getattr(self, field) not in ("float32", "bfloat16"):
+                raise ValueError(f"AdamW.{field}={getattr(self, field)!r} must be 'float32' or 'bfloat16'")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each mesh axis. One of them may be -1: all devices that remain.
+    """Devices along each mesh axis. Left alone it is chosen (sharding.axis_sizes) for any slice, batch and length.
 
     Attributes:
-        data: copies of the parameters, each with its share of the batch.
-        fsdp: shares of the parameters, each with its share of the batch.
-        context: shares of the sequence.
+        data: copies of the parameters, each with its share of the batch; 0: one a slice of TPUs, or what a bound fsdp
+            leaves.
+        fsdp: shares of the parameters, each with its share of the batch; -1: all devices that remain.
+        context: shares of the sequence; 0: one, and more only where there are more devices than windows.
         tensor: shares of heads, feed-forward width and vocabulary.
     """
 
-    data: int = 1
+    data: int = 0
     fsdp: int = -1
-    context: int = 1
+    context: int = 0
     tensor: int = 1
+
+    def __post_init__(self):
+        for axis, least in (("data", 0), ("fsdp", -1), ("context", 0), ("tensor", 1)):
+            if getattr(self, axis) < least or (axis == "fsdp" and self.fsdp == 0):
+                raise ValueError(f"Mesh.{axis}={getattr(self, axis)} must be at least 1, or left alone")
 
 
 @dataclasses.dataclass(frozen=True)

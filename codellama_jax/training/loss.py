@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from codellama_jax.sharding import spec
+from codellama_jax.sharding import TABLE, spec
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -90,7 +90,7 @@ def _on_device(
     mesh: Mesh | None,
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """_pass for the part of one device: B rows, S tokens of each, D / fsdp rows of the head, V columns."""
+    """_pass for the part of one device: B rows, S tokens of each, its share of the head's rows, V columns."""
     B, S, D = x_BSD.shape
     V = head_DV.shape[1]
     T = B * S
@@ -103,9 +103,9 @@ def _on_device(
 
     head = head_DV.astype(x_BSD.dtype)
     if mesh is not None:
-        head = jax.lax.all_gather(head, "fsdp", axis=0, tiled=True)
+        head = jax.lax.all_gather(head, TABLE["dim"], axis=0, tiled=True)
 
-    def one_chunk(dhead: jax.Array | None, part: Any) -> Any:
+    def one_chunk(dhead: Any, part: Any) -> Any:
         x_CD, targets_C, weights_C = part
         logits_CV = jnp.einsum("cd,dv->cv", x_CD, head, preferred_element_type=jnp.float32)
         largest_C = over_vocabulary(jax.lax.pmax, jnp.max(logits_CV, axis=-1))
@@ -127,6 +127,6 @@ def _on_device(
     if not gradients:
         return losses.reshape(B, S), None, None
     if mesh is not None:
-        dhead = jax.lax.psum_scatter(dhead, "fsdp", scatter_dimension=0, tiled=True)
-        dhead = jax.lax.psum(dhead, ("data", "context"))
+        dhead = jax.lax.psum_scatter(dhead, TABLE["dim"], scatter_dimension=0, tiled=True)
+        dhead = jax.lax.psum(dhead, "data")
     return losses.reshape(B, S), dx.reshape(B, S, D), dhead

@@ -24,15 +24,33 @@ def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW; matrices decay, norm weights do not (assumption)."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            # optax counts updates from 0, the curve from 1: the first update must not be one with rate 0
-            lambda count: learning_rate(settings, steps, count + 1),
-            b1=settings.beta1,
-            b2=settings.beta2,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
+        _adam(settings),
+        optax.add_decayed_weights(
+            settings.weight_decay,
             mask=lambda params: jax.tree.map_with_path(
                 lambda path, _: "norm" not in jax.tree_util.keystr(path), params
             ),
         ),
+        # optax counts updates from 0, the curve from 1: the first update must not be one with rate 0
+        optax.scale_by_learning_rate(lambda count: learning_rate(settings, steps, count + 1)),
     )
+
+
+def _adam(settings: AdamW) -> optax.GradientTransformation:
+    """Adam's moments, kept between steps in the dtypes of the settings."""
+    adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2, eps=settings.eps)
+
+    def stored(state: optax.ScaleByAdamState, first: str, second: str) -> optax.ScaleByAdamState:
+        mu = jax.tree.map(lambda x: x.astype(first), state.mu)
+        return state._replace(mu=mu, nu=jax.tree.map(lambda x: x.astype(second), state.nu))
+
+    def init(params: optax.Params) -> optax.ScaleByAdamState:
+        return stored(adam.init(params), settings.first_moment_dtype, settings.second_moment_dtype)
+
+    def update(
+        updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+        updates, state = adam.update(updates, stored(state, "float32", "float32"), params)
+        return updates, stored(state, settings.first_moment_dtype, settings.second_moment_dtype)
+
+    return optax.GradientTransformation(init, update)

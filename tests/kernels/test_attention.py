@@ -98,7 +98,7 @@ def test_blocked_is_the_reference(block, masked, heads):
 def test_splash_is_the_reference(masked, heads):
     """The TPU's kernel, interpreted: several blocks of queries and keys, heads that share keys."""
     arrays, segments = inputs(B=1, S=256, H=heads[0], G=heads[1], K=128)
-    mesh = make_mesh(Mesh(fsdp=1), jax.devices()[:1])
+    mesh = make_mesh(Mesh(fsdp=1), devices=jax.devices()[:1])
     config = llama(heads, attention="splash")
     with jax.set_mesh(mesh):
         check(make_attend(config, mesh), arrays, segments if masked else None)
@@ -114,7 +114,7 @@ def test_splash_is_the_reference(masked, heads):
 def test_over_a_mesh_it_is_the_reference(kernel, masked, shape):
     """Queries are exchanged so that devices have equal work, keys and values gathered: the result is the same."""
     arrays, segments = inputs(B=2, S=1024, H=4, G=2, K=128)
-    mesh = make_mesh(shape, jax.devices()[: shape.fsdp * shape.context * shape.tensor])
+    mesh = make_mesh(shape, devices=jax.devices()[: shape.fsdp * shape.context * shape.tensor])
     config = llama((4, 2), attention=kernel)
     placed = [
         jax.device_put(x, NamedSharding(mesh, spec(("batch", "sequence", heads, None))))

@@ -78,8 +78,17 @@ def test_unmasked_documents_see_each_other(model):
     assert np.abs(packed - states(model, tokens[9:])).max() > 1e-3
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_rematerialisation_changes_no_gradient(model, remat):
+POLICIES = [
+    ("full", ""),
+    ("attention", ""),
+    ("q+k+v+attention+middle+gate+up", ""),
+    ("full", "input"),
+    ("attention", "q+k+v"),
+]
+
+
+@pytest.mark.parametrize("remat, offload", POLICIES)
+def test_rematerialisation_changes_no_gradient(model, remat, offload):
     tokens = np.arange(12)
 
     def loss(state, config):
@@ -87,8 +96,38 @@ def test_rematerialisation_changes_no_gradient(model, remat):
 
     graph, state = nnx.split(model)
     plain = jax.grad(loss)(state, TINY)
-    again = jax.grad(loss)(state, dataclasses.replace(TINY, remat=remat))
+    again = jax.grad(loss)(state, dataclasses.replace(TINY, remat=remat, offload=offload))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, again)
+
+
+def test_what_is_kept_is_not_computed_again(model):
+    """FLOPs of forward and backward fall with every activation that is kept, down to those of keeping everything."""
+    graph, state = nnx.split(model)
+
+    def flops(remat):
+        config = dataclasses.replace(TINY, remat=remat)
+        compiled = jax.jit(
+            lambda state: jax.grad(lambda s: jnp.sum(states(nnx.merge(graph, s), np.arange(16), config=config)))(state)
+        ).lower(state)
+        return compiled.compile().cost_analysis()["flops"]
+
+    policies = ["full", "attention", "q+k+v+attention", "q+k+v+attention+middle", "q+k+v+attention+middle+gate+up"]
+    counted = [flops(remat) for remat in policies]
+    assert counted == sorted(counted, reverse=True) and len(set(counted)) == len(counted)
+    np.testing.assert_allclose(counted[-1], flops("none"), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"remat": "q+w"}, r"Llama.remat='q\+w': 'w' is unknown; it must be 'none', 'full' or names joined by '\+'"),
+        ({"offload": "full"}, "Llama.offload='full': 'full' is unknown; it must be names joined by"),
+        ({"remat": "none", "offload": "q"}, "with Llama.remat='none' bind it to ''"),
+    ],
+)
+def test_policies_that_do_not_exist(settings, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **settings)
 
 
 def test_bfloat16_is_near_float32(model):

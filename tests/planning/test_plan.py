@@ -141,23 +141,23 @@ def test_what_does_not_fit_says_what_would(fake, capsys):
 
 
 def test_the_cheapest_change_is_tried_first():
-    config, compiler = load("Llama.remat=dots"), FakeCompiler()
+    config, compiler = load("Llama.remat=gate+up"), FakeCompiler()
     found = plan.remedy(config, SLICE, compiler, plan.Progress())
     # 640 GiB; with micro-batches 320, 160, and at 8 80
     assert found and found["bindings"] == ["Stage.micro_batches=8"] and found["chips"] == 64
     assert [asked[0] for asked in compiler.asked] == [2, 4, 8]
     assert not any(asked[3] for asked in compiler.asked), "the estimate takes minutes and is not asked for"
 
-    short = load("Llama.remat=dots", "CODE_BATCH_TOKENS=262_144")  # a window for each device: none to divide
+    short = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=262_144")  # a window for each device: none to divide
     found = plan.remedy(short, SLICE, compiler, plan.Progress())
     assert found is None, "64 windows cannot be cut for more than 64 devices"
-    some = load("Llama.remat=dots", "CODE_BATCH_TOKENS=524_288")
+    some = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=524_288")
     found = plan.remedy(some, SLICE, compiler, plan.Progress())
     assert found and found["bindings"] == ["Llama.remat=full", "Stage.micro_batches=2"] and found["chips"] == 64
 
 
 def test_changes_keep_a_window_for_every_device():
-    for config in (load(), load("LCFT_CONTEXT=4", stage="lcft"), load("Mesh.tensor=4")):
+    for config in (load(), load("Mesh.context=4", stage="lcft"), load("Mesh.tensor=4")):
         for change in plan.changes(config, SLICE):
             stage, mesh = change.config.stage, config.mesh
             rows = change.slice_.devices // (mesh.context * mesh.tensor)

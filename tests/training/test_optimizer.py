@@ -1,5 +1,6 @@
 """The learning-rate curve against its closed formula, and AdamW against plain arithmetic."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,3 +61,26 @@ def test_updates_equal_those_by_hand():
         adamw_by_hand(by_hand, grads, moments, step, settings, steps)
         for name in params:
             np.testing.assert_allclose(params[name], by_hand[name], rtol=1e-5)
+
+
+def test_moments_in_bfloat16_take_half_the_memory_and_stay_near():
+    rng = np.random.default_rng(0)
+    params = {"wq": jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)}
+    grads = [{"wq": jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)} for _ in range(50)]
+    after = {}
+    for dtype in ("float32", "bfloat16"):
+        settings = AdamW(1e-2, warmup_steps=2, first_moment_dtype=dtype, second_moment_dtype=dtype)
+        optimizer = make_optimizer(settings, 50)
+        now, state = params, optimizer.init(params)
+        for gradient in grads:
+            updates, state = optimizer.update(gradient, state, now)
+            now = jax.tree.map(jnp.add, now, updates)
+        moments = [x for x in jax.tree.leaves(state) if x.ndim]
+        assert [x.dtype for x in moments] == [dtype, dtype]
+        after[dtype] = np.asarray(now["wq"] - params["wq"])
+    assert 0 < np.linalg.norm(after["bfloat16"] - after["float32"]) < 0.02 * np.linalg.norm(after["float32"])
+
+
+def test_an_unknown_dtype_of_the_moments():
+    with pytest.raises(ValueError, match=r"AdamW.first_moment_dtype='fp8' must be 'float32' or 'bfloat16'"):
+        AdamW(1e-2, first_moment_dtype="fp8")

@@ -1,0 +1,188 @@
+"""Which mesh is chosen, what a host makes of a batch, and that two processes train as one does."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from codellama_jax import sharding
+from codellama_jax.errors import UserError
+from codellama_jax.model.config import Llama
+from codellama_jax.training.config import Mesh
+
+LLAMA = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=64, vocab_size=64)
+
+
+@pytest.mark.parametrize(
+    "devices, slices, windows, sizes",
+    [
+        (64, 1, 1024, (1, 64, 1, 1)),  # 7B, code training on 64 chips: FSDP over all
+        (256, 1, 1024, (1, 256, 1, 1)),
+        (256, 1, 128, (1, 128, 2, 1)),  # long-context fine-tuning: more chips than windows
+        (256, 1, 64, (1, 64, 4, 1)),
+        (64, 1, 96, (1, 32, 2, 1)),
+        (512, 2, 1024, (2, 256, 1, 1)),  # a copy of the parameters on each of two slices
+        (512, 2, 128, (2, 64, 4, 1)),
+        (64, 1, 1, (1, 1, 64, 1)),
+        (1, 1, 4, (1, 1, 1, 1)),
+        (8, 1, None, (1, 8, 1, 1)),
+    ],
+)
+def test_the_mesh_that_needs_no_thought(devices, slices, windows, sizes):
+    assert sharding.axis_sizes(Mesh(), devices, slices, windows) == sizes
+
+
+@pytest.mark.parametrize(
+    "shape, sizes",
+    [
+        (Mesh(tensor=4), (1, 16, 1, 4)),
+        (Mesh(context=2), (1, 32, 2, 1)),
+        (Mesh(context=1), (1, 64, 1, 1)),
+        (Mesh(fsdp=16), (4, 16, 1, 1)),
+        (Mesh(data=2), (2, 32, 1, 1)),
+        (Mesh(data=2, fsdp=4, context=4, tensor=2), (2, 4, 4, 2)),
+    ],
+)
+def test_what_is_bound_is_kept(shape, sizes):
+    assert sharding.axis_sizes(shape, 64, 1, 1024) == sizes
+
+
+@pytest.mark.parametrize(
+    "shape, slices, message",
+    [
+        (Mesh(fsdp=3), 1, "Mesh.fsdp=3, Mesh.tensor=1 do not make 8 devices"),
+        (Mesh(data=3), 1, "do not make 8 devices"),
+        (Mesh(tensor=16), 1, "do not make 8 devices"),
+        (Mesh(data=2, fsdp=2, context=1), 1, "do not make 8 devices"),
+        (Mesh(data=1), 2, "Mesh.data=1 must be a multiple of the 2 slices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices(shape, slices, message):
+    with pytest.raises(UserError, match=message):
+        sharding.axis_sizes(shape, 8, slices, 1024)
+
+
+def test_sizes_that_are_none():
+    with pytest.raises(ValueError, match=r"Mesh\.fsdp=0 must be at least 1"):
+        Mesh(fsdp=0)
+    with pytest.raises(ValueError, match=r"Mesh\.data=-1 must be at least 1"):
+        Mesh(data=-1)
+
+
+def test_what_the_mesh_cannot_cut_is_named():
+    mesh = sharding.make_mesh(Mesh(fsdp=2, tensor=4))
+    with pytest.raises(UserError, match=r"Llama.kv_heads = 2 cannot be cut into 4"):
+        sharding.check_divides(mesh, 8, 32, LLAMA)
+    with pytest.raises(UserError, match=r"Llama.dim = 36 cannot be cut into 8 \(mesh axis fsdp x context\)"):
+        sharding.check_divides(sharding.make_mesh(Mesh()), 8, 32, dataclasses.replace(LLAMA, dim=36, heads=2))
+    with pytest.raises(KeyError):
+        sharding.spec(("batch", "sequnce"))
+
+
+def hosts(processes, **axes):
+    """A mesh of devices that belong to these processes, in the mesh's order."""
+    devices = np.array([SimpleNamespace(process_index=process) for process in processes], object)
+    shape = {axis: axes.get(axis, 1) for axis in sharding.AXES}
+    return SimpleNamespace(devices=devices.reshape(tuple(shape.values())), shape=shape)
+
+
+@pytest.mark.parametrize(
+    "mesh, groups",
+    [
+        (hosts([0, 0, 1, 1], fsdp=4), [0, 1]),
+        (hosts([0, 1, 0, 1], fsdp=4), [0, 1]),  # a host's windows need not lie side by side
+        (hosts([0, 0, 1, 1], context=4), [0, 0]),  # all share the one window
+        (hosts([0, 0, 1, 1, 2, 2, 3, 3], fsdp=2, context=4), [0, 0, 1, 1]),
+        (hosts([0, 1, 0, 1, 2, 3, 2, 3], fsdp=4, context=2), [0, 0, 1, 1]),  # 2 x 2 chips a host, context across
+    ],
+)
+def test_hosts_that_share_windows_are_a_group(mesh, groups, monkeypatch):
+    found = []
+    for process in range(len(groups)):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found.append(sharding.host_group(mesh))
+    assert found == [(group, max(groups) + 1) for group in groups]
+
+
+def test_hosts_that_share_a_part_of_their_windows(monkeypatch):
+    mesh = hosts([0, 0, 0, 1, 1, 1], fsdp=3, context=2)
+    with pytest.raises(UserError, match="share all their windows or none"):
+        sharding.host_group(mesh)
+
+
+# ---------------------------------------------------------------- two processes
+
+
+def losses_of(mesh_shape):
+    """Losses of three steps on all devices of all processes, each process making its own rows only."""
+    sys.path.insert(0, str(Path(__file__).parent / "training"))
+    import jax.numpy as jnp
+    from test_step import SETTINGS, STAGE, STREAMS, TINY, batch
+
+    from codellama_jax.training.optimizer import make_optimizer
+    from codellama_jax.training.step import TrainState, init_params, make_train_step, state_shardings
+
+    mesh = sharding.make_mesh(mesh_shape, STAGE.batch_size)
+    group, groups = sharding.host_group(mesh)
+    rows = STAGE.batch_size // groups
+    optimizer = make_optimizer(SETTINGS, STAGE.steps)
+    shardings = state_shardings(TINY, optimizer, mesh)
+    with jax.set_mesh(mesh):
+        params = init_params(TINY, 0)  # the same in every process
+        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        state = jax.tree.map(
+            lambda x, s: jax.make_array_from_callback(x.shape, s, np.asarray(x).__getitem__), state, shardings
+        )
+        step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh), out_shardings=(shardings, None))
+        losses = []
+        for seed in range(3):
+            mine = {name: x[group * rows : (group + 1) * rows] for name, x in batch(seed).items()}
+            state, metrics = step(state, sharding.put_batch(mesh, mine))
+            losses.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return losses
+
+
+MESHES = [Mesh(tensor=2), Mesh(fsdp=1, context=8)]
+
+
+def run(processes):
+    """losses_of every mesh, as each of so many processes with eight devices together sees them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, __file__, str(port), str(processes)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(8 // processes)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    children = [
+        subprocess.Popen([*command, str(index)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for index in range(processes)
+    ]
+    try:
+        outputs = [child.communicate(timeout=300) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert all(child.returncode == 0 for child in children), outputs[0][1].decode()[-2000:]
+    return [json.loads(out.decode().splitlines()[-1]) for out, _ in outputs]
+
+
+def test_two_processes_of_four_devices_are_one_of_eight():
+    """Over loopback, with the rows and the sequence across the processes: to the rounding of sums in another order."""
+    [one], two = run(1), run(2)
+    assert two[0] == two[1]
+    np.testing.assert_allclose(two[0], one, atol=1e-6)
+
+
+if __name__ == "__main__":
+    if sys.argv[2] != "1":
+        address = f"127.0.0.1:{sys.argv[1]}"
+        jax.distributed.initialize(address, num_processes=int(sys.argv[2]), process_id=int(sys.argv[3]))
+    print(json.dumps([losses_of(mesh) for mesh in MESHES]))
