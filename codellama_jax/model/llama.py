@@ -21,6 +21,8 @@ from codellama_jax.model.config import Llama
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 # attend(q_BSHK, k_BSGK, v_BSGK, segments_BS or None) -> [B, S, H, K], causal (kernels/)
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+# product(equation, x, weight) -> as jnp.einsum
+Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 INIT_STD = 0.02  # Llama's initialisation is not published (assumption)
 
@@ -106,6 +108,7 @@ def hidden_states(
     segments_BS: jax.Array | None = None,
     constrain: Constrain = _unconstrained,
     attend: Attend | None = None,
+    product: Product = jnp.einsum,
 ) -> jax.Array:
     """The last layer's output after the final norm, [B, S, D] in the compute dtype; logits are this times `model.head`.
 
@@ -117,6 +120,7 @@ def hidden_states(
         segments_BS: tokens of unequal ids do not see each other; None: a token sees all before it.
         constrain: places activations by the names of their dims.
         attend: the attention to use; None is the portable one.
+        product: how activations and weights are multiplied (kernels/cpu.py has one for a CPU).
     """
     dtype = jnp.dtype(config.compute_dtype)
     attend = attend or functools.partial(blocked.whole, block=config.attention_block)
@@ -135,21 +139,22 @@ def hidden_states(
 
         # --- attention
         h_BSD = rms_norm(x_BSD, p.attention_norm[...], config.norm_eps)
-        q_BSHK = constrain(jnp.einsum("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
-        k_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
-        v_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
+        q_BSHK = constrain(product("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
+        k_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
+        v_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
         q_BSHK = checkpoint_name(rope.rotate(q_BSHK, cos, sin), "q")
         k_BSGK = checkpoint_name(rope.rotate(k_BSGK, cos, sin), "k")
         v_BSGK = checkpoint_name(v_BSGK, "v")
         a_BSHK = attend(q_BSHK, k_BSGK, v_BSGK, segments_BS)
-        x_BSD = constrain(x_BSD + jnp.einsum("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
+        x_BSD = constrain(x_BSD + product("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
         x_BSD = checkpoint_name(x_BSD, "middle")
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)
         h_BSD = rms_norm(x_BSD, p.ffn_norm[...], config.norm_eps)
-        gate_BSF = checkpoint_name(constrain(h_BSD @ weight(p.w1), ffn), "gate")
-        up_BSF = checkpoint_name(constrain(h_BSD @ weight(p.w3), ffn), "up")
-        x_BSD = constrain(x_BSD + (jax.nn.silu(gate_BSF) * up_BSF) @ weight(p.w2), activation)
+        gate_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, weight(p.w1)), ffn), "gate")
+        up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, weight(p.w3)), ffn), "up")
+        hidden_BSF = jax.nn.silu(gate_BSF) * up_BSF
+        x_BSD = constrain(x_BSD + product("bsf,fd->bsd", hidden_BSF, weight(p.w2)), activation)
         return x_BSD, None
 
     graph, stacked = nnx.split(model.blocks)
