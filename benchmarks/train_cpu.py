@@ -1,12 +1,14 @@
 """Tokens a second in training on a CPU: our train step beside the same Llama in PyTorch, eager and compiled.
 
-    python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy    # the CPU build; no dependency of ours
+    python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy    # the CPU build, not ours to need
     python benchmarks/train_cpu.py --torch_python=torchenv/bin/python [--rounds=7] [--out=benchmarks/train_cpu.md]
 
 A step is forward, backward, clipping and AdamW on one batch in memory; nothing else. Ours is the one that train.py
 compiles: training/step.py under jax.jit, over a mesh of one device, its state donated. Every contestant starts from the
 same parameters, sees the same tokens, and is a process of its own, asleep while it is not its turn. A round is one turn
-of each, in rotating order; what is given is the median over rounds of the ratio within the round.
+of each, in rotating order; what is given is the median over rounds of the ratio within the round. Large pages are asked
+for on everyone's behalf (GLIBC_TUNABLES): gigabytes a step are allocated anew, and without them a sixth of the time
+goes to page faults.
 """
 
 import argparse
@@ -26,8 +28,7 @@ import numpy as np
 
 NORM_EPS, ROPE_THETA = 1e-5, 1e4
 LEARNING_RATE, EPS, CLIP = 1e-3, 1e-5, 1.0
-TURN_SECONDS = 4.0  # of a contestant in a round, at least
-ATTENTION_BLOCK, LOSS_CHUNK = int(os.environ.get("AB","128")), int(os.environ.get("LC","64"))
+ATTENTION_BLOCK, LOSS_CHUNK = 128, 512  # ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,130 @@ SHAPES = {
     "15M": Shape(dim=288, layers=6, heads=6, ffn_dim=768, length=256, rows=16),
     "100M": Shape(dim=640, layers=12, heads=10, ffn_dim=1728, length=512, rows=4),
 }
+
+
+CONTESTANTS = {
+    "float32": {
+        "ours": ["--contestant=float32"],
+        "torch eager": ["--precision=float32"],
+        "torch compiled": ["--precision=float32", "--compiled"],
+    },
+    "bfloat16": {
+        "ours": ["--contestant=bfloat16"],
+        "torch eager, autocast": ["--precision=autocast"],
+        "torch compiled, autocast": ["--precision=autocast", "--compiled"],
+        "torch compiled, bfloat16 beside float32 masters": ["--precision=masters", "--compiled"],
+        "torch compiled, bfloat16 inside of products only": ["--precision=products", "--compiled"],
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch_python", default=sys.executable, help="a Python with torch (default: this one)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="steps of a turn")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--dtypes", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)  # be one, of --shapes
+    options = parser.parse_args()
+    if options.contestant:
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+        serve(make_step(SHAPES[options.shapes[0]], options.contestant))
+        return
+    text = ""
+    for line in result(options):
+        print(line, flush=True)
+        text += line + "\n"
+    if options.out:
+        options.out.write_text(text)
+
+
+def result(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the result file."""
+    asked = subprocess.run(
+        [options.torch_python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
+    )
+    if asked.returncode:
+        sys.exit(f"error: {options.torch_python} has no torch; --torch_python=PATH names one that has (see --help)")
+    yield f"# Training on a CPU, {datetime.date.today()}"
+    yield ""
+    command = " ".join(sys.argv[1:]).replace(options.torch_python, "torchenv/bin/python")
+    yield f"    python benchmarks/train_cpu.py {command}"
+    yield ""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy"))
+    yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
+    yield f"torch {asked.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} steps a turn; ratio:"
+    yield "ours over this contestant within a round, by the clock and by CPU time, with the extremes of the first."
+    for shape_name in options.shapes:
+        shape = SHAPES[shape_name]
+        for dtype in options.dtypes:
+            yield ""
+            yield f"## {shape_name}, {dtype}"
+            yield ""
+            yield (
+                f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, feed-forward {shape.ffn_dim}, vocabulary"
+                f" {shape.vocab_size:,}, length {shape.length}, batch {shape.rows}; {parameters(shape) / 1e6:.1f}M"
+                " parameters, embedding and head apart."
+            )
+            yield ""
+            yield "| contestant | tokens/s | ratio | least .. most | ratio of CPU time | losses of steps 1 to 3 |"
+            yield "|---|---|---|---|---|---|"
+            yield from rows_of(shape_name, dtype, options)
+
+
+def rows_of(shape_name: str, dtype: str, options: argparse.Namespace) -> Iterator[str]:
+    """Runs the rounds of one shape and dtype; gives the rows of its table."""
+    here = Path(__file__).resolve()
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    started: dict[str, subprocess.Popen] = {}
+    losses = {}
+    try:
+        for name, flags in CONTESTANTS[dtype].items():
+            if name == "ours":
+                command = [sys.executable, str(here), f"--shapes={shape_name}", *flags]
+            else:
+                command = [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}"]
+                command += flags
+            started[name] = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            losses[name] = [float(loss) for loss in started[name].stdout.readline().split()]  # one compiles at a time
+        names = list(started)
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for number in range(options.rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                started[name].stdin.write(f"{options.steps}\n")
+                started[name].stdin.flush()
+                wall, cpu = map(float, started[name].stdout.readline().split())
+                taken[name].append((wall, cpu))
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+    tokens = options.steps * SHAPES[shape_name].tokens
+    for name in names:
+        rate = tokens / statistics.median(wall for wall, _ in taken[name])
+        pairs = list(zip(taken["ours"], taken[name], strict=True))
+        walls = [theirs[0] / ours[0] for ours, theirs in pairs]
+        cpu = statistics.median(theirs[1] / ours[1] for ours, theirs in pairs)
+        ratios = f"{statistics.median(walls):.2f} | {min(walls):.2f} .. {max(walls):.2f} | {cpu:.2f}"
+        yield f"| {name} | {rate:,.0f} | {ratios} | {', '.join(f'{loss:.4f}' for loss in losses[name])} |"
+
+
+def parameters(shape: Shape) -> int:
+    return sum(array.size for array in weights(shape).values()) + (2 * shape.layers + 1) * shape.dim
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 # ---------------------------------------------------------------- what all contestants share; NumPy alone
@@ -82,13 +207,13 @@ def batch(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def serve(step: Callable[[], float]) -> None:
-    """Trains for three steps, says their losses; then for as many as each line asks for, and says how long it took."""
+    """Trains for three steps, says their losses; then for as many as each line asks for, and says what they took."""
     print(*(step() for _ in range(3)), flush=True)
     for line in sys.stdin:
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             step()
-        print(time.perf_counter() - begin, flush=True)
+        print(time.perf_counter() - begin, time.process_time() - begin_cpu, flush=True)
 
 
 # ---------------------------------------------------------------- our contestant
@@ -155,3 +280,7 @@ def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
         return loss
 
     return step
+
+
+if __name__ == "__main__":
+    main()
