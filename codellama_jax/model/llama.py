@@ -21,6 +21,8 @@ from codellama_jax.model.config import Llama
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 # attend(q_BSHK, k_BSGK, v_BSGK, segments_BS or None) -> [B, S, H, K], causal (kernels/)
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+# product(equation, x, weight) -> as jnp.einsum
+Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 INIT_STD = 0.02  # Llama's initialisation is not published (assumption)
 
@@ -106,6 +108,7 @@ def hidden_states(
     segments_BS: jax.Array | None = None,
     constrain: Constrain = _unconstrained,
     attend: Attend | None = None,
+    product: Product = jnp.einsum,
 ) -> jax.Array:
     """The last layer's output after the final norm, [B, S, D] in the compute dtype; logits are this times `model.head`.
 
@@ -117,6 +120,7 @@ def hidden_states(
         segments_BS: tokens of unequal ids do not see each other; None: a token sees all before it.
         constrain: places activations by the names of their dims.
         attend: the attention to use; None is the portable one.
+        product: how activations and weights are multiplied (kernels/cpu.py has one for a CPU).
     """
     dtype = jnp.dtype(config.compute_dtype)
     attend = attend or functools.partial(blocked.whole, block=config.attention_block)
@@ -135,14 +139,14 @@ def hidden_states(
 
         # --- attention
         h_BSD = rms_norm(x_BSD, p.attention_norm[...], config.norm_eps)
-        q_BSHK = constrain(jnp.einsum("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
-        k_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
-        v_BSGK = constrain(jnp.einsum("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
+        q_BSHK = constrain(product("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
+        k_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
+        v_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
         q_BSHK = checkpoint_name(rope.rotate(q_BSHK, cos, sin), "q")
         k_BSGK = checkpoint_name(rope.rotate(k_BSGK, cos, sin), "k")
         v_BSGK = checkpoint_name(v_BSGK, "v")
         a_BSHK = attend(q_BSHK, k_BSGK, v_BSGK, segments_BS)
-        x_BSD = constrain(x_BSD + jnp.einsum("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
+        x_BSD = constrain(x_BSD + product("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)
         x_BSD = checkpoint_name(x_BSD, "middle")
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)
@@ -156,9 +160,9 @@ def hidden_states(
         return constrain(x_BSD, activation), None
 
     def feed_forward(h_BSD: jax.Array, w1_DF: jax.Array, w3_DF: jax.Array, w2_FD: jax.Array) -> jax.Array:
-        gate_BSF = checkpoint_name(constrain(h_BSD @ w1_DF, ffn), "gate")
-        up_BSF = checkpoint_name(constrain(h_BSD @ w3_DF, ffn), "up")
-        return (jax.nn.silu(gate_BSF) * up_BSF) @ w2_FD
+        gate_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w1_DF), ffn), "gate")
+        up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w3_DF), ffn), "up")
+        return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
 
     # What is kept need not be computed again in parts.
     parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.kept | config.offloaded) else 1

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from codellama_jax.kernels.cpu import rows
 from codellama_jax.sharding import TABLE, spec
 
 
@@ -118,8 +119,9 @@ def _on_device(
             return dhead, (losses_C, None)
         dlogits_CV = (jnp.exp(logits_CV - normaliser_C[:, None]) - is_target_CV) * weights_C[:, None]
         dlogits_CV = dlogits_CV.astype(x_CD.dtype)
-        dhead += jnp.einsum("cd,cv->dv", x_CD, dlogits_CV, preferred_element_type=jnp.float32)
-        return dhead, (losses_C, over_vocabulary(jax.lax.psum, jnp.einsum("cv,dv->cd", dlogits_CV, head)))
+        dhead += jnp.einsum("dc,cv->dv", rows(x_CD.T), dlogits_CV, preferred_element_type=jnp.float32)
+        dx_CD = jnp.einsum("cv,dv->cd", dlogits_CV, head, preferred_element_type=jnp.float32)
+        return dhead, (losses_C, over_vocabulary(jax.lax.psum, dx_CD.astype(x_CD.dtype)))
 
     parts = (x_BSD.reshape(-1, chunk, D), targets_BS.reshape(-1, chunk), weights_BS.reshape(-1, chunk))
     zeros = jnp.zeros((D, V), jnp.float32) if gradients else None

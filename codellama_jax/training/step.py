@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from codellama_jax.kernels import cpu
 from codellama_jax.mesh_attention import make_attend
 from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
@@ -83,11 +84,13 @@ def make_loss(
     attend = make_attend(config, mesh) if mesh else None
     if mesh and mesh.shape["tensor"] > 1:
         config = dataclasses.replace(config, ffn_parts=1)  # a part would lie on some of the axis's devices only
+    one_cpu = mesh is not None and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    product = cpu.einsum if one_cpu else jnp.einsum
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = merged(config, params)
         segments = batch["segment_ids"] if mask_documents else None
-        x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain, attend)
+        x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product)
         return weighted_loss(x_BSD, model.head[...], batch["targets"], batch["loss_weights"], config.loss_chunk, mesh)
 
     return loss

@@ -1,0 +1,286 @@
+"""Tokens a second in training on a CPU: our train step beside the same Llama in PyTorch, eager and compiled.
+
+    python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy    # the CPU build, not ours to need
+    python benchmarks/train_cpu.py --torch_python=torchenv/bin/python [--rounds=7] [--out=benchmarks/train_cpu.md]
+
+A step is forward, backward, clipping and AdamW on one batch in memory; nothing else. Ours is the one that train.py
+compiles: training/step.py under jax.jit, over a mesh of one device, its state donated. Every contestant starts from the
+same parameters, sees the same tokens, and is a process of its own, asleep while it is not its turn. A round is one turn
+of each, in rotating order; what is given is the median over rounds of the ratio within the round. Large pages are asked
+for on everyone's behalf (GLIBC_TUNABLES): gigabytes a step are allocated anew, and without them a sixth of the time
+goes to page faults.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+NORM_EPS, ROPE_THETA = 1e-5, 1e4
+LEARNING_RATE, EPS, CLIP = 1e-3, 1e-5, 1.0
+ATTENTION_BLOCK, LOSS_CHUNK = 128, 512  # ours
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A Llama and its batch."""
+
+    dim: int
+    layers: int
+    heads: int
+    ffn_dim: int
+    length: int
+    rows: int
+    vocab_size: int = 32_000
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+
+SHAPES = {
+    "15M": Shape(dim=288, layers=6, heads=6, ffn_dim=768, length=256, rows=16),
+    "100M": Shape(dim=640, layers=12, heads=10, ffn_dim=1728, length=512, rows=4),
+}
+
+
+CONTESTANTS = {
+    "float32": {
+        "ours": ["--contestant=float32"],
+        "torch eager": ["--precision=float32"],
+        "torch compiled": ["--precision=float32", "--compiled"],
+    },
+    "bfloat16": {
+        "ours": ["--contestant=bfloat16"],
+        "torch eager, autocast": ["--precision=autocast"],
+        "torch compiled, autocast": ["--precision=autocast", "--compiled"],
+        "torch compiled, bfloat16 beside float32 masters": ["--precision=masters", "--compiled"],
+        "torch compiled, bfloat16 inside of products only": ["--precision=products", "--compiled"],
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch_python", default=sys.executable, help="a Python with torch (default: this one)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="steps of a turn")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--dtypes", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)  # be one, of --shapes
+    options = parser.parse_args()
+    if options.contestant:
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+        serve(make_step(SHAPES[options.shapes[0]], options.contestant))
+        return
+    text = ""
+    for line in result(options):
+        print(line, flush=True)
+        text += line + "\n"
+    if options.out:
+        options.out.write_text(text)
+
+
+def result(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the result file."""
+    asked = subprocess.run(
+        [options.torch_python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
+    )
+    if asked.returncode:
+        sys.exit(f"error: {options.torch_python} has no torch; --torch_python=PATH names one that has (see --help)")
+    yield f"# Training on a CPU, {datetime.date.today()}"
+    yield ""
+    command = " ".join(sys.argv[1:]).replace(options.torch_python, "torchenv/bin/python")
+    yield f"    python benchmarks/train_cpu.py {command}"
+    yield ""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy"))
+    yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
+    yield f"torch {asked.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} steps a turn; ratio:"
+    yield "ours over this contestant within a round, by the clock and by CPU time, with the extremes of the first."
+    for shape_name in options.shapes:
+        shape = SHAPES[shape_name]
+        for dtype in options.dtypes:
+            yield ""
+            yield f"## {shape_name}, {dtype}"
+            yield ""
+            yield (
+                f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, feed-forward {shape.ffn_dim}, vocabulary"
+                f" {shape.vocab_size:,}, length {shape.length}, batch {shape.rows}; {parameters(shape) / 1e6:.1f}M"
+                " parameters, embedding and head apart."
+            )
+            yield ""
+            yield "| contestant | tokens/s | ratio | least .. most | ratio of CPU time | losses of steps 1 to 3 |"
+            yield "|---|---|---|---|---|---|"
+            yield from rows_of(shape_name, dtype, options)
+
+
+def rows_of(shape_name: str, dtype: str, options: argparse.Namespace) -> Iterator[str]:
+    """Runs the rounds of one shape and dtype; gives the rows of its table."""
+    here = Path(__file__).resolve()
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    started: dict[str, subprocess.Popen] = {}
+    losses = {}
+    try:
+        for name, flags in CONTESTANTS[dtype].items():
+            if name == "ours":
+                command = [sys.executable, str(here), f"--shapes={shape_name}", *flags]
+            else:
+                command = [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}"]
+                command += flags
+            started[name] = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            losses[name] = [float(loss) for loss in started[name].stdout.readline().split()]  # one compiles at a time
+        names = list(started)
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for number in range(options.rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                started[name].stdin.write(f"{options.steps}\n")
+                started[name].stdin.flush()
+                wall, cpu = map(float, started[name].stdout.readline().split())
+                taken[name].append((wall, cpu))
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+    tokens = options.steps * SHAPES[shape_name].tokens
+    for name in names:
+        rate = tokens / statistics.median(wall for wall, _ in taken[name])
+        pairs = list(zip(taken["ours"], taken[name], strict=True))
+        walls = [theirs[0] / ours[0] for ours, theirs in pairs]
+        cpu = statistics.median(theirs[1] / ours[1] for ours, theirs in pairs)
+        ratios = f"{statistics.median(walls):.2f} | {min(walls):.2f} .. {max(walls):.2f} | {cpu:.2f}"
+        yield f"| {name} | {rate:,.0f} | {ratios} | {', '.join(f'{loss:.4f}' for loss in losses[name])} |"
+
+
+def parameters(shape: Shape) -> int:
+    return sum(array.size for array in weights(shape).values()) + (2 * shape.layers + 1) * shape.dim
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------- what all contestants share; NumPy alone
+
+
+def weights(shape: Shape) -> dict[str, np.ndarray]:
+    """Initial matrices, [in, out] and stacked over layers; the norms' weights are 1."""
+    rng = np.random.default_rng(0)
+    D, F, N, V = shape.dim, shape.ffn_dim, shape.layers, shape.vocab_size
+    square, small = (N, D, D), 0.02 / (2 * N) ** 0.5
+    sizes = {
+        "embedding": ((V, D), 0.02),
+        "head": ((D, V), 0.02),
+        "wq": (square, 0.02),
+        "wk": (square, 0.02),
+        "wv": (square, 0.02),
+        "wo": (square, small),
+        "w1": ((N, D, F), 0.02),
+        "w3": ((N, D, F), 0.02),
+        "w2": ((N, F, D), small),
+    }
+    return {name: std * rng.standard_normal(size, np.float32) for name, (size, std) in sizes.items()}
+
+
+def batch(shape: Shape) -> dict[str, np.ndarray]:
+    """Random tokens, and those that follow."""
+    ids = np.random.default_rng(1).integers(0, shape.vocab_size, (shape.rows, shape.length + 1), np.int32)
+    return {"tokens": ids[:, :-1].copy(), "targets": ids[:, 1:].copy()}
+
+
+def serve(step: Callable[[], float]) -> None:
+    """Trains for three steps, says their losses; then for as many as each line asks for, and says what they took."""
+    print(*(step() for _ in range(3)), flush=True)
+    for line in sys.stdin:
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        for _ in range(int(line)):
+            step()
+        print(time.perf_counter() - begin, time.process_time() - begin_cpu, flush=True)
+
+
+# ---------------------------------------------------------------- our contestant
+
+
+def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
+    """A function that trains for one step and returns the loss."""
+    import jax
+    import jax.numpy as jnp
+
+    from codellama_jax.model.config import Llama
+    from codellama_jax.sharding import make_mesh, put_batch
+    from codellama_jax.training.config import AdamW, Mesh, Stage
+    from codellama_jax.training.optimizer import make_optimizer
+    from codellama_jax.training.start import fresh_state
+    from codellama_jax.training.step import make_train_step, state_shardings
+
+    D, N, H = shape.dim, shape.layers, shape.heads
+    llama = Llama(
+        dim=D,
+        layers=N,
+        heads=H,
+        kv_heads=H,
+        ffn_dim=shape.ffn_dim,
+        vocab_size=shape.vocab_size,
+        norm_eps=NORM_EPS,
+        rope_theta=ROPE_THETA,
+        compute_dtype=dtype,
+        remat="none",
+        attention_block=ATTENTION_BLOCK,
+        loss_chunk=LOSS_CHUNK,
+    )
+    # warm-up of one step and a cosine without a fall: the constant rate of the others
+    settings = AdamW(peak_learning_rate=LEARNING_RATE, warmup_steps=1, final_ratio=1.0, eps=EPS, clip_norm=CLIP)
+    stage = Stage("code", "local", None, 1_000_000, shape.tokens, shape.length)
+    mesh = make_mesh(Mesh())
+    made = weights(shape)
+    blocks = {name: made[name] for name in ("w1", "w3", "w2")}
+    blocks |= {name: made[name].reshape(N, D, H, D // H) for name in ("wq", "wk", "wv")}
+    blocks |= {"wo": made["wo"].reshape(N, H, D // H, D)}
+    blocks |= {name: np.ones((N, D), np.float32) for name in ("attention_norm", "ffn_norm")}
+    params = {"embedding": made["embedding"], "head": made["head"], "norm": np.ones(D, np.float32), "blocks": blocks}
+    zeros = np.zeros((shape.rows, shape.length), np.int32)
+    arrays = batch(shape) | {
+        "segment_ids": zeros,
+        "stream_ids": zeros,
+        "positions": zeros + np.arange(shape.length, dtype=np.int32),
+        "loss_weights": np.ones_like(zeros, np.float32),
+    }
+    with jax.set_mesh(mesh):
+        state = fresh_state(llama, stage, settings, mesh, jax.tree.map(jnp.asarray, params))
+        shardings = state_shardings(llama, make_optimizer(settings, stage.steps), mesh)
+        train_step = jax.jit(
+            make_train_step(llama, stage, settings, False, 1, mesh), donate_argnums=0, out_shardings=(shardings, None)
+        )
+        placed = put_batch(mesh, arrays)
+
+    def step() -> float:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = train_step(state, placed)
+        loss = float(metrics["loss"])
+        jax.block_until_ready(state)
+        return loss
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
