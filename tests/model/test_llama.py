@@ -97,7 +97,9 @@ def test_rematerialisation_changes_no_gradient(model, remat, offload):
     graph, state = nnx.split(model)
     plain = jax.grad(loss)(state, TINY)
     again = jax.grad(loss)(state, dataclasses.replace(TINY, remat=remat, offload=offload, ffn_parts=1))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, again)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        # elements reach 500, and what is computed again may be rounded otherwise: to the rounding of the whole
+        assert np.linalg.norm(a - b) <= 5e-7 * np.linalg.norm(a)
 
 
 def test_the_feed_forward_layer_in_parts_is_the_layer(model):
