@@ -42,8 +42,9 @@ from tasks.config import STREAMS, Packing
 PACKAGE = Path(configuration.__file__).parent
 # What decides which program a configuration becomes, and what is read of it.
 SOURCES = (
-    *("model", "kernels", "planning", "sharding.py", "mesh_attention.py"),
+    *("model", "kernels", "sharding.py", "mesh_attention.py"),
     *(f"training/{name}.py" for name in ("config", "loss", "optimizer", "step")),
+    *(f"planning/{name}.py" for name in ("chips", "collectives", "compiled", "cost", "hlo", "traffic")),
 )
 NEEDED = (Stage, Llama, AdamW, Mesh, Packing)  # the parts of a configuration that shape a step
 

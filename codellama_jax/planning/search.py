@@ -24,9 +24,9 @@ POLICIES = (
     ("q+k+v+attention+middle+gate+up", ""),
     ("none", ""),
 )
-AS_FAST = (
-    1.005  # bounds nearer than this are one: the one with fewer micro-batches, then fewer bindings, then less memory
-)
+# Devices that may have one window together: more would each have little of it, and send its keys and values about.
+SHARING = 2
+AS_FAST = 1.005  # bounds nearer than this are one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +53,11 @@ def changed(config: Config, slice_: Topology, **values: Any) -> Change:
 
 
 def micro_batch_counts(config: Config, where: Topology, least: int = 1) -> list[int]:
-    """Powers of two times `least`, while every device has a window in each micro-batch; all of them `least` if none."""
+    """Powers of two times `least`, while there are windows for all devices in each micro-batch; `least` if there never
+    are. Where the context axis is left to be chosen, up to SHARING devices may have one window together."""
     mesh, stage = config.mesh, config.stage
-    rows = max(where.devices // max(mesh.context, 1) // mesh.tensor, 1)
     counts, count = [], least
+    rows = max(where.devices // (mesh.context or SHARING) // mesh.tensor, 1)
     while stage.batch_size % (count * rows) == 0:
         counts.append(count)
         count *= 2

@@ -21,7 +21,8 @@ from codellama_jax.planning.chips import topology
 from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
 
-REAL = ["--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin"]
+PLAIN = ("Llama.remat=full", "Stage.micro_batches=1")  # whatever the size files have found to be better
+REAL = ["--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin", *(f"--gin.{binding}" for binding in PLAIN)]
 KEYS = {
     *(
         "fits",
@@ -40,9 +41,14 @@ KEYS = {
 SLICE = topology("v5p:4x4x4")
 
 
-def load(*bindings, stage="code", size="7b"):
+def shipped(*bindings, stage="code", size="7b"):
+    """As the gin files have it."""
     configuration.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
     return plan.resolve()
+
+
+def load(*bindings, stage="code", size="7b"):
+    return shipped(*PLAIN, *bindings, stage=stage, size=size)
 
 
 class FakeCompiler:
@@ -150,9 +156,12 @@ def test_the_cheapest_change_is_tried_first():
     assert not any(asked[3] for asked in compiler.asked), "the estimate takes minutes and is not asked for"
     assert said == [f"does not fit; with Stage.micro_batches={count} v5p:4x4x4" for count in (2, 4, 8)]
 
-    short = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=262_144")  # a window for each device: none to divide
+    short = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=262_144")  # a window for each device: two may share one
     found = search.remedy(short, SLICE, compiler, said.append)
-    assert found and found["bindings"] == ["Llama.remat=full"] and found["chips"] == 128, "two devices share a window"
+    assert found and found["bindings"] == ["Llama.remat=full", "Stage.micro_batches=2"] and found["chips"] == 64
+    bound = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=262_144", "Mesh.context=1")  # and here they may not
+    found = search.remedy(bound, SLICE, compiler, said.append)
+    assert found and found["bindings"] == ["Llama.remat=full"] and found["chips"] == 128
     some = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=524_288")
     found = search.remedy(some, SLICE, compiler, said.append)
     assert found and found["bindings"] == ["Llama.remat=full", "Stage.micro_batches=2"] and found["chips"] == 64
@@ -162,7 +171,7 @@ def test_changes_keep_a_window_for_every_device():
     for config in (load(), load("Mesh.context=4", stage="lcft"), load("Mesh.tensor=4")):
         for change in search.changes(config, SLICE):
             stage, mesh = change.config.stage, config.mesh
-            rows = change.slice_.devices // (max(mesh.context, 1) * mesh.tensor)
+            rows = change.slice_.devices // ((mesh.context or search.SHARING) * mesh.tensor)
             assert stage.batch_size // stage.micro_batches % rows == 0
 
 
@@ -444,10 +453,10 @@ def test_the_real_sizes_fit_the_chips_that_they_state(tiny_facts, size):
     a layer four times, those three."""
     assert STATED[size] in (ROOT / f"gin/models/{size}.gin").read_text()
     slice_ = topology(STATED[size])
-    facts = compiled.Compiler().facts(load(size=size), slice_, estimate=False)
+    facts = compiled.Compiler().facts(shipped(size=size), slice_, estimate=False)
     assert facts["fits"] and not facts["unknown_loops"]
-    assert _ratio(load(size=size), slice_, facts) < 1.10, "as the size file says"
-    config = load("Llama.remat=full", "Stage.micro_batches=1", size=size)
+    assert _ratio(shipped(size=size), slice_, facts) < 1.10, "as the size file says"
+    config = load(size=size)
     facts = compiled.Compiler().facts(config, slice_, estimate=False)
     llama, tokens = config.llama, config.stage.batch_tokens
     products = llama.parameters - llama.dim * (llama.vocab_size + 2 * llama.layers + 1)
@@ -462,8 +471,8 @@ def _ratio(config, slice_, facts):
 
 
 def test_what_is_offloaded_waits_in_the_hosts_memory(tiny_facts):
-    kept = compiled.Compiler().facts(load("Llama.remat=full", "Llama.offload=''"), SLICE, estimate=False)
-    config = load("Llama.remat=full", "Llama.offload=input")
+    kept = compiled.Compiler().facts(load(), SLICE, estimate=False)
+    config = load("Llama.offload=input")
     facts = compiled.Compiler().facts(config, SLICE, estimate=False)
     stage, llama = config.stage, config.llama
     inputs = stage.batch_tokens / SLICE.devices * llama.dim * 2 * llama.layers
