@@ -149,6 +149,17 @@ def test_balanced_devices_see_equally_many_keys(devices):
     assert len(work) == 1
 
 
+@pytest.mark.parametrize("shards", [1, 4])
+def test_blocks_of_the_mask_are_those_of_the_whole(shards):
+    length, block = 64, 4
+    order = splash.balanced(length, shards)
+    mask = splash._OrderedCausalMask((length, length), order, shards)
+    whole = order[:, None] >= np.arange(length)[None, :]
+    for i, j in np.ndindex(length // block, length // block):
+        rows, columns = slice(i * block, (i + 1) * block), slice(j * block, (j + 1) * block)
+        np.testing.assert_array_equal(np.broadcast_to(mask[rows, columns], (block, block)), whole[rows, columns])
+
+
 def test_memory_is_linear_in_length():
     """No array of the compiled forward and backward pass holds the whole square of a length."""
     S, block = 1024, 64
