@@ -1,6 +1,8 @@
 # make demo    trains code and long context on this machine, then shows where the report is
 # make test    everything that the tests check
 # make setup   the environment only
+# make pods    docs/pods.md: what every stage of every size needs on every chip, compiled here (half an hour)
+# make bench   the benchmarks that this machine can run, each with its result file (an hour)
 # make lint    ruff and mypy
 # make lock    the requirement files, from pyproject.toml (needs uv)
 
@@ -8,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test setup lint lock
+.PHONY: demo test setup pods bench lint lock
 
 demo: setup
 	$(BIN)/python xm_launch.py --gin_file=gin/lcft.gin
@@ -27,8 +29,18 @@ setup: .venv/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
-test: .venv/.installed-test
+# The compiler is libtpu, which exists for Linux on x86-64; elsewhere the tests that want it are skipped.
+.venv/.installed-compiler: .venv/.installed requirements-tpu.txt
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then grep '^libtpu' requirements-tpu.txt > .venv/compiler.txt; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	    --target .venv/tpu_compiler -r .venv/compiler.txt; fi
+	@touch $@
+
+test: .venv/.installed-test .venv/.installed-compiler
 	$(BIN)/python -m pytest
+
+pods: .venv/.installed-compiler
+	PYTHONPATH=.:.venv/tpu_compiler $(BIN)/python benchmarks/pods.py
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -3,7 +3,14 @@
 Rows lie on data and fsdp, heads on tensor: those parts need nothing of one another. Along `context` a device has a
 stretch of every sequence. Its keys and values are gathered; of the queries, a stretch at the end sees far more keys
 than one at the front, so they are exchanged first: each device gets one from the front and one from the back.
+
+Where the keys and values of all heads do not fit at once, they are gathered a few heads at a time, forwards and again
+backwards. That bounds the memory as passing them round in a ring would, and sends as much, but every head has its whole
+softmax at once: the kernel is the same, and so are the results.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -35,28 +42,34 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
         if name == "blocked" and context == 1:
             return blocked.whole(q_BSHK, k_BSGK, v_BSGK, segments_BS, config.attention_block)
         order = jnp.asarray(splash.balanced(length, context), jnp.int32)
+        heads, kv_heads = (x.shape[2] // mesh.shape["tensor"] for x in (q_BSHK, k_BSGK))
+        groups = _head_groups(config, kv_heads, context)
         kernel, part = None, None
         if name == "splash":
-            heads = q_BSHK.shape[2] // mesh.shape["tensor"]
+            heads //= groups
             sizes = config.splash_block, config.splash_block_backward
             kernel = splash.kernel(heads, length, *sizes, context, interpret=platform == "cpu")
             part = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
         def on_device(q, k, v, segments, order, kernel):
-            if context > 1:
-                k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
-                q = _exchange(q, context)
             ids = None
             if segments is not None:
                 whole = jax.lax.all_gather(segments, "context", axis=1, tiled=True) if context > 1 else segments
                 ids = (whole[:, order] if context > 1 else segments, whole)
-            if name == "splash":
-                out = splash.attention(q, k, v, ids, kernel)
-            elif name == "cudnn":
-                out = cudnn.attention(q, k, v, ids)
-            else:
-                out = blocked.attention(q, k, v, ids, order, config.attention_block)
-            return _exchange(out, context, back=True) if context > 1 else out
+
+            def of_heads(q, k, v):
+                if context > 1:
+                    k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
+                    q = _exchange(q, context)
+                if name == "splash":
+                    out = splash.attention(q, k, v, ids, kernel)
+                elif name == "cudnn":
+                    out = cudnn.attention(q, k, v, ids)
+                else:
+                    out = blocked.attention(q, k, v, ids, order, config.attention_block)
+                return _exchange(out, context, back=True) if context > 1 else out
+
+            return of_heads(q, k, v) if groups == 1 else _in_groups(of_heads, groups, q, k, v)
 
         return jax.shard_map(
             on_device,
@@ -78,6 +91,23 @@ def _kernel(config: Llama, platform: str, length: int, context: int) -> str:
     # cuDNN takes half precision only, and has no mask for queries that are not the whole sequence.
     whole = config.compute_dtype == "bfloat16" and context == 1
     return name if {"splash": tiles, "cudnn": whole, "blocked": True}[name] else "blocked"
+
+
+def _head_groups(config: Llama, kv_heads: int, context: int) -> int:
+    """Parts of a device's key-value heads that are gathered one after the other."""
+    at_once = config.gathered_heads
+    if context == 1 or at_once == 0:
+        return 1
+    return kv_heads // max(heads for heads in range(1, min(at_once, kv_heads) + 1) if kv_heads % heads == 0)
+
+
+def _in_groups(attend: Callable[..., jax.Array], groups: int, *arrays: jax.Array) -> jax.Array:
+    """attend(q, k, v) for a part of the heads at a time. What it gathers is not kept, but gathered again backwards."""
+    keep = jax.checkpoint_policies.save_only_these_names(splash.RESIDUALS)
+    attend = functools.partial(jax.checkpoint, policy=keep, prevent_cse=False)(attend)
+    parts = [jnp.stack(jnp.split(x, groups, axis=2)) for x in arrays]
+    _, out = jax.lax.scan(lambda carry, part: (carry, attend(*part)), None, tuple(parts))
+    return jnp.concatenate(list(out), axis=2)
 
 
 def _exchange(x_BSHK: jax.Array, devices: int, back: bool = False) -> jax.Array:

@@ -1,6 +1,7 @@
 """What a stage of a size needs and costs on a slice of TPUs, without one: whether it fits, how fast it can be.
 
     python -m codellama_jax.plan --gin_file=gin/code.gin --gin_file=gin/models/7b.gin --topology=v5p:4x4x4 [--json]
+                                 [--slices=N] [--no_estimate] [--forward | --search]
 
 The train step is compiled for the slice (codellama_jax/planning). Nothing of it is measured: what is printed is a
 bound, which no run can beat, and an estimate. Corpora, tokenizer and checkpoint are not needed.
@@ -11,24 +12,29 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from codellama_jax import configuration, program
-from codellama_jax.errors import EXIT_DONE, UserError
+from codellama_jax.errors import EXIT_DONE
 from codellama_jax.planning.chips import CHIPS, GiB, Topology, topology
 from codellama_jax.planning.compiled import NEEDED, Compiler, require_compiler
+from codellama_jax.planning.search import TRIED_SLICES, Change, remedy, search
 from tasks.config import Tokenizer
-
-TRIED_SLICES = 3  # doublings of the slice that are tried for a stage that does not fit
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the plan of a stage; returns the exit code (0 done, whether it fits or not, 1 failed, 2 wrong usage)."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.plan", description="Plans a stage for TPUs.")
     parser.add_argument("--topology", required=True, help=f"the slice, such as v5p:4x4x4; {', '.join(CHIPS)}")
+    parser.add_argument("--slices", type=int, default=1, help="so many of them, with a copy of the parameters on each")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no_estimate", action="store_true", help="the bound only: seconds instead of minutes")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--forward", action="store_true", help="plan an evaluation of such a batch, not a train step")
+    what.add_argument(
+        "--search", action="store_true", help="try remat policies, micro-batches and meshes: rank what fits"
+    )
     return program.run(parser, argv, _plan, _explain)
 
 
@@ -37,11 +43,16 @@ def _explain(error: BaseException) -> str | None:
 
 
 def _plan(flags: configuration.Flags, options: argparse.Namespace) -> int:
-    slice_ = topology(options.topology)
+    slice_ = topology(options.topology, options.slices)
     configuration.load(flags.gin_files, flags.bindings)
     config = resolve()
     require_compiler()
-    result = plan(config, slice_, Progress(), estimate=not options.no_estimate)
+    progress = Progress()
+    if options.search:
+        ranking = searched(config, slice_, progress)
+        print(json.dumps(ranking, indent=1) if options.json else ranking_table(config, slice_, ranking))
+        return EXIT_DONE
+    result = plan(config, slice_, progress, estimate=not options.no_estimate, forward=options.forward)
     print(json.dumps(result, indent=1) if options.json else table(result))
     return EXIT_DONE
 
@@ -77,28 +88,47 @@ class Progress:
 
 
 def plan(
-    config: configuration.Config, slice_: Topology, progress: Progress, *, estimate: bool = True
+    config: configuration.Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
 ) -> dict[str, Any]:
-    """The plan of a stage, as --json prints it.
+    """The plan of a stage, as --json prints it; with `forward` that of an evaluation of one batch of it.
 
     Raises:
         UserError: the stage cannot be cut as its mesh says, or does not compile for another reason than memory.
     """
     stage = config.stage
     compiler = Compiler(progress)
-    progress.title = f"{stage.size} {stage.name} on {slice_.name}"
-    facts = compiler.facts(config, slice_, estimate=estimate)
-    result = summary(config, slice_, facts)
+    progress.title = title = f"{stage.size} {stage.name} on {slice_.name}"
+    facts = compiler.facts(config, slice_, estimate=estimate, forward=forward)
+    result = summary(config, slice_, facts, forward=forward)
     if not facts["fits"]:
+
+        def trying(words: str) -> None:
+            progress.title = f"{title} {words}"
+
         result["missing_bytes"] = facts["peak_bytes"] - facts["hbm_bytes"]
-        result["remedy"] = remedy(config, slice_, compiler, progress)
+        result["remedy"] = remedy(config, slice_, compiler, trying, forward=forward)
     return result
 
 
-def summary(config: configuration.Config, slice_: Topology, facts: dict[str, Any]) -> dict[str, Any]:
+def searched(config: configuration.Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
+    """What fits of the ways to compute the stage on the slice, the fastest by its bound first: the plan of each, with
+    the bindings that ask for it."""
+    title = f"{config.stage.size} {config.stage.name} on {slice_.name}"
+
+    def trying(words: str) -> None:
+        progress.title = f"{title}: {words}"
+
+    found: list[tuple[Change, dict[str, Any]]] = search(config, slice_, Compiler(progress), trying)
+    return [{"bindings": list(c.bindings), **summary(c.config, slice_, facts)} for c, facts in found]
+
+
+def summary(
+    config: configuration.Config, slice_: Topology, facts: dict[str, Any], *, forward: bool = False
+) -> dict[str, Any]:
     """What is printed of a compiled step. FLOPs are those of all chips, bytes those of one device."""
     stage, llama = config.stage, config.llama
-    model_flops = llama.train_flops_per_token(stage.sequence_length) * stage.batch_tokens
+    flops_per_token = llama.train_flops_per_token(stage.sequence_length) / (3 if forward else 1)
+    model_flops = flops_per_token * stage.batch_tokens
     peak = slice_.chips * slice_.chip.flops
     result: dict[str, Any] = {
         "stage": stage.name,
@@ -108,9 +138,12 @@ def summary(config: configuration.Config, slice_: Topology, facts: dict[str, Any
         "chips": slice_.chips,
         "devices": slice_.devices,
         "hosts": -(-slice_.chips // slice_.chip.host_chips),
+        "slices": slice_.slices,
+        "pass": "forward" if forward else "train",
         "mesh": facts["mesh"],
         "micro_batches": stage.micro_batches,
         "remat": llama.remat,
+        "offload": llama.offload,
         "batch_tokens": stage.batch_tokens,
         "sequence_length": stage.sequence_length,
         "parameters": llama.parameters,
@@ -120,7 +153,7 @@ def summary(config: configuration.Config, slice_: Topology, facts: dict[str, Any
         **{f"{part}_bytes": facts[f"{part}_bytes"] for part in ("argument", "parameter", "optimizer", "batch")},
         "temp_bytes": facts["peak_bytes"] - facts["argument_bytes"],
         "model_flops": model_flops,
-        "steps": stage.steps,
+        "steps": 1 if forward else stage.steps,
         "compile_seconds": facts["seconds"],
         "compiler_memory_bytes": facts.get("compiler_memory"),
     }
@@ -138,7 +171,7 @@ def summary(config: configuration.Config, slice_: Topology, facts: dict[str, Any
             "bound_by": by,
             "bound_seconds": seconds[by],
             "bound_mfu": model_flops / peak / seconds[by],
-            "bound_chip_hours": seconds[by] * stage.steps * slice_.chips / 3600,
+            "bound_chip_hours": seconds[by] * result["steps"] * slice_.chips / 3600,
             "unknown_loops": facts["unknown_loops"],
             "recomputed_by_the_compiler": facts["recomputed"],
         }
@@ -150,76 +183,14 @@ def summary(config: configuration.Config, slice_: Topology, facts: dict[str, Any
             "estimated_parts": {part: time for part, time in facts["estimate"].items() if part != "total"},
             "estimated_mfu": mfu,
             "estimated_tokens_per_second_per_chip": stage.batch_tokens / estimated / slice_.chips,
-            "days": estimated * stage.steps / 86400,
-            "chip_hours": estimated * stage.steps * slice_.chips / 3600,
+            "days": estimated * result["steps"] / 86400,
+            "chip_hours": estimated * result["steps"] * slice_.chips / 3600,
             "program_bytes": facts["program_bytes"],
         }
         if published := slice_.chip.published_mfu:
             result["published_mfu"] = list(published)
             result["estimate_over_published"] = [mfu / published[1] - 1, mfu / published[0] - 1]
     return result
-
-
-# ---------------------------------------------------------------- what would make it fit
-
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """A change to a stage that does not fit: bindings to add, and the slice."""
-
-    bindings: tuple[str, ...]
-    slice_: Topology
-    config: configuration.Config
-
-
-def changes(config: configuration.Config, slice_: Topology) -> Iterator[Change]:
-    """Changes to try, the cheapest first: more micro-batches, everything recomputed as well, then larger slices."""
-    full = dataclasses.replace(config, llama=dataclasses.replace(config.llama, remat="full"))
-    remats = [(config, ())] if config.llama.remat == "full" else [(config, ()), (full, ("Llama.remat=full",))]
-    where: Topology | None = slice_
-    for _ in range(TRIED_SLICES + 1):
-        if where is None:
-            return
-        for base, bindings in remats:
-            for micro_batches in _micro_batches(config, where):
-                binding = f"Stage.micro_batches={micro_batches}"
-                more = (*bindings, *([binding] if micro_batches != config.stage.micro_batches else []))
-                if more or where is not slice_:
-                    stage = dataclasses.replace(config.stage, micro_batches=micro_batches)
-                    yield Change(more, where, dataclasses.replace(base, stage=stage))
-        where = where.larger()
-
-
-def _micro_batches(config: configuration.Config, where: Topology) -> list[int]:
-    """As many as there are, then twice as many and so on, while every device has a window in each."""
-    mesh, stage = config.mesh, config.stage
-    rows = max(where.devices // max(mesh.context, 1) // max(mesh.tensor, 1), 1)
-    counts, count = [], stage.micro_batches
-    while stage.batch_size % (count * rows) == 0:
-        counts.append(count)
-        count *= 2
-    return counts
-
-
-def remedy(
-    config: configuration.Config, slice_: Topology, compiler: Compiler, progress: Progress
-) -> dict[str, Any] | None:
-    """The first of the changes with which the stage fits; None if none of them helps."""
-    title = progress.title
-    for change in changes(config, slice_):
-        progress.title = f"{title} does not fit; with {' '.join((*change.bindings, change.slice_.name))}"
-        try:
-            facts = compiler.facts(change.config, change.slice_, estimate=False)
-        except UserError:
-            continue  # a slice that the batch cannot be cut for
-        if facts["fits"]:
-            return {
-                "bindings": list(change.bindings),
-                "topology": change.slice_.name,
-                "chips": change.slice_.chips,
-                "peak_bytes": facts["peak_bytes"],
-            }
-    return None
 
 
 # ---------------------------------------------------------------- the table
@@ -229,10 +200,12 @@ def table(result: dict[str, Any]) -> str:
     """A plan for people."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1) or "one device"
     windows = result["batch_tokens"] // result["sequence_length"]
-    title = f"{result['size']} {result['stage']} on {result['topology']}"
+    forward = result["pass"] == "forward"
+    title = f"{result['size']} {result['stage']}{', evaluation,' if forward else ''} on {result['topology']}"
+    remat = f"remat {result['remat']}" + (f", offload {result['offload']}" if result["offload"] else "")
     rows: list[tuple[str, str]] = [
         ("slice", f"{result['accelerator']}: {result['chips']} chips, {result['hosts']} hosts"),
-        ("mesh", f"{mesh}, micro-batches {result['micro_batches']}, remat {result['remat']}"),
+        ("mesh", f"{mesh}, micro-batches {result['micro_batches']}, {remat}"),
         ("batch", f"{result['batch_tokens']:,} tokens: {windows:,} windows of {result['sequence_length']:,}"),
         ("parameters", f"{result['parameters']:,}"),
         ("", ""),
@@ -304,7 +277,24 @@ def _change(found: dict[str, Any] | None) -> str:
 
 
 def _stage(result: dict[str, Any], seconds: float) -> str:
+    if result["pass"] == "forward":
+        return "one batch"
     return f"the stage: {result['steps']:,} steps, {seconds * result['steps'] / 86400:,.1f} days"
+
+
+def ranking_table(config: configuration.Config, slice_: Topology, ranking: Sequence[dict[str, Any]]) -> str:
+    """A ranking for people."""
+    title = f"{config.stage.size} {config.stage.name} on {slice_.name}: what fits, by its bound (not measured)"
+    if not ranking:
+        return f"{title}\nnothing that was tried fits: a larger slice, or shorter windows"
+    lines = [f"{'bound':>9}  {'MFU':>5}  {'by':12}  {'peak':>10}  bindings"]
+    for plan in ranking:
+        flags = " ".join(plan["bindings"]) or "as it is"
+        bound = f"{plan['bound_seconds']:.2f} s"
+        lines.append(
+            f"{bound:>9}  {plan['bound_mfu']:5.1%}  {plan['bound_by']:12}  {_gib(plan['peak_bytes']):>10}  {flags}"
+        )
+    return "\n".join([title, *lines])
 
 
 def _gib(size: float) -> str:

@@ -11,6 +11,7 @@ from codellama_jax import configuration
 from codellama_jax.configuration import ROOT, load, operative, resolve, split_flags
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
+from codellama_jax.sharding import axis_sizes
 from codellama_jax.training.config import AdamW, Checkpoints, Stage
 from tasks.config import Chat, Corpus, Fim, Mixture, Tokenizer
 
@@ -484,9 +485,11 @@ STATED = {"7b": 64, "13b": 64, "34b": 64, "70b": 256}
 
 @pytest.mark.parametrize("stage, size", [(stage, size) for stage, size in COMBINATIONS if size in STATED])
 def test_batches_fit_the_chips_that_a_size_file_states(stage, size):
-    """Lanes divide over the hosts, windows over the chips, and chips that share a window are on one host."""
-    config = configure(stage, size)
-    chips, shared = STATED[size], config.mesh.context * config.mesh.tensor
+    """Lanes divide over the hosts, and the windows of a micro-batch over the mesh that is chosen for them."""
+    config, chips = configure(stage, size), STATED[size]
     assert f"which is {chips} chips" in (ROOT / f"gin/models/{size}.gin").read_text()
     assert config.stage.batch_size % config.stream.lanes == 0 and config.stream.lanes % (chips // 4) == 0
-    assert 4 % shared == 0 and config.stage.batch_size % (chips // shared) == 0
+    windows = config.stage.batch_size // config.stage.micro_batches
+    data, fsdp, context, tensor = axis_sizes(config.mesh, chips, 1, windows)
+    assert (data, tensor) == (1, 1) and windows % fsdp == 0 and fsdp * context == chips
+    assert config.stage.sequence_length % (2 * 128 * context) == 0, "a device has whole blocks of a window"

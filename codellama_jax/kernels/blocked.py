@@ -52,7 +52,7 @@ def _forward(
     q_BGRSK, k_BGTK, v_BGTK = _heads_first(q_BSHK, G), _heads_first(k_BTGK), _heads_first(v_BTGK)
     q_BGRSK = q_BGRSK * K**-0.5
 
-    def one_block(start: int) -> tuple[jax.Array, jax.Array]:
+    def one_block(start: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         stop = min(start + block, S)
         end = stop if index_S is None else T
         q = q_BGRSK[:, :, :, start:stop].reshape(B, G, -1, K)
@@ -62,20 +62,20 @@ def _forward(
         weights = jnp.exp(scores - largest)
         sums = jnp.sum(weights, axis=-1, keepdims=True)
         out = _product("bgqt,bgtk->bgqk", weights.astype(v_BGTK.dtype), v_BGTK[:, :, :end]) / sums
-        normaliser = largest + jnp.log(sums)
         shape = B, G, H // G, stop - start, -1
-        return out.astype(v_BGTK.dtype).reshape(shape), normaliser.reshape(shape)
+        return out.astype(v_BGTK.dtype).reshape(shape), largest.reshape(shape), sums.reshape(shape)
 
     blocks = [one_block(start) for start in range(0, S, block)]
-    out_BGRSK, normaliser_BGRS1 = (jnp.concatenate(parts, axis=3) for parts in zip(*blocks, strict=True))
-    # What a policy for rematerialisation calls attention: with these two the backward pass needs no forward one.
+    out_BGRSK, largest_BGRS1, sums_BGRS1 = (jnp.concatenate(parts, axis=3) for parts in zip(*blocks, strict=True))
+    # What a policy for rematerialisation calls attention: with these the backward pass needs no forward one. The two of
+    # softmax are kept apart: as one logarithm they would cost digits of every weight.
     out_BSHK = checkpoint_name(out_BGRSK.transpose(0, 3, 1, 2, 4).reshape(B, S, H, K), "attention")
-    normaliser_BGRS1 = checkpoint_name(normaliser_BGRS1, "attention")
-    return out_BSHK, (q_BSHK, k_BTGK, v_BTGK, segments, index_S, out_BSHK, normaliser_BGRS1)
+    softmax = checkpoint_name((largest_BGRS1, sums_BGRS1), "attention")
+    return out_BSHK, (q_BSHK, k_BTGK, v_BTGK, segments, index_S, out_BSHK, *softmax)
 
 
 def _backward(block: int, kept: Any, of_out_BSHK: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
-    q_BSHK, k_BTGK, v_BTGK, segments, index_S, out_BSHK, normaliser_BGRS1 = kept
+    q_BSHK, k_BTGK, v_BTGK, segments, index_S, out_BSHK, largest_BGRS1, sums_BGRS1 = kept
     B, S, H, K = q_BSHK.shape
     T, G = k_BTGK.shape[1:3]
     dtype = v_BTGK.dtype
@@ -99,8 +99,8 @@ def _backward(block: int, kept: Any, of_out_BSHK: jax.Array) -> tuple[jax.Array,
         of_out = of_out_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
         scores = _product("bgtk,bgqk->bgtq", k, q)
         visible = _visible(segments, index_S, queries, keys, H // G).swapaxes(2, 3)
-        normaliser = normaliser_BGRS1[:, :, :, first:].reshape(B, G, 1, -1)
-        weights = jnp.exp(jnp.where(visible, scores, MASKED) - normaliser)
+        largest, sums = (x[:, :, :, first:].reshape(B, G, 1, -1) for x in (largest_BGRS1, sums_BGRS1))
+        weights = jnp.exp(jnp.where(visible, scores, MASKED) - largest) * (1 / sums)
         of_weights = _product("bgtk,bgqk->bgtq", v, of_out)
         of_scores = (weights * (of_weights - inner_BGRS[..., first:].reshape(B, G, 1, -1))).astype(dtype)
         of_values.append(_product("bgtq,bgqk->bgtk", weights.astype(dtype), of_out).astype(dtype))

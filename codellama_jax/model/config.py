@@ -32,8 +32,12 @@ class Llama:
         remat: what the backward pass computes again: "none", "full" (everything but each block's input), or all but the
             named ACTIVATIONS, such as "q+k+v+attention".
         offload: names in the same manner; those are kept too, in the host's memory instead of the device's.
+        ffn_parts: parts of the feed-forward width that the backward pass goes through in turn where it computes them
+            again, so that as much less of them exists at once; 1 with a tensor axis (step.make_loss).
         attention: the kernel: "splash" (TPU), "cudnn" (GPU), "blocked" (anywhere), or "auto": that of the devices.
         attention_block: queries that "blocked" handles at a time, so that memory is linear in the sequence length.
+        gathered_heads: key-value heads of a device whose keys and values are gathered at a time where the sequence is
+            cut over devices; 0: all.
         splash_block, splash_block_backward: queries, and keys, that "splash" handles at a time.
         loss_chunk: tokens of a device whose logits exist at a time.
     """
@@ -50,8 +54,10 @@ class Llama:
     compute_dtype: str = "bfloat16"
     remat: str = "full"
     offload: str = ""
+    ffn_parts: int = 4
     attention: str = "auto"
     attention_block: int = 512
+    gathered_heads: int = 0
     splash_block: int = 512
     splash_block_backward: int = 512
     loss_chunk: int = 2048
@@ -72,6 +78,8 @@ class Llama:
                     f"Llama.{field}={getattr(self, field)!r}: {unknown[0]!r} is unknown; it must be {words} joined by"
                     f" '+', of {', '.join(ACTIVATIONS)}"
                 )
+        if self.ffn_parts < 1:
+            raise ValueError(f"Llama.ffn_parts={self.ffn_parts} must be at least 1")
         if self.remat == "none" and self.offload:
             raise ValueError("Llama.offload names what is kept: with Llama.remat='none' bind it to ''")
 

@@ -151,12 +151,24 @@ def hidden_states(
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)
         h_BSD = rms_norm(x_BSD, p.ffn_norm[...], config.norm_eps)
-        gate_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, weight(p.w1)), ffn), "gate")
-        up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, weight(p.w3)), ffn), "up")
-        hidden_BSF = jax.nn.silu(gate_BSF) * up_BSF
-        x_BSD = constrain(x_BSD + product("bsf,fd->bsd", hidden_BSF, weight(p.w2)), activation)
-        return x_BSD, None
+        in_parts = (jnp.split(weight(w), parts, axis) for w, axis in ((p.w1, 1), (p.w3, 1), (p.w2, 0)))
+        for w1, w3, w2 in zip(*in_parts, strict=True):
+            if parts > 1:
+                # in the backward pass: the gradients of a part's weights before anything of the next part
+                h_BSD, x_BSD, w1, w3, w2 = jax.lax.optimization_barrier((h_BSD, x_BSD, w1, w3, w2))
+            x_BSD = x_BSD + feed_forward(h_BSD, w1, w3, w2)
+        return constrain(x_BSD, activation), None
 
+    def feed_forward(h_BSD: jax.Array, w1_DF: jax.Array, w3_DF: jax.Array, w2_FD: jax.Array) -> jax.Array:
+        gate_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w1_DF), ffn), "gate")
+        up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w3_DF), ffn), "up")
+        return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
+
+    # What is kept need not be computed again in parts.
+    parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.kept | config.offloaded) else 1
+    parts = max(number for number in range(1, parts + 1) if config.ffn_dim % number == 0)
+    if parts > 1:
+        feed_forward = jax.checkpoint(feed_forward, prevent_cse=False)
     graph, stacked = nnx.split(model.blocks)
     # Looked up before the cast: the gradient of the embedding sums over tokens, which must happen in float32.
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)

@@ -13,6 +13,7 @@ implies for the products a cycle of the generation's matrix units.
 import dataclasses
 import math
 import re
+from typing import Any
 
 from codellama_jax.errors import EXIT_USAGE, UserError
 
@@ -33,8 +34,12 @@ class Chip:
         hbm_bytes: memory of a device that a program can have.
         hbm_bandwidth: bytes/s of a chip's memory.
         link_bandwidth: bytes/s that one link sends; a chip has two links in each direction of the interconnect.
+        host_bandwidth: bytes/s between a chip and its host; no page says (assumption: eight lanes of PCIe 4, sixteen on
+            the newer two).
+        network_bandwidth: bytes/s that a chip sends over the data-centre network, between slices: 6.4 and 25.6 Tbit/s
+            for 256 chips of v5e and v6e on their pages, for the others those of their nearest (assumption).
         clock: cycles/s.
-        options: what JAX's topology description needs beside the name.
+        options: what JAX's topology description needs beside the name, whatever the shape.
         published_mfu: lowest and highest MFU, attention counted causal, that published runs of dense models of 7B to
             70B reach on the generation; None: none is known to us.
     """
@@ -51,6 +56,8 @@ class Chip:
     clock: float
     options: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
     published_mfu: tuple[float, float] | None = None
+    host_bandwidth: float = 16e9
+    network_bandwidth: float = 6.25e9
 
 
 CHIPS = {
@@ -79,6 +86,7 @@ CHIPS = {
             hbm_bytes=int(15.75 * GiB),  # of 16
             hbm_bandwidth=819e9,
             link_bandwidth=50e9,  # 400 GB/s both ways over four links
+            network_bandwidth=3.125e9,
             clock=1.5e9,  # 131,072 FLOPs a cycle: four 128 x 128 units
         ),
         Chip(
@@ -106,6 +114,8 @@ CHIPS = {
             link_bandwidth=100e9,  # 800 GB/s both ways over four links
             clock=1.75e9,  # 524,288 FLOPs a cycle
             published_mfu=(0.40, 0.47),
+            host_bandwidth=32e9,
+            network_bandwidth=12.5e9,
         ),
         Chip(
             name="tpu7x",
@@ -119,6 +129,8 @@ CHIPS = {
             link_bandwidth=100e9,  # 1,200 GB/s both ways over six links
             clock=2.2e9,  # if a core does 524,288 FLOPs a cycle, as v6e's; no page says (assumption)
             published_mfu=(0.52, 0.52),
+            host_bandwidth=32e9,
+            network_bandwidth=12.5e9,
         ),
     )
 }
@@ -127,28 +139,50 @@ LARGEST = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256, "tpu7x": 9216}  # ch
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of chips."""
+    """A slice of chips, or several equal ones that the data-centre network connects."""
 
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
-    def name(self) -> str:
-        """As JAX wants it: "v5p:4x4x4"."""
+    def slice_name(self) -> str:
+        """A slice as JAX wants it: "v5p:4x4x4"."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
+    def name(self) -> str:
+        return self.slice_name if self.slices == 1 else f"{self.slices} x {self.slice_name}"
+
+    @property
     def cloud_name(self) -> str:
-        """As gcloud wants it: "v5p-128"."""
-        return f"{self.chip.cloud[0]}-{self.chips * self.chip.cloud[1]}"
+        """A slice as gcloud wants it: "v5p-128"."""
+        return f"{self.chip.cloud[0]}-{self.chips // self.slices * self.chip.cloud[1]}"
 
     @property
     def chips(self) -> int:
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.slices
 
     @property
     def devices(self) -> int:
         return self.chips * self.chip.devices
+
+    @property
+    def wrap(self) -> tuple[bool, bool, bool]:
+        """Along which directions the last chip is linked with the first, so that they are rings.
+
+        In three dimensions where the slice consists of cubes of 4x4x4, which optical switches join; in two, along the
+        whole side of a pod. It changes the program: without rings the compiler gathers by summing, and that sends twice
+        as much.
+        """
+        if self.chip.dims == 3:
+            return (all(length % 4 == 0 for length in self.shape),) * 3
+        return self.shape[0] == 16, self.shape[1] == 16, False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What JAX's topology description needs beside the name. It takes a slice for one without rings unless told."""
+        return {**self.chip.options, **({"wrap": self.wrap} if any(self.wrap) else {})}
 
     @property
     def flops(self) -> float:
@@ -160,13 +194,21 @@ class Topology:
         """Bytes/s of a device's memory."""
         return self.chip.hbm_bandwidth / self.chip.devices
 
-    def send_bandwidth(self, places: list[list[int]]) -> float:
-        """Bytes/s that a device at most sends to the others of a group, of which `places` are the chips' coordinates.
+    @property
+    def host_bandwidth(self) -> float:
+        """Bytes/s between a device and its host."""
+        return self.chip.host_bandwidth / self.chip.devices
 
-        A direction of the interconnect counts if the group extends along it: with both its links, with one where the
-        slice is two chips long. Devices of one chip are taken to have a share of all its links.
+    def send_bandwidth(self, places: list[list[int]]) -> float:
+        """Bytes/s that a device at most sends to the others of a group, of which `places` are [slice, *coordinates].
+
+        Between slices it is the network's. Within one, a direction of the interconnect counts if the group extends
+        along it: with both its links, with one where the slice is two chips long. Devices of one chip are taken to have
+        a share of all its links.
         """
-        extents = [len(set(along)) for along in zip(*places, strict=True)]
+        slices, *extents = [len(set(along)) for along in zip(*places, strict=True)]
+        if slices > 1:
+            return self.chip.network_bandwidth / self.chip.devices
         used = [length for length, extent in zip(self.shape, extents, strict=False) if extent > 1] or list(self.shape)
         links = sum(0 if length == 1 else 1 if length == 2 else 2 for length in used)
         return max(links, 1) * self.chip.link_bandwidth / self.chip.devices
@@ -175,12 +217,12 @@ class Topology:
         """The slice of twice the chips, the shortest direction doubled; None if there is none."""
         shortest = self.shape.index(min(self.shape))
         shape = sorted(length * (2 if i == shortest else 1) for i, length in enumerate(self.shape))
-        larger = Topology(self.chip, tuple(shape))
-        return larger if larger.chips <= LARGEST[self.chip.name] else None
+        larger = Topology(self.chip, tuple(shape), self.slices)
+        return larger if larger.chips // self.slices <= LARGEST[self.chip.name] else None
 
 
-def topology(name: str) -> Topology:
-    """The slice of that name, JAX's or the cloud's.
+def topology(name: str, slices: int = 1) -> Topology:
+    """The slice of that name, JAX's or the cloud's, or so many of them.
 
     Raises:
         UserError: there is none.
@@ -205,10 +247,12 @@ def topology(name: str) -> Topology:
     if len(shape) != chip.dims or min(shape) < 1:
         example = "4x4x4" if chip.dims == 3 else "16x16"
         raise UserError(f"--topology={name}: {chip.name} has {chip.dims} dimensions, as in {example}", EXIT_USAGE)
-    slice_ = Topology(chip, shape)
-    if slice_.chips > LARGEST[chip.name]:
+    slice_ = Topology(chip, shape, slices)
+    if slices < 1:
+        raise UserError(f"--slices={slices} must be at least 1", EXIT_USAGE)
+    if math.prod(shape) > LARGEST[chip.name]:
         raise UserError(
-            f"--topology={name} is {slice_.chips} chips; the largest slice of {chip.name} is {LARGEST[chip.name]}",
+            f"--topology={name} is {math.prod(shape)} chips; the largest slice of {chip.name} is {LARGEST[chip.name]}",
             EXIT_USAGE,
         )
     return slice_

@@ -33,11 +33,12 @@ class Collective(NamedTuple):
 
 
 class Collectives:
-    """Those of a program. `mesh` has the sizes of the mesh's axes in their order."""
+    """Those of a program. `mesh` has the sizes of the mesh's axes in their order, the slices along the first."""
 
-    def __init__(self, program: Program, mesh: Mapping[str, int]):
+    def __init__(self, program: Program, mesh: Mapping[str, int], slices: int = 1):
         self.program = program
         self.mesh = dict(mesh)
+        self.slices = slices
 
     @functools.cached_property
     def all(self) -> list[tuple[float, Collective]]:
@@ -58,6 +59,8 @@ class Collectives:
         """
         opcode = instruction.opcode
         base = opcode.removesuffix("-start").removesuffix("-done")
+        if base in ("send", "recv"):
+            return self._between_slices(computation, instruction)
         if base in KINDS:
             if opcode.endswith("-done"):
                 start = self.program.computations[computation][instruction.operands[0]]
@@ -83,6 +86,21 @@ class Collectives:
             if "chain_id=" not in found[0].text:
                 return ("sync", instruction.name, found[1])
         return None
+
+    def _between_slices(self, computation: str, instruction: Instruction) -> tuple[str, str, Collective] | None:
+        """What goes over the data-centre network: a device gives it to its host with a send, and gets the result, which
+        the hosts have made, with a receive."""
+        there, name = self.program.computations[computation], instruction.opcode
+        start = there[instruction.operands[0]] if name.endswith("-done") else instruction
+        between = re.search(r'rendezvous="([^"]*)".*_xla_megascale_transfer_type="([^"]*)"', start.text)
+        if not between or name in ("recv", "send-done"):
+            return None
+        kind, others = between[2].lower().replace("_", "-"), self.slices - 1
+        parts = {"all-gather": others, "all-reduce": 2 * others / self.slices}
+        sent = start.shapes[0].bytes * parts.get(kind, others / self.slices)
+        group = tuple(range(0, math.prod(self.mesh.values()), math.prod(self.mesh.values()) // self.slices))
+        when = "start" if name == "send" else "done"
+        return (when, between[1], Collective(kind, self._axes([group]), group, sent))
 
     def _within(self, computation: str) -> tuple[Instruction, Collective] | None:
         """The collective that a computation, or one that it calls, consists of."""

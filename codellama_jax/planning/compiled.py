@@ -42,8 +42,9 @@ from tasks.config import STREAMS, Packing
 PACKAGE = Path(configuration.__file__).parent
 # What decides which program a configuration becomes, and what is read of it.
 SOURCES = (
-    *("model", "kernels", "planning", "sharding.py", "mesh_attention.py"),
+    *("model", "kernels", "sharding.py", "mesh_attention.py"),
     *(f"training/{name}.py" for name in ("config", "loss", "optimizer", "step")),
+    *(f"planning/{name}.py" for name in ("chips", "collectives", "compiled", "cost", "hlo", "traffic")),
 )
 NEEDED = (Stage, Llama, AdamW, Mesh, Packing)  # the parts of a configuration that shape a step
 
@@ -66,8 +67,12 @@ class Compiler:
     def __init__(self, say: Callable[[str], None] = lambda words: None):
         self._say = say
 
-    def facts(self, config: Config, slice_: Topology, *, estimate: bool = True) -> dict[str, Any]:
+    def facts(
+        self, config: Config, slice_: Topology, *, estimate: bool = True, forward: bool = False
+    ) -> dict[str, Any]:
         """What the compiler makes of a stage's step on a slice; of one device where nothing else is said.
+
+        With `forward` it is not the train step but what evaluation runs: the loss of every token, no gradients.
 
         `fits`, `hbm_bytes` and `peak_bytes` (what it needs, also if it does not fit) are always there. Then:
         argument_bytes (parameter_bytes + optimizer_bytes + batch_bytes), mesh, product_flops, attention_flops,
@@ -78,15 +83,15 @@ class Compiler:
             UserError: the stage cannot be cut as the mesh says, or the compiler refuses the step for another reason
                 than the memory it needs.
         """
-        plans = cache.folder("plans")
-        cached = plans / f"{self._digest(config, slice_)}.json" if plans else None
+        plans, pass_ = cache.folder("plans"), "forward" if forward else "train"
+        cached = plans / f"{self._digest(config, slice_, pass_)}.json" if plans else None
         if cached and cached.exists():
             facts = json.loads(cached.read_text(encoding="utf-8"))
             if facts["estimate"] or not facts["fits"] or not estimate:
                 return facts
         folder = Path(tempfile.mkdtemp(prefix="codellama_jax_plan_"))
         try:
-            facts = self._compile(config, slice_, folder, estimate)
+            facts = self._compile(config, slice_, pass_, folder, estimate)
         finally:
             self._say("")
             shutil.rmtree(folder, ignore_errors=True)
@@ -95,7 +100,7 @@ class Compiler:
         return facts
 
     @staticmethod
-    def _digest(config: Config, slice_: Topology) -> str:
+    def _digest(config: Config, slice_: Topology, pass_: str) -> str:
         digest = hashlib.sha256()
         paths = [PACKAGE / source for source in SOURCES]
         files = sorted(file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path]))
@@ -105,6 +110,7 @@ class Compiler:
         for text in (
             configuration.operative(shaping),
             slice_.name,
+            pass_,
             os.environ.get("LIBTPU_INIT_ARGS", ""),
             *versions,
             *(file.read_text(encoding="utf-8") for file in files),
@@ -112,7 +118,7 @@ class Compiler:
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()[:32]
 
-    def _compile(self, config: Config, slice_: Topology, folder: Path, estimate: bool) -> dict[str, Any]:
+    def _compile(self, config: Config, slice_: Topology, pass_: str, folder: Path, estimate: bool) -> dict[str, Any]:
         (folder / "config.gin").write_text(configuration.operative(config), encoding="utf-8")
         environment = {
             **os.environ,
@@ -127,7 +133,7 @@ class Compiler:
         begun = time.monotonic()
         with (folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, str(folder), slice_.name],
+                [sys.executable, "-m", __spec__.name, str(folder), slice_.slice_name, str(slice_.slices), pass_],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -136,7 +142,7 @@ class Compiler:
         try:
             laid_out = False
             while child.poll() is None:
-                laid_out = laid_out or bool(list(folder.glob("*jit_train_step*after_buffer_assignment.txt")))
+                laid_out = laid_out or bool(list(folder.glob("*jit_planned*after_buffer_assignment.txt")))
                 if laid_out and not estimate:
                     break
                 doing = "generating code" if laid_out else "compiling" if _read(folder, "step") else "loading JAX"
@@ -155,8 +161,8 @@ class Compiler:
         error = end.get("error", "")
         if "exceeds available HBM" in error or "Exceeded hbm capacity" in error:
             return {**facts, "fits": False, "peak_bytes": facts["peak_bytes"] or _asked(error)}
-        text = next(folder.glob("*jit_train_step*.after_codegen.txt"), None) if estimate else None
-        text = text or next(folder.glob("*jit_train_step*.after_optimizations.txt"), None)
+        text = next(folder.glob("*jit_planned*.after_codegen.txt"), None) if estimate else None
+        text = text or next(folder.glob("*jit_planned*.after_optimizations.txt"), None)
         if error or text is None or not facts["peak_bytes"] or (estimate and not end):
             said = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = (error or (said[-1] if said else "no word")).splitlines()[0][:500]
@@ -173,7 +179,7 @@ class Compiler:
 
 def _analysis(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool) -> dict[str, Any]:
     program = Program(text.read_text(encoding="utf-8"))
-    collectives = Collectives(program, step["mesh"])
+    collectives = Collectives(program, step["mesh"], slice_.slices)
     where = cost.Slice(slice_, step["places"])
     return {
         "product_flops": program.product_flops,
@@ -198,7 +204,7 @@ def _heap(folder: Path) -> int:
     Of its other figures, temp_size_in_bytes counts memory that is used twice twice (a step with 20 GiB of arguments and
     "temporaries" was accepted for 16), and peak_memory_in_bytes leaves out the gaps between what lives at a time.
     """
-    for report in folder.glob("*jit_train_step*memory-usage-report.txt"):
+    for report in folder.glob("*jit_planned*memory-usage-report.txt"):
         found = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report.read_text(encoding="utf-8"))
         if found:
             return int(found[1])
@@ -214,7 +220,7 @@ def _asked(error: str) -> int:
 # ---------------------------------------------------------------- the process that compiles
 
 
-def _main(folder: Path, name: str) -> None:
+def _main(folder: Path, slice_: Topology, pass_: str) -> None:
     """Compiles what folder/config.gin says for the slice; leaves step.json before, end.json after."""
     die_with_parent(signal.SIGKILL)
     import resource
@@ -229,7 +235,7 @@ def _main(folder: Path, name: str) -> None:
     configuration.load([str(folder / "config.gin")], [])
     config = configuration.resolve(*NEEDED)
     try:
-        lowered, described = _lowered(config, topology(name))
+        lowered, described = _lowered(config, slice_, pass_)
     except UserError as error:
         leave("end", {"refused": str(error)})
         return
@@ -243,8 +249,9 @@ def _main(folder: Path, name: str) -> None:
     leave("end", {"program_bytes": memory.generated_code_size_in_bytes, "compiler_memory": rss})
 
 
-def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
-    """The step of codellama_jax/train.py for arguments that are nowhere, and what is known of it before compiling."""
+def _lowered(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str, Any]]:
+    """The step of codellama_jax/train.py, or its evaluation's, for arguments that are nowhere, and what is known of it
+    before compiling."""
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
@@ -252,31 +259,54 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
 
     from codellama_jax.sharding import check_divides, make_mesh, spec
     from codellama_jax.training.optimizer import make_optimizer
-    from codellama_jax.training.step import TrainState, abstract_params, make_train_step, state_shardings
+    from codellama_jax.training.step import (
+        TrainState,
+        abstract_params,
+        make_loss,
+        make_train_step,
+        param_shardings,
+        state_shardings,
+    )
 
-    stage, llama = config.stage, config.llama
+    stage, llama, masked = config.stage, config.llama, config.packing.mask_documents
     try:
-        described = topologies.get_topology_desc(slice_.name, "tpu", **slice_.chip.options)
+        described = topologies.get_topology_desc(slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.options)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"--topology={slice_.name}: the compiler knows no such slice ({error})") from error
+        raise UserError(f"--topology={slice_.slice_name}: the compiler knows no such slice ({error})") from error
     windows = stage.batch_size // stage.micro_batches
     mesh = make_mesh(config.mesh, windows, described.devices)
     check_divides(mesh, windows, stage.sequence_length, llama)
-    optimizer = make_optimizer(config.adamw, stage.steps)
-    params = abstract_params(llama)
-    step_shape = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(params, jax.eval_shape(optimizer.init, params), step_shape)  # type: ignore[arg-type]
-    shardings = state_shardings(llama, optimizer, mesh)  # before the mesh is set: arrays made under it would lie on it
+    params, opt_state = abstract_params(llama), ()
+    # shardings before the mesh is set: arrays made under it would lie on it
+    if pass_ == "train":
+        optimizer = make_optimizer(config.adamw, stage.steps)
+        opt_state = jax.eval_shape(optimizer.init, params)
+        shardings: Any = state_shardings(llama, optimizer, mesh)
+        results: Any = (shardings, None)
+        step: Any = make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh)
+    else:
+        everywhere = NamedSharding(mesh, spec(()))
+        shardings = TrainState(param_shardings(llama, mesh), (), everywhere)  # type: ignore[arg-type]
+        results = everywhere
+        loss = make_loss(llama, masked, mesh)
+
+        def step(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
+            return loss(state.params, batch)[1]
+
+    state = TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32))  # type: ignore[arg-type]
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     rows = NamedSharding(mesh, spec(("batch", "sequence")))
     shape = (stage.batch_size, stage.sequence_length)
     integers = ("tokens", "targets", "segment_ids", "positions", "stream_ids")
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows) for name in integers}
     batch["loss_weights"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
+
+    def planned(state: TrainState, batch: dict[str, jax.Array]) -> Any:
+        return step(state, batch)
+
     with jax.set_mesh(mesh):
-        step = make_train_step(llama, stage, config.adamw, config.packing.mask_documents, len(STREAMS), mesh)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-        lowered = jitted.lower(placed, batch)
+        donated = 0 if pass_ == "train" else ()
+        lowered = jax.jit(planned, donate_argnums=donated, out_shardings=results).lower(placed, batch)
 
     def on_a_device(tree: Any) -> int:
         shards = [(x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)]
@@ -285,7 +315,7 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
     parameters, moments, rows_bytes = on_a_device(placed.params), on_a_device(placed.opt_state), on_a_device(batch)
     return lowered, {
         "mesh": dict(mesh.shape),
-        "places": [list(device.coords) for device in mesh.devices.flat],
+        "places": [[getattr(device, "slice_index", 0), *device.coords] for device in mesh.devices.flat],
         "parameter_bytes": parameters,
         "optimizer_bytes": moments,
         "batch_bytes": rows_bytes,
@@ -294,4 +324,4 @@ def _lowered(config: Config, slice_: Topology) -> tuple[Any, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), sys.argv[2])
+    _main(Path(sys.argv[1]), topology(sys.argv[2], int(sys.argv[3])), sys.argv[4])

@@ -1,7 +1,7 @@
 """What one run of a compiled program costs on a chip: a bound that nothing beats, and an estimate.
 
-The bound: the products at the chip's peak, or the bytes at its memory's, or what is sent at its links', whichever is
-longest, as if they overlapped wholly.
+The bound: the products at the chip's peak, or the bytes at its memory's, or what is sent at its links' or to its host,
+whichever is longest, as if they overlapped wholly.
 
 The estimate goes through the program in the order in which the compiler scheduled it, and adds up the cycles that the
 compiler itself expects of each instruction. It has none for two kinds. Attention kernels are taken to run at
@@ -15,7 +15,7 @@ import dataclasses
 from codellama_jax.planning.chips import Topology
 from codellama_jax.planning.collectives import Collective, Collectives
 from codellama_jax.planning.hlo import Instruction, Program
-from codellama_jax.planning.traffic import memory_bytes
+from codellama_jax.planning.traffic import host_bytes, memory_bytes
 
 # Of a kernel's products, a share is masked away, and between them is softmax: half of peak (assumption).
 KERNEL_EFFICIENCY = 0.5
@@ -23,7 +23,7 @@ KERNEL_EFFICIENCY = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Where a program runs: `places` has the chip coordinates of each device, in the order of the mesh."""
+    """Where a program runs: `places` has the slice and chip coordinates of each device, in the order of the mesh."""
 
     topology: Topology
     places: list[list[int]]
@@ -45,17 +45,19 @@ def sent(collectives: Collectives) -> dict[str, dict[str, float]]:
 
 
 def bound(program: Program, collectives: Collectives, where: Slice) -> dict[str, float]:
-    """Seconds that the products, the memory and the links need at the least."""
+    """Seconds that the products, the memory, the links and what waits on the host need at the least."""
     by_axes: dict[str, float] = collections.defaultdict(float)
     total = 0.0
     for times, collective in collectives.all:
         by_axes[collective.axes] += times * where.seconds(collective)
         total += times * collective.bytes
-    every_link = total / where.topology.send_bandwidth(where.places)
+    one_slice = [place for place in where.places if place[0] == where.places[0][0]]
+    every_link = total / where.topology.send_bandwidth(one_slice)
     return {
         "compute": (program.product_flops + program.attention_flops) / where.topology.flops,
         "memory": memory_bytes(program) / where.topology.hbm_bandwidth,
         "interconnect": max(every_link, *by_axes.values()) if by_axes else 0.0,
+        "host": host_bytes(program) / where.topology.host_bandwidth,
     }
 
 

@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+HOST = 5
+
 
 class Shape(NamedTuple):
-    """An array of a program. `space` is where it lies: 0 is the device's main memory, any other is on the chip."""
+    """An array of a program. `space` is where it lies: 0 is the device's main memory, HOST its host's, any other is on
+    the chip."""
 
     dtype: str
     dims: tuple[int, ...]

@@ -4,7 +4,7 @@ As in hlo.py, times the trips of loops. What lies on the chip costs nothing, and
 uses or replaces a slice, only the slice counts: a loop over stacked layers does not read all of them in each trip.
 """
 
-from codellama_jax.planning.hlo import NO_WORK, Instruction, Program
+from codellama_jax.planning.hlo import HOST, NO_WORK, Instruction, Program
 
 
 def memory_bytes(program: Program) -> float:
@@ -15,6 +15,26 @@ def memory_bytes(program: Program) -> float:
         if how != "fused"
         for instruction in program.computations[computation].values()
     )
+
+
+def host_bytes(program: Program) -> float:
+    """Bytes that a device sends to the memory of its host, or gets from there: what remat policies offload."""
+    return sum(
+        times * _offloaded(program, computation, instruction)
+        for computation, times, _ in program.runs
+        for instruction in program.computations[computation].values()
+    )
+
+
+def _offloaded(program: Program, computation: str, instruction: Instruction) -> float:
+    if instruction.opcode not in ("copy", "copy-start", "slice", "dynamic-slice", "dynamic-update-slice"):
+        return 0.0
+    source = program.computations[computation][instruction.operands[0]].shapes[0]
+    result = instruction.shapes[0]
+    if instruction.opcode == "dynamic-update-slice":
+        piece = program.computations[computation][instruction.operands[1]].shapes[0]
+        return piece.bytes if result.space == HOST and piece.space != HOST else 0.0
+    return result.bytes if (source.space == HOST) != (result.space == HOST) else 0.0
 
 
 def _traffic(program: Program, computation: str, instruction: Instruction) -> float:

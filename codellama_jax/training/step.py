@@ -1,5 +1,6 @@
 """One optimiser step, and one validation pass, as plain functions to be compiled."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -81,6 +82,8 @@ def make_loss(
     attention kernel; without one it is the portable one, on one device.
     """
     attend = make_attend(config, mesh) if mesh else None
+    if mesh and mesh.shape["tensor"] > 1:
+        config = dataclasses.replace(config, ffn_parts=1)  # a part would lie on some of the axis's devices only
     one_cpu = mesh is not None and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     product = cpu.einsum if one_cpu else jnp.einsum
 

@@ -1,5 +1,6 @@
 """Attention kernels against plain mathematics in float64, forwards and backwards, alone and over a mesh."""
 
+import dataclasses
 import functools
 import math
 
@@ -111,11 +112,15 @@ def test_splash_is_the_reference(masked, heads):
     [Mesh(fsdp=1, context=2), Mesh(fsdp=1, context=4), Mesh(fsdp=2, context=2, tensor=2)],
     ids=["context2", "context4", "all"],
 )
-def test_over_a_mesh_it_is_the_reference(kernel, masked, shape):
-    """Queries are exchanged so that devices have equal work, keys and values gathered: the result is the same."""
+@pytest.mark.parametrize("at_once", [0, 1])
+def test_over_a_mesh_it_is_the_reference(kernel, masked, shape, at_once):
+    """Queries are exchanged so that devices have equal work, keys and values gathered, of all heads or of one at a
+    time: the result is the same."""
+    if at_once and (masked or shape.tensor > 1):
+        pytest.skip("no other path: a head at a time, with what has been tried without")
     arrays, segments = inputs(B=2, S=1024, H=4, G=2, K=128)
     mesh = make_mesh(shape, devices=jax.devices()[: shape.fsdp * shape.context * shape.tensor])
-    config = llama((4, 2), attention=kernel)
+    config = dataclasses.replace(llama((4, 2), attention=kernel), gathered_heads=at_once)
     placed = [
         jax.device_put(x, NamedSharding(mesh, spec(("batch", "sequence", heads, None))))
         for x, heads in zip(arrays, ("heads", "kv_heads", "kv_heads"), strict=True)

@@ -96,8 +96,27 @@ def test_rematerialisation_changes_no_gradient(model, remat, offload):
 
     graph, state = nnx.split(model)
     plain = jax.grad(loss)(state, TINY)
-    again = jax.grad(loss)(state, dataclasses.replace(TINY, remat=remat, offload=offload))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, again)
+    again = jax.grad(loss)(state, dataclasses.replace(TINY, remat=remat, offload=offload, ffn_parts=1))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        # elements reach 500, and what is computed again may be rounded otherwise: to the rounding of the whole
+        assert np.linalg.norm(a - b) <= 5e-7 * np.linalg.norm(a)
+
+
+def test_the_feed_forward_layer_in_parts_is_the_layer(model):
+    """Going through its width in parts changes the order of sums, nothing else; nor does it compute more."""
+    graph, state = nnx.split(model)
+    tokens = np.arange(12)
+
+    def compiled(parts):
+        config = dataclasses.replace(TINY, remat="full", ffn_parts=parts)
+        loss = jax.grad(lambda state: jnp.sum(jnp.sin(states(nnx.merge(graph, state), tokens, config=config))))
+        return jax.jit(loss).lower(state).compile()
+
+    whole, in_parts = compiled(1), compiled(4)
+    for one, four in zip(jax.tree.leaves(whole(state)), jax.tree.leaves(in_parts(state)), strict=True):
+        assert np.linalg.norm(one - four) <= 1e-6 * np.linalg.norm(one)
+    flops = [program.cost_analysis()["flops"] for program in (whole, in_parts)]
+    assert flops[1] < 1.02 * flops[0]
 
 
 def test_what_is_kept_is_not_computed_again(model):

@@ -86,13 +86,34 @@ def test_links_of_a_group():
     """A group sends over the directions it extends in."""
     v5p = topology("v5p:4x4x4")
     link = v5p.chip.link_bandwidth
-    everywhere = [[x, y, z] for x in range(4) for y in range(4) for z in range(4)]
+    everywhere = [[0, x, y, z] for x in range(4) for y in range(4) for z in range(4)]
     assert v5p.send_bandwidth(everywhere) == 6 * link
-    assert v5p.send_bandwidth([[x, 0, 0] for x in range(4)]) == 2 * link
-    assert v5p.send_bandwidth([[0, y, z] for y in range(4) for z in range(2)]) == 4 * link
+    assert v5p.send_bandwidth([[0, x, 0, 0] for x in range(4)]) == 2 * link
+    assert v5p.send_bandwidth([[0, 0, y, z] for y in range(4) for z in range(2)]) == 4 * link
+    across = [[number, 0, 0, 0] for number in range(2)]
+    assert topology("v5p:4x4x4", 2).send_bandwidth(across) == v5p.chip.network_bandwidth, "between slices"
     small = Topology(CHIPS["v5e"], (2, 2))
-    assert small.send_bandwidth([[0, 0, 0], [1, 0, 0]]) == CHIPS["v5e"].link_bandwidth
-    assert small.send_bandwidth([[x, y, 0] for x in range(2) for y in range(2)]) == 2 * CHIPS["v5e"].link_bandwidth
+    assert small.send_bandwidth([[0, 0, 0, 0], [0, 1, 0, 0]]) == CHIPS["v5e"].link_bandwidth
+    assert small.send_bandwidth([[0, x, y, 0] for x in range(2) for y in range(2)]) == 2 * CHIPS["v5e"].link_bandwidth
     both = topology("tpu7x:4x4x4")
     assert both.send_bandwidth(everywhere * 2) == 3 * both.chip.link_bandwidth, "two devices share a chip's links"
     assert math.isclose(both.flops * both.devices, both.chip.flops * both.chips)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("v5p:4x4x4", (True, True, True)),
+        ("v5p:4x4x12", (True, True, True)),
+        ("v5p:2x4x4", (False, False, False)),  # a part of a cube
+        ("v4:2x2x1", (False, False, False)),
+        ("v6e:16x16", (True, True, False)),
+        ("v5e:8x16", (False, True, False)),
+        ("v6e:8x8", (False, False, False)),
+    ],
+)
+def test_rings(name, wrap):
+    slice_ = topology(name)
+    assert slice_.wrap == wrap
+    assert slice_.options.get("wrap", (False,) * 3) == wrap
+    assert slice_.options.keys() - {"wrap"} == slice_.chip.options.keys()

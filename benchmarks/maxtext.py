@@ -1,0 +1,228 @@
+"""The train step beside MaxText's: the memory it needs, what it computes, moves and sends. No TPU is needed.
+
+    python3.12 -m venv ~/maxtext
+    ~/maxtext/bin/pip install 'maxtext[tpu]==0.2.5' jax==0.12.0.1 libtpu==0.0.50.1
+    python benchmarks/maxtext.py --maxtext_python=$HOME/maxtext/bin/python [--out=benchmarks/maxtext.md]
+
+Both compile Llama 2 7B for the same slice with XLA's TPU compiler, on this machine: ours as codellama_jax.plan does it,
+MaxText with its own train_compile and its base.yml, of which only what the task asks for is changed (MAXTEXT below).
+Both compilations leave their texts, and one reader, codellama_jax/planning, reads both. Run it with a Python that has
+requirements-tpu.txt and the same jax and libtpu as MaxText's, or the compilers differ too: the result says which were
+used. MaxText lives in an environment of its own, and nothing of it is imported here.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from codellama_jax.planning import cost  # noqa: E402
+from codellama_jax.planning.chips import GiB, Topology, topology  # noqa: E402
+from codellama_jax.planning.collectives import Collectives  # noqa: E402
+from codellama_jax.planning.hlo import Program  # noqa: E402
+from codellama_jax.planning.traffic import memory_bytes  # noqa: E402
+
+SLICE = "v5p:4x4x4"
+OURS = (
+    *("--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin", f"--topology={SLICE}"),
+    *("--gin.VOCAB_SIZE=32000", "--gin.INFILLING=False"),  # without the infilling ids' rows, which MaxText's has not
+)
+MAXTEXT = (
+    *("model_name=llama2-7b", "per_device_batch_size=16", "max_target_length=4096", "attention=flash"),
+    *("compile_topology_num_slices=1", "dataset_type=synthetic", "enable_checkpointing=false", "run_name=benchmark"),
+)
+# What is recomputed, whose step, and how it is told.
+ROWS = (
+    ("all", "MaxText", ("remat_policy=full",)),
+    ("all", "MaxText, loss in 32 parts", ("remat_policy=full", "num_vocab_tiling=32")),
+    ("all", "ours", ()),
+    ("all", "ours, documents masked", ("--gin.Packing.mask_documents=True",)),
+    ("all but q, k, v", "MaxText", ("remat_policy=save_qkv_proj",)),
+    ("all but q, k, v", "MaxText, loss in 32 parts", ("remat_policy=save_qkv_proj", "num_vocab_tiling=32")),
+    ("all but q, k, v", "ours", ("--gin.Llama.remat=q+k+v",)),
+)
+# What MaxText must say of itself, or the two are not the same task.
+SAID = {
+    **{"global_batch_size_to_train_on": "1024", "max_target_length": "4096", "gradient_accumulation_steps": "1"},
+    **{"base_emb_dim": "4096", "base_mlp_dim": "11008", "base_num_decoder_layers": "32", "vocab_size": "32000"},
+    **{"base_num_query_heads": "32", "base_num_kv_heads": "32", "ici_data_parallelism": "1"},
+    **{"dtype": "bfloat16", "weight_dtype": "float32", "mu_dtype": "float32", "grad_dtype": "float32"},
+    **{"opt_type": "OptimizerType.ADAMW", "gradient_clipping_threshold": "1.0", "enable_dropout": "False"},
+    **{"attention": "flash", "packing": "True", "scan_layers": "True", "ici_fsdp_parallelism": "-1"},
+    **{"sa_block_q": "512", "sa_block_kv": "512", "sa_use_fused_bwd_kernel": "False"},
+    **{"quantization": "QuantizationType.NONE"},
+}
+PACKAGES = ("jax", "jaxlib", "libtpu")
+
+TASK = """\
+Llama 2 7B, 32,000 pieces; 1,024 windows of 4,096 (4,194,304 tokens) a step, 16 a chip, in one pass; parameters and
+AdamW's moments in float32, cut over all 64 chips, products in bfloat16, layers under a scan, JAX's splash kernel in
+blocks of 512 with two backward kernels, clipping, no dropout.
+
+Peak: the size of the heap that the compiler lays everything out in, arguments included. FLOPs: products, times the
+trips of loops, and attention kernels over the causal half; of all chips. Moved (to and from main memory) and sent (by
+all collectives) are those of one device. Seconds: to the program with its memory laid out, from which all figures are;
+generating code takes longer. The first of the rows that recompute the same is what the others are compared with.
+
+"""
+FAIRNESS = """\
+## How equal they are
+
+- MaxText's step masks: its splash kernel always gets the ids of packed documents. Ours masks nothing in this stage; the
+  row with documents masked has the ids.
+- MaxText's logits exist whole unless its loss is cut (num_vocab_tiling, 1 in its base.yml). 32 parts have as many
+  tokens each as ours always have (Llama.loss_chunk); they gather the output head, and sum its gradient, for each
+  part, and compute the logits twice.
+- MaxText's recipe for this model on v5p (configs/tpu/v5p/llama2_7b.sh) has 4 windows a chip and keeps more
+  (remat_policy=minimal); here the batch is that of the stage.
+- MaxText stacks parameters with layers as the second dimension, ours as the first; its metrics are others.
+- Its train_compile sets xla_tpu_spmd_rng_bit_generator_unsafe, but without dropout nothing is drawn. In what the
+  compiler writes of its flags, all others are equal.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maxtext_python", type=Path, required=True, help="the Python of MaxText's environment")
+    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
+    options = parser.parse_args()
+    text = "".join(line + "\n" for line in result(options))
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+
+
+def result(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the result file."""
+    slice_ = topology(SLICE)
+    found = []
+    for recomputed, who, told in ROWS:
+        print(f"compiling: {recomputed}, {who}", file=sys.stderr)
+        row = maxtext(options.maxtext_python, slice_, told) if who.startswith("MaxText") else ours(told)
+        found.append((recomputed, who, row))
+    yield f"# Beside MaxText, {datetime.date.today()}"
+    yield ""
+    command = " ".join(sys.argv[1:]).replace(str(options.maxtext_python), "$HOME/maxtext/bin/python")
+    yield f"    python benchmarks/maxtext.py {command}"
+    yield ""
+    yield f"Ours: {versions(Path(sys.executable), *PACKAGES)}."
+    yield f"MaxText's: {versions(options.maxtext_python, *PACKAGES, 'maxtext')}."
+    yield f"Compiled on {os.cpu_count()} shared cores for {SLICE} ({slice_.cloud_name}); nothing here has run on a TPU."
+    yield ""
+    yield from TASK.splitlines()
+    yield "| recomputed | step | peak, GiB | ratio | FLOPs | ratio | moved, TB | sent, GB | s |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    first: dict[str, dict[str, Any]] = {}
+    for recomputed, who, row in found:
+        against = first.setdefault(recomputed, row)
+        peak, flops = row["peak_bytes"], row["compiled_flops"]
+        sent = sum(size for parts in row["collective_bytes"].values() for size in parts.values())
+        yield (
+            f"| {recomputed} | {who} | {peak / GiB:.2f} | {peak / against['peak_bytes']:.3f} | {flops:.4e} |"
+            f" {flops / against['compiled_flops']:.3f} | {row['memory_bytes'] / 1e12:.2f} | {sent / 1e9:.1f} |"
+            f" {row['compile_seconds']:.0f} |"
+        )
+    yield ""
+    yield "Sent, by kind, in GB:"
+    yield ""
+    for recomputed, who, row in found:
+        kinds = {kind: sum(parts.values()) for kind, parts in row["collective_bytes"].items()}
+        named = ", ".join(f"{kind} {size / 1e9:.1f}" for kind, size in sorted(kinds.items()) if size > 1e7)
+        yield f"- {who}, recomputed {recomputed}: {named}"
+    yield ""
+    yield from FAIRNESS.splitlines()
+
+
+def ours(told: tuple[str, ...]) -> dict[str, Any]:
+    """A plan, made anew."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "XDG_CACHE_HOME": cache}
+        command = [sys.executable, "-m", "codellama_jax.plan", *OURS, *told, "--no_estimate", "--json"]
+        child = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    plan = json.loads(child.stdout)
+    if not plan["fits"] or plan["unknown_loops"] or plan["recomputed_by_the_compiler"]:
+        raise SystemExit(f"ours does not fit, or cannot be counted: {plan}")
+    return plan
+
+
+def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, Any]:
+    """The same facts of MaxText's step."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "0",  # what comes out of it leaves no texts
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": slice_.cloud_name,
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            "XLA_FLAGS": f"--xla_dump_to={folder}",
+        }
+        environment.pop("PYTHONPATH", None)  # ours
+        where = subprocess.run(
+            [python, "-c", "import importlib.util; print(importlib.util.find_spec('maxtext').origin)"],
+            **{"check": True, "capture_output": True, "text": True, "env": environment},
+        ).stdout
+        base = Path(where.strip()).parent / "configs" / "base.yml"
+        output = f"base_output_directory={folder / 'output'}"
+        output = (f"base_output_directory={folder / 'output'}", f"compile_topology={slice_.cloud_name}")
+        command = [python, "-m", "maxtext.trainers.pre_train.train_compile", base, *MAXTEXT, *output, *told]
+        begun = time.monotonic()
+        with (folder / "log.txt").open("wb") as log:
+            child = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None and not list(folder.glob("*jit_train_step*after_buffer_assignment.txt")):
+                time.sleep(0.2)
+            seconds = time.monotonic() - begun
+        finally:
+            child.kill()
+            child.wait()
+        said = (folder / "log.txt").read_text(errors="replace")
+        if not list(folder.glob("*jit_train_step*after_buffer_assignment.txt")):
+            raise SystemExit(f"MaxText does not compile:\n{said[-4000:]}")
+        check_said(said)
+        program = Program(next(folder.glob("*jit_train_step*.after_optimizations.txt")).read_text())
+        report = next(folder.glob("*jit_train_step*memory-usage-report.txt")).read_text()
+    peak = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report)  # as compiled.py does
+    if not peak or program.unknown_loops or program.recomputed:
+        raise SystemExit(f"MaxText's program cannot be compared: {report[:200]}, loops {program.unknown_loops}")
+    return {
+        "peak_bytes": int(peak[1]),
+        "compiled_flops": (program.product_flops + program.attention_flops) * slice_.devices,
+        "memory_bytes": memory_bytes(program),
+        # its other axes are of size 1
+        "collective_bytes": cost.sent(Collectives(program, {"fsdp": slice_.devices})),
+        "compile_seconds": seconds,
+    }
+
+
+def check_said(log: str) -> None:
+    """Raises SystemExit if MaxText says of its configuration that it is another task."""
+    said = dict(re.findall(r"Config param (\w+): (.*)", log))
+    other = {key: said.get(key) for key, value in SAID.items() if (said.get(key) or "").strip() != value}
+    if other:
+        raise SystemExit(f"MaxText does something else than ours: {other}; expected {SAID}")
+
+
+def versions(python: Path, *packages: str) -> str:
+    code = (
+        "import importlib.metadata as m, platform, sys; print(platform.python_version(), *map(m.version, sys.argv[1:]))"
+    )
+    said = subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True).stdout.split()
+    return ", ".join(f"{name} {version}" for name, version in zip(("Python", *packages), said, strict=True))
+
+
+if __name__ == "__main__":
+    main()

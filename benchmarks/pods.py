@@ -1,0 +1,236 @@
+"""What every stage of every size needs and costs on every generation of TPU: writes docs/pods.md.
+
+    make pods                                    about half an hour on two cores; what was compiled before is remembered
+
+Every row is the real train step, compiled for the slice by XLA's TPU compiler (codellama_jax/planning). Nothing is
+measured. A size's own chips have the bindings of its file; for the others the policies of planning/search.py are tried
+from the one that keeps most down, each with as many micro-batches as a window a device allows, until one fits.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+from codellama_jax import configuration, plan
+from codellama_jax.errors import UserError
+from codellama_jax.planning.chips import GiB, Topology, topology
+from codellama_jax.planning.compiled import Compiler, require_compiler
+from codellama_jax.planning.search import POLICIES, Change, changed, micro_batch_counts
+
+SIZES = ("7b", "13b", "34b", "70b")
+# A stage, and those whose step is the same program but for sixteen rows of the vocabulary and the learning rate.
+STAGES = {"code": ("python_code", "python"), "lcft": ("python_lcft",), "instruct": ()}
+MISSING = {("70b", "python_code"), ("70b", "python_lcft")}  # stages that the paper does not have
+OWN = {"7b": "v5p:4x4x4", "13b": "v5p:4x4x4", "34b": "v5p:4x4x4", "70b": "v5p:4x8x8"}  # what the size files state
+SLICES = {
+    "7b": ("v4:4x4x8", "v5e:16x16", OWN["7b"], "v6e:8x8", "tpu7x:4x4x4"),
+    "13b": ("v4:4x4x8", "v5e:16x16", OWN["13b"], "v6e:8x8", "tpu7x:4x4x4"),
+    "34b": ("v4:4x8x8", "v5e:16x16", OWN["34b"], "v6e:16x16", "tpu7x:4x4x4"),
+    "70b": ("v4:8x8x8", "v5e:16x16", OWN["70b"], "v6e:16x16", "tpu7x:4x4x8"),
+}
+LONG = (  # bindings of lcft, the pass, and slices
+    ("7b", 102_400, 1, "forward", "v5p:2x2x1"),
+    ("7b", 102_400, 1, "forward", "v6e:2x2"),
+    ("34b", 102_400, 1, "forward", "v5p:2x2x1"),
+    ("34b", 102_400, 1, "forward", "v6e:4x4"),
+    ("7b", 65_536, 32, "train", "v5p:4x4x4"),
+    ("34b", 65_536, 16, "train", "v5p:4x4x4"),
+    ("7b", 65_536, 32, "train", "v6e:8x8"),
+    ("34b", 65_536, 16, "train", "v6e:16x16"),
+)
+
+
+def load(size: str, stage: str, *bindings: str) -> configuration.Config:
+    configuration.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
+    return plan.resolve()
+
+
+def candidates(config: configuration.Config, slice_: Topology) -> list[Change]:
+    """As the size file has it where that is for the slice's chip; else from the policy that keeps most down."""
+    if slice_.slice_name == OWN[config.stage.size]:
+        return [Change((), slice_, config)]
+    most = micro_batch_counts(config, slice_)[-1]
+    return [
+        changed(config, slice_, remat=remat, offload=offload, micro_batches=most)
+        for remat, offload in reversed(POLICIES)
+        if remat != "none"
+    ]
+
+
+def best(config: configuration.Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
+    """The first candidate that fits, and its plan; the last that does not, if none does."""
+    facts: dict[str, Any] = {}
+    change: Change | None = None
+    for change in candidates(config, slice_):
+        try:
+            facts = compiler.facts(change.config, slice_, estimate=False)
+        except UserError as error:
+            return None, {"refused": str(error)}
+        if facts["fits"] and not facts["recomputed"]:
+            break
+    assert change
+    return change, plan.summary(change.config, slice_, facts)
+
+
+def row(size: str, stage: str, slice_: Topology, change: Change | None, result: dict[str, Any], steps: int) -> str:
+    start = f"| {size} | {stage} | {slice_.name} | {slice_.chips} "
+    if change is None:
+        return start + f"| no | | | | | | {result['refused']} |"
+    peak = f"{result['peak_bytes'] / GiB:.1f} of {result['hbm_bytes'] / GiB:.1f}"
+    flags = " ".join(f"--gin.{binding}" for binding in change.bindings)
+    flags = f"`{flags}`" if flags else ""
+    if not result["fits"]:
+        return start + f"| **no** | {peak} | | | | | {flags} |"
+    hours = result["bound_seconds"] * steps * slice_.chips / 3600
+    return start + (
+        f"| yes | {peak} | {result['bound_seconds']:.2f} | {result['bound_by']} | {result['bound_mfu']:.0%}"
+        f" | {hours:,.0f} | {flags} |"
+    )
+
+
+def every_stage(compiler: Compiler, say: Any) -> list[str]:
+    lines = [
+        "| size | stage | slice | chips | fits | peak GiB | bound, s a step | by | MFU at it | chip-hours at it"
+        " | bindings |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size in SIZES:
+        for stage, others in STAGES.items():
+            for name in SLICES[size]:
+                slice_ = topology(name)
+                say(f"{size} {stage} on {name}")
+                config = load(size, stage)
+                change, result = best(config, slice_, compiler)
+                for each in (stage, *others):
+                    if (size, each) not in MISSING:
+                        steps = load(size, each).stage.steps
+                        lines.append(row(size, each, slice_, change, result, steps))
+    return lines
+
+
+def estimates(compiler: Compiler, say: Any) -> list[str]:
+    lines = [
+        "| size | slice | compiled / model FLOPs | bound MFU | estimated s a step | estimated MFU | tokens/s/chip"
+        " | days | chip-hours |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size in SIZES:
+        slice_, config = topology(OWN[size]), load(size, "code")
+        say(f"{size} code on {slice_.name}, with the estimate")
+        result = plan.summary(config, slice_, compiler.facts(config, slice_))
+        lines.append(
+            f"| {size} | {slice_.name} | {result['compiled_flops'] / result['model_flops']:.3f}"
+            f" | {result['bound_mfu']:.1%} | {result['estimated_seconds']:.2f} | {result['estimated_mfu']:.1%}"
+            f" | {result['estimated_tokens_per_second_per_chip']:,.0f} | {result['days']:.1f}"
+            f" | {result['chip_hours']:,.0f} |"
+        )
+    return lines
+
+
+def long_contexts(compiler: Compiler, say: Any) -> list[str]:
+    lines = [
+        "| size | tokens | windows | pass | slice | mesh | fits | peak GiB | bound, s | by | MFU at it |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size, length, windows, kind, name in LONG:
+        say(f"{size}, {length:,} tokens, {kind}, on {name}")
+        slice_ = topology(name)
+        config = load(size, "lcft", f"LCFT_LENGTH={length}", f"LCFT_BATCH_TOKENS={length * windows}", *LONG_BINDINGS)
+        forward = kind == "forward"
+        facts = compiler.facts(config, slice_, estimate=False, forward=forward)
+        result = plan.summary(config, slice_, facts, forward=forward)
+        mesh = " x ".join(f"{axis} {parts}" for axis, parts in result["mesh"].items() if parts > 1)
+        peak = f"{result['peak_bytes'] / GiB:.1f} of {result['hbm_bytes'] / GiB:.1f}"
+        bound = f"{result['bound_seconds']:.2f} | {result['bound_by']} | {result['bound_mfu']:.0%}"
+        fits = f"yes | {peak} | {bound}" if result["fits"] else f"**no** | {peak} | | |"
+        lines.append(f"| {size} | {length:,} | {windows} | {kind} | {name} | {mesh} | {fits} |")
+    return lines
+
+
+# Larger blocks: at this length the mask has a hundred thousand blocks of 512, and going through them takes a minute.
+LONG_BINDINGS = (
+    *("Llama.remat=full", "Stage.micro_batches=1"),
+    *("Llama.splash_block=1024", "Llama.splash_block_backward=1024"),
+)
+
+PAGE = """# What a pod needs and costs
+
+Written by `make pods` on {date} (jax {jax}, libtpu {libtpu}); do not edit. Every row is the real train step, compiled
+for the slice by XLA's TPU compiler on a machine without TPUs. **Nothing here is measured.** The bound is what no run
+can beat: the products at the chip's peak, the bytes at its memory's bandwidth, what is sent at the links', whichever
+takes longest, as if they overlapped wholly. MFU counts causal attention half. Peak is what the compiler compares with
+the memory that a program can have.
+
+A row is reproduced by
+
+    python -m codellama_jax.plan --gin_file=gin/STAGE.gin --gin_file=gin/models/SIZE.gin --topology=SLICE \\
+        --no_estimate BINDINGS
+
+with the row's bindings; where there are none the stage runs as its gin files have it, on the chips that the size file
+states, with what `--search` found there. On other chips the policies of `Llama.remat` were tried from the one that
+keeps most down, with one window a device in a micro-batch: what is printed fits, it need not be the fastest
+(`plan --search --topology=SLICE` takes two minutes). `python_code`, `python` and `python_lcft` are the programs of
+`code` and `lcft` but for sixteen rows of the vocabulary and the steps; the paper has no `python_code` and no
+`python_lcft` of 70B.
+
+## Every size, stage and chip
+
+{rows}
+
+{unfit}
+
+## Estimates
+
+The compiler's own cycle counts for every instruction in the order of its schedule, attention kernels taken at half of
+peak, exposed collectives at the links' bandwidth: `plan` without `--no_estimate`, code training. Published runs of such
+models reach 65% to 70% MFU on v5p. The estimate is lower, so its days and chip-hours are rather too many.
+
+{estimates}
+
+## A hundred thousand tokens
+
+The pass is an evaluation's (`--forward`) or a whole train step, with `--gin.LCFT_LENGTH=TOKENS`
+`--gin.LCFT_BATCH_TOKENS=(TOKENS x WINDOWS)` and
+`{bindings}`. Fewer windows than chips make a context axis, unasked.
+
+{long}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=configuration.ROOT / "docs" / "pods.md")
+    options = parser.parse_args()
+    require_compiler()
+    progress = plan.Progress()
+    compiler = Compiler(progress)
+
+    def say(words: str) -> None:
+        progress.title = words
+
+    rows = every_stage(compiler, say)
+    unfit = [line for line in rows if "| **no** |" in line or "| no |" in line]
+    fit = (
+        "Everything fits."
+        if not unfit
+        else f"{len(unfit)} rows do not fit even with everything recomputed and one window a device at a time."
+    )
+    page = PAGE.format(
+        date=datetime.date.today().isoformat(),
+        jax=importlib.metadata.version("jax"),
+        libtpu=importlib.metadata.version("libtpu"),
+        rows="\n".join(rows),
+        unfit=fit,
+        estimates="\n".join(estimates(compiler, say)),
+        long="\n".join(long_contexts(compiler, say)),
+        bindings=" ".join(f"--gin.{binding}" for binding in LONG_BINDINGS),
+    )
+    options.out.write_text(page, encoding="utf-8")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""Makes hf_golden.npz: logits, losses and gradients of Hugging Face's LlamaForCausalLM, for test_hf.py.
+
+PyTorch and Transformers are no dependencies of this project, so this runs in an environment of its own, and what it
+found is kept. Weights are not kept: they are drawn by their names, here as in the test.
+
+    python3 -m venv /tmp/hf && /tmp/hf/bin/pip install torch transformers numpy
+    /tmp/hf/bin/python tests/model/make_hf_golden.py
+
+Everything is float32. A decoder written out in float64 below tells whether Hugging Face's numbers are good enough to
+be compared with; running its own in float64 would not, since it casts to float32 for norms, rotation and softmax.
+"""
+
+import dataclasses
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GOLDEN = Path(__file__).with_name("hf_golden.npz")
+EPS = 1e-5
+TOKENS = 384  # of the one sequence
+IDS = 8  # of the vocabulary, whose logits are kept for every token; its loss depends on all
+WHOLE = 1024  # gradients up to this size are kept whole
+SIDE = 12  # of larger ones this many squared random projections
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A Llama of a published kind, narrower and of fewer layers; heads are as wide as the published ones: 128."""
+
+    heads: int
+    kv_heads: int
+    rope_theta: float
+    layers: int = 2
+    vocab: int = 320
+
+    @property
+    def dim(self) -> int:
+        return 128 * self.heads
+
+    @property
+    def ffn_dim(self) -> int:
+        return self.dim * 11008 // 4096  # as 7B and 34B
+
+
+CASES = {  # 34B as it is after long-context fine-tuning; what the base does to a head does not depend on the others
+    "7b": Case(heads=4, kv_heads=4, rope_theta=1e4),
+    "7b long context": Case(heads=4, kv_heads=4, rope_theta=1e6),
+    "34b": Case(heads=16, kv_heads=2, rope_theta=1e6),
+}
+
+
+def random(name: str) -> np.random.RandomState:
+    """Random numbers that belong to a name: NumPy promises that these stay the same in all its versions."""
+    return np.random.RandomState(zlib.crc32(name.encode()))
+
+
+def shapes(case: Case) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters, as Hugging Face has them: [out, in]."""
+    D, F, kv = case.dim, case.ffn_dim, 128 * case.kv_heads
+    layer = {
+        "input_layernorm": (D,),
+        "self_attn.q_proj": (D, D),
+        "self_attn.k_proj": (kv, D),
+        "self_attn.v_proj": (kv, D),
+        "self_attn.o_proj": (D, D),
+        "post_attention_layernorm": (D,),
+        "mlp.gate_proj": (F, D),
+        "mlp.up_proj": (F, D),
+        "mlp.down_proj": (D, F),
+    }
+    named = {f"model.layers.{n}.{part}.weight": shape for n in range(case.layers) for part, shape in layer.items()}
+    whole = {"model.embed_tokens.weight": (case.vocab, D), "model.norm.weight": (D,), "lm_head.weight": (case.vocab, D)}
+    return named | whole
+
+
+def weights(case: Case) -> dict[str, np.ndarray]:
+    """All parameters, float32: matrices that keep the variance, so that no softmax is near uniform; norms around 1."""
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        uniform = random(name).uniform(-1, 1, shape)
+        if len(shape) == 1:
+            return (1 + 0.5 * uniform).astype(np.float32)
+        fan_in = 1 if "embed" in name else shape[1]
+        return (uniform * np.sqrt(3 / fan_in)).astype(np.float32)
+
+    return {name: draw(name, shape) for name, shape in shapes(case).items()}
+
+
+def text(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and their targets, int64 [TOKENS]."""
+    ids = random("text").randint(0, case.vocab, TOKENS + 1)
+    return ids[:-1], ids[1:]
+
+
+def kept_logits(logits_SV: np.ndarray) -> np.ndarray:
+    """The logits that the golden file has, [S, IDS]: other ids for every token, so that all ids are among them."""
+    S, V = logits_SV.shape
+    ids = (np.arange(S)[:, None] + np.arange(IDS)[None, :] * (V // IDS)) % V
+    return np.take_along_axis(logits_SV, ids, axis=1)
+
+
+def digest(gradient: np.ndarray) -> np.ndarray:
+    """The gradient itself if it is small; else projections l g r on vectors l and r of random signs.
+
+    The norm of the digest of a difference is, in expectation of its square, the norm of the difference: an error
+    anywhere shows, and shows in its size.
+    """
+    gradient = np.asarray(gradient, np.float64)
+    if gradient.size <= WHOLE:
+        return gradient
+    matrix = gradient.reshape(-1, 64) if gradient.ndim == 1 else gradient
+    rng = random("signs")
+    left, right = (rng.randint(0, 2, (SIDE, size)) * 2.0 - 1 for size in matrix.shape)
+    return left @ matrix @ right.T / SIDE
+
+
+def hugging_face(case: Case, attention: str = "eager") -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Logits [S, V], losses [S] and the gradients of their mean by parameter name, of LlamaForCausalLM in float32."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=case.dim,
+        intermediate_size=case.ffn_dim,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.heads,
+        num_key_value_heads=case.kv_heads,
+        vocab_size=case.vocab,
+        max_position_embeddings=4096,
+        rms_norm_eps=EPS,
+        rope_parameters={"rope_type": "default", "rope_theta": case.rope_theta},
+        tie_word_embeddings=False,
+        attn_implementation=attention,
+        dtype="float32",
+    )
+    with torch.device("meta"):  # its own initialisation is not wanted
+        model = LlamaForCausalLM(config)
+    model.to_empty(device="cpu")
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # holds frequencies, which are no parameters
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights(case).items()}, strict=True)
+    tokens, targets = map(torch.from_numpy, text(case))
+    logits = model(input_ids=tokens[None], use_cache=False).logits[0]
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    losses.mean().backward()
+    return (
+        logits.detach().numpy(),
+        losses.detach().numpy(),
+        {name: parameter.grad.numpy() for name, parameter in model.named_parameters()},
+    )
+
+
+def in_float64(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The same of the mathematics itself, in float64."""
+    import torch
+
+    p = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in weights(case).items()}
+    tokens, targets = map(torch.from_numpy, text(case))
+    angles = torch.arange(TOKENS, dtype=torch.float64)[:, None] * case.rope_theta ** (
+        -torch.arange(64, dtype=torch.float64) / 64
+    )
+    turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # [S, 1, K/2]
+
+    def norm(x: Any, name: str) -> Any:
+        return x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * p[name]
+
+    def rotate(x: Any) -> Any:
+        turned = torch.complex(x[..., :64], x[..., 64:]) * turn
+        return torch.cat([turned.real, turned.imag], -1)
+
+    x = p["model.embed_tokens.weight"][tokens]
+    for n in range(case.layers):
+        layer = f"model.layers.{n}."
+        h = norm(x, layer + "input_layernorm.weight")
+        q, k, v = ((h @ p[f"{layer}self_attn.{w}_proj.weight"].T).unflatten(-1, (-1, 128)) for w in "qkv")
+        q, k = rotate(q), rotate(k)
+        heads = []
+        for head in range(case.heads):
+            shared = head * case.kv_heads // case.heads
+            scores = q[:, head] @ k[:, shared].T / 128**0.5
+            future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+            heads.append(scores.masked_fill(future, -torch.inf).softmax(-1) @ v[:, shared])
+        x = x + torch.cat(heads, -1) @ p[f"{layer}self_attn.o_proj.weight"].T
+        h = norm(x, layer + "post_attention_layernorm.weight")
+        gate = h @ p[f"{layer}mlp.gate_proj.weight"].T
+        gate = gate * gate.sigmoid() * (h @ p[f"{layer}mlp.up_proj.weight"].T)
+        x = x + gate @ p[f"{layer}mlp.down_proj.weight"].T
+    logits = norm(x, "model.norm.weight") @ p["lm_head.weight"].T
+    losses = -logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    losses.mean().backward()
+    return (
+        logits.detach().numpy(),
+        losses.detach().numpy(),
+        {name: value.grad.numpy() for name, value in p.items()},
+    )
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Norm of the difference over the norm."""
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def main() -> None:
+    import torch
+    import transformers
+
+    golden = {"made with": np.array(f"torch {torch.__version__}, transformers {transformers.__version__}")}
+    for key, case in CASES.items():
+        logits, losses, gradients = hugging_face(case)
+        exact_logits, exact_losses, exact_gradients = in_float64(case)
+        assert gradients.keys() == exact_gradients.keys()
+        of_logits, of_losses = np.abs(logits - exact_logits).max(), np.abs(losses - exact_losses).max()
+        of_gradients = {name: relative(gradients[name], exact_gradients[name]) for name in gradients}
+        worst = max(of_gradients, key=lambda name: of_gradients[name])
+        print(
+            f"{key}: logits up to {np.abs(logits).max():.1f}; Hugging Face differs from float64 by {of_logits:.1e}, "
+            f"losses by {of_losses:.1e}, gradients relatively by {of_gradients[worst]:.1e} ({worst})"
+        )
+        # half of what the test allows between two float32 programs
+        assert of_logits < 1e-5 and of_losses < 1e-5 and of_gradients[worst] < 5e-5
+        golden[f"{key}/logits"] = kept_logits(logits)
+        golden[f"{key}/losses"] = losses
+        for name, gradient in gradients.items():
+            golden[f"{key}/{name}"] = digest(gradient).astype(np.float32)
+            golden[f"{key}/{name}/norm"] = np.float32(np.linalg.norm(gradient))
+    np.savez_compressed(GOLDEN, **golden)
+    print(f"{GOLDEN}: {GOLDEN.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
