@@ -106,7 +106,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     yield ""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy"))
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
-    yield f"torch {asked.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} steps a turn; ratio:"
+    yield f"torch {asked.stdout.strip()}. medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
     yield "ours over this contestant within a round, by the clock and by CPU time, with the extremes of the first."
     for shape_name in options.shapes:
         shape = SHAPES[shape_name]
