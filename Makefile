@@ -2,7 +2,7 @@
 # make test    everything that the tests check
 # make setup   the environment only
 # make pods    docs/pods.md: what every stage of every size needs on every chip, compiled here (half an hour)
-# make bench   the benchmarks that this machine can run, each with its result file (an hour)
+# make bench   benchmarks beside other programs, each with its result file (half an hour); what they want is told
 # make lint    ruff and mypy
 # make lock    the requirement files, from pyproject.toml (needs uv)
 
@@ -41,6 +41,15 @@ test: .venv/.installed-test .venv/.installed-compiler
 
 pods: .venv/.installed-compiler
 	PYTHONPATH=.:.venv/tpu_compiler $(BIN)/python benchmarks/pods.py
+
+# Each wants an environment of its own for the program it compares with: see the head of the benchmark.
+bench: .venv/.installed-compiler
+	@test -n "$(TORCH_PYTHON)$(MAXTEXT_PYTHON)$(TOKENIZER)" || { echo "make bench TORCH_PYTHON=..." \
+	  "MAXTEXT_PYTHON=... TOKENIZER=tokenizer.model: those given are run; benchmarks/*.py say what they want" >&2; exit 2; }
+	$(if $(TORCH_PYTHON),$(BIN)/python benchmarks/train_cpu.py --torch_python=$(TORCH_PYTHON) --out=benchmarks/train_cpu.md)
+	$(if $(MAXTEXT_PYTHON),PYTHONPATH=.venv/tpu_compiler $(BIN)/python benchmarks/maxtext.py \
+	  --maxtext_python=$(MAXTEXT_PYTHON) --out=benchmarks/maxtext.md)
+	$(if $(TOKENIZER),$(BIN)/python benchmarks/data.py --tokenizer=$(TOKENIZER) --out=benchmarks/data.md)
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

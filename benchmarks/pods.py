@@ -3,8 +3,8 @@
     make pods                                    about half an hour on two cores; what was compiled before is remembered
 
 Every row is the real train step, compiled for the slice by XLA's TPU compiler (codellama_jax/planning). Nothing is
-measured. A size's own chips have the bindings of its file; for the others the policies of planning/search.py are tried
-from the one that keeps most down, each with as many micro-batches as a window a device allows, until one fits.
+measured. A size's own chips have the bindings of its file; for the others policies are tried from the one that keeps
+most down, each with as many micro-batches as two devices to a window allow, until one fits.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from codellama_jax import configuration, plan
 from codellama_jax.errors import UserError
 from codellama_jax.planning.chips import GiB, Topology, topology
 from codellama_jax.planning.compiled import Compiler, require_compiler
-from codellama_jax.planning.search import POLICIES, Change, changed, micro_batch_counts
+from codellama_jax.planning.search import Change, changed, micro_batch_counts
 
 SIZES = ("7b", "13b", "34b", "70b")
 # A stage, and those whose step is the same program but for sixteen rows of the vocabulary and the learning rate.
@@ -31,6 +31,14 @@ SLICES = {
     "34b": ("v4:4x8x8", "v5e:16x16", OWN["34b"], "v6e:16x16", "tpu7x:4x4x4"),
     "70b": ("v4:8x8x8", "v5e:16x16", OWN["70b"], "v6e:16x16", "tpu7x:4x4x8"),
 }
+# Of the policies of planning/search.py those that are tried here, from the one that keeps most down.
+LADDER = (
+    ("q+k+v+attention+middle+gate+up", ""),
+    ("q+k+v+attention+middle", ""),
+    ("attention", ""),
+    ("full", ""),
+    ("full", "input"),
+)
 LONG = (  # bindings of lcft, the pass, and slices
     ("7b", 102_400, 1, "forward", "v5p:2x2x1"),
     ("7b", 102_400, 1, "forward", "v6e:2x2"),
@@ -53,11 +61,7 @@ def candidates(config: configuration.Config, slice_: Topology) -> list[Change]:
     if slice_.slice_name == OWN[config.stage.size]:
         return [Change((), slice_, config)]
     most = micro_batch_counts(config, slice_)[-1]
-    return [
-        changed(config, slice_, remat=remat, offload=offload, micro_batches=most)
-        for remat, offload in reversed(POLICIES)
-        if remat != "none"
-    ]
+    return [changed(config, slice_, remat=remat, offload=offload, micro_batches=most) for remat, offload in LADDER]
 
 
 def best(config: configuration.Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
@@ -170,8 +174,8 @@ A row is reproduced by
         --no_estimate BINDINGS
 
 with the row's bindings; where there are none the stage runs as its gin files have it, on the chips that the size file
-states, with what `--search` found there. On other chips the policies of `Llama.remat` were tried from the one that
-keeps most down, with one window a device in a micro-batch: what is printed fits, it need not be the fastest
+states, with what `--search` found there. On other chips five policies of `Llama.remat` were tried from the one that
+keeps most down, in as many micro-batches as there can be: what is printed fits, it need not be the fastest
 (`plan --search --topology=SLICE` takes two minutes). `python_code`, `python` and `python_lcft` are the programs of
 `code` and `lcft` but for sixteen rows of the vocabulary and the steps; the paper has no `python_code` and no
 `python_lcft` of 70B.
