@@ -37,7 +37,7 @@ setup: .venv/.installed
 	@touch $@
 
 test: .venv/.installed-test .venv/.installed-compiler
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 pods: .venv/.installed-compiler
 	PYTHONPATH=.:.venv/tpu_compiler $(BIN)/python benchmarks/pods.py
