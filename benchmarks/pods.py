@@ -4,7 +4,7 @@
 
 Every row is the real train step, compiled for the slice by XLA's TPU compiler (codellama_jax/planning). Nothing is
 measured. A size's own chips have the bindings of its file; for the others policies are tried from the one that keeps
-most down, each with as many micro-batches as two devices to a window allow, until one fits.
+most down, each with as many micro-batches as two devices to a window allow, until one fits: then with fewer.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def candidates(config: configuration.Config, slice_: Topology) -> list[Change]:
 
 
 def best(config: configuration.Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
-    """The first candidate that fits, and its plan; the last that does not, if none does."""
+    """The first candidate that fits, in as few micro-batches as let it fit, and its plan; else the last candidate."""
     facts: dict[str, Any] = {}
     change: Change | None = None
     for change in candidates(config, slice_):
@@ -76,6 +76,17 @@ def best(config: configuration.Config, slice_: Topology, compiler: Compiler) -> 
         if facts["fits"] and not facts["recomputed"]:
             break
     assert change
+    most, llama = change.config.stage.micro_batches, change.config.llama
+    own = slice_.slice_name == OWN[config.stage.size]
+    for count in micro_batch_counts(config, slice_) if facts["fits"] and not own else []:
+        # what is not an argument is nearly proportional to a micro-batch: the hopeless are not compiled
+        guess = facts["argument_bytes"] + (facts["peak_bytes"] - facts["argument_bytes"]) * most / count
+        if count < most and guess < 1.1 * facts["hbm_bytes"]:
+            fewer = changed(config, slice_, remat=llama.remat, offload=llama.offload, micro_batches=count)
+            tried = compiler.facts(fewer.config, slice_, estimate=False)
+            if tried["fits"] and not tried["recomputed"]:
+                change, facts = fewer, tried
+                break
     return change, plan.summary(change.config, slice_, facts)
 
 
@@ -175,7 +186,7 @@ A row is reproduced by
 
 with the row's bindings; where there are none the stage runs as its gin files have it, on the chips that the size file
 states, with what `--search` found there. On other chips five policies of `Llama.remat` were tried from the one that
-keeps most down, in as many micro-batches as there can be: what is printed fits, it need not be the fastest
+keeps most down until one fitted, in as few micro-batches as let it fit: it need not be the fastest
 (`plan --search --topology=SLICE` takes two minutes). `python_code`, `python` and `python_lcft` are the programs of
 `code` and `lcft` but for sixteen rows of the vocabulary and the steps; the paper has no `python_code` and no
 `python_lcft` of 70B.

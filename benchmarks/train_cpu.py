@@ -4,11 +4,11 @@
     python benchmarks/train_cpu.py --torch_python=torchenv/bin/python [--rounds=7] [--out=benchmarks/train_cpu.md]
 
 A step is forward, backward, clipping and AdamW on one batch in memory; nothing else. Ours is the one that train.py
-compiles: training/step.py under jax.jit, over a mesh of one device, its state donated. Every contestant starts from the
-same parameters, sees the same tokens, and is a process of its own, asleep while it is not its turn. A round is one turn
-of each, in rotating order; what is given is the median over rounds of the ratio within the round. Large pages are asked
-for on everyone's behalf (GLIBC_TUNABLES): gigabytes a step are allocated anew, and without them a sixth of the time
-goes to page faults.
+compiles: training/step.py under jax.jit, over a mesh of one device, its state donated, its layers unrolled. Every
+contestant starts from the same parameters, sees the same tokens, and is a process of its own, asleep while it is not
+its turn. Ours meets the others one by one. A round is one turn of both, in alternating order; what is given is the
+median over rounds of the ratio within the round. Large pages are asked for on everyone's behalf (GLIBC_TUNABLES):
+gigabytes a step are allocated anew, and without them a sixth of the time goes to page faults.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -117,52 +118,74 @@ def result(options: argparse.Namespace) -> Iterator[str]:
             yield (
                 f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, feed-forward {shape.ffn_dim}, vocabulary"
                 f" {shape.vocab_size:,}, length {shape.length}, batch {shape.rows}; {parameters(shape) / 1e6:.1f}M"
-                " parameters, embedding and head apart."
+                " parameters, of which embedding and head are two matrices."
             )
             yield ""
-            yield "| contestant | tokens/s | ratio | least .. most | ratio of CPU time | losses of steps 1 to 3 |"
-            yield "|---|---|---|---|---|---|"
+            yield (
+                "| contestant | ours, tokens/s | its tokens/s | ratio | least .. most | ratio of CPU time"
+                " | losses of steps 1 to 3 |"
+            )
+            yield "|---|---|---|---|---|---|---|"
             yield from rows_of(shape_name, dtype, options)
 
 
 def rows_of(shape_name: str, dtype: str, options: argparse.Namespace) -> Iterator[str]:
     """Runs the rounds of one shape and dtype; gives the rows of its table."""
+    tokens = options.steps * SHAPES[shape_name].tokens
+    for name, flags in CONTESTANTS[dtype].items():
+        if name == "ours":
+            continue
+        ours, theirs = duel(shape_name, dtype, flags, options)
+        walls = [b.wall / a.wall for a, b in zip(ours.turns, theirs.turns, strict=True)]
+        cpu = statistics.median(b.cpu / a.cpu for a, b in zip(ours.turns, theirs.turns, strict=True))
+        rates = [tokens / statistics.median(turn.wall for turn in who.turns) for who in (ours, theirs)]
+        ratios = f"{statistics.median(walls):.2f} | {min(walls):.2f} .. {max(walls):.2f} | {cpu:.2f}"
+        losses = " and ".join(", ".join(f"{loss:.4f}" for loss in who.losses) for who in (ours, theirs))
+        yield f"| {name} | {rates[0]:,.0f} | {rates[1]:,.0f} | {ratios} | {losses} |"
+
+
+class Turn(NamedTuple):
+    """Seconds of a turn, by the clock and of all threads."""
+
+    wall: float
+    cpu: float
+
+
+class Contestant(NamedTuple):
+    losses: list[float]
+    turns: list[Turn]
+
+
+def duel(shape_name: str, dtype: str, flags: list[str], options: argparse.Namespace) -> tuple[Contestant, Contestant]:
+    """Ours and one other in turns. No more of them at a time: each keeps gigabytes while it sleeps, and without room
+    for large pages the one that allocates most is slowed down."""
     here = Path(__file__).resolve()
+    commands = (
+        [sys.executable, str(here), f"--shapes={shape_name}", *CONTESTANTS[dtype]["ours"]],
+        [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}", *flags],
+    )
     environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    started: dict[str, subprocess.Popen] = {}
-    losses = {}
+    started: list[subprocess.Popen] = []
+    contestants: list[Contestant] = []
     try:
-        for name, flags in CONTESTANTS[dtype].items():
-            if name == "ours":
-                command = [sys.executable, str(here), f"--shapes={shape_name}", *flags]
-            else:
-                command = [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}"]
-                command += flags
-            started[name] = subprocess.Popen(
+        for command in commands:
+            process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-            losses[name] = [float(loss) for loss in started[name].stdout.readline().split()]  # one compiles at a time
-        names = list(started)
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+            started.append(process)
+            losses = [float(loss) for loss in process.stdout.readline().split()]  # one compiles at a time
+            contestants.append(Contestant(losses, []))
         for number in range(options.rounds):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                started[name].stdin.write(f"{options.steps}\n")
-                started[name].stdin.flush()
-                wall, cpu = map(float, started[name].stdout.readline().split())
-                taken[name].append((wall, cpu))
+            for which in (number % 2, 1 - number % 2):
+                started[which].stdin.write(f"{options.steps}\n")
+                started[which].stdin.flush()
+                contestants[which].turns.append(Turn(*map(float, started[which].stdout.readline().split())))
     finally:
-        for process in started.values():
+        for process in started:
             process.kill()
             process.wait()
-    tokens = options.steps * SHAPES[shape_name].tokens
-    for name in names:
-        rate = tokens / statistics.median(wall for wall, _ in taken[name])
-        pairs = list(zip(taken["ours"], taken[name], strict=True))
-        walls = [theirs[0] / ours[0] for ours, theirs in pairs]
-        cpu = statistics.median(theirs[1] / ours[1] for ours, theirs in pairs)
-        ratios = f"{statistics.median(walls):.2f} | {min(walls):.2f} .. {max(walls):.2f} | {cpu:.2f}"
-        yield f"| {name} | {rate:,.0f} | {ratios} | {', '.join(f'{loss:.4f}' for loss in losses[name])} |"
+    ours, theirs = contestants
+    return ours, theirs
 
 
 def parameters(shape: Shape) -> int:
@@ -243,6 +266,7 @@ def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
         rope_theta=ROPE_THETA,
         compute_dtype=dtype,
         remat="none",
+        unroll=N,
         attention_block=ATTENTION_BLOCK,
         loss_chunk=LOSS_CHUNK,
     )

@@ -66,6 +66,7 @@ _NO_MATTER = (
         "Llama.remat",
         "Llama.offload",
         "Llama.ffn_parts",
+        "Llama.unroll",
         "Llama.attention",
         "Llama.gathered_heads",
         "Llama.splash_block",

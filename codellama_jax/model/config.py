@@ -34,6 +34,8 @@ class Llama:
         offload: names in the same manner; those are kept too, in the host's memory instead of the device's.
         ffn_parts: parts of the feed-forward width that the backward pass goes through in turn where it computes them
             again, so that as much less of them exists at once; 1 with a tensor axis (step.make_loss).
+        unroll: layers that are compiled one after the other, within the loop over layers: a divisor of `layers`. A CPU
+            is a tenth faster with all of them, which it compiles as many times more slowly; on accelerators it is 1.
         attention: the kernel: "splash" (TPU), "cudnn" (GPU), "blocked" (anywhere), or "auto": that of the devices.
         attention_block: queries that "blocked" handles at a time, so that memory is linear in the sequence length.
         gathered_heads: key-value heads of a device whose keys and values are gathered at a time where the sequence is
@@ -55,6 +57,7 @@ class Llama:
     remat: str = "full"
     offload: str = ""
     ffn_parts: int = 4
+    unroll: int = 1
     attention: str = "auto"
     attention_block: int = 512
     gathered_heads: int = 0
@@ -78,8 +81,8 @@ class Llama:
                     f"Llama.{field}={getattr(self, field)!r}: {unknown[0]!r} is unknown; it must be {words} joined by"
                     f" '+', of {', '.join(ACTIVATIONS)}"
                 )
-        if self.ffn_parts < 1:
-            raise ValueError(f"Llama.ffn_parts={self.ffn_parts} must be at least 1")
+        if self.ffn_parts < 1 or self.unroll < 1:
+            raise ValueError(f"Llama.ffn_parts={self.ffn_parts} and Llama.unroll={self.unroll} must be at least 1")
         if self.remat == "none" and self.offload:
             raise ValueError("Llama.offload names what is kept: with Llama.remat='none' bind it to ''")
 

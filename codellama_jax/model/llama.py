@@ -172,7 +172,7 @@ def hidden_states(
     graph, stacked = nnx.split(model.blocks)
     # Looked up before the cast: the gradient of the embedding sums over tokens, which must happen in float32.
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)
-    x_BSD, _ = jax.lax.scan(_rematerialised(block, config), x_BSD, stacked)
+    x_BSD, _ = jax.lax.scan(_rematerialised(block, config), x_BSD, stacked, unroll=config.unroll)
     return rms_norm(x_BSD, model.norm[...], config.norm_eps)
 
 
