@@ -77,8 +77,8 @@ def _use(program: Program, fused: str, value: Instruction) -> float:
                 continue
             if user.opcode in ("dynamic-slice", "slice", "gather") and position == 0:
                 total += sum(shape.bytes for shape in user.shapes)
-            elif user.opcode == "bitcast":
-                total += _use(program, fused, user)
+            elif user is not program.roots[fused] and _same_elements(program, user):
+                total += _use(program, fused, user)  # within a fusion what is laid out anew is never written out
             elif user.opcode == "fusion":
                 total += _read(program, user.attribute("calls") or "", position)
             elif user.opcode == "dynamic-update-slice" and position == 0:
@@ -86,6 +86,15 @@ def _use(program: Program, fused: str, value: Instruction) -> float:
             else:
                 return whole
     return min(whole, total)
+
+
+def _same_elements(program: Program, instruction: Instruction) -> bool:
+    """Whether its result has each element of its operand in its place, whatever the layout."""
+    if instruction.opcode == "fusion":
+        inner = instruction.attribute("calls") or ""
+        works = [i for i in program.computations[inner].values() if i.opcode != "parameter"]
+        return len(instruction.operands) == 1 and all(_same_elements(program, i) for i in works)
+    return instruction.opcode in ("bitcast", "copy", "convert")
 
 
 def _written(program: Program, fused: str, root: Instruction) -> list[float]:
