@@ -184,6 +184,33 @@ def test_what_stays_on_the_chip_is_no_traffic():
     assert memory_bytes(Program(SPACES)) == 2 * 4096  # read once by the copy, written once at the end
 
 
+# A layer of a stack, laid out anew on the way: as newer chips have it.
+RELAID = """HloModule m
+%relaid (p: f32[32,1024]) -> f32[32,1024] {
+  %p = f32[32,1024]{1,0:T(16,128)} parameter(0)
+  ROOT %copy.1 = f32[32,1024]{1,0:T(8,128)} copy(%p)
+}
+%layer (stack: f32[32,1024], index: s32[]) -> f32[1,1024] {
+  %stack = f32[32,1024]{1,0:T(16,128)} parameter(0)
+  %again = f32[32,1024]{1,0:T(8,128)} fusion(%stack), kind=kLoop, calls=%relaid
+  %index = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice = f32[1,1024]{1,0} dynamic-slice(%again, %index, %zero), dynamic_slice_sizes={1,1024}
+}
+ENTRY %main (stack: f32[32,1024], index: s32[]) -> f32[1,1024] {
+  %stack = f32[32,1024]{1,0:T(16,128)} parameter(0)
+  %index = s32[] parameter(1)
+  ROOT %fused = f32[1,1024]{1,0} fusion(%stack, %index), kind=kLoop, calls=%layer
+}
+"""
+
+
+def test_what_a_fusion_lays_out_anew_is_not_read_whole():
+    assert memory_bytes(Program(RELAID)) == pytest.approx(2 * 4096, abs=8)  # a layer read, and written; the index
+    whole = RELAID.replace("dynamic-slice(%again, %index, %zero)", "reduce(%again, %index)")
+    assert memory_bytes(Program(whole)) > 32 * 4096
+
+
 # ---------------------------------------------------------------- collectives
 
 
