@@ -66,7 +66,6 @@ CONTESTANTS = {
         "torch eager, autocast": ["--precision=autocast"],
         "torch compiled, autocast": ["--precision=autocast", "--compiled"],
         "torch compiled, bfloat16 beside float32 masters": ["--precision=masters", "--compiled"],
-        "torch compiled, bfloat16 inside of products only": ["--precision=products", "--compiled"],
     },
 }
 
