@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -322,15 +323,6 @@ def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
     stream.next_batch()
     done = time.perf_counter()
     return {"imports": imported - begin, "listed": listed - imported, "batch": done - imported}
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

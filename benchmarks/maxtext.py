@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from codellama_jax.planning import cost  # noqa: E402
 from codellama_jax.planning.chips import GiB, Topology, topology  # noqa: E402
 from codellama_jax.planning.collectives import Collectives  # noqa: E402
+from codellama_jax.planning.compiled import compiler_environment, heap_bytes  # noqa: E402
 from codellama_jax.planning.hlo import Program  # noqa: E402
 from codellama_jax.planning.traffic import memory_bytes  # noqa: E402
 
@@ -161,23 +162,13 @@ def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, 
     """The same facts of MaxText's step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_COMPILATION_CACHE": "0",  # what comes out of it leaves no texts
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_ACCELERATOR_TYPE": slice_.cloud_name,
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "XLA_FLAGS": f"--xla_dump_to={folder}",
-        }
+        environment = compiler_environment(slice_, folder)
         environment.pop("PYTHONPATH", None)  # ours
         where = subprocess.run(
             [python, "-c", "import importlib.util; print(importlib.util.find_spec('maxtext').origin)"],
             **{"check": True, "capture_output": True, "text": True, "env": environment},
         ).stdout
         base = Path(where.strip()).parent / "configs" / "base.yml"
-        output = f"base_output_directory={folder / 'output'}"
         output = (f"base_output_directory={folder / 'output'}", f"compile_topology={slice_.cloud_name}")
         command = [python, "-m", "maxtext.trainers.pre_train.train_compile", base, *MAXTEXT, *output, *told]
         begun = time.monotonic()
@@ -195,12 +186,11 @@ def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, 
             raise SystemExit(f"MaxText does not compile:\n{said[-4000:]}")
         check_said(said)
         program = Program(next(folder.glob("*jit_train_step*.after_optimizations.txt")).read_text())
-        report = next(folder.glob("*jit_train_step*memory-usage-report.txt")).read_text()
-    peak = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report)  # as compiled.py does
+        peak = heap_bytes(folder, "jit_train_step")
     if not peak or program.unknown_loops or program.recomputed:
-        raise SystemExit(f"MaxText's program cannot be compared: {report[:200]}, loops {program.unknown_loops}")
+        raise SystemExit(f"MaxText's program cannot be compared: heap {peak}, loops {program.unknown_loops}")
     return {
-        "peak_bytes": int(peak[1]),
+        "peak_bytes": peak,
         "compiled_flops": (program.product_flops + program.attention_flops) * slice_.devices,
         "memory_bytes": memory_bytes(program),
         # its other axes are of size 1

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from machine import processor
 
 NORM_EPS, ROPE_THETA = 1e-5, 1e4
 LEARNING_RATE, EPS, CLIP = 1e-3, 1e-5, 1.0
@@ -189,15 +190,6 @@ def duel(shape_name: str, dtype: str, flags: list[str], options: argparse.Namesp
 
 def parameters(shape: Shape) -> int:
     return sum(array.size for array in weights(shape).values()) + (2 * shape.layers + 1) * shape.dim
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 # ---------------------------------------------------------------- what all contestants share; NumPy alone

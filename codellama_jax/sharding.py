@@ -5,6 +5,7 @@ Nothing here relies on Flax's logical rules: those are dropped in silence when a
 names are resolved here, and an unknown one raises.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -123,19 +124,25 @@ def tree_shardings(mesh: jax.sharding.Mesh, dims: Any) -> Any:
     return jax.tree.map(lambda d: NamedSharding(mesh, spec(d)), dims, is_leaf=lambda d: isinstance(d, tuple))
 
 
-def _rows(mesh: jax.sharding.Mesh) -> int:
+def batch_parts(mesh: jax.sharding.Mesh) -> int:
     """Parts that the windows of a batch are cut into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def _rows_of_processes(mesh: jax.sharding.Mesh) -> dict[int, tuple[int, ...]]:
     """Which of the data x fsdp parts of a batch each process has a part of, in the order of their first."""
-    grid = mesh.devices.reshape(_rows(mesh), -1)
+    grid = mesh.devices.reshape(batch_parts(mesh), -1)
     rows: dict[int, list[int]] = {}
     for row, devices in enumerate(grid):
         for process in {device.process_index for device in devices}:
             rows.setdefault(process, []).append(row)
     return {process: tuple(mine) for process, mine in rows.items()}
+
+
+@functools.cache
+def _rows_of_this_process(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
+    """_rows_of_processes goes through all devices: not for every batch."""
+    return _rows_of_processes(mesh)[jax.process_index()]
 
 
 def host_group(mesh: jax.sharding.Mesh) -> tuple[int, int]:
@@ -147,7 +154,7 @@ def host_group(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     """
     rows = _rows_of_processes(mesh)
     groups = list(dict.fromkeys(rows.values()))
-    if sum(map(len, groups)) != _rows(mesh) or len(set(map(len, groups))) > 1:
+    if sum(map(len, groups)) != batch_parts(mesh) or len(set(map(len, groups))) > 1:
         across = mesh.shape["context"] * mesh.shape["tensor"]
         raise UserError(
             f"Mesh.context x Mesh.tensor = {across} makes hosts share a part of their windows: bind them so that hosts"
@@ -158,7 +165,7 @@ def host_group(mesh: jax.sharding.Mesh) -> tuple[int, int]:
 
 def put_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """This host group's rows of each [rows, length] array as the global array, cut over batch and sequence."""
-    rows = _rows_of_processes(mesh)[jax.process_index()]
+    rows = _rows_of_this_process(mesh)
     sharding = NamedSharding(mesh, spec(("batch", "sequence")))
 
     def put(local: np.ndarray) -> jax.Array:
@@ -168,16 +175,16 @@ def put_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str
             start = rows.index((index[0].start or 0) // size) * size
             return local[start : start + size, index[1]]
 
-        return jax.make_array_from_callback((_rows(mesh) * size, local.shape[1]), sharding, shard)
+        return jax.make_array_from_callback((batch_parts(mesh) * size, local.shape[1]), sharding, shard)
 
     return {name: put(local) for name, local in batch.items()}
 
 
 def check_divides(mesh: jax.sharding.Mesh, batch_size: int, sequence_length: int, llama: Llama) -> None:
     """Raises UserError where the mesh does not divide what it is to cut."""
-    size = mesh.shape
+    size, rows = mesh.shape, batch_parts(mesh)
     for what, whole, axis, parts in (
-        ("Stage.batch_tokens / Stage.sequence_length / Stage.micro_batches", batch_size, "data x fsdp", _rows(mesh)),
+        ("Stage.batch_tokens / Stage.sequence_length / Stage.micro_batches", batch_size, "data x fsdp", rows),
         ("Stage.sequence_length", sequence_length, "context", size["context"]),
         ("Llama.dim", llama.dim, "fsdp x context", size["fsdp"] * size["context"]),
         ("Llama.kv_heads", llama.kv_heads, "tensor", size["tensor"]),

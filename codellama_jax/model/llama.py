@@ -130,6 +130,17 @@ def hidden_states(
     kv_heads = ("batch", "sequence", "kv_heads", None)
     ffn = ("batch", "sequence", "ffn")
 
+    def feed_forward(h_BSD: jax.Array, w1_DF: jax.Array, w3_DF: jax.Array, w2_FD: jax.Array) -> jax.Array:
+        gate_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w1_DF), ffn), "gate")
+        up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w3_DF), ffn), "up")
+        return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
+
+    # What is kept need not be computed again in parts.
+    parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.kept | config.offloaded) else 1
+    parts = max(number for number in range(1, parts + 1) if config.ffn_dim % number == 0)
+    if parts > 1:
+        feed_forward = jax.checkpoint(feed_forward, prevent_cse=False)
+
     def block(x_BSD: jax.Array, graph_and_state: Any) -> tuple[jax.Array, None]:
         p = nnx.merge(graph, graph_and_state)
         x_BSD = checkpoint_name(x_BSD, "input")
@@ -159,16 +170,6 @@ def hidden_states(
             x_BSD = x_BSD + feed_forward(h_BSD, w1, w3, w2)
         return constrain(x_BSD, activation), None
 
-    def feed_forward(h_BSD: jax.Array, w1_DF: jax.Array, w3_DF: jax.Array, w2_FD: jax.Array) -> jax.Array:
-        gate_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w1_DF), ffn), "gate")
-        up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w3_DF), ffn), "up")
-        return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
-
-    # What is kept need not be computed again in parts.
-    parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.kept | config.offloaded) else 1
-    parts = max(number for number in range(1, parts + 1) if config.ffn_dim % number == 0)
-    if parts > 1:
-        feed_forward = jax.checkpoint(feed_forward, prevent_cse=False)
     graph, stacked = nnx.split(model.blocks)
     # Looked up before the cast: the gradient of the embedding sums over tokens, which must happen in float32.
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)

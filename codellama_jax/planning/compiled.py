@@ -120,21 +120,11 @@ class Compiler:
 
     def _compile(self, config: Config, slice_: Topology, pass_: str, folder: Path, estimate: bool) -> dict[str, Any]:
         (folder / "config.gin").write_text(configuration.operative(config), encoding="utf-8")
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_COMPILATION_CACHE": "0",  # what comes out of it leaves no texts
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_ACCELERATOR_TYPE": slice_.cloud_name,
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "XLA_FLAGS": f"--xla_dump_to={folder}",
-        }
         begun = time.monotonic()
         with (folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", __spec__.name, str(folder), slice_.slice_name, str(slice_.slices), pass_],
-                env=environment,
+                env=compiler_environment(slice_, folder),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -157,7 +147,7 @@ class Compiler:
         step = _read(folder, "step")
         facts = {**step, "estimate": None, "seconds": time.monotonic() - begun, **end}
         facts.pop("places", None)
-        facts["peak_bytes"], facts["hbm_bytes"] = _heap(folder), slice_.chip.hbm_bytes
+        facts["peak_bytes"], facts["hbm_bytes"] = heap_bytes(folder, "jit_planned"), slice_.chip.hbm_bytes
         error = end.get("error", "")
         if "exceeds available HBM" in error or "Exceeded hbm capacity" in error:
             return {**facts, "fits": False, "peak_bytes": facts["peak_bytes"] or _asked(error)}
@@ -198,13 +188,27 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _heap(folder: Path) -> int:
+def compiler_environment(slice_: Topology, folder: Path) -> dict[str, str]:
+    """The environment in which a process compiles for a slice that is not there, and leaves its texts in a folder."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "0",  # what comes out of it leaves no texts
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": slice_.cloud_name,
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "XLA_FLAGS": f"--xla_dump_to={folder}",
+    }
+
+
+def heap_bytes(folder: Path, program: str) -> int:
     """What the compiler compares with the memory there is: the size of the heap that it lays everything out in.
 
     Of its other figures, temp_size_in_bytes counts memory that is used twice twice (a step with 20 GiB of arguments and
     "temporaries" was accepted for 16), and peak_memory_in_bytes leaves out the gaps between what lives at a time.
     """
-    for report in folder.glob("*jit_planned*memory-usage-report.txt"):
+    for report in folder.glob(f"*{program}*memory-usage-report.txt"):
         found = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report.read_text(encoding="utf-8"))
         if found:
             return int(found[1])

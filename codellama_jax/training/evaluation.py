@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import hidden_states
-from codellama_jax.sharding import constrain, spec
+from codellama_jax.sharding import batch_parts, constrain, spec
 from codellama_jax.tokenizer import Order, Tokenizer
 from codellama_jax.training.step import Params, make_loss, merged, stream_sums
 
@@ -30,21 +30,24 @@ class Evaluator:
 
     def __init__(self, config: Llama, mesh: Mesh, mask_documents: bool, streams: Sequence[str]):
         self._config, self._mesh, self._streams = config, mesh, streams
-        self._rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._rows = batch_parts(mesh)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         # inference needs no rematerialisation
         loss = make_loss(dataclasses.replace(config, remat="none"), mask_documents, mesh)
 
+        def losses(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+            return loss(params, batch)[1]
+
         def sums(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             weights = batch["loss_weights"]
-            weighted = loss(params, batch)[1] * weights
+            weighted = losses(params, batch) * weights
             return (
                 stream_sums(weighted, batch["stream_ids"], len(streams)),
                 stream_sums(weights, batch["stream_ids"], len(streams)),
             )
 
         self._sums = jax.jit(sums, out_shardings=self._replicated)
-        self._losses = jax.jit(lambda params, batch: loss(params, batch)[1], out_shardings=self._replicated)
+        self._losses = jax.jit(losses, out_shardings=self._replicated)
         self._next = jax.jit(self._next_ids, out_shardings=self._replicated)
 
     def validation(self, params: Params, batches: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
