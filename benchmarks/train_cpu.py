@@ -225,8 +225,8 @@ def batch(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def serve(step: Callable[[], float]) -> None:
-    """Trains for three steps, says their losses; then, for each line, one more and as many as it asks for, and says what
-    those took."""
+    """Trains for three steps and says their losses; then, for each line, for one more and as many as it asks for, and
+    says what those took."""
     print(*(step() for _ in range(3)), flush=True)
     for line in sys.stdin:
         step()
