@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
     parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
-    return program.run(parser, argv, _train, explain)
+    return hosts.leave_at_once(lambda: program.run(parser, argv, _train, explain))
 
 
 def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
@@ -45,6 +45,8 @@ def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
 
 def explain(error: BaseException) -> str | None:
     """One line for the user; None for errors of JAX that are not about memory: they are ours to mend."""
+    if hosts.lost(error):
+        return hosts.LOST
     if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
         return None
     if isinstance(error, MemoryError | RuntimeError):

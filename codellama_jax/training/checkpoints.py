@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity
@@ -43,7 +42,7 @@ def _goodness(metrics: dict[str, float]) -> float:
 class _WithChecksums(atomicity.AtomicRenameTemporaryPath):
     """A save's temporary folder, whose files get their checksums before it is renamed."""
 
-    _final_path: epath.Path
+    _final_path: Any  # of the base class
 
     async def finalize(self) -> None:
         final = self._final_path

@@ -41,9 +41,13 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8") if writes else None
         self.forget_after(last_step)
 
-    def forget_after(self, step: int) -> None:
-        """Drops the lines of later steps: those are done again."""
-        self.lines = [line for line in self.lines if isinstance(line, dict) and line.get("step", math.inf) <= step]
+    def forget_after(self, step: int, keep_kind: str = "") -> None:
+        """Drops the lines of later steps, which are done again, but for those of one kind."""
+        self.lines = [
+            line
+            for line in self.lines
+            if isinstance(line, dict) and (line.get("step", math.inf) <= step or keep_kind == line.get("kind", None))
+        ]
         if self._file:
             self._file.close()
             write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
@@ -200,8 +204,8 @@ class StageLog:
     def go_back(self, step: int, spike: LossSpike) -> None:
         """Forgets what was noted after a step, which the stage has gone back to, but for the reason."""
         self._metrics.forget_after(step)
-        self._evaluations.forget_after(step)
-        # of the next step: one that is resumed from this one comes to the spike again
+        self._evaluations.forget_after(step, keep_kind="rollback")
+        # of the next step: a run that is resumed from this one comes to the spike again
         self.evaluation({"kind": "rollback", "step": step + 1, "from": spike.step, "loss": spike.loss})
 
     @property
