@@ -64,7 +64,8 @@ def _convert(flags: configuration.Flags, options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     # Imported here: Orbax takes a second, and a wrong flag should not.
     from codellama_jax.conversion import checkpoint, formats
-    from codellama_jax.conversion.parameters import Grown, Source
+    from codellama_jax.conversion.grown import Grown
+    from codellama_jax.conversion.parameters import Source
 
     began = time.monotonic()
     opened = formats.open_checkpoint(options.origin)

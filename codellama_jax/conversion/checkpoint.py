@@ -11,106 +11,24 @@ it is float32, which holds all of them exactly, and export gives each layer its 
 
 import dataclasses
 import json
-import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
-from orbax.checkpoint import type_handlers
 
 from codellama_jax import checksums, run_folder
-from codellama_jax.conversion import parameters
+from codellama_jax.conversion import parameters, streamed
 from codellama_jax.conversion.output import whole_folder
-from codellama_jax.conversion.parameters import CUTS, DTYPES, Model, Source, Tensor
+from codellama_jax.conversion.parameters import DTYPES, Model, Source, Tensor
 from codellama_jax.errors import UserError
 from codellama_jax.model.config import Llama
 
-# Orbax says what it does at each step.
-logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
-
 # What is read at once of an array whose chunks hold many layers, as training writes them: a chunk is decoded whole.
 SLAB_BYTES = 1 << 30
-
-
-class _Array:
-    """All layers of one parameter, as a leaf of the tree that Orbax saves."""
-
-    def __init__(self, source: Source, parameter: str):
-        self._source, self._llama = source, source.model.llama
-        self._tensors = [tensor for tensor in parameters.tensors(self._llama) if tensor.parameter == parameter]
-        name = self._tensors[0].name
-        self._stacked = self._tensors[0].layer is not None
-        layers = (self._llama.layers,) if self._stacked else ()
-        self.shape = (*layers, *parameters.our_shape(self._llama, name))
-        self.dtype = parameters.stored_dtype(source.model, parameter)
-        self._blocks = parameters.blocks(self._llama, name, self.dtype.itemsize)
-        # A chunk is what a block is, but cut along the model width: a device that holds a part of the width reads few.
-        region = self._region(self._tensors[0], *self._blocks[0])
-        chunk = [len(range(*part.indices(size))) for part, size in zip(region, self.shape, strict=True)]
-        if name not in parameters.NORMS:
-            width = self._stacked + parameters.width_axis(name)
-            chunk[width] = min(chunk[width], self._llama.dim // math.gcd(self._llama.dim, CUTS))
-        self.chunk = tuple(chunk)
-
-    def _region(self, tensor: Tensor, start: int, stop: int) -> tuple[slice, ...]:
-        layer = () if tensor.layer is None else (slice(tensor.layer, tensor.layer + 1),)
-        within = parameters.our_rows(self._llama, tensor.name, start, stop)
-        return layer + within
-
-    def pieces(self) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
-        """Where in the array, and what is there; whole chunks of it."""
-        for tensor in self._tensors:
-            for start, stop in self._blocks:
-                rows = self._source.rows(tensor, start, stop)
-                piece = parameters.to_ours(self._llama, tensor.name, rows).astype(self.dtype, copy=False)
-                yield self._region(tensor, start, stop), piece[None] if self._stacked else piece
-
-
-class _ArrayHandler(type_handlers.TypeHandler):
-    """Writes an _Array where Orbax would write a whole one, through the TensorStore that Orbax specifies for it.
-
-    Orbax has no leaf that is read while it is written: its handlers take arrays. This one is its public extension
-    point, and the folder, its tree's metadata and the merge of what processes wrote are Orbax's own.
-    """
-
-    def typestr(self) -> str:
-        """What the tree's metadata calls it: restored without further words it is a NumPy array."""
-        return "np.ndarray"
-
-    async def metadata(self, infos: Sequence[Any]) -> Sequence[Any]:
-        """Not asked of a tree that is being written."""
-        raise NotImplementedError
-
-    async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> Sequence[Any]:
-        """Orbax's handlers read what this one wrote."""
-        raise NotImplementedError
-
-    async def serialize(self, values: Sequence[_Array], infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
-        """Writes the arrays one after the other, here and now, so that one block exists at a time."""
-        for value, info in zip(values, infos, strict=True):
-            await info.await_path_creation()
-            spec = type_handlers.get_json_tspec_write(
-                info,
-                use_ocdbt=True,
-                global_shape=value.shape,
-                local_shape=value.chunk,  # a chunk is what Orbax takes for one device's part
-                dtype=value.dtype,
-                process_index=0,
-                arg=ocp.SaveArgs(),
-            )
-            store = await ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context)
-            writing = None  # the block before, while the next one is read
-            for region, piece in value.pieces():
-                if writing is not None:
-                    await writing
-                writing = store[region].write(piece, can_reference_source_data_indefinitely=True)
-            await writing
-        return []
 
 
 def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None) -> None:
@@ -127,7 +45,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
     """
     model = source.model
     names = dict.fromkeys(tensor.parameter for tensor in parameters.tensors(model.llama))
-    arrays = {name: _Array(source, name) for name in names}
+    arrays = {name: streamed.StreamedArray(source, name) for name in names}
     tree: dict[str, Any] = {"blocks": {}}
     for name, array in arrays.items():
         group, _, last = name.rpartition(".")
@@ -147,11 +65,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         "imported": imported,
     }
     with whole_folder(path, sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())) as folder:
-        registry = type_handlers.create_type_handler_registry((_Array, _ArrayHandler()))
-        # Weights hardly compress, and a stage's start should not wait for it.
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
-        with ocp.Checkpointer(handler) as checkpointer:
-            checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(tree))
+        streamed.save(tree, folder / "params")
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))
         if tokenizer is not None:
@@ -207,7 +121,7 @@ class Checkpoint:
         candidates = [path / "tokenizer.model", *(path.absolute().parents[2:3] if self.trained else [])]
         files = [place / "tokenizer.model" if place.is_dir() else place for place in candidates]
         self.tokenizer = next((file for file in files if file.is_file()), None)
-        self._stores = {}
+        self._stores: dict[str, Any] = {}
         for tensor in parameters.tensors(llama):
             if tensor.parameter not in self._stores:
                 layers = () if tensor.layer is None else (llama.layers,)

@@ -1,5 +1,7 @@
 """Hugging Face's LlamaForCausalLM: config.json beside safetensors files, with an index where they are several.
 
+Old folders with pytorch_model*.bin instead are read as Meta's files are, by torch_file.
+
 Matrices are [out, in], and rotary channels half-split, as with us.
 """
 
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax.conversion import parameters, safetensors
+from codellama_jax.conversion import parameters, safetensors, torch_file
 from codellama_jax.conversion.parameters import DTYPES, Model, Source, Tensor
 from codellama_jax.conversion.stored import InputFile, Stored
 from codellama_jax.errors import UserError
@@ -19,6 +21,7 @@ from codellama_jax.errors import UserError
 SHARD_BYTES = 5_000_000_000
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_OLD_INDEX, _OLD_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
 _GLOBAL = {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
 _BLOCK = {
@@ -74,8 +77,9 @@ class HuggingFace:
         self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
 
     def _read(self, folder: Path) -> dict[str, Stored]:
-        index = folder / INDEX
-        names = [SINGLE]
+        safe = (folder / INDEX).exists() or (folder / SINGLE).exists() or not any(folder.glob("pytorch_model*.bin*"))
+        index, names = (folder / INDEX, [SINGLE]) if safe else (folder / _OLD_INDEX, [_OLD_SINGLE])
+        read = safetensors.read if safe else torch_file.read
         if index.exists():
             weight_map = _json(index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
@@ -84,7 +88,7 @@ class HuggingFace:
         found: dict[str, Stored] = {}
         for name in names:
             self._files[name] = InputFile(folder / name)
-            found |= safetensors.read(self._files[name])
+            found |= read(self._files[name])
         return {name: stored for name, stored in found.items() if not name.endswith(_IGNORED)}
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
@@ -171,7 +175,7 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     dtypes = {name: model.dtypes[str(tensor)] for name, tensor in by_name.items()}
     sizes = {name: math.prod(shapes[name]) * DTYPES[dtypes[name]].itemsize for name in by_name}
     files = list(safetensors.shards(sizes.items(), shard_bytes))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(files, 1):
         file = SINGLE if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
         weight_map |= dict.fromkeys(names, file)

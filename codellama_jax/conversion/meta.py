@@ -231,7 +231,12 @@ def _share(
 
 def _params_json(model: Model) -> dict[str, Any]:
     llama = model.llama
-    words = {"dim": llama.dim, "n_layers": llama.layers, "n_heads": llama.heads, "n_kv_heads": llama.kv_heads}
+    words: dict[str, Any] = {
+        "dim": llama.dim,
+        "n_layers": llama.layers,
+        "n_heads": llama.heads,
+        "n_kv_heads": llama.kv_heads,
+    }
     words |= {"norm_eps": llama.norm_eps, "vocab_size": llama.vocab_size}
     words |= _ffn_words(llama.dim, llama.ffn_dim)
     if llama.rope_theta != 1e4:  # Llama 2's own code does not know the word
