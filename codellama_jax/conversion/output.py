@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,22 @@ def whole_folder(path: Path, nbytes: int) -> Iterator[Path]:
         folder = around / path.name
         folder.mkdir()
         yield folder
+        for written in [*folder.rglob("*"), folder]:
+            _sync(written)
         os.rename(folder, path)
+        _sync(path.parent)
+        around.rmdir()
+    except BaseException:
+        for pause in (0.0, 0.1, 0.4):  # a write that was under way in a thread makes its folder again
+            time.sleep(pause)
+            shutil.rmtree(around, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        shutil.rmtree(around, ignore_errors=True)
+        os.close(descriptor)

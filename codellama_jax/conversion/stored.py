@@ -28,16 +28,15 @@ class InputFile:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         self.size = os.fstat(self._descriptor).st_size
 
-    def read(self, offset: int, count: int) -> bytearray:
-        """These bytes.
+    def read(self, offset: int, count: int) -> np.ndarray:
+        """These bytes, uint8 [count].
 
         Raises:
             UserError: the file ends before.
         """
-        buffer = bytearray(count)
-        view, done = memoryview(buffer), 0
+        buffer, done = np.empty(count, np.uint8), 0
         while done < count:
-            number = os.preadv(self._descriptor, [view[done:]], offset + done)
+            number = os.preadv(self._descriptor, [buffer[done:]], offset + done)
             if number == 0:
                 raise UserError(
                     f"{self.path} is cut short: {self.size:,} bytes, {offset + count:,} wanted; fetch it again"
@@ -80,4 +79,4 @@ class Stored:
         """Rows start to stop, [stop - start, ...]."""
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         raw = self.file.read(self.offset + start * row, (stop - start) * row)
-        return np.frombuffer(raw, self.dtype).reshape(stop - start, *self.shape[1:])
+        return raw.view(self.dtype).reshape(stop - start, *self.shape[1:])

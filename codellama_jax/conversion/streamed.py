@@ -1,7 +1,10 @@
 """Arrays that Orbax saves while they are read, a block at a time."""
 
+import asyncio
 import logging
 import math
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +14,7 @@ import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
 from codellama_jax.conversion import parameters
-from codellama_jax.conversion.parameters import CUTS, Source, Tensor
+from codellama_jax.conversion.parameters import BLOCK_BYTES, CUTS, Source, Tensor
 
 # Orbax says what it does at each step.
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
@@ -83,14 +86,30 @@ class _Handler(type_handlers.TypeHandler):
                 process_index=0,
                 arg=ocp.SaveArgs(),
             )
-            store = await ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context)
-            writing: Any = None  # the block before, while the next one is read
-            for region, piece in value.pieces():
-                if writing is not None:
-                    await writing
-                writing = store[region].write(piece, can_reference_source_data_indefinitely=True)
-            await writing
+            for part in ("base", "manifest"):  # synced to disk once, when the folder is whole (whole_folder)
+                spec["kvstore"][part]["file_io_sync"] = False
+            writing = deque([(ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context), 0)])
+            try:
+                store = _done(writing[0][0])
+                for region, piece in value.pieces():
+                    await asyncio.sleep(0)  # where Ctrl-C, if asyncio keeps it, ends this
+                    # Several small pieces go to disk together; a large one is written while the next is read.
+                    while writing and sum(nbytes for _, nbytes in writing) + piece.nbytes > 2 * BLOCK_BYTES:
+                        _done(writing[0][0])
+                        writing.popleft()
+                    future = store[region].write(piece, can_reference_source_data_indefinitely=True)
+                    writing.append((future, piece.nbytes))
+            finally:  # nothing may still be written when the folder is removed
+                for future, _ in writing:
+                    _done(future)
         return []
+
+
+def _done(future: Any) -> Any:
+    """A future's result. TensorStore would abandon the future when Ctrl-C comes, and write on behind our back."""
+    while not future.done():
+        time.sleep(0.001)
+    return future.result()
 
 
 def save(tree: Any, folder: Any) -> None:
