@@ -24,7 +24,7 @@ def read(file: InputFile) -> dict[str, Stored]:
     Raises:
         UserError: the file is damaged, or has another kind of numbers.
     """
-    (length,) = _LENGTH.unpack(file.read(0, _LENGTH.size))
+    (length,) = _LENGTH.unpack(file.read(0, _LENGTH.size).data)
     try:
         if length > _MOST_HEADER:
             raise ValueError("its header would be larger than any")

@@ -36,7 +36,7 @@ class InputFile:
         """
         buffer, done = np.empty(count, np.uint8), 0
         while done < count:
-            number = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            number = os.preadv(self._descriptor, [buffer[done:].data], offset + done)
             if number == 0:
                 raise UserError(
                     f"{self.path} is cut short: {self.size:,} bytes, {offset + count:,} wanted; fetch it again"

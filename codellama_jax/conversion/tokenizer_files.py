@@ -53,10 +53,11 @@ def write(tokenizer: Tokenizer, folder: Path, format: str, sequence_length: int)
         return
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings: dict[str, Any] = {
-        "tokenizer_class": "LlamaTokenizer",
+        # The class that takes tokenizer.json as it is: LlamaTokenizer of transformers 5 puts another pre-tokenizer in,
+        # which loses the first of a text's leading spaces.
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": True,
         "add_eos_token": False,
-        "legacy": True,
         "clean_up_tokenization_spaces": False,
         "model_max_length": sequence_length,
         **special,

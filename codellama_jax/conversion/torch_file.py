@@ -79,7 +79,7 @@ class _Storages:
             raise ValueError(f"storage {storage.key} has {entry.file_size} bytes for {storage.numel} numbers")
         if offset < 0 or min(size, default=0) < 0 or offset + math.prod(size) > storage.numel:
             raise ValueError(f"a tensor {list(size)} is larger than its storage")
-        name, extra = _LOCAL_HEADER.unpack(self._file.read(entry.header_offset, _LOCAL_HEADER.size))
+        name, extra = _LOCAL_HEADER.unpack(self._file.read(entry.header_offset, _LOCAL_HEADER.size).data)
         begin = entry.header_offset + _LOCAL_HEADER.size + name + extra
         return Stored(self._file, begin + offset * dtype.itemsize, tuple(size), dtype)
 
