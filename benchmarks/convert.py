@@ -50,6 +50,17 @@ assert convert.main(sys.argv[1:]) == 0
 print(json.dumps({"seconds": time.perf_counter() - began, "before": before, "peak": peak()}))
 """
 )
+COPY = (
+    PEAK
+    + """
+import json, os, shutil, sys, time
+before, began = peak(), time.perf_counter()
+shutil.copytree(sys.argv[1], sys.argv[2])
+for name in os.listdir(sys.argv[2]):
+    os.fsync(os.open(os.path.join(sys.argv[2], name), os.O_RDONLY))
+print(json.dumps({"seconds": time.perf_counter() - began, "before": before, "peak": peak()}))
+"""
+)
 THEIRS = (
     PEAK
     + """
@@ -130,6 +141,7 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         "import from Meta": (OURS, "import", "--from", folder / "meta", "--to", out),
         "export to Hugging Face": (OURS, "export", "--from", ours, "--to", out, "--format=hf"),
         "export to Meta": (OURS, "export", "--from", ours, "--to", out, "--format=meta"),
+        "bare copy of the files": (COPY, folder / "hf", out),
         "transformers: load": (THEIRS, folder / "hf"),
         "transformers: load and save": (THEIRS, folder / "hf", out),
     }
@@ -139,7 +151,7 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         for kind, (program, *argv) in kinds.items():
             shutil.rmtree(out, ignore_errors=True)
             os.sync()  # what the one before wrote is not this one's to wait for
-            python = sys.executable if program is OURS else options.hf_python
+            python = options.hf_python if program is THEIRS else sys.executable
             found[kind].append(measured(python, program, *argv))
             if kind.startswith("export"):
                 original = folder / ("hf" if kind.endswith("Face") else "meta")
@@ -156,11 +168,11 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield f"{llama.parameters:,} random parameters in bfloat16, {nbytes / 1e6:,.0f} MB;"
     yield f"the largest tensor has {_largest(source) / 1e6:,.0f} MB."
     yield ""
-    yield "MB/s: of the model's bytes, over the time after libraries are imported. An import waits until every byte is on"
-    yield "the disk (fsync) and reads it again for its checksums; an export verifies them first, and waits for the disk"
-    yield "too. transformers' load maps the file and copies nothing, its save does not wait. Peak: of the process's"
-    yield "resident memory (VmHWM), and by how much converting raised it over the libraries. Every export was the"
-    yield "imported files, bit for bit."
+    yield "MB/s: of the model's bytes, over the time after libraries are imported. An import waits until every byte is"
+    yield "on the disk (fsync) and reads it again for its checksums; an export verifies them first, and waits for the"
+    yield "disk too, as the bare copy does. transformers' load maps the file and copies nothing, its save does not wait."
+    yield "Peak: of the process's resident memory (VmHWM), and by how much the work raised it over the libraries. Every"
+    yield "export was the imported files, bit for bit."
     yield ""
     yield "| | MB/s | least .. most | seconds | with start, s | peak, MB | raised by, MB |"
     yield "|---|---|---|---|---|---|---|"
