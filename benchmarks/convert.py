@@ -170,7 +170,7 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield ""
     yield "MB/s: of the model's bytes, over the time after libraries are imported. An import waits until every byte is"
     yield "on the disk (fsync) and reads it again for its checksums; an export verifies them first, and waits for the"
-    yield "disk too, as the bare copy does. transformers' load maps the file and copies nothing, its save does not wait."
+    yield "disk too, as the bare copy does; transformers' load maps the file, and its save does not wait for the disk."
     yield "Peak: of the process's resident memory (VmHWM), and by how much the work raised it over the libraries. Every"
     yield "export was the imported files, bit for bit."
     yield ""
