@@ -52,7 +52,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explain(error: BaseException) -> str | None:
-    return "interrupted; nothing was written" if isinstance(error, KeyboardInterrupt) else program.explained(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written"
+    if isinstance(error, OSError) and error.filename is None:
+        return f"it could not be written ({error.strerror or error}); nothing was left of it"
+    return program.explained(error)
 
 
 def _convert(flags: configuration.Flags, options: argparse.Namespace) -> int:

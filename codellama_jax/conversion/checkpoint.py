@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from codellama_jax import checksums, run_folder
+from codellama_jax import checksums
 from codellama_jax.conversion import parameters, streamed
 from codellama_jax.conversion.output import whole_folder
 from codellama_jax.conversion.parameters import DTYPES, Model, Source, Tensor
@@ -90,7 +90,7 @@ def find(path: Path) -> Path | None:
     steps = [int(folder.name) for folder in (path / "checkpoints").glob("*") if folder.name.isdigit()]
     if not steps:
         return None
-    return path / "checkpoints" / str(run_folder.final_step(path) or max(steps))
+    return path / "checkpoints" / str(max(steps))
 
 
 class Checkpoint:

@@ -135,6 +135,8 @@ def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
             raise refuse(f"{key} is {config[key]!r}, which this program cannot read")
     if config.get("hidden_act", "silu") != "silu":
         raise refuse(f"hidden_act is {config['hidden_act']!r}")
+    if config.get("partial_rotary_factor", 1) != 1:
+        raise refuse(f"partial_rotary_factor is {config['partial_rotary_factor']}")
     # rope_parameters is transformers 5's word for rope_theta and rope_scaling of 4
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))

@@ -201,16 +201,21 @@ def write(source: Source, folder: Path, parts: int | None = None) -> None:
 
     entries = [layout(tensor) for tensor in parameters.tensors(llama)]
     writers = [torch_file.Writer(folder / f"consolidated.{part:02d}.pth", entries) for part in range(parts)]
-    for tensor in parameters.tensors(llama):
-        itemsize = parameters.dtype_of(model, tensor).itemsize
-        of_part = parameters.shape(llama, tensor.name)[0] // parts
-        for start, stop in parameters.blocks(llama, tensor.name, itemsize):
-            rows = source.rows(tensor, start, stop)
-            if tensor.name in parameters.ROTARY:
-                rows = parameters.adjacent_pairs(rows, llama.head_dim)
-            _share(rows, axes.get(tensor.name), start, of_part, [writer.write for writer in writers])
-    for writer in writers:
-        writer.close()
+    try:
+        for tensor in parameters.tensors(llama):
+            itemsize = parameters.dtype_of(model, tensor).itemsize
+            of_part = parameters.shape(llama, tensor.name)[0] // parts
+            for start, stop in parameters.blocks(llama, tensor.name, itemsize):
+                rows = source.rows(tensor, start, stop)
+                if tensor.name in parameters.ROTARY:
+                    rows = parameters.adjacent_pairs(rows, llama.head_dim)
+                _share(rows, axes.get(tensor.name), start, of_part, [writer.write for writer in writers])
+        for writer in writers:
+            writer.close()
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+        raise
     (folder / PARAMS).write_text(json.dumps(_params_json(model), indent=2) + "\n")
 
 

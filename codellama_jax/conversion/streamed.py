@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from orbax.checkpoint import type_handlers
 
 from codellama_jax.conversion import parameters
 from codellama_jax.conversion.parameters import BLOCK_BYTES, CUTS, Source, Tensor
+from codellama_jax.errors import UserError
 
 # Orbax says what it does at each step.
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
@@ -101,7 +103,10 @@ class _Handler(type_handlers.TypeHandler):
                     writing.append((future, piece.nbytes))
             finally:  # nothing may still be written when the folder is removed
                 for future, _ in writing:
-                    _done(future)
+                    while not future.done():
+                        time.sleep(0.001)
+            for future, _ in writing:
+                _done(future)
         return []
 
 
@@ -109,7 +114,13 @@ def _done(future: Any) -> Any:
     """A future's result. TensorStore would abandon the future when Ctrl-C comes, and write on behind our back."""
     while not future.done():
         time.sleep(0.001)
-    return future.result()
+    try:
+        return future.result()
+    except (ValueError, RuntimeError, OSError) as error:  # TensorStore has no class of its own
+        # its messages tell the way down to the system's own words, which are what the user can mend
+        reason = re.search(r": ([^:\[]+) \[os_error_code", str(error))
+        words = reason[1] if reason else str(error).splitlines()[0][:300]
+        raise UserError(f"the checkpoint could not be written ({words}); nothing was left of it") from None
 
 
 def save(tree: Any, folder: Any) -> None:

@@ -3,6 +3,7 @@
 A file is a zip without compression: data.pkl, a pickle of names and tensors, and data/KEY, the numbers of one storage.
 """
 
+import contextlib
 import math
 import pickle
 import struct
@@ -158,6 +159,13 @@ class Writer:
         assert self._left == 0 and self._next == len(self._sizes), "every tensor, whole"
         self._archive.close()
         self._file.close()
+
+    def abandon(self) -> None:
+        """Closes what will not be finished, in silence: zipfile would try to finish it when it is collected."""
+        for open_file in (self._entry, self._archive, self._file):
+            with contextlib.suppress(OSError, ValueError):
+                if open_file is not None:
+                    open_file.close()
 
 
 def _pickled(tensors: list[tuple[str, str, tuple[int, ...]]]) -> bytes:

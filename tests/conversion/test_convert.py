@@ -154,6 +154,33 @@ def test_a_trained_checkpoint_goes_out_in_bfloat16_or_as_asked(tmp_path, run):
     assert half["lm_head.weight"] == ("BF16", head.shape, head.tobytes())
 
 
+# What a full disk is to a program, without filling one: no file may grow beyond a size.
+LIMITED = """
+import resource, signal, sys
+from codellama_jax import convert
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.exit(convert.main(sys.argv[1:]))
+"""
+
+
+def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path, theirs):
+    for argv in (["import"], ["export", "--format=hf"], ["export", "--format=meta"]):
+        command = [sys.executable, "-c", LIMITED, *argv, f"--from={theirs}", f"--to={tmp_path / 'ours'}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 1 and "too large" in done.stderr, done.stderr
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_conversion_needs_no_data_plane():
+    program = "import sys; from codellama_jax.conversion import compare, formats, grown, tokenizer_files;"
+    program += "import codellama_jax.training.step;"  # for logits
+    program += "print(sorted({'tensorflow', 'seqio', 'gin', 'torch', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("argv", [
     ["--gin.Stage.steps=3"],
     ["--gin_file=gin/code.gin"],
