@@ -23,7 +23,7 @@ import tensorstore as ts
 from codellama_jax import checksums
 from codellama_jax.conversion import parameters, streamed
 from codellama_jax.conversion.output import whole_folder
-from codellama_jax.conversion.parameters import DTYPES, Model, Source, Tensor
+from codellama_jax.conversion.parameters import BLOCK_BYTES, DTYPES, Model, Source, Tensor
 from codellama_jax.errors import UserError
 from codellama_jax.model.config import Llama
 
@@ -157,12 +157,9 @@ class Checkpoint:
         store, llama = self._stores[tensor.parameter], self.model.llama
         within = parameters.our_rows(llama, tensor.name, start, stop)
         chunk = store.chunk_layout.read_chunk.shape
-        direct = tensor.layer is None or chunk[0] == 1
-        for part, size, extent in zip(within, chunk[-len(within) :], store.shape[-len(within) :], strict=True):
-            begin, end, _ = part.indices(extent)
-            direct = direct and begin % size == 0 and (end % size == 0 or end == extent)
+        small = math.prod(chunk) * store.dtype.numpy_dtype.itemsize <= 4 * BLOCK_BYTES
         try:
-            if direct:
+            if small and (tensor.layer is None or chunk[0] == 1):
                 block = (store if tensor.layer is None else store[tensor.layer])[within].read().result()
             else:
                 block = self._from_slab(tensor, store, chunk)[within]
