@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SIZES, Random, safetensors_content
+from random_models import SIZES, Random, safetensors_content
 
 from codellama_jax import checksums, convert, sharding
 from codellama_jax.conversion import compare, formats, hf

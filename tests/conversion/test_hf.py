@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SIZES, Random, safetensors_content
+from random_models import SIZES, Random, safetensors_content
 
 from codellama_jax.conversion import compare, formats, hf
 

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import SIZES, Random
+from random_models import SIZES, Random
 
 from codellama_jax.conversion import formats, meta, parameters, torch_file
 from codellama_jax.conversion.parameters import Tensor
