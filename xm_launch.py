@@ -19,7 +19,7 @@ print("codellama_jax: reading the configuration", flush=True)  # before the impo
 from codellama_jax import configuration, program  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError  # noqa: E402
 from codellama_jax.model.config import Llama  # noqa: E402
-from codellama_jax.run_folder import check_same_configuration, final_step  # noqa: E402
+from codellama_jax.run_folder import check_same_configuration, final_step, saved_steps  # noqa: E402
 from codellama_jax.training.config import Stage  # noqa: E402
 from launch import local  # noqa: E402
 from launch.job import Job, make_job  # noqa: E402
@@ -82,6 +82,8 @@ def launch(flags: configuration.Flags, options: argparse.Namespace) -> int:
     first = stage
     while (parent := first.parent) is not None:
         ended = final_step(run_dir / name / parent) is not None
+        if not ended and saved_steps(run_dir / name / first.name):
+            break  # a stage that has a checkpoint of its own needs no parent any more
         if ended and (stage.size != "local" or parent not in shipped):
             break
         if parent not in shipped or parent in [job.stage for job in jobs]:

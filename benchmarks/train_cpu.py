@@ -7,8 +7,9 @@ A step is forward, backward, clipping and AdamW on one batch in memory; nothing 
 compiles: training/step.py under jax.jit, over a mesh of one device, its state donated, its layers unrolled. Every
 contestant starts from the same parameters, sees the same tokens, and is a process of its own, asleep while it is not
 its turn. Ours meets the others one by one. A round is one turn of both, in alternating order; what is given is the
-median over rounds of the ratio within the round. Large pages are asked for on everyone's behalf (GLIBC_TUNABLES):
-gigabytes a step are allocated anew, and without them a sixth of the time goes to page faults.
+median over rounds of the ratio within the round. A turn begins with a step that is not timed: a machine may take
+memory from who sleeps. For everyone glibc is asked for large pages and told to keep what was freed (ALLOCATOR):
+gigabytes a step are allocated, and where the system has to find and clear them every time that is up to a third of it.
 """
 
 import argparse
@@ -31,6 +32,9 @@ from machine import processor
 NORM_EPS, ROPE_THETA = 1e-5, 1e4
 LEARNING_RATE, EPS, CLIP = 1e-3, 1e-5, 1.0
 ATTENTION_BLOCK, LOSS_CHUNK = 128, 512  # ours
+ALLOCATOR = ":".join(
+    f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_max=0", f"trim_threshold={16 << 30}", "arena_max=1")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +111,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     yield ""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy"))
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
-    yield f"torch {asked.stdout.strip()}. medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
+    yield f"torch {asked.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
     yield "ours over this contestant within a round, by the clock and by CPU time, with the extremes of the first."
     for shape_name in options.shapes:
         shape = SHAPES[shape_name]
@@ -164,7 +168,7 @@ def duel(shape_name: str, dtype: str, flags: list[str], options: argparse.Namesp
         [sys.executable, str(here), f"--shapes={shape_name}", *CONTESTANTS[dtype]["ours"]],
         [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}", *flags],
     )
-    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    environment = os.environ | {"GLIBC_TUNABLES": ALLOCATOR}
     started: list[subprocess.Popen] = []
     contestants: list[Contestant] = []
     try:
@@ -221,9 +225,11 @@ def batch(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def serve(step: Callable[[], float]) -> None:
-    """Trains for three steps, says their losses; then for as many as each line asks for, and says what they took."""
+    """Trains for three steps and says their losses; then, for each line, for one more and as many as it asks for, and
+    says what those took."""
     print(*(step() for _ in range(3)), flush=True)
     for line in sys.stdin:
+        step()
         begin, begin_cpu = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             step()

@@ -26,7 +26,7 @@ import gin
 
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
-from codellama_jax.training.config import AdamW, Checkpoints, Evaluation, Mesh, Stage
+from codellama_jax.training.config import AdamW, BadSteps, Checkpoints, Evaluation, Mesh, Stage
 from tasks.config import Chat, Corpus, Filters, Fim, Mixture, Packing, Stream, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,13 +53,15 @@ class Config:
     chat: Chat = UNRESOLVED
     evaluation: Evaluation = UNRESOLVED
     checkpoints: Checkpoints = UNRESOLVED
+    bad_steps: BadSteps = UNRESOLVED
 
 
 PARTS: dict[str, type] = typing.get_type_hints(Config)  # attribute of Config -> class
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 # What differences() passes over: how often to save and to look, not what is computed.
 _NO_MATTER = (
-    *("Checkpoints.every", "Checkpoints.keep", "Evaluation.every", "Evaluation.sample", "Mesh.", "Corpus.on_damage"),
+    *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
+    *("Mesh.", "Corpus.on_damage", "BadSteps."),
     # how the same numbers are computed: last digits may change
     *(
         "Stage.micro_batches",

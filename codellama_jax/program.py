@@ -1,12 +1,15 @@
 """What the programs of this project share: flags in, an exit code out, errors as one line, an end with their parent."""
 
 import argparse
+import functools
+import hashlib
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from codellama_jax import configuration
+from codellama_jax import __version__, configuration
 from codellama_jax.errors import EXIT_FAILED, UserError
 
 
@@ -46,6 +49,16 @@ def run(
             traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else EXIT_FAILED
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version and a digest of its source, which says what no version number can: what really ran."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(path for package in ("codellama_jax", "tasks") for path in (root / package).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
 def die_with_parent(number: signal.Signals) -> None:

@@ -18,10 +18,15 @@ def final_step(stage_dir: Path) -> int | None:
     return step if (stage_dir / "checkpoints" / str(step)).is_dir() else None
 
 
+def saved_steps(stage_dir: Path) -> list[int]:
+    """Steps of the stage's whole checkpoints, in order."""
+    return sorted(int(path.name) for path in (stage_dir / "checkpoints").glob("*") if path.name.isdigit())
+
+
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
     """Raises UserError that names what differs, if the checkpoints there were made by another configuration."""
     saved = stage_dir / "config.gin"
-    if not saved.exists() or not any(path.name.isdigit() for path in (stage_dir / "checkpoints").glob("*")):
+    if not saved.exists() or not saved_steps(stage_dir):
         return
     differences = configuration.differences(saved.read_text(), operative)
     if differences:

@@ -180,6 +180,12 @@ def put_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str
     return {name: put(local) for name, local in batch.items()}
 
 
+def put_flag(mesh: jax.sharding.Mesh, flag: bool) -> jax.Array:
+    """What this host says, as int32 [devices], each device with its host's: the largest is what any of them says."""
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return jax.make_array_from_callback((mesh.size,), sharding, lambda _: np.full(1, flag, np.int32))
+
+
 def check_divides(mesh: jax.sharding.Mesh, batch_size: int, sequence_length: int, llama: Llama) -> None:
     """Raises UserError where the mesh does not divide what it is to cut."""
     size, rows = mesh.shape, batch_parts(mesh)

@@ -14,13 +14,14 @@ import signal
 import statistics
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import configuration, program
+from codellama_jax import configuration, hosts, program
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.model.config import Llama
-from codellama_jax.run_folder import check_same_configuration, final_step, lock
+from codellama_jax.run_folder import check_same_configuration, final_step, lock, saved_steps
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
         program.die_with_parent(signal.SIGTERM)
     configuration.load(flags.gin_files, flags.bindings)
     config = configuration.resolve()
+    hosts.join()
     return run_stage(config, options.run_dir / (options.name or config.stage.size))
 
 
@@ -80,8 +82,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
 
     import jax
 
-    from codellama_jax.sharding import check_divides, host_group, make_mesh, put_batch
+    from codellama_jax.sharding import check_divides, host_group, make_mesh, put_batch, put_flag
     from codellama_jax.training import checkpoints, loop, report
+    from codellama_jax.training.bad_steps import BadStepWatch, LossSpike
     from codellama_jax.training.evaluation import Evaluator, infilling_samples, punch_holes
     from codellama_jax.training.optimizer import make_optimizer
     from codellama_jax.training.start import Origin, fresh_state, restored_state
@@ -102,7 +105,8 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         report.write_run_report(run_dir)
         say(f"{stage.name}: finished at step {done}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
-    origin_path = starting_checkpoint(config, run_dir)
+    # What a stage started from is noted in its own checkpoints: once it has one, it needs no other.
+    origin_path = None if saved_steps(stage_dir) else starting_checkpoint(config, run_dir)
     writes = jax.process_index() == 0  # one host writes the files that are not checkpoints
     if writes:
         stage_dir.mkdir(parents=True, exist_ok=True)
@@ -126,21 +130,25 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     llama = dataclasses.replace(config.llama, vocab_size=rows)
     masked = config.packing.mask_documents
 
-    with jax.set_mesh(mesh), loop.StopSignals() as stop:
+    with jax.set_mesh(mesh), loop.StopSignals(config.checkpoints.grace_seconds) as stop:
         # ------------------------------------------------------------ what the stage starts from
         saves = checkpoints.StageCheckpoints(stage_dir, config.checkpoints)
         resumed = saves.latest()
-        origin = Origin.at(origin_path, llama) if origin_path else None
-        # A stage with longer windows is compared with the one before it at lengths that count from that one's.
-        longer = origin is not None and stage.parent is not None and stage.sequence_length > origin.sequence_length
-        base_length = origin.sequence_length if origin and longer else stage.sequence_length
-        windows = data.long_windows(base_length * config.evaluation.context_factor)
-        before: dict[str, Any] | None = None
+        origin: Origin | None = None
         saved_stream: dict[str, Any] | None = None
         if resumed is not None:
-            state, saved_stream = restored_state(saves, resumed, llama, stage, config.adamw, mesh)
+            state, saved_stream, metadata = restored_state(saves, resumed, llama, stage, config.adamw, mesh)
+            parent = metadata["parent"]
             say(f"{stage.name}: going on from step {resumed}")
         else:
+            origin = Origin.at(origin_path, llama) if origin_path else None
+            parent = origin.noted() if origin else None
+        # A stage with longer windows is compared with the one before it at lengths that count from that one's.
+        longer = parent is not None and stage.parent is not None and stage.sequence_length > parent["sequence_length"]
+        base_length = parent["sequence_length"] if parent and longer else stage.sequence_length
+        windows = data.long_windows(base_length * config.evaluation.context_factor)
+        before: dict[str, Any] | None = None
+        if resumed is None:
             params = origin.params(mesh) if origin else None
             if origin and params and longer and len(windows):
                 # The checkpoint before this stage, with ITS rotary frequencies: what the new ones are compared with.
@@ -189,45 +197,76 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             out_shardings=(shardings, None),
         )
 
+        def last_saved() -> int | None:
+            saves.wait()
+            return saves.latest()
+
+        watch = BadStepWatch(
+            config.bad_steps,
+            stage_dir,
+            jax.process_index(),
+            lines=lambda: notes.steps,
+            rollbacks=lambda: notes.rollbacks,
+            saved=last_saved,
+        )
+
+        def put(arrays: Any) -> Any:
+            asking = {"stop": put_flag(mesh, stop.name is not None)} if jax.process_count() > 1 else {}
+            return put_batch(mesh, arrays) | asking
+
         def log(step: int, batch: Any, metrics: dict[str, Any], seconds: float) -> None:
             saves.check()  # a save that failed in the background ends the run now, not at the next one
+            stop.hear(metrics)
             notes.step(step, metrics, seconds, stream.metrics(batch))
+            watch.look(step, batch, metrics)
 
         def pause_after(step: int) -> bool:
             due = (config.evaluation.every, config.checkpoints.every)
-            return stop.name is not None or step == stage.steps or any(step % every == 0 for every in due)
+            return stop.requested or step == stage.steps or any(step % every == 0 for every in due)
 
         def after_step(step: int, state: TrainState, batch: Any) -> bool:
-            stopping = stop.name is not None  # read once: a signal between the questions must not end without a save
+            stopping = stop.requested  # read once: a signal between the questions must not end without a save
+            loss = None
             if step % config.evaluation.every == 0 or step == stage.steps:
-                validate(step, state)
+                loss = validate(step, state)
             if step % config.checkpoints.every == 0 or step == stage.steps or stopping:
                 notes.sync()  # a step that is in a checkpoint is in metrics.jsonl
+                seen = notes.tokens
                 metadata = {
                     "step": step,
                     "stage": stage.name,
                     "sequence_length": stage.sequence_length,
                     "llama": dataclasses.asdict(llama),
                     "config": operative,
+                    "code": program.code_version(),
+                    "parent": parent,
+                    "tokens": seen | {"lineage": sum(seen.values()) + (parent["tokens"] if parent else 0)},
                 }
-                saves.save(step, state, data.saved(batch.state, fingerprint), metadata)
+                begun = time.monotonic()
+                saves.save(step, state, data.saved(batch.state, fingerprint), metadata, loss)
+                notes.save_seconds = time.monotonic() - begun
             return stopping
 
-        batches = prefetched(stream)
+        first, trained = resumed or 0, False
         try:
-            state = loop.train_loop(
-                state,
-                train_step,
-                batches,
-                lambda arrays: put_batch(mesh, arrays),
-                range((resumed or 0) + 1, stage.steps + 1),
-                log=log,
-                after_step=after_step,
-                pause_after=pause_after,
-            )
+            while not trained:
+                batches = prefetched(stream)
+                steps = range(first + 1, stage.steps + 1)
+                try:
+                    state = loop.train_loop(
+                        state, train_step, batches, put, steps, log=log, after_step=after_step, pause_after=pause_after
+                    )
+                    trained = True
+                except LossSpike as spike:
+                    first = last_saved() or 0
+                    say(f"{stage.name}: {spike}; going back to step {first}, and on with the batches after that spike")
+                    state = restored_state(saves, first, llama, stage, config.adamw, mesh).state
+                    stream = data.stream("train", spike.batch.state)
+                    notes.go_back(first, spike)
+                finally:
+                    batches.close()
             saves.close()
         finally:
-            batches.close()
             notes.end_progress()
         step = int(state.step)
         if writes:

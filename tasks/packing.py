@@ -131,11 +131,13 @@ class Window:
     arrays: the FEATURES but stream_ids, each [length].
     tokens: by kind of their document: plain, psm, spm, cut.
     begun: documents that begin here.
+    documents: all that have tokens here.
     """
 
     arrays: dict[str, np.ndarray]
     tokens: Counter[str]
     begun: list[Packed]
+    documents: list[Document | Dialogue]
 
 
 @dataclasses.dataclass
@@ -203,7 +205,7 @@ class Packer:
             self._held.append(_Held(place, found[1], used))
         self._unread = ()
         arrays = {name: np.zeros(self._length, dtype) for name, dtype in FEATURES.items() if name != "stream_ids"}
-        window = Window(arrays, Counter(), [])
+        window = Window(arrays, Counter(), [], [])
         filled = segment = 0
         while filled < self._length and (held := self._choose(self._length - filled)) is not None:
             segment += 1
@@ -224,6 +226,7 @@ class Packer:
             arrays["loss_weights"][there] = 1 if weights is None else weights[offset + 1 : offset + taken + 1]
             if offset == 0:
                 window.begun.append(Packed(held.document, kind, ids, cut))
+            window.documents.append(held.document)
             window.tokens[kind] += taken
             filled += taken
             held.used += taken

@@ -63,12 +63,14 @@ class Batch:
     arrays: FEATURES, each [rows of this host, length].
     kinds: stream -> kind of document (plain, psm, spm, cut) -> tokens.
     begun: (stream, document) for the documents that begin in this batch.
+    documents: (stream, path) of every document with tokens in it.
     state: the stream's, after this batch.
     """
 
     arrays: dict[str, np.ndarray]
     kinds: dict[str, Counter[str]]
     begun: list[tuple[str, Packed]]
+    documents: list[tuple[str, str]]
     state: StreamState
 
     @property
@@ -178,6 +180,7 @@ class Stream:
         arrays: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
         kinds: dict[str, Counter[str]] = {task.name: Counter() for task in self.tasks}
         begun: list[tuple[str, Packed]] = []
+        documents: list[tuple[str, str]] = []
         streams = self._streams_of_rows()
         for lane, packers in zip(self._lane_numbers, self._packers, strict=True):
             first = lane * self._rows_per_lane
@@ -190,9 +193,10 @@ class Stream:
                 arrays["stream_ids"].append(np.full(self.length, STREAMS.index(name), np.int32))
                 kinds[name] += window.tokens
                 begun += [(name, packed) for packed in window.begun]
+                documents += [(name, item.path) for item in window.documents]
         self._batch += 1
         stacked = {name: np.stack(rows) for name, rows in arrays.items()}
-        return Batch(stacked, kinds, begun, self.state())
+        return Batch(stacked, kinds, begun, documents, self.state())
 
     def _streams_of_rows(self) -> np.ndarray:
         """Index into `tasks` of each row of the next global batch.

@@ -20,6 +20,42 @@ def rows(x: jax.Array) -> jax.Array:
     )
 
 
+def computed_once(x: jax.Array) -> jax.Array:
+    """x, float32 and finite; on a CPU behind a product with 1, which ends a fusion (a barrier does not): else XLA
+    computes it anew wherever it is used."""
+
+    def product(x: jax.Array) -> jax.Array:
+        return jnp.einsum("...k,kl->...l", x, jnp.eye(x.shape[-1]), precision=jax.lax.Precision.HIGHEST)
+
+    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def broadcast_rows(row_D: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The row [D] repeated to a shape [..., D]. On a CPU its gradient sums over the rows by a product with ones: XLA's
+    own reduction over leading dims takes ten times as long."""
+    return jnp.broadcast_to(row_D, shape)
+
+
+def _broadcast_rows(row_D: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, None]:
+    return broadcast_rows(row_D, shape), None
+
+
+def _broadcast_rows_backward(shape: tuple[int, ...], _: None, of_rows: jax.Array) -> tuple[jax.Array]:
+    def product(of_rows: jax.Array) -> jax.Array:
+        of_rows_TD = of_rows.reshape(-1, shape[-1])
+        ones_T = jnp.ones(len(of_rows_TD), of_rows.dtype)
+        return jnp.einsum("t,td->d", ones_T, of_rows_TD, preferred_element_type=jnp.float32).astype(of_rows.dtype)
+
+    def reduction(of_rows: jax.Array) -> jax.Array:
+        return jnp.sum(of_rows, axis=range(len(shape) - 1))
+
+    return (jax.lax.platform_dependent(of_rows, cpu=product, default=reduction),)
+
+
+broadcast_rows.defvjp(_broadcast_rows, _broadcast_rows_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def einsum(equation: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     """jnp.einsum on one CPU device, where the last dims of x are summed over with the first ones of the weight."""

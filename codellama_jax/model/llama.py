@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from codellama_jax.kernels import blocked
+from codellama_jax.kernels.cpu import broadcast_rows, computed_once
 from codellama_jax.model import rope
 from codellama_jax.model.config import Llama
 
@@ -97,7 +98,7 @@ def rms_norm(x_BSD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     """x over its root mean square: in float32, cast back to x's dtype, then times the weight, as Llama does."""
     x32 = x_BSD.astype(jnp.float32)
     normalised = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return normalised.astype(x_BSD.dtype) * scale_D.astype(x_BSD.dtype)[None, None, :]
+    return normalised.astype(x_BSD.dtype) * broadcast_rows(scale_D.astype(x_BSD.dtype), x_BSD.shape)
 
 
 def hidden_states(
@@ -124,7 +125,8 @@ def hidden_states(
     """
     dtype = jnp.dtype(config.compute_dtype)
     attend = attend or functools.partial(blocked.whole, block=config.attention_block)
-    cos, sin = rope.tables(positions_BS, config.head_dim, config.rope_theta, config.rope_scale)
+    angles = rope.tables(positions_BS, config.head_dim, config.rope_theta, config.rope_scale)
+    cos, sin = computed_once(angles[0]), computed_once(angles[1])
     activation = ("batch", "sequence", None)
     heads = ("batch", "sequence", "heads", None)
     kv_heads = ("batch", "sequence", "kv_heads", None)

@@ -1,5 +1,6 @@
 """A stage's checkpoints: parameters, optimiser and step, and the stream's state, saved together or not at all."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -8,9 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.path import atomicity
 
+from codellama_jax import checksums
 from codellama_jax.errors import UserError
+from codellama_jax.run_folder import saved_steps
 from codellama_jax.training.config import Checkpoints
 from codellama_jax.training.step import TrainState
 
@@ -26,18 +34,52 @@ class Restored(NamedTuple):
     metadata: dict[str, Any]
 
 
+def _goodness(metrics: dict[str, float]) -> float:
+    """Of a save, higher is better."""
+    loss = metrics["validation_loss"]
+    return -loss if loss == loss else -float("inf")  # nan is the worst of all
+
+
+class _WithChecksums(atomicity.AtomicRenameTemporaryPath):
+    """A save's temporary folder, whose files get their checksums before it is renamed."""
+
+    _final_path: epath.Path
+
+    async def finalize(self) -> None:
+        final = self._final_path
+        if not final.name.isdigit():  # an item's folder, within the step's
+            return await super().finalize()
+        # Orbax writes into the folder until it renames it. So it is let rename it to what is a temporary name as well.
+        self._final_path = final.with_name(f"{final.name}.orbax-checkpoint-tmp-checksums")
+        await super().finalize()
+        await asyncio.to_thread(checksums.write, Path(self._final_path))
+        await asyncio.to_thread(self._final_path.rename, final)
+        self._final_path = final
+
+
 class StageCheckpoints:
     """The checkpoints of one stage folder.
 
-    A save is written under a temporary name by a thread and renamed when whole: a half-written one is never listed, and
-    is removed when the folder is opened again.
+    A save is written under a temporary name by a thread and renamed when whole, its checksums in it: a half-written one
+    is never listed, and is removed when the folder is opened again.
     """
 
     def __init__(self, stage_dir: Path, settings: Checkpoints):
         self.directory = stage_dir.absolute() / "checkpoints"
         self.directory.mkdir(parents=True, exist_ok=True)
+        policies = checkpoint_managers
+        kept: list[Any] = [policies.LatestN(n=settings.keep)]
+        if settings.keep_every:
+            kept.append(policies.EveryNSteps(interval_steps=settings.keep_every))
+        if settings.keep_best:
+            best = policies.BestN(get_metric_fn=_goodness, n=1, keep_checkpoints_without_metrics=False)
+            kept.append(best)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=settings.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            preservation_policy=policies.AnyPreservationPolicy(policies=kept),
+            best_fn=_goodness,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+            temporary_path_class=_WithChecksums,
         )
         self._step: int | None = None  # of the save that was begun last
         self._manager = ocp.CheckpointManager(
@@ -46,10 +88,24 @@ class StageCheckpoints:
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        steps = self.steps()  # not Orbax's: it passes over a folder in which one of its own files is damaged
+        return steps[-1] if steps else None
 
-    def save(self, step: int, state: TrainState, stream: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        stream: dict[str, Any],
+        metadata: dict[str, Any],
+        validation_loss: float | None = None,
+    ) -> None:
         """Begins to save; returns once the arrays are copied off the devices.
+
+        Args:
+            step: of the state.
+            state: parameters and optimiser.
+            stream, metadata: JSON values.
+            validation_loss: of this very step, None where it was not taken; decides which save is the best.
 
         Raises:
             UserError: this save could not begin, or the one before did not end well.
@@ -62,7 +118,8 @@ class StageCheckpoints:
         )
         self.wait()  # for the save before, so that what fails now is this one
         self._step = step
-        self._explained(lambda: self._manager.save(step, args=items, force=True))
+        metrics = None if validation_loss is None else {"validation_loss": validation_loss}
+        self._explained(lambda: self._manager.save(step, args=items, metrics=metrics, force=True))
 
     def wait(self) -> None:
         """Returns when what was begun is on disk.
@@ -81,21 +138,30 @@ class StageCheckpoints:
             action()
         except Exception as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            if any(sign in str(error) for sign in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")):
-                reason = "no space left on the disk"
-            kept = sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+            cure = "mend that"
+            if any(sign in str(error) for sign in ("No space left", "ENOSPC", "quota exceeded")):
+                reason, cure = "no space left on the disk", "make room there"
+            elif any(sign in str(error) for sign in ("Permission denied", "Read-only file system")):
+                reason, cure = "the folder may not be written to", "let it be written to"
+            kept = self.steps()
             whole = f"step {kept[-1]}, which is whole" if kept else "the start"
             raise UserError(
-                f"the checkpoint of step {self._step} could not be written to {self.directory}: {reason[:300]}; make"
-                f" room there and run the same command again: it goes on from {whole}"
+                f"the checkpoint of step {self._step} could not be written to {self.directory}: {reason[:300]}; {cure}"
+                f" and run the same command again: it goes on from {whole}"
             ) from error
 
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, in order."""
+        return saved_steps(self.directory.parent)
+
     def restore(self, step: int, abstract: TrainState) -> Restored:
-        """Reads a checkpoint onto the devices as `abstract` (shapes, dtypes, shardings) says.
+        """Compares a checkpoint with its checksums, and reads it onto the devices as `abstract` (shapes, dtypes,
+        shardings) says.
 
         Raises:
-            UserError: it cannot be read, or has other shapes.
+            UserError: it is damaged, or has other shapes; the message has the step that the stage can go on from.
         """
+        folder = self.directory / str(step)
         optimizer = {"opt_state": abstract.opt_state, "step": abstract.step}
         args = ocp.args.Composite(
             params=_restore_args(abstract.params),
@@ -103,10 +169,21 @@ class StageCheckpoints:
             stream=ocp.args.JsonRestore(),
             metadata=ocp.args.JsonRestore(),
         )
-        with _reading(self.directory / str(step)):
+        with _reading(folder, lambda: self._way_back(step)):
+            verify(folder)
             items = self._manager.restore(step, args=args)
         state = TrainState(items.params, items.optimizer["opt_state"], items.optimizer["step"])
         return Restored(state, items.stream, items.metadata)
+
+    def _way_back(self, step: int) -> str:
+        """What to do where the checkpoint of this step is damaged."""
+        for older in reversed([other for other in self.steps() if other < step]):
+            try:
+                checksums.verify(self.directory / str(older))
+            except UserError:
+                continue
+            return f"step {older} is whole: move {step} away and run the same command again to go on from it"
+        return f"no other is whole: move {self.directory} away and run the same command again to begin anew"
 
     def close(self) -> None:
         """Waits and releases the threads."""
@@ -115,21 +192,40 @@ class StageCheckpoints:
 
 
 class _reading:
-    """Turns whatever Orbax raises while it reads into one line that names the checkpoint."""
+    """Turns whatever is raised while a checkpoint is read into one line that names it, and what to do."""
 
-    def __init__(self, directory: Path):
-        self._directory = directory
+    def __init__(self, folder: Path, cure: Callable[[], str]):
+        self._folder, self._cure = folder, cure
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
+        if isinstance(error, UserError):
+            raise UserError(f"{error}; {self._cure()}") from error
+        if isinstance(error, Exception):
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UserError(
-                f"the checkpoint {self._directory} cannot be read ({reason[:200]}); move it away and run the same"
-                " command again to go on from the one before"
-            ) from error
+            raise UserError(f"the checkpoint {self._folder} cannot be read ({reason[:200]}); {self._cure()}") from error
+
+
+def verify(folder: Path) -> None:
+    """Compares a checkpoint with its checksums, each host a part of the files.
+
+    Raises:
+        UserError: this host, or another one, found a file that is damaged.
+    """
+    damage = None
+    try:
+        checksums.verify(folder, jax.process_index(), jax.process_count())
+    except UserError as error:
+        damage = error
+    if jax.process_count() > 1:  # all go on, or none: the others would wait for this one
+        found = multihost_utils.process_allgather(np.asarray(damage is not None))
+        if damage is None and np.any(found):
+            hosts = ", ".join(str(host) for host in np.flatnonzero(found))
+            damage = UserError(f"{folder} is damaged: host {hosts} found it and says where")
+    if damage:
+        raise damage
 
 
 def _restore_args(abstract: Any) -> ocp.args.PyTreeRestore:
@@ -139,19 +235,32 @@ def _restore_args(abstract: Any) -> ocp.args.PyTreeRestore:
 
 
 def read_metadata(checkpoint: Path) -> dict[str, Any]:
-    """What was noted beside the checkpoint: config (text), llama (its fields), step.
+    """What was noted beside a checkpoint: at least llama (its fields), config (text), sequence_length, step.
 
     Raises:
-        UserError: there is no checkpoint there.
+        UserError: there is no checkpoint there, or it is damaged.
     """
-    with _reading(checkpoint):
+    if not (checkpoint / "metadata" / "metadata").is_file():
+        raise UserError(
+            f"{checkpoint} is no checkpoint: name a folder runs/NAME/STAGE/checkpoints/STEP, or what python -m"
+            " codellama_jax.convert import made of Llama's files"
+        )
+    with _reading(checkpoint, lambda: _ANOTHER_COPY):
         return json.loads((checkpoint / "metadata" / "metadata").read_text())
 
 
 def load_params(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
-    """The parameters alone of a checkpoint folder (runs/NAME/STAGE/checkpoints/STEP), laid out as `abstract` says."""
-    with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    """The parameters alone of a checkpoint folder (runs/NAME/STAGE/checkpoints/STEP), laid out as `abstract` says.
+
+    Raises:
+        UserError: it is damaged, or has other shapes.
+    """
+    with _reading(checkpoint, lambda: _ANOTHER_COPY), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        verify(checkpoint)
         return checkpointer.restore((checkpoint / "params").absolute(), args=_restore_args(abstract))
+
+
+_ANOTHER_COPY = "put a whole copy of it there, or make it again"
 
 
 def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:

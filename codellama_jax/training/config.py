@@ -110,16 +110,54 @@ class Checkpoints:
     """Attributes:
     every: steps between saves; the last step is always saved.
     keep: saves kept, newest first.
+    keep_every: those of steps that are multiples of this are kept as well; 0: none.
+    keep_best: keep the one with the lowest validation loss as well, of those saved at a step that was validated.
+    grace_seconds: from a signal to the end of the process: what is not saved by then is left unsaved.
     initial: for a stage without parent, the checkpoint folder whose parameters it starts from (Llama 2, at the real
         sizes), "scratch" for random parameters.
     """
 
     every: int = 1000
     keep: int = 3
+    keep_every: int = 0
+    keep_best: bool = True
+    grace_seconds: float = 30.0
     initial: str = "scratch"
 
     def __post_init__(self):
-        require_positive(self, "every", "keep")
+        require_positive(self, "every", "keep", "grace_seconds")
+        if self.keep_every % self.every:
+            raise ValueError(
+                f"Checkpoints.keep_every={self.keep_every} must be a multiple of Checkpoints.every={self.every}, or 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class BadSteps:
+    """What is done about steps that would harm the model.
+
+    A step whose loss or gradient is not finite changes nothing: its update is skipped. A step whose loss stands out is
+    a spike: parameters, optimiser and step number go back to the last checkpoint, and the batches since are passed over
+    (as reported of PaLM, arXiv 2204.02311, section 5.1).
+
+    Attributes:
+        in_a_row: updates skipped one after the other that end the run.
+        spike: nats above the median of the steps before from which a loss is a spike; 0: none is.
+        spike_window: steps that the median is of; fewer than half as many are not enough for one.
+        rollbacks: times that a stage goes back; the next spike ends the run.
+    """
+
+    in_a_row: int = 5
+    spike: float = 0.0
+    spike_window: int = 64
+    rollbacks: int = 3
+
+    def __post_init__(self):
+        require_positive(self, "in_a_row", "spike_window")
+        if self.spike < 0 or self.rollbacks < 0:
+            raise ValueError(
+                f"BadSteps.spike={self.spike} and BadSteps.rollbacks={self.rollbacks} must not be negative"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """The loop of a stage, and the signals that end it early."""
 
+import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -75,11 +77,20 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class StopSignals:
     """SIGTERM, SIGINT and SIGHUP ask the loop to stop after the step in hand; a second one stops at once.
 
+    Where there are several hosts, one that was signalled tells the others with its next batch, and all stop after the
+    same step: that in which they hear of it (two steps later, as the host is a step ahead of the device).
+
     As a context manager it restores the handlers that were there.
+
+    Args:
+        grace_seconds: from the first signal to the end of the process, whatever is unsaved then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float) -> None:
         self.name: str | None = None
+        self._grace = grace_seconds
+        self._timer: threading.Timer | None = None
+        self._heard = False
 
     def __enter__(self) -> "StopSignals":
         self._before = {sig: signal.signal(sig, self._handle) for sig in STOPPING}
@@ -88,14 +99,31 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for sig, handler in self._before.items():
             signal.signal(sig, handler)
+        if self._timer:
+            self._timer.cancel()
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop now: the same on all hosts."""
+        return self._heard if jax.process_count() > 1 else self.name is not None
+
+    def hear(self, metrics: Mapping[str, Any]) -> None:
+        """Takes what any host said with this step's batch."""
+        self._heard = self._heard or bool(metrics.get("stop", False))
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.name is not None:
-            sys.stderr.write("stopped at once; what was saved before is untouched\n")
-            sys.stderr.flush()
-            # not sys.exit: a thread may be writing a checkpoint, and must not be waited for
-            import os
-
-            os._exit(EXIT_INTERRUPTED)
+            self._end("stopped at once")
         self.name = signal.Signals(number).name
+        self._timer = threading.Timer(
+            self._grace, self._end, [f"{self._grace:g} s after {self.name} (Checkpoints.grace_seconds): stopped"]
+        )
+        self._timer.daemon = True
+        self._timer.start()
         say(f"{self.name}: finishing this step, then saving (a second signal stops at once)")
+
+    def _end(self, why: str) -> None:
+        sys.stderr.write(f"{why}; what was saved before is untouched\n")
+        sys.stderr.flush()
+        # not sys.exit: a thread may be writing a checkpoint, and must not be waited for
+        os._exit(EXIT_INTERRUPTED)

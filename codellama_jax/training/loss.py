@@ -69,7 +69,7 @@ def _pass(
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """Losses [B, S] and, if asked for, the gradients of their weighted sum by x [B, S, D] and by head [D, V]."""
-    if mesh is None:
+    if mesh is None or mesh.size == 1:  # XLA for CPUs copies the head and its gradient even to gather from nobody
         return _on_device(x_BSD, head_DV, targets_BS, weights_BS, chunk, None, gradients)
     rows, head = spec(("batch", "sequence")), spec(("dim", "vocab"))
     x = spec(("batch", "sequence", None))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import tqdm
 
+from codellama_jax.training.bad_steps import LossSpike
 from codellama_jax.training.config import Stage
 
 
@@ -25,25 +27,31 @@ class JsonLines:
     """A file of one JSON object a line, each written out at once.
 
     Opening drops a truncated last line and every line of a step after `last_step`: those steps are run again.
-    Floats are written with repr precision, so equal runs have equal text. With writes=False the lines are only kept.
+    Floats are written with repr precision, so equal runs have equal text; those that are not finite are null. With
+    writes=False the lines are only kept.
     """
 
     def __init__(self, path: Path, last_step: int, writes: bool = True):
-        kept = []
+        self.lines: list[dict[str, Any]] = []
         if path.exists():
             for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= last_step:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError, TypeError):
-                    continue  # a crash cut this line short; its step is run again
-            if writes:
-                write_atomically(path, "".join(kept))
-        self.lines = [json.loads(line) for line in kept]
+                with contextlib.suppress(ValueError):  # a crash cut this line short; its step is run again
+                    self.lines.append(json.loads(line))
+        self._path, self._writes = path, writes
         self._file = path.open("a", encoding="utf-8") if writes else None
+        self.forget_after(last_step)
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of later steps: those are done again."""
+        self.lines = [line for line in self.lines if isinstance(line, dict) and line.get("step", math.inf) <= step]
+        if self._file:
+            self._file.close()
+            write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
+            self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one object and hands it to the operating system."""
+        record = {name: _finite_or_none(value) for name, value in record.items()}
         self.lines.append(record)
         if self._file:
             self._file.write(json.dumps(record) + "\n")
@@ -75,7 +83,7 @@ class TensorBoard:
         values = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in record.items()
-            if isinstance(value, (int, float)) and name != "step"
+            if isinstance(value, (int, float)) and math.isfinite(value) and name != "step"
         ]
         self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
 
@@ -126,11 +134,15 @@ class StageLog:
         streams: names of the streams, in the order of their ids.
         resumed: step that is resumed from; None starts from nothing, and forgets what an earlier try wrote.
         writes: whether this host is the one that writes.
+
+    Attributes:
+        save_seconds: for which a save that was begun since the last step kept the loop; logged with the next step.
     """
 
     def __init__(self, stage_dir: Path, stage: Stage, streams: Sequence[str], resumed: int | None, writes: bool):
         last_step = -1 if resumed is None else resumed  # the validation before the first step has step 0
         self._stage, self._streams = stage, streams
+        self.save_seconds = 0.0
         self._metrics = JsonLines(stage_dir / "metrics.jsonl", last_step, writes)
         self._evaluations = JsonLines(stage_dir / "evaluations.jsonl", last_step, writes)
         self._board = TensorBoard(stage_dir / "tensorboard", resumed or 0) if writes else None
@@ -164,6 +176,10 @@ class StageLog:
             "seconds": seconds,
         }
         sums = (metrics[f"stream_{what}"] for what in ("losses", "weights", "tokens"))
+        if metrics["skipped"]:
+            record["skipped"] = True
+        if self.save_seconds:
+            record["save_seconds"], self.save_seconds = self.save_seconds, 0.0
         for name, loss, weight, tokens in zip(self._streams, *sums, strict=True):
             if tokens:
                 record[f"loss/{name}"] = float(loss / max(weight, 1))
@@ -180,6 +196,24 @@ class StageLog:
         if self._board:
             values = {name: value for name, value in record.items() if name.partition("/")[0] == "loss"}
             self._board.write(record["step"], {f"{record['kind']}/{name}": value for name, value in values.items()})
+
+    def go_back(self, step: int, spike: LossSpike) -> None:
+        """Forgets what was noted after a step, which the stage has gone back to, but for the reason."""
+        self._metrics.forget_after(step)
+        self._evaluations.forget_after(step)
+        # of the next step: one that is resumed from this one comes to the spike again
+        self.evaluation({"kind": "rollback", "step": step + 1, "from": spike.step, "loss": spike.loss})
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens of each stream in the steps noted."""
+        sums = {name: sum(line.get(f"tokens/{name}", 0) for line in self.steps) for name in self._streams}
+        return {name: tokens for name, tokens in sums.items() if tokens}
+
+    @property
+    def rollbacks(self) -> int:
+        """How often the stage went back."""
+        return sum(line["kind"] == "rollback" for line in self.evaluations)
 
     def sync(self) -> None:
         """Returns when every line is on disk."""
@@ -202,6 +236,11 @@ def say(message: str) -> None:
     with contextlib.suppress(OSError):  # a reader that went away must not end the run, nor keep it from saving
         tqdm.tqdm.write(message, file=sys.stdout)
         sys.stdout.flush()
+
+
+def _finite_or_none(value: Any) -> Any:
+    """JSON has no other numbers."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _clock(seconds: float) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from codellama_jax import checksums
 from codellama_jax.errors import UserError
 from codellama_jax.model.config import Llama
-from codellama_jax.training.checkpoints import StageCheckpoints, grow_vocabulary, load_params, read_metadata
+from codellama_jax.training.checkpoints import Restored, StageCheckpoints, grow_vocabulary, load_params, read_metadata
 from codellama_jax.training.config import AdamW, Stage
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import (
@@ -35,11 +36,19 @@ class Origin:
         path: its folder, runs/NAME/STAGE/checkpoints/STEP.
         llama: the model it belongs to.
         sequence_length: what that stage was trained on.
+        tokens: that its parameters were trained on, its own parents' included, as far as is known.
+        digest: of its checksums; None if it has none.
     """
 
     path: Path
     llama: Llama
     sequence_length: int
+    tokens: int
+    digest: str | None
+
+    def noted(self) -> dict[str, Any]:
+        """What the checkpoints of the stage that starts from here say of it, as JSON values."""
+        return dataclasses.asdict(self) | {"path": str(self.path)}
 
     @classmethod
     def at(cls, path: Path, child: Llama) -> "Origin":
@@ -56,7 +65,8 @@ class Origin:
                 raise UserError(
                     f"{path} has Llama.{field}={theirs}, this stage {ours}: a stage keeps its parent's size"
                 )
-        return cls(path, llama, metadata["sequence_length"])
+        tokens = metadata.get("tokens", {}).get("lineage", 0)
+        return cls(path, llama, metadata["sequence_length"], tokens, checksums.digest(path))
 
     def params(self, mesh: jax.sharding.Mesh) -> Params:
         """Its parameters, spread over the mesh."""
@@ -82,14 +92,13 @@ def fresh_state(
 
 def restored_state(
     saves: StageCheckpoints, step: int, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh
-) -> tuple[TrainState, dict[str, Any]]:
-    """The state of the stage's own checkpoint, spread over the mesh, and the saved state of the stream."""
+) -> Restored:
+    """The stage's own checkpoint, its state spread over the mesh."""
     optimizer = make_optimizer(settings, stage.steps)
     params = abstract_params(llama)
     step_shape = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = TrainState(params, jax.eval_shape(optimizer.init, params), step_shape)  # type: ignore[arg-type]
-    restored = saves.restore(step, _placed(abstract, state_shardings(llama, optimizer, mesh)))
-    return restored.state, restored.stream
+    return saves.restore(step, _placed(abstract, state_shardings(llama, optimizer, mesh)))
 
 
 def _placed(abstract: Any, shardings: Any) -> Any:

@@ -112,10 +112,14 @@ def make_train_step(
     """A function (state, batch) -> (state, metrics): forward, backward, AdamW.
 
     The gradient is that of the weighted mean over ALL tokens of the global batch, whatever the number of micro-batches
-    and whatever tokens each holds, so accumulation is exact.
+    and whatever tokens each holds, so accumulation is exact. Where the loss or the gradient's norm is not finite,
+    parameters and moments stay as they were; the step counts all the same, for the learning rate too.
 
-    Metrics: loss, grad_norm (before clipping), learning_rate; and sums over each stream's tokens, [streams]:
-    stream_losses, stream_weights (of the targets) and stream_tokens.
+    The batch may have one array more, "stop" [devices]: what hosts ask of each other (loop.StopSignals).
+
+    Metrics: loss, grad_norm (before clipping), learning_rate, skipped (whether the update was), stop (the largest of
+    its values, if given); and sums over each stream's tokens, [streams]: stream_losses, stream_weights (of the targets)
+    and stream_tokens.
     """
     optimizer = make_optimizer(settings, stage.steps)
     loss_of = make_loss(config, mask_documents, mesh)
@@ -134,6 +138,8 @@ def make_train_step(
     value_and_grad = jax.value_and_grad(weighted, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        asked = {name: jnp.max(value) for name, value in batch.items() if name == "stop"}
+        batch = {name: value for name, value in batch.items() if name != "stop"}
         # a batch without any target (all prompts) has gradient 0, not 0/0
         total = jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
         if stage.micro_batches == 1:
@@ -152,13 +158,27 @@ def make_train_step(
             )
             ((loss, sums), grads), _ = jax.lax.scan(accumulate, zeros, parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def chosen(new: Any, old: Any) -> Any:
+            if isinstance(new, optax.ScaleByScheduleState):
+                return new  # the curve follows the steps, done or skipped
+            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+        params = chosen(optax.apply_updates(state.params, updates), state.params)
+        opt_state = jax.tree.map(
+            chosen, opt_state, state.opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState)
+        )
         step = state.step + 1
         metrics = {
             "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": learning_rate(settings, stage.steps, step),
+            "skipped": ~finite,
+            **asked,
             **sums,
         }
-        return TrainState(optax.apply_updates(state.params, updates), opt_state, step), metrics
+        return TrainState(params, opt_state, step), metrics
 
     return train_step

@@ -110,19 +110,77 @@ def test_only_whole_checkpoints_count_and_only_some_are_kept(tmp_path, mesh):
     opened.close()
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, mesh):
-    saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
-    saves.save(3, state_on(mesh), STREAM, METADATA)
+def test_the_best_and_every_nth_are_kept_as_well(tmp_path, mesh):
+    settings = Checkpoints(every=1, keep=2, keep_every=4)
+    losses = {1: 3.0, 2: 1.5, 3: None, 4: 2.0, 5: float("nan"), 6: 1.75, 7: None, 8: 2.0, 9: 1.8, 10: 1.9}
+    for opening in (range(1, 6), range(6, 11)):  # what was the best is not forgotten
+        saves = checkpoints.StageCheckpoints(tmp_path, settings)
+        for step in opening:
+            saves.save(step, state_on(mesh), STREAM, METADATA, losses[step])
+        saves.close()
+    assert saves.steps() == [2, 4, 8, 9, 10]
+
+
+def two_saves(folder, mesh):
+    saves = checkpoints.StageCheckpoints(folder, Checkpoints())
+    for step in (2, 3):
+        saves.save(step, state_on(mesh), STREAM, METADATA)
     saves.close()
-    for file in (tmp_path / "checkpoints/3/params").rglob("*"):
-        if file.is_file() and file.stat().st_size > 1000:
-            file.write_bytes(b"\0" * file.stat().st_size)
-    opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
-    with pytest.raises(UserError, match=r"checkpoints/3 cannot be read .* move it away"):
-        opened.restore(3, abstract_on(mesh))
-    opened.close()
-    with pytest.raises(UserError, match="cannot be read"):
-        checkpoints.read_metadata(tmp_path / "checkpoints/99")
+    return saves.directory
+
+
+def restore_newest(folder, mesh):
+    """Without a try: what fails is the test's."""
+    opened = checkpoints.StageCheckpoints(folder, Checkpoints())
+    try:
+        return opened.restore(opened.latest(), abstract_on(mesh))
+    finally:
+        opened.close()
+
+
+def test_any_damage_is_found_and_named_and_the_one_before_is_offered(tmp_path, mesh):
+    """A bit of any file turned over, any file cut short, any file gone."""
+    folder = two_saves(tmp_path, mesh) / "3"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert len(files) > 10
+    rng = np.random.default_rng(0)
+    for file in files:
+        content = file.read_bytes()
+        damages = [None] if file.name != "checksums.json" else []  # without: as one that never had any
+        if content:
+            at, bit = int(rng.integers(len(content))), 1 << int(rng.integers(8))
+            damages += [content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :], content[:-1]]
+        for damage in damages:
+            file.unlink() if damage is None else file.write_bytes(damage)
+            with pytest.raises(UserError) as caught:
+                restore_newest(tmp_path, mesh)
+            assert str(file.relative_to(folder)) in str(caught.value), caught.value
+            assert "step 2 is whole: move 3 away and run the same command again" in str(caught.value)
+            file.write_bytes(content)
+    equal(restore_newest(tmp_path, mesh).state, state_on(mesh))
+
+
+def test_no_whole_checkpoint_is_left(tmp_path, mesh):
+    directory = two_saves(tmp_path, mesh)
+    for step in ("2", "3"):
+        (directory / step / "metadata" / "metadata").write_text("{}")
+    with pytest.raises(UserError, match=r"no other is whole: move .*checkpoints away"):
+        restore_newest(tmp_path, mesh)
+
+
+def test_a_damaged_start_is_named(tmp_path, mesh):
+    path = two_saves(tmp_path, mesh) / "3"
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state_on(mesh).params,
+        param_shardings(TINY, mesh),
+    )
+    data = max((path / "params").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(UserError, match=rf"{data.name} has .* bytes instead of .*; put a whole copy of it there"):
+        checkpoints.load_params(path, abstract)
+    with pytest.raises(UserError, match="99 is no checkpoint: name a folder"):
+        checkpoints.read_metadata(path.parent / "99")
 
 
 def test_a_save_that_fails_says_so_and_leaves_the_last_one_whole(tmp_path):

@@ -128,6 +128,43 @@ def test_accumulation_on_a_mesh(unsharded):
     np.testing.assert_allclose(logged[-1]["loss"], unsharded[0][-1]["loss"], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["unsharded", "fsdp"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step(name):
+    """Skipped within the step, on any mesh; the curve of the learning rate goes on."""
+    mesh = sharding.make_mesh(MESHES.get(name, Mesh()), devices=None if name in MESHES else ONE)
+    optimizer = make_optimizer(SETTINGS, STAGE.steps)
+    with jax.set_mesh(mesh):
+        params = init_params(TINY, 0)
+        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        state = jax.device_put(state, state_shardings(TINY, optimizer, mesh))
+        step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh))
+        good, bad = batch(0), batch(1)
+        bad["loss_weights"][3, 5] = np.inf
+        first, _ = step(state, sharding.put_batch(mesh, good))
+        second, metrics = step(first, sharding.put_batch(mesh, bad))
+        third, after = step(second, sharding.put_batch(mesh, good))
+    assert metrics["skipped"] and not np.isfinite(metrics["loss"]) and not after["skipped"]
+    old, new = jax.device_get((first, second))
+    jax.tree.map(np.testing.assert_array_equal, new.params, old.params)
+    adam = [next(part for part in state.opt_state if hasattr(part, "mu")) for state in (new, old)]
+    jax.tree.map(np.testing.assert_array_equal, *adam)
+    assert (int(second.step), int(third.step)) == (2, 3)
+    assert new.opt_state[-1].count == 2, "the rate of the next update is that of step 3"
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(third.params))
+
+
+def test_what_one_host_asks_reaches_all():
+    mesh = sharding.make_mesh(Mesh(fsdp=8))
+    with jax.set_mesh(mesh):
+        params = init_params(TINY, 0)
+        optimizer = make_optimizer(SETTINGS, STAGE.steps)
+        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh))
+        for asks in (False, True):
+            arrays = sharding.put_batch(mesh, batch(0)) | {"stop": sharding.put_flag(mesh, asks)}
+            assert bool(step(state, arrays)[1]["stop"]) is asks
+
+
 def test_state_lies_where_the_table_says():
     _, _, state = train(Mesh(fsdp=4, tensor=2))
     moments = state.opt_state[1].mu
