@@ -22,8 +22,8 @@ UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
 INFILLING_ROWS = 16  # rows that Code Llama adds to the vocabulary (reference tokenizer: 32,016 instead of 32,000)
 
 # The last pieces of Code Llama's model file, ids 32,000 to 32,015.
-_INFILLING_PIECES = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", "▁<PRE>", "▁<SUF>", "▁<MID>"]
-_INFILLING_PIECES += ["▁" + "<EOT>" * n for n in range(1, 7)]
+INFILLING_PIECES = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", "▁<PRE>", "▁<SUF>", "▁<MID>"]
+INFILLING_PIECES += ["▁" + "<EOT>" * n for n in range(1, 7)]
 
 _NO_INFILLING = (
     "tokenizer has no infilling ids (34B and Python models were trained without): use complete, or load 7B/13B base"
@@ -159,7 +159,7 @@ def _checked(model: bytes, name: str) -> tuple[bytes, Any]:
     if not proto.HasField("trainer_spec") or not proto.HasField("normalizer_spec"):
         raise UserError(f"{name} is cut short (no settings after its {len(texts)} pieces): fetch it again; {_CURE}")
 
-    if texts[-INFILLING_ROWS:] == _INFILLING_PIECES:
+    if texts[-INFILLING_ROWS:] == INFILLING_PIECES:
         del proto.pieces[-INFILLING_ROWS:]
         proto.trainer_spec.vocab_size = len(proto.pieces)
         model = proto.SerializeToString(deterministic=True)

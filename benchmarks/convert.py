@@ -1,0 +1,198 @@
+"""What converting costs: throughput and peak memory, beside transformers with the same files.
+
+    python benchmarks/convert.py --hf_python=PYTHON [--rounds=3] [--layers=22] [--folder=/tmp] [--out=FILE]
+
+PYTHON has torch, transformers and safetensors. The checkpoint is random, bfloat16, of TinyLlama's shape: 1.1 billion
+parameters. Each measurement is a process of its own; all kinds take turns, a round is one of each, so the files are in
+the page cache for everyone. Nobody does just what we do: transformers' load reads all and writes nothing, its load and
+save reads all and writes the same format again. Exports are checked, bit by bit, against what was imported.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import processor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from codellama_jax.conversion import formats, hf, meta, parameters
+from codellama_jax.conversion.parameters import DTYPES, Model, Tensor
+from codellama_jax.model.config import Llama
+
+PEAK = """
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+"""
+OURS = (
+    PEAK
+    + """
+import json, sys, time
+from codellama_jax import convert
+from codellama_jax.conversion import checkpoint, formats, hf, meta, tokenizer_files
+import jax
+before, began = peak(), time.perf_counter()
+assert convert.main(sys.argv[1:]) == 0
+print(json.dumps({"seconds": time.perf_counter() - began, "before": before, "peak": peak()}))
+"""
+)
+COPY = (
+    PEAK
+    + """
+import json, os, shutil, sys, time
+before, began = peak(), time.perf_counter()
+shutil.copytree(sys.argv[1], sys.argv[2])
+for name in os.listdir(sys.argv[2]):
+    os.fsync(os.open(os.path.join(sys.argv[2], name), os.O_RDONLY))
+print(json.dumps({"seconds": time.perf_counter() - began, "before": before, "peak": peak()}))
+"""
+)
+THEIRS = (
+    PEAK
+    + """
+import json, sys, time
+import torch, transformers
+from transformers import LlamaForCausalLM
+before, began = peak(), time.perf_counter()
+model = LlamaForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+if len(sys.argv) > 2:
+    model.save_pretrained(sys.argv[2])
+else:
+    total = sum(float(p.flatten()[::2048].float().sum()) for p in model.parameters())  # every page is there
+versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+result = {"seconds": time.perf_counter() - began, "before": before, "peak": peak(), "versions": versions}
+print(json.dumps(result))
+"""
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hf_python", required=True, help="a Python with torch and transformers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=22, help="fewer make a smaller model")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where 11 GB have room")
+    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="convert-") as folder:
+        text = "".join(line + "\n" for line in result(options, Path(folder)))
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+
+
+class RandomModel:
+    """A Source of random bfloat16, made as it is read, the same each time."""
+
+    def __init__(self, llama: Llama):
+        self.model = Model(llama, 2048, {str(tensor): "bfloat16" for tensor in parameters.tensors(llama)})
+        self._numbers = {str(tensor): number for number, tensor in enumerate(parameters.tensors(llama))}
+
+    def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
+        """As Source.rows."""
+        rng = np.random.default_rng([self._numbers[str(tensor)], start])
+        values = rng.standard_normal((stop - start, *parameters.shape(self.model.llama, tensor.name)[1:]), np.float32)
+        return (0.02 * values).astype(DTYPES["bfloat16"])
+
+    def close(self) -> None:
+        """As Source.close."""
+
+
+def measured(python: str, program: str, *argv: object) -> dict[str, Any]:
+    """Runs a process, which prints its figures; adds the seconds that it took from start to end."""
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "JAX_PLATFORMS": "cpu",
+        "HF_HUB_OFFLINE": "1",
+    }
+    began = time.perf_counter()
+    command = [python, "-c", program, *map(str, argv)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return {**json.loads(done.stdout.splitlines()[-1]), "process": time.perf_counter() - began}
+
+
+def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """The lines of the result file."""
+    llama = Llama(dim=2048, layers=options.layers, heads=32, kv_heads=4, ffn_dim=5632, vocab_size=32_000)
+    source = RandomModel(llama)
+    nbytes = formats.nbytes(source.model)
+    for name, write in (("hf", hf.write), ("meta", meta.write)):
+        (folder / name).mkdir()
+        write(source, folder / name)
+    ours, out = folder / "ours", folder / "out"
+    kinds = {
+        "import from Hugging Face": (OURS, "import", "--from", folder / "hf", "--to", ours),
+        "import from Meta": (OURS, "import", "--from", folder / "meta", "--to", out),
+        "export to Hugging Face": (OURS, "export", "--from", ours, "--to", out, "--format=hf"),
+        "export to Meta": (OURS, "export", "--from", ours, "--to", out, "--format=meta"),
+        "bare copy of the files": (COPY, folder / "hf", out),
+        "transformers: load": (THEIRS, folder / "hf"),
+        "transformers: load and save": (THEIRS, folder / "hf", out),
+    }
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for _ in range(options.rounds):
+        shutil.rmtree(ours, ignore_errors=True)
+        for kind, (program, *argv) in kinds.items():
+            shutil.rmtree(out, ignore_errors=True)
+            os.sync()  # what the one before wrote is not this one's to wait for
+            python = options.hf_python if program is THEIRS else sys.executable
+            found[kind].append(measured(python, program, *argv))
+            if kind.startswith("export"):
+                original = folder / ("hf" if kind.endswith("Face") else "meta")
+                names = [path.name for path in original.iterdir() if path.suffix in (".safetensors", ".pth")]
+                same = all((original / name).read_bytes() == (out / name).read_bytes() for name in names)
+                assert same, "export of import is the identity"
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    yield f"# Converting, {datetime.date.today()}"
+    yield ""
+    yield f"    python benchmarks/convert.py {' '.join(sys.argv[1:])}".replace(options.hf_python, "hfenv/bin/python")
+    yield ""
+    yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
+    yield f"{found['transformers: load'][0]['versions']}. Medians over {options.rounds} rounds, with the extremes."
+    yield f"{llama.parameters:,} random parameters in bfloat16, {nbytes / 1e6:,.0f} MB;"
+    yield f"the largest tensor has {_largest(source) / 1e6:,.0f} MB."
+    yield ""
+    yield "MB/s: of the model's bytes, over the time after libraries are imported. An import waits until every byte is"
+    yield "on the disk (fsync) and reads it again for its checksums; an export verifies them first, and waits for the"
+    yield "disk too, as the bare copy does; transformers' load maps the file, and its save does not wait for the disk."
+    yield "Peak: of the process's resident memory (VmHWM), and by how much the work raised it over the libraries. Every"
+    yield "export was the imported files, bit for bit."
+    yield ""
+    yield "| | MB/s | least .. most | seconds | with start, s | peak, MB | raised by, MB |"
+    yield "|---|---|---|---|---|---|---|"
+    for kind, runs in found.items():
+        speeds = [nbytes / 1e6 / run["seconds"] for run in runs]
+        raised = statistics.median(run["peak"] - run["before"] for run in runs)
+        yield (
+            f"| {kind} | {statistics.median(speeds):,.0f} | {min(speeds):,.0f} .. {max(speeds):,.0f}"
+            f" | {statistics.median(run['seconds'] for run in runs):.1f}"
+            f" | {statistics.median(run['process'] for run in runs):.1f}"
+            f" | {statistics.median(run['peak'] for run in runs) / 1e6:,.0f} | {raised / 1e6:,.0f} |"
+        )
+
+
+_PACKAGES = ("jax", "numpy", "orbax-checkpoint", "tensorstore")
+
+
+def _largest(source: RandomModel) -> int:
+    return max(formats.size(source.model, tensor) for tensor in parameters.tensors(source.model.llama))
+
+
+if __name__ == "__main__":
+    main()

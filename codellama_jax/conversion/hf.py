@@ -1,0 +1,232 @@
+"""Hugging Face's LlamaForCausalLM: config.json beside safetensors files, with an index where they are several.
+
+Old folders with pytorch_model*.bin instead are read as Meta's files are, by torch_file.
+
+Matrices are [out, in], and rotary channels half-split, as with us.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codellama_jax.conversion import parameters, safetensors, torch_file
+from codellama_jax.conversion.parameters import DTYPES, Model, Source, Tensor
+from codellama_jax.conversion.stored import InputFile, Stored
+from codellama_jax.errors import UserError
+
+SHARD_BYTES = 5_000_000_000
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_OLD_INDEX, _OLD_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+
+_GLOBAL = {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
+_BLOCK = {
+    "attention_norm": "input_layernorm",
+    "wq": "self_attn.q_proj",
+    "wk": "self_attn.k_proj",
+    "wv": "self_attn.v_proj",
+    "wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "w1": "mlp.gate_proj",
+    "w3": "mlp.up_proj",
+    "w2": "mlp.down_proj",
+}
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_IGNORED = "rotary_emb.inv_freq"  # buffers of old files
+
+
+def name_of(tensor: Tensor) -> str:
+    """Hugging Face's name of a tensor."""
+    if tensor.layer is None:
+        return _GLOBAL[tensor.name]
+    return f"model.layers.{tensor.layer}.{_BLOCK[tensor.name]}.weight"
+
+
+class HuggingFace:
+    """A Source of a Hugging Face folder."""
+
+    def __init__(self, folder: Path):
+        """Opens its files and checks every name and shape.
+
+        Raises:
+            UserError: something is missing, damaged or no plain Llama; the message names it.
+        """
+        config = _json(folder / "config.json")
+        llama, length = _llama(folder / "config.json", config)
+        self._files: dict[str, InputFile] = {}
+        self._stored = self._read(folder)
+        tied = bool(config.get("tie_word_embeddings", False)) and _GLOBAL["head"] not in self._stored
+        wanted = {name_of(tensor): tensor for tensor in parameters.tensors(llama)}
+        if tied:
+            self._stored[_GLOBAL["head"]] = self._stored.get(_GLOBAL["embedding"])  # type: ignore[assignment]
+        _check_names(folder, wanted.keys(), self._stored.keys())
+        dtypes = {}
+        for name, tensor in wanted.items():
+            stored, shape = self._stored[name], parameters.shape(llama, tensor.name)
+            if stored.shape != shape:
+                raise UserError(
+                    f"{stored.file.path}: {name} is {list(stored.shape)}, config.json says {list(shape)}: they do not"
+                    " belong together"
+                )
+            dtypes[str(tensor)] = stored.dtype.name
+        notes = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
+        self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
+
+    def _read(self, folder: Path) -> dict[str, Stored]:
+        safe = (folder / INDEX).exists() or (folder / SINGLE).exists() or not any(folder.glob("pytorch_model*.bin*"))
+        index, names = (folder / INDEX, [SINGLE]) if safe else (folder / _OLD_INDEX, [_OLD_SINGLE])
+        read = safetensors.read if safe else torch_file.read
+        if index.exists():
+            weight_map = _json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise UserError(f"{index} is damaged: it has no weight_map; fetch it again")
+            names = sorted(set(weight_map.values()))
+        found: dict[str, Stored] = {}
+        for name in names:
+            self._files[name] = InputFile(folder / name)
+            found |= read(self._files[name])
+        return {name: stored for name, stored in found.items() if not name.endswith(_IGNORED)}
+
+    def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
+        """As Source.rows."""
+        return self._stored[name_of(tensor)].rows(start, stop)
+
+    def close(self) -> None:
+        """As Source.close."""
+        for file in self._files.values():
+            file.close()
+
+
+def _check_names(folder: Path, wanted: Any, found: Any) -> None:
+    for names, what in ((wanted - found, "has no"), (found - wanted, "has an unknown tensor,")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"{folder} {what} {', '.join(sorted(names)[:3])}{more}: it is no whole Llama")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+        reason = "it is no object"
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise UserError(f"{path} is damaged ({reason}): fetch it again")
+
+
+def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
+    """The shape and the positions that config.json tells; UserError for what our decoder does not compute."""
+
+    def refuse(reason: str) -> UserError:
+        return UserError(f"{path}: {reason}; a plain Llama is needed")
+
+    architectures = config.get("architectures") or ["LlamaForCausalLM"]
+    if config.get("model_type") != "llama" or architectures != ["LlamaForCausalLM"]:
+        raise refuse(f"model_type is {config.get('model_type')!r}, architectures {architectures}")
+    for key in ("quantization_config", "attention_bias", "mlp_bias"):
+        if config.get(key):
+            raise refuse(f"{key} is {config[key]!r}, which this program cannot read")
+    if config.get("hidden_act", "silu") != "silu":
+        raise refuse(f"hidden_act is {config['hidden_act']!r}")
+    if config.get("partial_rotary_factor", 1) != 1:
+        raise refuse(f"partial_rotary_factor is {config['partial_rotary_factor']}")
+    # rope_parameters is transformers 5's word for rope_theta and rope_scaling of 4
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "linear"):
+        raise refuse(f"rotary scaling of type {kind!r} is not supported")
+    try:
+        llama = parameters.checked_llama(
+            str(path),
+            dim=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
+            ffn_dim=config["intermediate_size"],
+            vocab_size=config["vocab_size"],
+            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 1e4))),
+            rope_scale=1 / float(rope["factor"]) if kind == "linear" else 1.0,
+        )
+    except KeyError as error:
+        raise refuse(f"{error} is missing") from None
+    if config.get("head_dim") not in (None, llama.head_dim):
+        raise refuse(f"head_dim is {config['head_dim']}, not hidden_size / num_attention_heads = {llama.head_dim}")
+    return llama, int(config.get("max_position_embeddings", 2048))
+
+
+def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes a folder's tensors, index, config.json and generation_config.json.
+
+    Args:
+        source: any format.
+        folder: exists, and is empty.
+        shard_bytes: the most that one file of tensors has.
+    """
+    model = source.model
+    kept = [tensor for tensor in parameters.tensors(model.llama) if not (model.tied and tensor.name == "head")]
+    by_name = {name_of(tensor): tensor for tensor in kept}
+    shapes = {name: parameters.shape(model.llama, tensor.name) for name, tensor in by_name.items()}
+    dtypes = {name: model.dtypes[str(tensor)] for name, tensor in by_name.items()}
+    sizes = {name: math.prod(shapes[name]) * DTYPES[dtypes[name]].itemsize for name in by_name}
+    files = list(safetensors.shards(sizes.items(), shard_bytes))
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(files, 1):
+        file = SINGLE if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        weight_map |= dict.fromkeys(names, file)
+        layout = [(name, dtypes[name], shapes[name]) for name in names]
+        safetensors.write(folder / file, layout, _blocks(source, [by_name[name] for name in names]))
+    if len(files) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    special = {"bos_token_id": 1, "eos_token_id": 2} | {key: model.notes[key] for key in _SPECIAL if key in model.notes}
+    (folder / "config.json").write_text(json.dumps(config_json(model) | special, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps(special, indent=2) + "\n")
+
+
+def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
+    for tensor in tensors:
+        itemsize = parameters.dtype_of(source.model, tensor).itemsize
+        for start, stop in parameters.blocks(source.model.llama, tensor.name, itemsize):
+            yield source.rows(tensor, start, stop)
+
+
+def config_json(model: Model) -> dict[str, Any]:
+    """The model for transformers 4 and 5, vLLM and llama.cpp: 4 reads rope_theta, 5 reads rope_parameters."""
+    llama = model.llama
+    dtype = model.dtypes[str(Tensor("embedding"))]
+    rope: dict[str, Any] = {"rope_theta": llama.rope_theta, "rope_type": "default"}
+    if llama.rope_scale != 1:
+        rope = {"rope_theta": llama.rope_theta, "rope_type": "linear", "factor": 1 / llama.rope_scale}
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": llama.vocab_size,
+        "hidden_size": llama.dim,
+        "intermediate_size": llama.ffn_dim,
+        "num_hidden_layers": llama.layers,
+        "num_attention_heads": llama.heads,
+        "num_key_value_heads": llama.kv_heads,
+        "head_dim": llama.head_dim,
+        "max_position_embeddings": model.sequence_length,
+        "rms_norm_eps": llama.norm_eps,
+        "rope_theta": llama.rope_theta,
+        "rope_scaling": None if llama.rope_scale == 1 else {"type": "linear", "factor": 1 / llama.rope_scale},
+        "rope_parameters": rope,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": model.tied,
+        "use_cache": True,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }

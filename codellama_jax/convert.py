@@ -1,0 +1,152 @@
+"""Checkpoints in and out, and whether two are the same.
+
+    python -m codellama_jax.convert import --from=DIR --to=DIR [--vocab_size=N [--new_rows=mean|zero]]
+    python -m codellama_jax.convert export --from=DIR --to=DIR --format=hf|meta [--dtype=bfloat16] [--tokenizer=PATH]
+    python -m codellama_jax.convert verify --a=DIR --b=DIR [--logits] [--json] [--tolerance=0]
+
+What lies in a folder is seen from its files: ours (runs/NAME/STAGE, one of its checkpoints, or an import), Hugging
+Face's, Meta's, llama2.c's .bin.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from codellama_jax import configuration, program
+from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError
+
+_UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Converts or compares; returns the exit code (0 done or equal, 1 failed or different, 2 wrong usage)."""
+    parser = argparse.ArgumentParser(prog="python -m codellama_jax.convert", description="Converts checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="import|export|verify")
+    into = commands.add_parser("import", help="Hugging Face, Meta or llama2.c -> a checkpoint that a stage starts from")
+    into.add_argument("--vocab_size", type=int, help="grow the vocabulary to so many rows (default: as it is)")
+    into.add_argument("--new_rows", choices=("mean", "zero"), default="mean", help="what they hold (default: mean)")
+    into.add_argument("--sequence_length", type=int, help="positions the model is meant for, if its files do not say")
+    out = commands.add_parser("export", help="a checkpoint -> Hugging Face or Meta")
+    out.add_argument("--format", choices=("hf", "meta"), required=True)
+    dtypes = ("bfloat16", "float16", "float32")
+    out.add_argument("--dtype", choices=dtypes, help="of all tensors (default: as imported; bfloat16 if trained)")
+    out.add_argument("--shard_size", default="5GB", help="hf: the most one file has, as 5GB or 500MB (default: 5GB)")
+    out.add_argument("--shards", type=int, help="meta: model-parallel parts (default: as imported, or Meta's number)")
+    for command in (into, out):
+        command.add_argument("--from", dest="origin", type=Path, required=True, help="what to read")
+        command.add_argument("--to", type=Path, required=True, help="the folder to make")
+        command.add_argument("--tokenizer", type=Path, help="a tokenizer.model (default: that of --from)")
+    verify = commands.add_parser("verify", help="whether two checkpoints of any two formats are the same")
+    verify.add_argument("--a", type=Path, required=True)
+    verify.add_argument("--b", type=Path, required=True)
+    verify.add_argument("--logits", action="store_true", help="compare logits on fixed random ids too, in float32")
+    verify.add_argument("--tolerance", type=float, default=0.0, help="largest difference that is equal (default: 0)")
+    verify.add_argument("--json", action="store_true", help="print one JSON object")
+    return program.run(parser, argv, _convert, _explain)
+
+
+def _explain(error: BaseException) -> str | None:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written"
+    if isinstance(error, OSError) and error.filename is None:
+        return f"it could not be written ({error.strerror or error}); nothing was left of it"
+    return program.explained(error)
+
+
+def _convert(flags: configuration.Flags, options: argparse.Namespace) -> int:
+    if flags.gin_files or flags.bindings:
+        raise UserError("convert takes no gin files and no --gin flags", EXIT_USAGE)
+    return {"import": _import, "export": _export, "verify": _verify}[options.command](options)
+
+
+def _import(options: argparse.Namespace) -> int:
+    # Imported here: Orbax takes a second, and a wrong flag should not.
+    from codellama_jax.conversion import checkpoint, formats
+    from codellama_jax.conversion.grown import Grown
+    from codellama_jax.conversion.parameters import Source
+
+    began = time.monotonic()
+    opened = formats.open_checkpoint(options.origin)
+    source: Source = opened.source
+    if options.sequence_length:
+        source.model = dataclasses.replace(source.model, sequence_length=options.sequence_length)
+    if options.vocab_size is not None:
+        source = Grown(source, options.vocab_size, options.new_rows)
+    tokenizer = options.tokenizer or opened.tokenizer
+    checkpoint.write(source, options.to, f"{opened.format}: {options.origin.absolute()}", tokenizer)
+    source.close()
+    _say_done(source.model, opened.format, options.to, began)
+    print(f"a stage starts from it with --gin.INITIAL_CHECKPOINT={options.to}")
+    return EXIT_DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from codellama_jax.conversion import formats, hf, meta, tokenizer_files
+    from codellama_jax.conversion.output import whole_folder
+
+    began = time.monotonic()
+    opened = formats.open_checkpoint(options.origin)
+    source = opened.source
+    dtype = options.dtype or ("bfloat16" if opened.trained else None)
+    if dtype:
+        source.model = dataclasses.replace(source.model, dtypes=dict.fromkeys(source.model.dtypes, dtype))
+    tokenizer = tokenizer_files.model_for(options.tokenizer or opened.tokenizer, source.model.llama.vocab_size)
+    with whole_folder(options.to, formats.nbytes(source.model)) as folder:
+        if options.format == "hf":
+            hf.write(source, folder, _bytes(options.shard_size))
+        else:
+            meta.write(source, folder, options.shards)
+        if tokenizer is not None:
+            tokenizer_files.write(tokenizer, folder, options.format, source.model.sequence_length)
+    source.close()
+    _say_done(source.model, opened.format, options.to, began)
+    if tokenizer is None:
+        print("no tokenizer is known for it: --tokenizer=PATH adds its files")
+    return EXIT_DONE
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)(MB|GB|)", text)
+    if not match or int(match[1]) == 0:
+        raise UserError(f"--shard_size={text} is no size: write 5GB or 500MB", EXIT_USAGE)
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _say_done(model: Any, format: str, to: Path, began: float) -> None:
+    from codellama_jax.conversion import formats
+
+    seconds, nbytes = time.monotonic() - began, formats.nbytes(model)
+    print(
+        f"{format} -> {to}: {model.llama.parameters:,} parameters, {nbytes / 1e6:,.0f} MB in {seconds:.1f} s"
+        f" ({nbytes / 1e6 / seconds:,.0f} MB/s)"
+    )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from codellama_jax.conversion import compare, formats
+
+    a, b = (formats.open_checkpoint(path).source for path in (options.a, options.b))
+    result = compare.tensors(a, b)
+    if options.logits and not result["unlike"]:
+        result["max_logit_difference"] = compare.logits(a, b)
+    differences = [result[key] for key in ("max_tensor_difference", "max_logit_difference") if key in result]
+    equal = not result["unlike"] and all(value <= options.tolerance for value in differences)
+    result = {"equal": equal, **result}
+    a.close()
+    b.close()
+    if options.json:
+        print(json.dumps({key: None if value == math.inf else value for key, value in result.items()}))
+    else:
+        for line in compare.lines(result):
+            print(line)
+    return EXIT_DONE if equal else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Memory in converting does not grow with the model: each direction in a process of its own, its peak measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codellama_jax.conversion import compare, formats, hf, parameters
+from codellama_jax.conversion.parameters import DTYPES, Model, Tensor
+from codellama_jax.model.config import Llama
+
+ROOT = Path(__file__).resolve().parents[2]
+# 40 layers of 11 MB in bfloat16: 0.5 GB; the largest tensor is the embedding with 39 MB, as is the head
+LARGE = Llama(dim=1024, layers=40, heads=16, kv_heads=4, ffn_dim=1024, vocab_size=19_200)
+PARTS = 2
+# Ours: blocks on their way, their transposes, and what TensorStore holds; the same for 70B.
+CONSTANT = 200e6
+
+# VmHWM at the start counts what the libraries take.
+MEASURED = """
+import json, sys
+from codellama_jax import convert
+import numpy, orbax.checkpoint, tensorstore, jax
+from codellama_jax.conversion import checkpoint, formats
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+before = peak()
+code = convert.main(sys.argv[1:])
+print(json.dumps({"code": code, "growth": peak() - before}))
+"""
+
+
+class Counted:
+    """A Source whose numbers are made as they are read."""
+
+    def __init__(self, llama: Llama):
+        self.model = Model(llama, 512, {str(tensor): "bfloat16" for tensor in parameters.tensors(llama)})
+        self._line = np.random.default_rng(0).normal(size=1 << 20).astype(DTYPES["bfloat16"])
+
+    def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
+        shape = (stop - start, *parameters.shape(self.model.llama, tensor.name)[1:])
+        first = hash((tensor.name, tensor.layer or 0, start)) % 4096
+        return np.resize(self._line[first:], shape)
+
+    def close(self) -> None:
+        pass
+
+
+def peak_growth(*argv: object) -> float:
+    """Bytes by which converting raised a process's peak."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", MEASURED, *map(str, argv)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["code"] == 0, done.stderr
+    return result["growth"]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large") / "theirs"
+    folder.mkdir()
+    hf.write(Counted(LARGE), folder, 200_000_000)
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_peak_memory_is_bounded_by_the_largest_tensor(theirs):
+    source = formats.open_checkpoint(theirs).source
+    largest = max(formats.size(source.model, tensor) for tensor in parameters.tensors(LARGE))
+    assert formats.nbytes(source.model) > 4e8 and formats.nbytes(source.model) > 2 * (1.3 * largest + CONSTANT)
+    place = theirs.parent
+    for argv in (
+        ("import", "--from", theirs, "--to", place / "ours"),
+        ("export", "--from", place / "ours", "--to", place / "hf", "--format=hf"),
+        ("export", "--from", place / "ours", "--to", place / "meta", "--format=meta", f"--shards={PARTS}"),
+        ("import", "--from", place / "meta", "--to", place / "again", "--vocab_size=19_216"),
+    ):
+        growth = peak_growth(*argv)
+        assert growth <= 1.3 * largest + CONSTANT, (argv[0], growth / 1e6)
+    # and all of it is there
+    for name in ("ours", "hf", "meta"):
+        result = compare.tensors(source, formats.open_checkpoint(place / name).source)
+        assert not result["unlike"] and result["max_tensor_difference"] == 0
+
+
+def test_every_array_is_written_in_small_chunks_of_one_layer(theirs, tmp_path):
+    """What a device reads of an array is whole chunks: of one layer, and of a sixteenth of the model width."""
+    from codellama_jax.conversion.streamed import StreamedArray
+
+    llama = Llama(dim=8192, layers=80, heads=64, kv_heads=8, ffn_dim=28_672, vocab_size=32_016)
+    source = Counted(llama)
+    for parameter in dict.fromkeys(tensor.parameter for tensor in parameters.tensors(llama)):
+        array = StreamedArray(source, parameter)
+        assert np.prod(array.chunk, dtype=np.int64) * 2 <= 64 << 20
+        if parameter.startswith("blocks."):
+            assert array.chunk[0] == 1
+        if "norm" not in parameter:
+            assert 512 in array.chunk[-2:] or array.chunk[1] == 512

@@ -1,0 +1,70 @@
+"""The tokenizer that goes out with a model cuts every text as ours does, whoever reads it."""
+
+import json
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from codellama_jax.conversion import tokenizer_files
+from codellama_jax.errors import UserError
+from codellama_jax.tokenizer import INFILLING_PIECES, Tokenizer
+
+
+@pytest.fixture(scope="module")
+def texts(fuzzed):
+    rng = np.random.default_rng(0)
+    return [fuzzed(rng, int(rng.integers(1, 400))) for _ in range(300)]
+
+
+@pytest.mark.parametrize("which", ["small_tokenizer", "llama_tokenizer"])
+def test_the_model_file_with_infilling_pieces_cuts_texts_as_before(request, texts, which):
+    tokenizer = request.getfixturevalue(which)
+    model = tokenizer_files.sentencepiece_model(tokenizer)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert processor.get_piece_size() == tokenizer.rows
+    assert processor.id_to_piece([tokenizer.prefix_id, tokenizer.eot_id]) == ["▁<PRE>", "▁<EOT>"]
+    for text in texts:
+        np.testing.assert_array_equal(processor.encode(text), tokenizer.encode(text))
+    assert Tokenizer(model, infilling=True).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("which", ["small_tokenizer", "llama_tokenizer"])
+def test_hugging_faces_tokenizers_cut_texts_alike(request, texts, which):
+    library = pytest.importorskip("tokenizers")
+    tokenizer = request.getfixturevalue(which)
+    theirs = library.Tokenizer.from_str(json.dumps(tokenizer_files.tokenizer_json(tokenizer)))
+    assert theirs.get_vocab_size() == tokenizer.rows
+    for text in texts:
+        if any(piece in text for piece in ("<s>", "</s>", "<unk>")):  # special tokens there, text with us
+            continue
+        ids = theirs.encode(text).ids
+        assert ids == [tokenizer.bos_id, *tokenizer.encode(text)], text
+        assert theirs.decode(ids) == tokenizer.decode(ids)
+
+
+def test_transformers_loads_what_is_written(tmp_path, llama_tokenizer, texts):
+    transformers = pytest.importorskip("transformers")
+    tokenizer_files.write(llama_tokenizer, tmp_path, "hf", 16384)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.unk_token_id) == (1, 2, 0)
+    assert theirs.convert_tokens_to_ids(INFILLING_PIECES) == list(range(32_000, 32_016))
+    assert len(theirs) == 32_016
+    for text in texts:
+        if any(piece in text for piece in ("<s>", "</s>", "<unk>")):
+            continue
+        assert theirs(text)["input_ids"] == [1, *llama_tokenizer.encode(text)], text
+    assert theirs.decode([1, *llama_tokenizer.encode("def f():\n\treturn 1"), 2], skip_special_tokens=True) == (
+        "def f():\n\treturn 1"
+    )
+
+
+def test_rows_decide_over_infilling(tmp_path, small_tokenizer):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(small_tokenizer.model)
+    assert tokenizer_files.model_for(None, 512) is None
+    assert not tokenizer_files.model_for(path, 512).infilling
+    assert tokenizer_files.model_for(path, 528).infilling
+    with pytest.raises(UserError, match="has 512 pieces, the model 511 rows"):
+        tokenizer_files.model_for(path, 511)
