@@ -36,7 +36,14 @@ setup: .venv/.installed
 	    --target .venv/tpu_compiler -r .venv/compiler.txt; fi
 	@touch $@
 
-test: .venv/.installed-test .venv/.installed-compiler
+# Beside the environment, not in it: see the file's head.
+.venv/.installed-oracles: .venv/.installed-test requirements-oracles.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oracles \
+	  -r requirements-oracles.txt && PYTHONPATH=.venv/oracles $(BIN)/python -c 'import torch, transformers' || \
+	  { rm -rf .venv/oracles; echo "no transformers and torch here: tests that compare with them are skipped"; }
+	@touch $@
+
+test: .venv/.installed-test .venv/.installed-compiler .venv/.installed-oracles
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 pods: .venv/.installed-compiler
@@ -58,6 +65,7 @@ lint: .venv/.installed-test
 
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 
+# requirements-oracles.txt is kept by hand: uv's lock would have torch bring CUDA.
 lock:
 	$(COMPILE) pyproject.toml -o requirements.txt
 	$(COMPILE) --extra test -c requirements.txt pyproject.toml -o requirements-test.txt

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from tasks.tokenizer_training import train
 # Eight devices on any machine, for the laws of sharding; and no silent broadcasting between ranks.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What tests compare with, where `make test` has put it: behind the environment's packages, not among them.
+sys.path.append(str(Path(__file__).resolve().parent.parent / ".venv" / "oracles"))
 
 # What tends to break a tokenizer, a cut or a format: white space, line ends, wide and control characters, and text that
 # looks like control tokens. Without U+2581, the one character that does not survive SentencePiece.

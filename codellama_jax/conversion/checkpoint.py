@@ -27,7 +27,7 @@ from codellama_jax.conversion.parameters import BLOCK_BYTES, DTYPES, Model, Sour
 from codellama_jax.errors import UserError
 from codellama_jax.model.config import Llama
 
-# What is read at once of an array whose chunks hold many layers, as training writes them: a chunk is decoded whole.
+# What is read at once of an array whose chunks are large or hold many layers: a chunk is decoded whole.
 SLAB_BYTES = 1 << 30
 
 

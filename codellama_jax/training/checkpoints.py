@@ -110,8 +110,8 @@ class StageCheckpoints:
             UserError: this save could not begin, or the one before did not end well.
         """
         items = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(state.params),
-            optimizer=ocp.args.PyTreeSave({"opt_state": state.opt_state, "step": state.step}),
+            params=_save_args(state.params),
+            optimizer=_save_args({"opt_state": state.opt_state, "step": state.step}),
             stream=ocp.args.JsonSave(stream),
             metadata=ocp.args.JsonSave(metadata),
         )
@@ -225,6 +225,17 @@ def verify(folder: Path) -> None:
             damage = UserError(f"{folder} is damaged: host {hosts} found it and says where")
     if damage:
         raise damage
+
+
+def _save_args(tree: Any) -> ocp.args.PyTreeSave:
+    """A device's part of an array is written a layer at a time, and no piece is large: so export, which reads a layer
+    at a time, does not decode the others."""
+
+    def pieces(path: Any, x: jax.Array) -> ocp.SaveArgs:
+        stacked = "blocks" in jax.tree_util.keystr(path) and x.ndim > 2
+        return ocp.SaveArgs(chunk_byte_size=64 << 20, shard_axes=(0,) if stacked else ())
+
+    return ocp.args.PyTreeSave(tree, save_args=jax.tree.map_with_path(pieces, tree))
 
 
 def _restore_args(abstract: Any) -> ocp.args.PyTreeRestore:
