@@ -109,7 +109,12 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         return EXIT_DONE
     # What a stage started from is noted in its own checkpoints: once it has one, it needs no other.
     origin_path = None if saved_steps(stage_dir) else starting_checkpoint(config, run_dir)
-    writes = jax.process_index() == 0  # one host writes the files that are not checkpoints
+    writes = jax.process_index() == 0  # one host writes the files that are not checkpoints, and talks
+
+    def tell(message: str) -> None:
+        if writes:
+            say(f"{stage.name}: {message}")
+
     if writes:
         stage_dir.mkdir(parents=True, exist_ok=True)
         lock(stage_dir)
@@ -120,7 +125,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     mesh = make_mesh(config.mesh, micro_batch)
     check_divides(mesh, micro_batch, stage.sequence_length, config.llama)
     group, groups = host_group(mesh)
-    data = StageData(config, run_dir, host=group, hosts=groups, say=say)
+    data = StageData(config, run_dir, host=group, hosts=groups, say=tell)
     rows = data.tokenizer.rows
     if config.llama.vocab_size not in (0, rows):
         infilling = " and 16 for infilling" if data.tokenizer.infilling else ""
@@ -141,7 +146,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         if resumed is not None:
             state, saved_stream, metadata = restored_state(saves, resumed, llama, stage, config.adamw, mesh)
             parent = metadata["parent"]
-            say(f"{stage.name}: going on from step {resumed}")
+            tell(f"going on from step {resumed}")
         else:
             origin = Origin.at(origin_path, llama) if origin_path else None
             parent = origin.noted() if origin else None
@@ -154,11 +159,11 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             params = origin.params(mesh) if origin else None
             if origin and params and longer and len(windows):
                 # The checkpoint before this stage, with ITS rotary frequencies: what the new ones are compared with.
-                say(f"{stage.name}: perplexity against context length, before")
+                tell("perplexity against context length, before")
                 before = Evaluator(origin.llama, mesh, masked, STREAMS).context_curve(params, windows, base_length)
             state = fresh_state(llama, stage, config.adamw, mesh, params)
             if origin:
-                say(f"{stage.name}: starts from the parameters of {origin.path}")
+                tell(f"starts from the parameters of {origin.path}")
             del params
         stream = data.stream("train", data.stream_state(saved_stream) if saved_stream else None)
         fingerprint = stream.fingerprint()
@@ -189,7 +194,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                 write_atomically(stage_dir / "stage.json", json.dumps(describe(config, llama, devices), indent=1))
             if before and origin:
                 note_curve("before", 0, stage.parent or "", origin.llama.rope_theta, before)
-            say(f"{stage.name}: validation loss {validate(0, state):.3f} before the first step")
+            tell(f"validation loss {validate(0, state):.3f} before the first step")
 
         # ------------------------------------------------------------ train
         shardings = state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh)
@@ -261,7 +266,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                     trained = True
                 except LossSpike as spike:
                     first = last_saved() or 0
-                    say(f"{stage.name}: {spike}; going back to step {first}, and on with the batches after that spike")
+                    tell(f"{spike}; going back to step {first}, and on with the batches after that spike")
                     state = restored_state(saves, first, llama, stage, config.adamw, mesh).state
                     stream = data.stream("train", spike.batch.state)
                     notes.go_back(first, spike)
@@ -273,18 +278,18 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         step = int(state.step)
         if writes:
             for line in stream.left_out_lines():
-                say(f"{stage.name}: {line}")
+                tell(line)
 
         # ------------------------------------------------------------ the end: samples, summary, report
         if step == stage.steps:
             # a run that was killed after this point has the curve already
             if len(windows) and not any(line.get("when") == "after" for line in notes.evaluations):
-                say(f"{stage.name}: perplexity against context length, after")
+                tell("perplexity against context length, after")
                 curve = evaluator.context_curve(state.params, windows, base_length)
                 note_curve("after", step, stage.name, llama.rope_theta, curve)
             samples: list[dict[str, Any]] = []
             if config.evaluation.samples:
-                say(f"{stage.name}: {config.evaluation.samples} samples")
+                tell(f"{config.evaluation.samples} samples")
                 holes = punch_holes(data.excerpts(20), config.evaluation.samples, min(600, stage.sequence_length))
                 tokens = config.evaluation.sample_tokens
                 samples = infilling_samples(evaluator, state.params, data.tokenizer, holes, tokens)
@@ -292,14 +297,14 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                 write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
                 summary = summarise(step, stage.batch_tokens, notes.steps, notes.evaluations)
                 write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
-                for line in conclusion(stage.name, summary):
-                    say(line)
+                for line in conclusion(summary):
+                    tell(line)
         notes.close()
         if writes:
             report.write_stage_report(stage_dir)
-            say(f"{stage.name}: report in {report.write_run_report(run_dir)}")
+            tell(f"report in {report.write_run_report(run_dir)}")
         if step < stage.steps:
-            say(f"{stage.name}: saved at step {step} of {stage.steps}; the same command goes on from there")
+            tell(f"saved at step {step} of {stage.steps}; the same command goes on from there")
             return EXIT_INTERRUPTED
     return EXIT_DONE
 
@@ -363,16 +368,16 @@ def summarise(
     }
 
 
-def conclusion(stage: str, summary: dict[str, Any]) -> list[str]:
+def conclusion(summary: dict[str, Any]) -> list[str]:
     """What the user reads when a stage is finished."""
     lines = [
-        f"{stage}: validation loss {summary['validation_loss_first']:.3f} -> {summary['validation_loss_last']:.3f} nats"
+        f"validation loss {summary['validation_loss_first']:.3f} -> {summary['validation_loss_last']:.3f} nats"
         f" in {summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s"
     ]
     if summary["perplexity_before"] is not None:
         change = summary["perplexity_after"] / summary["perplexity_before"] - 1
         lines.append(
-            f"{stage}: perplexity at {summary['context_length']} tokens of context {summary['perplexity_before']:.1f}"
+            f"perplexity at {summary['context_length']} tokens of context {summary['perplexity_before']:.1f}"
             f" -> {summary['perplexity_after']:.1f} ({change:+.0%})"
         )
     return lines
