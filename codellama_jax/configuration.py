@@ -26,7 +26,7 @@ import gin
 
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
-from codellama_jax.training.config import AdamW, BadSteps, Checkpoints, Evaluation, Mesh, Stage
+from codellama_jax.training.config import AdamW, BadSteps, Checkpoints, Evaluation, Mesh, Monitoring, Stage
 from tasks.config import Chat, Corpus, Filters, Fim, Mixture, Packing, Stream, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +54,7 @@ class Config:
     evaluation: Evaluation = UNRESOLVED
     checkpoints: Checkpoints = UNRESOLVED
     bad_steps: BadSteps = UNRESOLVED
+    monitoring: Monitoring = UNRESOLVED
 
 
 PARTS: dict[str, type] = typing.get_type_hints(Config)  # attribute of Config -> class
@@ -61,7 +62,7 @@ SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field
 # What differences() passes over: how often to save and to look, not what is computed.
 _NO_MATTER = (
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
-    *("Mesh.", "Corpus.on_damage", "BadSteps."),
+    *("Mesh.", "Corpus.on_damage", "BadSteps.", "Monitoring."),
     # how the same numbers are computed: last digits may change
     *(
         "Stage.micro_batches",

@@ -1,6 +1,8 @@
 """The processes of one run: how they meet, and what the user reads when one is lost."""
 
 import ctypes
+import glob
+import hashlib
 import os
 import signal
 import sys
@@ -21,26 +23,62 @@ _kept: list[Any] = []  # what C holds on to
 
 
 def join() -> None:
-    """Joins the other processes of the run, if the environment names them; before JAX sees its devices.
+    """Joins the other processes of the run, if the environment names them or this is a host of TPUs; before JAX sees
+    its devices.
 
     Raises:
         UserError: what the environment says of them cannot be.
     """
     values = [os.environ.get(name, "") for name in VARIABLES]
     if not any(values):
+        if tpu_chips():  # the hosts of a slice find each other
+            _initialize()
         return
     address, processes, process = values
     if not (address and processes.isdigit() and process.isdigit() and int(process) < int(processes)):
         given = " ".join(f"{name}={value}" for name, value in zip(VARIABLES, values, strict=True))
         raise UserError(f"{given}: they are host:port, how many processes there are, and which this is", EXIT_USAGE)
+    _initialize(coordinator_address=address, num_processes=int(processes), process_id=int(process))
+
+
+def _initialize(**which: Any) -> None:
     import jax
 
     try:
-        jax.distributed.initialize(address, int(processes), int(process), heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    except RuntimeError as error:
+        jax.distributed.initialize(**which, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"the {processes} processes of this run did not meet at {address} ({reason})") from error
+        raise UserError(f"the processes of this run did not meet ({reason}): start all of them again") from error
     _speak_at_abort()
+
+
+def tpu_chips() -> int:
+    """TPU chips of this machine, by their device files: asking JAX would take seconds, and the chips."""
+    return len(glob.glob("/dev/accel[0-9]*")) or len(glob.glob("/dev/vfio/[0-9]*"))
+
+
+def agree(**said: str) -> None:
+    """Returns if every process says the same.
+
+    Raises:
+        UserError: one does not; raised in all of them.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in said.values()]
+    every = np.asarray(multihost_utils.process_allgather(np.stack(digests)))
+    for what, of_hosts in zip(said, every.swapaxes(0, 1), strict=True):
+        others = [str(host) for host, digest in enumerate(of_hosts) if not np.array_equal(digest, of_hosts[0])]
+        if others:
+            raise UserError(
+                f"host {', '.join(others)} has another {what} than host 0: install the same source, and give the same"
+                " files and flags, on every host"
+            )
 
 
 def lost(error: BaseException) -> bool:

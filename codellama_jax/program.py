@@ -5,12 +5,15 @@ import functools
 import hashlib
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from codellama_jax import __version__, configuration
 from codellama_jax.errors import EXIT_FAILED, UserError
+
+STARTED = time.time()  # of this process, nearly
 
 
 def explained(error: BaseException) -> str | None:

@@ -6,6 +6,7 @@ The one place where data, model and gin meet; run_stage reads top to bottom in t
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -15,6 +16,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from codellama_jax import configuration, hosts, program
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.run_folder import check_same_configuration, final_step, lock, saved_steps
+from codellama_jax.training.goodput import goodput
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +43,7 @@ def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
     configuration.load(flags.gin_files, flags.bindings)
     config = configuration.resolve()
     hosts.join()
+    hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
     return run_stage(config, options.run_dir / (options.name or config.stage.size))
 
 
@@ -88,6 +92,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     from codellama_jax.training import checkpoints, loop, report
     from codellama_jax.training.bad_steps import BadStepWatch, LossSpike
     from codellama_jax.training.evaluation import Evaluator, infilling_samples, punch_holes
+    from codellama_jax.training.monitoring import Profiler, Watchdog
     from codellama_jax.training.optimizer import make_optimizer
     from codellama_jax.training.start import Origin, fresh_state, restored_state
     from codellama_jax.training.step import TrainState, make_train_step, state_shardings
@@ -137,7 +142,12 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     llama = dataclasses.replace(config.llama, vocab_size=rows)
     masked = config.packing.mask_documents
 
-    with jax.set_mesh(mesh), loop.StopSignals(config.checkpoints.grace_seconds) as stop:
+    stacks = stage_dir / f"stacks.{jax.process_index()}.txt"
+    with (
+        jax.set_mesh(mesh),
+        loop.StopSignals(config.checkpoints.grace_seconds) as stop,
+        Watchdog(config.monitoring.stall_minutes, stacks) as watchdog,
+    ):
         # ------------------------------------------------------------ what the stage starts from
         saves = checkpoints.StageCheckpoints(stage_dir, config.checkpoints)
         resumed = saves.latest()
@@ -217,6 +227,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             saved=last_saved,
         )
 
+        traced = config.monitoring.profile_first, config.monitoring.profile_last
+        profiler = Profiler(*traced, ask=stage_dir / "profile", folder=stage_dir / "tensorboard")
+
         def put(arrays: Any) -> Any:
             asking = {"stop": put_flag(mesh, stop.name is not None)} if jax.process_count() > 1 else {}
             return put_batch(mesh, arrays) | asking
@@ -225,7 +238,17 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             saves.check()  # a save that failed in the background ends the run now, not at the next one
             stop.hear(metrics)
             notes.step(step, metrics, seconds, stream.metrics(batch))
+            watchdog.alive()
+            if line := profiler.step_done(step):
+                tell(line)
             watch.look(step, batch, metrics)
+
+        @contextlib.contextmanager
+        def spending(cause: str) -> Iterator[None]:
+            begun = time.monotonic()
+            yield
+            notes.spent[cause] += time.monotonic() - begun
+            watchdog.alive()
 
         def pause_after(step: int) -> bool:
             due = (config.evaluation.every, config.checkpoints.every)
@@ -235,7 +258,8 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             stopping = stop.requested  # read once: a signal between the questions must not end without a save
             loss = None
             if step % config.evaluation.every == 0 or step == stage.steps:
-                loss = validate(step, state)
+                with spending("validation"):
+                    loss = validate(step, state)
             if step % config.checkpoints.every == 0 or step == stage.steps or stopping:
                 notes.sync()  # a step that is in a checkpoint is in metrics.jsonl
                 seen = notes.tokens
@@ -249,12 +273,12 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                     "parent": parent,
                     "tokens": seen | {"lineage": sum(seen.values()) + (parent["tokens"] if parent else 0)},
                 }
-                begun = time.monotonic()
-                saves.save(step, state, data.saved(batch.state, fingerprint), metadata, loss)
-                notes.save_seconds = time.monotonic() - begun
+                with spending("save"):
+                    saves.save(step, state, data.saved(batch.state, fingerprint), metadata, loss)
             return stopping
 
         first, trained = resumed or 0, False
+        notes.spent["startup"] = time.time() - program.STARTED
         try:
             while not trained:
                 batches = prefetched(stream)
@@ -275,6 +299,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             saves.close()
         finally:
             notes.end_progress()
+            profiler.close()
         step = int(state.step)
         if writes:
             for line in stream.left_out_lines():
@@ -359,6 +384,7 @@ def summarise(
         "step": step,
         "seconds": sum(line["seconds"] for line in metrics),
         "tokens": step * batch_tokens,
+        "goodput": goodput(metrics),
         "tokens_per_second": statistics.median(line["tokens_per_second"] for line in metrics),
         "validation_loss_first": validation[0]["loss"],
         "validation_loss_last": validation[-1]["loss"],

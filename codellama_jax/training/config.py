@@ -161,6 +161,29 @@ class BadSteps:
 
 
 @dataclasses.dataclass(frozen=True)
+class Monitoring:
+    """Attributes:
+    stall_minutes: without a step, a validation or a save for so long, the process writes the stacks of its threads and
+        exits with 75, to be started again; 0: never. The first step's compilation counts.
+    profile_first, profile_last: steps to trace for TensorBoard; 0: none. Touching the file `profile` in the stage's
+        folder traces the next three.
+    """
+
+    stall_minutes: float = 30.0
+    profile_first: int = 0
+    profile_last: int = 0
+
+    def __post_init__(self):
+        if self.stall_minutes < 0:
+            raise ValueError(f"Monitoring.stall_minutes={self.stall_minutes} must not be negative")
+        if not 0 <= self.profile_first <= self.profile_last:
+            raise ValueError(
+                f"Monitoring.profile_first={self.profile_first} must not be after Monitoring.profile_last"
+                f"={self.profile_last}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Attributes:
     every: steps between validations; before the first step and after the last there is always one.

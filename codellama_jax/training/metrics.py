@@ -6,12 +6,14 @@ import math
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tqdm
 
+from codellama_jax import program
 from codellama_jax.training.bad_steps import LossSpike
 from codellama_jax.training.config import Stage
 
@@ -39,19 +41,18 @@ class JsonLines:
                     self.lines.append(json.loads(line))
         self._path, self._writes = path, writes
         self._file = path.open("a", encoding="utf-8") if writes else None
-        self.forget_after(last_step)
+        self.dropped = self.forget_after(last_step)
 
-    def forget_after(self, step: int, keep_kind: str = "") -> None:
-        """Drops the lines of later steps, which are done again, but for those of one kind."""
-        self.lines = [
-            line
-            for line in self.lines
-            if isinstance(line, dict) and (line.get("step", math.inf) <= step or keep_kind == line.get("kind", None))
-        ]
+    def forget_after(self, step: int, keep_kind: str = "") -> list[dict[str, Any]]:
+        """Drops the lines of later steps, which are done again, but for those of one kind; returns them."""
+        lines = [line for line in self.lines if isinstance(line, dict)]
+        kept = [line.get("step", math.inf) <= step or keep_kind == line.get("kind", None) for line in lines]
+        self.lines = [line for line, keeps in zip(lines, kept, strict=True) if keeps]
         if self._file:
             self._file.close()
             write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
             self._file = self._path.open("a", encoding="utf-8")
+        return [line for line, keeps in zip(lines, kept, strict=True) if not keeps]
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one object and hands it to the operating system."""
@@ -140,15 +141,18 @@ class StageLog:
         writes: whether this host is the one that writes.
 
     Attributes:
-        save_seconds: for which a save that was begun since the last step kept the loop; logged with the next step.
+        spent: seconds since the last step that were none of it, by cause (monitoring.goodput); logged with the next.
     """
 
     def __init__(self, stage_dir: Path, stage: Stage, streams: Sequence[str], resumed: int | None, writes: bool):
         last_step = -1 if resumed is None else resumed  # the validation before the first step has step 0
         self._stage, self._streams = stage, streams
-        self.save_seconds = 0.0
+        self.spent: dict[str, float] = defaultdict(float)
         self._metrics = JsonLines(stage_dir / "metrics.jsonl", last_step, writes)
         self._evaluations = JsonLines(stage_dir / "evaluations.jsonl", last_step, writes)
+        self._count_lost(self._metrics.dropped)
+        if ended := [line["time"] for line in self._metrics.lines + self._metrics.dropped if "time" in line]:
+            self.spent["down"] += max(program.STARTED - max(ended), 0.0)
         self._board = TensorBoard(stage_dir / "tensorboard", resumed or 0) if writes else None
         self._progress = Progress(stage.name, resumed or 0, stage.steps, writes)
 
@@ -178,12 +182,13 @@ class StageLog:
             "grad_norm": float(metrics["grad_norm"]),
             "tokens_per_second": self._stage.batch_tokens / seconds,
             "seconds": seconds,
+            "time": time.time(),
         }
         sums = (metrics[f"stream_{what}"] for what in ("losses", "weights", "tokens"))
         if metrics["skipped"]:
             record["skipped"] = True
-        if self.save_seconds:
-            record["save_seconds"], self.save_seconds = self.save_seconds, 0.0
+        record |= {f"{cause}_seconds": spent for cause, spent in self.spent.items()}
+        self.spent.clear()
         for name, loss, weight, tokens in zip(self._streams, *sums, strict=True):
             if tokens:
                 record[f"loss/{name}"] = float(loss / max(weight, 1))
@@ -203,10 +208,18 @@ class StageLog:
 
     def go_back(self, step: int, spike: LossSpike) -> None:
         """Forgets what was noted after a step, which the stage has gone back to, but for the reason."""
-        self._metrics.forget_after(step)
+        self._count_lost(self._metrics.forget_after(step))
         self._evaluations.forget_after(step, keep_kind="rollback")
         # of the next step: a run that is resumed from this one comes to the spike again
         self.evaluation({"kind": "rollback", "step": step + 1, "from": spike.step, "loss": spike.loss})
+
+    def _count_lost(self, lines: list[dict[str, Any]]) -> None:
+        """Steps that are done again, with what came between them."""
+        own = (
+            value for line in lines for name, value in line.items() if name == "seconds" or name.endswith("_seconds")
+        )
+        if lost := sum(own):
+            self.spent["lost"] += lost
 
     @property
     def tokens(self) -> dict[str, int]:

@@ -15,6 +15,7 @@ import urllib.parse
 from typing import Any
 
 from codellama_jax.training.charts import NOISY, Line, Points, chart, escape, number
+from codellama_jax.training.goodput import goodput
 
 Record = dict[str, Any]
 
@@ -235,10 +236,14 @@ def _figures(folder: _Folder) -> str:
     speeds = [speed for _, speed in _points(folder.metrics, "tokens_per_second")]
     losses = [summary[f"validation_loss_{end}"] for end in ("first", "last")]
     perplexities = [number(summary.get(f"perplexity_{when}")) for when in ("before", "after")]
+    shares = goodput([line for line in folder.metrics if _finite(line.get("seconds"))])
+    beside = {cause: share for cause, share in shares.items() if cause != "steps" and share >= 0.01}
+    wall = "".join(f", {cause} {share:.0%}" for cause, share in sorted(beside.items(), key=lambda item: -item[1]))
     figures = {
         "parameters": number(folder.stage["parameters"]),
         "tokens trained": number(summary["tokens"]) if folder.step else "",
         "time": str(datetime.timedelta(seconds=round(summary["seconds"]))) if folder.step else "",
+        "wall time in steps": f"{shares['steps']:.0%}{wall}" if shares else "",
         "tokens/s, median": f"{statistics.median(speeds):,.0f}" if speeds else "",
         "validation loss": " → ".join(f"{y:.2f}" if _finite(y) else "–" for y in losses) if losses[0] else "",
         f"perplexity at {summary['context_length']:,}": " → ".join(perplexities) if summary["context_length"] else "",

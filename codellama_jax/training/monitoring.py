@@ -1,0 +1,96 @@
+"""What watches a run from beside: a stall ends it, a trace is taken on demand."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+
+from codellama_jax.errors import EXIT_INTERRUPTED
+
+TRACED_STEPS = 3  # of a trace that was asked for by touching the file
+
+
+class Watchdog:
+    """Ends a process that does nothing any more, as where a host hangs in a collective whose partner is gone.
+
+    As a context manager; it writes the stacks of every thread and exits with 75, for the job to be started again.
+
+    Args:
+        minutes: without a sign of life that are too many; 0: no number is.
+        stacks: the file for the stacks.
+    """
+
+    def __init__(self, minutes: float, stacks: Path):
+        self._seconds, self._stacks = 60 * minutes, stacks
+        self._last, self._ended = time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def alive(self) -> None:
+        """A sign of life."""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "Watchdog":
+        self.alive()
+        if self._seconds:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(self._seconds / 4, 10)):
+            if time.monotonic() - self._last > self._seconds:
+                self._end()
+
+    def _end(self) -> None:
+        where = f"the stacks of all threads are in {self._stacks}"
+        try:
+            with self._stacks.open("w", encoding="utf-8") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as error:
+            where = f"their stacks could not be written ({error.strerror})"
+        sys.stderr.write(
+            f"error: no step for {self._seconds / 60:g} minutes (Monitoring.stall_minutes); {where}; the same command"
+            " goes on from the last checkpoint\n"
+        )
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)  # a thread hangs, so nothing can be waited for
+
+
+class Profiler:
+    """Traces of steps for TensorBoard's profile page: those that are bound, and the next ones after a file is touched.
+
+    Args:
+        first, last: steps to trace; 0: none.
+        ask: while this file exists, the next TRACED_STEPS are traced; it is removed.
+        folder: of TensorBoard; each trace is a run of its own there, trace_STEP.
+    """
+
+    def __init__(self, first: int, last: int, ask: Path, folder: Path):
+        self._first, self._last, self._ask, self._folder = first, last, ask, folder
+        self._until: int | None = None
+
+    def step_done(self, step: int) -> str | None:
+        """Begins or ends a trace after a step; returns a line for the user if one was written."""
+        if self._until is not None and step >= self._until:
+            self.close()
+            return f"traced steps up to {step}: tensorboard --logdir={self._folder}"
+        if self._until is None:
+            asked = self._ask.is_file()
+            if asked:
+                self._ask.unlink(missing_ok=True)
+            if asked or (self._first and step + 1 == self._first):
+                self._until = step + TRACED_STEPS if asked else self._last
+                jax.profiler.start_trace(str(self._folder / f"trace_{step + 1}"))
+        return None
+
+    def close(self) -> None:
+        """Ends a trace that is being taken."""
+        if self._until is not None:
+            self._until = None
+            jax.profiler.stop_trace()
