@@ -107,19 +107,20 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     operative = configuration.operative(config)
     check_same_configuration(stage_dir, operative)
     done = final_step(stage_dir)
-    if done is not None:
-        report.write_stage_report(stage_dir)  # a run that was killed between its note and its report has none
-        report.write_run_report(run_dir)
-        say(f"{stage.name}: finished at step {done}, nothing to do ({stage_dir / 'report.html'})")
-        return EXIT_DONE
-    # What a stage started from is noted in its own checkpoints: once it has one, it needs no other.
-    origin_path = None if saved_steps(stage_dir) else starting_checkpoint(config, run_dir)
     writes = jax.process_index() == 0  # one host writes the files that are not checkpoints, and talks
 
     def tell(message: str) -> None:
         if writes:
             say(f"{stage.name}: {message}")
 
+    if done is not None:
+        if writes:
+            report.write_stage_report(stage_dir)  # a run that was killed between its note and its report has none
+            report.write_run_report(run_dir)
+        tell(f"finished at step {done}, nothing to do ({stage_dir / 'report.html'})")
+        return EXIT_DONE
+    # What a stage started from is noted in its own checkpoints: once it has one, it needs no other.
+    origin_path = None if saved_steps(stage_dir) else starting_checkpoint(config, run_dir)
     if writes:
         stage_dir.mkdir(parents=True, exist_ok=True)
         lock(stage_dir)
@@ -277,25 +278,27 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                     saves.save(step, state, data.saved(batch.state, fingerprint), metadata, loss)
             return stopping
 
-        first, trained = resumed or 0, False
+        first, ended = resumed or 0, False
         notes.spent["startup"] = time.time() - program.STARTED
         try:
-            while not trained:
-                batches = prefetched(stream)
+            while not ended:
+                batches, spike = prefetched(stream), None
                 steps = range(first + 1, stage.steps + 1)
                 try:
                     state = loop.train_loop(
                         state, train_step, batches, put, steps, log=log, after_step=after_step, pause_after=pause_after
                     )
-                    trained = True
-                except LossSpike as spike:
+                    ended = True
+                except LossSpike as raised:
+                    spike = raised.with_traceback(None)  # whose frames hold a state, and two have no room
+                finally:
+                    batches.close()
+                if spike is not None:
                     first = last_saved() or 0
                     tell(f"{spike}; going back to step {first}, and on with the batches after that spike")
                     state = restored_state(saves, first, llama, stage, config.adamw, mesh).state
                     stream = data.stream("train", spike.batch.state)
                     notes.go_back(first, spike)
-                finally:
-                    batches.close()
             saves.close()
         finally:
             notes.end_progress()
