@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,10 +40,19 @@ def _goodness(metrics: dict[str, float]) -> float:
     return -loss if loss == loss else -float("inf")  # nan is the worst of all
 
 
+# Where a checkpoint that is not kept is renamed to, whole, before its files are removed: a temporary name as well.
+_REMOVED = "removed.orbax-checkpoint-tmp"
+
+
 class _WithChecksums(atomicity.AtomicRenameTemporaryPath):
     """A save's temporary folder, whose files get their checksums before it is renamed."""
 
     _final_path: Any  # of the base class
+
+    async def create(self) -> Any:
+        if self._final_path.name.isdigit():  # room for this save, in which no removal is under way
+            await asyncio.to_thread(shutil.rmtree, Path(self._final_path).parent / _REMOVED, ignore_errors=True)
+        return await super().create()
 
     async def finalize(self) -> None:
         final = self._final_path
@@ -78,6 +88,7 @@ class StageCheckpoints:
             best_fn=_goodness,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
+            todelete_subdir=_REMOVED,
             temporary_path_class=_WithChecksums,
         )
         self._step: int | None = None  # of the save that was begun last
@@ -188,6 +199,8 @@ class StageCheckpoints:
         """Waits and releases the threads."""
         self.wait()
         self._manager.close()
+        if jax.process_index() == 0:
+            shutil.rmtree(self.directory / _REMOVED, ignore_errors=True)
 
 
 class _reading:
