@@ -1,8 +1,9 @@
 """Runs of the real command, as processes that can be killed at a moment of one's choice; and what they leave behind.
 
-benchmarks/faults.py and the tests start their runs with this. It imports no JAX: what it starts does.
+benchmarks/faults.py and the tests start their runs with this. JAX is imported by what reads arrays alone.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,18 +11,21 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codellama_jax import checksums
 from codellama_jax.errors import UserError
-from codellama_jax.run_folder import saved_steps
+from codellama_jax.run_folder import final_step, saved_steps
 
+ROOT = Path(__file__).resolve().parent.parent
 # Not to learn anything, but to go through the motions; steps and saves are the caller's.
 TOY = [
     "--gin.Llama.dim=16",
@@ -45,7 +49,7 @@ class Run:
     """A run, which has the same command however often it is started.
 
     Attributes:
-        run_dir: its --run_dir; the outputs of its processes lie beside it.
+        run_dir: its --run_dir.
         flags: gin files and bindings.
         processes: 1 is started by the launcher; more are started one by one, as hosts of a pod are, and meet over
             loopback.
@@ -75,19 +79,18 @@ class Run:
         for index in range(self.processes):
             if self.processes > 1:
                 environment["JAX_PROCESS_ID"] = str(index)
-            outputs.append(self.run_dir.with_name(f"{self.run_dir.name}.{index}.txt"))
-            with outputs[-1].open("wb") as output:
-                children.append(
-                    subprocess.Popen(
-                        command,
-                        env=environment,
-                        cwd=self.run_dir.parent,
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
+            outputs.append(tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as what is started)
+            children.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    cwd=self.run_dir.parent,
+                    stdin=subprocess.DEVNULL,
+                    stdout=outputs[-1],
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
+            )
         return Started(self, children, outputs)
 
     def finish(self, code: int = 0, timeout: float = 400) -> str:
@@ -118,17 +121,21 @@ class Run:
 
     def half_written(self, stage: str) -> list[Path]:
         """Folders of saves that are not whole yet."""
-        return list((self.folder / stage / "checkpoints").glob(f"*{TEMPORARY}*"))
+        return list((self.folder / stage / "checkpoints").glob(f"[0-9]*{TEMPORARY}*"))
+
+    def final_arrays(self, stage: str = "code") -> dict[str, np.ndarray]:
+        """What `arrays` says of the checkpoint that a stage ended with."""
+        return arrays(self.folder / stage / "checkpoints" / str(final_step(self.folder / stage)))
 
     def damaged(self) -> list[str]:
-        """What is wrong with checkpoints that count as whole; nothing must be."""
-        return [why for stage in ("code", "lcft") for why in damages(self.folder / stage)]
+        """What is wrong with the checkpoints that count as whole; nothing must be."""
+        return [why for stage in ("code", "lcft") for why in _damages(self.folder / stage)]
 
 
 class Started:
     """The processes of a run that has been started; leaving the context kills what is left of them."""
 
-    def __init__(self, run: Run, children: list[subprocess.Popen], outputs: list[Path]):
+    def __init__(self, run: Run, children: list[subprocess.Popen], outputs: list[IO[bytes]]):
         self.run, self.children, self._outputs = run, children, outputs
 
     def __enter__(self) -> "Started":
@@ -150,14 +157,16 @@ class Started:
 
     def said(self, index: int = 0) -> str:
         """What a process has written to its terminal."""
-        return self._outputs[index].read_text(errors="replace")
+        file = self._outputs[index].fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")  # the place is shared: it must stay
 
     def kill(self, index: int = 0) -> None:
         """SIGKILL to a process and to what it has started."""
         child = self.children[index]
         if child.poll() is None:
             for number in [*_children_of(child.pid), child.pid]:
-                os.kill(number, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
             child.wait()
 
     def until(self, reached: Callable[[], Any], timeout: float = 120) -> bool:
@@ -183,8 +192,32 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def damages(stage_dir: Path) -> Iterator[str]:
-    """What is wrong with the checkpoints of a stage that are listed as whole."""
+def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Parameters, optimiser and step of a checkpoint, wherever it was written."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax
+    import orbax.checkpoint as ocp
+
+    found = {}
+    for item in ("params", "optimizer"):
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            shapes = checkpointer.metadata(checkpoint / item).item_metadata.tree
+            host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            tree = checkpointer.restore(checkpoint / item, args=ocp.args.PyTreeRestore(restore_args=host))
+        for path, array in jax.tree_util.tree_leaves_with_path(tree):
+            found[item + jax.tree_util.keystr(path)] = np.asarray(array)
+    return found
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Whether they have the same names, dtypes and bits."""
+    return one.keys() == other.keys() and all(
+        (x.dtype, x.shape, x.tobytes()) == (other[name].dtype, other[name].shape, other[name].tobytes())
+        for name, x in one.items()
+    )
+
+
+def _damages(stage_dir: Path) -> Iterator[str]:
     for step in saved_steps(stage_dir):
         folder = stage_dir / "checkpoints" / str(step)
         if not (folder / checksums.NAME).exists():
