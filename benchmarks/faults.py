@@ -229,9 +229,9 @@ def kills(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield ""
     yield from prose(f"""
         SIGKILL to launcher and training process, {len(found)} times in {runs} runs of code training ({steps["code"]}
-        steps) and long-context fine-tuning ({steps["lcft"]} steps), saving every 8 steps; {seconds:.0f} s without a kill.
-        After each kill every checkpoint that counts as whole was compared with its checksums, and the same command was
-        started again.
+        steps) and long-context fine-tuning ({steps["lcft"]} steps), saving every 8 steps; {seconds:.0f} s without a
+        kill. After each kill every checkpoint that counts as whole was compared with its checksums, and the same
+        command was started again.
     """)
     yield "| killed | times | in code, lcft | a half-written save left | steps run again, median (most) |"
     yield "|---|---|---|---|---|"
@@ -260,7 +260,7 @@ TWO += ["--gin.Stream.lanes=4", "--gin.CODE_STEPS={steps}", "--gin.Checkpoints.e
 
 def two_processes(options: argparse.Namespace, folder: Path) -> Run:
     """A run of two processes, which meet over loopback, with four devices each."""
-    return Run(folder, [flag.format(steps=options.steps) for flag in TWO], processes=2, devices=4)
+    return Run(folder, [flag.format(steps=options.steps // 3) for flag in TWO], processes=2, devices=4)
 
 
 class Loss(NamedTuple):
@@ -288,8 +288,8 @@ def two(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield "## Two processes of four devices each, over loopback"
     yield ""
     yield from prose(f"""
-        A run of code training ({options.steps} steps, saving every 8). One of the processes is lost; when the other has
-        ended, both are started again with the same command.
+        A run of code training ({options.steps // 3} steps, saving every 8). One of the processes is lost; when the
+        other has ended, both are started again with the same command.
     """)
     yield "| lost | process | seconds until the other ended | its exit code | its last line |"
     yield "|---|---|---|---|---|"
@@ -319,7 +319,7 @@ def two(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     """)
     signalled = two_processes(options, folder / "signalled")
     with signalled.start() as started:
-        expect(started.until_step(options.steps // 4), started.said())
+        expect(started.until_step(options.steps // 6), started.said())
         started.children[1].send_signal(signal.SIGTERM)
         codes = started.wait(120)
     expect(codes == [75, 75], f"{codes}\n{started.said()}")
@@ -498,12 +498,12 @@ def disks(options: argparse.Namespace, folder: Path, reference: Run) -> Iterator
         errors = {"full, of saves": run.finish(code=1)}
         expect(run.last_saved("code") and not run.damaged(), f"{run.damaged()}")
         remount(disk, f"size={large}")
-        expect(resumed_past(run, run.last_saved("code")), "did not go on")
+        expect(stopped_further_on(run), "did not go on")
 
         # full: not a byte left for a line of metrics
-        filler = disk / "filler"
+        filler, step = disk / "filler", run.last_step("code")
         with run.start() as started:
-            expect(started.until_step(run.last_saved("code") + 2), started.said())
+            expect(started.until_step(step + 2), started.said())
             fill(filler)
             expect(started.wait(60) == [1], started.said())
             errors["full, of others' files"] = started.said()
@@ -519,9 +519,9 @@ def disks(options: argparse.Namespace, folder: Path, reference: Run) -> Iterator
         remount(disk, "rw")
 
         # read-only from some moment on: mounted over, for what is open keeps a disk from being made so
-        saves = run.folder / "code" / "checkpoints"
+        saves, step = run.folder / "code" / "checkpoints", run.last_step("code")
         with run.start() as started:
-            expect(started.until_step(run.last_saved("code") + 2), started.said())
+            expect(started.until_step(step + 2), started.said())
             subprocess.run(["mount", "--bind", saves, saves], check=True)
             mounted.append(saves)
             remount(saves, "ro,bind")
@@ -546,8 +546,9 @@ def remount(path: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)
 
 
-def resumed_past(run: Run, step: int) -> bool:
-    """Starts the run, and stops it when it has gone on for a while."""
+def stopped_further_on(run: Run) -> bool:
+    """Starts the run, and stops it when it has gone on from where it was."""
+    step = run.last_step("code")
     with run.start() as started:
         started.until_step(step + 2)
         started.children[0].terminate()
@@ -566,7 +567,7 @@ def fill(file: Path) -> None:
 
 LARGE = ["--gin_file=gin/code.gin", "--gin.Llama.dim=640", "--gin.Llama.heads=10", "--gin.Llama.kv_heads=10"]
 LARGE += ["--gin.Llama.ffn_dim=1728", "--gin.Llama.layers={layers}", "--gin.CODE_STEPS={steps}"]
-LARGE += ["--gin.CODE_LENGTH=256", "--gin.CODE_BATCH_TOKENS=2_048", "--gin.Checkpoints.every={every}"]
+LARGE += ["--gin.CODE_LENGTH=256", "--gin.CODE_BATCH_TOKENS=1_024", "--gin.Checkpoints.every={every}"]
 LARGE += ["--gin.Checkpoints.keep=1", "--gin.Checkpoints.keep_best=False", "--gin.Evaluation.every=1_000"]
 LARGE += ["--gin.Evaluation.batches=1", "--gin.Evaluation.context_windows=0", "--gin.Evaluation.samples=0"]
 EVERY, SAVES = 6, 5
@@ -594,7 +595,7 @@ def saving(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield ""
     parameters = sum(array.size for name, array in state.items() if name.startswith("params"))
     yield from prose(f"""
-        {parameters / 1e6:.0f} million parameters; a save is {size / 1e6:,.0f} MB, every {EVERY} steps of 2,048 tokens;
+        {parameters / 1e6:.0f} million parameters; a save is {size / 1e6:,.0f} MB, every {EVERY} steps of 1,024 tokens;
         {len(kept)} saves. A copy of the state's arrays takes {copy:.2f} s on this machine at rest (median of
         {len(copies)}, {size / copy / 1e9:.1f} GB/s).
     """)
