@@ -156,7 +156,9 @@ def after_the_rename(started: Started, rng: random.Random) -> bool:
 def between_stages(started: Started, rng: random.Random) -> bool:
     run = started.run
     reached = started.until(lambda: final_step(run.folder / "code") is not None)
-    return reached and not run.last_saved("lcft") and nap(rng.uniform(0, 9))
+    latest = time.monotonic() + rng.uniform(0, 9)
+    started.until(lambda: time.monotonic() > latest or run.last_step("lcft"))
+    return reached and not run.last_saved("lcft")
 
 
 def in_starting(started: Started, rng: random.Random) -> bool:
