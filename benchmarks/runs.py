@@ -151,6 +151,12 @@ class Started:
         return [child.wait(max(0.1, deadline - time.monotonic())) for child in self.children]
 
     @property
+    def training(self) -> int:
+        """Process id of the one that trains, which the launcher has started."""
+        (number,) = _children_of(self.children[0].pid)
+        return number
+
+    @property
     def ended(self) -> bool:
         """Whether any has ended."""
         return any(child.poll() is not None for child in self.children)
@@ -161,7 +167,7 @@ class Started:
         return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")  # the place is shared: it must stay
 
     def kill(self, index: int = 0) -> None:
-        """SIGKILL to a process and to what it has started."""
+        """Sends SIGKILL to a process and to what it has started."""
         child = self.children[index]
         if child.poll() is None:
             for number in [*_children_of(child.pid), child.pid]:
