@@ -70,15 +70,8 @@ class Run:
         self.run_dir.parent.mkdir(parents=True, exist_ok=True)
         program = [str(ROOT / "xm_launch.py")] if self.processes == 1 else ["-m", "codellama_jax.train"]
         command = [sys.executable, *program, f"--run_dir={self.run_dir}", *self.flags]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(self.devices)}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        if self.processes > 1:
-            environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{_free_port()}"
-            environment["JAX_NUM_PROCESSES"] = str(self.processes)
         children, outputs = [], []
-        for index in range(self.processes):
-            if self.processes > 1:
-                environment["JAX_PROCESS_ID"] = str(index)
+        for environment in environments(self.processes, self.devices):
             outputs.append(tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as what is started)
             children.append(
                 subprocess.Popen(
@@ -191,6 +184,40 @@ class Started:
         return self.until(lambda: self.run.last_step(stage) >= step)
 
 
+def environments(processes: int, devices: int) -> list[dict[str, str]]:
+    """Of the processes of one run on this machine: where they meet, and how many devices each has."""
+    common = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    common["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if processes == 1:
+        return [common]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free.getsockname()[1]}"
+    common["JAX_NUM_PROCESSES"] = str(processes)
+    return [common | {"JAX_PROCESS_ID": str(index)} for index in range(processes)]
+
+
+def outputs(program: Path, *arguments: str, processes: int, devices: int) -> list[str]:
+    """What a Python program writes to its terminal, in each of so many processes (hosts.join) of so many devices.
+
+    Raises:
+        AssertionError: one has failed.
+    """
+    children = [
+        subprocess.Popen(
+            [sys.executable, program, *arguments], env=each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for each in environments(processes, devices)
+    ]
+    try:
+        said = [child.communicate(timeout=300) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert not any(child.returncode for child in children), "\n".join(errors[-2000:] for _, errors in said)
+    return [output for output, _ in said]
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; without a last one that is still being written."""
     if not path.exists():
@@ -241,9 +268,3 @@ def _children_of(process: int) -> list[int]:
     except OSError:
         return []  # it has ended
     return [int(number) for number in text.split()]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

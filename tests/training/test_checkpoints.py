@@ -219,6 +219,23 @@ def test_a_save_that_fails_says_so_and_leaves_the_last_one_whole(tmp_path):
     opened.close()
 
 
+def test_the_loss_of_a_process_is_no_fault_of_the_checkpoint(tmp_path, mesh, monkeypatch):
+    """Neither in a save nor in reading: to move a whole checkpoint away would be bad advice."""
+    two_saves(tmp_path, mesh)
+    saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+
+    def lose(*_, **__):
+        raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+    monkeypatch.setattr(saves._manager, "save", lose)
+    with pytest.raises(RuntimeError, match="Gloo"):
+        saves.save(4, state_on(mesh), STREAM, METADATA)
+    monkeypatch.setattr(checkpoints, "verify", lose)
+    with pytest.raises(RuntimeError, match="Gloo"):
+        saves.restore(3, abstract_on(mesh))
+    saves.close()
+
+
 def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(tmp_path, mesh):
     """The process ends when it has removed three files of an old checkpoint."""
     program = textwrap.dedent("""

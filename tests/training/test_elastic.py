@@ -1,8 +1,5 @@
 """A checkpoint written by so many processes of so many devices is read by others: the same bits, wherever they lie."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codellama_jax import sharding
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from runs import outputs
+
+from codellama_jax import hosts, sharding
 from codellama_jax.model.config import Llama
 from codellama_jax.training.checkpoints import StageCheckpoints
 from codellama_jax.training.config import AdamW, Checkpoints, Mesh
@@ -63,26 +64,7 @@ def save_or_compare(folder, mesh):
 
 def run(folder, processes, devices, mesh):
     """save_or_compare in each of so many processes with so many devices each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    children = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), address, str(processes), str(index), *map(str, mesh)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for index in range(processes)
-    ]
-    try:
-        outputs = [child.communicate(timeout=120)[0].decode() for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert all(child.returncode == 0 for child in children), "\n".join(output[-2000:] for output in outputs)
+    outputs(Path(__file__), str(folder), *map(str, mesh), processes=processes, devices=devices)
 
 
 def test_other_processes_other_devices_another_mesh(tmp_path):
@@ -95,7 +77,6 @@ def test_other_processes_other_devices_another_mesh(tmp_path):
 
 
 if __name__ == "__main__":
-    folder, address, processes, index, *mesh = sys.argv[1:]
-    if processes != "1":
-        jax.distributed.initialize(address, num_processes=int(processes), process_id=int(index))
+    folder, *mesh = sys.argv[1:]
+    hosts.join()
     save_or_compare(Path(folder), Mesh(*map(int, mesh)))
