@@ -58,7 +58,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted before the first step; run the same command again"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.strerror}: {error.filename or ''}; what was saved is untouched, run the same command again"
+        cure = "what was saved is untouched: mend that, and run the same command again"
+        return f"{error.strerror}: {error.filename or ''}; {cure}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -14,28 +14,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from runs import ROOT, TOY, Run, lines
 
 # The cascade at its smallest: size local with fewer steps.
 SMALLEST = ["--gin.CODE_STEPS=1_000", "--gin.LCFT_STEPS=50", "--gin.Evaluation.every=1_000"]
-# Not to learn anything, but to go through the motions.
-TOY = [
-    "--gin.Llama.dim=16",
-    "--gin.Llama.heads=2",
-    "--gin.Llama.kv_heads=1",
-    "--gin.Llama.ffn_dim=16",
-    "--gin.Llama.layers=1",
-    "--gin.CODE_STEPS=40",
-    "--gin.CODE_WARMUP=4",
-    "--gin.CODE_LENGTH=64",
-    "--gin.CODE_BATCH_TOKENS=256",
-    "--gin.Checkpoints.every=10",
-    "--gin.Evaluation.every=16",
-    "--gin.Evaluation.batches=1",
-    "--gin.Evaluation.context_windows=2",
-    "--gin.Evaluation.samples=1",
-    "--gin.Evaluation.sample_tokens=4",
-]
+CODE = ["--gin_file=gin/code.gin", *TOY, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
+CODE += ["--gin.Checkpoints.every=10", "--gin.Evaluation.every=16"]
 
 
 def command(run_dir: Path, *flags: str) -> list[str]:
@@ -47,15 +33,6 @@ def launch(run_dir: Path, *flags: str, code: int = 0) -> str:
     run = subprocess.run(command(run_dir, *flags), cwd=run_dir.parent, capture_output=True, text=True, timeout=400)
     assert run.returncode == code, run.stdout + run.stderr
     return run.stdout + run.stderr
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def trajectory(stage: Path) -> list[tuple]:
-    """What must be equal between equal runs, as text."""
-    return [(line["step"], repr(line["loss"]), repr(line["grad_norm"])) for line in lines(stage / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -132,79 +109,49 @@ def test_a_finished_stage_of_ones_own_is_a_parent_like_any(tmp_path):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("uninterrupted") / "runs"
-    launch(run_dir, "--gin_file=gin/code.gin", *TOY)
-    return run_dir / "local" / "code"
-
-
-def start_and_wait_for(run_dir: Path, step: int) -> subprocess.Popen:
-    """Starts the toy run and returns when metrics.jsonl has this step."""
-    process = subprocess.Popen(
-        command(run_dir, "--gin_file=gin/code.gin", *TOY),
-        cwd=run_dir.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    metrics = run_dir / "local" / "code" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and f'"step": {step},' in metrics.read_text():
-            return process
-        time.sleep(0.005)
-    raise AssertionError(f"step {step} was not seen: {process.communicate()[0]}")
-
-
-def training_process(run_dir: Path) -> int:
-    """Process id of the stage's own process."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"codellama_jax.train" in arguments and f"--run_dir={run_dir}".encode() in arguments:
-            return int(folder.name)
-    raise AssertionError("no training process")
+    run = Run(tmp_path_factory.mktemp("uninterrupted") / "runs", CODE)
+    run.finish()
+    return run
 
 
 def test_killed_and_started_again_it_is_the_same_run(uninterrupted, tmp_path):
     """SIGKILL to the training process: the same command goes on from a checkpoint, and no step differs in a digit."""
-    run_dir = tmp_path / "runs"
-    process = start_and_wait_for(run_dir, 23)
-    os.kill(training_process(run_dir), signal.SIGKILL)
-    assert process.wait(30) == 1 and "goes on from the last checkpoint" in process.stdout.read()
-    seen = launch(run_dir, "--gin_file=gin/code.gin", *TOY)
-    assert "going on from step" in seen
-    assert trajectory(run_dir / "local/code") == trajectory(uninterrupted)
-    assert lines(run_dir / "local/code/evaluations.jsonl") == lines(uninterrupted / "evaluations.jsonl")
+    run = Run(tmp_path / "runs", CODE)
+    with run.start() as started:
+        assert started.until_step(23), started.said()
+        os.kill(started.training, signal.SIGKILL)
+        assert started.wait(30) == [1] and "goes on from the last checkpoint" in started.said()
+    assert "going on from step" in run.finish()
+    assert run.trajectory() == uninterrupted.trajectory()
+    notes = Path("code", "evaluations.jsonl")
+    assert lines(run.folder / notes) == lines(uninterrupted.folder / notes)
 
 
 def test_a_signal_ends_in_a_saved_checkpoint(uninterrupted, tmp_path):
     """SIGTERM to the launcher: the stage saves, exits with 75, and the same command finishes the same run."""
-    run_dir = tmp_path / "runs"
-    process = start_and_wait_for(run_dir, 13)
-    process.terminate()
-    seen = process.communicate(timeout=60)[0]
-    assert process.returncode == 75 and "saved at step" in seen
-    launch(run_dir, "--gin_file=gin/code.gin", *TOY)
-    assert trajectory(run_dir / "local/code") == trajectory(uninterrupted)
+    run = Run(tmp_path / "runs", CODE)
+    with run.start() as started:
+        assert started.until_step(13), started.said()
+        started.children[0].terminate()
+        assert started.wait(60) == [75] and "saved at step" in started.said()
+    run.finish()
+    assert run.trajectory() == uninterrupted.trajectory()
 
 
 def test_a_folder_in_use_is_refused(uninterrupted):
-    with (uninterrupted / ".lock").open("r+") as held:
+    folder = uninterrupted.folder / "code"
+    with (folder / ".lock").open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        (uninterrupted / "done.json").rename(uninterrupted / "done.kept")
+        (folder / "done.json").rename(folder / "done.kept")
         try:
-            seen = launch(uninterrupted.parent.parent, "--gin_file=gin/code.gin", *TOY, code=1)
+            seen = uninterrupted.finish(code=1)
         finally:
-            (uninterrupted / "done.kept").rename(uninterrupted / "done.json")
+            (folder / "done.kept").rename(folder / "done.json")
     assert "is in use by process" in seen
 
 
 def test_a_folder_of_another_configuration_is_refused(uninterrupted):
-    run_dir = uninterrupted.parent.parent
-    seen = launch(run_dir, "--gin_file=gin/code.gin", *TOY, "--gin.CODE_LEARNING_RATE=1e-5", code=1)
+    seen = launch(uninterrupted.run_dir, *CODE, "--gin.CODE_LEARNING_RATE=1e-5", code=1)
     assert "AdamW.peak_learning_rate" in seen and "another configuration" in seen
     assert len([line for line in seen.splitlines() if line.startswith("error")]) == 1
 

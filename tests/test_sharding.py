@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from runs import outputs
+
 from codellama_jax import sharding
 from codellama_jax.errors import UserError
+from codellama_jax.hosts import join
 from codellama_jax.model.config import Llama
 from codellama_jax.training.config import Mesh
 
@@ -155,23 +157,8 @@ MESHES = [Mesh(tensor=2), Mesh(fsdp=1, context=8)]
 
 def run(processes):
     """losses_of every mesh, as each of so many processes with eight devices together sees them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, __file__, str(port), str(processes)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(8 // processes)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    children = [
-        subprocess.Popen([*command, str(index)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for index in range(processes)
-    ]
-    try:
-        outputs = [child.communicate(timeout=300) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert all(child.returncode == 0 for child in children), outputs[0][1].decode()[-2000:]
-    return [json.loads(out.decode().splitlines()[-1]) for out, _ in outputs]
+    found = outputs(Path(__file__), processes=processes, devices=8 // processes)
+    return [json.loads(output.splitlines()[-1]) for output in found]
 
 
 def test_two_processes_of_four_devices_are_one_of_eight():
@@ -182,7 +169,5 @@ def test_two_processes_of_four_devices_are_one_of_eight():
 
 
 if __name__ == "__main__":
-    if sys.argv[2] != "1":
-        address = f"127.0.0.1:{sys.argv[1]}"
-        jax.distributed.initialize(address, num_processes=int(sys.argv[2]), process_id=int(sys.argv[3]))
+    join()
     print(json.dumps([losses_of(mesh) for mesh in MESHES]))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity
 
-from codellama_jax import checksums
+from codellama_jax import checksums, hosts
 from codellama_jax.errors import UserError
 from codellama_jax.run_folder import saved_steps
 from codellama_jax.training.config import Checkpoints
@@ -39,10 +40,19 @@ def _goodness(metrics: dict[str, float]) -> float:
     return -loss if loss == loss else -float("inf")  # nan is the worst of all
 
 
+# Where a checkpoint that is not kept is renamed to, whole, before its files are removed: a temporary name as well.
+_REMOVED = "removed.orbax-checkpoint-tmp"
+
+
 class _WithChecksums(atomicity.AtomicRenameTemporaryPath):
     """A save's temporary folder, whose files get their checksums before it is renamed."""
 
     _final_path: Any  # of the base class
+
+    async def create(self) -> Any:
+        if self._final_path.name.isdigit():  # room for this save, in which no removal is under way
+            await asyncio.to_thread(shutil.rmtree, Path(self._final_path).parent / _REMOVED, ignore_errors=True)
+        return await super().create()
 
     async def finalize(self) -> None:
         final = self._final_path
@@ -78,6 +88,7 @@ class StageCheckpoints:
             best_fn=_goodness,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
+            todelete_subdir=_REMOVED,
             temporary_path_class=_WithChecksums,
         )
         self._step: int | None = None  # of the save that was begun last
@@ -108,6 +119,7 @@ class StageCheckpoints:
 
         Raises:
             UserError: this save could not begin, or the one before did not end well.
+            RuntimeError: another process of the run is lost (hosts.lost).
         """
         items = ocp.args.Composite(
             params=_save_args(state.params),
@@ -136,6 +148,8 @@ class StageCheckpoints:
         try:
             action()
         except Exception as error:
+            if hosts.lost(error):
+                raise  # nothing is wrong with the disk
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             cure = "mend that"
             if any(sign in str(error) for sign in ("No space left", "ENOSPC", "quota exceeded")):
@@ -188,10 +202,13 @@ class StageCheckpoints:
         """Waits and releases the threads."""
         self.wait()
         self._manager.close()
+        if jax.process_index() == 0:
+            shutil.rmtree(self.directory / _REMOVED, ignore_errors=True)
 
 
 class _reading:
-    """Turns whatever is raised while a checkpoint is read into one line that names it, and what to do."""
+    """Turns whatever is raised while a checkpoint is read into one line that names it, and what to do; but for the loss
+    of another process, of which the checkpoint is innocent."""
 
     def __init__(self, folder: Path, cure: Callable[[], str]):
         self._folder, self._cure = folder, cure
@@ -202,7 +219,7 @@ class _reading:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, UserError):
             raise UserError(f"{error}; {self._cure()}") from error
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not hosts.lost(error):
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise UserError(f"the checkpoint {self._folder} cannot be read ({reason[:200]}); {self._cure()}") from error
 
@@ -221,8 +238,8 @@ def verify(folder: Path) -> None:
     if jax.process_count() > 1:  # all go on, or none: the others would wait for this one
         found = multihost_utils.process_allgather(np.asarray(damage is not None))
         if damage is None and np.any(found):
-            hosts = ", ".join(str(host) for host in np.flatnonzero(found))
-            damage = UserError(f"{folder} is damaged: host {hosts} found it and says where")
+            finders = ", ".join(str(host) for host in np.flatnonzero(found))
+            damage = UserError(f"{folder} is damaged: host {finders} found it and says where")
     if damage:
         raise damage
 

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from codellama_jax.training.metrics import JsonLines
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import TrainState, init_params, param_shardings, state_shardings
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = Llama(dim=16, layers=2, heads=2, kv_heads=2, ffn_dim=24, vocab_size=32, compute_dtype="float32")
 OPTIMIZER = make_optimizer(AdamW(peak_learning_rate=1e-3), 10)
 STREAM = {"batch": 3, "positions": [[[1, 2, 3]]], "fingerprint": "f"}
@@ -215,6 +217,54 @@ def test_a_save_that_fails_says_so_and_leaves_the_last_one_whole(tmp_path):
     mesh = sharding.make_mesh(Mesh(fsdp=8))
     equal(opened.restore(1, abstract_on(mesh)).state.params, state_on(mesh).params)
     opened.close()
+
+
+def test_the_loss_of_a_process_is_no_fault_of_the_checkpoint(tmp_path, mesh, monkeypatch):
+    """Neither in a save nor in reading: to move a whole checkpoint away would be bad advice."""
+    two_saves(tmp_path, mesh)
+    saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
+
+    def lose(*_, **__):
+        raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+    monkeypatch.setattr(saves._manager, "save", lose)
+    with pytest.raises(RuntimeError, match="Gloo"):
+        saves.save(4, state_on(mesh), STREAM, METADATA)
+    monkeypatch.setattr(checkpoints, "verify", lose)
+    with pytest.raises(RuntimeError, match="Gloo"):
+        saves.restore(3, abstract_on(mesh))
+    saves.close()
+
+
+def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(tmp_path, mesh):
+    """The process ends when it has removed three files of an old checkpoint."""
+    program = textwrap.dedent("""
+        import os, sys
+        from pathlib import Path
+        from codellama_jax import sharding
+        from codellama_jax.training import checkpoints
+        from codellama_jax.training.config import Checkpoints, Mesh
+        from tests.training.test_checkpoints import METADATA, STREAM, state_on
+        saves = checkpoints.StageCheckpoints(Path(sys.argv[1]), Checkpoints(keep=1))
+        unlink, removed = os.unlink, []
+        def unlink_three(*path, **keywords):
+            removed.append(path)
+            if len(removed) > 3:
+                os._exit(9)
+            unlink(*path, **keywords)
+        for step in (1, 2, 3):
+            saves.save(step, state_on(sharding.make_mesh(Mesh())), STREAM, METADATA)
+            saves.wait()
+            os.unlink = unlink_three
+    """)
+    assert subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT).returncode == 9
+    opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints(keep=1))
+    assert opened.steps()
+    for step in opened.steps():
+        equal(opened.restore(step, abstract_on(mesh)).state, state_on(mesh))
+    opened.save(4, state_on(mesh), STREAM, METADATA)
+    opened.close()
+    assert [path.name for path in opened.directory.iterdir()] == ["4"]
 
 
 def test_the_vocabulary_grows_by_the_mean(mesh):

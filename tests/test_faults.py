@@ -1,0 +1,112 @@
+"""What a run survives, at its smallest: benchmarks/faults.py does the same at length, and more of it.
+
+Each run is the command that users type, in processes of its own, which are killed from outside.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import faults
+from runs import TOY, Run, lines, same
+
+from codellama_jax import hosts
+
+STAGE = ["--gin_file=gin/code.gin", *TOY, "--gin.Checkpoints.every=10", "--gin.Evaluation.every=30"]
+CASCADE = ["--gin_file=gin/lcft.gin", *STAGE[1:], "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
+CASCADE += ["--gin.LCFT_STEPS=20", "--gin.LCFT_BATCH_TOKENS=512"]
+# Two windows of 32 tokens a lane are so few that the loss of a batch stands out now and then, whatever the corpus.
+SPIKES = ["--gin.CODE_LENGTH=32", "--gin.CODE_BATCH_TOKENS=128", "--gin.CODE_STEPS=100", "--gin.BadSteps.spike=0.13"]
+SPIKES += ["--gin.BadSteps.spike_window=8", "--gin.BadSteps.rollbacks=1_000"]
+
+
+def evaluations(run):
+    return lines(run.folder / "code" / "evaluations.jsonl")
+
+
+def rollbacks(run):
+    return [line for line in evaluations(run) if line["kind"] == "rollback"]
+
+
+def test_killed_in_a_save_after_its_rename_and_between_stages(tmp_path):
+    reference, run = (Run(tmp_path / name / "runs", CASCADE) for name in ("reference", "killed"))
+    reference.finish()
+    moments = [faults.in_a_save, faults.after_the_rename, faults.between_stages]
+    kills = list(faults.kill_again_and_again(run, [(wait.__name__, wait) for wait in moments], random.Random(0)))
+    assert [kill.stage for kill in kills] == ["code", "code", "lcft"] and kills[0].half_written
+    run.finish()
+    for stage in ("code", "lcft"):
+        assert run.trajectory(stage) == reference.trajectory(stage)
+        assert lines(run.folder / stage / "evaluations.jsonl") == lines(reference.folder / stage / "evaluations.jsonl")
+        assert same(run.final_arrays(stage), reference.final_arrays(stage))
+
+
+def test_one_of_two_processes_is_lost_and_then_one_is_signalled(tmp_path):
+    whole = faults.two_processes(argparse.Namespace(steps=60), tmp_path)  # 20 steps, of two processes
+    reference, run = (
+        dataclasses.replace(whole, run_dir=tmp_path / name / "runs", devices=2) for name in ("reference", "lost")
+    )
+    reference.finish()
+    with run.start() as started:
+        assert started.until_step(10), started.said()
+        loss = faults.lose(started, 0, signal.SIGKILL)
+    assert (loss.code, loss.last_line) == (1, f"error: {hosts.LOST}")
+    assert loss.seconds < 2 * hosts.HEARTBEAT_SECONDS
+    with run.start() as started:
+        assert started.until_step(run.last_step("code") + 2), started.said()
+        started.children[1].send_signal(signal.SIGTERM)
+        assert started.wait(60) == [75, 75], started.said()
+    saved = run.last_saved("code")
+    assert saved == run.last_step("code") < 20
+    alone = dataclasses.replace(run, run_dir=tmp_path / "alone" / "runs", processes=1, devices=1)
+    shutil.copytree(run.run_dir, alone.run_dir)
+    run.finish()
+    assert run.trajectory() == reference.trajectory()
+    assert same(run.final_arrays(), reference.final_arrays())
+
+    # one process of one device goes on where two of two were: the same batches, their sums in another order
+    alone.finish()
+    for ours, theirs in zip(*(lines(of.folder / "code" / "metrics.jsonl") for of in (alone, reference)), strict=True):
+        tokens = [name for name in theirs if "tokens" in name and name != "tokens_per_second"]
+        assert [ours.get(name) for name in ("step", *tokens)] == [theirs[name] for name in ("step", *tokens)]
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+
+
+def test_a_run_that_went_back_from_a_spike_and_was_killed_is_the_same_run(tmp_path):
+    """Killed as soon as it went back, when it comes to the spike again; and after the next save, when it does not."""
+    reference, run = (Run(tmp_path / name / "runs", [*STAGE, *SPIKES]) for name in ("reference", "killed"))
+    reference.finish()
+    assert rollbacks(reference)
+    with run.start() as started:
+        assert started.until(lambda: rollbacks(run)), started.said()
+    first = rollbacks(run)[0]
+    with run.start() as started:
+        assert started.until(lambda: rollbacks(run) and run.last_saved("code") >= first["step"]), started.said()
+    assert rollbacks(run)[0] == first
+    run.finish()
+    assert run.trajectory() == reference.trajectory()
+    assert evaluations(run) == evaluations(reference)
+    assert same(run.final_arrays(), reference.final_arrays())
+
+
+def test_steps_that_are_not_finite_end_the_run(tmp_path):
+    """A learning rate at which the first update ruins the model: no later one is finite."""
+    run = Run(tmp_path / "runs", [*STAGE, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"])
+    run = dataclasses.replace(run, flags=[*run.flags, "--gin.AdamW.peak_learning_rate=1e30"])
+    seen = run.finish(code=1)
+    (error,) = [line for line in seen.splitlines() if "error" in line]
+    notes = run.folder / "code" / "skipped_steps.jsonl"
+    assert f"not finite in 5 steps one after the other, up to step 6; their documents are in {notes}" in error
+    noted = [json.loads(line) for line in notes.read_text().splitlines()]
+    assert [line["step"] for line in noted] == [2, 3, 4, 5, 6]
+    assert all("nan" in (line["loss"], line["grad_norm"]) and line["documents"] for line in noted)
+    assert [line.get("skipped", False) for line in lines(run.folder / "code" / "metrics.jsonl")] == [False] + 5 * [True]
