@@ -3,6 +3,7 @@
 # make setup   the environment only
 # make pods    docs/pods.md: what every stage of every size needs on every chip, compiled here (half an hour)
 # make bench   benchmarks beside other programs, each with its result file (half an hour); what they want is told
+# make faults  kills, lost hosts, damage, full disks, and what saving costs, with its result file (half an hour)
 # make lint    ruff and mypy
 # make lock    the requirement files, from pyproject.toml (needs uv)
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test setup pods bench lint lock
+.PHONY: demo test setup pods bench faults lint lock
 
 demo: setup
 	$(BIN)/python xm_launch.py --gin_file=gin/lcft.gin
@@ -57,6 +58,9 @@ bench: .venv/.installed-compiler
 	$(if $(MAXTEXT_PYTHON),PYTHONPATH=.venv/tpu_compiler $(BIN)/python benchmarks/maxtext.py \
 	  --maxtext_python=$(MAXTEXT_PYTHON) --out=benchmarks/maxtext.md)
 	$(if $(TOKENIZER),$(BIN)/python benchmarks/data.py --tokenizer=$(TOKENIZER) --out=benchmarks/data.md)
+
+faults: .venv/.installed
+	$(BIN)/python benchmarks/faults.py --out=benchmarks/faults.md
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -258,6 +258,7 @@ def kills(options: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 TWO = ["--gin_file=gin/code.gin", "--gin_file=gin/models/local.gin", *TOY, "--gin.CODE_BATCH_TOKENS=512"]
 TWO += ["--gin.Stream.lanes=4", "--gin.CODE_STEPS={steps}", "--gin.Checkpoints.every=8", "--gin.Evaluation.every=40"]
+TWO += ["--gin.Evaluation.context_windows=0", "--gin.Evaluation.samples=0"]
 
 
 def two_processes(options: argparse.Namespace, folder: Path) -> Run:
