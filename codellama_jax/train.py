@@ -227,6 +227,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             lines=lambda: notes.steps,
             rollbacks=lambda: notes.rollbacks,
             saved=last_saved,
+            resumed=resumed or 0,
         )
 
         traced = config.monitoring.profile_first, config.monitoring.profile_last
@@ -299,7 +300,7 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                     tell(f"{spike}; going back to step {first}, and on with the batches after that spike")
                     state = restored_state(saves, first, llama, stage, config.adamw, mesh).state
                     stream = data.stream("train", spike.batch.state)
-                    notes.go_back(first, spike)
+                    notes.go_back(first, spike.step, spike.loss)
             saves.close()
         finally:
             notes.end_progress()

@@ -8,6 +8,7 @@ from typing import Any
 
 from codellama_jax.errors import UserError
 from codellama_jax.training.config import BadSteps
+from codellama_jax.training.metrics import write_atomically
 
 
 class LossSpike(Exception):
@@ -36,6 +37,7 @@ class BadStepWatch:
         lines: of metrics.jsonl so far, growing.
         rollbacks: how often the stage went back so far.
         saved: step of the newest whole checkpoint, None if there is none.
+        resumed: step that the stage goes on from; what was noted of later ones will be noted again.
     """
 
     def __init__(
@@ -46,9 +48,13 @@ class BadStepWatch:
         lines: Callable[[], Sequence[Mapping[str, Any]]],
         rollbacks: Callable[[], int],
         saved: Callable[[], int | None],
+        resumed: int = 0,
     ):
         self._settings, self._lines, self._rollbacks, self._saved = settings, lines, rollbacks, saved
         self.notes = stage_dir / (f"skipped_steps.{host}.jsonl" if host else "skipped_steps.jsonl")
+        if self.notes.exists():
+            noted = [line for line in self.notes.read_text(encoding="utf-8").splitlines() if _step(line) <= resumed]
+            write_atomically(self.notes, "".join(f"{line}\n" for line in noted))
 
     def look(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> None:
         """Looks at a step whose line is the last one.
@@ -92,6 +98,14 @@ class BadStepWatch:
                 " BadSteps.spike"
             )
         raise spike
+
+
+def _step(line: str) -> float:
+    """Of a line of skipped_steps.jsonl; one that a crash cut short is of none that was done."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _from(step: int | None) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import tqdm
 
 from codellama_jax import program
-from codellama_jax.training.bad_steps import LossSpike
 from codellama_jax.training.config import Stage
 
 
@@ -206,12 +205,13 @@ class StageLog:
             values = {name: value for name, value in record.items() if name.partition("/")[0] == "loss"}
             self._board.write(record["step"], {f"{record['kind']}/{name}": value for name, value in values.items()})
 
-    def go_back(self, step: int, spike: LossSpike) -> None:
-        """Forgets what was noted after a step, which the stage has gone back to, but for the reason."""
+    def go_back(self, step: int, spike: int, loss: float) -> None:
+        """Forgets what was noted after a step, which the stage has gone back to, but for the reason: the step and loss
+        of a spike."""
         self._count_lost(self._metrics.forget_after(step))
         self._evaluations.forget_after(step, keep_kind="rollback")
         # of the next step: a run that is resumed from this one comes to the spike again
-        self.evaluation({"kind": "rollback", "step": step + 1, "from": spike.step, "loss": spike.loss})
+        self.evaluation({"kind": "rollback", "step": step + 1, "from": spike, "loss": loss})
 
     def _count_lost(self, lines: list[dict[str, Any]]) -> None:
         """Steps that are done again, with what came between them."""

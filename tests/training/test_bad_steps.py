@@ -34,6 +34,13 @@ def test_skipped_steps_are_noted_with_their_documents(tmp_path):
     assert noted[0] == {"step": 2, "loss": "nan", "grad_norm": "1.0", "documents": ["code: a.py", "nl: b.txt#2"]}
 
 
+def test_steps_that_are_done_again_are_noted_once(tmp_path):
+    notes = tmp_path / "skipped_steps.jsonl"
+    notes.write_text('{"step": 2}\n{"step": 5}\n{"st')
+    BadStepWatch(BadSteps(), tmp_path, 0, list, lambda: 0, lambda: 3, resumed=3)
+    assert notes.read_text() == '{"step": 2}\n'
+
+
 def test_too_many_in_a_row_end_the_run(tmp_path):
     run = Run(tmp_path, BadSteps(in_a_row=3))
     run.step(2.0)
