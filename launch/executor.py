@@ -36,6 +36,13 @@ class Requirements:
     devices_per_process: int | None = None
     restarts: int = 0
 
+    @property
+    def slice(self) -> Topology:
+        """The topology. Raises UserError if none was asked for."""
+        if self.topology is None:
+            raise UserError("a slice is needed: --topology=SLICE, such as v5p:4x4x4 or v5p-128", EXIT_USAGE)
+        return self.topology
+
 
 class Executor(Protocol):
     """A place where experiments run. Everything but `run` and `stop` only looks and says.
@@ -115,15 +122,12 @@ def slice_requirements(options: argparse.Namespace) -> Requirements:
     """What --topology and the flags of add_slice_flags ask for.
 
     Raises:
-        UserError: no topology, or none that there is.
+        UserError: a topology that there is not.
     """
-    if options.topology is None:
-        raise UserError(
-            f"--executor={options.executor} needs --topology=SLICE, such as v5p:4x4x4 or v5p-128", EXIT_USAGE
-        )
     if options.restarts < 0:
         raise UserError(f"--restarts={options.restarts} must not be negative", EXIT_USAGE)
-    return Requirements(topology=topology(options.topology), restarts=options.restarts)
+    slice_ = topology(options.topology) if options.topology is not None else None
+    return Requirements(topology=slice_, restarts=options.restarts)
 
 
 def run_with_executor(
