@@ -16,7 +16,7 @@ from launch.command import Command, execute
 from launch.executor import Requirements, add_slice_flags, slice_requirements
 from launch.job import Experiment, Job
 from launch.queued_resource import Deleted, Lost, QueuedResource, say
-from launch.shared import check_shared
+from launch.shared import check_shared, check_writable
 from launch.signals import Stopped, StopRequests
 
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 10.0, 600.0
@@ -102,14 +102,8 @@ class TpuVm:
     def check(self, experiment: Experiment) -> None:
         self._check_without_cloud(experiment)
         gcloud.require()
-        commands = [*gcloud.probe(experiment.run_dir)]
         _ = self._place
-        for command in commands:
-            if (ended := execute(command)).code:
-                raise UserError(
-                    f"--run_dir={experiment.run_dir} cannot be written ({ended.reason}): is it a bucket of yours? See"
-                    " gcloud storage ls"
-                )
+        check_writable(experiment.run_dir)
 
     def show(self, experiment: Experiment) -> Iterator[str]:
         self._check_without_cloud(experiment)

@@ -29,7 +29,7 @@ def kind(program, argv):
     """What a call is about, in a word."""
     words = [word for word in argv if not word.startswith("-")]
     if program == "kubectl":
-        return words[0]
+        return words[0] if words[:2] != ["get", "customresourcedefinition"] else "definition"
     if words[0] in ("config", "storage"):
         return f"{words[0]} {words[1]}"
     if words[3] == "ssh":
@@ -59,7 +59,8 @@ def play(folder, program, argv):
     number = sum(line.startswith(f'["{what}"') for line in (folder / "calls.jsonl").read_text().splitlines()) - 1
     answers = script.get(what, [DEFAULTS.get(what, {})])
     answer = answers[min(number, len(answers) - 1)]
-    if what in ("state", "delete", "get") and not exists.exists():
+    about_slice = argv[:2] not in (["create", "configmap"], ["delete", "configmap"])
+    if what in ("state", "delete") and about_slice and not exists.exists():
         answer = NOT_FOUND
     if "signal" in answer:
         os.kill(os.getppid(), getattr(signal, answer["signal"]))
@@ -68,9 +69,9 @@ def play(folder, program, argv):
         return run_on_hosts(folder, what, argv)
     sys.stdout.write(answer.get("out", ""))
     sys.stderr.write(answer.get("err", ""))
-    if answer.get("code", 0) == 0 and what == "create":
+    if answer.get("code", 0) == 0 and what == "create" and about_slice:
         exists.touch()
-    if answer.get("gone") or (answer.get("code", 0) == 0 and what == "delete"):
+    if answer.get("gone") or (answer.get("code", 0) == 0 and what == "delete" and about_slice):
         exists.unlink(missing_ok=True)
     return answer.get("code", 0)
 
