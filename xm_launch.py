@@ -5,6 +5,9 @@
 
 At size local the stages of the lineage that are not finished in the run folder are run first; at a real size --chain
 does the same, and without it the launcher stops there and prints the command that runs the missing one.
+
+    python xm_launch.py --executor=tpu_vm --topology=v5p-128 --run_dir=gs://BUCKET/runs ...    in the cloud; or gke
+    python xm_launch.py status | logs NAME | stop NAME                                         what becomes of it
 """
 
 import argparse
@@ -16,13 +19,18 @@ from codellama_jax import configuration  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError  # noqa: E402
 from codellama_jax.model.config import Llama  # noqa: E402
 from codellama_jax.training.config import Stage  # noqa: E402
-from launch import executor, experiment, machine  # noqa: E402
+from launch import chain, executor, experiment, fit, machine, status  # noqa: E402
 from launch.run_dir import RunDir  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs what the flags ask for; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped after saving)."""
-    return executor.run_with_executor(parser(), argv, launch)
+    words = sys.argv[1:] if argv is None else argv
+    made = parser()
+    if words and words[0] in status.COMMANDS:
+        status.add_command(made)
+        return executor.run_with_executor(made, words, status.command)
+    return executor.run_with_executor(made, words, launch)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,12 +80,20 @@ def launch(flags: configuration.Flags, options: argparse.Namespace, where: execu
         print(f"codellama_jax: {stage.name} is finished in {shown}/{stage.name}: see {shown}/report.html")
         return EXIT_DONE
 
+    # ---------------------------------------------------------------- what they cost
+    if options.chain and len(planned.jobs) > 1:
+        slice_ = where.requirements.topology
+        print(chain.table(planned, fit.check(planned.jobs, slice_) if slice_ else [], slice_))
+
     # ---------------------------------------------------------------- run them
     if options.dry_run:
         for line in where.show(planned):
             print(line)
         return EXIT_DONE
     where.check(planned)
+    if options.chain and len(planned.jobs) > 1 and not chain.agreed(yes=options.yes):
+        print("codellama_jax: nothing was run")
+        return EXIT_DONE
     sys.stdout.flush()
     return where.run(planned)
 

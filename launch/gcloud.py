@@ -1,5 +1,7 @@
 """The few things that every executor in the cloud asks of gcloud: settings, and files in buckets."""
 
+import datetime
+import json
 import shutil
 
 from codellama_jax.errors import EXIT_USAGE, UserError
@@ -61,6 +63,20 @@ def read(path: str, last: int | None = None) -> bytes:
         UserError: it cannot be read.
     """
     return _read(_storage("cat", *([] if last is None else [f"--range=-{last}"]), path), path).out
+
+
+def updated(path: str) -> float | None:
+    """When a file of a bucket was written last, in seconds since 1970; None if there is none.
+
+    Raises:
+        UserError: there is no gcloud.
+    """
+    found = _storage("ls", "--json", path)
+    try:
+        written = json.loads(found.out)[0]["metadata"]["updated"]
+        return datetime.datetime.fromisoformat(written).timestamp()
+    except (ValueError, LookupError):
+        return None
 
 
 def probe(folder: str) -> list[Command]:

@@ -125,7 +125,7 @@ class Gke:
         source = archive.source()
         shown = [*gcloud.probe(experiment.run_dir), self._create_source(experiment.name, source)]
         for job in experiment.jobs:
-            shown += [self._create(job, source), self._follow(job, "--tail=-1"), self._state(job), self._delete(job)]
+            shown += [self._create(job, source), self._state(job), self._follow(job, "--tail=-1"), self._delete(job)]
         yield f"# {source.path}: the source as it is now, written before the rest"
         yield from (command.shown() for command in [*shown, self._delete_source(experiment.name, source)])
 

@@ -58,6 +58,18 @@ class RunDir:
             if not self._offline:
                 raise
 
+    def stages(self, name: str) -> list[str]:
+        """Names of the folders of a run.
+
+        Raises:
+            UserError: the bucket cannot be read.
+        """
+        if self.bucket:
+            found = [entry for entry in gcloud.listed(f"{self.path}/{name}/") if entry.endswith("/")]
+            return [entry.rstrip("/").rpartition("/")[2] for entry in found]
+        folders = [path for path in Path(self.path, name).glob("*") if path.is_dir()]
+        return [path.name for path in sorted(folders, key=lambda path: path.stat().st_ctime)]
+
     def names(self) -> list[str]:
         """Names of the runs.
 

@@ -96,6 +96,7 @@ class TpuVm:
                 f" --topology={slice_.cloud_name}, or use --executor=gke",
                 EXIT_USAGE,
             )
+        _ = self._libtpu_init_args
         check_shared(experiment)
         fit.check(experiment.jobs, slice_)
 

@@ -100,21 +100,19 @@ def test_what_the_manifest_asks_for():
     assert 75 not in rule["onExitCodes"]["values"] and 0 not in rule["onExitCodes"]["values"]
 
 
-def test_what_is_shown_is_what_runs(cloud, monkeypatch):
+def test_what_is_shown_is_what_runs(cloud):
     experiment = Experiment("seven", "gs://b/runs", (job("code"), job()))
     shown = list(executor().show(experiment))
     assert cloud.calls() == []
+    cloud.script(get=[{"out": ",0"}, {"out": "Completed,0"}] * 2)
     assert executor().run(experiment) == 0
-    ran = [argv for _, argv in cloud.commands()]
-    followed = "logs --selector"
+    ran = [argv for what, argv in cloud.commands() if what != "get"]
     for line in shown:
-        if "gcloud storage" not in line and followed not in line:
-            assert os.system(line) == 0
-    assert [argv for _, argv in cloud.commands()][len(ran) :] == ran
-    [manifest_shown] = [
-        line for line in shown if "kubectl create --filename=-" in line and "name: codellama-jax-seven-lcft" in line
-    ]
-    text = manifest_shown.partition("<<'EOF'\n")[2].removesuffix("\nEOF")
+        if "gcloud storage" not in line:
+            os.system(line)
+    assert [argv for what, argv in cloud.commands() if what != "get"][len(ran) :] == ran
+    manifests = [line for line in shown if "kubectl create --filename=-" in line]
+    text = manifests[1].partition("<<'EOF'\n")[2].removesuffix("\nEOF")
     assert yaml.safe_load(text)["metadata"]["name"] == "codellama-jax-seven-lcft"
 
 
