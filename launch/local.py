@@ -14,11 +14,16 @@ from pathlib import Path
 
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.run_folder import check_not_in_use, holder
-from launch import processes
+from launch import machine, processes
 from launch.executor import Requirements
 from launch.job import ROOT, Experiment, Job
 from launch.signals import StopRequests
 
+# Of glibc, on CPUs: large pages, and freed memory is kept for the next step. At size local 1.25 times the tokens/s for a
+# sixth more memory (medians of three runs on two cores, 2026-11-21). The environment wins; other libraries ignore it.
+ALLOCATOR = ":".join(
+    f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_max=0", f"trim_threshold={16 << 30}", "arena_max=1")
+)
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_000)  # below those that the system gives away
 
@@ -134,7 +139,9 @@ def command(job: Job) -> list[str]:
 def environment() -> dict[str, str]:
     """What every process of a job has in its environment beside what this one has."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    accelerated = machine.tpu_chips() > 0 or os.path.exists("/dev/nvidiactl")
     return {
+        **({} if accelerated or "GLIBC_TUNABLES" in os.environ else {"GLIBC_TUNABLES": ALLOCATOR}),
         "CODELLAMA_JAX_LAUNCHER": str(os.getpid()),
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
