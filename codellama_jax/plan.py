@@ -60,11 +60,15 @@ def _plan(flags: configuration.Flags, options: argparse.Namespace) -> int:
 def resolve() -> configuration.Config:
     """The parts of the loaded configuration that shape a step; a vocabulary that the tokenizer decides is its size."""
     config = configuration.resolve(*NEEDED)
-    if config.llama.vocab_size == 0:
-        tokenizer = configuration.resolve(Tokenizer).tokenizer
-        rows = tokenizer.vocab_size + 16 * tokenizer.infilling
-        config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, vocab_size=rows))
-    return config
+    return config if config.llama.vocab_size else with_vocabulary(config, configuration.resolve(Tokenizer).tokenizer)
+
+
+def with_vocabulary(config: configuration.Config, tokenizer: Tokenizer) -> configuration.Config:
+    """The configuration with the vocabulary's size where that is left to the tokenizer."""
+    if config.llama.vocab_size:
+        return config
+    rows = tokenizer.vocab_size + 16 * tokenizer.infilling
+    return dataclasses.replace(config, llama=dataclasses.replace(config.llama, vocab_size=rows))
 
 
 class Progress:
@@ -137,7 +141,7 @@ def summary(
         "accelerator": slice_.cloud_name,
         "chips": slice_.chips,
         "devices": slice_.devices,
-        "hosts": -(-slice_.chips // slice_.chip.host_chips),
+        "hosts": slice_.hosts,
         "slices": slice_.slices,
         "pass": "forward" if forward else "train",
         "mesh": facts["mesh"],

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import re
+import socket
 from pathlib import Path
 
 from codellama_jax import configuration
@@ -38,15 +40,60 @@ def lock(stage_dir: Path) -> int:
     """Takes the folder for this process, as long as it lives; returns the descriptor that holds it.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process has it; names it and its host.
     """
     descriptor = os.open(stage_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
+        noted = os.read(descriptor, 300).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
-        raise UserError(f"{stage_dir} is in use by process {holder}: wait for it, or use another --name") from error
+        raise UserError(f"{stage_dir} is in use by process {noted}: wait for it, or use another --name") from error
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
     return descriptor
+
+
+def holder(stage_dir: Path) -> tuple[int, str] | None:
+    """The process that has the folder and its host, None if nobody has. Of a process on another host it is taken to
+    live: only its own host knows."""
+    try:
+        noted = (stage_dir / ".lock").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.fullmatch(r"(\d+) on (\S+)\s*", noted)
+    if not found:
+        return None
+    process, host = int(found[1]), found[2]
+    if host == socket.gethostname():
+        try:
+            os.kill(process, 0)  # asked first, so that the lock is left alone while a new process is about to take it
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass  # somebody else's
+        if not _locked(stage_dir / ".lock"):
+            return None
+    return process, host
+
+
+def check_not_in_use(stage_dir: Path) -> None:
+    """Raises UserError, as lock does, if another process has the folder; takes nothing."""
+    if _locked(stage_dir / ".lock"):
+        noted = (stage_dir / ".lock").read_text(encoding="utf-8", errors="replace").strip() or "unknown"
+        raise UserError(f"{stage_dir} is in use by process {noted}: wait for it, or use another --name")
+
+
+def _locked(path: Path) -> bool:
+    """Whether a process of this host holds the lock; asked with a shared one, held for no time."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)

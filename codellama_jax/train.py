@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama_jax import configuration, hosts, program
-from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
+from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.run_folder import check_same_configuration, final_step, lock, saved_steps
 from codellama_jax.training.goodput import goodput
@@ -40,6 +40,8 @@ def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
         _silence_threads()
     if "CODELLAMA_JAX_LAUNCHER" in os.environ:
         program.die_with_parent(signal.SIGTERM)
+    if str(options.run_dir).startswith("gs:"):
+        raise UserError(f"--run_dir={options.run_dir}: runs in buckets are not written yet: give a folder", EXIT_USAGE)
     configuration.load(flags.gin_files, flags.bindings)
     config = configuration.resolve()
     hosts.join()

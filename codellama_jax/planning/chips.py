@@ -11,6 +11,7 @@ implies for the products a cycle of the generation's matrix units.
 """
 
 import dataclasses
+import difflib
 import math
 import re
 from typing import Any
@@ -30,6 +31,8 @@ class Chip:
         dims: directions of the interconnect.
         devices: devices of a chip, as JAX sees them.
         host_chips: chips of a host (of the machine types that training uses).
+        runtime_version: what gcloud installs on its hosts; None: the Cloud TPU API has no such chip.
+        gke: its name in a node's label cloud.google.com/gke-tpu-accelerator, and the machine type of a host.
         flops: bfloat16 FLOP/s of a chip at its peak.
         hbm_bytes: memory of a device that a program can have.
         hbm_bandwidth: bytes/s of a chip's memory.
@@ -58,6 +61,8 @@ class Chip:
     published_mfu: tuple[float, float] | None = None
     host_bandwidth: float = 16e9
     network_bandwidth: float = 6.25e9
+    runtime_version: str | None = None
+    gke: tuple[str, str] = ("", "")
 
 
 CHIPS = {
@@ -75,6 +80,8 @@ CHIPS = {
             link_bandwidth=50e9,  # 2,400 Gb/s over six links
             clock=1.05e9,  # 262,144 FLOPs a cycle: two cores of four 128 x 128 units
             options={"chip_config_name": "megacore"},  # one device a chip, as the cloud's machines have it
+            runtime_version="tpu-ubuntu2204-base",
+            gke=("tpu-v4-podslice", "ct4p-hightpu-4t"),
         ),
         Chip(
             name="v5e",
@@ -88,6 +95,8 @@ CHIPS = {
             link_bandwidth=50e9,  # 400 GB/s both ways over four links
             network_bandwidth=3.125e9,
             clock=1.5e9,  # 131,072 FLOPs a cycle: four 128 x 128 units
+            runtime_version="v2-alpha-tpuv5-lite",
+            gke=("tpu-v5-lite-podslice", "ct5lp-hightpu-4t"),
         ),
         Chip(
             name="v5p",
@@ -101,6 +110,8 @@ CHIPS = {
             link_bandwidth=100e9,  # 1,200 GB/s both ways over six links
             clock=1.75e9,  # 262,144 FLOPs a cycle: two cores of four 128 x 128 units
             published_mfu=(0.65, 0.70),
+            runtime_version="v2-alpha-tpuv5",
+            gke=("tpu-v5p-slice", "ct5p-hightpu-4t"),
         ),
         Chip(
             name="v6e",
@@ -114,6 +125,8 @@ CHIPS = {
             link_bandwidth=100e9,  # 800 GB/s both ways over four links
             clock=1.75e9,  # 524,288 FLOPs a cycle
             published_mfu=(0.40, 0.47),
+            runtime_version="v2-alpha-tpuv6e",
+            gke=("tpu-v6e-slice", "ct6e-standard-4t"),
             host_bandwidth=32e9,
             network_bandwidth=12.5e9,
         ),
@@ -129,6 +142,7 @@ CHIPS = {
             link_bandwidth=100e9,  # 1,200 GB/s both ways over six links
             clock=2.2e9,  # if a core does 524,288 FLOPs a cycle, as v6e's; no page says (assumption)
             published_mfu=(0.52, 0.52),
+            gke=("tpu7x", "tpu7x-standard-4t"),
             host_bandwidth=32e9,
             network_bandwidth=12.5e9,
         ),
@@ -166,6 +180,15 @@ class Topology:
     @property
     def devices(self) -> int:
         return self.chips * self.chip.devices
+
+    @property
+    def hosts(self) -> int:
+        return -(-self.chips // self.chip.host_chips)
+
+    @property
+    def usual(self) -> bool:
+        """Whether the cloud gives a slice of so many chips this shape."""
+        return _usual(self.chip, self.chips // self.slices * self.chip.cloud[1]) == self.shape
 
     @property
     def wrap(self) -> tuple[bool, bool, bool]:
@@ -234,14 +257,17 @@ def topology(name: str, slices: int = 1) -> Topology:
     generation, written, count = found.groups()
     names = {chip.cloud[0]: chip for chip in CHIPS.values()} | CHIPS
     if generation not in names:
-        raise UserError(f"--topology={name}: there are {', '.join(CHIPS)}; {examples}", EXIT_USAGE)
+        near = difflib.get_close_matches(generation, names, 1)
+        hint = f"did you mean {near[0]}{name.strip().lower().removeprefix(generation)}? " if near else ""
+        raise UserError(f"--topology={name}: {hint}There are {', '.join(CHIPS)}; {examples}", EXIT_USAGE)
     chip = names[generation]
     shape = tuple(int(length) for length in written.split("x")) if written else _usual(chip, int(count))
     if shape is None:
         counted = "cores, two a chip" if chip.cloud[1] == 2 else "chips"
         usual = Topology(chip, _usual(chip, 16) or ()).name
         raise UserError(
-            f"--topology={name} counts {counted}, and that many have no usual shape: write it, such as {usual}",
+            f"--topology={name} counts {counted}, and that many have no usual shape: write it, such as {usual}, or take"
+            f" {_nearest(chip, int(count))}",
             EXIT_USAGE,
         )
     if len(shape) != chip.dims or min(shape) < 1:
@@ -268,3 +294,12 @@ def _usual(chip: Chip, count: int) -> tuple[int, ...] | None:
         return (2, 2, 1)
     short, longer = divmod(power, chip.dims)
     return tuple(2 ** (short + (i >= chip.dims - longer)) for i in range(chip.dims))
+
+
+def _nearest(chip: Chip, count: int) -> str:
+    """The cloud's names of the usual slices that are next to so many chips or cores."""
+    counts = [2**power * chip.cloud[1] for power in range(LARGEST[chip.name].bit_length())]
+    usual = [number for number in counts if _usual(chip, number)]
+    below = [number for number in usual if number < count][-1:]
+    above = [number for number in usual if number > count][:1]
+    return " or ".join(f"{chip.cloud[0]}-{number}" for number in below + above)

@@ -190,8 +190,10 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 def compiler_environment(slice_: Topology, folder: Path) -> dict[str, str]:
     """The environment in which a process compiles for a slice that is not there, and leaves its texts in a folder."""
+    path = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]  # the launcher may be called from anywhere
     return {
         **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "0",  # what comes out of it leaves no texts
         "TPU_SKIP_MDS_QUERY": "1",

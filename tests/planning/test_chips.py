@@ -50,8 +50,10 @@ def test_shapes_that_have_no_usual_name():
         ("v5e:4x4x4", "2 dimensions"),
         ("v5p:0x4x4", "3 dimensions"),
         ("v5p-7", "two a chip"),
-        ("v5p-96", "v5p:2x2x2"),
-        ("v6e-100", "v6e:4x4"),
+        ("v5p-96", "v5p:2x2x2, or take v5p-64 or v5p-128"),
+        ("v6e-100", "v6e:4x4, or take v6e-64 or v6e-128"),
+        ("v5pe:4x4x4", "did you mean v5p:4x4x4"),
+        ("v5lite-64", "did you mean v5litepod-64"),
         ("v6e:32x32", "largest slice of v6e is 256"),
         ("v5p:1000x1000x1000", "largest slice"),
     ],
@@ -70,7 +72,7 @@ def test_a_peak_is_products_times_cycles(name):
     units = chip.flops / chip.devices / chip.clock / (2 * 128 * 128)
     assert abs(units - round(units)) < 0.02 and round(units) in (4, 8, 16)
     assert chip.hbm_bytes * chip.devices < 192 * 2**30 and chip.dims in (2, 3)
-    assert set(LARGEST) == set(CHIPS)
+    assert set(LARGEST) == set(CHIPS) and all(chip.gke)
 
 
 def test_larger_slices_double_and_end():

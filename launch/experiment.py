@@ -1,0 +1,91 @@
+"""Which stages have to run: the one that is asked for, and what it starts from as far as the run has not got it."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from codellama_jax import configuration
+from codellama_jax.configuration import Flags
+from codellama_jax.errors import UserError
+from codellama_jax.run_folder import check_same_configuration, final_step, saved_steps
+from codellama_jax.training.config import Stage
+from launch.job import Experiment, Job
+
+
+def plan(
+    flags: Flags,
+    run_dir: str,
+    name: str | None,
+    folder: Callable[[str, str], Path],
+    *,
+    more: tuple[str, ...] = (),
+    chain: bool = False,
+    shown: str | None = None,
+) -> Experiment:
+    """The experiment that runs the stage of the loaded configuration; without jobs if it is finished.
+
+    Args:
+        flags: whose gin files and bindings are loaded.
+        run_dir: the folder of all runs.
+        name: the run's folder in it; None: the size.
+        folder: where what a stage (run, stage) says of itself can be read on this machine.
+        more: other flags for each job.
+        shown: the folder of all runs as the user wrote it.
+        chain: whether stages that it starts from are run as well if they are missing, not only at size local.
+
+    Raises:
+        UserError: a stage was made by another configuration; one is missing that may not, or cannot, be run.
+    """
+    config = configuration.resolve()
+    stage = config.stage
+    name = name or stage.size
+    shown = f"{shown or run_dir}/{name}"
+    check_same_configuration(folder(name, stage.name), configuration.operative(config))
+    if final_step(folder(name, stage.name)) is not None:
+        return Experiment(name, run_dir, ())
+    given = [str(configuration.find(file)) for file in flags.gin_files]
+    size_file = str(configuration.find(f"gin/models/{stage.size}.gin"))
+    if not any(configuration.is_size_file(file) for file in given):
+        given.append(size_file)
+    # What makes a stage is its own file; what else was given, a size or the user's own files, goes with every stage.
+    common = [file for file in given if not configuration.is_stage_file(file)]
+    if not any(configuration.is_size_file(file) for file in common):
+        common.append(size_file)  # the stage came as a saved configuration, which holds its size as well
+    shipped = configuration.shipped_stages()
+    chain = chain or stage.size == "local"
+
+    def job(of: configuration.Config, files: list[str]) -> Job:
+        return Job(of.stage.name, tuple(files), tuple(flags.bindings), run_dir, name, more, of)
+
+    jobs = [job(config, given)]
+    unused = set(configuration.unused())
+    first: Stage = stage
+    while (parent := first.parent) is not None:
+        ended = final_step(folder(name, parent)) is not None
+        if not ended and saved_steps(folder(name, first.name)):
+            break  # a stage that has a checkpoint of its own needs no parent any more
+        if ended and (stage.size != "local" or parent not in shipped):
+            break
+        if parent not in shipped or parent in [job.stage for job in jobs]:
+            raise UserError(f"{first.name} starts from {parent}, which is not finished in {shown} and has no gin file")
+        files = [str(shipped[parent]), *common]
+        configuration.load(files, flags.bindings)
+        before = configuration.resolve()
+        # every stage is checked before the first one runs, and one that has run as well
+        check_same_configuration(folder(name, parent), configuration.operative(before))
+        unused &= set(configuration.unused())
+        if ended:
+            break
+        jobs.insert(0, job(before, files))
+        first = before.stage
+    if unused:
+        print(f"codellama_jax: no stage that runs here uses {', '.join(sorted(unused))}")
+    if first is not stage:
+        if not chain:
+            raise UserError(
+                f"{stage.name} starts from {stage.parent}, and {first.name} is not finished in {shown}; add --chain to"
+                f" run what is missing, or run it first: python xm_launch.py {shlex.join(jobs[0].arguments)}"
+            )
+        missing = " -> ".join(job.stage for job in jobs)
+        print(f"codellama_jax: {stage.name} starts from {stage.parent}, which is not in {shown} yet: {missing}")
+    return Experiment(name, run_dir, tuple(jobs))

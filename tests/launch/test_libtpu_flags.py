@@ -1,0 +1,75 @@
+"""Each bundle of flags goes through the real compiler: an unknown one aborts it, and some do not go together."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from codellama_jax.configuration import ROOT
+from codellama_jax.errors import UserError
+from codellama_jax.planning.chips import CHIPS
+from launch.libtpu_flags import BUNDLES, NONE, libtpu_init_args
+
+COMPILER = ROOT / ".venv" / "tpu_compiler"  # where `make test` has put it
+SLICES = {"v4": "v4:2x2x2", "v5e": "v5e:4x4", "v5p": "v5p:2x2x2", "v6e": "v6e:4x4", "tpu7x": "tpu7x:2x2x2"}
+# A step in little: parameters gathered over one axis under a scan, gradients summed over the other.
+PROGRAM = """
+    import sys
+    import jax, jax.numpy as jnp
+    from jax.experimental import topologies
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+    from codellama_jax.planning.chips import topology
+    slice_ = topology(sys.argv[1])
+    devices = topologies.get_topology_desc(slice_.slice_name, "tpu", **slice_.options).devices
+    mesh = Mesh(__import__("numpy").array(devices).reshape(2, -1), ("data", "fsdp"))
+    def put(shape, spec, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+    def loss(w, x):
+        def layer(x, w):
+            return jax.nn.relu(x @ w.astype(jnp.bfloat16)), None
+        return jax.lax.scan(jax.checkpoint(layer), x, w)[0].astype(jnp.float32).sum()
+    def step(w, x):
+        return w - 1e-3 * jax.grad(loss)(w, x)
+    w = put((4, 1024, 1024), P(None, "fsdp", None), jnp.float32)
+    x = put((512, 1024), P(("data", "fsdp"), None), jnp.bfloat16)
+    jax.jit(step, out_shardings=w.sharding).lower(w, x).compile()
+    print("compiled")
+"""
+
+
+def compiled(slice_: str, flags: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", ""), str(COMPILER)])
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "LIBTPU_INIT_ARGS": flags}
+    environment |= {"PYTHONPATH": path, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-128"}
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), slice_]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    if importlib.util.find_spec("libtpu") is None and not (COMPILER / "libtpu").is_dir():
+        pytest.skip("libtpu is not installed")
+
+
+@pytest.mark.parametrize(("chip", "bundle"), [(chip, bundle) for chip in BUNDLES for bundle in BUNDLES[chip]])
+def test_a_bundle_compiles(compiler, chip, bundle):
+    ended = compiled(SLICES[chip], libtpu_init_args(CHIPS[chip], bundle))
+    assert ended.stdout == "compiled\n", ended.stderr[-2000:]
+
+
+def test_the_compiler_does_read_them(compiler):
+    ended = compiled("v5p:2x2x2", "--xla_tpu_no_such_flag=true")
+    assert ended.returncode and "no_such_flag" in ended.stderr
+
+
+def test_which_flags_are_set(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    assert BUNDLES.keys() == CHIPS.keys()
+    assert all(libtpu_init_args(chip) == libtpu_init_args(chip, NONE) == "" for chip in CHIPS.values())
+    with pytest.raises(UserError, match=r"v5e has none \(overlap is of v4, v5p, v6e\)"):
+        libtpu_init_args(CHIPS["v5e"], "overlap")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--mine=1")
+    assert libtpu_init_args(CHIPS["v5p"], "overlap") == "--mine=1"

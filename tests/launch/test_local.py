@@ -1,0 +1,146 @@
+"""Several processes on this machine: the same code path as a pod, its output, its ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codellama_jax.errors import EXIT_USAGE
+from launch import processes
+from tests.launch import toy
+
+TWO = ["--processes=2", "--devices_per_process=4"]
+
+
+def processes_of(run_dir: Path) -> dict[int, int]:
+    """Process ids of the training processes by their number."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"--run_dir={run_dir}".encode() not in (folder / "cmdline").read_bytes().split(b"\0"):
+                continue
+            environment = dict(
+                entry.partition(b"=")[::2] for entry in (folder / "environ").read_bytes().split(b"\0") if entry
+            )
+        except OSError:
+            continue
+        if number := environment.get(b"JAX_PROCESS_ID"):
+            found[int(number)] = int(folder.name)
+    return found
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    """The terminal's Ctrl-C goes to the launcher's group: each process hears of it once, and the run is saved."""
+    run_dir, stage = tmp_path / "runs", tmp_path / "runs/local/code"
+    process = toy.start(run_dir, *TWO, "--gin.CODE_STEPS=1_000_000")
+    toy.wait_for(process, stage / "metrics.jsonl", '"step": 4,')
+    second = toy.start(run_dir, *TWO, "--gin.CODE_STEPS=1_000_000")
+    refused = second.communicate(timeout=60)[0]
+    [holder] = re.findall(r"in use by process (\d+) on (\S+):", refused)
+    assert second.returncode == 1 and holder == (str(processes_of(run_dir)[0]), socket.gethostname())
+    assert len([line for line in refused.splitlines() if "error" in line]) == 1
+
+    os.killpg(process.pid, signal.SIGINT)
+    seen = process.communicate(timeout=60)[0]
+    assert process.returncode == 75 and "saved at step" in seen, seen
+    for number in (0, 1):
+        kept = (run_dir / "local/logs" / f"code.{number}.log").read_text()
+        assert kept.count("SIGINT: finishing this step") == 1 and "[0]" not in kept
+        assert f"[{number}] SIGINT: finishing" in seen
+    assert not processes_of(run_dir)
+
+    assert json.loads((stage / "stage.json").read_text())["devices"].startswith("8 x")
+    [saved] = [int(path.name) for path in (stage / "checkpoints").iterdir()]
+    process = toy.start(run_dir, *TWO, "--gin.CODE_STEPS=1_000_000")
+    toy.wait_for(process, run_dir / "local/logs/code.0.log", f"going on from step {saved}")
+    toy.wait_for(process, stage / "metrics.jsonl", f'"step": {saved + 1},')
+    process.terminate()
+    assert process.wait(60) == 75
+
+
+def test_a_killed_process_stops_the_others(tmp_path):
+    """The log folder of one of them is full meanwhile, which ends its log and nothing else."""
+    run_dir = tmp_path / "runs"
+    logs = run_dir / "local" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "code.0.log").symlink_to("/dev/full")
+    process = toy.start(run_dir, *TWO, "--gin.CODE_STEPS=1_000_000")
+    toy.wait_for(process, run_dir / "local/code/metrics.jsonl", '"step": 4,')
+    os.kill(processes_of(run_dir)[1], signal.SIGKILL)
+    seen = process.communicate(timeout=30)[0]
+    assert process.returncode == 1 and not processes_of(run_dir)
+    errors = [line for line in seen.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "it was killed" in errors[0] and "goes on from the last checkpoint" in errors[0]
+    assert "process 1 of 2 ended with code 137, its last lines" in seen
+    assert "cannot write" in seen and "No space left on device" in seen and "[0] code: step" in seen
+
+
+def script(text: str) -> tuple[list[str], dict[str, str]]:
+    return [sys.executable, "-c", text], {}
+
+
+def test_the_one_to_blame_is_not_the_one_that_lost_it(tmp_path, capsys):
+    """Whoever ends first: a process that only says that another is gone has not failed."""
+    from codellama_jax.hosts import LOST
+
+    ended = processes.run(
+        [
+            (*script(f"print('error: {LOST}'); raise SystemExit(1)"), tmp_path / "0.log"),
+            (
+                *script("import time; time.sleep(0.2); print('error: no corpus'); raise SystemExit(2)"),
+                tmp_path / "1.log",
+            ),
+            (*script("import time; time.sleep(60)"), tmp_path / "2.log"),
+        ]
+    )
+    assert (ended.code, ended.process, ended.last_lines) == (2, 1, ("error: no corpus",))
+    assert "[1] error: no corpus" in capsys.readouterr().out
+    assert (tmp_path / "1.log").read_text() == "error: no corpus\n"
+
+
+def test_one_that_does_not_listen_is_killed(tmp_path):
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    ended = processes.run(
+        [
+            (*script(deaf), tmp_path / "0.log"),
+            (*script("import time; time.sleep(1); raise SystemExit(3)"), tmp_path / "1.log"),
+        ]
+    )
+    assert (ended.code, ended.process, ended.asked) == (3, 1, False)
+
+
+def run(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(toy.ROOT / "xm_launch.py"), "--gin_file=gin/code.gin", *flags]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+
+def test_a_dry_run_shows_each_process(tmp_path):
+    """The same lines each time, and nothing is touched."""
+    seen = [run(tmp_path, "--dry_run", *TWO).stdout for _ in range(2)]
+    assert seen[0] == seen[1] and not list(tmp_path.iterdir())
+    lines = [line for line in seen[0].splitlines() if "codellama_jax.train" in line]
+    assert len(lines) == 2
+    for number, line in enumerate(lines):
+        assert line.startswith("env JAX_PLATFORMS=") and f"JAX_PROCESS_ID={number} " in line
+        assert "JAX_NUM_CPU_DEVICES=4 JAX_COORDINATOR_ADDRESS=127.0.0.1:" in line and "JAX_NUM_PROCESSES=2" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--processes=0"], "--processes=0 must be at least 1"),
+        (["--topology=v5p:4x4x4"], "add --executor=tpu_vm"),
+        (["--executor=tpuvm"], "did you mean tpu_vm"),
+        (["--executor=nowhere:Class"], "No module named 'nowhere'"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path, flags, says):
+    ended = run(tmp_path, *flags)
+    assert ended.returncode == EXIT_USAGE and ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+    assert says in ended.stderr
