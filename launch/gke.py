@@ -50,6 +50,9 @@ class Gke:
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "Gke":
+        if options.reserved:
+            pool = "--reserved is of a cluster's node pool"
+            raise UserError(f"{pool}: leave it out with --executor=gke", EXIT_USAGE)
         needs = slice_requirements(options)
         return cls(needs, options.image, options.namespace, options.spot, options.libtpu_bundle)
 

@@ -67,7 +67,10 @@ def test_no_gcloud(cloud):
     (cloud.bin / "gcloud").unlink()
     assert "cloud.google.com/sdk" in launch(cloud, *SEVEN, *ON_TPU, *PLACE, "--chain", "--yes", code=1)
     shown = launch(cloud, *SEVEN, *ON_TPU, *PLACE, "--chain", "--dry_run")
-    assert "queued-resources create codellama-jax-seven" in shown and not (cloud.folder / "cache").exists()
+    assert (
+        "queued-resources create codellama-jax-seven" in shown
+        and not (cloud.folder / "cache/codellama_jax/sources").exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,8 @@ def test_no_gcloud(cloud):
         ({}, [*PLACE, "--gin.TOKENIZER=/data/t.model"], "is a path of this machine", 2),
         ({}, [*PLACE, "--libtpu_bundle=fast"], "v5p has none, overlap", 2),
         ({}, [*PLACE, "--restarts=-1"], "must not be negative", 2),
+        ({}, ["--executor=gke", "--reserved"], "leave it out with --executor=gke", 2),
+        ({}, ["--executor=gke"], "--image=IMAGE is needed", 2),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_created(cloud, script, flags, words, code):
