@@ -13,7 +13,7 @@ from codellama_jax import sharding
 from codellama_jax.model.config import Llama
 from codellama_jax.training.config import AdamW, Mesh, Stage
 from codellama_jax.training.optimizer import make_optimizer
-from codellama_jax.training.step import TrainState, init_params, make_loss, make_train_step, state_shardings
+from codellama_jax.training.step import TrainState, either, init_params, make_loss, make_train_step, state_shardings
 
 TINY = Llama(
     dim=32,
@@ -151,6 +151,17 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step(name):
     assert (int(second.step), int(third.step)) == (2, 3)
     assert new.opt_state[-1].count == 2, "the rate of the next update is that of step 3"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(third.params))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+@pytest.mark.parametrize("condition", [True, False])
+def test_either_is_a_select_to_the_bit(dtype, condition):
+    values = [0, 1, 3, 2**20] if dtype == "int32" else [np.nan, -0.0, np.inf, 1e-40]
+    new = jnp.array(values, dtype)
+    pair = new, new[::-1]
+    chosen = jax.jit(either)(jnp.array(condition), *pair)
+    assert chosen.dtype == new.dtype
+    assert np.asarray(chosen).tobytes() == np.asarray(pair[not condition]).tobytes()
 
 
 def test_what_one_host_asks_reaches_all():
