@@ -15,6 +15,7 @@ from pathlib import Path
 from codellama_jax import hosts
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.run_folder import check_not_in_use, holder
+from codellama_jax.storage import in_bucket
 from launch import processes
 from launch.executor import Requirements
 from launch.job import ROOT, Experiment, Job
@@ -57,7 +58,8 @@ class Local:
 
     def check(self, experiment: Experiment) -> None:
         for job in experiment.jobs:
-            check_not_in_use(Path(experiment.run_dir, experiment.name, job.stage))
+            if not in_bucket(experiment.run_dir):  # there the job finds out by itself
+                check_not_in_use(Path(experiment.run_dir, experiment.name, job.stage))
 
     def show(self, experiment: Experiment) -> Iterator[str]:
         for job in experiment.jobs:
@@ -84,6 +86,10 @@ class Local:
         return EXIT_DONE
 
     def stop(self, run_dir: str, name: str) -> int:
+        if in_bucket(run_dir):
+            raise UserError(
+                f"{run_dir}/{name}/STAGE/.lock says which process of which host runs it: kill PROCESS there"
+            )
         folders = [path.parent for path in sorted(Path(run_dir, name).glob("*/.lock"))]
         held = {folder: found for folder in folders if (found := holder(folder))}
         for folder, (process, host) in held.items():
@@ -152,8 +158,8 @@ def environment() -> dict[str, str]:
 
 
 def log_folder(run_dir: str, name: str) -> Path:
-    """Where the processes' output is kept."""
-    return Path(run_dir, name, "logs")
+    """Where the processes' output is kept: on this machine also where the run is in a bucket."""
+    return Path("runs" if in_bucket(run_dir) else run_dir, name, "logs")
 
 
 def free_port(key: str) -> int:

@@ -36,11 +36,10 @@ def cloud(tmp_path):
     assert not made.running
 
 
-def launch(cloud: Cloud, *flags: str, code: int = 0, stdin: str | None = None, real: bool = False) -> str:
+def launch(cloud: Cloud, *flags: str, code: int = 0, stdin: str | None = None) -> str:
     """Runs the launcher; libtpu is not there, so that plans take no time."""
     keep = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
     environment = {**keep, "PATH": str(cloud.bin), "XDG_CACHE_HOME": str(cloud.folder / "cache")}
-    environment |= {} if real else {"CODELLAMA_JAX_SIMULATED_CLOUD": "1"}
     run = subprocess.run(
         [sys.executable, str(ROOT / "xm_launch.py"), *flags],
         cwd=cloud.folder,
@@ -54,13 +53,6 @@ def launch(cloud: Cloud, *flags: str, code: int = 0, stdin: str | None = None, r
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == (1 if code in (1, 2) else 0) and "Traceback" not in run.stderr
     return run.stdout + run.stderr
-
-
-def test_what_training_cannot_do_yet_is_refused_before_anything_is_created(cloud):
-    assert "training does not write to buckets yet" in launch(
-        cloud, *SEVEN, *ON_TPU, *PLACE, "--chain", code=1, real=True
-    )
-    assert not cloud.running
 
 
 def test_no_gcloud(cloud):
