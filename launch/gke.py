@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
-from launch import archive, fit, gcloud, jobset, libtpu_flags
+from launch import archive, fit, gcloud, jobset
 from launch.command import Command, execute
 from launch.executor import Requirements, add_slice_flags, slice_requirements
 from launch.job import Experiment, Job
@@ -25,11 +25,10 @@ class Gke:
     """The cluster that kubectl is set to (see launch.executor.Executor for what its methods promise).
 
     Attributes:
-        requirements: the slice, and how often it may be lost.
+        requirements: the slice, how often it may be lost, flags of its compiler.
         image: a container image with Python and the packages of requirements-tpu.txt.
         namespace: of everything that is created.
         spot: whether to run on spot nodes.
-        libtpu_bundle: of launch/libtpu_flags.py.
         pace: seconds of waiting for each that is meant; less in tests.
     """
 
@@ -37,7 +36,6 @@ class Gke:
     image: str | None
     namespace: str = "default"
     spot: bool = False
-    libtpu_bundle: str = libtpu_flags.NONE
     pace: float = 1.0
     remote = True
 
@@ -46,15 +44,13 @@ class Gke:
         add_slice_flags(parser)
         parser.add_argument("--image", help="a container image with Python and the packages of requirements-tpu.txt")
         parser.add_argument("--namespace", default="default", help="of the cluster (default: default)")
-        parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags of the TPU's compiler")
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "Gke":
         if options.reserved:
             pool = "--reserved is of a cluster's node pool"
             raise UserError(f"{pool}: leave it out with --executor=gke", EXIT_USAGE)
-        needs = slice_requirements(options)
-        return cls(needs, options.image, options.namespace, options.spot, options.libtpu_bundle)
+        return cls(slice_requirements(options), options.image, options.namespace, options.spot)
 
     # ---------------------------------------------------------------- the commands
 
@@ -70,10 +66,9 @@ class Gke:
         return self._kubectl("delete the source", *what)
 
     def _create(self, job: Job, source: archive.Archive) -> Command:
-        flags = libtpu_flags.libtpu_init_args(self.requirements.slice.chip, self.libtpu_bundle)
         if self.image is None:
             raise UserError("--image=IMAGE is needed: docs/launching.md shows how to make one", EXIT_USAGE)
-        text = jobset.manifest(job, self.requirements, source, self.image, spot=self.spot, libtpu_init_args=flags)
+        text = jobset.manifest(job, self.requirements, source, self.image, spot=self.spot)
         return self._kubectl(f"start {job.stage} on every host", "create", "--filename=-", stdin=text)
 
     def _state(self, job: Job) -> Command:

@@ -27,9 +27,7 @@ def source_name(run: str, source: Archive) -> str:
     return f"{jobset_name(run)}-{source.digest}"
 
 
-def manifest(
-    job: Job, requirements: Requirements, source: Archive, image: str, *, spot: bool, libtpu_init_args: str
-) -> str:
+def manifest(job: Job, requirements: Requirements, source: Archive, image: str, *, spot: bool) -> str:
     """The YAML of a job.
 
     A pod that ends with 1 or 2 fails the JobSet: what is wrong will be wrong again. Any other end, such as 75 after a
@@ -46,8 +44,8 @@ def manifest(
         node["cloud.google.com/gke-spot"] = "true"
         tolerations.append({"key": "cloud.google.com/gke-spot", "operator": "Exists", "effect": "NoSchedule"})
     environment = {"JAX_PLATFORMS": "tpu,cpu", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    if libtpu_init_args:
-        environment["LIBTPU_INIT_ARGS"] = libtpu_init_args
+    if requirements.libtpu_init_args:
+        environment["LIBTPU_INIT_ARGS"] = requirements.libtpu_init_args
     unpack = ["tar", "-xzf", f"{ARCHIVE}/{source.name}", "-C", SOURCE]
     at_source, at_archive = ({"name": name, "mountPath": f"/{name}"} for name in ("source", "archive"))
     pod: dict[str, Any] = {

@@ -13,6 +13,7 @@ from launch import archive, fit, jobset
 from launch.executor import Requirements
 from launch.gke import Gke
 from launch.job import Experiment
+from launch.libtpu_flags import BUNDLES, NONE
 from tests.launch.stand_in import Cloud
 from tests.launch.test_tpu_vm import job
 
@@ -27,6 +28,7 @@ def executor(name="v5p-128", **more) -> Gke:
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
     made = Cloud(tmp_path / "cloud", get=[{"out": "Completed,0"}])
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     monkeypatch.setenv("PATH", f"{made.bin}:/usr/local/sbin:/bin")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield made
@@ -38,9 +40,9 @@ def run(*jobs, **more) -> int:
 
 
 def manifest(name, spot=False):
-    needs = Requirements(topology=topology(name), restarts=3)
-    flags = "--xla_tpu_scoped_vmem_limit_kib=98304"
-    return yaml.safe_load(jobset.manifest(job(), needs, archive.source(), IMAGE, spot=spot, libtpu_init_args=flags))
+    slice_ = topology(name)
+    needs = Requirements(topology=slice_, restarts=3, libtpu_bundle=next(iter(BUNDLES[slice_.chip.name]), NONE))
+    return yaml.safe_load(jobset.manifest(job(), needs, archive.source(), IMAGE, spot=spot))
 
 
 def closed(schema):
@@ -79,7 +81,8 @@ def test_the_manifest_is_of_the_published_schema(schema, name):
         jsonschema.Draft202012Validator(schema).validate(broken)
 
 
-def test_what_the_manifest_asks_for():
+def test_what_the_manifest_asks_for(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     found = manifest("v5p:2x4x8", spot=True)
     [replicated] = found["spec"]["replicatedJobs"]
     of_slice = replicated["template"]["spec"]
@@ -94,7 +97,7 @@ def test_what_the_manifest_asks_for():
     [container] = pod["containers"]
     assert container["command"] == ["python", "-m", "codellama_jax.train", *job().shipped_arguments]
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
-    assert {"name": "LIBTPU_INIT_ARGS", "value": "--xla_tpu_scoped_vmem_limit_kib=98304"} in container["env"]
+    assert {"name": "LIBTPU_INIT_ARGS", "value": " ".join(BUNDLES["v5p"]["overlap"])} in container["env"]
     assert pod["terminationGracePeriodSeconds"] > job().config.checkpoints.grace_seconds
     [rule] = of_slice["podFailurePolicy"]["rules"]
     assert 75 not in rule["onExitCodes"]["values"] and 0 not in rule["onExitCodes"]["values"]
