@@ -28,7 +28,7 @@ from codellama_jax.training.goodput import goodput
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped by a signal after saving)."""
+    """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped, to be started again)."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
     parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
@@ -45,14 +45,13 @@ def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
     configuration.load(flags.gin_files, flags.bindings)
     config = configuration.resolve()
     hosts.join()
-    hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
-    return run_stage(config, options.run_dir / (options.name or config.stage.size))
+    with hosts.losses_told():
+        hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
+        return run_stage(config, options.run_dir / (options.name or config.stage.size))
 
 
 def explain(error: BaseException) -> str | None:
     """One line for the user; None for errors of JAX that are not about memory: they are ours to mend."""
-    if hosts.lost(error):
-        return hosts.LOST
     if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
         return None
     if isinstance(error, MemoryError | RuntimeError):

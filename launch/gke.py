@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
+from codellama_jax.hosts import lost_another
 from launch import archive, fit, gcloud, jobset
 from launch.command import Command, execute
 from launch.executor import Requirements, add_slice_flags, slice_requirements
@@ -184,7 +185,7 @@ class Gke:
         lines = execute(self._last_lines(job)).out.decode(errors="replace").splitlines()
         for line in lines:
             print(f"    {line}", file=sys.stderr)
-        said = [line.partition("error: ")[2] for line in lines if "] error: " in line]
+        said = [line.partition("error: ")[2] for line in lines if "] error: " in line and not lost_another([line])]
         print(f"error: {said[-1] if said else f'{job.stage} failed; what was saved is untouched'}", file=sys.stderr)
         return EXIT_FAILED
 

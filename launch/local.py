@@ -121,14 +121,14 @@ class Local:
         ended = processes.run(
             [(command(job), plain | own, folder / f"{job.stage}.{number}.log") for number, own in enumerate(each)]
         )
-        if ended.process is not None and ended.code != EXIT_INTERRUPTED and not (ended.asked and ended.code > 128):
+        if ended.process is not None and not ended.saved and not (ended.asked and ended.code > 128):
             log = folder / f"{job.stage}.{ended.process}.log"
             which = f"process {ended.process} of {len(each)}"
             print(f"codellama_jax: {which} ended with code {ended.code}, its last lines ({log}):", file=sys.stderr)
             for line in ended.last_lines:
                 print(f"    {line}", file=sys.stderr)
             said = [line for line in ended.last_lines if line.startswith("error: ")]
-            if said and ended.code in (EXIT_FAILED, EXIT_USAGE):
+            if said and ended.code in (EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED):
                 print(f"{said[-1]} ({which})", file=sys.stderr)
         return _explained(job, ended.code, ended.asked), ended.asked
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from codellama_jax.errors import EXIT_INTERRUPTED
-from codellama_jax.hosts import LOST
+from codellama_jax.hosts import lost_another
 from launch.signals import StopRequests
 
 NOISE = "[Gloo] Rank "  # lines that begin so are in the file only: how processes on CPUs meet
@@ -39,6 +39,11 @@ class Ended:
     asked: bool
     process: int | None = None
     last_lines: tuple[str, ...] = ()
+
+    @property
+    def saved(self) -> bool:
+        """Whether they were stopped, and saved."""
+        return self.code == EXIT_INTERRUPTED and not lost_another(self.last_lines)
 
 
 class _Process:
@@ -144,18 +149,18 @@ def _outcome(started: list[_Process], ends: "queue.Queue[tuple[_Process, int]]",
         remaining -= 1
         if code:
             if not failed:
-                patience, hurry = _hurry(code)
+                patience, hurry = _hurry(saved=code == EXIT_INTERRUPTED and not lost_another(each.last))
                 first_at, deadline = time.monotonic(), time.monotonic() + patience
             if not failed or time.monotonic() - first_at < SETTLE_SECONDS:
                 failed.append((each, code))
     if not failed:
         return Ended(0, asked.count > 0)
     # One that only lost another is not the one to blame.
-    blamed, code = next(((e, c) for e, c in failed if not any(LOST in line for line in e.last)), failed[0])
+    blamed, code = next(((e, c) for e, c in failed if not lost_another(e.last)), failed[0])
     return Ended(code, asked.count > 0, blamed.number, tuple(blamed.last))
 
 
-def _hurry(code: int) -> tuple[float, list[tuple[int, float]]]:
-    """Once one has ended with this code: how long the others have, and then (signal, seconds until the next)."""
-    patience = SAVE_SECONDS if code == EXIT_INTERRUPTED else ALONE_SECONDS
+def _hurry(*, saved: bool) -> tuple[float, list[tuple[int, float]]]:
+    """Once one has ended: how long the others have, and then (signal, seconds until the next)."""
+    patience = SAVE_SECONDS if saved else ALONE_SECONDS
     return patience, [(signal.SIGTERM, ALONE_SECONDS), (signal.SIGKILL, float("inf"))]

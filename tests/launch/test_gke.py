@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from codellama_jax.errors import UserError
+from codellama_jax.hosts import LOST
 from codellama_jax.planning.chips import topology
 from launch import archive, fit, jobset
 from launch.executor import Requirements
@@ -135,7 +136,7 @@ def test_it_is_followed_through_restarts(cloud, capfd):
 
 
 def test_a_job_that_fails(cloud, capfd):
-    said = "[pod/x-0/train] error: gs://b/c d: no such file\n"
+    said = f"[pod/x-0/train] error: gs://b/c d: no such file\n[pod/x-1/train] error: {LOST}\n"
     cloud.script(get=[{"out": "Failed,0"}], logs=[{"out": said}])
     assert run(job("code"), job()) == 1
     assert cloud.calls() == [*READY, "get", "logs", *DONE]

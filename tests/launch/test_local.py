@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from codellama_jax.errors import EXIT_USAGE
+from codellama_jax.hosts import LOST
 from launch import processes
 from tests.launch import toy
 
@@ -87,11 +89,9 @@ def script(text: str) -> tuple[list[str], dict[str, str]]:
 
 def test_the_one_to_blame_is_not_the_one_that_lost_it(tmp_path, capsys):
     """Whoever ends first: a process that only says that another is gone has not failed."""
-    from codellama_jax.hosts import LOST
-
     ended = processes.run(
         [
-            (*script(f"print('error: {LOST}'); raise SystemExit(1)"), tmp_path / "0.log"),
+            (*script(f"print('error: {LOST}'); raise SystemExit(75)"), tmp_path / "0.log"),
             (
                 *script("import time; time.sleep(0.2); print('error: no corpus'); raise SystemExit(2)"),
                 tmp_path / "1.log",
@@ -102,6 +102,16 @@ def test_the_one_to_blame_is_not_the_one_that_lost_it(tmp_path, capsys):
     assert (ended.code, ended.process, ended.last_lines) == (2, 1, ("error: no corpus",))
     assert "[1] error: no corpus" in capsys.readouterr().out
     assert (tmp_path / "1.log").read_text() == "error: no corpus\n"
+
+
+def test_they_lost_each_other(tmp_path):
+    """Then there is nobody else to blame: it is no save, the others are not waited for as for one."""
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    lost = f"print('error: {LOST}'); raise SystemExit(75)"
+    started = time.monotonic()
+    ended = processes.run([(*script(text), tmp_path / f"{n}.log") for n, text in enumerate((deaf, lost))])
+    assert (ended.code, ended.process, ended.saved) == (75, 1, False)
+    assert time.monotonic() - started < 3 * processes.ALONE_SECONDS + 2
 
 
 def test_one_that_does_not_listen_is_killed(tmp_path):
