@@ -26,7 +26,7 @@ class Requirements:
     """What the jobs of an experiment are to run on.
 
     Attributes:
-        topology: the slice of TPUs; None: whatever there is.
+        topology: the slice of TPUs, or several; None: whatever there is.
         processes: so many on this machine; None: one, which has the terminal for itself.
         devices_per_process: CPU devices of each; None: JAX decides.
         restarts: times that a job is started again after it was preempted or lost a host.
@@ -120,6 +120,7 @@ def find(name: str) -> type[Executor]:
 
 def add_slice_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of executors that run on a slice which may be taken away."""
+    parser.add_argument("--slices", type=int, default=1, help="so many, with a copy of the parameters on each")
     parser.add_argument("--restarts", type=int, default=10, help="after preemption, so often (default: 10)")
     parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags of the TPU's compiler")
     kind = parser.add_mutually_exclusive_group()
@@ -131,11 +132,11 @@ def slice_requirements(options: argparse.Namespace) -> Requirements:
     """What --topology and the flags of add_slice_flags ask for.
 
     Raises:
-        UserError: a topology that there is not.
+        UserError: a topology that there is not, or a number that cannot be.
     """
     if options.restarts < 0:
         raise UserError(f"--restarts={options.restarts} must not be negative", EXIT_USAGE)
-    slice_ = topology(options.topology) if options.topology is not None else None
+    slice_ = topology(options.topology, options.slices) if options.topology is not None else None
     return Requirements(topology=slice_, restarts=options.restarts, libtpu_bundle=options.libtpu_bundle)
 
 

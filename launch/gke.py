@@ -51,7 +51,13 @@ class Gke:
         if options.reserved:
             pool = "--reserved is of a cluster's node pool"
             raise UserError(f"{pool}: leave it out with --executor=gke", EXIT_USAGE)
-        return cls(slice_requirements(options), options.image, options.namespace, options.spot)
+        needs = slice_requirements(options)
+        if needs.topology and needs.topology.hosts == needs.topology.slices > 1:
+            raise UserError(
+                f"--slices={options.slices}: GKE connects slices of several hosts only, {options.topology} has one",
+                EXIT_USAGE,
+            )
+        return cls(needs, options.image, options.namespace, options.spot)
 
     # ---------------------------------------------------------------- the commands
 
@@ -78,7 +84,7 @@ class Gke:
         return self._kubectl("wait for its end: this is asked again and again", *what, fields)
 
     def _follow(self, job: Job, since: str) -> Command:
-        pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)},{jobset.INDEX}=0"
+        pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)},{jobset.FIRST}"
         return self._kubectl("follow host 0", "logs", pods, f"--container={jobset.CONTAINER}", "--follow", since)
 
     def _last_lines(self, job: Job) -> Command:
@@ -209,7 +215,7 @@ class Gke:
 
     def logs(self, run_dir: str, name: str) -> int:
         gcloud.require("kubectl")
-        pods = f"--selector={jobset.INDEX}=0,codellama-jax={jobset.jobset_name(name)}"
+        pods = f"--selector={jobset.FIRST},codellama-jax={jobset.jobset_name(name)}"
         ended = execute(self._kubectl("", "logs", pods, f"--container={jobset.CONTAINER}", "--tail=-1"))
         if ended.code or not ended.out:
             raise UserError(f"no logs of {name}: {ended.reason if ended.code else 'it does not run'}")

@@ -14,7 +14,8 @@ CONTAINER = "train"
 SOURCE, ARCHIVE = "/source", "/archive"
 SECONDS_AFTER_SAVE = 15  # from the end of Checkpoints.grace_seconds to the end of the pod
 INDEX = "batch.kubernetes.io/job-completion-index"
-JOBSET = "jobset.sigs.k8s.io/jobset-name"
+JOBSET, SLICE = "jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/job-index"
+FIRST = f"{SLICE}=0,{INDEX}=0"  # host 0 of the first slice, which talks
 
 
 def jobset_name(run: str, stage: str = "") -> str:
@@ -50,7 +51,9 @@ def manifest(job: Job, requirements: Requirements, source: Archive, image: str, 
     at_source, at_archive = ({"name": name, "mountPath": f"/{name}"} for name in ("source", "archive"))
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "hostNetwork": True,  # the fastest that there is between slices
+        # The fastest that there is between slices. How they find each other is told to every pod by GKE, which sets
+        # MEGASCALE_* for a JobSet of several; JAX and libtpu read it there.
+        "hostNetwork": True,
         "dnsPolicy": "ClusterFirstWithHostNet",
         "terminationGracePeriodSeconds": int(job.config.checkpoints.grace_seconds) + SECONDS_AFTER_SAVE,
         "nodeSelector": node,

@@ -52,6 +52,8 @@ class TpuVm:
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "TpuVm":
+        if options.slices > 1:
+            raise UserError(f"--slices={options.slices}: several slices are for --executor=gke alone", EXIT_USAGE)
         more = [f"--{kind}" for kind in ("spot", "reserved") if getattr(options, kind)]
         more += [f"--network={options.network}"] if options.network else []
         place = options.project, options.zone

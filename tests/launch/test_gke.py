@@ -40,8 +40,8 @@ def run(*jobs, **more) -> int:
     return executor(**more).run(Experiment("seven", "gs://b/runs", jobs or (job(),)))
 
 
-def manifest(name, spot=False):
-    slice_ = topology(name)
+def manifest(name, spot=False, slices=1):
+    slice_ = topology(name, slices)
     needs = Requirements(topology=slice_, restarts=3, libtpu_bundle=next(iter(BUNDLES[slice_.chip.name]), NONE))
     return yaml.safe_load(jobset.manifest(job(), needs, archive.source(), IMAGE, spot=spot))
 
@@ -76,6 +76,7 @@ def test_the_manifest_is_of_the_published_schema(schema, name):
     jsonschema = pytest.importorskip("jsonschema")
     for spot in (False, True):
         jsonschema.Draft202012Validator(schema).validate(manifest(name, spot))
+    jsonschema.Draft202012Validator(schema).validate(manifest(name, slices=2))
     broken = manifest(name)
     broken["spec"]["failurePolicy"]["maxRestart"] = 1
     with pytest.raises(jsonschema.ValidationError):
@@ -102,6 +103,24 @@ def test_what_the_manifest_asks_for(monkeypatch):
     assert pod["terminationGracePeriodSeconds"] > job().config.checkpoints.grace_seconds
     [rule] = of_slice["podFailurePolicy"]["rules"]
     assert 75 not in rule["onExitCodes"]["values"] and 0 not in rule["onExitCodes"]["values"]
+
+
+def test_several_slices_are_several_jobs_of_one_jobset(cloud, monkeypatch):
+    """GKE tells the pods of a JobSet how their slices meet: nothing else differs from one slice."""
+    monkeypatch.setattr(fit, "check", lambda jobs, slice_: [])
+    one, three = manifest("v5p:4x4x4"), manifest("v5p:4x4x4", slices=3)
+    assert three["spec"]["replicatedJobs"][0].pop("replicas") == 3 * one["spec"]["replicatedJobs"][0].pop("replicas")
+    assert one == three
+    assert (
+        one["metadata"]["annotations"]["alpha.jobset.sigs.k8s.io/exclusive-topology"] == "cloud.google.com/gke-nodepool"
+    )
+    slices = dataclasses.replace(executor(), requirements=Requirements(topology=topology("v5p:4x4x4", 3)))
+    shown = "\n".join(slices.show(Experiment("seven", "gs://b/runs", (job(),))))
+    assert "job-index=0,batch.kubernetes.io/job-completion-index=0" in shown, "one host of all is followed"
+    cloud.script(get=[{"out": "Failed,0"}])
+    assert slices.run(Experiment("seven", "gs://b/runs", (job(),))) == 1
+    [last] = [argv for what, argv in cloud.commands() if what == "logs" and "--prefix" in argv]
+    assert "--max-log-requests=48" in last
 
 
 def test_what_is_shown_is_what_runs(cloud):
