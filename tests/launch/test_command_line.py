@@ -202,7 +202,7 @@ def test_status_of_runs_here(cloud):
 def test_stop_and_logs_of_what_is_not_there(cloud):
     assert "which run?" in launch(cloud, "stop", code=2)
     assert "does not run" in launch(cloud, "stop", "mine", code=1)
-    assert "only jobs with --processes" in launch(cloud, "logs", "mine", code=1)
+    assert "on a terminal is not kept" in launch(cloud, "logs", "mine", code=1)
     assert "there is no codellama-jax-mine" in launch(cloud, "stop", "mine", "--executor=tpu_vm", *PLACE, code=1)
 
 
