@@ -15,6 +15,8 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
+from codellama_jax.errors import EXIT_INTERRUPTED, UserError
+
 SCHEME = "gs://"
 UPLOAD_SECONDS = 60.0  # a growing file is written anew in a bucket as often
 
@@ -45,9 +47,21 @@ def absolute(path: Path) -> Path:
     return path if in_bucket(path) else path.absolute()
 
 
-def store_failed(error: BaseException) -> bool:
-    """Whether TensorFlow says by this that a bucket did not do what it was asked for: it has errors of its own."""
-    return type(error).__module__.startswith("tensorflow.")
+@contextlib.contextmanager
+def failures_told(place: PurePath) -> Iterator[None]:
+    """What TensorFlow raises where a bucket does not do what it was asked for, as a UserError for `place` that asks to
+    be started again: it has errors of its own, and has tried for half a minute."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("tensorflow."):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{place}: the bucket does not answer as it should ({reason}); what was saved is untouched, the same"
+            " command goes on from there",
+            EXIT_INTERRUPTED,
+        ) from error
 
 
 def bucket_and_name(path: PurePath) -> tuple[str, str]:

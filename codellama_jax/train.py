@@ -28,7 +28,7 @@ from codellama_jax.training.goodput import goodput
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped by a signal after saving)."""
+    """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped, to be started again)."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
     parser.add_argument("--run_dir", type=storage.folder, default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
@@ -43,22 +43,12 @@ def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
     configuration.load(flags.gin_files, flags.bindings)
     config = configuration.resolve()
     hosts.join()
-    hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
     run_dir = options.run_dir / (options.name or config.stage.size)
-    if storage.in_bucket(run_dir):
-        _open_bucket(run_dir)
-    try:
-        with contextlib.ExitStack() as held:
-            return run_stage(config, run_dir, held)
-    except Exception as error:
-        if not storage.store_failed(error):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{run_dir}: the bucket does not answer as it should ({reason}); what was saved is untouched, the same"
-            " command goes on from there",
-            EXIT_INTERRUPTED,
-        ) from error
+    with hosts.losses_told(), storage.failures_told(run_dir), contextlib.ExitStack() as held:
+        hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
+        if storage.in_bucket(run_dir):
+            _open_bucket(run_dir)
+        return run_stage(config, run_dir, held)
 
 
 def _open_bucket(run_dir: Path) -> None:
@@ -73,8 +63,6 @@ def _open_bucket(run_dir: Path) -> None:
 
 def explain(error: BaseException) -> str | None:
     """One line for the user; None for errors of JAX that are not about memory: they are ours to mend."""
-    if hosts.lost(error):
-        return hosts.LOST
     if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
         return None
     if isinstance(error, MemoryError | RuntimeError):

@@ -59,7 +59,7 @@ def test_one_of_two_processes_is_lost_and_then_one_is_signalled(tmp_path):
     with run.start() as started:
         assert started.until_step(10), started.said()
         loss = faults.lose(started, 0, signal.SIGKILL)
-    assert (loss.code, loss.last_line) == (1, f"error: {hosts.LOST}")
+    assert (loss.code, loss.last_line) == (75, f"error: {hosts.LOST}")
     assert loss.seconds < 2 * hosts.HEARTBEAT_SECONDS
     with run.start() as started:
         assert started.until_step(run.last_step("code") + 2), started.said()

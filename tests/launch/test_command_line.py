@@ -87,6 +87,9 @@ def test_no_gcloud(cloud):
         ({}, [*PLACE, "--gin.TOKENIZER=/data/t.model"], "is a path of this machine", 2),
         ({}, [*PLACE, "--libtpu_bundle=fast"], "v5p has none, overlap", 2),
         ({}, [*PLACE, "--restarts=-1"], "must not be negative", 2),
+        ({}, [*PLACE, "--slices=2"], "for --executor=gke alone", 2),
+        ({}, ["--executor=gke", "--slices=0"], "--slices=0 must be at least 1", 2),
+        ({}, ["--executor=gke", "--topology=v5p:2x2x1", "--slices=2"], "v5p:2x2x1 has one", 2),
         ({}, ["--executor=gke", "--reserved"], "leave it out with --executor=gke", 2),
         ({}, ["--executor=gke"], "--image=IMAGE is needed", 2),
     ],
@@ -191,7 +194,7 @@ def test_status_of_runs_here(cloud):
 def test_stop_and_logs_of_what_is_not_there(cloud):
     assert "which run?" in launch(cloud, "stop", code=2)
     assert "does not run" in launch(cloud, "stop", "mine", code=1)
-    assert "only jobs with --processes" in launch(cloud, "logs", "mine", code=1)
+    assert "on a terminal is not kept" in launch(cloud, "logs", "mine", code=1)
     assert "there is no codellama-jax-mine" in launch(cloud, "stop", "mine", "--executor=tpu_vm", *PLACE, code=1)
 
 
