@@ -150,13 +150,18 @@ def _same_file(one: int, other: int) -> bool:
 
 
 def _copy(pipe: IO[bytes], number: int, kept: _Log) -> None:
-    """Writes what comes out of a pipe to this process's output of that number, and to the log."""
+    """Writes what comes out of a pipe to this process's output of that number, and whole lines of it to the log."""
+    held = b""
     with open(number, "wb", closefd=False) as out:
         while data := os.read(pipe.fileno(), 1 << 16):
             with contextlib.suppress(OSError):  # who read it has gone: the log has it
                 out.write(data)
                 out.flush()
-            kept.write(data)
+            whole, end, held = (held + data).rpartition(b"\n")
+            if end:
+                kept.write(whole + end)
+    if held:
+        kept.write(held)
 
 
 def run(commands: Sequence[tuple[Sequence[str], Mapping[str, str], Path]]) -> Ended:
