@@ -54,14 +54,12 @@ class Run:
         processes: 1 is started by the launcher; more are started one by one, as hosts of a pod are, and meet over
             loopback.
         devices: of each process.
-        started_in: the folder that they are started in, where run_dir is in no folder of this machine.
     """
 
     run_dir: Path
     flags: Sequence[str]
     processes: int = 1
     devices: int = 1
-    started_in: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -69,8 +67,7 @@ class Run:
 
     def start(self) -> "Started":
         """Starts its processes, and returns at once."""
-        started_in = self.started_in or self.run_dir.parent
-        started_in.mkdir(parents=True, exist_ok=True)
+        self.run_dir.parent.mkdir(parents=True, exist_ok=True)
         program = [str(ROOT / "xm_launch.py")] if self.processes == 1 else ["-m", "codellama_jax.train"]
         command = [sys.executable, *program, f"--run_dir={self.run_dir}", *self.flags]
         children, outputs = [], []
@@ -80,7 +77,7 @@ class Run:
                 subprocess.Popen(
                     command,
                     env=environment,
-                    cwd=started_in,
+                    cwd=self.run_dir.parent,
                     stdin=subprocess.DEVNULL,
                     stdout=outputs[-1],
                     stderr=subprocess.STDOUT,

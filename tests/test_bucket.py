@@ -11,19 +11,16 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from object_store import object_store
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
-from runs import TOY, Run, lines
 from test_checkpoints import METADATA, STREAM, abstract_on, equal, state_on
 
 from codellama_jax import bucket, checksums, sharding, storage
 from codellama_jax.errors import UserError
-from codellama_jax.run_folder import final_step, saved_steps
+from codellama_jax.run_folder import saved_steps
 from codellama_jax.training import checkpoints
 from codellama_jax.training.config import Checkpoints, Mesh
 from codellama_jax.training.metrics import JsonLines
@@ -215,28 +212,3 @@ def test_a_bucket_that_cannot_be_used_is_told_in_a_line(store, monkeypatch):
     monkeypatch.setattr(bucket, "PATIENCE_SECONDS", 1.0)
     with pytest.raises(UserError, match="the bucket bucket cannot be reached"):
         bucket.check(storage.folder("gs://bucket/runs"))
-
-
-def test_two_processes_in_a_bucket_killed_in_a_save_go_on(store, tmp_path):
-    flags = ["--gin_file=gin/code.gin", "--gin_file=gin/models/local.gin", *TOY, "--gin.Checkpoints.every=4"]
-    flags += ["--gin.CODE_BATCH_TOKENS=512", "--gin.CODE_STEPS=12", "--gin.Evaluation.every=100"]
-    flags += ["--gin.Evaluation.context_windows=0"]
-    alone = Run(tmp_path / "alone" / "runs", flags)
-    alone.finish()
-
-    run = Run(storage.folder("gs://bucket/runs"), flags, processes=2, devices=2, started_in=tmp_path)
-    store.refuse(("POST|PUT", "/checkpoints/8/.*params", 503))  # so this save does not end
-    with run.start() as started:
-        assert started.until(lambda: store.matched()[0]), started.said()
-        started.kill(0)
-        started.kill(1)
-    store.refuse()
-    assert store.names("runs/local/code/checkpoints/8/") and saved_steps(run.folder / "code") == [4]
-    said = run.finish()
-    assert "going on from step 4" in said and "report in gs://bucket/runs/local/report.html" in said
-    assert final_step(run.folder / "code") == 12
-    assert not store.names("runs/local/code/.lock")
-    ours, theirs = (lines(of.folder / "code" / "metrics.jsonl") for of in (run, alone))
-    assert [line["step"] for line in ours] == list(range(1, 13))
-    np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=1e-5)
-    assert store.names("runs/local/code/tensorboard/events") and "<svg" in store.text("runs/local/report.html")
