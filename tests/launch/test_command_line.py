@@ -122,7 +122,7 @@ def test_what_a_bucket_has_is_not_run_again(cloud):
     listing = "gs://b/runs/seven/code/done.json\ngs://b/runs/seven/code/checkpoints/\n"
     nothing = {"code": 1, "err": "One or more URLs matched no objects."}
     script = {
-        "storage ls": [nothing, {"out": listing}, {"out": "gs://b/runs/seven/code/checkpoints/9/\n"}, nothing],
+        "storage ls": [nothing, {"out": listing}, {"out": "gs://b/runs/seven/code/checkpoints/9/checksums.json\n"}, nothing],
         "storage cat": [{"out": '{"step": 9}'}],
     }
     cloud.script(**script)
