@@ -1,0 +1,193 @@
+"""Runs pipelines: inputs go to work, what it gives is grouped by number, and goes on to the next work, and so on.
+
+The embedded runner is Beam's own FnApiRunner, in this process or with worker processes. (What Beam calls DirectRunner
+tries Prism first, a program that it downloads.) Any other runner that the flags of Beam name is Beam's affair.
+"""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE, UserError
+from tasks.build import storage, tables
+from tasks.build.tally import Tally, added
+
+Result = Tally | tuple[int, bytes]
+Work = Callable[[Any], Iterator[Result]]
+Receive = Callable[[int, Any], Iterator[Result]]  # number, table of all rows that were given to it
+
+EMBEDDED = ("DirectRunner", "FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
+# Below this, to start worker processes takes longer than the work.
+SMALL = 8 << 20
+# Beam's runner holds what is exchanged as it comes, grouped, and on its way: about so many times.
+HELD = 3
+_TELLS = "line for the user:"
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Engine:
+    """Attributes:
+    embedded: whether it all runs on this machine.
+    """
+
+    def __init__(self, workers: int, arguments: Sequence[str], memory: int):
+        """Takes the number of worker processes of the embedded runner, Beam's flags, and Build.memory.
+
+        Raises:
+            UserError: Beam does not know a flag.
+        """
+        parsed, unknown = _parsed(arguments)
+        if unknown:
+            raise UserError(f"Beam knows no flag {unknown[0]}: its flags stand after --, see docs/dataset.md", EXIT_USAGE)
+        name = parsed.view_as(StandardOptions).runner
+        self.embedded = name is None or name.rpartition(".")[2] in EMBEDDED
+        if workers > 1 and not self.embedded:
+            raise UserError(f"--workers is for this machine alone: {name} has flags of its own, after --", EXIT_USAGE)
+        self._workers, self._arguments, self._memory = workers, list(arguments), memory
+        # worker processes import this package
+        path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if str(_ROOT) not in path:
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *path]))
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+
+    def slices(self, partitions: int, size: int) -> Iterator[range]:
+        """Ranges of partitions that one pass each takes, so that what is exchanged, `size` bytes in all, fits."""
+        passes = min(partitions, self.passes(size))
+        for number in range(passes):
+            yield range(partitions * number // passes, partitions * (number + 1) // passes)
+
+    def passes(self, size: int) -> int:
+        """How many passes it takes to exchange so many bytes."""
+        return max(1, -(-size * HELD // self._memory)) if self.embedded else 1
+
+    def run(self, name: str, folder: str, inputs: Iterable[Any], work: Work, *receivers: Receive, size: int) -> Tally:
+        """Runs a pipeline to its end.
+
+        Args:
+            name: of the pipeline, without spaces.
+            folder: where its tally is written.
+            inputs: what work is called with, one after the other.
+            work: gives tallies, and (number, block of a table) for the first receiver.
+            receivers: each is called with a number and all rows that came for it, in no order; the last gives tallies.
+            size: of what is read, in bytes, about.
+
+        Returns:
+            The sum of the tallies.
+
+        Raises:
+            UserError: something the user can mend went wrong in the pipeline.
+        """
+        path = storage.join(folder, f"{name}.json")
+        pipeline = beam.Pipeline(*self._runner(size))
+        inputs = list(inputs)
+        results = (
+            pipeline
+            | "Inputs" >> beam.Create(inputs, reshuffle=False)
+            | "Spread" >> beam.Reshuffle()
+            | f"{name}-0" >> beam.ParDo(_Do(work)).with_outputs("tallies", main="blocks")
+        )
+        counted = [results.tallies]
+        for number, receive in enumerate(receivers, 1):
+            results = (
+                results.blocks
+                | f"Group{number}" >> beam.GroupByKey()
+                | f"{name}-{number}" >> beam.ParDo(_Do(_Receiver(receive))).with_outputs("tallies", main="blocks")
+            )
+            counted.append(results.tallies)
+        _ = (
+            tuple(counted)
+            | "AllTallies" >> beam.Flatten()
+            | "Add" >> beam.CombineGlobally(added)
+            | "Write" >> beam.ParDo(_Do(_Writer(path)))
+        )
+        self._finish(pipeline)
+        data = storage.read(path)
+        if data is None:
+            raise UserError(f"{path} is gone: nothing else may write below the folder while it is built")
+        return Tally.of_json(json.loads(data))
+
+    def _runner(self, size: int) -> tuple[Any, PipelineOptions]:
+        if not self.embedded:
+            return None, PipelineOptions(self._arguments)
+        rest = [argument for argument in self._arguments if not argument.startswith("--runner")]
+        workers = self._workers if size > SMALL else 1
+        mode = "multi_processing" if workers > 1 else "in_memory"
+        flags = [f"--direct_num_workers={workers}", f"--direct_running_mode={mode}", "--sdk_worker_parallelism=1"]
+        return FnApiRunner(), PipelineOptions(rest + flags)
+
+    def _finish(self, pipeline: beam.Pipeline) -> None:
+        try:
+            pipeline.run().wait_until_finish()
+        except Exception as error:
+            if told := re.search(rf"{_TELLS} (\{{.*?\}}) end of line", str(error)):
+                line = json.loads(told[1])
+                raise UserError(line["line"], line["code"]) from error
+            raise
+
+
+class _Do(beam.DoFn):
+    """Calls a function that yields results; what it tells the user gets through whatever a runner wraps it in."""
+
+    def __init__(self, function: Work):
+        self._function = function
+
+    def process(self, element: Any) -> Iterator[Any]:
+        try:
+            for result in self._function(element):
+                yield beam.pvalue.TaggedOutput("tallies", result) if isinstance(result, Tally) else result
+        except UserError as error:
+            raise _told(str(error), error.exit_code) from error
+        except OSError as error:
+            raise _told(_line(error), EXIT_FAILED) from error
+
+
+class _Receiver:
+    def __init__(self, receive: Receive):
+        self._receive = receive
+
+    def __call__(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Result]:
+        number, blocks = element
+        return self._receive(number, tables.joined(blocks))
+
+
+class _Writer:
+    def __init__(self, path: str):
+        self._path = path
+
+    def __call__(self, tally: Any) -> Iterator[Result]:
+        storage.write(self._path, json.dumps(tally.as_json()).encode())
+        yield from ()
+
+
+def _told(line: str, code: int) -> RuntimeError:
+    return RuntimeError(f"{_TELLS} {json.dumps({'line': line, 'code': code})} end of line")
+
+
+def _line(error: OSError) -> str:
+    """What went wrong with a file, and the cure."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left for {error.filename}: free some, then the same command goes on where it stopped"
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}: mend it, then the same command goes on where it stopped"
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
+    """Beam's options, and the arguments that none of them takes."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    kinds = list(PipelineOptions.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if "_add_argparse_args" in vars(kind):
+            kind._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(arguments))
+    return PipelineOptions([argument for argument in arguments if argument not in unknown]), unknown

@@ -1,0 +1,189 @@
+"""A build: what goes in, its parameters, and the ledger of its steps, by which a killed build goes on.
+
+    OUT/.steps/build.json             the parameters and their digest
+    OUT/.steps/03-signatures/...      what a step writes
+    OUT/.steps/03-signatures/done.json    there when the step is finished: its counts
+
+A step without done.json is begun anew. What a step writes is a function of the parameters, so nothing tells afterwards
+that a build was killed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from codellama_jax.errors import UserError
+from tasks.build import storage
+from tasks.build.config import Build
+from tasks.build.engine import Engine
+from tasks.build.manifest import NAME as MANIFEST
+from tasks.build.tally import Tally
+from tasks.config import Corpus, Filters
+from tasks.local_corpus import stream_source
+from tasks.sources import Source
+
+STEPS = ".steps"
+FORMAT = 1  # of what steps write: a build of another one is not gone on with
+# A unit of the input is read by one worker: so many of them at least, where there are as many pieces, and of no more
+# pieces than this.
+UNITS, PIECES = 64, 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What documents are read from; travels to workers, which open it themselves.
+
+    Attributes:
+        stream: whose kind the documents are: code, python, nl_code or nl.
+        fingerprint: of the source as it was when the build began.
+    """
+
+    stream: str
+    corpus: Corpus
+    filters: Filters
+    fingerprint: str = ""
+
+    def open(self) -> Source:
+        """All documents, of both splits.
+
+        Raises:
+            UserError: it cannot be read, or is no longer what it was.
+        """
+        whole = dataclasses.replace(
+            self.corpus, validation_share=0.0, document_characters=None, group_by_repository=False
+        )
+        source = stream_source(self.stream, "train", whole, self.filters)
+        if self.fingerprint and source.fingerprint() != self.fingerprint:
+            raise UserError(f"{self.place} has changed since the build began: build into a new --out")
+        return source
+
+    @property
+    def place(self) -> str:
+        """How a person names the source."""
+        places = getattr(self.corpus, self.stream)
+        return "the embedded corpus" if places is None else places if isinstance(places, str) else ", ".join(places)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Consecutive pieces of the source; what one is read from, and where its documents are in every step."""
+
+    number: int
+    begin: int
+    end: int
+
+    @property
+    def file(self) -> str:
+        """Name of its file in a step's folder."""
+        return f"unit-{self.number:06d}.parquet"
+
+
+def units(pieces: int) -> list[Unit]:
+    """The units of a source of so many pieces."""
+    count = min(pieces, max(UNITS, -(-pieces // PIECES)))
+    return [Unit(n, pieces * n // count, pieces * (n + 1) // count) for n in range(count)]
+
+
+def unit_of(id: int) -> int:
+    """The unit of a document's id."""
+    return id >> 32
+
+
+@dataclasses.dataclass
+class Job:
+    """Attributes:
+    out: the build's folder.
+    inputs: what it is made of.
+    settings: how.
+    parameters: all that shapes the result, as JSON has it.
+    engine: runs the pipelines.
+    units: of the source.
+    say: takes a line for the user.
+    """
+
+    out: str
+    inputs: Inputs
+    settings: Build
+    parameters: dict[str, Any]
+    engine: Engine
+    units: list[Unit]
+    say: Callable[[str], None]
+    tallies: dict[str, Tally] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Of the parameters."""
+        return hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()
+
+    def folder(self, step: str) -> str:
+        """Where a step writes."""
+        return storage.join(self.out, STEPS, step)
+
+    def claim(self) -> None:
+        """Makes the folder this build's.
+
+        Raises:
+            UserError: it holds something else.
+        """
+        path = self.folder("build.json")
+        if (data := storage.read(path)) is not None:
+            there = json.loads(data)
+            if there["digest"] != self.digest:
+                changed = ", ".join(_differences(there["parameters"], self.parameters))
+                raise UserError(f"{self.out} holds another build ({changed}): name another --out, or remove it")
+            return
+        if found := [name for name in storage.names(self.out) if not name.startswith(".")]:
+            raise UserError(f"{self.out} holds other files ({found[0]}): name another --out")
+        record = {"digest": self.digest, "parameters": self.parameters}
+        storage.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
+
+    def step(self, number: int, of: int, name: str, what: str, run: Callable[["Job", str], Tally]) -> Tally:
+        """Runs a step, unless it is finished; says so in a line."""
+        label = f"{number:02d}-{name}"
+        folder = self.folder(label)
+        path = storage.join(folder, "done.json")
+        line = f"[{number}/{of}] {what}"
+        if (data := storage.read(path)) is not None:
+            record = json.loads(data)
+            self.say(f"{line}: finished before")
+        else:
+            storage.remove(folder)
+            begin = time.monotonic()
+            tally = run(self, folder)
+            record = {"digest": self.digest, "seconds": time.monotonic() - begin, "tally": tally.as_json()}
+            storage.write(path, json.dumps(record, indent=1).encode())
+            self.say(f"{line}: {record['seconds']:.1f} s{_told(tally)}")
+        self.tallies[name] = tally = Tally.of_json(record["tally"])
+        self.seconds[name] = record["seconds"]
+        return tally
+
+    def files(self, number_and_name: str, unit: Unit) -> list[str]:
+        """The files of a unit in a step's folder, one for each pass."""
+        return [storage.join(folder, unit.file) for folder in self.passes(number_and_name)]
+
+    def passes(self, number_and_name: str) -> list[str]:
+        """The folders of a step's passes."""
+        folder = self.folder(number_and_name)
+        return [storage.join(folder, name) for name in storage.names(folder) if name.startswith("pass-")]
+
+
+def finished(out: str) -> bool:
+    """Whether a folder holds a build that is whole."""
+    return storage.read(storage.join(out, MANIFEST)) is not None
+
+
+def _told(tally: Tally) -> str:
+    return "".join(f", {text}" for _, text in tally.rows.get("said", []))
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """Where two parameters differ: "Build.seed: 0 there, 1 here"."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+    elif there != here:
+        yield f"{name}: {there} there, {here} here"

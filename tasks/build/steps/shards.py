@@ -1,0 +1,73 @@
+"""Step 9: the shards, each the documents of an equal share of the range of the global order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.build import records, storage, tables
+from tasks.build.config import Build
+from tasks.build.engine import Result
+from tasks.build.job import Job, Unit
+from tasks.build.steps import arrange
+from tasks.build.tally import Tally, added
+
+NAME = "09-shards"
+KINDS = ("text", "path", "language", "repository", "licence", "tokens")  # the features of a record
+
+
+def run(job: Job, folder: str) -> Tally:
+    """Writes them into the build's folder."""
+    counts = job.tallies["arrange"].counts
+    numbers = {split: -(-counts[f"bytes/{split}"] // job.settings.shard_bytes) for split in ("train", "validation")}
+    size, total = counts["bytes/train"] + counts["bytes/validation"], sum(numbers.values())
+    tallies = []
+    for number, only in enumerate(job.engine.slices(total, size)):
+        work = _Places(job.folder(arrange.NAME), numbers, only)
+        write = _Write(job.out, numbers, job.settings)
+        tallies.append(job.engine.run(f"shards-{number}", folder, job.units, work, write, size=size))
+    return added(tallies)
+
+
+class _Places:
+    """Work: the documents of a unit, by the number of their shard; those of validation come after those of train."""
+
+    def __init__(self, documents: str, numbers: dict[str, int], only: range):
+        self._documents, self._numbers, self._only = documents, numbers, only
+
+    def __call__(self, unit: Unit) -> Iterator[Result]:
+        for table in tables.read(storage.join(self._documents, unit.file), wanted=self._wanted):
+            shards = self._shards(tables.integers(table["validation"]), tables.integers(table["order"]))
+            yield from tables.partitioned(table.drop_columns(["validation"]), shards, self._only)
+
+    def _wanted(self, group: pq.RowGroupMetaData) -> bool:
+        validation, order = (group.column(index).statistics for index in range(2))
+        ends = self._shards(np.array([validation.min, validation.max]), np.array([order.min, order.max], np.uint64))
+        return ends[0] < self._only.stop and ends[1] >= self._only.start
+
+    def _shards(self, validation: np.ndarray, order: np.ndarray) -> np.ndarray:
+        train = self._numbers["train"]
+        of_validation = train + tables.share(order, max(1, self._numbers["validation"]))
+        return np.where(validation, of_validation, tables.share(order, max(1, train)))
+
+
+class _Write:
+    """Receives the documents of a shard, and writes it."""
+
+    def __init__(self, out: str, numbers: dict[str, int], settings: Build):
+        self._out, self._numbers, self._settings = out, numbers, settings
+
+    def __call__(self, shard: int, table: pa.Table) -> Iterator[Result]:
+        train = self._numbers["train"]
+        split, index = ("train", shard) if shard < train else ("validation", shard - train)
+        name = f"{split}-{index:05d}-of-{self._numbers[split]:05d}.tfrecord"
+        table = table.sort_by([(column, "ascending") for column in ("order", "key", "path")])
+        examples = (records.example(row) for row in table.select(KINDS).to_pylist())
+        with storage.writing(storage.join(self._out, name)) as file:
+            size, digest = records.write(file, examples)
+        tally = Tally()
+        tokens = int(tables.integers(table["tokens"]).sum())
+        entry = {"name": name, "split": split, "documents": table.num_rows, "tokens": tokens}
+        tally.row("shards", shard, entry | {"bytes": size, "sha256": digest})
+        yield tally
