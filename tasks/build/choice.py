@@ -5,6 +5,7 @@ the order of its characters; its place in the source. The last decides only wher
 """
 
 from collections.abc import Iterator
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -43,9 +44,9 @@ def candidates(documents: pa.Table, unit: int, group: pa.Array) -> pa.Table:
     return pa.table(columns).cast(schema)
 
 
-def ids(numbers: pa.ChunkedArray, unit: int) -> pa.Array:
-    """The ids of documents of a unit."""
-    return pa.array(tables.integers(numbers).astype(np.uint64) | np.uint64(unit << 32))
+def ids(numbers: pa.ChunkedArray, unit: int) -> np.ndarray:
+    """The ids of documents of a unit: uint64 [documents]."""
+    return tables.integers(numbers).astype(np.uint64) | np.uint64(unit << 32)
 
 
 def chosen(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
@@ -70,6 +71,10 @@ def verdicts(table: pa.Table, name: str) -> Iterator[Result]:
         count_left_out(tally, losers, name)
         id = tables.integers(losers["id"])
         kept = table.take(pa.array(first[lost]))
+        pairs = zip(id.tolist(), tables.integers(kept["id"]).tolist(), losers["path"].to_pylist(), strict=True)
+        for (left_out, in_favour, path), other in zip(pairs, kept["path"].to_pylist(), strict=True):
+            hashed = blake2b(f"{left_out} {in_favour}".encode(), digest_size=8).hexdigest()
+            tally.sample(f"pairs/{name}", hashed, [left_out, in_favour, path, other])
         numbers = pa.array((id & np.uint64(0xFFFFFFFF)).astype(np.uint32))
         rows = pa.table([numbers, kept["id"], kept["path"]], VERDICTS)
         yield from tables.partitioned(rows, (id >> np.uint64(32)).astype(np.int64))

@@ -5,11 +5,13 @@ tries Prism first, a program that it downloads.) Any other runner that the flags
 """
 
 import argparse
+import contextlib
 import errno
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,9 @@ class Engine:
     embedded: whether it all runs on this machine.
     """
 
-    def __init__(self, workers: int, arguments: Sequence[str], memory: int):
-        """Takes the number of worker processes of the embedded runner, Beam's flags, and Build.memory.
+    def __init__(self, workers: int, arguments: Sequence[str], memory: int, log: str | None = None):
+        """Takes the number of worker processes of the embedded runner, Beam's flags, Build.memory, and a local file
+        that gets what workers write to standard error.
 
         Raises:
             UserError: Beam does not know a flag.
@@ -53,7 +56,7 @@ class Engine:
         self.embedded = name is None or name.rpartition(".")[2] in EMBEDDED
         if workers > 1 and not self.embedded:
             raise UserError(f"--workers is for this machine alone: {name} has flags of its own, after --", EXIT_USAGE)
-        self._workers, self._arguments, self._memory = workers, list(arguments), memory
+        self._workers, self._arguments, self._memory, self._log = workers, list(arguments), memory, log
         # worker processes import this package
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(_ROOT) not in path:
@@ -127,12 +130,31 @@ class Engine:
 
     def _finish(self, pipeline: beam.Pipeline) -> None:
         try:
-            pipeline.run().wait_until_finish()
+            with _logged(self._log):
+                pipeline.run().wait_until_finish()
         except Exception as error:
             if told := re.search(rf"{_TELLS} (\{{.*?\}}) end of line", str(error)):
                 line = json.loads(told[1])
                 raise UserError(line["line"], line["code"]) from error
+            if "Channel closed prematurely" in str(error):
+                cure = "if it was for memory, take fewer --workers or a smaller Build.memory"
+                raise UserError(f"a worker process died: the same command goes on where it stopped; {cure}") from error
             raise
+
+
+@contextlib.contextmanager
+def _logged(path: str | None) -> Iterator[None]:
+    """What Beam's threads and worker processes write to standard error goes to a file: they tell of every channel."""
+    with open(path or os.devnull, "a", encoding="utf-8", errors="backslashreplace") as log:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 class _Do(beam.DoFn):

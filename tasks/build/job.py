@@ -1,8 +1,8 @@
 """A build: what goes in, its parameters, and the ledger of its steps, by which a killed build goes on.
 
     OUT/.steps/build.json             the parameters and their digest
-    OUT/.steps/03-signatures/...      what a step writes
-    OUT/.steps/03-signatures/done.json    there when the step is finished: its counts
+    OUT/.steps/signatures/...      what a step writes
+    OUT/.steps/signatures/done.json    there when the step is finished: its counts
 
 A step without done.json is begun anew. What a step writes is a function of the parameters, so nothing tells afterwards
 that a build was killed.
@@ -143,8 +143,7 @@ class Job:
 
     def step(self, number: int, of: int, name: str, what: str, run: Callable[["Job", str], Tally]) -> Tally:
         """Runs a step, unless it is finished; says so in a line."""
-        label = f"{number:02d}-{name}"
-        folder = self.folder(label)
+        folder = self.folder(name)
         path = storage.join(folder, "done.json")
         line = f"[{number}/{of}] {what}"
         if (data := storage.read(path)) is not None:

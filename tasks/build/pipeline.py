@@ -13,9 +13,11 @@ from tasks.build import manifest, storage
 from tasks.build.config import Build
 from tasks.build.engine import Engine
 from tasks.build.job import FORMAT, Inputs, Job, units
-from tasks.build.steps import arrange, exact, read, shards
+from tasks.build.steps import arrange, buckets, components, edges, exact, near, read, shards, signatures
+from tasks.build.tally import Tally
 from tasks.config import Corpus, Filters
 
+Step = Callable[[Job, str], Tally]
 # What does not shape a build's result.
 _NO_MATTER = ("memory",)
 
@@ -63,11 +65,26 @@ def build(
     }
     job = Job(out, inputs, build, parameters, engine, units(len(source)), say)
     job.claim()
-    job.step(1, 4, "read", "reading", lambda job, folder: read.run(job, folder, tokenizer.model))
-    job.step(2, 4, "exact", "exact duplicates", exact.run)
+    steps: list[tuple[str, str, Step]] = [
+        ("read", "read and filtered", lambda job, folder: read.run(job, folder, tokenizer.model)),
+        ("exact", "exact duplicates", exact.run),
+    ]
     removals = {"exact_duplicate": exact.NAME}
-    job.step(8, 4, "arrange", "arranging", lambda job, folder: arrange.run(job, folder, removals))
-    job.step(9, 4, "shards", "writing shards", shards.run)
+    if build.near:
+        steps += [
+            ("signatures", "near-duplicates: signatures", signatures.run),
+            ("buckets", "near-duplicates: buckets", buckets.run),
+            ("edges", "near-duplicates: comparison", edges.run),
+            ("components", "near-duplicates: connected components", components.run),
+            ("near", "near-duplicates: choice", near.run),
+        ]
+        removals[near.REASON] = near.NAME
+    steps += [
+        ("arrange", "split and shuffled", lambda job, folder: arrange.run(job, folder, removals)),
+        ("shards", "shards", shards.run),
+    ]
+    for number, (name, what, run) in enumerate(steps, 1):
+        job.step(number, len(steps), name, what, run)
     entries = [entry for _, entry in job.tallies["shards"].rows.get("shards", [])]
     parts = {
         "stream": stream,

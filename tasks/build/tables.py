@@ -6,6 +6,7 @@ it, and however often, its bytes are the same.
 
 import functools
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -61,9 +62,9 @@ def joined(blocks: Iterable[bytes]) -> pa.Table:
 def partitioned(table: pa.Table, partitions: np.ndarray, only: range | None = None) -> Partitioned:
     """A block for each partition that has rows: partitions[i] is that of row i. `only` takes some partitions."""
     order = np.argsort(partitions, kind="stable")
-    numbers, starts = np.unique(partitions[order], return_index=True)
-    ends = np.append(starts[1:], len(order))
-    for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist(), strict=True):
+    starts = starts_of(partitions[order])
+    numbers = partitions[order[starts]].tolist()
+    for number, (start, end) in zip(numbers, spans(starts, len(order)), strict=True):
         if only is None or number in only:
             yield number, block(table.take(pa.array(order[start:end])))
 
@@ -102,10 +103,15 @@ def starts_of(*columns: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.append(True, changed))
 
 
+def spans(starts: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of the groups that begin there, of so many rows; none of no rows."""
+    begins = starts.tolist()
+    yield from itertools.pairwise([*begins, count] if begins else [])
+
+
 def cut(table: pa.Table, sizes: str) -> Iterator[pa.Table]:
     """Consecutive rows of about GROUP_BYTES, by the column that tells how many bytes each has."""
     ends = np.cumsum(integers(table[sizes]), dtype=np.int64)
     numbers = (ends - 1) // GROUP_BYTES if len(ends) else ends
-    starts = starts_of(numbers).tolist()
-    for start, end in zip(starts, [*starts[1:], table.num_rows], strict=True):
+    for start, end in spans(starts_of(numbers), table.num_rows):
         yield table.slice(start, end - start)

@@ -1,4 +1,4 @@
-"""Step 8: what is left, given its side of the split and its place in the global order.
+"""What is left, given its side of the split and its place in the global order.
 
 The place is a hash of seed and content, so that the order is random and the same wherever a document stands; with
 group_by_repository, a hash of seed and repository. The side is a hash of the repository, or of the path where none is
@@ -20,7 +20,7 @@ from tasks.build.steps import read
 from tasks.build.tally import Tally, added, bucket
 from tasks.splits import share_of
 
-NAME = "08-arrange"
+NAME = "arrange"
 SCHEMA = pa.schema(
     [
         pa.field("validation", pa.bool_(), False),
@@ -132,8 +132,8 @@ class Arrange:
         """In order, cut where a pass of the next step may begin: a pass reads what it needs."""
         table = pa.concat_tables(tables_).sort_by([(name, "ascending") for name in ("validation", "order", "key")])
         parts = tables.share(tables.integers(table["order"]), self._runs)
-        starts = tables.starts_of(tables.integers(table["validation"]), parts).tolist()
-        for start, end in zip(starts, [*starts[1:], len(table)], strict=True):
+        starts = tables.starts_of(tables.integers(table["validation"]), parts)
+        for start, end in tables.spans(starts, len(table)):
             yield from tables.cut(table.slice(start, end - start), "bytes")
 
 

@@ -1,4 +1,4 @@
-"""Step 2: exact duplicates, by the key of their normalised content.
+"""Exact duplicates, by the key of their normalised content.
 
 Of those with one key tasks/build/choice.py says which is kept. Out: for each unit its documents that are left out, and
 the ids of those kept in their stead.
@@ -14,7 +14,7 @@ from tasks.build.job import Job, Unit
 from tasks.build.steps import read
 from tasks.build.tally import Tally, added
 
-NAME = "02-exact"
+NAME = "exact"
 ROW = 150  # bytes of what a document exchanges, about
 PARTITION = 8 << 20  # bytes of what one call groups
 

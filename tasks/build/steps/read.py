@@ -1,4 +1,4 @@
-"""Step 1: the source's documents, filtered, with secrets replaced, tokens counted, and the key of their content.
+"""The source's documents, filtered, with secrets replaced, tokens counted, and the key of their content.
 
 Out: a file of documents for each unit, in the order of the source. A document's id is its unit's number and its own
 number in the unit; it means something within one build only.
@@ -17,7 +17,7 @@ from tasks.build.choice import UNKNOWN
 from tasks.build.tally import Tally, bucket
 from tasks.sources import Document, Source
 
-NAME = "01-read"
+NAME = "read"
 SCHEMA = pa.schema(
     [
         pa.field("number", pa.uint32(), False),

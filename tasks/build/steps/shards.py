@@ -1,4 +1,4 @@
-"""Step 9: the shards, each the documents of an equal share of the range of the global order."""
+"""The shards, each the documents of an equal share of the range of the global order."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from tasks.build.job import Job, Unit
 from tasks.build.steps import arrange
 from tasks.build.tally import Tally, added
 
-NAME = "09-shards"
+NAME = "shards"
 KINDS = ("text", "path", "language", "repository", "licence", "tokens")  # the features of a record
 
 
