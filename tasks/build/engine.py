@@ -187,7 +187,8 @@ class _Writer:
         self._path = path
 
     def __call__(self, tally: Any) -> Iterator[Result]:
-        storage.write(self._path, json.dumps(tally.as_json()).encode())
+        with storage.writing(self._path) as file:
+            file.write(json.dumps(tally.as_json()).encode())
         yield from ()
 
 

@@ -31,8 +31,11 @@ def join(*parts: str) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[BinaryIO]:
-    """A file to write to, which is there under its name when the block ends without an error; folders are made."""
+def writing(path: str, lasting: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to, which is there under its name when the block ends without an error; folders are made.
+
+    `lasting`: it is on the disk by then, for what a power cut must not take.
+    """
     if is_remote(path):
         with _stores().create(path, compression_type=_plain()) as file:
             yield file
@@ -42,8 +45,9 @@ def writing(path: str) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         # what writes through C++ names no file
@@ -60,7 +64,7 @@ def opened(path: str) -> BinaryIO:
 
 def write(path: str, data: bytes) -> None:
     """Writes a whole file."""
-    with writing(path) as file:
+    with writing(path, lasting=True) as file:
         file.write(data)
 
 

@@ -1,6 +1,9 @@
 """The shards, each the documents of an equal share of the range of the global order."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +13,10 @@ from tasks.build import records, storage, tables
 from tasks.build.config import Build
 from tasks.build.engine import Result
 from tasks.build.job import Job, Unit
+from tasks.build.repositories import ordered
 from tasks.build.steps import arrange
 from tasks.build.tally import Tally, added
+from tasks.sources import Document, grouped
 
 NAME = "shards"
 KINDS = ("text", "path", "language", "repository", "licence", "tokens")  # the features of a record
@@ -62,12 +67,43 @@ class _Write:
         train = self._numbers["train"]
         split, index = ("train", shard) if shard < train else ("validation", shard - train)
         name = f"{split}-{index:05d}-of-{self._numbers[split]:05d}.tfrecord"
-        table = table.sort_by([(column, "ascending") for column in ("order", "key", "path")])
-        examples = (records.example(row) for row in table.select(KINDS).to_pylist())
-        with storage.writing(storage.join(self._out, name)) as file:
-            size, digest = records.write(file, examples)
+        table = table.sort_by([(column, "ascending") for column in ("order", "repository", "key", "path")])
+        written: Counter[str] = Counter()
+
+        def examples() -> Iterator[bytes]:
+            for row in self._rows(table):
+                written["documents"] += 1
+                written["tokens"] += row["tokens"]
+                yield records.example(row)
+
+        with storage.writing(storage.join(self._out, name), lasting=True) as file:
+            size, digest = records.write(file, examples())
+        entry = {"name": name, "split": split, "documents": written["documents"], "tokens": written["tokens"]}
         tally = Tally()
-        tokens = int(tables.integers(table["tokens"]).sum())
-        entry = {"name": name, "split": split, "documents": table.num_rows, "tokens": tokens}
         tally.row("shards", shard, entry | {"bytes": size, "sha256": digest})
         yield tally
+
+    def _rows(self, table: pa.Table) -> Iterator[dict[str, Any]]:
+        rows = (row for batch in table.select(KINDS).to_batches(max_chunksize=256) for row in batch.to_pylist())
+        if not self._settings.group_by_repository:
+            yield from rows
+            return
+        for repository, group in itertools.groupby(rows, lambda row: row["repository"]):
+            yield from _grouped(list(group), self._settings.repository_bytes) if repository else group
+
+
+def _grouped(rows: list[dict[str, Any]], limit: int) -> Iterator[dict[str, Any]]:
+    """The files of a repository as documents of at most about `limit` bytes, each file after those that it imports.
+
+    The tokens are those of the files, without the lines between them.
+    """
+    by_path = {row["path"]: row for row in rows}
+    same = [row for row in rows if by_path[row["path"]] is not row]  # of a path that is there twice
+    files = [by_path[path] for path in ordered({path: row["text"] for path, row in by_path.items()})] + same
+    ends = itertools.accumulate(len(row["text"].encode()) for row in files)
+    parts = itertools.groupby(zip(files, ends, strict=True), lambda entry: (entry[1] - 1) // limit)
+    for _, entries in parts:
+        part = [row for row, _ in entries]
+        documents = [Document(**{name: row[name] for name in KINDS[:-1]}) for row in part]
+        (document,) = grouped(documents)
+        yield {name: getattr(document, name) for name in KINDS[:-1]} | {"tokens": sum(row["tokens"] for row in part)}
