@@ -47,20 +47,39 @@ def words(data: bytes, kinds: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def grams(hashes: np.ndarray, width: int) -> np.ndarray:
     """Hashes of all stretches of `width` words, by the words' hashes: uint64 [words - width + 1], [0] if fewer."""
-    count = len(hashes) - width + 1
-    if count < 1:
+    return mixed(sums(hashes, width))
+
+
+def sums(hashes: np.ndarray, width: int) -> np.ndarray:
+    """`grams` before they are mixed: those of wider stretches are these and `addend`s. uint64 [words - width + 1]."""
+    if len(hashes) < width:
         return np.empty(0, np.uint64)
-    (bases,) = _powers(_WORD_BASE, width, 0)
-    total = hashes[width - 1 :] * bases[width - 1]
-    for offset in range(width - 1):
-        total += hashes[offset : offset + count] * bases[offset]
-    return mixed(total)
+    bases = _powers(_WORD_BASE, width + 1, 0)[0]
+    doubled, found, done = (
+        hashes,
+        None,
+        0,
+    )  # of 1, 2, 4 words and so on, and what the bits of `width` so far make of them
+    for bit in range(width.bit_length()):
+        size = 1 << bit
+        if width & size:
+            found = doubled if found is None else found[: len(doubled) - done] + doubled[done:] * bases[done]
+            done += size
+        if 2 * size <= width:
+            doubled = doubled[:-size] + doubled[size:] * bases[size]
+    assert found is not None
+    return found
+
+
+def addend(hashes: np.ndarray, place: int) -> np.ndarray:
+    """What these words add to the sums of stretches that they end, `place` words behind the first: uint64 [words]."""
+    return hashes * _powers(_WORD_BASE, place + 1, 0)[0][place]
 
 
 def whole(hashes: np.ndarray) -> np.ndarray:
     """The hash of all of the words, none included: uint64 [1]. That of `grams` where they are one stretch."""
-    (bases,) = _powers(_WORD_BASE, len(hashes) + 1, 0)
-    return mixed(np.array([(hashes * bases[:-1]).sum()], np.uint64))
+    bases = _powers(_WORD_BASE, len(hashes), 0)[0]
+    return mixed(np.array([(hashes * bases).sum()], np.uint64))
 
 
 def _sections(data: bytes) -> Iterator[tuple[int, int]]:
@@ -94,12 +113,12 @@ def _section(data: bytes, kinds: bytes, place: int) -> tuple[np.ndarray, np.ndar
     return begins + place, ends + place, hashes
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _powers(base: int, count: int, inverse: int) -> tuple[np.ndarray, ...]:
     """The powers of a base from the 0th on, uint64 [count]; with `inverse` those of its inverse modulo 2^64 as well."""
     tables = []
     for factor in (base, pow(base, -1, 1 << 64))[: 1 + inverse]:
         table = np.full(count, factor, np.uint64)
-        table[0] = 1
+        table[:1] = 1
         tables.append(np.cumprod(table))
     return tuple(tables)
