@@ -6,12 +6,12 @@ import io
 import logging
 import os
 import sys
-from typing import Any
 
 from codellama_jax import configuration, program
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.build.config import Build
+from tasks.build.decontamination import Evidence
 from tasks.config import Corpus, Filters
 
 DESCRIPTION = """\
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--source", metavar="PLACE", action="append", help="a folder, files of records; repeatable")
     parser.add_argument("--task", choices=STREAMS, help="kind of the documents (code); alone: its corpus from gin")
-    parser.add_argument("--out", metavar="FOLDER", help="where the shards and the manifest go: new, or to be gone on with")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where the shards and the manifest go: new, or to be gone on with"
+    )
     parser.add_argument("--tokenizer", metavar="MODEL", help="a SentencePiece model, for the counts of tokens")
     parser.add_argument("--against", metavar="JSONL", action="append", help="problems to remove; repeatable")
     parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (all cores)")
@@ -63,7 +65,7 @@ def _build(flags: configuration.Flags, options: argparse.Namespace, arguments: l
         raise UserError(f"--workers={options.workers} must be at least 1", EXIT_USAGE)
     task = options.task or "code"
     configuration.load(["gin/data.gin", *flags.gin_files], flags.bindings)
-    config = configuration.resolve(Corpus, Filters, Build)
+    config = configuration.resolve(Corpus, Filters, Build, Evidence)
     corpus = config.corpus
     if options.source:
         corpus = dataclasses.replace(corpus, **{task: tuple(options.source)})
@@ -76,20 +78,16 @@ def _build(flags: configuration.Flags, options: argparse.Namespace, arguments: l
     except ImportError:
         cure = "pip install -r requirements-build.txt, or pip install 'codellama_jax[build]'"
         raise UserError(f"apache-beam is not installed: {cure}") from None
-    from tasks.build.pipeline import build
+    from tasks.build.pipeline import Settings, build
 
-    workers = options.workers or (1 if arguments and _runner(arguments) else os.cpu_count() or 1)
-    settings: dict[str, Any] = {"corpus": corpus, "filters": config.filters, "build": config.build}
     build(
-        task,
-        out=os.path.expanduser(options.out).rstrip("/"),
-        tokenizer=tokenizer,
-        against=options.against or [],
-        workers=workers,
+        Settings(task, corpus, config.filters, config.build, config.evidence, tuple(options.against or ())),
+        os.path.expanduser(options.out).rstrip("/"),
+        tokenizer,
+        workers=options.workers or (1 if _runner(arguments) else os.cpu_count() or 1),
         arguments=arguments,
         keep_steps=options.keep_steps,
         say=print,
-        **settings,
     )
     return EXIT_DONE
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.build import tables
+from tasks.build import storage, tables
 from tasks.build.engine import Result
+from tasks.build.job import Unit
 from tasks.build.tally import Tally, bucket
 
 _ORDER = ("unlicensed", "depth", "path", "id")
@@ -28,6 +29,24 @@ VERDICTS = pa.schema(
         pa.field("kept_path", pa.string(), False),
     ]
 )
+
+
+Removals = dict[str, tuple[str, ...]]  # why documents are left out -> the folders of verdicts that say so
+
+
+def removed(removals: Removals, unit: Unit) -> dict[int, tuple[str, str]]:
+    """Number -> (why, in whose favour) of the unit's documents that are left out."""
+    found: dict[int, tuple[str, str]] = {}
+    for reason, folders in removals.items():
+        table = tables.whole([storage.join(folder, unit.file) for folder in folders], VERDICTS)
+        for number, path in zip(table["number"].to_pylist(), table["kept_path"].to_pylist(), strict=True):
+            found.setdefault(number, (reason, path))
+    return found
+
+
+def spread(text: str) -> str:
+    """A hash to draw samples by."""
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def candidates(documents: pa.Table, unit: int, group: pa.Array) -> pa.Table:
@@ -73,8 +92,7 @@ def verdicts(table: pa.Table, name: str) -> Iterator[Result]:
         kept = table.take(pa.array(first[lost]))
         pairs = zip(id.tolist(), tables.integers(kept["id"]).tolist(), losers["path"].to_pylist(), strict=True)
         for (left_out, in_favour, path), other in zip(pairs, kept["path"].to_pylist(), strict=True):
-            hashed = blake2b(f"{left_out} {in_favour}".encode(), digest_size=8).hexdigest()
-            tally.sample(f"pairs/{name}", hashed, [left_out, in_favour, path, other])
+            tally.sample(f"pairs/{name}", spread(f"{left_out} {in_favour}"), [left_out, in_favour, path, other])
         numbers = pa.array((id & np.uint64(0xFFFFFFFF)).astype(np.uint32))
         rows = pa.table([numbers, kept["id"], kept["path"]], VERDICTS)
         yield from tables.partitioned(rows, (id >> np.uint64(32)).astype(np.int64))
@@ -83,9 +101,9 @@ def verdicts(table: pa.Table, name: str) -> Iterator[Result]:
 
 def count_left_out(tally: Tally, documents: pa.Table, name: str) -> None:
     """Adds documents that a step leaves out: "documents/left_out/NAME/LANGUAGE" and so on."""
-    for language, tokens, size in zip(*(documents[c].to_pylist() for c in ("language", "tokens", "bytes")), strict=True):
+    for language, tokens, size in zip(
+        *(documents[c].to_pylist() for c in ("language", "tokens", "bytes")), strict=True
+    ):
         for what, count in (("documents", 1), ("tokens", tokens), ("bytes", size)):
             tally.count(f"{what}/{name}", count)
             tally.count(f"{what}/{name}/{language or UNKNOWN}", count)
-
-

@@ -51,7 +51,9 @@ class Engine:
         """
         parsed, unknown = _parsed(arguments)
         if unknown:
-            raise UserError(f"Beam knows no flag {unknown[0]}: its flags stand after --, see docs/dataset.md", EXIT_USAGE)
+            raise UserError(
+                f"Beam knows no flag {unknown[0]}: its flags stand after --, see docs/dataset.md", EXIT_USAGE
+            )
         name = parsed.view_as(StandardOptions).runner
         self.embedded = name is None or name.rpartition(".")[2] in EMBEDDED
         if workers > 1 and not self.embedded:

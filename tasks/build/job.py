@@ -18,6 +18,7 @@ from typing import Any
 from codellama_jax.errors import UserError
 from tasks.build import storage
 from tasks.build.config import Build
+from tasks.build.decontamination import Evidence
 from tasks.build.engine import Engine
 from tasks.build.manifest import NAME as MANIFEST
 from tasks.build.tally import Tally
@@ -87,17 +88,12 @@ def units(pieces: int) -> list[Unit]:
     return [Unit(n, pieces * n // count, pieces * (n + 1) // count) for n in range(count)]
 
 
-def unit_of(id: int) -> int:
-    """The unit of a document's id."""
-    return id >> 32
-
-
 @dataclasses.dataclass
 class Job:
     """Attributes:
     out: the build's folder.
     inputs: what it is made of.
-    settings: how.
+    settings, evidence: how.
     parameters: all that shapes the result, as JSON has it.
     engine: runs the pipelines.
     units: of the source.
@@ -107,6 +103,7 @@ class Job:
     out: str
     inputs: Inputs
     settings: Build
+    evidence: Evidence
     parameters: dict[str, Any]
     engine: Engine
     units: list[Unit]
@@ -160,13 +157,9 @@ class Job:
         self.seconds[name] = record["seconds"]
         return tally
 
-    def files(self, number_and_name: str, unit: Unit) -> list[str]:
-        """The files of a unit in a step's folder, one for each pass."""
-        return [storage.join(folder, unit.file) for folder in self.passes(number_and_name)]
-
-    def passes(self, number_and_name: str) -> list[str]:
+    def passes(self, step: str) -> list[str]:
         """The folders of a step's passes."""
-        folder = self.folder(number_and_name)
+        folder = self.folder(step)
         return [storage.join(folder, name) for name in storage.names(folder) if name.startswith("pass-")]
 
 

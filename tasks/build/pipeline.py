@@ -1,36 +1,56 @@
 """The whole build: its steps in order, then the manifest and the report."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from codellama_jax import program
 from codellama_jax.tokenizer import Tokenizer
-from tasks.build import manifest, storage
+from tasks.build import manifest, report, storage
+from tasks.build.choice import Removals
 from tasks.build.config import Build
+from tasks.build.decontamination import Evidence
 from tasks.build.engine import Engine
 from tasks.build.job import FORMAT, Inputs, Job, units
-from tasks.build.steps import arrange, buckets, components, edges, exact, near, read, shards, signatures
+from tasks.build.problems import Problem, problems
+from tasks.build.steps import arrange, buckets, components, contaminated, edges, exact, near, read, shards, signatures
+from tasks.build.summary import Summary
 from tasks.build.tally import Tally
 from tasks.config import Corpus, Filters
 
 Step = Callable[[Job, str], Tally]
 # What does not shape a build's result.
 _NO_MATTER = ("memory",)
+# Steps that give the documents to leave out, in the order in which they do; by the name of why.
+_REMOVING = {exact.REASON: exact.NAME, near.REASON: near.NAME, contaminated.REASON: contaminated.NAME}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a build is made by.
+
+    Attributes:
+        stream: whose kind the documents are: code, python, nl_code or nl.
+        corpus, filters, build, evidence: what is read, what is left out, and how it is built.
+        against: files of problems that the documents must not contain.
+    """
+
+    stream: str
+    corpus: Corpus
+    filters: Filters
+    build: Build
+    evidence: Evidence
+    against: Sequence[str]
 
 
 def build(
-    stream: str,
-    *,
+    settings: Settings,
     out: str,
-    corpus: Corpus,
-    filters: Filters,
-    build: Build,
     tokenizer: Tokenizer,
-    against: Sequence[str],
+    *,
     workers: int,
     arguments: Sequence[str],
     keep_steps: bool,
@@ -39,11 +59,9 @@ def build(
     """Builds into a folder, or goes on with what a killed build left there.
 
     Args:
-        stream: whose kind the documents are.
+        settings: of the build.
         out: the folder, local or in a store.
-        corpus, filters, build: what is read, left out, and how it is built.
         tokenizer: that counts tokens.
-        against: files of problems that the documents must not contain.
         workers: processes on this machine.
         arguments: flags of Beam.
         keep_steps: whether what the steps wrote stays.
@@ -52,50 +70,85 @@ def build(
     Raises:
         UserError: the source, the folder, a flag or a file cannot be used.
     """
-    engine = Engine(workers, arguments, build.memory)
-    inputs = Inputs(stream, corpus, filters)
+    engine = Engine(workers, arguments, settings.build.memory)
+    against = problems(settings.against)
+    inputs = Inputs(settings.stream, settings.corpus, settings.filters)
     source = inputs.open()
     inputs = dataclasses.replace(inputs, fingerprint=source.fingerprint())
-    parameters: dict[str, Any] = {
-        "format": FORMAT,
-        "source": inputs.fingerprint,
-        "stream": stream,
-        "tokenizer": tokenizer.fingerprint,
-        "Build": {name: value for name, value in dataclasses.asdict(build).items() if name not in _NO_MATTER},
-    }
-    job = Job(out, inputs, build, parameters, engine, units(len(source)), say)
+    parameters = _parameters(settings, inputs, tokenizer, against)
+    job = Job(out, inputs, settings.build, settings.evidence, parameters, engine, units(len(source)), say)
     job.claim()
-    steps: list[tuple[str, str, Step]] = [
-        ("read", "read and filtered", lambda job, folder: read.run(job, folder, tokenizer.model)),
-        ("exact", "exact duplicates", exact.run),
-    ]
-    removals = {"exact_duplicate": exact.NAME}
-    if build.near:
-        steps += [
-            ("signatures", "near-duplicates: signatures", signatures.run),
-            ("buckets", "near-duplicates: buckets", buckets.run),
-            ("edges", "near-duplicates: comparison", edges.run),
-            ("components", "near-duplicates: connected components", components.run),
-            ("near", "near-duplicates: choice", near.run),
-        ]
-        removals[near.REASON] = near.NAME
-    steps += [
-        ("arrange", "split and shuffled", lambda job, folder: arrange.run(job, folder, removals)),
-        ("shards", "shards", shards.run),
-    ]
+    if storage.exists(storage.join(out, manifest.NAME)):
+        say(f"{out} holds this build, finished")
+        return
+    steps = _steps(job, tokenizer, against)
     for number, (name, what, run) in enumerate(steps, 1):
         job.step(number, len(steps), name, what, run)
-    entries = [entry for _, entry in job.tallies["shards"].rows.get("shards", [])]
+    summary = Summary.of(job.tallies)
     parts = {
-        "stream": stream,
+        "stream": settings.stream,
         "digest": job.digest,
         "parameters": parameters,
         "versions": _versions(),
-        "shards": entries,
-        "steps": {name: {"counts": dict(tally.counts)} for name, tally in job.tallies.items()},
+        "shards": summary.shards,
+        "steps": summary.steps(),
     }
-    storage.write(storage.join(out, manifest.NAME), manifest.written(parts))
-    say(json.dumps(entries[:2]))
+    page = report.page(job, summary, parameters)
+    storage.write(storage.join(out, report.NAME), page.encode("utf-8", "replace"))
+    storage.write(storage.join(out, manifest.NAME), manifest.written(parts))  # last: it says that all is there
+    if not keep_steps:
+        for name, _, _ in steps:
+            storage.remove(job.folder(name))
+    for line in summary.lines(out):
+        say(line)
+
+
+def _steps(job: Job, tokenizer: Tokenizer, against: Sequence[Problem]) -> list[tuple[str, str, Step]]:
+    """(name, what is said of it, how it runs) of the steps, in order."""
+    steps: list[tuple[str, str, Step]] = [
+        (read.NAME, "read and filtered", lambda job, folder: read.run(job, folder, tokenizer.model)),
+        (exact.NAME, "exact duplicates", exact.run),
+    ]
+    if job.settings.near:
+        steps += [
+            (signatures.NAME, "near-duplicates: signatures", signatures.run),
+            (buckets.NAME, "near-duplicates: buckets", buckets.run),
+            (edges.NAME, "near-duplicates: comparison", edges.run),
+            (components.NAME, "near-duplicates: connected components", components.run),
+            (near.NAME, "near-duplicates: choice", near.run),
+        ]
+    if against:
+        look: Step = lambda job, folder: contaminated.run(job, folder, _removals(job), against)  # noqa: E731
+        steps.append((contaminated.NAME, f"{len(against):,} evaluation problems", look))
+    steps += [
+        (arrange.NAME, "split and shuffled", lambda job, folder: arrange.run(job, folder, _removals(job))),
+        (shards.NAME, "shards", shards.run),
+    ]
+    return steps
+
+
+def _removals(job: Job) -> Removals:
+    """Of the steps that are finished."""
+    return {reason: tuple(job.passes(step)) for reason, step in _REMOVING.items() if step in job.tallies}
+
+
+def _parameters(settings: Settings, inputs: Inputs, tokenizer: Tokenizer, against: Sequence[Problem]) -> dict[str, Any]:
+    """All that shapes the result."""
+    digest = hashlib.sha256()
+    for problem in against:
+        digest.update(repr((problem.name, sorted(problem.texts.items()))).encode("utf-8", "replace"))
+    shaping = {name: value for name, value in dataclasses.asdict(settings.build).items() if name not in _NO_MATTER}
+    return {
+        "format": FORMAT,
+        "source": inputs.fingerprint,
+        "stream": settings.stream,
+        "tokenizer": tokenizer.fingerprint,
+        "problems": digest.hexdigest() if against else None,
+        "on_damage": settings.corpus.on_damage,
+        "Build": shaping,
+        "Filters": dataclasses.asdict(settings.filters),
+        "Evidence": dataclasses.asdict(settings.evidence),
+    }
 
 
 def _versions() -> dict[str, str]:

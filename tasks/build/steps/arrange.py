@@ -32,12 +32,12 @@ LEFT_OUT = "left-out"  # folder of the lists
 RUN = 32 << 20  # bytes of text that are sorted at once
 
 
-def run(job: Job, folder: str, removals: dict[str, str]) -> Tally:
-    """Arranges all units. `removals`: name of the filter -> the step that tells whom it leaves out."""
+def run(job: Job, folder: str, removals: choice.Removals) -> Tally:
+    """Arranges all units, without what the steps before leave out."""
     size = job.tallies["read"].counts["bytes/read"]
     work = Arrange(
         job.folder(read.NAME),
-        {name: tuple(job.passes(step)) for name, step in removals.items()},
+        removals,
         folder,
         storage.join(job.out, LEFT_OUT),
         job.settings,
@@ -66,26 +66,17 @@ class Arrange:
     """Work: a unit in, its files and counts out."""
 
     def __init__(
-        self, documents: str, removals: dict[str, tuple[str, ...]], folder: str, left_out: str, settings: Build, runs: int
+        self, documents: str, removals: choice.Removals, folder: str, left_out: str, settings: Build, runs: int
     ):
         self._documents, self._removals, self._folder, self._left_out = documents, removals, folder, left_out
         self.settings, self._runs = settings, runs
 
     def __call__(self, unit: Unit) -> Iterator[Result]:
         tally = Tally()
-        removed = self._removed(unit)
+        removed = choice.removed(self._removals, unit)
         tables.write(storage.join(self._folder, unit.file), SCHEMA, self._groups(unit, removed, tally))
         tables.write(storage.join(self._left_out, unit.file), read.LEFT_OUT, self._lists(unit, removed))
         yield tally
-
-    def _removed(self, unit: Unit) -> dict[int, tuple[str, str]]:
-        """Number -> (reason, in whose favour) of the unit's documents that a step leaves out."""
-        removed: dict[int, tuple[str, str]] = {}
-        for reason, folders in self._removals.items():
-            table = tables.whole([storage.join(folder, unit.file) for folder in folders], choice.VERDICTS)
-            for number, path in zip(table["number"].to_pylist(), table["kept_path"].to_pylist(), strict=True):
-                removed.setdefault(number, (reason, path))
-        return removed
 
     def _lists(self, unit: Unit, removed: dict[int, tuple[str, str]]) -> Iterator[pa.Table]:
         yield from tables.read(storage.join(self._documents, f"left-out-{unit.file}"))
@@ -140,5 +131,3 @@ class Arrange:
 def _hash(what: bytes, seed: int) -> int:
     digest = hashlib.blake2b(what, digest_size=8, key=seed.to_bytes(16, "big"), person=b"order").digest()
     return int.from_bytes(digest, "big")
-
-

@@ -117,7 +117,9 @@ class _SmallStar:
     def __call__(self, partition: int, table: pa.Table) -> Iterator[Result]:
         node, other, least = neighbours(table)
         moved = other != least
-        pairs = np.unique(np.stack([np.concatenate([node, other[moved]]), np.concatenate([least, least[moved]])]), axis=1)
+        pairs = np.unique(
+            np.stack([np.concatenate([node, other[moved]]), np.concatenate([least, least[moved]])]), axis=1
+        )
         path = storage.join(self._folder, f"part-{self._number:03d}-{partition:06d}.parquet")
         tables.write(path, edges.EDGES, [pa.table([pairs[0], pairs[1]], edges.EDGES)])
         tally = Tally()

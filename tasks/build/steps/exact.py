@@ -15,6 +15,7 @@ from tasks.build.steps import read
 from tasks.build.tally import Tally, added
 
 NAME = "exact"
+REASON = "exact_duplicate"
 ROW = 150  # bytes of what a document exchanges, about
 PARTITION = 8 << 20  # bytes of what one call groups
 
@@ -40,11 +41,13 @@ class _Keys:
     def __call__(self, unit: Unit) -> Iterator[Result]:
         for group in tables.read(storage.join(self._documents, unit.file), [*choice.COLUMNS, "key"]):
             table = choice.candidates(group, unit.number, group["key"].combine_chunks())
-            yield from tables.partitioned(table, tables.share(tables.prefixes(group["key"]), self._partitions), self._only)
+            yield from tables.partitioned(
+                table, tables.share(tables.prefixes(group["key"]), self._partitions), self._only
+            )
 
 
 def _choose(_: int, table: pa.Table) -> Iterator[Result]:
-    return choice.verdicts(table, "exact_duplicate")
+    return choice.verdicts(table, REASON)
 
 
 class Verdicts:

@@ -25,20 +25,19 @@ def schema(settings: Build) -> pa.Schema:
 def run(job: Job, folder: str) -> Tally:
     """Signs the documents that are no exact duplicates."""
     size = job.tallies["read"].counts["bytes/read"]
-    work = _Sign(job.folder(read.NAME), tuple(job.passes(exact.NAME)), folder, job.settings)
+    work = _Sign(job.folder(read.NAME), {exact.REASON: tuple(job.passes(exact.NAME))}, folder, job.settings)
     return job.engine.run("signatures", folder, job.units, work, size=size)
 
 
 class _Sign:
     """Work: a unit in, its file out."""
 
-    def __init__(self, documents: str, removed: tuple[str, ...], folder: str, settings: Build):
-        self._documents, self._removed, self._folder, self._settings = documents, removed, folder, settings
+    def __init__(self, documents: str, removals: choice.Removals, folder: str, settings: Build):
+        self._documents, self._removals, self._folder, self._settings = documents, removals, folder, settings
 
     def __call__(self, unit: Unit) -> Iterator[Result]:
         tally = Tally()
-        table = tables.whole([storage.join(folder, unit.file) for folder in self._removed], choice.VERDICTS)
-        removed = set(table["number"].to_pylist())
+        removed = choice.removed(self._removals, unit)
         minhash = MinHash(self._settings.permutations, self._settings.seed)
 
         def groups() -> Iterator[pa.Table]:
