@@ -29,6 +29,7 @@ from codellama_jax.model.config import Llama
 from codellama_jax.training.config import AdamW, BadSteps, Checkpoints, Evaluation, Mesh, Monitoring, Stage
 from tasks.build.config import Build
 from tasks.build.decontamination import Evidence
+from tasks.build.quality import Quality
 from tasks.config import Chat, Corpus, Filters, Fim, Mixture, Packing, Stream, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,11 +59,12 @@ class Config:
     bad_steps: BadSteps = UNRESOLVED
     monitoring: Monitoring = UNRESOLVED
     build: Build = UNRESOLVED
+    quality: Quality = UNRESOLVED
     evidence: Evidence = UNRESOLVED
 
 
 PARTS: dict[str, type] = typing.get_type_hints(Config)  # attribute of Config -> class
-_OF_TOOLS = (Build, Evidence)  # no part of a run: resolved where a tool asks for them
+_OF_TOOLS = (Build, Quality, Evidence)  # no part of a run: resolved where a tool asks for them
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 # What differences() passes over: how often to save and to look, not what is computed.
 _NO_MATTER = (

@@ -1,4 +1,4 @@
-"""What `python -m tasks.build` has built, as a source: its own split, and shards that are verified before they are used."""
+"""What `python -m tasks.build` has built, as a source: its own split, and shards verified before they are used."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: the frame and the style that all reports share. No scripts, nothing loaded from anywhere."""
+"""A self-contained HTML page: the frame and the style that all reports share. No scripts, nothing from elsewhere."""
 
 import datetime
 import os

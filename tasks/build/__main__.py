@@ -6,12 +6,14 @@ import io
 import logging
 import os
 import sys
+from typing import Any
 
 from codellama_jax import configuration, program
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.build.config import Build
 from tasks.build.decontamination import Evidence
+from tasks.build.quality import Quality
 from tasks.config import Corpus, Filters
 
 DESCRIPTION = """\
@@ -65,10 +67,11 @@ def _build(flags: configuration.Flags, options: argparse.Namespace, arguments: l
         raise UserError(f"--workers={options.workers} must be at least 1", EXIT_USAGE)
     task = options.task or "code"
     configuration.load(["gin/data.gin", *flags.gin_files], flags.bindings)
-    config = configuration.resolve(Corpus, Filters, Build, Evidence)
+    config = configuration.resolve(Corpus, Filters, Quality, Build, Evidence)
     corpus = config.corpus
     if options.source:
-        corpus = dataclasses.replace(corpus, **{task: tuple(options.source)})
+        places: dict[str, Any] = {task: tuple(options.source)}
+        corpus = dataclasses.replace(corpus, **places)
     elif not options.task and getattr(corpus, task) is None:
         raise UserError("nothing to read: give --source=PLACE, or --task=code for its embedded corpus", EXIT_USAGE)
     tokenizer = Tokenizer.from_file(options.tokenizer, infilling=False)
@@ -80,8 +83,9 @@ def _build(flags: configuration.Flags, options: argparse.Namespace, arguments: l
         raise UserError(f"apache-beam is not installed: {cure}") from None
     from tasks.build.pipeline import Settings, build
 
+    against = tuple(options.against or ())
     build(
-        Settings(task, corpus, config.filters, config.build, config.evidence, tuple(options.against or ())),
+        Settings(task, corpus, config.filters, config.quality, config.build, config.evidence, against),
         os.path.expanduser(options.out).rstrip("/"),
         tokenizer,
         workers=options.workers or (1 if _runner(arguments) else os.cpu_count() or 1),

@@ -1,12 +1,16 @@
 """What a build can be told beside its sources. gin binds it."""
 
 import dataclasses
+from collections.abc import Sequence
+
+from tasks.build.redaction import PLACEHOLDERS
 
 
 @dataclasses.dataclass(frozen=True)
 class Build:
     """Attributes:
     seed: of the shuffle, the split and the permutations.
+    redact: kinds of what is replaced by a placeholder (tasks/build/redaction.py): email, key, private_key, password.
     near: whether near-duplicates are left out, not only exact ones.
     threshold: estimated Jaccard similarity of the sets of n-grams from which on two documents are near-duplicates.
     permutations: of MinHash; the more, the better the estimate and the dearer.
@@ -20,6 +24,7 @@ class Build:
     """
 
     seed: int = 0
+    redact: Sequence[str] = tuple(PLACEHOLDERS)
     near: bool = True
     threshold: float = 0.85
     permutations: int = 256
@@ -37,6 +42,8 @@ class Build:
             raise ValueError(f"Build.threshold={self.threshold} must be above 0 and below 1")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"Build.validation_share={self.validation_share} must be at least 0 and below 1")
+        if unknown := [kind for kind in self.redact if kind not in PLACEHOLDERS]:
+            raise ValueError(f"Build.redact names {unknown[0]!r}: the kinds are {', '.join(PLACEHOLDERS)}")
         for field in ("permutations", "ngram", "repository_bytes", "shard_bytes", "memory"):
             if getattr(self, field) < 1:
                 raise ValueError(f"Build.{field}={getattr(self, field)} must be at least 1")

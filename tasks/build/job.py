@@ -9,8 +9,10 @@ that a build was killed.
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +25,7 @@ from tasks.build.engine import Engine
 from tasks.build.manifest import NAME as MANIFEST
 from tasks.build.tally import Tally
 from tasks.config import Corpus, Filters
+from tasks.files import is_remote
 from tasks.local_corpus import stream_source
 from tasks.sources import Source
 
@@ -126,6 +129,7 @@ class Job:
         Raises:
             UserError: it holds something else.
         """
+        self._lock()
         path = self.folder("build.json")
         if (data := storage.read(path)) is not None:
             there = json.loads(data)
@@ -137,6 +141,17 @@ class Job:
             raise UserError(f"{self.out} holds other files ({found[0]}): name another --out")
         record = {"digest": self.digest, "parameters": self.parameters}
         storage.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
+
+    def _lock(self) -> None:
+        """Keeps other processes of this machine out, for as long as this one lives."""
+        if is_remote(self.out):
+            return
+        os.makedirs(self.folder(""), exist_ok=True)
+        self._locked = os.open(self.folder("lock"), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process builds into {self.out}: wait for it, or name another --out") from None
 
     def step(self, number: int, of: int, name: str, what: str, run: Callable[["Job", str], Tally]) -> Tally:
         """Runs a step, unless it is finished; says so in a line."""

@@ -16,6 +16,7 @@ from tasks.build.decontamination import Evidence
 from tasks.build.engine import Engine
 from tasks.build.job import FORMAT, Inputs, Job, units
 from tasks.build.problems import Problem, problems
+from tasks.build.quality import Quality
 from tasks.build.steps import arrange, buckets, components, contaminated, edges, exact, near, read, shards, signatures
 from tasks.build.summary import Summary
 from tasks.build.tally import Tally
@@ -34,13 +35,14 @@ class Settings:
 
     Attributes:
         stream: whose kind the documents are: code, python, nl_code or nl.
-        corpus, filters, build, evidence: what is read, what is left out, and how it is built.
+        corpus, filters, quality, build, evidence: what is read, what is left out, and how it is built.
         against: files of problems that the documents must not contain.
     """
 
     stream: str
     corpus: Corpus
     filters: Filters
+    quality: Quality
     build: Build
     evidence: Evidence
     against: Sequence[str]
@@ -81,7 +83,8 @@ def build(
     if storage.exists(storage.join(out, manifest.NAME)):
         say(f"{out} holds this build, finished")
         return
-    steps = _steps(job, tokenizer, against)
+    rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), tokenizer.model)
+    steps = _steps(job, rules, against)
     for number, (name, what, run) in enumerate(steps, 1):
         job.step(number, len(steps), name, what, run)
     summary = Summary.of(job.tallies)
@@ -103,10 +106,10 @@ def build(
         say(line)
 
 
-def _steps(job: Job, tokenizer: Tokenizer, against: Sequence[Problem]) -> list[tuple[str, str, Step]]:
+def _steps(job: Job, rules: read.Rules, against: Sequence[Problem]) -> list[tuple[str, str, Step]]:
     """(name, what is said of it, how it runs) of the steps, in order."""
     steps: list[tuple[str, str, Step]] = [
-        (read.NAME, "read and filtered", lambda job, folder: read.run(job, folder, tokenizer.model)),
+        (read.NAME, "read and filtered", lambda job, folder: read.run(job, folder, rules)),
         (exact.NAME, "exact duplicates", exact.run),
     ]
     if job.settings.near:
@@ -147,6 +150,7 @@ def _parameters(settings: Settings, inputs: Inputs, tokenizer: Tokenizer, agains
         "on_damage": settings.corpus.on_damage,
         "Build": shaping,
         "Filters": dataclasses.asdict(settings.filters),
+        "Quality": dataclasses.asdict(settings.quality),
         "Evidence": dataclasses.asdict(settings.evidence),
     }
 

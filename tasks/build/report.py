@@ -9,17 +9,15 @@ from typing import Any
 
 from codellama_jax.training import page as pages
 from codellama_jax.training.charts import Line, chart, escape, number
-from tasks import filters
 from tasks.build import storage, tables
 from tasks.build.job import Job, Unit
 from tasks.build.steps import read
-from tasks.build.summary import SAID, SPLITS, Summary
+from tasks.build.summary import BINDINGS, SAID, SPLITS, Summary
 
 NAME = "report.html"
 EXAMPLES = 6  # pairs shown side by side
 LINES, CHARACTERS = 28, 1600  # of each side
 LANGUAGES = 16  # in the table; the rest as one
-_BUILT = {"exact_duplicate": "", "near_duplicate": "Build.near, Build.threshold", "contaminated": "--against, Evidence"}
 
 
 def page(job: Job, summary: Summary, parameters: Mapping[str, Any]) -> str:
@@ -31,10 +29,10 @@ def page(job: Job, summary: Summary, parameters: Mapping[str, Any]) -> str:
 <div class="grid">
 {_steps(summary)}
 {_left_out(summary)}
-{_languages(summary)}
 {_lengths(summary)}
 {_clusters(summary)}
 </div>
+{_languages(summary)}
 {_pairs(job, summary)}
 {_contaminated(summary)}
 {_parameters(parameters)}"""
@@ -86,8 +84,8 @@ def _steps(summary: Summary) -> str:
 
 
 def _left_out(summary: Summary) -> str:
-    reading = {name: (count, filters.BINDINGS.get(name, "")) for name, count in summary.left_out().items()}
-    steps = {name: (summary.counts[f"documents/{name}"], _BUILT[name]) for name in summary.removing}
+    reading = {name: (count, BINDINGS.get(name, "")) for name, count in summary.left_out().items()}
+    steps = {name: (summary.counts[f"documents/{name}"], BINDINGS.get(name, "")) for name in summary.removing}
     entries = sorted({**reading, **steps}.items(), key=lambda entry: -entry[1][0])
     most = max([count for _, (count, _) in entries] or [1]) or 1
 
@@ -100,8 +98,7 @@ def _left_out(summary: Summary) -> str:
     replaced = ", ".join(f"{count:,} {escape(kind)}" for kind, count in redacted.items())
     note = ""
     if redacted:
-        documents, characters = (summary.counts[f"redacted_{what}"] for what in ("documents", "characters"))
-        share = characters / max(1, summary.counts["characters/read"])
+        documents, share = summary.counts["redacted_documents"], summary.redacted_share()
         note = f"Replaced: {replaced}, in {documents:,} documents; {share:.4%} of the characters."
     table = _table("What was left out", "documents, and what to bind to change it", ("documents",), rows())
     return table.removesuffix("</section>") + (f'<p class="muted">{note}</p>' if note else "") + "</section>"
@@ -174,7 +171,8 @@ def _marked(left_out: str, kept: str) -> tuple[str, str]:
     first = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     begin = max(0, first - 4)
     a, b = a[begin : begin + LINES], b[begin : begin + LINES]
-    same_a, same_b = set(), set()
+    same_a: set[int] = set()
+    same_b: set[int] = set()
     for match in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
         same_a.update(range(match.a, match.a + match.size))
         same_b.update(range(match.b, match.b + match.size))
@@ -204,7 +202,8 @@ def _contaminated(summary: Summary) -> str:
         how = "by structure" if hit["renamed"] else "by words"
         rows += (
             f"<tr><th>{escape(hit['path'])}</th><th>{escape(hit['problem'])}</th><th>{escape(hit['part'])}</th>"
-            f'<td>{hit["overlap"]:.0%}</td><th>{how}</th><th class="excerpt"><code>{escape(hit["excerpt"])}</code></th></tr>'
+            f"<td>{hit['overlap']:.0%}</td><th>{how}</th>"
+            f'<th class="excerpt"><code>{escape(hit["excerpt"])}</code></th></tr>'
         )
     head = "<tr class='muted'><th>document</th><th>problem</th><th>its</th><td>overlap</td><th></th><th>from</th></tr>"
     table = f'<div class="scroll"><table>{head}{rows}</table></div>' if rows else ""

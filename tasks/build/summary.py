@@ -6,10 +6,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tasks import filters
+from tasks.build import quality
 from tasks.build.tally import Tally, added
 
 MEASURES = ("documents", "tokens", "bytes")
 REMOVING = ("exact_duplicate", "near_duplicate", "contaminated")
+# What to change where a filter leaves out what it should not.
+BINDINGS = {
+    **filters.BINDINGS,
+    **quality.BINDINGS,
+    "damaged": "Corpus.on_damage",
+    "near_duplicate": "Build.near, Build.threshold",
+    "contaminated": "--against, Evidence.share",
+}
 SPLITS = ("train", "validation")
 SAID = {
     "read": "read and filtered",
@@ -75,7 +84,8 @@ class Summary:
             entry: dict[str, Any] = {"step": step, "left": left, "languages": languages}
             if step == "read":
                 entry["left_out"] = self.left_out()
-                entry["redacted"] = self.prefixed("redacted/")
+                documents, share = self.counts["redacted_documents"], self.redacted_share()
+                entry["redacted"] = {"documents": documents, "share": share, "by_kind": self.prefixed("redacted/")}
             else:
                 entry["left_out"] = {measure: self.counts[f"{measure}/{step}"] for measure in MEASURES}
             if clusters := self.histogram(f"clusters/{step}/"):
@@ -85,6 +95,10 @@ class Summary:
             left = {measure: self.counts[f"{measure}/{split}"] for measure in MEASURES}
             entries.append({"step": split, "left": left, "languages": self.languages(split)})
         return entries
+
+    def redacted_share(self) -> float:
+        """Of the characters that were read, those that a placeholder stands for."""
+        return self.counts["redacted_characters"] / max(1, self.counts["characters"])
 
     def prefixed(self, prefix: str) -> dict[str, int]:
         """The counts whose names begin so, without the beginning."""
@@ -104,11 +118,12 @@ class Summary:
         for split in SPLITS:
             yield _line(f"in {split}", {measure: self.counts[f"{measure}/{split}"] for measure in MEASURES}, whole)
         if left_out := self.left_out():
-            yield f"left out in reading: {filters.listed(left_out)}"
+            yield f"left out in reading: {filters.listed(left_out, BINDINGS)}"
         if redacted := self.prefixed("redacted/"):
-            yield "replaced: " + ", ".join(f"{number:,} {kind}" for kind, number in redacted.items())
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in redacted.items())
+            yield f"replaced: {kinds}; {self.redacted_share():.3%} of the characters"
         size = sum(shard["bytes"] for shard in self.shards)
-        yield f"{len(self.shards):,} shards of {size / 1e6:,.1f} MB in all in {out}; what was left out and why: {out}/left-out"
+        yield f"{len(self.shards):,} shards, {size / 1e6:,.1f} MB. What was left out, and why: {out}/left-out"
         yield f"look: {out}/report.html    train: --gin.CODE_CORPUS={out}"
 
 

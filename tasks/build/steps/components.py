@@ -103,7 +103,7 @@ class _LargeStar:
         least = np.minimum(least, node)
         larger = other > node
         tally = Tally()
-        tally.count("changes", np.count_nonzero(larger & (least != node)))
+        tally.count("changes", int(np.count_nonzero(larger & (least != node))))
         yield tally
         yield from sent(other[larger], least[larger], self._partitions)
 
@@ -123,6 +123,6 @@ class _SmallStar:
         path = storage.join(self._folder, f"part-{self._number:03d}-{partition:06d}.parquet")
         tables.write(path, edges.EDGES, [pa.table([pairs[0], pairs[1]], edges.EDGES)])
         tally = Tally()
-        tally.count("changes", np.count_nonzero(moved))
+        tally.count("changes", int(np.count_nonzero(moved)))
         tally.count("edges", pairs.shape[1])
         yield tally

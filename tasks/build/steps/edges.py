@@ -4,6 +4,7 @@ Out: a file of edges for each partition of the buckets.
 """
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -70,8 +71,8 @@ class _Compare:
         starts = tables.starts_of(tables.integers(table["key"]))
         edges: set[tuple[int, int]] = set()
         for start, end in tables.spans(starts, len(id)):
-            members = zip(id[start:end], matrix[start:end], strict=True)
-            edges.update(edges_of_bucket(members, self._threshold))
+            members: Any = zip(id[start:end], matrix[start:end], strict=True)
+            edges.update(cast(list[tuple[int, int]], edges_of_bucket(members, self._threshold)))
         yield write(storage.join(self._folder, f"part-{number:06d}.parquet"), edges)
 
 

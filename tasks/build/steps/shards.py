@@ -89,7 +89,8 @@ class _Write:
             yield from rows
             return
         for repository, group in itertools.groupby(rows, lambda row: row["repository"]):
-            yield from _grouped(list(group), self._settings.repository_bytes) if repository else group
+            members = list(group)
+            yield from _grouped(members, self._settings.repository_bytes) if repository else members
 
 
 def _grouped(rows: list[dict[str, Any]], limit: int) -> Iterator[dict[str, Any]]:

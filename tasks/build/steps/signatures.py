@@ -9,7 +9,7 @@ from tasks.build import choice, storage, tables
 from tasks.build.config import Build
 from tasks.build.engine import Result
 from tasks.build.job import Job, Unit
-from tasks.build.minhash import MinHash, bands_and_rows, band_keys, shingles_of
+from tasks.build.minhash import MinHash, band_keys, bands_and_rows, shingles_of
 from tasks.build.steps import exact, read
 from tasks.build.tally import Tally
 
@@ -65,7 +65,8 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def buckets(signatures: np.ndarray, settings: Build) -> np.ndarray:
-    """The buckets of documents, uint64 [documents, bands]. Equal by chance, at 2^-64, does no harm: pairs are verified."""
+    """The buckets of documents: uint64 [documents, bands]. That some are equal by chance does no harm: pairs are
+    verified."""
     bands, rows = bands_and_rows(settings.threshold, settings.permutations)
     keys = b"".join(key for signature in signatures for key in band_keys(signature, bands, rows))
     parts = np.frombuffer(keys, np.dtype([("band", ">u2"), ("rows", ">u8")]))
