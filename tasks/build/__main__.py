@@ -75,12 +75,14 @@ def _build(flags: configuration.Flags, options: argparse.Namespace, arguments: l
     elif not options.task and getattr(corpus, task) is None:
         raise UserError("nothing to read: give --source=PLACE, or --task=code for its embedded corpus", EXIT_USAGE)
     tokenizer = Tokenizer.from_file(options.tokenizer, infilling=False)
-    logging.disable(logging.WARNING)  # Beam's, of packages for clouds that nobody asked for
+    logging.disable(logging.WARNING)  # of packages for clouds that nobody asked for
     try:
         import apache_beam  # noqa: F401
     except ImportError:
         cure = "pip install -r requirements-build.txt, or pip install 'codellama_jax[build]'"
         raise UserError(f"apache-beam is not installed: {cure}") from None
+    finally:
+        logging.disable(logging.NOTSET)
     from tasks.build.pipeline import Settings, build
 
     against = tuple(options.against or ())

@@ -75,6 +75,10 @@ class Engine:
         """How many passes it takes to exchange so many bytes."""
         return max(1, -(-size * HELD // self._memory)) if self.embedded else 1
 
+    def of_pass(self, size: int) -> int:
+        """How many of so many bytes a pass exchanges."""
+        return size // self.passes(size)
+
     def run(self, name: str, folder: str, inputs: Iterable[Any], work: Work, *receivers: Receive, size: int) -> Tally:
         """Runs a pipeline to its end.
 

@@ -8,6 +8,7 @@ A step without done.json is begun anew. What a step writes is a function of the 
 that a build was killed.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -123,13 +124,29 @@ class Job:
         """Where a step writes."""
         return storage.join(self.out, STEPS, step)
 
-    def claim(self) -> None:
-        """Makes the folder this build's.
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder this build's, and keeps other processes of this machine out.
 
         Raises:
-            UserError: it holds something else.
+            UserError: it holds something else, or another process builds into it.
         """
-        self._lock()
+        if is_remote(self.out):
+            self._claim()
+            yield
+            return
+        os.makedirs(self.folder(""), exist_ok=True)
+        lock = os.open(self.folder("lock"), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._claim()
+            yield
+        except BlockingIOError:
+            raise UserError(f"another process builds into {self.out}: wait for it, or name another --out") from None
+        finally:
+            os.close(lock)
+
+    def _claim(self) -> None:
         path = self.folder("build.json")
         if (data := storage.read(path)) is not None:
             there = json.loads(data)
@@ -141,17 +158,6 @@ class Job:
             raise UserError(f"{self.out} holds other files ({found[0]}): name another --out")
         record = {"digest": self.digest, "parameters": self.parameters}
         storage.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
-
-    def _lock(self) -> None:
-        """Keeps other processes of this machine out, for as long as this one lives."""
-        if is_remote(self.out):
-            return
-        os.makedirs(self.folder(""), exist_ok=True)
-        self._locked = os.open(self.folder("lock"), os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process builds into {self.out}: wait for it, or name another --out") from None
 
     def step(self, number: int, of: int, name: str, what: str, run: Callable[["Job", str], Tally]) -> Tally:
         """Runs a step, unless it is finished; says so in a line."""

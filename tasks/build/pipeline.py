@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -79,31 +80,36 @@ def build(
     inputs = dataclasses.replace(inputs, fingerprint=source.fingerprint())
     parameters = _parameters(settings, inputs, tokenizer, against)
     job = Job(out, inputs, settings.build, settings.evidence, parameters, engine, units(len(source)), say)
-    job.claim()
-    if storage.exists(storage.join(out, manifest.NAME)):
-        say(f"{out} holds this build, finished")
-        return
-    rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), tokenizer.model)
+    with job.claimed():
+        if storage.exists(storage.join(out, manifest.NAME)):
+            say(f"{out} holds this build, finished")
+            return
+        rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), tokenizer.model)
+        _run(job, rules, against, keep_steps)
+
+
+def _run(job: Job, rules: read.Rules, against: Sequence[Problem], keep_steps: bool) -> None:
+    """Runs the steps that are left, and writes what tells of them."""
     steps = _steps(job, rules, against)
     for number, (name, what, run) in enumerate(steps, 1):
         job.step(number, len(steps), name, what, run)
     summary = Summary.of(job.tallies)
     parts = {
-        "stream": settings.stream,
+        "stream": job.inputs.stream,
         "digest": job.digest,
-        "parameters": parameters,
+        "parameters": job.parameters,
         "versions": _versions(),
         "shards": summary.shards,
         "steps": summary.steps(),
     }
-    page = report.page(job, summary, parameters)
-    storage.write(storage.join(out, report.NAME), page.encode("utf-8", "replace"))
-    storage.write(storage.join(out, manifest.NAME), manifest.written(parts))  # last: it says that all is there
+    page = report.page(job, summary)
+    storage.write(storage.join(job.out, report.NAME), page.encode("utf-8", "replace"))
+    storage.write(storage.join(job.out, manifest.NAME), manifest.written(parts))  # last: it says that all is there
     if not keep_steps:
         for name, _, _ in steps:
             storage.remove(job.folder(name))
-    for line in summary.lines(out):
-        say(line)
+    for line in summary.lines(job.out):
+        job.say(line)
 
 
 def _steps(job: Job, rules: read.Rules, against: Sequence[Problem]) -> list[tuple[str, str, Step]]:
@@ -141,7 +147,7 @@ def _parameters(settings: Settings, inputs: Inputs, tokenizer: Tokenizer, agains
     for problem in against:
         digest.update(repr((problem.name, sorted(problem.texts.items()))).encode("utf-8", "replace"))
     shaping = {name: value for name, value in dataclasses.asdict(settings.build).items() if name not in _NO_MATTER}
-    return {
+    parameters = {
         "format": FORMAT,
         "source": inputs.fingerprint,
         "stream": settings.stream,
@@ -153,6 +159,7 @@ def _parameters(settings: Settings, inputs: Inputs, tokenizer: Tokenizer, agains
         "Quality": dataclasses.asdict(settings.quality),
         "Evidence": dataclasses.asdict(settings.evidence),
     }
+    return json.loads(json.dumps(parameters))  # as they are read again
 
 
 def _versions() -> dict[str, str]:

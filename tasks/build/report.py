@@ -20,7 +20,7 @@ LINES, CHARACTERS = 28, 1600  # of each side
 LANGUAGES = 16  # in the table; the rest as one
 
 
-def page(job: Job, summary: Summary, parameters: Mapping[str, Any]) -> str:
+def page(job: Job, summary: Summary) -> str:
     """The page of a build whose steps are finished."""
     body = f"""
 <header><h1>Training set <small>{escape(job.inputs.stream)}</small></h1>
@@ -35,7 +35,7 @@ def page(job: Job, summary: Summary, parameters: Mapping[str, Any]) -> str:
 {_languages(summary)}
 {_pairs(job, summary)}
 {_contaminated(summary)}
-{_parameters(parameters)}"""
+{_parameters(job.parameters)}"""
     return pages.html("Training set", body, _STYLE, f"build {job.digest}")
 
 

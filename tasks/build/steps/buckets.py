@@ -36,7 +36,9 @@ def run(job: Job, folder: str) -> Tally:
     for number, only in enumerate(job.engine.slices(partitions, size)):
         work = _Keys(job.folder(signatures.NAME), job.settings, partitions, only)
         write = _Members(storage.join(folder, f"pass-{number:03d}"))
-        tallies.append(job.engine.run(f"buckets-{number}", folder, job.units, work, _meet, write, size=size))
+        tallies.append(
+            job.engine.run(f"buckets-{number}", folder, job.units, work, _meet, write, size=job.engine.of_pass(size))
+        )
     return added(tallies)
 
 

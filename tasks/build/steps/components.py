@@ -57,7 +57,9 @@ def round_of(job: Job, before: str, folder: str, count: int) -> Tally:
         write = _SmallStar(folder, number)
         large = _LargeStar(partitions)
         tallies.append(
-            job.engine.run(f"pass-{number}", folder, files, _Both(partitions, only), large, write, size=size)
+            job.engine.run(
+                f"pass-{number}", folder, files, _Both(partitions, only), large, write, size=job.engine.of_pass(size)
+            )
         )
     return added(tallies)
 

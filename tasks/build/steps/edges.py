@@ -33,7 +33,9 @@ def run(job: Job, folder: str) -> Tally:
         found = tuple(job.passes(buckets.NAME))
         work = _Signed(job.folder(signatures.NAME), found, job.settings, partitions, only)
         compare = _Compare(folder, job.settings.threshold)
-        tallies.append(job.engine.run(f"edges-{number}", folder, job.units, work, compare, size=size))
+        tallies.append(
+            job.engine.run(f"edges-{number}", folder, job.units, work, compare, size=job.engine.of_pass(size))
+        )
     return added(tallies)
 
 

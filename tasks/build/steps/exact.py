@@ -28,7 +28,9 @@ def run(job: Job, folder: str) -> Tally:
     for number, only in enumerate(job.engine.slices(partitions, size)):
         work = _Keys(job.folder(read.NAME), partitions, only)
         write = Verdicts(storage.join(folder, f"pass-{number:03d}"))
-        tallies.append(job.engine.run(f"exact-{number}", folder, job.units, work, _choose, write, size=size))
+        tallies.append(
+            job.engine.run(f"exact-{number}", folder, job.units, work, _choose, write, size=job.engine.of_pass(size))
+        )
     return added(tallies)
 
 

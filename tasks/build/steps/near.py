@@ -30,7 +30,9 @@ def run(job: Job, folder: str) -> Tally:
         look = _Look(job.folder(read.NAME), partitions)
         write = Verdicts(storage.join(folder, f"pass-{number:03d}"))
         work = _Members(partitions, only)
-        tallies.append(job.engine.run(f"near-{number}", folder, files, work, look, _choose, write, size=size))
+        tallies.append(
+            job.engine.run(f"near-{number}", folder, files, work, look, _choose, write, size=job.engine.of_pass(size))
+        )
     return added(tallies)
 
 

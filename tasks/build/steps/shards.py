@@ -31,7 +31,9 @@ def run(job: Job, folder: str) -> Tally:
     for number, only in enumerate(job.engine.slices(total, size)):
         work = _Places(job.folder(arrange.NAME), numbers, only)
         write = _Write(job.out, numbers, job.settings)
-        tallies.append(job.engine.run(f"shards-{number}", folder, job.units, work, write, size=size))
+        tallies.append(
+            job.engine.run(f"shards-{number}", folder, job.units, work, write, size=job.engine.of_pass(size))
+        )
     return added(tallies)
 
 
