@@ -93,7 +93,7 @@ class MinHash:
         if not len(shingles):
             raise ValueError("a set without elements has no signature")
         bins = np.full(self.permutations, _EMPTY, np.uint64)
-        step = -(-8 * self.permutations // len(shingles))  # so many balls that one bin in 3,000 stays empty
+        step = -(-6 * self.permutations // len(shingles))  # so many balls that one bin in 400 stays empty
         begin, rounds = 0, 2 * self.permutations
         while begin < rounds:
             end = min(rounds, begin + step)
@@ -114,14 +114,17 @@ class MinHash:
     def _throw(self, shingles: np.ndarray, begin: int, end: int, bins: np.ndarray) -> None:
         """The balls of rounds begin to end (not included), into the bins: round in the high half, value in the low."""
         values = hashing.mixed((shingles ^ self._keys[begin:end, None]).ravel())
-        places = ((values >> 32) * np.uint64(self.permutations)) >> 32
+        if self.permutations & (self.permutations - 1):
+            places = ((values >> 32) * np.uint64(self.permutations)) >> 32
+        else:  # the same, by one operation
+            places = values >> (65 - self.permutations.bit_length()) if self.permutations > 1 else values * 0
         if end > self.permutations:  # in the second half of the rounds all shingles go into the same bin, each in turn
             rounds = np.repeat(np.arange(begin, end), len(shingles))
             places = np.where(rounds < self.permutations, places, (rounds - self.permutations).astype(np.uint64))
         values &= np.uint64(0xFFFFFFFF)
         if end > 1:
             values |= np.repeat(np.arange(begin, end, dtype=np.uint64) << 32, len(shingles))
-        np.minimum.at(bins, places.astype(np.intp), values)
+        np.minimum.at(bins, places.view(np.int64), values)
 
     @functools.cached_property
     def _keys(self) -> np.ndarray:
@@ -160,13 +163,17 @@ def band_keys(signature: np.ndarray, bands: int, rows: int) -> list[bytes]:
 
     Keys of different bands differ; those of the same band are equal where the rows are, and else by chance (2^-64).
     """
-    used = signature[: bands * rows].astype(np.uint64).reshape(bands, rows)
-    factors = hashing.mixed(np.arange(1, rows + 1, dtype=np.uint64))
-    values = hashing.mixed((hashing.mixed(used + np.arange(1, rows + 1, dtype=np.uint64)) * factors).sum(1))
-    keys = np.empty(bands, np.dtype([("band", ">u2"), ("rows", ">u8")]))
-    keys["band"], keys["rows"] = np.arange(bands), values
-    flat = keys.tobytes()
-    return [flat[begin : begin + 10] for begin in range(0, len(flat), 10)]
+    factors, numbers = _band_tables(bands, rows)
+    values = hashing.mixed((signature[: bands * rows].reshape(bands, rows) * factors).sum(1, dtype=np.uint64))
+    flat = values.astype(">u8").tobytes()
+    return [number + flat[8 * band : 8 * band + 8] for band, number in enumerate(numbers)]
+
+
+@functools.lru_cache
+def _band_tables(bands: int, rows: int) -> tuple[np.ndarray, list[bytes]]:
+    """Factors of the rows, uint64 [rows]; the bands' numbers."""
+    factors = hashing.mixed(np.arange(1, rows + 1, dtype=np.uint64)) | np.uint64(1)
+    return factors, [band.to_bytes(2, "big") for band in range(bands)]
 
 
 def similarity(signature_a: np.ndarray, signature_b: np.ndarray) -> float:
