@@ -19,10 +19,12 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE, UserError
 from tasks.build import storage, tables
 from tasks.build.tally import Tally, added
+from tasks.build.workers import Workers
 
 Result = Tally | tuple[int, bytes]
 Work = Callable[[Any], Iterator[Result]]
@@ -59,11 +61,17 @@ class Engine:
         if workers > 1 and not self.embedded:
             raise UserError(f"--workers is for this machine alone: {name} has flags of its own, after --", EXIT_USAGE)
         self._workers, self._arguments, self._memory, self._log = workers, list(arguments), memory, log
+        self._processes: Workers | None = None
         # worker processes import this package
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(_ROOT) not in path:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *path]))
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+
+    def close(self) -> None:
+        """Ends what it has started."""
+        if self._processes is not None:
+            self._processes.close()
 
     def slices(self, partitions: int, size: int) -> Iterator[range]:
         """Ranges of partitions that one pass each takes, so that what is exchanged, `size` bytes in all, fits."""
@@ -130,9 +138,11 @@ class Engine:
             return None, PipelineOptions(self._arguments)
         rest = [argument for argument in self._arguments if not argument.startswith("--runner")]
         workers = self._workers if size > SMALL else 1
-        mode = "multi_processing" if workers > 1 else "in_memory"
-        flags = [f"--direct_num_workers={workers}", f"--direct_running_mode={mode}", "--sdk_worker_parallelism=1"]
-        return FnApiRunner(), PipelineOptions(rest + flags)
+        environment = None
+        if workers > 1:
+            self._processes = self._processes or Workers(self._log)
+            environment = SubprocessSDKEnvironment.from_command_string(self._processes.command)
+        return FnApiRunner(environment), PipelineOptions([*rest, f"--direct_num_workers={workers}"])
 
     def _finish(self, pipeline: beam.Pipeline) -> None:
         try:

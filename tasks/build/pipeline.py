@@ -1,5 +1,6 @@
 """The whole build: its steps in order, then the manifest and the report."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -80,7 +81,7 @@ def build(
     inputs = dataclasses.replace(inputs, fingerprint=source.fingerprint())
     parameters = _parameters(settings, inputs, tokenizer, against)
     job = Job(out, inputs, settings.build, settings.evidence, parameters, engine, units(len(source)), say)
-    with job.claimed():
+    with contextlib.closing(engine), job.claimed():
         if storage.exists(storage.join(out, manifest.NAME)):
             say(f"{out} holds this build, finished")
             return
