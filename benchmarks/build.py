@@ -99,8 +99,9 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     exponent = slope([(math.log(size), math.log(cost.cpu)) for size, cost in points])
     base = idle()
     net = slope([(math.log(size), math.log(cost.cpu - base)) for size, cost in points])
-    yield f"CPU seconds grow with the corpus to the power of {exponent:.2f}; without the {base:.1f} s that starting takes,"
-    yield f"{net:.2f}. Peak memory at 4 times the corpus is {points[-1][1].peak / points[0][1].peak:.2f} times that at 1."
+    growth = points[-1][1].peak / points[0][1].peak
+    yield f"CPU seconds grow with the corpus to the power of {exponent:.2f}; without the {base:.1f} s of the start,"
+    yield f"{net:.2f}. Peak memory at {FACTORS[-1]} times the corpus is {growth:.2f} times that at 1."
     yield ""
 
     yield "## Workers"
