@@ -6,7 +6,7 @@
 The corpus is source files of the interpreter that runs this and of the packages installed beside it, in the order of a
 hash of their paths, as many as make so many megabytes, and 2 and 4 times that; a tenth of the files is there a second
 time with a few lines changed. Each build is the command that a user types, in processes of its own. Memory is the sum
-of what its processes hold for themselves and their shares of what they share (Pss), looked at every 50 ms.
+of what its processes hold for themselves and their shares of what they share (Pss), looked at ten times a second.
 """
 
 import argparse
@@ -201,7 +201,7 @@ class Peak:
         return self._most
 
     def _look(self) -> None:
-        while not self._ended.wait(0.05):
+        while not self._ended.wait(0.1):
             self._most = max(self._most, sum(map(held, family(self._pid))))
 
 

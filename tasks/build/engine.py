@@ -146,7 +146,7 @@ class Engine:
 
     def _finish(self, pipeline: beam.Pipeline) -> None:
         try:
-            with _logged(self._log):
+            with _logged(self._log) if self.embedded else contextlib.nullcontext():
                 pipeline.run().wait_until_finish()
         except Exception as error:
             if told := re.search(rf"{_TELLS} (\{{.*?\}}) end of line", str(error)):

@@ -28,6 +28,7 @@ from tasks.build.tally import Tally
 from tasks.config import Corpus, Filters
 from tasks.files import is_remote
 from tasks.local_corpus import stream_source
+from tasks.record_formats import is_record_file
 from tasks.sources import Source
 
 STEPS = ".steps"
@@ -64,6 +65,13 @@ class Inputs:
         if self.fingerprint and source.fingerprint() != self.fingerprint:
             raise UserError(f"{self.place} has changed since the build began: build into a new --out")
         return source
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The places of the source, those that may be folders of files."""
+        places = getattr(self.corpus, self.stream) or ()
+        found = (places,) if isinstance(places, str) else tuple(places)
+        return tuple(place for place in found if not is_record_file(place) and not place.startswith("tfds:"))
 
     @property
     def place(self) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import languages
-from tasks.build import choice, minhash, quality, redaction, storage, tables
+from tasks.build import choice, licences, minhash, quality, redaction, storage, tables
 from tasks.build.job import Inputs, Job, Unit
 from tasks.build.quality import Quality
 from tasks.build.tally import Tally, bucket
@@ -103,7 +103,8 @@ class _Read:
     def _row(self, document: Document, number: int, tally: Tally) -> dict[str, Any]:
         """Raises LeftOut."""
         text, language = document.text, document.language
-        quality.check_document(text, document.licence, self._rules.quality)
+        licence = licences.licence_of(document, self._rules.inputs.folders)
+        quality.check_document(text, licence, self._rules.quality)
         if self._rules.inputs.stream in CODE_STREAMS:
             quality.check_code(text, language, self._rules.quality)
             if self._rules.quality.content_language:
@@ -123,7 +124,7 @@ class _Read:
             "path": document.path,
             "language": language,
             "repository": document.repository,
-            "licence": document.licence,
+            "licence": licence,
             "bytes": size,
             "tokens": tokens,
             "key": bytes.fromhex(minhash.exact_key(text)),

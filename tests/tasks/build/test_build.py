@@ -121,8 +121,14 @@ def test_the_order_is_shuffled_over_all_shards(built: Path) -> None:
     assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.3
 
 
-def test_neither_workers_nor_memory_change_a_byte(built: Path, inputs: list[str], tmp_path: Path) -> None:
-    assert main([*inputs, f"--out={tmp_path}/set", "--workers=2", "--gin.Build.memory=1_200_000"]) == 0
+PORTABLE = ("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")
+
+
+@pytest.mark.parametrize("how", [("--workers=2", "--gin.Build.memory=1_200_000"), ("--", *PORTABLE)])
+def test_neither_workers_nor_memory_nor_the_runner_change_a_byte(
+    how: tuple[str, ...], built: Path, inputs: list[str], tmp_path: Path
+) -> None:
+    assert main([*inputs, f"--out={tmp_path}/set", *how]) == 0
     assert contents(tmp_path / "set") == contents(built)
 
 

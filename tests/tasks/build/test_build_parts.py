@@ -11,13 +11,14 @@ import pytest
 
 pytest.importorskip("apache_beam", reason="the extra `build` is not installed")
 
-from tasks.build import choice, storage, tables
+from tasks.build import choice, licences, storage, tables
 from tasks.build.engine import Engine
 from tasks.build.records import example
 from tasks.build.repositories import ordered
 from tasks.build.steps import buckets, components, edges
 from tasks.build.tally import Tally, added, bucket
 from tasks.record_formats import tensorflow
+from tasks.sources import Document
 
 
 def united(pairs: np.ndarray) -> dict[int, int]:
@@ -195,3 +196,20 @@ def test_without_imports_the_order_is_that_of_paths_and_circles_end() -> None:
         "b.py",
         "d.py",
     ]
+
+
+def test_licences_of_checkouts(tmp_path: Path) -> None:
+    for name, repository, text in [
+        ("LICENSE.txt", "one", "Permission is hereby granted, free\n of charge, to any person obtaining a copy"),
+        ("COPYING", "two/deep", "GNU GENERAL PUBLIC LICENSE\n   Version 3, 29 June 2007\n"),
+        ("LICENSE", "three", "You may look, but not touch."),
+    ]:
+        (tmp_path / repository).mkdir(parents=True)
+        (tmp_path / repository / name).write_text(text)
+    wanted = {"one": "MIT", "two/deep": "GPL-3.0", "three": "", "one/vendor": "MIT", "": ""}
+    roots = ["/nowhere", str(tmp_path)]
+    for repository, licence in wanted.items():
+        assert licences.licence_of(Document("x = 1", "x.py", repository=repository), roots) == licence
+    line = "# SPDX-License-Identifier: Apache-2.0 OR  MIT\n"
+    assert licences.licence_of(Document(line, "x.py", repository="one"), roots) == "Apache-2.0 OR MIT"
+    assert licences.licence_of(Document(line, "x.py", licence="ISC"), roots) == "ISC"
