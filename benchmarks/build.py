@@ -35,8 +35,8 @@ from machine import processor
 ROOT = Path(__file__).resolve().parent.parent
 ENDINGS = (".py", ".h", ".js", ".cc", ".c", ".hpp", ".pyi", ".sh")
 FACTORS = (1, 2, 4)
-MEMORY = 48 << 20  # Build.memory of what is to show its bound
-SHARD = 4 << 20
+MEMORY = 24 << 20  # Build.memory of what is to show its bound
+SHARD = 2 << 20
 HEAD = "| documents | MB | peak memory, MiB | CPU s | wall s | documents a CPU-second | MB a CPU-second |"
 
 

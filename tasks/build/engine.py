@@ -7,6 +7,7 @@ tries Prism first, a program that it downloads.) Any other runner that the flags
 import argparse
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -34,7 +35,7 @@ EMBEDDED = ("DirectRunner", "FnApiRunner", "SwitchingDirectRunner", "BundleBased
 # Below this, to start worker processes takes longer than the work.
 SMALL = 8 << 20
 # Beam's runner holds what is exchanged as it comes, grouped, and on its way: about so many times.
-HELD = 3
+HELD = 5
 _TELLS = "line for the user:"
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,6 +79,11 @@ class Engine:
         passes = min(partitions, self.passes(size))
         for number in range(passes):
             yield range(partitions * number // passes, partitions * (number + 1) // passes)
+
+    def partitions(self, size: int, largest: int) -> int:
+        """How many partitions it takes for what one call sees to be no more than `largest` bytes, nor too much of what
+        may be held."""
+        return size // (min(largest, self._memory // (2 * HELD)) if self.embedded else largest) + 1
 
     def passes(self, size: int) -> int:
         """How many passes it takes to exchange so many bytes."""
@@ -128,6 +134,7 @@ class Engine:
             | "Write" >> beam.ParDo(_Do(_Writer(path)))
         )
         self._finish(pipeline)
+        gc.collect()  # a pipeline that has run holds what went through it, in circles
         data = storage.read(path)
         if data is None:
             raise UserError(f"{path} is gone: nothing else may write below the folder while it is built")

@@ -23,7 +23,6 @@ from tasks.build import storage
 from tasks.build.config import Build
 from tasks.build.decontamination import Evidence
 from tasks.build.engine import Engine
-from tasks.build.manifest import NAME as MANIFEST
 from tasks.build.tally import Tally
 from tasks.config import Corpus, Filters
 from tasks.files import is_remote
@@ -121,7 +120,6 @@ class Job:
     units: list[Unit]
     say: Callable[[str], None]
     tallies: dict[str, Tally] = dataclasses.field(default_factory=dict)
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -181,24 +179,14 @@ class Job:
             tally = run(self, folder)
             record = {"digest": self.digest, "seconds": time.monotonic() - begin, "tally": tally.as_json()}
             storage.write(path, json.dumps(record, indent=1).encode())
-            self.say(f"{line}: {record['seconds']:.1f} s{_told(tally)}")
+            self.say(f"{line}: {record['seconds']:.1f} s")
         self.tallies[name] = tally = Tally.of_json(record["tally"])
-        self.seconds[name] = record["seconds"]
         return tally
 
     def passes(self, step: str) -> list[str]:
         """The folders of a step's passes."""
         folder = self.folder(step)
         return [storage.join(folder, name) for name in storage.names(folder) if name.startswith("pass-")]
-
-
-def finished(out: str) -> bool:
-    """Whether a folder holds a build that is whole."""
-    return storage.read(storage.join(out, MANIFEST)) is not None
-
-
-def _told(tally: Tally) -> str:
-    return "".join(f", {text}" for _, text in tally.rows.get("said", []))
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:

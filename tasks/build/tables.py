@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 
 from tasks.build import storage
 
+pa.set_memory_pool(pa.system_memory_pool())  # others keep what was freed
+
 Partitioned = Iterator[tuple[int, bytes]]  # (partition, block)
 
 # Rows of a file, read and written at once: of about so many bytes.
-GROUP_BYTES = 4 << 20
+GROUP_BYTES = 1 << 20
 
 
 def write(path: str, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:

@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
     ]
 )
 LEFT_OUT = "left-out"  # folder of the lists
-RUN = 32 << 20  # bytes of text that are sorted at once
+RUN = 32 << 20  # bytes of text that are sorted at once, where Build.memory is enough for eight times that
 
 
 def run(job: Job, folder: str, removals: choice.Removals) -> Tally:
@@ -94,7 +94,7 @@ class Arrange:
             group = group.filter(pa.array([number not in removed for number in numbers], pa.bool_()))
             waiting.append(self._placed(group, tally))
             size += group.nbytes
-            if size >= RUN:
+            if size >= min(RUN, self.settings.memory // 8):
                 yield from self._sorted(waiting)
                 waiting, size = [], 0
         if waiting:

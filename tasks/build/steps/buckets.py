@@ -29,7 +29,7 @@ def run(job: Job, folder: str) -> Tally:
     """Groups the keys of all bands."""
     bands, rows = bands_and_rows(job.settings.threshold, job.settings.permutations)
     size = 16 * bands * job.tallies["signatures"].counts["documents/signed"]
-    partitions = size // PARTITION + 1
+    partitions = job.engine.partitions(size, PARTITION)
     tallies = [Tally()]
     tallies[0].count("bands", bands)
     tallies[0].count("rows", rows)

@@ -49,7 +49,7 @@ def parts(folder: str) -> list[str]:
 def round_of(job: Job, before: str, folder: str, count: int) -> Tally:
     """One round: the edges in the files of a folder, about `count`, to files of another."""
     size = 32 * count
-    partitions = size // PARTITION + 1
+    partitions = job.engine.partitions(size, PARTITION)
     files = parts(before)
     tallies = []
     for number, only in enumerate(job.engine.slices(partitions, size)):

@@ -27,7 +27,7 @@ def run(job: Job, folder: str) -> Tally:
     """Compares all that meet."""
     members = job.tallies["buckets"].counts["members"]
     size = (4 * job.settings.permutations + 16) * members
-    partitions = size // PARTITION + 1
+    partitions = job.engine.partitions(size, PARTITION)
     tallies = []
     for number, only in enumerate(job.engine.slices(partitions, size)):
         found = tuple(job.passes(buckets.NAME))

@@ -23,7 +23,7 @@ PARTITION = 8 << 20  # bytes of what one call groups
 def run(job: Job, folder: str) -> Tally:
     """Groups the documents by their keys."""
     size = ROW * job.tallies["read"].counts["documents/read"]
-    partitions = size // PARTITION + 1
+    partitions = job.engine.partitions(size, PARTITION)
     tallies = []
     for number, only in enumerate(job.engine.slices(partitions, size)):
         work = _Keys(job.folder(read.NAME), partitions, only)

@@ -23,7 +23,7 @@ ROOTS = pa.schema([pa.field("id", pa.uint64(), False), pa.field("root", pa.uint6
 def run(job: Job, folder: str) -> Tally:
     """Brings the documents of components together."""
     size = 2 * ROW * job.tallies["components"].counts["edges"]
-    partitions = size // PARTITION + 1
+    partitions = job.engine.partitions(size, PARTITION)
     files = components.parts(components.last_round(job))
     tallies = []
     for number, only in enumerate(job.engine.slices(partitions, size)):
