@@ -52,8 +52,8 @@ class Evidence:
     """What counts as evidence.
 
     Attributes:
-        words: of a stretch. Ten, as in Llama 2's study of contamination (arXiv 2307.09288, A.6), there of tokens: fewer
-            are found by chance in the standard library, and of more, short solutions have none.
+        words: of a stretch. Ten, as in Llama 2's study of contamination (arXiv 2307.09288, A.6), there of its tokens:
+            half of the solutions of HumanEval and MBPP have no more than 22, so that a wider one would leave them few.
         shortest: a text of fewer words than `words` is one stretch if it has so many.
         share: of a text's stretches that a document has to have.
         structure: tokens of a stretch by structure; 0 does not look at structure.

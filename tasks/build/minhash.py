@@ -139,7 +139,8 @@ def bands_and_rows(threshold: float, permutations: int) -> tuple[int, int]:
 
     Two documents of similarity s meet with probability 1 - (1 - s^rows)^bands. The result has the smallest sum of the
     areas under it below the threshold (false positives) and above it up to 1 (false negatives), with
-    bands * rows <= permutations.
+    bands * rows <= permutations. Where `edges_of_bucket` looks at who met, a threshold somewhat below its own finds
+    more of the pairs near it and costs only comparisons.
 
     Raises:
         ValueError: a threshold that is not between 0 and 1.

@@ -73,7 +73,7 @@ _GIVEN = re.compile(
     r"[\w-]{0,40}[\"'`]?\]?(?:\s{0,3}:\s{0,3}[\w.]{1,20})?\s{0,10}(?:=>|:=|[:=](?!=))\s{0,10}[bru]?"
     r"(?P<quote>[\"'`])(?P<value>[^\s\"'`\\]{6,256})(?P=quote)",
 )
-_RANDOM = re.compile(r"[0-9A-Za-z_+/=.~-]{16,}")
+_RANDOM = re.compile(r"[0-9A-Za-z_+/=.~-]{20,}")  # shorter ones are mostly numbers of versions and digests
 _STANDS_FOR = re.compile(
     r"[<{$%*]|x{4}|X{4}|\.\.\.|0{6}|1{6}|EXAMPLE|(?i:example|sample|dummy|fake|change_?me|placeholder|redacted|"
     r"your|passw|secret|token|foobar|12345|abcd)"
