@@ -38,10 +38,10 @@ def united(pairs: np.ndarray) -> dict[int, int]:
 
 def graphs() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
-    path = rng.permutation(600)
+    path = rng.permutation(250)
     return {
         "a path in random order": np.stack([path[:-1], path[1:]], axis=1),
-        "sparse": rng.integers(0, 900, (700, 2)),
+        "sparse": rng.integers(0, 600, (480, 2)),
         "a star around the largest": np.stack([np.full(300, 10_000), np.arange(300)], axis=1),
         "dense": rng.integers(0, 40, (500, 2)),
         "no edge": np.zeros((0, 2), np.int64),
@@ -57,7 +57,7 @@ def test_components_are_those_of_union_find(name: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(components, "PARTITION", 4_000)  # several partitions
     tally = Tally()
     tally.count("edges", len(pairs))
-    job: Any = SimpleNamespace(engine=Engine(1, [], 100_000), tallies={"edges": tally})
+    job: Any = SimpleNamespace(engine=Engine(1, [], 40_000), tallies={"edges": tally})
     job.folder = lambda step: storage.join(out, step)
     job.tallies["components"] = components.run(job, job.folder(components.NAME))
     table = tables.whole(components.parts(components.last_round(job)), edges.EDGES)
