@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from codellama_jax import program
+from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.build import manifest, report, storage
 from tasks.build.choice import Removals
@@ -94,7 +95,11 @@ def _run(job: Job, rules: read.Rules, against: Sequence[Problem], keep_steps: bo
     steps = _steps(job, rules, against)
     for number, (name, what, run) in enumerate(steps, 1):
         job.step(number, len(steps), name, what, run)
-    summary = Summary.of(job.tallies)
+        if not (summary := Summary.of(job.tallies)).documents:
+            reasons = summary.told_left_out() or "it is empty"
+            raise UserError(
+                f"nothing is left of {job.inputs.place}: {reasons}; change what is bound, and name a new --out"
+            )
     parts = {
         "stream": job.inputs.stream,
         "digest": job.digest,

@@ -56,6 +56,17 @@ class Summary:
         """Filter -> documents that reading left out."""
         return {name.partition("/")[2]: n for name, n in sorted(self.counts.items()) if name.startswith("left_out/")}
 
+    @property
+    def documents(self) -> int:
+        """How many are left after the last of the steps."""
+        *_, (_, left, _) = self.left()
+        return left["documents"]
+
+    def told_left_out(self) -> str:
+        """What steps left out, with the bindings, for a person."""
+        lost = {reason: self.counts[f"documents/{reason}"] for reason in self.removing}
+        return filters.listed({reason: n for reason, n in {**self.left_out(), **lost}.items() if n}, BINDINGS)
+
     def languages(self, name: str = "read") -> dict[str, dict[str, int]]:
         """Language -> documents, tokens and bytes under a name of the counts, most tokens first."""
         found: dict[str, dict[str, int]] = {}

@@ -245,6 +245,13 @@ def test_what_is_wrong_is_said_in_a_line(
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
 
 
+def test_nothing_is_left(corpus: Path, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"--source={corpus}/repo0", *inputs[1:], f"--out={tmp_path}/set", "--workers=1"]
+    assert main([*arguments, "--gin.Quality.shortest=1_000_000"]) == 1
+    error = capsys.readouterr().err
+    assert "nothing is left of" in error and "too_short (Quality.shortest)" in error and error.count("\n") == 1
+
+
 def test_another_build_in_the_folder_is_refused(
     built: Path, inputs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
