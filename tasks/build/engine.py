@@ -36,6 +36,8 @@ EMBEDDED = ("DirectRunner", "FnApiRunner", "SwitchingDirectRunner", "BundleBased
 SMALL = 8 << 20
 # Beam's runner holds what is exchanged as it comes, grouped, and on its way: about so many times.
 HELD = 5
+# What a pipeline of less than this leaves behind is not worth looking for.
+HELD_ON = 1 << 20
 _TELLS = "line for the user:"
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,7 +136,8 @@ class Engine:
             | "Write" >> beam.ParDo(_Do(_Writer(path)))
         )
         self._finish(pipeline)
-        gc.collect()  # a pipeline that has run holds what went through it, in circles
+        if size > HELD_ON:
+            gc.collect()  # a pipeline that has run holds what went through it, in circles
         data = storage.read(path)
         if data is None:
             raise UserError(f"{path} is gone: nothing else may write below the folder while it is built")
