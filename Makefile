@@ -26,8 +26,8 @@ setup: .venv/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/.installed-test: .venv/.installed requirements-test.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+.venv/.installed-test: .venv/.installed requirements-test.txt requirements-build.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt -r requirements-build.txt
 	@touch $@
 
 # The compiler is libtpu, which exists for Linux on x86-64; elsewhere the tests that want it are skipped.
@@ -58,6 +58,7 @@ bench: .venv/.installed-compiler
 	$(if $(MAXTEXT_PYTHON),PYTHONPATH=.venv/tpu_compiler $(BIN)/python benchmarks/maxtext.py \
 	  --maxtext_python=$(MAXTEXT_PYTHON) --out=benchmarks/maxtext.md)
 	$(if $(TOKENIZER),$(BIN)/python benchmarks/data.py --tokenizer=$(TOKENIZER) --out=benchmarks/data.md)
+	$(if $(TOKENIZER),$(BIN)/python benchmarks/build.py --tokenizer=$(TOKENIZER) --out=benchmarks/build.md)
 
 faults: .venv/.installed
 	$(BIN)/python benchmarks/faults.py --out=benchmarks/faults.md
@@ -73,4 +74,5 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --no-annotate
 lock:
 	$(COMPILE) pyproject.toml -o requirements.txt
 	$(COMPILE) --extra test -c requirements.txt pyproject.toml -o requirements-test.txt
+	$(COMPILE) --extra build -c requirements.txt -c requirements-test.txt pyproject.toml -o requirements-build.txt
 	$(COMPILE) --extra tpu -c requirements.txt pyproject.toml -o requirements-tpu.txt

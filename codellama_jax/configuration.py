@@ -27,6 +27,9 @@ import gin
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.training.config import AdamW, BadSteps, Checkpoints, Evaluation, Mesh, Monitoring, Stage
+from tasks.build.config import Build
+from tasks.build.decontamination import Evidence
+from tasks.build.quality import Quality
 from tasks.config import Chat, Corpus, Filters, Fim, Mixture, Packing, Stream, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,9 +58,13 @@ class Config:
     checkpoints: Checkpoints = UNRESOLVED
     bad_steps: BadSteps = UNRESOLVED
     monitoring: Monitoring = UNRESOLVED
+    build: Build = UNRESOLVED
+    quality: Quality = UNRESOLVED
+    evidence: Evidence = UNRESOLVED
 
 
 PARTS: dict[str, type] = typing.get_type_hints(Config)  # attribute of Config -> class
+_OF_TOOLS = (Build, Quality, Evidence)  # no part of a run: resolved where a tool asks for them
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 # What differences() passes over: how often to save and to look, not what is computed.
 _NO_MATTER = (
@@ -326,14 +333,16 @@ _EXPECTED |= {type(None): "None", dict[str, float]: "a dict of strings and numbe
 
 
 def resolve(*kinds: type) -> Config:
-    """The dataclasses that gin's configuration describes: all, or only `kinds`, whose values alone are then required.
+    """The dataclasses that gin's configuration describes: all of a run, or only `kinds`, whose values alone are then
+    required.
 
     Raises:
         UserError: values that are required and not given (all of them in one message), a value of the wrong type, or
             one that the dataclass refuses.
     """
     parts, missing = dict[str, dict[str, Any]](), list[str]()
-    asked = {attribute: kind for attribute, kind in PARTS.items() if not kinds or kind in kinds}
+    kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in _OF_TOOLS)
+    asked = {attribute: kind for attribute, kind in PARTS.items() if kind in kinds}
     for attribute, kind in asked.items():
         parts[attribute] = values = {}
         bound = gin.get_bindings(_SELECTORS[kind.__name__], resolve_references=False)

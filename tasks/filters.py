@@ -88,11 +88,8 @@ def check_code(text: str, language: str, filters: Filters) -> None:
         raise LeftOut("long_line")
 
 
-def listed(counts: Mapping[str, int]) -> str:
+def listed(counts: Mapping[str, int], bindings: Mapping[str, str] = BINDINGS) -> str:
     """Counts of what filters left out, with the bindings: "3 too_large (Filters.longest_bytes), 1 blank"."""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{count:,} {reason}" + _binding(reason) for reason, count in ordered)
-
-
-def _binding(reason: str) -> str:
-    return f" ({BINDINGS[reason]})" if reason in BINDINGS else ""
+    told = {reason: f" ({binding})" for reason, binding in bindings.items()}
+    return ", ".join(f"{count:,} {reason}" + told.get(reason, "") for reason, count in ordered)

@@ -26,6 +26,8 @@ from pathlib import Path
 
 from codellama_jax.errors import UserError
 from tasks import files
+from tasks.build import manifest
+from tasks.built import Built
 from tasks.config import STREAMS, Corpus, Filters
 from tasks.records import is_corpus_file, open_records
 from tasks.sources import (
@@ -89,9 +91,11 @@ def stream_source(stream: str, split: str, corpus: Corpus, filters: Filters) -> 
 
 
 def _opened(place: str, stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
-    """The source of a place. A folder is read as its files of source, or if there are more bytes in files of records
-    (a data set with a README.md, say), as those."""
+    """The source of a place. A folder is read as a build, if it has the manifest of one; as its files of source; or if
+    there are more bytes in files of records (a data set with a README.md, say), as those."""
     root, where = files.expanded(place), f"{binding(stream)}={place}"
+    if stream != "instruct" and (path := manifest.path_of(root)) is not None:
+        return Built(path, split, name=stream, corpus=corpus, settings=filters)
     if stream != "instruct" and files.is_folder(root, where):
         found = walk(root, EXTENSIONS[stream], ignore=filters.ignore, sizes=corpus.group_by_repository, where=where)
         records = files.walk(root, is_corpus_file, SKIPPED_FOLDERS, tuple(filters.ignore), where=where)

@@ -105,9 +105,20 @@ class Records:
     """A Source over formats."""
 
     def __init__(
-        self, formats: Sequence[Format], split: str, *, name: str, corpus: Corpus, settings: Filters, where: str
+        self,
+        formats: Sequence[Format],
+        split: str,
+        *,
+        name: str,
+        corpus: Corpus,
+        settings: Filters,
+        where: str,
+        one_side: bool = False,
     ):
-        """Reads as far as the first usable record; all of a small corpus. See open_records."""
+        """Reads as far as the first usable record; all of a small corpus. See open_records.
+
+        `one_side`: all records are of this split.
+        """
         limit = corpus.document_characters
         if limit is not None and limit < 1:
             raise UserError(f"Corpus.document_characters={limit} must be at least 1, or None")
@@ -115,10 +126,11 @@ class Records:
         self.name = name
         self._formats, self._split, self._corpus, self._settings, self._where = formats, split, corpus, settings, where
         self._ends = list(itertools.accumulate(map(len, formats)))
-        if split == "validation" and not corpus.validation_share:
+        self._one_side = one_side
+        if split == "validation" and not corpus.validation_share and not one_side:
             raise Unusable(f"{where}: nothing is left for validation, since Corpus.validation_share is 0")
         small = sum(form.file.size for form in formats) <= SMALL
-        self._validation = self._sides_of_validation() if small else None
+        self._validation = self._sides_of_validation() if small and not one_side else None
         if not usable(self):
             kind = "dialogue" if name == "instruct" else "document"
             raise Unusable(f"{where}: no usable {kind} for {split} in {_files(len(formats))}{left_out_of(self)}")
@@ -189,6 +201,8 @@ class Records:
         return taken, left_out
 
     def _wanted(self, side: str) -> bool:
+        if self._one_side:
+            return True
         if self._validation is None:
             validation = share_of(side, "split") < self._corpus.validation_share
         else:
