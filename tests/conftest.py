@@ -23,6 +23,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 LONGEST = (
     "test_faults.py",
     "test_cascade.py",
+    "launch/test_pod.py",
+    "tasks/build/test_build_faults.py",
+    "tasks/build/test_build.py",
+    "test_bucket.py",
     "launch/test_local.py",
     "planning/test_plan.py",
     "kernels/test_attention.py",

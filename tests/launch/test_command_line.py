@@ -121,8 +121,9 @@ def test_what_a_bucket_has_is_not_run_again(cloud):
     """The notes of a finished stage are read from the bucket: only what is missing is planned."""
     listing = "gs://b/runs/seven/code/done.json\ngs://b/runs/seven/code/checkpoints/\n"
     nothing = {"code": 1, "err": "One or more URLs matched no objects."}
+    whole = "gs://b/runs/seven/code/checkpoints/9/checksums.json\n"
     script = {
-        "storage ls": [nothing, {"out": listing}, {"out": "gs://b/runs/seven/code/checkpoints/9/checksums.json\n"}, nothing],
+        "storage ls": [nothing, {"out": listing}, {"out": whole}, nothing],
         "storage cat": [{"out": '{"step": 9}'}],
     }
     cloud.script(**script)

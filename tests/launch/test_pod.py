@@ -43,7 +43,11 @@ def cloud(tmp_path, monkeypatch, store):
     and each other."""
     made = Cloud(tmp_path / "cloud", run=True, state=[ACTIVE, SUSPENDED, ACTIVE])
     meet = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port(str(tmp_path))}", "JAX_NUM_PROCESSES": str(len(HOSTS))}
-    told = store.environment | meet | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+    told = (
+        store.environment
+        | meet
+        | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    )
     host_bin = made.folder / "host_bin"
     host_bin.mkdir()
     (host_bin / "of_host").write_text(
