@@ -14,6 +14,9 @@ import pytest
 from codellama_jax.tokenizer import Tokenizer
 from tasks.tokenizer_training import train
 
+# TensorFlow reads it when it is imported, whichever test is first; programs set it before that (storage.folder).
+os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
+
 # Eight devices on any machine, for the laws of sharding; and no silent broadcasting between ranks.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
