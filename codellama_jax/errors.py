@@ -10,7 +10,7 @@ class UserError(Exception):
     """Something the user can mend. The message is one line: what is wrong, where, and the cure.
 
     Attributes:
-        exit_code: what the process should exit with, EXIT_FAILED or EXIT_USAGE.
+        exit_code: what the process should exit with, mostly EXIT_FAILED or EXIT_USAGE.
     """
 
     def __init__(self, message: str, exit_code: int = EXIT_FAILED):
