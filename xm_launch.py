@@ -11,7 +11,6 @@ does the same, and without it the launcher stops there and prints the command th
 """
 
 import argparse
-import os
 import sys
 
 print("codellama_jax: reading the configuration", flush=True)  # before the imports, so that something is seen at once
@@ -24,7 +23,6 @@ from launch import chain, executor, experiment, fit, machine, status  # noqa: E4
 from launch.run_dir import RunDir  # noqa: E402
 
 # Set by tests, whose cloud is a stand-in.
-SIMULATED = "CODELLAMA_JAX_SIMULATED_CLOUD"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,10 +92,6 @@ def launch(flags: configuration.Flags, options: argparse.Namespace, where: execu
         for line in where.show(planned):
             print(line)
         return EXIT_DONE
-    if run_dir.bucket and SIMULATED not in os.environ:
-        raise UserError(
-            f"--run_dir={options.run_dir}: training does not write to buckets yet; --dry_run shows what would run there"
-        )
     where.check(planned)
     if options.chain and len(planned.jobs) > 1 and not chain.agreed(yes=options.yes):
         print("codellama_jax: nothing was run")

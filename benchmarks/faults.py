@@ -308,7 +308,7 @@ def two(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         with run.start() as started:
             expect(wait(started, rng), started.said())
             loss = lose(started, victim, by)
-        expect(loss.code == 1 and loss.last_line == f"error: {hosts.LOST}", f"{loss}\n{started.said(1 - victim)}")
+        expect(loss.code == 75 and loss.last_line == f"error: {hosts.LOST}", f"{loss}\n{started.said(1 - victim)}")
         expect(not run.damaged(), f"{moment}: {run.damaged()}")
         longest = max(longest, loss.seconds)
         yield f"| {moment} | {victim} | {loss.seconds:.1f} | {loss.code} | `{loss.last_line[:60]}...` |"

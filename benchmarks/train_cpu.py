@@ -8,8 +8,9 @@ compiles: training/step.py under jax.jit, over a mesh of one device, its state d
 contestant starts from the same parameters, sees the same tokens, and is a process of its own, asleep while it is not
 its turn. Ours meets the others one by one. A round is one turn of both, in alternating order; what is given is the
 median over rounds of the ratio within the round. A turn begins with a step that is not timed: a machine may take
-memory from who sleeps. For everyone glibc is asked for large pages and told to keep what was freed (ALLOCATOR):
-gigabytes a step are allocated, and where the system has to find and clear them every time that is up to a third of it.
+memory from who sleeps. For everyone glibc is asked for large pages and told to keep what was freed, as by the launcher
+(ALLOCATOR of launch/local.py): gigabytes a step are allocated, and where the system has to find and clear them every
+time that is up to a third of it.
 """
 
 import argparse
@@ -32,9 +33,6 @@ from machine import processor
 NORM_EPS, ROPE_THETA = 1e-5, 1e4
 LEARNING_RATE, EPS, CLIP = 1e-3, 1e-5, 1.0
 ATTENTION_BLOCK, LOSS_CHUNK = 128, 512  # ours
-ALLOCATOR = ":".join(
-    f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_max=0", f"trim_threshold={16 << 30}", "arena_max=1")
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +83,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)  # be one, of --shapes
     options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     if options.contestant:
-        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
         serve(make_step(SHAPES[options.shapes[0]], options.contestant))
         return
     text = ""
@@ -163,6 +161,8 @@ class Contestant(NamedTuple):
 def duel(shape_name: str, dtype: str, flags: list[str], options: argparse.Namespace) -> tuple[Contestant, Contestant]:
     """Ours and one other in turns. No more of them at a time: each keeps gigabytes while it sleeps, and without room
     for large pages the one that allocates most is slowed down."""
+    from launch.local import ALLOCATOR  # not above: a Python with torch imports this file, and has none of our packages
+
     here = Path(__file__).resolve()
     commands = (
         [sys.executable, str(here), f"--shapes={shape_name}", *CONTESTANTS[dtype]["ours"]],

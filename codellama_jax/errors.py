@@ -3,14 +3,14 @@
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 75  # stopped by a signal after saving: a scheduler may start the same command again
+EXIT_INTERRUPTED = 75  # stopped by a signal after saving, or for want of another process: start it again, it goes on
 
 
 class UserError(Exception):
     """Something the user can mend. The message is one line: what is wrong, where, and the cure.
 
     Attributes:
-        exit_code: what the process should exit with, mostly EXIT_FAILED or EXIT_USAGE.
+        exit_code: what the process should exit with; never EXIT_DONE.
     """
 
     def __init__(self, message: str, exit_code: int = EXIT_FAILED):

@@ -1,16 +1,18 @@
 """The processes of one run: how they meet, and what the user reads when one is lost."""
 
+import contextlib
 import ctypes
 import glob
 import hashlib
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE, UserError
+from codellama_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_SECONDS = 30  # without a sign of life for so long, a process is taken for dead
@@ -20,6 +22,7 @@ LOST = (
 )
 _SIGNS = ("Gloo", "coordination service", "CoordinationService", "heartbeat", "preempted", "Connection reset")
 _kept: list[Any] = []  # what C holds on to
+_failed = threading.Event()  # set once this process ends by an error
 
 
 def join() -> None:
@@ -86,8 +89,30 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
+def lost_another(last_lines: Iterable[str]) -> bool:
+    """Whether a process that said this last has itself only lost another."""
+    return any(LOST in line for line in last_lines)
+
+
+@contextlib.contextmanager
+def losses_told() -> Iterator[None]:
+    """Turns errors that only say that another process is gone into one for people: nothing is wrong here. What is
+    raised, this or another error, has the process leave at once.
+
+    Raises:
+        UserError: in their place, with EXIT_INTERRUPTED.
+    """
+    try:
+        yield
+    except Exception as error:
+        _failed.set()
+        if not lost(error):
+            raise
+        raise UserError(LOST, EXIT_INTERRUPTED) from error
+
+
 def leave_at_once(main: Callable[[], int]) -> int:
-    """What main returns; if it fails, and there are other processes, the process ends without waiting for them.
+    """What main returns; if it ended by an error, the process ends without waiting for the others.
 
     Python's end would: JAX's own waits there until every process is at its end as well.
     """
@@ -98,7 +123,7 @@ def leave_at_once(main: Callable[[], int]) -> int:
             raise
         traceback.print_exc()
         code = EXIT_FAILED
-    if code in (EXIT_FAILED, EXIT_USAGE) and _kept:
+    if _kept and (code in (EXIT_FAILED, EXIT_USAGE) or _failed.is_set()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -110,7 +135,7 @@ def _speak_at_abort() -> None:
 
     def at_abort(number: int) -> None:
         os.write(2, f"error: {LOST}\n".encode())
-        os._exit(EXIT_FAILED)
+        os._exit(EXIT_INTERRUPTED)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(at_abort)
     _kept.append(handler)

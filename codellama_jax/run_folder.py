@@ -5,9 +5,11 @@ import json
 import os
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
-from codellama_jax import configuration
+from codellama_jax import checksums, configuration, storage
 from codellama_jax.errors import UserError
 
 
@@ -17,12 +19,17 @@ def final_step(stage_dir: Path) -> int | None:
     if not done.exists():
         return None
     step = int(json.loads(done.read_text())["step"])
-    return step if (stage_dir / "checkpoints" / str(step)).is_dir() else None
+    return step if step in saved_steps(stage_dir) else None
 
 
 def saved_steps(stage_dir: Path) -> list[int]:
-    """Steps of the stage's whole checkpoints, in order."""
-    return sorted(int(path.name) for path in (stage_dir / "checkpoints").glob("*") if path.name.isdigit())
+    """Steps of the stage's whole checkpoints, in order. On this machine a folder gets its name when it is whole; in a
+    bucket, where nothing can be renamed, its checksums come last."""
+    folder = stage_dir / "checkpoints"
+    steps = [path for path in folder.glob("*") if path.name.isdigit()]
+    if storage.in_bucket(folder):
+        steps = [path for path in steps if (path / checksums.NAME).exists()]
+    return sorted(int(path.name) for path in steps)
 
 
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
@@ -36,22 +43,48 @@ def check_same_configuration(stage_dir: Path, operative: str) -> None:
         raise UserError(f"{stage_dir} was made by another configuration ({shown}): use another --name, or its values")
 
 
-def lock(stage_dir: Path) -> int:
-    """Takes the folder for this process, as long as it lives; returns the descriptor that holds it.
+class Locked(Protocol):
+    """A folder that is taken for this process, as long as it lives."""
+
+    def check(self) -> None:
+        """Raises UserError if it is not any more: another process took it, as can happen in a bucket."""
+
+    def release(self) -> None:
+        """Lets go of it."""
+
+
+def lock(stage_dir: Path, say: Callable[[str], object] = print) -> Locked:
+    """Takes the folder for this process; `say` is told where there is something to wait for.
 
     Raises:
-        UserError: another process has it; names it and its host.
+        UserError: another process has it; names it and its host. Or it cannot be written.
     """
-    descriptor = os.open(stage_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        noted = os.read(descriptor, 300).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise UserError(f"{stage_dir} is in use by process {noted}: wait for it, or use another --name") from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
-    return descriptor
+    if storage.in_bucket(stage_dir):
+        from codellama_jax import bucket  # its client is imported only where there is a bucket
+
+        return bucket.Lock(stage_dir, say)
+    return _FileLock(stage_dir)
+
+
+class _FileLock:
+    """The lock of a folder of this machine: the system ends it with the process."""
+
+    def __init__(self, stage_dir: Path):
+        self._descriptor = os.open(stage_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            noted = os.read(self._descriptor, 300).decode(errors="replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise UserError(f"{stage_dir} is in use by process {noted}: wait for it, or use another --name") from error
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+
+    def check(self) -> None:
+        pass
+
+    def release(self) -> None:
+        os.close(self._descriptor)
 
 
 def holder(stage_dir: Path) -> tuple[int, str] | None:

@@ -16,6 +16,7 @@ import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
+from codellama_jax import storage
 from codellama_jax.errors import UserError
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
@@ -61,7 +62,7 @@ class Tokenizer:
             UserError: there is no such file, or it is not a SentencePiece model with Llama's ids and rules.
         """
         name = "the tokenizer's model" if isinstance(model, bytes) else os.fspath(model)
-        self.model, proto = _checked(model if isinstance(model, bytes) else _file_bytes(Path(model)), name)
+        self.model, proto = _checked(model if isinstance(model, bytes) else _file_bytes(storage.folder(model)), name)
         self._plain = _processor(self.model, name)
         proto.normalizer_spec.add_dummy_prefix = False
         self.continuation_model: bytes = proto.SerializeToString(deterministic=True)
@@ -79,7 +80,7 @@ class Tokenizer:
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], infilling: bool) -> "Tokenizer":
         """The tokenizer of a model file; raises UserError as the constructor does."""
-        return cls(Path(path), infilling)
+        return cls(os.fspath(path), infilling)
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids of a text, with SentencePiece's implicit leading space, without BOS and EOS."""

@@ -20,17 +20,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import configuration, hosts, program
-from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
+from codellama_jax import configuration, hosts, program, storage
+from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.model.config import Llama
 from codellama_jax.run_folder import check_same_configuration, final_step, lock, saved_steps
 from codellama_jax.training.goodput import goodput
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped by a signal after saving)."""
+    """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped, to be started again)."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
-    parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    parser.add_argument("--run_dir", type=storage.folder, default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
     return hosts.leave_at_once(lambda: program.run(parser, argv, _train, explain))
 
@@ -40,19 +40,29 @@ def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
         _silence_threads()
     if "CODELLAMA_JAX_LAUNCHER" in os.environ:
         program.die_with_parent(signal.SIGTERM)
-    if str(options.run_dir).startswith("gs:"):
-        raise UserError(f"--run_dir={options.run_dir}: runs in buckets are not written yet: give a folder", EXIT_USAGE)
     configuration.load(flags.gin_files, flags.bindings)
     config = configuration.resolve()
     hosts.join()
-    hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
-    return run_stage(config, options.run_dir / (options.name or config.stage.size))
+    run_dir = options.run_dir / (options.name or config.stage.size)
+    with hosts.losses_told(), storage.failures_told(run_dir), contextlib.ExitStack() as held:
+        hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
+        if storage.in_bucket(run_dir):
+            _open_bucket(run_dir)
+        return run_stage(config, run_dir, held)
+
+
+def _open_bucket(run_dir: Path) -> None:
+    """Loads what speaks to buckets, in silence, and sees whether this one answers."""
+    from codellama_jax import bucket
+    from tasks.quiet import quiet_stderr
+
+    bucket.check(run_dir)
+    with quiet_stderr():  # TensorFlow's start-up notes
+        run_dir.exists()
 
 
 def explain(error: BaseException) -> str | None:
     """One line for the user; None for errors of JAX that are not about memory: they are ours to mend."""
-    if hosts.lost(error):
-        return hosts.LOST
     if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
         return None
     if isinstance(error, MemoryError | RuntimeError):
@@ -76,14 +86,19 @@ def _silence_threads() -> None:
     sys.unraisablehook = lambda arguments: None  # of C++ threads
 
 
-def run_stage(config: configuration.Config, run_dir: Path) -> int:
+def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.ExitStack) -> int:
     """Trains a stage in run_dir/STAGE, or goes on with it, and writes its report.
+
+    Args:
+        config: of the run.
+        run_dir: its folder, here or in a bucket.
+        held: gets what is to be let go of when the stage has ended, whichever way: the lock on its folder.
 
     Raises:
         UserError: anything the user can mend; what was saved before is untouched.
     """
     # Imported here: JAX, TensorFlow and SeqIO take seconds, and a wrong flag should not.
-    from codellama_jax.training.metrics import StageLog, say, write_atomically
+    from codellama_jax.training.metrics import StageLog, say
 
     stage = config.stage
     stage_dir = run_dir / stage.name
@@ -126,8 +141,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
     origin_path = None if saved_steps(stage_dir) else starting_checkpoint(config, run_dir)
     if writes:
         stage_dir.mkdir(parents=True, exist_ok=True)
-        lock(stage_dir)
-        write_atomically(stage_dir / "config.gin", operative)
+        locked = lock(stage_dir, tell)
+        held.callback(locked.release)
+        storage.write_atomically(stage_dir / "config.gin", operative)
 
     # ---------------------------------------------------------------- data
     micro_batch = stage.batch_size // stage.micro_batches
@@ -205,7 +221,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
         if resumed is None:
             if writes:
                 devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-                write_atomically(stage_dir / "stage.json", json.dumps(describe(config, llama, devices), indent=1))
+                storage.write_atomically(
+                    stage_dir / "stage.json", json.dumps(describe(config, llama, devices), indent=1)
+                )
             if before and origin:
                 note_curve("before", 0, stage.parent or "", origin.llama.rope_theta, before)
             tell(f"validation loss {validate(0, state):.3f} before the first step")
@@ -240,6 +258,8 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
             return put_batch(mesh, arrays) | asking
 
         def log(step: int, batch: Any, metrics: dict[str, Any], seconds: float) -> None:
+            if writes:
+                locked.check()
             saves.check()  # a save that failed in the background ends the run now, not at the next one
             stop.hear(metrics)
             notes.step(step, metrics, seconds, stream.metrics(batch))
@@ -326,9 +346,9 @@ def run_stage(config: configuration.Config, run_dir: Path) -> int:
                 tokens = config.evaluation.sample_tokens
                 samples = infilling_samples(evaluator, state.params, data.tokenizer, holes, tokens)
             if writes:
-                write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
+                storage.write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
                 summary = summarise(step, stage.batch_tokens, notes.steps, notes.evaluations)
-                write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
+                storage.write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
                 for line in conclusion(summary):
                     tell(line)
         notes.close()
@@ -349,7 +369,7 @@ def starting_checkpoint(config: configuration.Config, run_dir: Path) -> Path | N
     """
     stage, initial = config.stage, config.checkpoints.initial
     if stage.parent is None:
-        return None if initial == "scratch" else Path(initial).expanduser()
+        return None if initial == "scratch" else storage.folder(initial)
     step = final_step(run_dir / stage.parent)
     if step is None:
         raise UserError(

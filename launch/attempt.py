@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from codellama_jax.hosts import LOST
+from codellama_jax.hosts import lost_another
 from launch.archive import Archive
 from launch.command import execute
 from launch.job import Job
@@ -133,12 +133,13 @@ class Attempt:
         if any(result["asked"] for result in results):
             return EXIT_INTERRUPTED, ""
         for result in results:
-            if result["code"] in (EXIT_FAILED, EXIT_USAGE) and not any(LOST in line for line in result["last_lines"]):
+            if result["code"] in (EXIT_FAILED, EXIT_USAGE):
                 return self._failed(result), ""
-        if EXIT_INTERRUPTED in codes:
+        stopped = [result for result in results if result["code"] == EXIT_INTERRUPTED]
+        if not all(lost_another(result["last_lines"]) for result in stopped):
             return EXIT_INTERRUPTED, f"{stage} was preempted after saving"
         for result in results:
-            if result["code"] not in (EXIT_DONE, EXIT_FAILED):
+            if result["code"] not in (EXIT_DONE, EXIT_INTERRUPTED):
                 how = "without a code" if result["code"] is None else f"with code {result['code']}"
                 raise Lost(f"{stage} ended {how} on {result['host']}: {' / '.join(result['last_lines'][-2:])}")
         raise Lost("a host was lost")

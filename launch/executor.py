@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from codellama_jax import configuration, program
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning.chips import Topology, topology
+from launch import libtpu_flags
 from launch.job import Experiment
 
 EXECUTORS = {"local": "launch.local:Local", "tpu_vm": "launch.tpu_vm:TpuVm", "gke": "launch.gke:Gke"}
@@ -25,16 +26,18 @@ class Requirements:
     """What the jobs of an experiment are to run on.
 
     Attributes:
-        topology: the slice of TPUs; None: whatever there is.
+        topology: the slice of TPUs, or several; None: whatever there is.
         processes: so many on this machine; None: one, which has the terminal for itself.
         devices_per_process: CPU devices of each; None: JAX decides.
         restarts: times that a job is started again after it was preempted or lost a host.
+        libtpu_bundle: of launch/libtpu_flags.py.
     """
 
     topology: Topology | None = None
     processes: int | None = None
     devices_per_process: int | None = None
     restarts: int = 0
+    libtpu_bundle: str = libtpu_flags.NONE
 
     @property
     def slice(self) -> Topology:
@@ -42,6 +45,11 @@ class Requirements:
         if self.topology is None:
             raise UserError("a slice is needed: --topology=SLICE, such as v5p:4x4x4 or v5p-128", EXIT_USAGE)
         return self.topology
+
+    @property
+    def libtpu_init_args(self) -> str:
+        """LIBTPU_INIT_ARGS of the slice's hosts, "" if unset. Raises UserError if they have no such bundle."""
+        return libtpu_flags.libtpu_init_args(self.slice.chip, self.libtpu_bundle)
 
 
 class Executor(Protocol):
@@ -112,7 +120,9 @@ def find(name: str) -> type[Executor]:
 
 def add_slice_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of executors that run on a slice which may be taken away."""
+    parser.add_argument("--slices", type=int, default=1, help="so many, with a copy of the parameters on each")
     parser.add_argument("--restarts", type=int, default=10, help="after preemption, so often (default: 10)")
+    parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags of the TPU's compiler")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--spot", action="store_true", help="cheaper, and may be taken away at any time")
     kind.add_argument("--reserved", action="store_true", help="out of a reservation")
@@ -122,12 +132,12 @@ def slice_requirements(options: argparse.Namespace) -> Requirements:
     """What --topology and the flags of add_slice_flags ask for.
 
     Raises:
-        UserError: a topology that there is not.
+        UserError: a topology that there is not, or a number that cannot be.
     """
     if options.restarts < 0:
         raise UserError(f"--restarts={options.restarts} must not be negative", EXIT_USAGE)
-    slice_ = topology(options.topology) if options.topology is not None else None
-    return Requirements(topology=slice_, restarts=options.restarts)
+    slice_ = topology(options.topology, options.slices) if options.topology is not None else None
+    return Requirements(topology=slice_, restarts=options.restarts, libtpu_bundle=options.libtpu_bundle)
 
 
 def run_with_executor(

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
-from launch import archive, fit, gcloud, jobset, libtpu_flags
+from codellama_jax.hosts import lost_another
+from launch import archive, fit, gcloud, jobset
 from launch.command import Command, execute
 from launch.executor import Requirements, add_slice_flags, slice_requirements
 from launch.job import Experiment, Job
@@ -25,11 +26,10 @@ class Gke:
     """The cluster that kubectl is set to (see launch.executor.Executor for what its methods promise).
 
     Attributes:
-        requirements: the slice, and how often it may be lost.
+        requirements: the slice, how often it may be lost, flags of its compiler.
         image: a container image with Python and the packages of requirements-tpu.txt.
         namespace: of everything that is created.
         spot: whether to run on spot nodes.
-        libtpu_bundle: of launch/libtpu_flags.py.
         pace: seconds of waiting for each that is meant; less in tests.
     """
 
@@ -37,7 +37,6 @@ class Gke:
     image: str | None
     namespace: str = "default"
     spot: bool = False
-    libtpu_bundle: str = libtpu_flags.NONE
     pace: float = 1.0
     remote = True
 
@@ -46,7 +45,6 @@ class Gke:
         add_slice_flags(parser)
         parser.add_argument("--image", help="a container image with Python and the packages of requirements-tpu.txt")
         parser.add_argument("--namespace", default="default", help="of the cluster (default: default)")
-        parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags of the TPU's compiler")
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "Gke":
@@ -54,7 +52,12 @@ class Gke:
             pool = "--reserved is of a cluster's node pool"
             raise UserError(f"{pool}: leave it out with --executor=gke", EXIT_USAGE)
         needs = slice_requirements(options)
-        return cls(needs, options.image, options.namespace, options.spot, options.libtpu_bundle)
+        if needs.topology and needs.topology.hosts == needs.topology.slices > 1:
+            raise UserError(
+                f"--slices={options.slices}: GKE connects slices of several hosts only, {options.topology} has one",
+                EXIT_USAGE,
+            )
+        return cls(needs, options.image, options.namespace, options.spot)
 
     # ---------------------------------------------------------------- the commands
 
@@ -70,10 +73,9 @@ class Gke:
         return self._kubectl("delete the source", *what)
 
     def _create(self, job: Job, source: archive.Archive) -> Command:
-        flags = libtpu_flags.libtpu_init_args(self.requirements.slice.chip, self.libtpu_bundle)
         if self.image is None:
             raise UserError("--image=IMAGE is needed: docs/launching.md shows how to make one", EXIT_USAGE)
-        text = jobset.manifest(job, self.requirements, source, self.image, spot=self.spot, libtpu_init_args=flags)
+        text = jobset.manifest(job, self.requirements, source, self.image, spot=self.spot)
         return self._kubectl(f"start {job.stage} on every host", "create", "--filename=-", stdin=text)
 
     def _state(self, job: Job) -> Command:
@@ -82,7 +84,7 @@ class Gke:
         return self._kubectl("wait for its end: this is asked again and again", *what, fields)
 
     def _follow(self, job: Job, since: str) -> Command:
-        pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)},{jobset.INDEX}=0"
+        pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)},{jobset.FIRST}"
         return self._kubectl("follow host 0", "logs", pods, f"--container={jobset.CONTAINER}", "--follow", since)
 
     def _last_lines(self, job: Job) -> Command:
@@ -189,7 +191,7 @@ class Gke:
         lines = execute(self._last_lines(job)).out.decode(errors="replace").splitlines()
         for line in lines:
             print(f"    {line}", file=sys.stderr)
-        said = [line.partition("error: ")[2] for line in lines if "] error: " in line]
+        said = [line.partition("error: ")[2] for line in lines if "] error: " in line and not lost_another([line])]
         print(f"error: {said[-1] if said else f'{job.stage} failed; what was saved is untouched'}", file=sys.stderr)
         return EXIT_FAILED
 
@@ -213,7 +215,7 @@ class Gke:
 
     def logs(self, run_dir: str, name: str) -> int:
         gcloud.require("kubectl")
-        pods = f"--selector={jobset.INDEX}=0,codellama-jax={jobset.jobset_name(name)}"
+        pods = f"--selector={jobset.FIRST},codellama-jax={jobset.jobset_name(name)}"
         ended = execute(self._kubectl("", "logs", pods, f"--container={jobset.CONTAINER}", "--tail=-1"))
         if ended.code or not ended.out:
             raise UserError(f"no logs of {name}: {ended.reason if ended.code else 'it does not run'}")

@@ -14,7 +14,8 @@ CONTAINER = "train"
 SOURCE, ARCHIVE = "/source", "/archive"
 SECONDS_AFTER_SAVE = 15  # from the end of Checkpoints.grace_seconds to the end of the pod
 INDEX = "batch.kubernetes.io/job-completion-index"
-JOBSET = "jobset.sigs.k8s.io/jobset-name"
+JOBSET, SLICE = "jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/job-index"
+FIRST = f"{SLICE}=0,{INDEX}=0"  # host 0 of the first slice, which talks
 
 
 def jobset_name(run: str, stage: str = "") -> str:
@@ -27,9 +28,7 @@ def source_name(run: str, source: Archive) -> str:
     return f"{jobset_name(run)}-{source.digest}"
 
 
-def manifest(
-    job: Job, requirements: Requirements, source: Archive, image: str, *, spot: bool, libtpu_init_args: str
-) -> str:
+def manifest(job: Job, requirements: Requirements, source: Archive, image: str, *, spot: bool) -> str:
     """The YAML of a job.
 
     A pod that ends with 1 or 2 fails the JobSet: what is wrong will be wrong again. Any other end, such as 75 after a
@@ -46,13 +45,15 @@ def manifest(
         node["cloud.google.com/gke-spot"] = "true"
         tolerations.append({"key": "cloud.google.com/gke-spot", "operator": "Exists", "effect": "NoSchedule"})
     environment = {"JAX_PLATFORMS": "tpu,cpu", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    if libtpu_init_args:
-        environment["LIBTPU_INIT_ARGS"] = libtpu_init_args
+    if requirements.libtpu_init_args:
+        environment["LIBTPU_INIT_ARGS"] = requirements.libtpu_init_args
     unpack = ["tar", "-xzf", f"{ARCHIVE}/{source.name}", "-C", SOURCE]
     at_source, at_archive = ({"name": name, "mountPath": f"/{name}"} for name in ("source", "archive"))
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "hostNetwork": True,  # the fastest that there is between slices
+        # The fastest that there is between slices. How they find each other is told to every pod by GKE, which sets
+        # MEGASCALE_* for a JobSet of several; JAX and libtpu read it there.
+        "hostNetwork": True,
         "dnsPolicy": "ClusterFirstWithHostNet",
         "terminationGracePeriodSeconds": int(job.config.checkpoints.grace_seconds) + SECONDS_AFTER_SAVE,
         "nodeSelector": node,

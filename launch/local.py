@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from pathlib import Path
 from codellama_jax import hosts
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.run_folder import check_not_in_use, holder
+from codellama_jax.storage import in_bucket
 from launch import processes
 from launch.executor import Requirements
 from launch.job import ROOT, Experiment, Job
-from launch.signals import StopRequests
 
 # Of glibc, on CPUs: large pages, and freed memory is kept for the next step. Five pairs of runs of 200 or 250 steps at
 # size local, on two cores that others used too (2026-11-21): 6% to 20% less processor time, start-up included, and 6%
@@ -57,7 +56,8 @@ class Local:
 
     def check(self, experiment: Experiment) -> None:
         for job in experiment.jobs:
-            check_not_in_use(Path(experiment.run_dir, experiment.name, job.stage))
+            if not in_bucket(experiment.run_dir):  # there the job finds out by itself
+                check_not_in_use(Path(experiment.run_dir, experiment.name, job.stage))
 
     def show(self, experiment: Experiment) -> Iterator[str]:
         for job in experiment.jobs:
@@ -77,13 +77,20 @@ class Local:
     def logs(self, run_dir: str, name: str) -> int:
         files = sorted(log_folder(run_dir, name).glob("*.log"), key=lambda path: path.stat().st_mtime)
         if not files:
-            raise UserError(f"no logs of {name} in {run_dir}: only jobs with --processes=N keep what they print")
+            raise UserError(
+                f"no logs of {name} in {run_dir}: what one process says on a terminal is not kept; with --processes=N"
+                " it is"
+            )
         for file in files:
             print(f"==> {file} <==")
             print(file.read_text(encoding="utf-8", errors="replace"), end="")
         return EXIT_DONE
 
     def stop(self, run_dir: str, name: str) -> int:
+        if in_bucket(run_dir):
+            raise UserError(
+                f"{run_dir}/{name}/STAGE/.lock says which process of which host runs it: kill PROCESS there"
+            )
         folders = [path.parent for path in sorted(Path(run_dir, name).glob("*/.lock"))]
         held = {folder: found for folder in folders if (found := holder(folder))}
         for folder, (process, host) in held.items():
@@ -113,22 +120,23 @@ class Local:
     def _run(self, experiment: Experiment, job: Job) -> tuple[int, bool]:
         """Runs a job to its end; returns its exit code, and whether a signal asked to stop meanwhile."""
         plain = environment()
-        if self.requirements == Requirements():
-            code, asked = alone(job, plain)
-            return _explained(job, code, asked), asked
         folder = log_folder(experiment.run_dir, experiment.name)
+        if self.requirements == Requirements():
+            log = None if experiment.run_dir.startswith("gs://") else folder / f"{job.stage}.log"
+            code, asked = processes.run_alone(command(job), plain, log)
+            return _explained(job, code, asked), asked
         each = self._environments(job)
         ended = processes.run(
             [(command(job), plain | own, folder / f"{job.stage}.{number}.log") for number, own in enumerate(each)]
         )
-        if ended.process is not None and ended.code != EXIT_INTERRUPTED and not (ended.asked and ended.code > 128):
+        if ended.process is not None and not ended.saved and not (ended.asked and ended.code > 128):
             log = folder / f"{job.stage}.{ended.process}.log"
             which = f"process {ended.process} of {len(each)}"
             print(f"codellama_jax: {which} ended with code {ended.code}, its last lines ({log}):", file=sys.stderr)
             for line in ended.last_lines:
                 print(f"    {line}", file=sys.stderr)
             said = [line for line in ended.last_lines if line.startswith("error: ")]
-            if said and ended.code in (EXIT_FAILED, EXIT_USAGE):
+            if said and ended.code in (EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED):
                 print(f"{said[-1]} ({which})", file=sys.stderr)
         return _explained(job, ended.code, ended.asked), ended.asked
 
@@ -152,8 +160,8 @@ def environment() -> dict[str, str]:
 
 
 def log_folder(run_dir: str, name: str) -> Path:
-    """Where the processes' output is kept."""
-    return Path(run_dir, name, "logs")
+    """Where the processes' output is kept: on this machine also where the run is in a bucket."""
+    return Path("runs" if in_bucket(run_dir) else run_dir, name, "logs")
 
 
 def free_port(key: str) -> int:
@@ -167,16 +175,6 @@ def free_port(key: str) -> int:
             except OSError:
                 continue
     raise UserError(f"no free port among {PORTS.start} to {PORTS.stop} of this machine for its processes to meet at")
-
-
-def alone(job: Job, more: dict[str, str]) -> tuple[int, bool]:
-    """Runs the job as one process that has the terminal; returns its exit code as a shell gives it, and whether a
-    signal asked to stop meanwhile. It ends as it sees fit: by saving."""
-    # A session of its own: a Ctrl-C on the terminal would otherwise reach the job twice, which means "at once".
-    process = subprocess.Popen(command(job), env=os.environ | more, start_new_session=True)
-    with StopRequests(process.send_signal) as asked:
-        code = process.wait()
-    return (code if code >= 0 else 128 - code), asked.count > 0
 
 
 def _explained(job: Job, code: int, asked: bool) -> int:

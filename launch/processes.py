@@ -1,4 +1,4 @@
-"""Several processes of one job on this machine, seen as one: their output, their end."""
+"""Processes of one job on this machine: what they say is kept, and several are seen as one."""
 
 import contextlib
 import dataclasses
@@ -10,17 +10,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from codellama_jax.errors import EXIT_INTERRUPTED
-from codellama_jax.hosts import LOST
+from codellama_jax.hosts import lost_another
 from launch.signals import StopRequests
 
 NOISE = "[Gloo] Rank "  # lines that begin so are in the file only: how processes on CPUs meet
 LAST_LINES = 12  # of the process that failed
 SETTLE_SECONDS = 0.5  # in which the end of one is the end of others too: which of them is to blame?
 ALONE_SECONDS = 2.0  # that the others have to end by themselves once one has failed, and again once they were asked
+READ_SECONDS = 2.0  # from the end of a process to that of its output: what it started may hold the pipe for ever
 SAVE_SECONDS = 45.0  # that they have once one has saved and ended: longer than Checkpoints.grace_seconds
 
 
@@ -40,12 +42,41 @@ class Ended:
     process: int | None = None
     last_lines: tuple[str, ...] = ()
 
+    @property
+    def saved(self) -> bool:
+        """Whether they were stopped, and saved."""
+        return self.code == EXIT_INTERRUPTED and not lost_another(self.last_lines)
+
+
+class _Log:
+    """A file that output is added to. Where it cannot be written, as on a full disk, it ends, and not the training."""
+
+    def __init__(self, path: Path, tell: Callable[[str], None]):
+        self._path, self._tell = path, tell
+        self._file: IO[bytes] | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            self._end(error)
+
+    def write(self, data: bytes) -> None:
+        try:
+            if self._file:
+                self._file.write(data)
+        except OSError as error:
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        self._file = None
+        self._tell(f"(the launcher cannot write {self._path}: {error.strerror}; the job goes on, its output is here)")
+
 
 class _Process:
     """One of them: every line of its output goes to the terminal with a prefix, and to a file as it is."""
 
     def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str], log: Path):
-        self.number, self._log = number, log
+        self.number = number
         self.last: deque[str] = deque(maxlen=LAST_LINES)
         # A session of its own: a Ctrl-C on the terminal would otherwise reach it twice, which means "at once".
         self.process = subprocess.Popen(
@@ -56,31 +87,18 @@ class _Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(log,), daemon=True)
         self._reader.start()
 
-    def _read(self) -> None:
+    def _read(self, log: Path) -> None:
         assert self.process.stdout
-        file = None
-        try:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            file = self._log.open("ab", buffering=0)
-        except OSError as error:
-            self._no_log(error)
+        kept = _Log(log, self._print)
         for line in self.process.stdout:
             text = line.decode(errors="replace").rstrip("\n").rpartition("\r")[2]
             if not text.startswith(NOISE):
                 self.last.append(text)
                 self._print(text)
-            if file:
-                try:
-                    file.write(line)
-                except OSError as error:  # a full disk ends the log, not the training
-                    self._no_log(error)
-                    file = None
-
-    def _no_log(self, error: OSError) -> None:
-        self._print(f"(the launcher cannot write {self._log}: {error.strerror}; the job goes on, its output is here)")
+            kept.write(line)
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone: the file has it
@@ -93,8 +111,57 @@ class _Process:
     def end(self) -> int:
         """Waits for its end and its last line; returns its code as a shell gives it."""
         code = self.process.wait()
-        self._reader.join(2)  # not for ever: what it started may hold the pipe
+        self._reader.join(READ_SECONDS)
         return code if code >= 0 else 128 - code
+
+
+def run_alone(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> tuple[int, bool]:
+    """Runs one process that has the terminal; returns its exit code as a shell gives it, and whether a signal asked to
+    stop meanwhile.
+
+    What it says goes to the log as well, but for what goes to a terminal: on a pipe there would be no progress bar.
+    """
+    stdout, stderr = (None if log is None or os.isatty(number) else subprocess.PIPE for number in (1, 2))
+    if stdout and stderr and _same_file(1, 2):
+        stderr = subprocess.STDOUT  # so that lines of both stay in their order
+    # A session of its own: a Ctrl-C on the terminal would otherwise reach it twice, which means "at once".
+    process = subprocess.Popen(
+        command, env=os.environ | dict(environment), stdout=stdout, stderr=stderr, start_new_session=True
+    )
+    copies: list[threading.Thread] = []
+    if log and (stdout or stderr):
+        kept = _Log(log, lambda text: print(f"codellama_jax: {text}", file=sys.stderr))
+        pipes = [(pipe, number) for pipe, number in ((process.stdout, 1), (process.stderr, 2)) if pipe]
+        copies = [threading.Thread(target=_copy, args=(*each, kept), daemon=True) for each in pipes]
+    for copy in copies:
+        copy.start()
+    with StopRequests(process.send_signal) as asked:
+        code = process.wait()
+    for copy in copies:
+        copy.join(READ_SECONDS)
+    return (code if code >= 0 else 128 - code), asked.count > 0
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:
+        return False  # one is closed
+
+
+def _copy(pipe: IO[bytes], number: int, kept: _Log) -> None:
+    """Writes what comes out of a pipe to this process's output of that number, and whole lines of it to the log."""
+    held = b""
+    with open(number, "wb", closefd=False) as out:
+        while data := os.read(pipe.fileno(), 1 << 16):
+            with contextlib.suppress(OSError):  # who read it has gone: the log has it
+                out.write(data)
+                out.flush()
+            whole, end, held = (held + data).rpartition(b"\n")
+            if end:
+                kept.write(whole + end)
+    if held:
+        kept.write(held)
 
 
 def run(commands: Sequence[tuple[Sequence[str], Mapping[str, str], Path]]) -> Ended:
@@ -144,18 +211,18 @@ def _outcome(started: list[_Process], ends: "queue.Queue[tuple[_Process, int]]",
         remaining -= 1
         if code:
             if not failed:
-                patience, hurry = _hurry(code)
+                patience, hurry = _hurry(saved=code == EXIT_INTERRUPTED and not lost_another(each.last))
                 first_at, deadline = time.monotonic(), time.monotonic() + patience
             if not failed or time.monotonic() - first_at < SETTLE_SECONDS:
                 failed.append((each, code))
     if not failed:
         return Ended(0, asked.count > 0)
     # One that only lost another is not the one to blame.
-    blamed, code = next(((e, c) for e, c in failed if not any(LOST in line for line in e.last)), failed[0])
+    blamed, code = next(((e, c) for e, c in failed if not lost_another(e.last)), failed[0])
     return Ended(code, asked.count > 0, blamed.number, tuple(blamed.last))
 
 
-def _hurry(code: int) -> tuple[float, list[tuple[int, float]]]:
-    """Once one has ended with this code: how long the others have, and then (signal, seconds until the next)."""
-    patience = SAVE_SECONDS if code == EXIT_INTERRUPTED else ALONE_SECONDS
+def _hurry(*, saved: bool) -> tuple[float, list[tuple[int, float]]]:
+    """Once one has ended: how long the others have, and then (signal, seconds until the next)."""
+    patience = SAVE_SECONDS if saved else ALONE_SECONDS
     return patience, [(signal.SIGTERM, ALONE_SECONDS), (signal.SIGKILL, float("inf"))]

@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from codellama_jax import checksums
 from codellama_jax.errors import UserError
 from launch import gcloud
 
@@ -29,7 +30,8 @@ class RunDir:
         self._copies: tempfile.TemporaryDirectory | None = None
 
     def stage(self, name: str, stage: str) -> Path:
-        """A folder of this machine with NOTES of a stage and its checkpoints' folders: the stage's own, or a copy.
+        """A folder of this machine with NOTES of a stage and its checkpoints' folders, those of whole ones: the stage's
+        own, or a copy.
 
         Raises:
             UserError: the bucket cannot be read.
@@ -50,10 +52,9 @@ class RunDir:
             names = {entry.rstrip("/").rpartition("/")[2] for entry in gcloud.listed(f"{source}/")}
             for note in names.intersection(NOTES):
                 (folder / note).write_bytes(gcloud.read(f"{source}/{note}"))
-            if "checkpoints" in names:
-                for entry in gcloud.listed(f"{source}/checkpoints/"):
-                    if entry.endswith("/"):
-                        (folder / "checkpoints" / entry.rstrip("/").rpartition("/")[2]).mkdir(parents=True)
+            if "checkpoints" in names:  # a checkpoint is whole when its checksums are there (run_folder.saved_steps)
+                for entry in gcloud.listed(f"{source}/checkpoints/*/{checksums.NAME}"):
+                    (folder / "checkpoints" / entry.split("/")[-2]).mkdir(parents=True)
         except UserError:
             if not self._offline:
                 raise

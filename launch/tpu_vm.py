@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
-from launch import archive, fit, gcloud, libtpu_flags, tpu_vm_commands
+from launch import archive, fit, gcloud, tpu_vm_commands
 from launch.attempt import Attempt
 from launch.command import Command, execute
 from launch.executor import Requirements, add_slice_flags, slice_requirements
@@ -27,11 +27,10 @@ class TpuVm:
     """A slice of TPU VMs (see launch.executor.Executor for what its methods promise).
 
     Attributes:
-        requirements: the slice, and how often it may be lost.
+        requirements: the slice, how often it may be lost, flags of its compiler.
         project, zone: where; None: what gcloud is set to.
         more: flags of `gcloud compute tpus queued-resources create`.
         runtime_version: what the hosts run; None: what the generation has.
-        libtpu_bundle: of launch/libtpu_flags.py.
         pace: seconds of waiting for each that is meant; less in tests.
     """
 
@@ -40,7 +39,6 @@ class TpuVm:
     zone: str | None = None
     more: tuple[str, ...] = ()
     runtime_version: str | None = None
-    libtpu_bundle: str = libtpu_flags.NONE
     pace: float = 1.0
     remote = True
 
@@ -51,15 +49,15 @@ class TpuVm:
         parser.add_argument("--zone", help="default: what gcloud is set to")
         parser.add_argument("--network", help="default: the project's default network")
         parser.add_argument("--runtime_version", help="default: what the generation has")
-        parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags of the TPU's compiler")
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "TpuVm":
+        if options.slices > 1:
+            raise UserError(f"--slices={options.slices}: several slices are for --executor=gke alone", EXIT_USAGE)
         more = [f"--{kind}" for kind in ("spot", "reserved") if getattr(options, kind)]
         more += [f"--network={options.network}"] if options.network else []
         place = options.project, options.zone
-        needs = slice_requirements(options)
-        return cls(needs, *place, tuple(more), options.runtime_version, options.libtpu_bundle)
+        return cls(slice_requirements(options), *place, tuple(more), options.runtime_version)
 
     # ---------------------------------------------------------------- the commands
 
@@ -80,10 +78,6 @@ class TpuVm:
         version = self.runtime_version or slice_.chip.runtime_version or ""
         return self._commands(name).create(accelerator, version, self.more)
 
-    @property
-    def _libtpu_init_args(self) -> str:
-        return libtpu_flags.libtpu_init_args(self.requirements.slice.chip, self.libtpu_bundle)
-
     # ---------------------------------------------------------------- before anything is created
 
     def _check_without_cloud(self, experiment: Experiment) -> None:
@@ -96,7 +90,7 @@ class TpuVm:
                 f" --topology={slice_.cloud_name}, or use --executor=gke",
                 EXIT_USAGE,
             )
-        _ = self._libtpu_init_args
+        _ = self.requirements.libtpu_init_args
         check_shared(experiment)
         fit.check(experiment.jobs, slice_)
 
@@ -112,7 +106,7 @@ class TpuVm:
         shown = [*gcloud.probe(experiment.run_dir), self._create(experiment.name), commands.state()]
         shown += [commands.copy(source), commands.install(source)]
         for job in experiment.jobs:
-            shown.append(commands.start(job, 0, source, self._libtpu_init_args))
+            shown.append(commands.start(job, 0, source, self.requirements.libtpu_init_args))
             shown += [commands.watch(job, 0, source, 0), commands.result(job, 0, source)]
         yield f"# {source.path}: the source as it is now, written before the rest"
         yield from (command.shown() for command in shown)
@@ -160,7 +154,7 @@ class TpuVm:
             try:
                 slice_.make_ready()
                 started = Attempt(job, attempt, commands, source, slice_, asked, self.pace)
-                code, reason = started.run(self._libtpu_init_args)
+                code, reason = started.run(self.requirements.libtpu_init_args)
                 if code != EXIT_INTERRUPTED or asked.count or not reason:
                     return code
                 slice_.check_there()

@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codellama_jax import storage
 from codellama_jax.configuration import Config
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
@@ -146,9 +146,7 @@ def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], No
         return Tokenizer.from_file(kept, settings.infilling)
     tokenizer = trained_tokenizer(configuration.corpus, configuration.filters, settings, say)
     if not kept.exists() and writes:
-        temporary = kept.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(tokenizer.model)
-        os.replace(temporary, kept)
+        storage.write_atomically(kept, tokenizer.model)
     elif kept.exists() and kept.read_bytes() != tokenizer.model:
         raise UserError(f"{kept} is another tokenizer than {settings.model}: use another --name")
     return tokenizer

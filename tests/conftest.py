@@ -18,6 +18,38 @@ from tasks.tokenizer_training import train
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# What takes half a minute or more, the longest first. Of two workers that take a file at a time, one that came to such
+# a file last would leave the other idle.
+LONGEST = (
+    "test_faults.py",
+    "test_cascade.py",
+    "launch/test_pod.py",
+    "tasks/build/test_build_faults.py",
+    "tasks/build/test_build.py",
+    "test_bucket.py",
+    "launch/test_local.py",
+    "planning/test_plan.py",
+    "kernels/test_attention.py",
+    "training/test_step.py",
+    "model/test_llama.py",
+    "model/test_hf.py",
+    "test_sharding.py",
+    "training/test_checkpoints.py",
+    "conversion/test_convert.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has pytest-xdist keep this order: it would begin with the files of the most tests, which are the quick ones."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order of LONGEST, then the others as they were."""
+    order = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 # What tests compare with, where `make test` has put it: behind the environment's packages, not among them.
 sys.path.append(str(Path(__file__).resolve().parent.parent / ".venv" / "oracles"))
 

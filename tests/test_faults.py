@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -27,6 +28,13 @@ CASCADE += ["--gin.LCFT_STEPS=20", "--gin.LCFT_BATCH_TOKENS=512"]
 # Two windows of 32 tokens a lane are so few that the loss of a batch stands out now and then, whatever the corpus.
 SPIKES = ["--gin.CODE_LENGTH=32", "--gin.CODE_BATCH_TOKENS=128", "--gin.CODE_STEPS=100", "--gin.BadSteps.spike=0.13"]
 SPIKES += ["--gin.BadSteps.spike_window=8", "--gin.BadSteps.rollbacks=1_000"]
+
+
+@pytest.fixture(autouse=True)
+def compiled_in_haste(monkeypatch):
+    """Twenty processes compile for runs of a second, which are compared with each other; tests/test_cascade.py kills
+    and resumes one that is compiled as users' are."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def evaluations(run):
@@ -59,7 +67,7 @@ def test_one_of_two_processes_is_lost_and_then_one_is_signalled(tmp_path):
     with run.start() as started:
         assert started.until_step(10), started.said()
         loss = faults.lose(started, 0, signal.SIGKILL)
-    assert (loss.code, loss.last_line) == (1, f"error: {hosts.LOST}")
+    assert (loss.code, loss.last_line) == (75, f"error: {hosts.LOST}")
     assert loss.seconds < 2 * hosts.HEARTBEAT_SECONDS
     with run.start() as started:
         assert started.until_step(run.last_step("code") + 2), started.said()

@@ -126,11 +126,10 @@ def test_hosts_that_share_a_part_of_their_windows(monkeypatch):
 def losses_of(mesh_shape):
     """Losses of three steps on all devices of all processes, each process making its own rows only."""
     sys.path.insert(0, str(Path(__file__).parent / "training"))
-    import jax.numpy as jnp
-    from test_step import SETTINGS, STAGE, STREAMS, TINY, batch
+    from test_step import SETTINGS, STAGE, STREAMS, TINY, batch, start
 
     from codellama_jax.training.optimizer import make_optimizer
-    from codellama_jax.training.step import TrainState, init_params, make_train_step, state_shardings
+    from codellama_jax.training.step import make_train_step, state_shardings
 
     mesh = sharding.make_mesh(mesh_shape, STAGE.batch_size)
     group, groups = sharding.host_group(mesh)
@@ -138,11 +137,7 @@ def losses_of(mesh_shape):
     optimizer = make_optimizer(SETTINGS, STAGE.steps)
     shardings = state_shardings(TINY, optimizer, mesh)
     with jax.set_mesh(mesh):
-        params = init_params(TINY, 0)  # the same in every process
-        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-        state = jax.tree.map(
-            lambda x, s: jax.make_array_from_callback(x.shape, s, np.asarray(x).__getitem__), state, shardings
-        )
+        state = jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, x.__getitem__), start(), shardings)
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh), out_shardings=(shardings, None))
         losses = []
         for seed in range(3):
@@ -169,5 +164,6 @@ def test_two_processes_of_four_devices_are_one_of_eight():
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_disable_most_optimizations", True)  # of what runs for milliseconds
     join()
     print(json.dumps([losses_of(mesh) for mesh in MESHES]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from codellama_jax.conversion import parameters, safetensors, torch_file
 from codellama_jax.conversion.parameters import DTYPES, Model, Source, Tensor
-from codellama_jax.conversion.stored import InputFile, Stored
+from codellama_jax.conversion.stored import InputFile, Stored, json_object
 from codellama_jax.errors import UserError
 
 SHARD_BYTES = 5_000_000_000
@@ -55,7 +55,7 @@ class HuggingFace:
         Raises:
             UserError: something is missing, damaged or no plain Llama; the message names it.
         """
-        config = _json(folder / "config.json")
+        config = json_object(folder / "config.json")
         llama, length = _llama(folder / "config.json", config)
         self._files: dict[str, InputFile] = {}
         self._stored = self._read(folder)
@@ -63,7 +63,7 @@ class HuggingFace:
         wanted = {name_of(tensor): tensor for tensor in parameters.tensors(llama)}
         if tied:
             self._stored[_GLOBAL["head"]] = self._stored.get(_GLOBAL["embedding"])  # type: ignore[assignment]
-        _check_names(folder, wanted.keys(), self._stored.keys())
+        parameters.check_names(folder, wanted.keys(), self._stored.keys(), "whole Llama")
         dtypes = {}
         for name, tensor in wanted.items():
             stored, shape = self._stored[name], parameters.shape(llama, tensor.name)
@@ -81,7 +81,7 @@ class HuggingFace:
         index, names = (folder / INDEX, [SINGLE]) if safe else (folder / _OLD_INDEX, [_OLD_SINGLE])
         read = safetensors.read if safe else torch_file.read
         if index.exists():
-            weight_map = _json(index).get("weight_map")
+            weight_map = json_object(index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise UserError(f"{index} is damaged: it has no weight_map; fetch it again")
             names = sorted(set(weight_map.values()))
@@ -99,26 +99,6 @@ class HuggingFace:
         """As Source.close."""
         for file in self._files.values():
             file.close()
-
-
-def _check_names(folder: Path, wanted: Any, found: Any) -> None:
-    for names, what in ((wanted - found, "has no"), (found - wanted, "has an unknown tensor,")):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{folder} {what} {', '.join(sorted(names)[:3])}{more}: it is no whole Llama")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        reason = "it is no object"
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise UserError(f"{path} is damaged ({reason}): fetch it again")
 
 
 def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:

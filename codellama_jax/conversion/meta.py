@@ -15,7 +15,7 @@ import numpy as np
 
 from codellama_jax.conversion import parameters, torch_file
 from codellama_jax.conversion.parameters import Model, Source, Tensor
-from codellama_jax.conversion.stored import InputFile, Stored
+from codellama_jax.conversion.stored import InputFile, Stored, json_object
 from codellama_jax.errors import UserError
 
 PARAMS = "params.json"
@@ -47,7 +47,7 @@ class Meta:
         Raises:
             UserError: something is missing, damaged, refused or no Llama; the message names it.
         """
-        params = _params(folder / PARAMS)
+        params = json_object(folder / PARAMS)
         paths = sorted(folder.glob("consolidated.*.pth"))
         numbers = [int(match[1]) for path in paths if (match := re.fullmatch(r"consolidated\.(\d+)\.pth", path.name))]
         if not numbers or numbers != list(range(len(numbers))):
@@ -59,7 +59,7 @@ class Meta:
         self._parts: dict[Tensor, tuple[int | None, list[Stored]]] = {}
         wanted = {name_of(tensor): tensor for tensor in parameters.tensors(llama)}
         for file, found in zip(self._files, files, strict=True):
-            _check_names(file.path, wanted.keys(), found.keys() - {_IGNORED})
+            parameters.check_names(file.path, wanted.keys(), found.keys() - {_IGNORED}, "part of a whole Llama")
         for name, tensor in wanted.items():
             self._parts[tensor] = self._joined(llama, tensor, [found[name] for found in files])
         dtypes = {str(tensor): parts[0].dtype.name for tensor, (_, parts) in self._parts.items()}
@@ -101,24 +101,6 @@ class Meta:
         """As Source.close."""
         for file in self._files:
             file.close()
-
-
-def _check_names(path: Path, wanted: Any, found: Any) -> None:
-    for names, what in ((wanted - found, "has no"), (found - wanted, "has an unknown tensor,")):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{path} {what} {', '.join(sorted(names)[:3])}{more}: it is no part of a whole Llama")
-
-
-def _params(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        reason = "it is no object"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise UserError(f"{path} is damaged ({reason}): fetch it again")
 
 
 def _llama(path: Path, params: dict[str, Any], files: list[dict[str, Stored]]) -> Any:

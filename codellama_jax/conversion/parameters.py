@@ -7,7 +7,8 @@ rows is all that is ever in memory.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -97,6 +98,18 @@ def tensors(llama: Llama) -> Iterator[Tensor]:
             yield Tensor(name, layer)
     yield Tensor("norm")
     yield Tensor("head")
+
+
+def check_names(where: Path, wanted: Set[str], found: Set[str], whole: str) -> None:
+    """Returns if a foreign file or folder has the tensors that it should, by its own names, and no others.
+
+    Raises:
+        UserError: it has not: it is no `whole`; names three at most.
+    """
+    for names, what in ((wanted - found, "has no"), (found - wanted, "has an unknown tensor,")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"{where} {what} {', '.join(sorted(names)[:3])}{more}: it is no {whole}")
 
 
 def shape(llama: Llama, name: str) -> tuple[int, ...]:

@@ -1,9 +1,11 @@
-"""A tensor in a file: where its bytes lie, read a few rows at a time."""
+"""What foreign files hold: a tensor, read a few rows at a time from where its bytes lie; a JSON object."""
 
 import dataclasses
+import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,3 +82,19 @@ class Stored:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         raw = self.file.read(self.offset + start * row, (stop - start) * row)
         return raw.view(self.dtype).reshape(stop - start, *self.shape[1:])
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+        reason = "it is no object"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise UserError(f"{path} is damaged ({reason}): fetch it again")

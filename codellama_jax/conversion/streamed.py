@@ -56,24 +56,13 @@ class StreamedArray:
                 yield self._region(tensor, start, stop), piece[None] if self._stacked else piece
 
 
-class _Handler(type_handlers.TypeHandler):
+class _Handler(type_handlers.NumpyHandler):
     """Writes an StreamedArray where Orbax would write a whole one, through the TensorStore that Orbax specifies for it.
 
     Orbax has no leaf that is read while it is written: its handlers take arrays. This one is its public extension
-    point, and the folder, its tree's metadata and the merge of what processes wrote are Orbax's own.
+    point, and the folder, its tree's metadata and the merge of what processes wrote are Orbax's own. What it wrote is
+    a NumPy array to whoever reads it.
     """
-
-    def typestr(self) -> str:
-        """What the tree's metadata calls it: restored without further words it is a NumPy array."""
-        return "np.ndarray"
-
-    async def metadata(self, infos: Sequence[Any]) -> Sequence[Any]:
-        """Not asked of a tree that is being written."""
-        raise NotImplementedError
-
-    async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> Sequence[Any]:
-        """Orbax's handlers read what this one wrote."""
-        raise NotImplementedError
 
     async def serialize(self, values: Sequence[StreamedArray], infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
         """Writes the arrays one after the other, here and now, so that one block exists at a time."""

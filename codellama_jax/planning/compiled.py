@@ -35,8 +35,8 @@ from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
 from codellama_jax.planning.traffic import memory_bytes
 from codellama_jax.program import die_with_parent
+from codellama_jax.storage import write_atomically
 from codellama_jax.training.config import AdamW, Mesh, Stage
-from codellama_jax.training.metrics import write_atomically
 from tasks.config import STREAMS, Packing
 
 PACKAGE = Path(configuration.__file__).parent

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codellama_jax import storage
 from codellama_jax.errors import UserError
 from codellama_jax.training.config import BadSteps
-from codellama_jax.training.metrics import write_atomically
 
 
 class LossSpike(Exception):
@@ -53,8 +53,8 @@ class BadStepWatch:
         self._settings, self._lines, self._rollbacks, self._saved = settings, lines, rollbacks, saved
         self.notes = stage_dir / (f"skipped_steps.{host}.jsonl" if host else "skipped_steps.jsonl")
         if self.notes.exists():
-            noted = [line for line in self.notes.read_text(encoding="utf-8").splitlines() if _step(line) <= resumed]
-            write_atomically(self.notes, "".join(f"{line}\n" for line in noted))
+            noted = [line for line in storage.read_text(self.notes).splitlines() if _step(line) <= resumed]
+            storage.write_atomically(self.notes, "".join(f"{line}\n" for line in noted))
 
     def look(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> None:
         """Looks at a step whose line is the last one.
@@ -71,8 +71,10 @@ class BadStepWatch:
     def _skipped(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> None:
         documents = [f"{stream}: {where}" for stream, where in batch.documents]
         values = {name: repr(float(metrics[name])) for name in ("loss", "grad_norm")}  # "nan" is no number of JSON
-        with self.notes.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values, "documents": documents}) + "\n")
+        notes = storage.GrowingFile(self.notes)  # not held open: there is seldom one
+        notes.write(json.dumps({"step": step, **values, "documents": documents}) + "\n")
+        notes.sync()
+        notes.close()
         wanted = self._settings.in_a_row
         last = [bool(line.get("skipped")) for line in self._lines()[-wanted:]]
         if len(last) == wanted and all(last):

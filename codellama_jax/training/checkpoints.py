@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity
 
-from codellama_jax import checksums, hosts
+from codellama_jax import checksums, hosts, storage
 from codellama_jax.errors import UserError
 from codellama_jax.run_folder import saved_steps
 from codellama_jax.training.config import Checkpoints
@@ -39,6 +39,8 @@ def _goodness(metrics: dict[str, float]) -> float:
     loss = metrics["validation_loss"]
     return -loss if loss == loss else -float("inf")  # nan is the worst of all
 
+
+_ITEMS = ("params", "optimizer", "stream", "metadata")
 
 # Where a checkpoint that is not kept is renamed to, whole, before its files are removed: a temporary name as well.
 _REMOVED = "removed.orbax-checkpoint-tmp"
@@ -66,16 +68,33 @@ class _WithChecksums(atomicity.AtomicRenameTemporaryPath):
         self._final_path = final
 
 
+class _ChecksumsLast(atomicity.CommitFileTemporaryPath):
+    """A save in a bucket, where nothing can be renamed: it has its name from the start, and counts when its checksums
+    are there (run_folder.saved_steps), which are written after all else."""
+
+    _final_path: Any  # of the base class
+
+    async def finalize(self) -> None:
+        await super().finalize()
+        if self._final_path.name.isdigit():
+            await asyncio.to_thread(checksums.write, self._final_path)
+
+
 class StageCheckpoints:
     """The checkpoints of one stage folder.
 
-    A save is written under a temporary name by a thread and renamed when whole, its checksums in it: a half-written one
-    is never listed, and is removed when the folder is opened again.
+    A save is written by a thread, under a temporary name, and renamed when whole, its checksums in it; in a bucket the
+    checksums come last. A half-written one is never listed, and is removed when the folder is opened again.
     """
 
     def __init__(self, stage_dir: Path, settings: Checkpoints):
-        self.directory = stage_dir.absolute() / "checkpoints"
+        self.directory = storage.absolute(stage_dir) / "checkpoints"
         self.directory.mkdir(parents=True, exist_ok=True)
+        bucket = storage.in_bucket(self.directory)
+        if bucket:
+            if jax.process_index() == 0:
+                self._tidy_bucket()
+            multihost_utils.sync_global_devices("checkpoints are tidy")
         policies = checkpoint_managers
         kept: list[Any] = [policies.LatestN(n=settings.keep)]
         if settings.keep_every:
@@ -87,14 +106,25 @@ class StageCheckpoints:
             preservation_policy=policies.AnyPreservationPolicy(policies=kept),
             best_fn=_goodness,
             enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,
-            todelete_subdir=_REMOVED,
-            temporary_path_class=_WithChecksums,
+            cleanup_tmp_directories=not bucket,
+            todelete_subdir=None if bucket else _REMOVED,
+            temporary_path_class=_ChecksumsLast if bucket else _WithChecksums,
         )
         self._step: int | None = None  # of the save that was begun last
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=("params", "optimizer", "stream", "metadata")
-        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
+
+    def _tidy_bucket(self) -> None:
+        """Removes what a killed save left, and gives checkpoints that were copied here from a disk Orbax's own marks,
+        without which it would take them for unfinished."""
+        whole = self.steps()
+        for path in list(self.directory.glob("*")):
+            if path.name.isdigit() and int(path.name) not in whole:
+                storage.remove(path)
+            elif path.name.isdigit():
+                for folder in (path, *(path / item for item in _ITEMS)):
+                    mark = folder / atomicity.COMMIT_SUCCESS_FILE
+                    if not mark.exists():
+                        mark.write_text("copied here whole")
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint, None if there is none."""
@@ -203,7 +233,7 @@ class StageCheckpoints:
         self.wait()
         self._manager.close()
         if jax.process_index() == 0:
-            shutil.rmtree(self.directory / _REMOVED, ignore_errors=True)
+            storage.remove(self.directory / _REMOVED)
 
 
 class _reading:
@@ -267,7 +297,7 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no checkpoint there, or it is damaged.
     """
-    if not (checkpoint / "metadata" / "metadata").is_file():
+    if not (checkpoint / "metadata" / "metadata").exists():
         raise UserError(
             f"{checkpoint} is no checkpoint: name a folder runs/NAME/STAGE/checkpoints/STEP, or what python -m"
             " codellama_jax.convert import made of Llama's files"
@@ -282,9 +312,11 @@ def load_params(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or has other shapes.
     """
-    with _reading(checkpoint, lambda: _ANOTHER_COPY), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _reading(checkpoint, lambda: _ANOTHER_COPY):
         verify(checkpoint)
-        return checkpointer.restore((checkpoint / "params").absolute(), args=_restore_args(abstract))
+        # not through a Checkpointer: in a bucket that wants a mark which a copy of a checkpoint of a disk has not
+        folder = storage.absolute(checkpoint / "params")
+        return ocp.PyTreeCheckpointHandler().restore(folder, args=_restore_args(abstract))
 
 
 _ANOTHER_COPY = "put a whole copy of it there, or make it again"

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections import defaultdict
@@ -13,19 +12,12 @@ from typing import Any
 
 import tqdm
 
-from codellama_jax import program
+from codellama_jax import program, storage
 from codellama_jax.training.config import Stage
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that it is either the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
-
-
 class JsonLines:
-    """A file of one JSON object a line, each written out at once.
+    """A file of one JSON object a line, each written out as storage.GrowingFile does.
 
     Opening drops a truncated last line and every line of a step after `last_step`: those steps are run again.
     Floats are written with repr precision, so equal runs have equal text; those that are not finite are null. With
@@ -35,11 +27,11 @@ class JsonLines:
     def __init__(self, path: Path, last_step: int, writes: bool = True):
         self.lines: list[dict[str, Any]] = []
         if path.exists():
-            for line in path.read_text().splitlines():
+            for line in storage.read_text(path).splitlines():
                 with contextlib.suppress(ValueError):  # a crash cut this line short; its step is run again
                     self.lines.append(json.loads(line))
-        self._path, self._writes = path, writes
-        self._file = path.open("a", encoding="utf-8") if writes else None
+        self._path = path
+        self._file = storage.GrowingFile(path) if writes else None
         self.dropped = self.forget_after(last_step)
 
     def forget_after(self, step: int, keep_kind: str = "") -> list[dict[str, Any]]:
@@ -49,22 +41,21 @@ class JsonLines:
         self.lines = [line for line, keeps in zip(lines, kept, strict=True) if keeps]
         if self._file:
             self._file.close()
-            write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
-            self._file = self._path.open("a", encoding="utf-8")
+            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            self._file = storage.GrowingFile(self._path, text)
         return [line for line, keeps in zip(lines, kept, strict=True) if not keeps]
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends one object and hands it to the operating system."""
+        """Appends one object."""
         record = {name: _finite_or_none(value) for name, value in record.items()}
         self.lines.append(record)
         if self._file:
             self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
 
     def sync(self) -> None:
-        """Returns when every line is on disk."""
+        """Returns when every line is where it is to stay."""
         if self._file:
-            os.fsync(self._file.fileno())
+            self._file.sync()
 
 
 class TensorBoard:
@@ -233,7 +224,7 @@ class StageLog:
         return sum(line["kind"] == "rollback" for line in self.evaluations)
 
     def sync(self) -> None:
-        """Returns when every line is on disk."""
+        """Returns when every line is where it is to stay."""
         self._metrics.sync()
         self._evaluations.sync()
 

@@ -1,16 +1,20 @@
 """What watches a run from beside: a stall ends it, a trace is taken on demand."""
 
+import contextlib
 import faulthandler
 import os
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import jax
 
+from codellama_jax import storage
 from codellama_jax.errors import EXIT_INTERRUPTED
 
+UPLOAD_SECONDS = 30.0  # for the stacks of a run in a bucket: what hangs may be the way there
 TRACED_STEPS = 3  # of a trace that was asked for by touching the file
 
 
@@ -48,10 +52,19 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        where = f"the stacks of all threads are in {self._stacks}"
+        stacks = self._stacks
+        if storage.in_bucket(stacks):
+            stacks = Path(tempfile.gettempdir()) / f"codellama_jax.{os.getpid()}.{stacks.name}"
+        where = f"the stacks of all threads are in {stacks}"
         try:
-            with self._stacks.open("w", encoding="utf-8") as file:
+            with stacks.open("w", encoding="utf-8") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
+            if stacks != self._stacks:
+                where += f", and should be in {self._stacks}"
+                text = stacks.read_bytes()
+                upload = threading.Thread(target=lambda: self._stacks.write_bytes(text), daemon=True)
+                upload.start()
+                upload.join(UPLOAD_SECONDS)
         except OSError as error:
             where = f"their stacks could not be written ({error.strerror})"
         sys.stderr.write(
@@ -68,12 +81,15 @@ class Profiler:
     Args:
         first, last: steps to trace; 0: none.
         ask: while this file exists, the next TRACED_STEPS are traced; it is removed.
-        folder: of TensorBoard; each trace is a run of its own there, trace_STEP.
+        folder: of TensorBoard; each trace is a run of its own there, trace_STEP. JAX writes to disks only: one for a
+            bucket is copied there.
     """
 
     def __init__(self, first: int, last: int, ask: Path, folder: Path):
         self._first, self._last, self._ask, self._folder = first, last, ask, folder
         self._until: int | None = None
+        self._trace = folder  # the one that is being taken
+        self._here = contextlib.ExitStack()
 
     def step_done(self, step: int) -> str | None:
         """Begins or ends a trace after a step; returns a line for the user if one was written."""
@@ -81,12 +97,15 @@ class Profiler:
             self.close()
             return f"traced steps up to {step}: tensorboard --logdir={self._folder}"
         if self._until is None:
-            asked = self._ask.is_file()
+            asked = self._ask.exists()
             if asked:
                 self._ask.unlink(missing_ok=True)
             if asked or (self._first and step + 1 == self._first):
                 self._until = step + TRACED_STEPS if asked else self._last
-                jax.profiler.start_trace(str(self._folder / f"trace_{step + 1}"))
+                self._trace = self._folder / f"trace_{step + 1}"
+                around = Path(self._here.enter_context(tempfile.TemporaryDirectory(prefix="codellama_jax_trace_")))
+                here = self._here.enter_context(storage.written_here(self._trace, around))
+                jax.profiler.start_trace(str(here))
         return None
 
     def close(self) -> None:
@@ -94,3 +113,4 @@ class Profiler:
         if self._until is not None:
             self._until = None
             jax.profiler.stop_trace()
+            self._here.close()

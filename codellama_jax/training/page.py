@@ -1,8 +1,9 @@
 """A self-contained HTML page: the frame and the style that all reports share. No scripts, nothing from elsewhere."""
 
 import datetime
-import os
 import pathlib
+
+from codellama_jax import storage
 
 
 def html(title: str, body: str, style: str = "", foot: str = "") -> str:
@@ -24,15 +25,9 @@ def html(title: str, body: str, style: str = "", foot: str = "") -> str:
 
 
 def write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
-    """Writes a page that says when. A reader sees the old one or the new one, never a part. Lone surrogates become
-    question marks."""
+    """Writes a page that says when. A reader sees the old one or the new one, never a part."""
     page = html(title, body, foot=f"written {datetime.datetime.now().isoformat(' ', 'minutes')}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    storage.write_atomically(path, page)
     return path
 
 

@@ -13,6 +13,7 @@ import statistics
 import urllib.parse
 from typing import Any
 
+from codellama_jax import storage
 from codellama_jax.training import page
 from codellama_jax.training.charts import NOISY, Line, Points, chart, escape, number
 from codellama_jax.training.goodput import goodput
@@ -52,7 +53,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
     folders = _cascade_order([_read_folder(path.parent) for path in run_dir.glob("*/stage.json")])
     compared = [folder for folder in folders if {"before", "after"} <= folder.contexts.keys()]
     sampled = [folder for folder in folders if folder.samples]
-    title = f"Run {escape(run_dir.resolve().name)}"
+    title = f"Run {escape(storage.absolute(run_dir).name)}"
     finished = f"{sum(bool(folder.done) for folder in folders)} of {len(folders)} stages finished"
     body = f"""
 <header><h1>{title}</h1><p class="muted">{finished}</p></header>
@@ -115,7 +116,7 @@ def _read_folder(path: pathlib.Path) -> _Folder:
 
 
 def _read_text(path: pathlib.Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return storage.read_text(path) if path.exists() else ""
 
 
 def _parse(text: str) -> Any:

@@ -101,6 +101,17 @@ def stream_sums(values_BS: jax.Array, stream_ids_BS: jax.Array, streams: int) ->
     return jax.ops.segment_sum(values_BS.ravel(), stream_ids_BS.ravel(), streams)
 
 
+def either(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """jnp.where(condition, new, old) to the bit, for a condition [] and arrays of one shape and dtype.
+
+    By masks: if a select makes the new state, XLA for TPUs lays out the embedding's gradient row by row, and its 64
+    columns (7B over 64 chips) go to the other slices padded to 128.
+    """
+    bits = f"uint{8 * new.dtype.itemsize}"
+    mask = -condition.astype(bits)  # all ones or all zeros
+    return ((new.view(bits) & mask) | (old.view(bits) & ~mask)).view(new.dtype)
+
+
 def make_train_step(
     config: Llama,
     stage: Stage,
@@ -164,7 +175,7 @@ def make_train_step(
         def chosen(new: Any, old: Any) -> Any:
             if isinstance(new, optax.ScaleByScheduleState):
                 return new  # the curve follows the steps, done or skipped
-            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+            return jax.tree.map(lambda new, old: either(finite, new, old), new, old)
 
         params = chosen(optax.apply_updates(state.params, updates), state.params)
         opt_state = jax.tree.map(

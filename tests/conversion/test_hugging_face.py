@@ -92,6 +92,7 @@ def test_a_checkpoint_of_transformers_is_read(tmp_path, run):
         rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5},
         initializer_range=0.2,
     )
+    torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(config)
     model.save_pretrained(tmp_path / "theirs", max_shard_size="100KB")
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")

@@ -105,6 +105,15 @@ def test_splash_is_the_reference(masked, heads):
         check(make_attend(config, mesh), arrays, segments if masked else None)
 
 
+@functools.cache
+def on_a_mesh(masked):
+    """Inputs, and what the reference makes of them: the same for all meshes and kernels."""
+    arrays, segments = inputs(B=2, S=1024, H=4, G=2, K=128)
+    seed = np.random.default_rng(9).normal(size=arrays[0].shape).astype(np.float32)
+    expected = segments if masked else None
+    return arrays, expected, seed, reference(*arrays, expected), reference_gradient(*arrays, expected, seed)
+
+
 @pytest.mark.parametrize("kernel", ["blocked", "splash"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
@@ -120,7 +129,7 @@ def test_splash_is_the_reference(masked, heads):
 def test_over_a_mesh_it_is_the_reference(kernel, masked, shape, at_once):
     """Queries are exchanged so that devices have equal work, keys and values gathered, of all heads or of one at a
     time: the result is the same."""
-    arrays, segments = inputs(B=2, S=1024, H=4, G=2, K=128)
+    arrays, segments, seed, expected, expected_gradients = on_a_mesh(masked)
     mesh = make_mesh(shape, devices=jax.devices()[: shape.fsdp * shape.context * shape.tensor])
     config = dataclasses.replace(llama((4, 2), attention=kernel), gathered_heads=at_once)
     placed = [
@@ -129,11 +138,9 @@ def test_over_a_mesh_it_is_the_reference(kernel, masked, shape, at_once):
     ]
     with jax.set_mesh(mesh):
         attend = make_attend(config, mesh)
-        seed = np.random.default_rng(9).normal(size=arrays[0].shape).astype(np.float32)
         out, gradients = with_gradient(attend, placed, jnp.asarray(segments) if masked else None, seed)
-    expected = segments if masked else None
-    np.testing.assert_allclose(out, reference(*arrays, expected), atol=1e-5)
-    for ours, theirs in zip(gradients, reference_gradient(*arrays, expected, seed), strict=True):
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(1.0, np.abs(theirs).max()))
 
 

@@ -36,11 +36,10 @@ def cloud(tmp_path):
     assert not made.running
 
 
-def launch(cloud: Cloud, *flags: str, code: int = 0, stdin: str | None = None, real: bool = False) -> str:
+def launch(cloud: Cloud, *flags: str, code: int = 0, stdin: str | None = None) -> str:
     """Runs the launcher; libtpu is not there, so that plans take no time."""
     keep = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
     environment = {**keep, "PATH": str(cloud.bin), "XDG_CACHE_HOME": str(cloud.folder / "cache")}
-    environment |= {} if real else {"CODELLAMA_JAX_SIMULATED_CLOUD": "1"}
     run = subprocess.run(
         [sys.executable, str(ROOT / "xm_launch.py"), *flags],
         cwd=cloud.folder,
@@ -54,13 +53,6 @@ def launch(cloud: Cloud, *flags: str, code: int = 0, stdin: str | None = None, r
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == (1 if code in (1, 2) else 0) and "Traceback" not in run.stderr
     return run.stdout + run.stderr
-
-
-def test_what_training_cannot_do_yet_is_refused_before_anything_is_created(cloud):
-    assert "training does not write to buckets yet" in launch(
-        cloud, *SEVEN, *ON_TPU, *PLACE, "--chain", code=1, real=True
-    )
-    assert not cloud.running
 
 
 def test_no_gcloud(cloud):
@@ -95,6 +87,9 @@ def test_no_gcloud(cloud):
         ({}, [*PLACE, "--gin.TOKENIZER=/data/t.model"], "is a path of this machine", 2),
         ({}, [*PLACE, "--libtpu_bundle=fast"], "v5p has none, overlap", 2),
         ({}, [*PLACE, "--restarts=-1"], "must not be negative", 2),
+        ({}, [*PLACE, "--slices=2"], "for --executor=gke alone", 2),
+        ({}, ["--executor=gke", "--slices=0"], "--slices=0 must be at least 1", 2),
+        ({}, ["--executor=gke", "--topology=v5p:2x2x1", "--slices=2"], "v5p:2x2x1 has one", 2),
         ({}, ["--executor=gke", "--reserved"], "leave it out with --executor=gke", 2),
         ({}, ["--executor=gke"], "--image=IMAGE is needed", 2),
     ],
@@ -126,8 +121,9 @@ def test_what_a_bucket_has_is_not_run_again(cloud):
     """The notes of a finished stage are read from the bucket: only what is missing is planned."""
     listing = "gs://b/runs/seven/code/done.json\ngs://b/runs/seven/code/checkpoints/\n"
     nothing = {"code": 1, "err": "One or more URLs matched no objects."}
+    whole = "gs://b/runs/seven/code/checkpoints/9/checksums.json\n"
     script = {
-        "storage ls": [nothing, {"out": listing}, {"out": "gs://b/runs/seven/code/checkpoints/9/\n"}, nothing],
+        "storage ls": [nothing, {"out": listing}, {"out": whole}, nothing],
         "storage cat": [{"out": '{"step": 9}'}],
     }
     cloud.script(**script)
@@ -199,7 +195,7 @@ def test_status_of_runs_here(cloud):
 def test_stop_and_logs_of_what_is_not_there(cloud):
     assert "which run?" in launch(cloud, "stop", code=2)
     assert "does not run" in launch(cloud, "stop", "mine", code=1)
-    assert "only jobs with --processes" in launch(cloud, "logs", "mine", code=1)
+    assert "on a terminal is not kept" in launch(cloud, "logs", "mine", code=1)
     assert "there is no codellama-jax-mine" in launch(cloud, "stop", "mine", "--executor=tpu_vm", *PLACE, code=1)
 
 

@@ -8,11 +8,13 @@ import pytest
 import yaml
 
 from codellama_jax.errors import UserError
+from codellama_jax.hosts import LOST
 from codellama_jax.planning.chips import topology
 from launch import archive, fit, jobset
 from launch.executor import Requirements
 from launch.gke import Gke
 from launch.job import Experiment
+from launch.libtpu_flags import BUNDLES, NONE
 from tests.launch.stand_in import Cloud
 from tests.launch.test_tpu_vm import job
 
@@ -27,6 +29,7 @@ def executor(name="v5p-128", **more) -> Gke:
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
     made = Cloud(tmp_path / "cloud", get=[{"out": "Completed,0"}])
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     monkeypatch.setenv("PATH", f"{made.bin}:/usr/local/sbin:/bin")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield made
@@ -37,10 +40,10 @@ def run(*jobs, **more) -> int:
     return executor(**more).run(Experiment("seven", "gs://b/runs", jobs or (job(),)))
 
 
-def manifest(name, spot=False):
-    needs = Requirements(topology=topology(name), restarts=3)
-    flags = "--xla_tpu_scoped_vmem_limit_kib=98304"
-    return yaml.safe_load(jobset.manifest(job(), needs, archive.source(), IMAGE, spot=spot, libtpu_init_args=flags))
+def manifest(name, spot=False, slices=1):
+    slice_ = topology(name, slices)
+    needs = Requirements(topology=slice_, restarts=3, libtpu_bundle=next(iter(BUNDLES[slice_.chip.name]), NONE))
+    return yaml.safe_load(jobset.manifest(job(), needs, archive.source(), IMAGE, spot=spot))
 
 
 def closed(schema):
@@ -73,13 +76,15 @@ def test_the_manifest_is_of_the_published_schema(schema, name):
     jsonschema = pytest.importorskip("jsonschema")
     for spot in (False, True):
         jsonschema.Draft202012Validator(schema).validate(manifest(name, spot))
+    jsonschema.Draft202012Validator(schema).validate(manifest(name, slices=2))
     broken = manifest(name)
     broken["spec"]["failurePolicy"]["maxRestart"] = 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema).validate(broken)
 
 
-def test_what_the_manifest_asks_for():
+def test_what_the_manifest_asks_for(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     found = manifest("v5p:2x4x8", spot=True)
     [replicated] = found["spec"]["replicatedJobs"]
     of_slice = replicated["template"]["spec"]
@@ -94,10 +99,28 @@ def test_what_the_manifest_asks_for():
     [container] = pod["containers"]
     assert container["command"] == ["python", "-m", "codellama_jax.train", *job().shipped_arguments]
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
-    assert {"name": "LIBTPU_INIT_ARGS", "value": "--xla_tpu_scoped_vmem_limit_kib=98304"} in container["env"]
+    assert {"name": "LIBTPU_INIT_ARGS", "value": " ".join(BUNDLES["v5p"]["overlap"])} in container["env"]
     assert pod["terminationGracePeriodSeconds"] > job().config.checkpoints.grace_seconds
     [rule] = of_slice["podFailurePolicy"]["rules"]
     assert 75 not in rule["onExitCodes"]["values"] and 0 not in rule["onExitCodes"]["values"]
+
+
+def test_several_slices_are_several_jobs_of_one_jobset(cloud, monkeypatch):
+    """GKE tells the pods of a JobSet how their slices meet: nothing else differs from one slice."""
+    monkeypatch.setattr(fit, "check", lambda jobs, slice_: [])
+    one, three = manifest("v5p:4x4x4"), manifest("v5p:4x4x4", slices=3)
+    assert three["spec"]["replicatedJobs"][0].pop("replicas") == 3 * one["spec"]["replicatedJobs"][0].pop("replicas")
+    assert one == three
+    assert (
+        one["metadata"]["annotations"]["alpha.jobset.sigs.k8s.io/exclusive-topology"] == "cloud.google.com/gke-nodepool"
+    )
+    slices = dataclasses.replace(executor(), requirements=Requirements(topology=topology("v5p:4x4x4", 3)))
+    shown = "\n".join(slices.show(Experiment("seven", "gs://b/runs", (job(),))))
+    assert "job-index=0,batch.kubernetes.io/job-completion-index=0" in shown, "one host of all is followed"
+    cloud.script(get=[{"out": "Failed,0"}])
+    assert slices.run(Experiment("seven", "gs://b/runs", (job(),))) == 1
+    [last] = [argv for what, argv in cloud.commands() if what == "logs" and "--prefix" in argv]
+    assert "--max-log-requests=48" in last
 
 
 def test_what_is_shown_is_what_runs(cloud):
@@ -132,7 +155,7 @@ def test_it_is_followed_through_restarts(cloud, capfd):
 
 
 def test_a_job_that_fails(cloud, capfd):
-    said = "[pod/x-0/train] error: gs://b/c d: no such file\n"
+    said = f"[pod/x-0/train] error: gs://b/c d: no such file\n[pod/x-1/train] error: {LOST}\n"
     cloud.script(get=[{"out": "Failed,0"}], logs=[{"out": said}])
     assert run(job("code"), job()) == 1
     assert cloud.calls() == [*READY, "get", "logs", *DONE]

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from codellama_jax.errors import EXIT_USAGE
+from codellama_jax.hosts import LOST
 from launch import processes
 from tests.launch import toy
 
@@ -87,11 +89,9 @@ def script(text: str) -> tuple[list[str], dict[str, str]]:
 
 def test_the_one_to_blame_is_not_the_one_that_lost_it(tmp_path, capsys):
     """Whoever ends first: a process that only says that another is gone has not failed."""
-    from codellama_jax.hosts import LOST
-
     ended = processes.run(
         [
-            (*script(f"print('error: {LOST}'); raise SystemExit(1)"), tmp_path / "0.log"),
+            (*script(f"print('error: {LOST}'); raise SystemExit(75)"), tmp_path / "0.log"),
             (
                 *script("import time; time.sleep(0.2); print('error: no corpus'); raise SystemExit(2)"),
                 tmp_path / "1.log",
@@ -102,6 +102,50 @@ def test_the_one_to_blame_is_not_the_one_that_lost_it(tmp_path, capsys):
     assert (ended.code, ended.process, ended.last_lines) == (2, 1, ("error: no corpus",))
     assert "[1] error: no corpus" in capsys.readouterr().out
     assert (tmp_path / "1.log").read_text() == "error: no corpus\n"
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from launch import processes
+said = "import sys; print('out', sys.stdout.isatty()); print('error: err', sys.stderr.isatty(), file=sys.stderr)"
+log = Path(sys.argv[1])
+print("launcher", *processes.run_alone([sys.executable, "-c", said + "; sys.exit(3)"], {"PYTHONUNBUFFERED": "1"}, log))
+"""
+
+
+def alone(log: Path, **streams) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-u", "-c", ALONE, log], cwd=toy.ROOT, timeout=60, **streams)
+
+
+def test_what_one_process_says_is_kept(tmp_path):
+    """Where it goes stays as it was; on a terminal it is left alone, which a progress bar needs."""
+    log, terminal = tmp_path / "logs/code.log", os.openpty()
+    apart = alone(log, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (apart.stdout, apart.stderr) == (b"out False\nlauncher 3 False\n", b"error: err False\n")
+    assert sorted(log.read_text().splitlines()) == ["error: err False", "out False"]
+
+    together = alone(log, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert together.stdout == b"out False\nerror: err False\nlauncher 3 False\n"
+    assert log.read_text().endswith("out False\nerror: err False\n")
+
+    kept = log.read_text()
+    bar = alone(log, stdout=subprocess.PIPE, stderr=terminal[1])
+    assert bar.stdout == b"out False\nlauncher 3 False\n" and os.read(terminal[0], 100) == b"error: err True\r\n"
+    assert log.read_text() == kept + "out False\n"
+
+    full = alone(Path("/dev/full"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
+    assert "out False\n" in full and "launcher 3 False" in full and "No space left on device; the job goes on" in full
+
+
+def test_they_lost_each_other(tmp_path):
+    """Then there is nobody else to blame: it is no save, the others are not waited for as for one."""
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    lost = f"print('error: {LOST}'); raise SystemExit(75)"
+    started = time.monotonic()
+    ended = processes.run([(*script(text), tmp_path / f"{n}.log") for n, text in enumerate((deaf, lost))])
+    assert (ended.code, ended.process, ended.saved) == (75, 1, False)
+    assert time.monotonic() - started < 3 * processes.ALONE_SECONDS + 2
 
 
 def test_one_that_does_not_listen_is_killed(tmp_path):

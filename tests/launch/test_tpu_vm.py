@@ -98,9 +98,14 @@ def test_what_is_shown_is_what_runs(cloud):
             id="taken away while training",
         ),
         pytest.param(
-            {"result": [result(1, 137, last=(f"error: {LOST}", "step 9")), result(0, 0)]},
+            {"result": [result(75, 137, last=(f"error: {LOST}", "step 9")), result(0, 0)]},
             [*READY, *TRAINED, "delete", *READY, *TRAINED, "delete"],
             id="a host died",
+        ),
+        pytest.param(
+            {"result": [result(75, 75, last=(f"error: {LOST}",)), result(0, 0)]},
+            [*READY, *TRAINED, "delete", *READY, *TRAINED, "delete"],
+            id="hosts lost each other",
         ),
         pytest.param(
             {"install": [UNREACHABLE, {}]},
@@ -184,7 +189,7 @@ def test_a_slice_of_somebody_else_is_left_alone(cloud):
 
 
 def test_a_job_that_fails_is_not_started_again(cloud, capfd):
-    cloud.script(result=[result(1, 1, last=(f"error: {LOST}", "error: gs://b/c d: no such file"))])
+    cloud.script(result=[result(75, 1, last=(f"error: {LOST}", "error: gs://b/c d: no such file"))])
     assert run() == 1
     assert cloud.calls() == [*READY, *TRAINED, "delete"]
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]

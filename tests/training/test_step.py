@@ -13,7 +13,7 @@ from codellama_jax import sharding
 from codellama_jax.model.config import Llama
 from codellama_jax.training.config import AdamW, Mesh, Stage
 from codellama_jax.training.optimizer import make_optimizer
-from codellama_jax.training.step import TrainState, init_params, make_loss, make_train_step, state_shardings
+from codellama_jax.training.step import TrainState, either, init_params, make_loss, make_train_step, state_shardings
 
 TINY = Llama(
     dim=32,
@@ -47,20 +47,32 @@ def batch(seed=0):
     }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_in_haste():
+    """What runs for milliseconds need not run fast, and that is half of the compiler's work."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def start():
+    """The state before the first step, on the host: random numbers may depend on the sharding they are made under."""
+
+    def made():
+        params = init_params(TINY, 0)
+        return TrainState(params, make_optimizer(SETTINGS, STAGE.steps).init(params), jnp.zeros((), jnp.int32))
+
+    return jax.device_get(jax.jit(made)())
+
+
 @functools.cache
 def train(mesh_shape, stage=STAGE, steps=3, devices=None, masked=True):
     """Metrics of some steps, the parameters after them, and the state where it lies; compiled once for each mesh."""
     mesh = sharding.make_mesh(mesh_shape, devices=devices)
     with jax.set_mesh(mesh):
-        optimizer = make_optimizer(SETTINGS, stage.steps)
-        shardings = state_shardings(TINY, optimizer, mesh)
-
-        def start():
-            params = init_params(TINY, 0)
-            return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-        # made on one device and then spread: random numbers may depend on the sharding they are made under
-        state = jax.device_put(jax.jit(start)(), shardings)
+        shardings = state_shardings(TINY, make_optimizer(SETTINGS, stage.steps), mesh)
+        state = jax.device_put(start(), shardings)
         step = jax.jit(
             make_train_step(TINY, stage, SETTINGS, masked, STREAMS, mesh),
             donate_argnums=0,
@@ -108,7 +120,7 @@ def test_gradients_on_a_mesh_are_those_without():
         with jax.set_mesh(mesh):
             arrays = sharding.put_batch(mesh, batch())
             grad = jax.jit(jax.grad(lambda p, b: loss(p, b)[0] / STAGE.batch_tokens))
-            return jax.device_get(grad(jax.device_get(init_params(TINY, 0)), arrays))
+            return jax.device_get(grad(start().params, arrays))
 
     one, eight = gradient(Mesh(), ONE), gradient(Mesh(fsdp=2, context=2, tensor=2), None)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
@@ -132,11 +144,8 @@ def test_accumulation_on_a_mesh(unsharded):
 def test_a_step_that_is_not_finite_changes_nothing_but_the_step(name):
     """Skipped within the step, on any mesh; the curve of the learning rate goes on."""
     mesh = sharding.make_mesh(MESHES.get(name, Mesh()), devices=None if name in MESHES else ONE)
-    optimizer = make_optimizer(SETTINGS, STAGE.steps)
     with jax.set_mesh(mesh):
-        params = init_params(TINY, 0)
-        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-        state = jax.device_put(state, state_shardings(TINY, optimizer, mesh))
+        state = jax.device_put(start(), state_shardings(TINY, make_optimizer(SETTINGS, STAGE.steps), mesh))
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh))
         good, bad = batch(0), batch(1)
         bad["loss_weights"][3, 5] = np.inf
@@ -153,16 +162,24 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(third.params))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+@pytest.mark.parametrize("condition", [True, False])
+def test_either_is_a_select_to_the_bit(dtype, condition):
+    values = [0, 1, 3, 2**20] if dtype == "int32" else [np.nan, -0.0, np.inf, 1e-40]
+    new = jnp.array(values, dtype)
+    pair = new, new[::-1]
+    chosen = jax.jit(either)(jnp.array(condition), *pair)
+    assert chosen.dtype == new.dtype
+    assert np.asarray(chosen).tobytes() == np.asarray(pair[not condition]).tobytes()
+
+
 def test_what_one_host_asks_reaches_all():
     mesh = sharding.make_mesh(Mesh(fsdp=8))
     with jax.set_mesh(mesh):
-        params = init_params(TINY, 0)
-        optimizer = make_optimizer(SETTINGS, STAGE.steps)
-        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh))
         for asks in (False, True):
             arrays = sharding.put_batch(mesh, batch(0)) | {"stop": sharding.put_flag(mesh, asks)}
-            assert bool(step(state, arrays)[1]["stop"]) is asks
+            assert bool(step(start(), arrays)[1]["stop"]) is asks
 
 
 def test_state_lies_where_the_table_says():
@@ -178,7 +195,7 @@ def test_the_lowered_program_holds_the_constraints():
     mesh = sharding.make_mesh(Mesh(fsdp=2, context=2, tensor=2))
     with jax.set_mesh(mesh):
         loss = make_loss(TINY, False, mesh)
-        text = jax.jit(loss).lower(init_params(TINY, 0), batch()).as_text()
+        text = jax.jit(loss).lower(start().params, batch()).as_text()
     assert text.count('[{"data", "fsdp"}, {"context"}, {"tensor"}') >= 3, "queries, keys and values"
     assert '[{"data", "fsdp"}, {"context"}, {}]' in text, "the residual stream"
 
@@ -194,9 +211,7 @@ def test_stream_sums_add_up(unsharded):
 def test_learning():
     """The same batch again and again is learnt by heart."""
     with jax.set_mesh(sharding.make_mesh(Mesh(), devices=jax.devices()[:1])):
-        optimizer = make_optimizer(SETTINGS, 60)
-        params = init_params(TINY, 0)
-        state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        state = jax.device_put(start())
         step = jax.jit(make_train_step(TINY, dataclasses.replace(STAGE, steps=60), SETTINGS, True, STREAMS))
         losses = []
         for _ in range(60):
