@@ -5,11 +5,12 @@ import dataclasses
 import io
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
 from codellama_jax import configuration, program
-from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
+from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.build.config import Build
 from tasks.build.decontamination import Evidence
@@ -56,7 +57,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--against", metavar="JSONL", action="append", help="problems to remove; repeatable")
     parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (all cores)")
     parser.add_argument("--keep_steps", action="store_true", help="keep what the steps wrote, as large as the source")
-    return program.run(parser, argv[:split], lambda flags, options: _build(flags, options, argv[split + 1 :]))
+
+    def body(flags: configuration.Flags, options: argparse.Namespace) -> int:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return _build(flags, options, argv[split + 1 :])
+        except KeyboardInterrupt:
+            raise UserError("interrupted: the same command goes on where it stopped", EXIT_INTERRUPTED) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return program.run(parser, argv[:split], body)
 
 
 def _build(flags: configuration.Flags, options: argparse.Namespace, arguments: list[str]) -> int:

@@ -142,13 +142,12 @@ class Engine:
     def _runner(self, size: int) -> tuple[Any, PipelineOptions]:
         if not self.embedded:
             return None, PipelineOptions(self._arguments)
-        rest = [argument for argument in self._arguments if not argument.startswith("--runner")]
         workers = self._workers if size > SMALL else 1
         environment = None
         if workers > 1:
             self._processes = self._processes or Workers(self._log)
             environment = SubprocessSDKEnvironment.from_command_string(self._processes.command)
-        return FnApiRunner(environment), PipelineOptions([*rest, f"--direct_num_workers={workers}"])
+        return FnApiRunner(environment), PipelineOptions([*self._arguments, f"--direct_num_workers={workers}"])
 
     def _finish(self, pipeline: beam.Pipeline) -> None:
         try:
@@ -160,7 +159,9 @@ class Engine:
                 raise UserError(line["line"], line["code"]) from error
             if "Channel closed prematurely" in str(error):
                 cure = "if it was for memory, take fewer --workers or a smaller Build.memory"
-                raise UserError(f"a worker process died: the same command goes on where it stopped; {cure}") from error
+                said = f" (see {self._log})" if self._log else ""
+                line = f"a worker process died{said}: the same command goes on where it stopped; {cure}"
+                raise UserError(line) from error
             raise
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,14 +18,16 @@ from tasks.build.choice import Removals
 from tasks.build.config import Build
 from tasks.build.decontamination import Evidence
 from tasks.build.engine import Engine
-from tasks.build.job import FORMAT, Inputs, Job, units
+from tasks.build.job import FORMAT, STEPS, Inputs, Job, units
 from tasks.build.problems import Problem, problems
 from tasks.build.quality import Quality
 from tasks.build.steps import arrange, buckets, components, contaminated, edges, exact, near, read, shards, signatures
 from tasks.build.summary import Summary
 from tasks.build.tally import Tally
 from tasks.config import Corpus, Filters
+from tasks.files import is_remote
 
+LOG = "workers.log"  # beside the steps: what worker processes write to standard error
 Step = Callable[[Job, str], Tally]
 # What does not shape a build's result.
 _NO_MATTER = ("memory",)
@@ -75,7 +78,8 @@ def build(
     Raises:
         UserError: the source, the folder, a flag or a file cannot be used.
     """
-    engine = Engine(workers, arguments, settings.build.memory)
+    log = None if is_remote(out) else storage.join(out, STEPS, LOG)
+    engine = Engine(workers, arguments, settings.build.memory, log)
     against = problems(settings.against)
     inputs = Inputs(settings.stream, settings.corpus, settings.filters)
     source = inputs.open()
@@ -111,6 +115,8 @@ def _run(job: Job, rules: read.Rules, against: Sequence[Problem], keep_steps: bo
     page = report.page(job, summary)
     storage.write(storage.join(job.out, report.NAME), page.encode("utf-8", "replace"))
     storage.write(storage.join(job.out, manifest.NAME), manifest.written(parts))  # last: it says that all is there
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(storage.join(job.out, STEPS, LOG))
     if not keep_steps:
         for name, _, _ in steps:
             storage.remove(job.folder(name))

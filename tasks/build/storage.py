@@ -37,8 +37,13 @@ def writing(path: str, lasting: bool = False) -> Iterator[BinaryIO]:
     `lasting`: it is on the disk by then, for what a power cut must not take.
     """
     if is_remote(path):
-        with _stores().create(path, compression_type=_plain()) as file:
-            yield file
+        try:
+            with _stores().create(path, compression_type=_plain()) as file:
+                yield file
+        except BaseException:
+            with contextlib.suppress(Exception):  # what was closed half way is there
+                _stores().delete([path])
+            raise
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.part")

@@ -92,6 +92,16 @@ def test_a_worker_process_dies(command: Start, built: Path, inputs: list[str], t
     assert contents(out) == contents(built)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(number: signal.Signals, command: Start, inputs: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    process = command(*inputs, f"--out={out}", "--workers=2")
+    waited(lambda: list(out.glob(".steps/read/unit-*")), process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75 and one_line(error) and "the same command goes on" in error
+
+
 def test_a_full_disk(command: Start, inputs: list[str], tmp_path: Path) -> None:
     """Files may not grow beyond 100 kB, which the shards do: the system's way of being full that needs no root."""
     out = tmp_path / "set"
