@@ -168,8 +168,11 @@ def test_a_damaged_record_stops_it_until_it_is_to_be_skipped(
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert one_line(error) and "a.jsonl:21 is damaged" in error and "Corpus.on_damage='skip'" in error
-    assert main([*arguments, "--gin.Corpus.on_damage=skip", "--gin.Build.near=True"]) == 0
+    # nothing was finished, so that another build may have the folder as well
+    arguments.append("--gin.Corpus.on_damage=skip")
+    assert main([*arguments, "--gin.Build.seed=3"]) == 0
     assert "1 damaged (Corpus.on_damage)" in capsys.readouterr().out
+    assert main(arguments) == 1 and "Build.seed: 3 there, 0 here" in capsys.readouterr().err
 
 
 def test_two_at_once_in_one_folder(command: Start, inputs: list[str], tmp_path: Path) -> None:
