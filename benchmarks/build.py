@@ -37,14 +37,18 @@ ENDINGS = (".py", ".h", ".js", ".cc", ".c", ".hpp", ".pyi", ".sh")
 FACTORS = (1, 2, 4)
 MEMORY = 24 << 20  # Build.memory of what is to show its bound
 SHARD = 2 << 20
-HEAD = "| documents | MB | peak memory, MiB | CPU s | wall s | documents a CPU-second | MB a CPU-second |"
+HEAD = (
+    "| documents | MB | peak memory, MiB | CPU s | wall s | others' CPU s | documents a CPU-second | MB a CPU-second |"
+)
 
 
 class Cost(NamedTuple):
-    """Of one build: seconds of the clock and of processors, peak memory in bytes, and what the steps took."""
+    """Of one build: seconds of the clock, of processors, and of processors that others took meanwhile; peak memory in
+    bytes, and what the steps took."""
 
     wall: float
     cpu: float
+    others: float
     peak: int
     steps: list[str]
     out: Path
@@ -88,7 +92,7 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield f"`Build.memory` {MEMORY >> 20} MiB, `Build.shard_bytes` {SHARD >> 20} MiB, one process."
     yield ""
     yield f"| corpus {HEAD}"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     points = []
     for factor, place in corpora.items():
         cost = build(options, place, folder / "out", 1, [f"--gin.Build.memory={MEMORY}"])
@@ -109,7 +113,7 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield "The largest corpus, `Build.memory` as it is by default (1 GiB); the shards are the same bytes in each row."
     yield ""
     yield f"| workers {HEAD}"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     digests, costs = set(), []
     for workers in options.workers:
         cost = build(options, corpora[FACTORS[-1]], folder / "out", workers, [])
@@ -131,7 +135,7 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
 def row(label: str, documents: int, size: int, cost: Cost) -> str:
     """A line of a table."""
     speeds = f"{documents / cost.cpu:,.0f} | {size / 1e6 / cost.cpu:.2f}"
-    costs = f"{cost.peak >> 20} | {cost.cpu:.1f} | {cost.wall:.1f}"
+    costs = f"{cost.peak >> 20} | {cost.cpu:.1f} | {cost.wall:.1f} | {cost.others:.1f}"
     return f"| {label} | {documents:,} | {size / 1e6:,.1f} | {costs} | {speeds} |"
 
 
@@ -172,7 +176,7 @@ def build(options: argparse.Namespace, place: Path, out: Path, workers: int, fla
     line = [sys.executable, "-m", "tasks.build", f"--source={place}", f"--out={out}", f"--workers={workers}"]
     line += [f"--tokenizer={options.tokenizer}", f"--gin.Build.shard_bytes={SHARD}", *flags]
     line += [f"--against={path}" for path in options.against]
-    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    before, busy_before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), busy(), time.monotonic()
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     peak = Peak(process.pid)
     said, _ = process.communicate()
@@ -183,7 +187,13 @@ def build(options: argparse.Namespace, place: Path, out: Path, workers: int, fla
         step.partition("] ")[2].partition(" s,")[0].removesuffix(" s") for step in said.splitlines() if "] " in step
     ]
     slow = [f"{step} s" for step in steps if float(step.rpartition(": ")[2]) >= 0.5]
-    return Cost(wall, cpu, peak.stop(), slow, out)
+    return Cost(wall, cpu, max(0.0, busy() - busy_before - cpu), peak.stop(), slow, out)
+
+
+def busy() -> float:
+    """CPU seconds that all processes of this machine have taken since it started."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 class Peak:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -65,6 +66,7 @@ class Engine:
             raise UserError(f"--workers is for this machine alone: {name} has flags of its own, after --", EXIT_USAGE)
         self._workers, self._arguments, self._memory, self._log = workers, list(arguments), memory, log
         self._processes: Workers | None = None
+        self._spreads = not self.embedded  # one process has nothing to spread work over
         # worker processes import this package
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(_ROOT) not in path:
@@ -115,7 +117,7 @@ class Engine:
         path = storage.join(folder, f"{name}.json")
         pipeline = beam.Pipeline(*self._runner(size))
         elements = pipeline | "Inputs" >> beam.Create(list(inputs), reshuffle=False)
-        if self._processes is not None or not self.embedded:
+        if self._spreads:
             elements |= "Spread" >> beam.Reshuffle()
         results = elements | f"{name}-0" >> beam.ParDo(_Do(work)).with_outputs("tallies", main="blocks")
         counted = [results.tallies]
@@ -145,9 +147,15 @@ class Engine:
         workers = self._workers if size > SMALL else 1
         environment = None
         if workers > 1:
-            self._processes = self._processes or Workers(self._log)
-            environment = SubprocessSDKEnvironment.from_command_string(self._processes.command)
+            environment = SubprocessSDKEnvironment.from_command_string(self._worker_command())
         return FnApiRunner(environment), PipelineOptions([*self._arguments, f"--direct_num_workers={workers}"])
+
+    def _worker_command(self) -> str:
+        self._spreads = True
+        if sys.platform != "linux":  # elsewhere what has been imported does not bear a fork
+            return shlex.join([sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"])
+        self._processes = self._processes or Workers(self._log)
+        return self._processes.command
 
     def _finish(self, pipeline: beam.Pipeline) -> None:
         try:

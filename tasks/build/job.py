@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from codellama_jax.errors import UserError
-from tasks.build import storage
+from tasks.build import manifest, storage
 from tasks.build.config import Build
 from tasks.build.decontamination import Evidence
 from tasks.build.engine import Engine
@@ -30,7 +30,8 @@ from tasks.local_corpus import stream_source
 from tasks.record_formats import is_record_file
 from tasks.sources import Source
 
-STEPS = ".steps"
+STEPS, DONE = ".steps", "done.json"
+FIRST = "read"  # step
 FORMAT = 1  # of what steps write: a build of another one is not gone on with
 # A unit of the input is read by one worker: so many of them at least, where there are as many pieces, and of no more
 # pieces than this.
@@ -156,11 +157,14 @@ class Job:
         path = self.folder("build.json")
         if (data := storage.read(path)) is not None:
             there = json.loads(data)
-            if there["digest"] != self.digest:
+            if there["digest"] == self.digest:
+                return
+            finished = storage.join(self.folder(FIRST), DONE), storage.join(self.out, manifest.NAME)
+            if any(map(storage.exists, finished)):
                 changed = ", ".join(_differences(there["parameters"], self.parameters))
                 raise UserError(f"{self.out} holds another build ({changed}): name another --out, or remove it")
-            return
-        if found := [name for name in storage.names(self.out) if not name.startswith(".")]:
+            storage.remove(self.folder(FIRST))  # begun, and nothing of it is finished: this one may have the folder
+        elif found := [name for name in storage.names(self.out) if not name.startswith(".")]:
             raise UserError(f"{self.out} holds other files ({found[0]}): name another --out")
         record = {"digest": self.digest, "parameters": self.parameters}
         storage.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
@@ -168,7 +172,7 @@ class Job:
     def step(self, number: int, of: int, name: str, what: str, run: Callable[["Job", str], Tally]) -> Tally:
         """Runs a step, unless it is finished; says so in a line."""
         folder = self.folder(name)
-        path = storage.join(folder, "done.json")
+        path = storage.join(folder, DONE)
         line = f"[{number}/{of}] {what}"
         if (data := storage.read(path)) is not None:
             record = json.loads(data)

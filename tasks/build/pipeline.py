@@ -154,7 +154,8 @@ def _removals(job: Job) -> Removals:
 
 
 def _parameters(settings: Settings, inputs: Inputs, tokenizer: Tokenizer, against: Sequence[Problem]) -> dict[str, Any]:
-    """All that shapes the result."""
+    """All that shapes the result. Corpus.on_damage is none of it: a source that stops at damage is not read to its end,
+    and may be read on with "skip"."""
     digest = hashlib.sha256()
     for problem in against:
         digest.update(repr((problem.name, sorted(problem.texts.items()))).encode("utf-8", "replace"))
@@ -165,7 +166,6 @@ def _parameters(settings: Settings, inputs: Inputs, tokenizer: Tokenizer, agains
         "stream": settings.stream,
         "tokenizer": tokenizer.fingerprint,
         "problems": digest.hexdigest() if against else None,
-        "on_damage": settings.corpus.on_damage,
         "Build": shaping,
         "Filters": dataclasses.asdict(settings.filters),
         "Quality": dataclasses.asdict(settings.quality),

@@ -17,7 +17,7 @@ from tasks.build.config import Build
 from tasks.build.engine import Result
 from tasks.build.job import Job, Unit
 from tasks.build.steps import read
-from tasks.build.tally import Tally, added, bucket
+from tasks.build.tally import Tally, bucket
 from tasks.splits import share_of
 
 NAME = "arrange"
@@ -47,7 +47,7 @@ def run(job: Job, folder: str, removals: choice.Removals) -> Tally:
     if (share := _usable_share(tally, job.settings)) != job.settings.validation_share:
         work.settings = dataclasses.replace(job.settings, validation_share=share)
         tally = job.engine.run("arrange-again", folder, job.units, work, size=size)
-    return added([tally])
+    return tally
 
 
 def _usable_share(tally: Tally, settings: Build) -> float:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import languages
 from tasks.build import choice, licences, minhash, quality, redaction, storage, tables
@@ -147,10 +146,7 @@ class _Read:
 @functools.lru_cache(maxsize=1)
 def _source(inputs: Inputs) -> Source:
     """Opened once in each worker process: it lists all files."""
-    try:
-        return inputs.open()
-    except UserError as error:
-        raise UserError(f"{error}. What is read so far is kept: mend it, then run the same command") from None
+    return inputs.open()
 
 
 @functools.lru_cache(maxsize=1)

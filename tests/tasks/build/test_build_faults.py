@@ -1,5 +1,6 @@
 """What a build survives, and what it says: kills, a dead worker, a full disk, a lost source, damaged shards."""
 
+import json
 import os
 import resource
 import shutil
@@ -156,6 +157,22 @@ def test_a_source_that_changed_is_another_build(
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert one_line(error) and "holds another build (source: " in error
+
+
+def test_a_damaged_record_stops_it_until_it_is_to_be_skipped(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"text": f"def number_{n}():\n    return {n} ** 2 + {n}\n"}) for n in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines[:20], "{half", *lines[20:]]))
+    arguments = [f"--source={tmp_path}/a.jsonl", *inputs[1:], f"--out={tmp_path}/set", "--workers=1"]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert one_line(error) and "a.jsonl:21 is damaged" in error and "Corpus.on_damage='skip'" in error
+    # nothing was finished, so that another build may have the folder as well
+    arguments.append("--gin.Corpus.on_damage=skip")
+    assert main([*arguments, "--gin.Build.seed=3"]) == 0
+    assert "1 damaged (Corpus.on_damage)" in capsys.readouterr().out
+    assert main(arguments) == 1 and "Build.seed: 3 there, 0 here" in capsys.readouterr().err
 
 
 def test_two_at_once_in_one_folder(command: Start, inputs: list[str], tmp_path: Path) -> None:

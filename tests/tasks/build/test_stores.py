@@ -101,6 +101,7 @@ def test_another_build_in_a_store_is_refused(
     out = "objects://bucket/sets/two"
     record = json.loads((built / ".steps/build.json").read_text())
     storage.write(f"{out}/.steps/build.json", json.dumps(record | {"digest": "another"}).encode())
+    storage.write(f"{out}/manifest.json", b"{}")
     assert main([*inputs, f"--out={out}", "--workers=1"]) == 1
     assert "holds another build" in capsys.readouterr().err
     storage.remove(f"{out}/.steps")
