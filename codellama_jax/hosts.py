@@ -51,7 +51,8 @@ def _initialize(**which: Any) -> None:
         jax.distributed.initialize(**which, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"the processes of this run did not meet ({reason}): start all of them again") from error
+        code = EXIT_INTERRUPTED if isinstance(error, RuntimeError) else EXIT_FAILED  # one came too late, or never
+        raise UserError(f"the processes of this run did not meet ({reason}): start all of them again", code) from error
     _speak_at_abort()
 
 
