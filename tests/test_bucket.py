@@ -43,8 +43,15 @@ def store(server):
 
 
 @pytest.fixture
-def stage(store):
-    return storage.folder("gs://bucket/runs/toy/code")
+def name(request):
+    """Of the stage's folder in the bucket: each test has its own, since threads of a save that was refused in one may
+    try again in the next."""
+    return f"runs/{request.node.name}/code"
+
+
+@pytest.fixture
+def stage(store, name):
+    return storage.folder(f"gs://bucket/{name}")
 
 
 @pytest.fixture
@@ -77,40 +84,50 @@ def test_a_checkpoint_in_a_bucket_is_restored_bit_for_bit(store, stage, mesh):
     equal(params, state_on(mesh, 3).params)
 
 
-def test_a_save_that_was_not_finished_is_not_listed_and_makes_room(store, stage, mesh):
+def test_a_save_that_was_not_finished_is_not_listed_and_makes_room(store, stage, mesh, name):
     saved(stage, 3, mesh=mesh)
-    store.refuse(("POST|PUT", "/6/checksums.json", 403))
+    store.refuse(("POST|PUT", "/6/commit_success.txt", 403))
     with pytest.raises(UserError, match=r"step 6 could not be written .* goes on from step 3, which is whole"):
         saved(stage, 6, mesh=mesh)
     store.refuse()
-    assert store.names("runs/toy/code/checkpoints/6/params") and saved_steps(stage) == [3]
+    assert store.names(f"{name}/checkpoints/6/params") and saved_steps(stage) == [3]
     saved(stage, 6, mesh=mesh)
     assert saved_steps(stage) == [3, 6]
     equal(restored(stage, 6, mesh).state, state_on(mesh, 6))
 
 
-def test_a_removal_that_was_not_finished_leaves_nothing_that_looks_whole(store, stage, mesh):
+def test_a_save_of_which_only_the_checksums_are_missing_is_not_lost(store, stage, mesh):
+    store.refuse(("POST|PUT", "/6/checksums.json", 403))
+    with pytest.raises(UserError, match="step 6 could not be written"):
+        saved(stage, 6, mesh=mesh)
+    store.refuse()
+    assert saved_steps(stage) == []
+    equal(restored(stage, 6, mesh).state, state_on(mesh, 6))
+    assert saved_steps(stage) == [6]
+
+
+def test_a_removal_that_was_not_finished_leaves_nothing_that_looks_whole(store, stage, mesh, name):
     saved(stage, 3, mesh=mesh)
     store.refuse(("DELETE", "/checkpoints/3/", 403), after=12)
     with pytest.raises(UserError):
         saved(stage, 6, mesh=mesh, keep=1)
-    assert store.names("runs/toy/code/checkpoints/3/") and saved_steps(stage) == [6]
+    assert store.names(f"{name}/checkpoints/3/") and saved_steps(stage) == [6]
 
 
-def test_damage_in_a_bucket_is_named(store, stage, mesh):
+def test_damage_in_a_bucket_is_named(store, stage, mesh, name):
     saved(stage, 3, 6, mesh=mesh)
     damages = {"has changed": lambda data: data[:-1] + bytes([data[-1] ^ 1]), "has 0 bytes": lambda data: b""}
     for said, damage in damages.items():
-        name = max(store.names("runs/toy/code/checkpoints/6/params/"), key=lambda name: len(store.read(name)))
-        whole = store.read(name)
-        store.put(name, damage(whole))
-        with pytest.raises(UserError, match=f"{name.rpartition('/')[2]} {said}.*; step 3 is whole"):
+        largest = max(store.names(f"{name}/checkpoints/6/params/"), key=lambda found: len(store.read(found)))
+        whole = store.read(largest)
+        store.put(largest, damage(whole))
+        with pytest.raises(UserError, match=f"{largest.rpartition('/')[2]} {said}.*; step 3 is whole"):
             restored(stage, 6, mesh)
-        store.put(name, whole)
+        store.put(largest, whole)
     equal(restored(stage, 6, mesh).state, state_on(mesh, 6))
 
 
-def test_checkpoints_are_copied_to_and_fro(store, stage, mesh, tmp_path):
+def test_checkpoints_are_copied_to_and_fro(store, stage, mesh, tmp_path, name):
     saved(tmp_path, 3, mesh=mesh)
     storage.copy_folder(tmp_path / "checkpoints", stage / "checkpoints")  # as gcloud storage cp -r
     params = checkpoints.load_params(stage / "checkpoints" / "3", abstract_on(mesh).params)
@@ -118,12 +135,12 @@ def test_checkpoints_are_copied_to_and_fro(store, stage, mesh, tmp_path):
     equal(restored(stage, 3, mesh).state, state_on(mesh, 3))
     saved(stage, 6, mesh=mesh)
     shutil.rmtree(tmp_path / "checkpoints")
-    prefix = "runs/toy/code/"
-    for name in store.names(f"{prefix}checkpoints/"):
-        if not name.endswith("/"):
-            path = tmp_path / name.removeprefix(prefix)
+    prefix = f"{name}/"
+    for found in store.names(f"{prefix}checkpoints/"):
+        if not found.endswith("/"):
+            path = tmp_path / found.removeprefix(prefix)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(store.read(name))
+            path.write_bytes(store.read(found))
     assert saved_steps(tmp_path) == [3, 6]
     equal(restored(tmp_path, 6, mesh).state, state_on(mesh, 6))
     largest = max((tmp_path / "checkpoints" / "6").rglob("*"), key=lambda path: path.stat().st_size)
@@ -132,21 +149,21 @@ def test_checkpoints_are_copied_to_and_fro(store, stage, mesh, tmp_path):
         checksums.verify(tmp_path / "checkpoints" / "6")
 
 
-def test_a_file_that_grows_is_written_anew_now_and_then(store, stage, monkeypatch):
+def test_a_file_that_grows_is_written_anew_now_and_then(store, stage, monkeypatch, name):
     log = JsonLines(stage / "metrics.jsonl", -1)
     for step in range(1, 4):
         log.write({"step": step})
-    assert store.text("runs/toy/code/metrics.jsonl") == ""
+    assert store.text(f"{name}/metrics.jsonl") == ""
     log.sync()
-    assert len(store.text("runs/toy/code/metrics.jsonl").splitlines()) == 3
+    assert len(store.text(f"{name}/metrics.jsonl").splitlines()) == 3
     monkeypatch.setattr(storage, "UPLOAD_SECONDS", 0.0)
     log.write({"step": 4})
-    assert _soon(lambda: len(store.text("runs/toy/code/metrics.jsonl").splitlines()) == 4)
+    assert _soon(lambda: len(store.text(f"{name}/metrics.jsonl").splitlines()) == 4)
     log.write({"step": 5})
     log.sync()
     again = JsonLines(stage / "metrics.jsonl", 4)
     assert [line["step"] for line in again.lines] == [1, 2, 3, 4] and again.dropped == [{"step": 5}]
-    assert len(store.text("runs/toy/code/metrics.jsonl").splitlines()) == 4
+    assert len(store.text(f"{name}/metrics.jsonl").splitlines()) == 4
 
 
 def _soon(so, seconds=10):
@@ -162,34 +179,34 @@ def quick(monkeypatch):
     monkeypatch.setattr(bucket, "DEAD_SECONDS", 0.6)
 
 
-def test_a_run_is_one_processs_at_a_time(store, stage, quick):
+def test_a_run_is_one_processs_at_a_time(store, stage, quick, name):
     held = bucket.Lock(stage)
     with pytest.raises(UserError, match=f"in use by process {os.getpid()} on {socket.gethostname()}: wait"):
         bucket.Lock(stage)
     held.check()
     held.release()
-    assert store.names("runs/toy/code/") == []
+    assert store.names(f"{name}/") == []
     bucket.Lock(stage).release()
 
 
-def test_the_run_of_a_process_that_was_killed_is_free(store, stage, quick):
+def test_the_run_of_a_process_that_was_killed_is_free(store, stage, quick, name):
     told = []
-    store.put("runs/toy/code/.lock", b"1 on another-host\n")
+    store.put(f"{name}/.lock", b"1 on another-host\n")
     begun = time.monotonic()
     held = bucket.Lock(stage, told.append)
     assert time.monotonic() - begun >= bucket.DEAD_SECONDS and "1 on another-host" in told[0]
     held.release()
     gone = subprocess.Popen(["true"])
     gone.wait()
-    store.put("runs/toy/code/.lock", f"{gone.pid} on {socket.gethostname()}\n".encode())
+    store.put(f"{name}/.lock", f"{gone.pid} on {socket.gethostname()}\n".encode())
     told.clear()
     bucket.Lock(stage, told.append).release()  # of this host it is known at once
     assert not told
 
 
-def test_a_process_whose_run_was_taken_over_ends(store, stage, quick):
+def test_a_process_whose_run_was_taken_over_ends(store, stage, quick, name):
     held = bucket.Lock(stage)
-    store.put("runs/toy/code/.lock", b"2 on another-host\n")
+    store.put(f"{name}/.lock", b"2 on another-host\n")
 
     def taken():
         try:
@@ -199,15 +216,15 @@ def test_a_process_whose_run_was_taken_over_ends(store, stage, quick):
 
     assert _soon(lambda: taken() is not None) and "was taken by another process" in taken()
     held.release()
-    assert store.text("runs/toy/code/.lock").startswith("2 on another-host")
+    assert store.text(f"{name}/.lock").startswith("2 on another-host")
 
 
-def test_a_bucket_that_cannot_be_used_is_told_in_a_line(store, monkeypatch):
+def test_a_bucket_that_cannot_be_used_is_told_in_a_line(store, monkeypatch, name):
     with pytest.raises(UserError, match="there is no bucket nothing: gcloud storage buckets create gs://nothing"):
         bucket.check(storage.folder("gs://nothing/runs"))
     store.refuse((".*", r"\.lock", 403))
     with pytest.raises(UserError, match="may not use the bucket bucket: give them roles"):
-        bucket.Lock(storage.folder("gs://bucket/runs/toy/code"))
+        bucket.Lock(storage.folder(f"gs://bucket/{name}"))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     monkeypatch.setattr(bucket, "PATIENCE_SECONDS", 1.0)
     with pytest.raises(UserError, match="the bucket bucket cannot be reached"):

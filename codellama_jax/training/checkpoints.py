@@ -114,17 +114,19 @@ class StageCheckpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
 
     def _tidy_bucket(self) -> None:
-        """Removes what a killed save left, and gives checkpoints that were copied here from a disk Orbax's own marks,
-        without which it would take them for unfinished."""
+        """Removes what a killed save left, unless its checksums are all that is missing; and gives checkpoints that
+        were copied here from a disk Orbax's own marks, without which it would take them for unfinished."""
         whole = self.steps()
-        for path in list(self.directory.glob("*")):
-            if path.name.isdigit() and int(path.name) not in whole:
-                storage.remove(path)
-            elif path.name.isdigit():
-                for folder in (path, *(path / item for item in _ITEMS)):
-                    mark = folder / atomicity.COMMIT_SUCCESS_FILE
+        for path in [path for path in self.directory.glob("*") if path.name.isdigit()]:
+            marks = [folder / atomicity.COMMIT_SUCCESS_FILE for folder in (path, *(path / item for item in _ITEMS))]
+            if int(path.name) in whole:
+                for mark in marks:
                     if not mark.exists():
                         mark.write_text("copied here whole")
+            elif marks[0].exists():
+                checksums.write(path)
+            else:
+                storage.remove(path)
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint, None if there is none."""

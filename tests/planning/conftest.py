@@ -12,9 +12,9 @@ from codellama_jax.configuration import ROOT
 FOLDER = ROOT / ".venv" / "tpu_compiler"
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def tpu_compiler() -> Iterator[None]:
-    """Lets these tests, and the processes that they start, import libtpu."""
+    """Lets these tests, and the processes that they start, import libtpu; others that come after them must not."""
     with pytest.MonkeyPatch.context() as patch:
         if FOLDER.is_dir():
             patch.setattr(sys, "path", [*sys.path, str(FOLDER)])
