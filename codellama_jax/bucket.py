@@ -129,6 +129,8 @@ class Lock:
         while not self._ended.wait(REFRESH_SECONDS):
             try:
                 generation = self._put(self._generation)
+                if generation is None and (now := self._holder()) and now[1] == self._text.strip():
+                    generation = now[0]  # it was written, and the answer got lost
             except Exception:
                 continue  # no way through: the next try may find one, and if another process took it says so then
             if generation is None:

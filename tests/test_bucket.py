@@ -204,6 +204,15 @@ def test_the_run_of_a_process_that_was_killed_is_free(store, stage, quick, name)
     assert not told
 
 
+def test_an_answer_that_got_lost_is_no_loss_of_the_run(store, stage, quick, name):
+    held = bucket.Lock(stage)
+    store.put(f"{name}/.lock", store.read(f"{name}/.lock"))  # a generation that the holder was not told
+    time.sleep(5 * bucket.REFRESH_SECONDS)
+    held.check()
+    held.release()
+    assert store.names(f"{name}/") == []
+
+
 def test_a_process_whose_run_was_taken_over_ends(store, stage, quick, name):
     held = bucket.Lock(stage)
     store.put(f"{name}/.lock", b"2 on another-host\n")

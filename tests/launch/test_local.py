@@ -58,7 +58,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert not processes_of(run_dir)
 
     assert json.loads((stage / "stage.json").read_text())["devices"].startswith("8 x")
-    [saved] = [int(path.name) for path in (stage / "checkpoints").iterdir()]
+    saved = max(int(path.name) for path in (stage / "checkpoints").iterdir())
+    assert f"saved at step {saved} of" in seen
     process = toy.start(run_dir, *TWO, "--gin.CODE_STEPS=1_000_000")
     toy.wait_for(process, run_dir / "local/logs/code.0.log", f"going on from step {saved}")
     toy.wait_for(process, stage / "metrics.jsonl", f'"step": {saved + 1},')
