@@ -7,6 +7,7 @@ that is TensorFlow's file access; codellama_jax/bucket.py has what that lacks.
 import contextlib
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -109,14 +110,15 @@ def remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def written_here(place: Path, around: Path) -> Iterator[Path]:
-    """A place of this machine for what can be written on no other: `place` itself, or one in `around`, which is copied
-    to `place` when the block ends."""
+def written_here(place: Path) -> Iterator[Path]:
+    """A folder of this machine for what can be written on no other: `place` itself, or one that is copied to `place`
+    when the block ends."""
     if not in_bucket(place):
         yield place
         return
-    yield (local := around / place.name)
-    copy_folder(local, place)
+    with tempfile.TemporaryDirectory(prefix="codellama_jax_") as here:
+        yield Path(here)
+        copy_folder(Path(here), place)
 
 
 class GrowingFile:

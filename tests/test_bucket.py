@@ -7,16 +7,9 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from object_store import object_store
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
-
-from test_checkpoints import METADATA, STREAM, abstract_on, equal, state_on
 
 from codellama_jax import bucket, checksums, sharding, storage
 from codellama_jax.errors import UserError
@@ -24,6 +17,9 @@ from codellama_jax.run_folder import saved_steps
 from codellama_jax.training import checkpoints
 from codellama_jax.training.config import Checkpoints, Mesh
 from codellama_jax.training.metrics import JsonLines
+from codellama_jax.training.monitoring import Profiler
+from tests.object_store import object_store
+from tests.training.test_checkpoints import METADATA, STREAM, abstract_on, equal, state_on
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +167,13 @@ def _soon(so, seconds=10):
     while time.monotonic() < deadline and not so():
         time.sleep(0.01)
     return so()
+
+
+def test_a_bucket_is_not_asked_in_every_step_whether_to_trace(store, stage):
+    profiler = Profiler(0, 0, ask=stage / "profile", folder=stage / "tensorboard")
+    for step in range(1, 50):
+        profiler.step_done(step)
+    assert 1 <= sum("profile" in path for _, path in store.requests()) <= 3
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import math
 import os
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from codellama_jax import storage
 from codellama_jax.errors import EXIT_INTERRUPTED
 
 UPLOAD_SECONDS = 30.0  # for the stacks of a run in a bucket: what hangs may be the way there
+LOOK_SECONDS = 30.0  # between two looks into a bucket for the file that asks for a trace
 TRACED_STEPS = 3  # of a trace that was asked for by touching the file
 
 
@@ -88,8 +90,8 @@ class Profiler:
     def __init__(self, first: int, last: int, ask: Path, folder: Path):
         self._first, self._last, self._ask, self._folder = first, last, ask, folder
         self._until: int | None = None
-        self._trace = folder  # the one that is being taken
-        self._here = contextlib.ExitStack()
+        self._looked = -math.inf  # when a bucket was asked for the file
+        self._here = contextlib.ExitStack()  # around the trace that is being taken
 
     def step_done(self, step: int) -> str | None:
         """Begins or ends a trace after a step; returns a line for the user if one was written."""
@@ -97,16 +99,24 @@ class Profiler:
             self.close()
             return f"traced steps up to {step}: tensorboard --logdir={self._folder}"
         if self._until is None:
-            asked = self._ask.exists()
-            if asked:
-                self._ask.unlink(missing_ok=True)
+            asked = self._asked()
             if asked or (self._first and step + 1 == self._first):
                 self._until = step + TRACED_STEPS if asked else self._last
-                self._trace = self._folder / f"trace_{step + 1}"
-                around = Path(self._here.enter_context(tempfile.TemporaryDirectory(prefix="codellama_jax_trace_")))
-                here = self._here.enter_context(storage.written_here(self._trace, around))
+                here = self._here.enter_context(storage.written_here(self._folder / f"trace_{step + 1}"))
                 jax.profiler.start_trace(str(here))
         return None
+
+    def _asked(self) -> bool:
+        """Whether the file is there, which is removed. A bucket, whose answer takes time, is not asked every step."""
+        if storage.in_bucket(self._ask):
+            now = time.monotonic()
+            if now - self._looked < LOOK_SECONDS:
+                return False
+            self._looked = now
+        if not self._ask.exists():
+            return False
+        self._ask.unlink(missing_ok=True)
+        return True
 
     def close(self) -> None:
         """Ends a trace that is being taken."""
