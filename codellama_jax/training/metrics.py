@@ -30,8 +30,8 @@ class JsonLines:
             for line in storage.read_text(path).splitlines():
                 with contextlib.suppress(ValueError):  # a crash cut this line short; its step is run again
                     self.lines.append(json.loads(line))
-        self._path = path
-        self._file = storage.GrowingFile(path) if writes else None
+        self._path, self._writes = path, writes
+        self._file: storage.GrowingFile | None = None
         self.dropped = self.forget_after(last_step)
 
     def forget_after(self, step: int, keep_kind: str = "") -> list[dict[str, Any]]:
@@ -41,6 +41,7 @@ class JsonLines:
         self.lines = [line for line, keeps in zip(lines, kept, strict=True) if keeps]
         if self._file:
             self._file.close()
+        if self._writes:
             text = "".join(json.dumps(line) + "\n" for line in self.lines)
             self._file = storage.GrowingFile(self._path, text)
         return [line for line, keeps in zip(lines, kept, strict=True) if not keeps]
