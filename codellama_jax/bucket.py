@@ -1,16 +1,14 @@
 """What a bucket needs that epath has not: a lock on a folder, and the checksums that the store keeps of its objects."""
 
 import importlib.util
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import storage
-from codellama_jax.errors import UserError
+from codellama_jax import run_folder, storage
+from codellama_jax.errors import UserError, first_line
 
 REFRESH_SECONDS = 15.0  # a holder shows so often that it lives
 PATIENCE_SECONDS = 20.0  # with a bucket that does not answer at the start
@@ -70,7 +68,7 @@ class Lock:
 
     def __init__(self, folder: Path, say: Callable[[str], object] = print):
         self._folder = folder
-        self._text = f"{os.getpid()} on {socket.gethostname()}\n"
+        self._text = run_folder.this_process()
         bucket, name = _explained(folder, lambda: _bucket(folder))
         self._blob = bucket.blob(f"{name}/.lock")
         self._lost: str | None = None
@@ -112,8 +110,8 @@ class Lock:
             if now is None or seen is None:
                 generation = self._put(0)
             elif now[0] != seen[0]:
-                raise UserError(f"{self._folder} is in use by process {now[1]}: wait for it, or use another --name")
-            elif time.monotonic() - begun > DEAD_SECONDS or not _lives(now[1]):
+                raise run_folder.in_use(self._folder, now[1])
+            elif time.monotonic() - begun > DEAD_SECONDS or run_folder.has_ended(now[1]):
                 generation = self._put(now[0])
             else:
                 generation = None
@@ -154,20 +152,6 @@ class Lock:
                 return
 
 
-def _lives(noted: str) -> bool:
-    """Whether a holder may live: of another host nobody knows."""
-    process, _, host = noted.partition(" on ")
-    if host != socket.gethostname() or not process.isdigit():
-        return True
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def _explained(folder: Path, action: Callable[[], Any]) -> Any:
     """What the action returns; what goes wrong with a bucket as one line."""
     import requests
@@ -179,7 +163,7 @@ def _explained(folder: Path, action: Callable[[], Any]) -> Any:
         return action()
     except GoogleAuthError as error:
         raise UserError(
-            f"{folder}: no credentials for the bucket ({_first_line(error)}); gcloud auth application-default login"
+            f"{folder}: no credentials for the bucket ({first_line(error)}); gcloud auth application-default login"
         ) from error
     except exceptions.NotFound as error:
         raise UserError(
@@ -191,8 +175,4 @@ def _explained(folder: Path, action: Callable[[], Any]) -> Any:
             " roles/storage.legacyBucketReader on it"
         ) from error
     except (exceptions.GoogleAPIError, requests.RequestException, OSError) as error:
-        raise UserError(f"{folder}: the bucket {bucket} cannot be reached ({_first_line(error)}): try again") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{folder}: the bucket {bucket} cannot be reached ({first_line(error)}): try again") from error

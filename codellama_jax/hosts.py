@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from codellama_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
+from codellama_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError, first_line
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_SECONDS = 30  # without a sign of life for so long, a process is taken for dead
@@ -50,9 +50,9 @@ def _initialize(**which: Any) -> None:
     try:
         jax.distributed.initialize(**which, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
         code = EXIT_INTERRUPTED if isinstance(error, RuntimeError) else EXIT_FAILED  # one came too late, or never
-        raise UserError(f"the processes of this run did not meet ({reason}): start all of them again", code) from error
+        line = f"the processes of this run did not meet ({first_line(error)}): start all of them again"
+        raise UserError(line, code) from error
     _speak_at_abort()
 
 

@@ -43,6 +43,33 @@ def check_same_configuration(stage_dir: Path, operative: str) -> None:
         raise UserError(f"{stage_dir} was made by another configuration ({shown}): use another --name, or its values")
 
 
+_HOLDER = re.compile(r"(\d+) on (\S+)\s*")
+
+
+def this_process() -> str:
+    """How a lock names its holder."""
+    return f"{os.getpid()} on {socket.gethostname()}\n"
+
+
+def has_ended(noted: str) -> bool:
+    """Whether the holder that a lock names is known to have ended: it is of this host, and not there any more."""
+    found = _HOLDER.fullmatch(noted)
+    if not found or found[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's
+    return False
+
+
+def in_use(stage_dir: Path, noted: str) -> UserError:
+    """What the user reads where another process has the folder."""
+    return UserError(f"{stage_dir} is in use by process {noted}: wait for it, or use another --name")
+
+
 class Locked(Protocol):
     """A folder that is taken for this process, as long as it lives."""
 
@@ -76,9 +103,9 @@ class _FileLock:
         except OSError as error:
             noted = os.read(self._descriptor, 300).decode(errors="replace").strip() or "unknown"
             os.close(self._descriptor)
-            raise UserError(f"{stage_dir} is in use by process {noted}: wait for it, or use another --name") from error
+            raise in_use(stage_dir, noted) from error
         os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+        os.write(self._descriptor, this_process().encode())
 
     def check(self) -> None:
         pass
@@ -94,27 +121,20 @@ def holder(stage_dir: Path) -> tuple[int, str] | None:
         noted = (stage_dir / ".lock").read_text(encoding="utf-8")
     except OSError:
         return None
-    found = re.fullmatch(r"(\d+) on (\S+)\s*", noted)
+    found = _HOLDER.fullmatch(noted)
     if not found:
         return None
-    process, host = int(found[1]), found[2]
-    if host == socket.gethostname():
-        try:
-            os.kill(process, 0)  # asked first, so that the lock is left alone while a new process is about to take it
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass  # somebody else's
-        if not _locked(stage_dir / ".lock"):
-            return None
-    return process, host
+    # asked first, so that the lock is left alone while a new process is about to take it
+    if has_ended(noted) or (found[2] == socket.gethostname() and not _locked(stage_dir / ".lock")):
+        return None
+    return int(found[1]), found[2]
 
 
 def check_not_in_use(stage_dir: Path) -> None:
     """Raises UserError, as lock does, if another process has the folder; takes nothing."""
     if _locked(stage_dir / ".lock"):
         noted = (stage_dir / ".lock").read_text(encoding="utf-8", errors="replace").strip() or "unknown"
-        raise UserError(f"{stage_dir} is in use by process {noted}: wait for it, or use another --name")
+        raise in_use(stage_dir, noted)
 
 
 def _locked(path: Path) -> bool:

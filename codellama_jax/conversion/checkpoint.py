@@ -24,7 +24,7 @@ from codellama_jax import checksums
 from codellama_jax.conversion import parameters, streamed
 from codellama_jax.conversion.output import whole_folder
 from codellama_jax.conversion.parameters import BLOCK_BYTES, DTYPES, Model, Source, Tensor
-from codellama_jax.errors import UserError
+from codellama_jax.errors import UserError, first_line
 from codellama_jax.model.config import Llama
 
 # What is read at once of an array whose chunks are large or hold many layers: a chunk is decoded whole.
@@ -149,7 +149,7 @@ class Checkpoint:
         return store
 
     def _unreadable(self, name: str, error: Exception) -> UserError:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         return UserError(f"{self._path} is damaged: {name} cannot be read ({reason})")
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from orbax.checkpoint import type_handlers
 
 from codellama_jax.conversion import parameters
 from codellama_jax.conversion.parameters import BLOCK_BYTES, CUTS, Source, Tensor
-from codellama_jax.errors import UserError
+from codellama_jax.errors import UserError, first_line
 
 # Orbax says what it does at each step.
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
@@ -108,7 +108,7 @@ def _done(future: Any) -> Any:
     except (ValueError, RuntimeError, OSError) as error:  # TensorStore has no class of its own
         # its messages tell the way down to the system's own words, which are what the user can mend
         reason = re.search(r": ([^:\[]+) \[os_error_code", str(error))
-        words = reason[1] if reason else str(error).splitlines()[0][:300]
+        words = reason[1] if reason else first_line(error, 300)
         raise UserError(f"the checkpoint could not be written ({words}); nothing was left of it") from None
 
 

@@ -1,6 +1,7 @@
 """A stage's checkpoints: parameters, optimiser and step, and the stream's state, saved together or not at all."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import shutil
@@ -17,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity
 
 from codellama_jax import checksums, hosts, storage
-from codellama_jax.errors import UserError
+from codellama_jax.errors import UserError, first_line
 from codellama_jax.run_folder import saved_steps
 from codellama_jax.training.config import Checkpoints
 from codellama_jax.training.step import TrainState
@@ -182,8 +183,7 @@ class StageCheckpoints:
         except Exception as error:
             if hosts.lost(error):
                 raise  # nothing is wrong with the disk
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            cure = "mend that"
+            reason, cure = first_line(error, 300), "mend that"
             if any(sign in str(error) for sign in ("No space left", "ENOSPC", "quota exceeded")):
                 reason, cure = "no space left on the disk", "make room there"
             elif any(sign in str(error) for sign in ("Permission denied", "Read-only file system")):
@@ -191,7 +191,7 @@ class StageCheckpoints:
             kept = self.steps()
             whole = f"step {kept[-1]}, which is whole" if kept else "the start"
             raise UserError(
-                f"the checkpoint of step {self._step} could not be written to {self.directory}: {reason[:300]}; {cure}"
+                f"the checkpoint of step {self._step} could not be written to {self.directory}: {reason}; {cure}"
                 f" and run the same command again: it goes on from {whole}"
             ) from error
 
@@ -252,8 +252,8 @@ class _reading:
         if isinstance(error, UserError):
             raise UserError(f"{error}; {self._cure()}") from error
         if isinstance(error, Exception) and not hosts.lost(error):
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UserError(f"the checkpoint {self._folder} cannot be read ({reason[:200]}); {self._cure()}") from error
+            reason = first_line(error)
+            raise UserError(f"the checkpoint {self._folder} cannot be read ({reason}); {self._cure()}") from error
 
 
 def verify(folder: Path) -> None:
@@ -318,7 +318,8 @@ def load_params(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
         verify(checkpoint)
         # not through a Checkpointer: in a bucket that wants a mark which a copy of a checkpoint of a disk has not
         folder = storage.absolute(checkpoint / "params")
-        return ocp.PyTreeCheckpointHandler().restore(folder, args=_restore_args(abstract))
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            return handler.restore(folder, args=_restore_args(abstract))
 
 
 _ANOTHER_COPY = "put a whole copy of it there, or make it again"

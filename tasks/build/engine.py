@@ -27,6 +27,7 @@ from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE, UserError
 from tasks.build import storage, tables
 from tasks.build.tally import Tally, added
 from tasks.build.workers import Workers
+from tasks.quiet import stderr_to
 
 Result = Tally | tuple[int, bytes]
 Work = Callable[[Any], Iterator[Result]]
@@ -159,7 +160,8 @@ class Engine:
 
     def _finish(self, pipeline: beam.Pipeline) -> None:
         try:
-            with _logged(self._log) if self.embedded else contextlib.nullcontext():
+            # Beam's threads and worker processes tell of every channel
+            with stderr_to(self._log or os.devnull) if self.embedded else contextlib.nullcontext():
                 pipeline.run().wait_until_finish()
         except Exception as error:
             if told := re.search(rf"{_TELLS} (\{{.*?\}}) end of line", str(error)):
@@ -171,21 +173,6 @@ class Engine:
                 line = f"a worker process died{said}: the same command goes on where it stopped; {cure}"
                 raise UserError(line) from error
             raise
-
-
-@contextlib.contextmanager
-def _logged(path: str | None) -> Iterator[None]:
-    """What Beam's threads and worker processes write to standard error goes to a file: they tell of every channel."""
-    with open(path or os.devnull, "a", encoding="utf-8", errors="backslashreplace") as log:
-        sys.stderr.flush()
-        saved = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 class _Do(beam.DoFn):
