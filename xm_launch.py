@@ -15,12 +15,13 @@ import sys
 
 print("codellama_jax: reading the configuration", flush=True)  # before the imports, so that something is seen at once
 
-from codellama_jax import configuration, hosts  # noqa: E402
+from codellama_jax.config import gin_files  # noqa: E402
+from codellama_jax.config.model import Llama  # noqa: E402
+from codellama_jax.config.training import Stage  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError  # noqa: E402
-from codellama_jax.model.config import Llama  # noqa: E402
-from codellama_jax.training.config import Stage  # noqa: E402
-from launch import chain, executor, experiment, fit, machine, status  # noqa: E402
-from launch.run_dir import RunDir  # noqa: E402
+from codellama_jax.runtime import distributed  # noqa: E402
+from launch import capacity, chain, executor, experiment, machine, status  # noqa: E402
+from launch.remote_run_dir import RunDir  # noqa: E402
 
 # Set by tests, whose cloud is a stand-in.
 
@@ -52,24 +53,24 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def launch(flags: configuration.Flags, options: argparse.Namespace, where: executor.Executor) -> int:
+def launch(flags: gin_files.Flags, options: argparse.Namespace, where: executor.Executor) -> int:
     """Plans the jobs and has the executor run them."""
     if not flags.gin_files:
-        known = ", ".join(f"gin/{name}.gin" for name in configuration.shipped_stages())
+        known = ", ".join(f"gin/{name}.gin" for name in gin_files.shipped_stages())
         raise UserError(f"no stage given: --gin_file=FILE with one of {known}", EXIT_USAGE)
 
     # ---------------------------------------------------------------- which stage, which size
     here = not where.remote
-    tpus = hosts.tpu_chips()
-    configuration.load(flags.gin_files, flags.bindings, default_size="local" if here and not tpus else None)
-    stage = configuration.resolve(Stage).stage
+    tpus = distributed.tpu_chips()
+    gin_files.load(flags.gin_files, flags.bindings, default_size="local" if here and not tpus else None)
+    stage = gin_files.resolve(Stage).stage
     if here and stage.size == "local":
         print(
             f"codellama_jax: {'' if tpus else 'no TPU here, '}size local: {stage.name} on this machine's"
             f" {machine.devices()}"
         )
     if here and not tpus:
-        machine.check_memory(configuration.resolve(Llama).llama, stage.size)
+        machine.check_memory(gin_files.resolve(Llama).llama, stage.size)
 
     # ---------------------------------------------------------------- the jobs
     run_dir = RunDir(options.run_dir, offline=options.dry_run)
@@ -85,7 +86,7 @@ def launch(flags: configuration.Flags, options: argparse.Namespace, where: execu
     # ---------------------------------------------------------------- what they cost
     if options.chain and len(planned.jobs) > 1:
         slice_ = where.requirements.topology
-        print(chain.table(planned, fit.check(planned.jobs, slice_) if slice_ else [], slice_))
+        print(chain.table(planned, capacity.check(planned.jobs, slice_) if slice_ else [], slice_))
 
     # ---------------------------------------------------------------- run them
     if options.dry_run:

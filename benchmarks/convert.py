@@ -29,9 +29,9 @@ from machine import processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from codellama_jax.conversion import formats, hf, meta, parameters
-from codellama_jax.conversion.parameters import DTYPES, Model, Tensor
-from codellama_jax.model.config import Llama
+from codellama_jax.config.model import Llama
+from codellama_jax.conversion import canonical, formats, hf, meta
+from codellama_jax.conversion.canonical import DTYPES, Model, Tensor
 
 PEAK = """
 def peak():
@@ -99,13 +99,13 @@ class RandomModel:
     """A Source of random bfloat16, made as it is read, the same each time."""
 
     def __init__(self, llama: Llama):
-        self.model = Model(llama, 2048, {str(tensor): "bfloat16" for tensor in parameters.tensors(llama)})
-        self._numbers = {str(tensor): number for number, tensor in enumerate(parameters.tensors(llama))}
+        self.model = Model(llama, 2048, {str(tensor): "bfloat16" for tensor in canonical.tensors(llama)})
+        self._numbers = {str(tensor): number for number, tensor in enumerate(canonical.tensors(llama))}
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """As Source.rows."""
         rng = np.random.default_rng([self._numbers[str(tensor)], start])
-        values = rng.standard_normal((stop - start, *parameters.shape(self.model.llama, tensor.name)[1:]), np.float32)
+        values = rng.standard_normal((stop - start, *canonical.shape(self.model.llama, tensor.name)[1:]), np.float32)
         return (0.02 * values).astype(DTYPES["bfloat16"])
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ _PACKAGES = ("jax", "numpy", "orbax-checkpoint", "tensorstore")
 
 
 def _largest(source: RandomModel) -> int:
-    return max(formats.size(source.model, tensor) for tensor in parameters.tensors(source.model.llama))
+    return max(formats.size(source.model, tensor) for tensor in canonical.tensors(source.model.llama))
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ from machine import processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from codellama_jax.config.data import Chat, Corpus, Filters, Fim
 from codellama_jax.tokenizer import Tokenizer
-from tasks.config import Chat, Corpus, Filters, Fim
-from tasks.local_corpus import stream_source
+from tasks.loader import DataLoader, LoaderState, StreamInput, task_seed
 from tasks.packing import Encoder
-from tasks.sources import SKIPPED_FOLDERS, Folder, Source, items
-from tasks.stream import Stream, StreamState, StreamTask, task_seed
+from tasks.sources.embedded import stream_source
+from tasks.sources.folder import SKIPPED_FOLDERS, Folder, Source, items
 
 LENGTHS = (4_096, 16_384)
 QUEUES = (0, 4, 16, 64)
@@ -144,10 +144,10 @@ def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
             yield f"| {suffix} | {peaks[0]:,.0f} MiB | {peaks[1]:,.0f} MiB |"
 
 
-def code_stream(tokenizer: Tokenizer, source: Source, length: int, queue: int) -> Stream:
-    task = StreamTask("code", source, Encoder(tokenizer, Fim(), Chat(), task_seed(0, "code/code")))
-    return Stream(
-        [task], {"code": 1.0}, seed=0, lanes=4, batch_size=4, length=length, mask_documents=False, queue=queue
+def code_stream(tokenizer: Tokenizer, source: Source, length: int, queue: int) -> DataLoader:
+    task = StreamInput("code", source, Encoder(tokenizer, Fim(), Chat(), task_seed(0, "code/code")))
+    return DataLoader(
+        [task], {"code": 1.0}, seed=0, readers=4, batch_size=4, length=length, mask_documents=False, queue=queue
     )
 
 
@@ -164,7 +164,7 @@ def infilling(kinds: Counter[str]) -> float:
     return (kinds["psm"] + kinds["spm"]) / kinds.total()
 
 
-def draw(stream: Stream, tokens: int, seen: Seen) -> int:
+def draw(stream: DataLoader, tokens: int, seen: Seen) -> int:
     """Draws batches until there are so many tokens; returns how many."""
     drawn = 0
     while drawn < tokens:
@@ -194,7 +194,7 @@ def cpu_rate(work: Callable[..., int], *arguments: Any) -> float:
 def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
     shares = {"code": 0.85, "nl_code": 0.08, "nl": 0.07}
     tasks = [
-        StreamTask(
+        StreamInput(
             name,
             stream_source(name, "train", Corpus(), Filters()),
             Encoder(tokenizer, Fim(), Chat(), task_seed(0, f"code/{name}")),
@@ -202,9 +202,17 @@ def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
         for name in shares
     ]
 
-    def stream(state: StreamState | None = None) -> Stream:
-        return Stream(
-            tasks, shares, seed=0, lanes=64, batch_size=64, length=4_096, mask_documents=False, queue=queue, state=state
+    def stream(state: LoaderState | None = None) -> DataLoader:
+        return DataLoader(
+            tasks,
+            shares,
+            seed=0,
+            readers=64,
+            batch_size=64,
+            length=4_096,
+            mask_documents=False,
+            queue=queue,
+            state=state,
         )
 
     def seconds(work: Callable[[], object]) -> float:
@@ -228,7 +236,7 @@ def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
             os.fsync(file.fileno())
             saves.append(time.perf_counter() - start)
     saved = json.loads(text)
-    again = StreamState(saved["batch"], np.array(saved["positions"], np.int64))
+    again = LoaderState(saved["batch"], np.array(saved["positions"], np.int64))
     resume = seconds(lambda: stream(again).next_batch())
     size = f"{positions.size:,} | {positions.nbytes:,} | {len(text):,}"
     return f"| {queue} | {size} | {statistics.median(saves) * 1e3:.0f} | {resume:.1f} | {begin:.1f} |"
@@ -289,8 +297,8 @@ def peak_memory(tokenizer: Tokenizer, corpus: str) -> float:
     import resource
 
     source = stream_source("code", "train", Corpus(code=corpus), Filters())
-    task = StreamTask("code", source, Encoder(tokenizer, Fim(), Chat(), (0, 1)))
-    stream = Stream([task], {"code": 1.0}, seed=0, lanes=8, batch_size=8, length=4_096, mask_documents=False)
+    task = StreamInput("code", source, Encoder(tokenizer, Fim(), Chat(), (0, 1)))
+    stream = DataLoader([task], {"code": 1.0}, seed=0, readers=8, batch_size=8, length=4_096, mask_documents=False)
     for _ in range(250):
         stream.next_batch()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -298,12 +306,12 @@ def peak_memory(tokenizer: Tokenizer, corpus: str) -> float:
 
 def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
     """Seconds of the imports; from there to the listing, and to the first batch."""
-    from tasks.quiet import quiet_stderr
+    from codellama_jax.runtime.console import quiet_stderr
 
     begin = time.perf_counter()
     with quiet_stderr():
         from tasks import mixtures
-    from tasks.config import Mixture, Packing
+    from codellama_jax.config.data import Mixture, Packing
 
     imported = time.perf_counter()
     mixture = mixtures.register(
@@ -319,7 +327,7 @@ def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
     )
     tasks = mixtures.stream_tasks(mixture, "train")
     listed = time.perf_counter()
-    stream = Stream(tasks, {"code": 1.0}, seed=0, lanes=64, batch_size=64, length=4_096, mask_documents=False)
+    stream = DataLoader(tasks, {"code": 1.0}, seed=0, readers=64, batch_size=64, length=4_096, mask_documents=False)
     stream.next_batch()
     done = time.perf_counter()
     return {"imports": imported - begin, "listed": listed - imported, "batch": done - imported}

@@ -36,10 +36,13 @@ from machine import processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tasks import languages
-from tasks.build import decontamination, minhash, quality, redaction
-from tasks.build.problems import Problem, problems
-from tasks.filters import LeftOut
+from codellama_jax.config.curation import Decontamination
+from tasks.curation.clean import quality, redaction
+from tasks.curation.decontaminate import index as decontamination
+from tasks.curation.decontaminate.problems import Problem, problems
+from tasks.curation.dedup import minhash
+from tasks.sources import languages
+from tasks.sources.filters import LeftOut
 
 THRESHOLD, PERMUTATIONS = 0.85, 256
 WIDER = 0.8  # the threshold of other bands, for the same pairs: more meet, and more are compared
@@ -428,7 +431,7 @@ def planted(needles: list[Problem], plain: list[str], many: list[str]) -> Iterat
     yield ""
     sizes = itertools.accumulate(len(text.encode()) for text in plain)
     twenty = [text for text, size in zip(plain, sizes, strict=True) if size <= 20e6]
-    without = decontamination.Index(needles, decontamination.Evidence(structure=0))
+    without = decontamination.Index(needles, Decontamination(structure=0))
     for texts, what in ((plain, "the standard library"), (many, "all files")):
         found_in = [decontamination.hits(text, index) for text in texts]
         words = sum(any(not hit.renamed for hit in hits) for hits in found_in)

@@ -32,9 +32,10 @@ import numpy as np
 from machine import processor
 from runs import TOY, Run, Started, lines, same
 
-from codellama_jax import checksums, configuration, hosts
+from codellama_jax.config import gin_files
 from codellama_jax.errors import UserError
-from codellama_jax.run_folder import final_step, saved_steps
+from codellama_jax.runtime import checksums, distributed
+from codellama_jax.runtime.run_dir import final_step, saved_steps
 
 CASCADE = ["--gin_file=gin/lcft.gin", *TOY, "--gin.Evaluation.every=40", "--gin.Checkpoints.every=8"]
 CASCADE += ["--gin.CODE_LENGTH=256", "--gin.CODE_BATCH_TOKENS=4_096", "--gin.CODE_STEPS={code}"]
@@ -257,7 +258,12 @@ def kills(options: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 
 TWO = ["--gin_file=gin/code.gin", "--gin_file=gin/models/local.gin", *TOY, "--gin.CODE_BATCH_TOKENS=512"]
-TWO += ["--gin.Stream.lanes=4", "--gin.CODE_STEPS={steps}", "--gin.Checkpoints.every=8", "--gin.Evaluation.every=40"]
+TWO += [
+    "--gin.DataLoader.readers=4",
+    "--gin.CODE_STEPS={steps}",
+    "--gin.Checkpoints.every=8",
+    "--gin.Evaluation.every=40",
+]
 TWO += ["--gin.Evaluation.context_windows=0", "--gin.Evaluation.samples=0"]
 
 
@@ -278,7 +284,7 @@ def lose(started: Started, victim: int, by: signal.Signals) -> Loss:
     """Kills a process of two, or makes it stand still, and waits for the end of the other."""
     began = time.monotonic()
     started.children[victim].send_signal(by)
-    code = started.children[1 - victim].wait(4 * hosts.HEARTBEAT_SECONDS)
+    code = started.children[1 - victim].wait(4 * distributed.HEARTBEAT_SECONDS)
     return Loss(time.monotonic() - began, code, started.said(1 - victim).rstrip().rpartition("\n")[2])
 
 
@@ -308,7 +314,10 @@ def two(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         with run.start() as started:
             expect(wait(started, rng), started.said())
             loss = lose(started, victim, by)
-        expect(loss.code == 75 and loss.last_line == f"error: {hosts.LOST}", f"{loss}\n{started.said(1 - victim)}")
+        expect(
+            loss.code == 75 and loss.last_line == f"error: {distributed.PEER_LOST}",
+            f"{loss}\n{started.said(1 - victim)}",
+        )
         expect(not run.damaged(), f"{moment}: {run.damaged()}")
         longest = max(longest, loss.seconds)
         yield f"| {moment} | {victim} | {loss.seconds:.1f} | {loss.code} | `{loss.last_line[:60]}...` |"
@@ -317,8 +326,8 @@ def two(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     expect(same(run.final_arrays("code"), final), "other parameters")
     yield ""
     yield from prose(f"""
-        The longest took {longest:.1f} s (a process without a sign of life for {hosts.HEARTBEAT_SECONDS} s is taken for
-        dead). The run was then finished, and equals that of two processes of which none was lost.
+        The longest took {longest:.1f} s (a process without a sign of life for {distributed.HEARTBEAT_SECONDS} s is
+        taken for dead). The run was then finished, and equals that of two processes of which none was lost.
     """)
     signalled = two_processes(options, folder / "signalled")
     with signalled.start() as started:
@@ -391,13 +400,13 @@ def some_file(checkpoint: Path, rng: random.Random) -> Path:
 def restored(stage_dir: Path) -> str | None:
     """Reads the newest checkpoint as train.py does; returns the error line, None if there is nothing wrong."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from codellama_jax.model.config import Llama
+    from codellama_jax.config.model import Llama
     from codellama_jax.sharding import make_mesh
     from codellama_jax.training.checkpoints import StageCheckpoints, read_metadata
-    from codellama_jax.training.start import restored_state
+    from codellama_jax.training.initialization import restored_state
 
-    configuration.load([str(stage_dir / "config.gin")], [])
-    config = configuration.resolve()
+    gin_files.load([str(stage_dir / "config.gin")], [])
+    config = gin_files.resolve()
     saves = StageCheckpoints(stage_dir, config.checkpoints)
     step = saves.latest()
     expect(step is not None, f"no checkpoint in {stage_dir}")

@@ -27,12 +27,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from codellama_jax.planning import cost  # noqa: E402
+from codellama_jax.planning import roofline  # noqa: E402
+from codellama_jax.planning.aot_compile import compiler_environment, heap_bytes  # noqa: E402
 from codellama_jax.planning.chips import GiB, Topology, topology  # noqa: E402
 from codellama_jax.planning.collectives import Collectives  # noqa: E402
-from codellama_jax.planning.compiled import compiler_environment, heap_bytes  # noqa: E402
 from codellama_jax.planning.hlo import Program  # noqa: E402
-from codellama_jax.planning.traffic import memory_bytes  # noqa: E402
+from codellama_jax.planning.memory_traffic import memory_bytes  # noqa: E402
 
 SLICE = "v5p:4x4x4"
 OURS = (
@@ -194,7 +194,7 @@ def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, 
         "compiled_flops": (program.product_flops + program.attention_flops) * slice_.devices,
         "memory_bytes": memory_bytes(program),
         # its other axes are of size 1
-        "collective_bytes": cost.sent(Collectives(program, {"fsdp": slice_.devices})),
+        "collective_bytes": roofline.sent(Collectives(program, {"fsdp": slice_.devices})),
         "compile_seconds": seconds,
     }
 

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import configuration, plan
+from codellama_jax import plan
+from codellama_jax.config import gin_files
 from codellama_jax.errors import UserError
+from codellama_jax.planning.aot_compile import Compiler, require_compiler
 from codellama_jax.planning.chips import GiB, Topology, topology
-from codellama_jax.planning.compiled import Compiler, require_compiler
 from codellama_jax.planning.search import Change, changed, micro_batch_counts
 
 SIZES = ("7b", "13b", "34b", "70b")
@@ -51,12 +52,12 @@ LONG = (  # bindings of lcft, the pass, and slices
 )
 
 
-def load(size: str, stage: str, *bindings: str) -> configuration.Config:
-    configuration.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
+def load(size: str, stage: str, *bindings: str) -> gin_files.Config:
+    gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
     return plan.resolve()
 
 
-def candidates(config: configuration.Config, slice_: Topology) -> list[Change]:
+def candidates(config: gin_files.Config, slice_: Topology) -> list[Change]:
     """As the size file has it where that is for the slice's chip; else from the policy that keeps most down."""
     if slice_.slice_name == OWN[config.stage.size]:
         return [Change((), slice_, config)]
@@ -64,7 +65,7 @@ def candidates(config: configuration.Config, slice_: Topology) -> list[Change]:
     return [changed(config, slice_, remat=remat, offload=offload, micro_batches=most) for remat, offload in LADDER]
 
 
-def best(config: configuration.Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
+def best(config: gin_files.Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
     """The first candidate that fits, in as few micro-batches as let it fit, and its plan; else the last candidate."""
     facts: dict[str, Any] = {}
     change: Change | None = None
@@ -217,7 +218,7 @@ The pass is an evaluation's (`--forward`) or a whole train step, with `--gin.LCF
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=configuration.ROOT / "docs" / "pods.md")
+    parser.add_argument("--out", type=Path, default=gin_files.ROOT / "docs" / "pods.md")
     options = parser.parse_args()
     require_compiler()
     progress = plan.Progress()

@@ -21,9 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from codellama_jax import checksums
 from codellama_jax.errors import UserError
-from codellama_jax.run_folder import final_step, saved_steps
+from codellama_jax.runtime import checksums
+from codellama_jax.runtime.run_dir import final_step, saved_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not to learn anything, but to go through the motions; steps and saves are the caller's.

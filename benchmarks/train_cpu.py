@@ -9,7 +9,8 @@ contestant starts from the same parameters, sees the same tokens, and is a proce
 its turn. Ours meets the others one by one. A round is one turn of both, in alternating order; what is given is the
 median over rounds of the ratio within the round. A turn begins with a step that is not timed: a machine may take
 memory from who sleeps. For everyone glibc is asked for large pages and told to keep what was freed, as by the launcher
-(ALLOCATOR of launch/local.py): gigabytes a step are allocated, and where the system has to find and clear them every
+(ALLOCATOR of launch/local/executor.py): gigabytes a step are allocated, and where the system has to find and clear them
+every
 time that is up to a third of it.
 """
 
@@ -161,7 +162,9 @@ class Contestant(NamedTuple):
 def duel(shape_name: str, dtype: str, flags: list[str], options: argparse.Namespace) -> tuple[Contestant, Contestant]:
     """Ours and one other in turns. No more of them at a time: each keeps gigabytes while it sleeps, and without room
     for large pages the one that allocates most is slowed down."""
-    from launch.local import ALLOCATOR  # not above: a Python with torch imports this file, and has none of our packages
+    from launch.local.executor import (
+        ALLOCATOR,  # not above: a Python with torch imports this file, and has none of our packages
+    )
 
     here = Path(__file__).resolve()
     commands = (
@@ -244,11 +247,11 @@ def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    from codellama_jax.model.config import Llama
+    from codellama_jax.config.model import Llama
+    from codellama_jax.config.training import AdamW, Mesh, Stage
     from codellama_jax.sharding import make_mesh, put_batch
-    from codellama_jax.training.config import AdamW, Mesh, Stage
+    from codellama_jax.training.initialization import fresh_state
     from codellama_jax.training.optimizer import make_optimizer
-    from codellama_jax.training.start import fresh_state
     from codellama_jax.training.step import make_train_step, state_shardings
 
     D, N, H = shape.dim, shape.layers, shape.heads

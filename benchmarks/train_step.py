@@ -30,8 +30,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from codellama_jax.model.config import Llama
-from codellama_jax.training.config import AdamW, Mesh, Stage
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import AdamW, Mesh, Stage
 
 HERE = Path(__file__).resolve().parent
 SHAPES = {

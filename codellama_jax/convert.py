@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import configuration, program
+from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError
+from codellama_jax.runtime import cli
 
 _UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     verify.add_argument("--logits", action="store_true", help="compare logits on fixed random ids too, in float32")
     verify.add_argument("--tolerance", type=float, default=0.0, help="largest difference that is equal (default: 0)")
     verify.add_argument("--json", action="store_true", help="print one JSON object")
-    return program.run(parser, argv, _convert, _explain)
+    return cli.run(parser, argv, _convert, _explain)
 
 
 def _explain(error: BaseException) -> str | None:
@@ -56,10 +57,10 @@ def _explain(error: BaseException) -> str | None:
         return "interrupted; nothing was written"
     if isinstance(error, OSError) and error.filename is None:
         return f"it could not be written ({error.strerror or error}); nothing was left of it"
-    return program.explained(error)
+    return cli.explained(error)
 
 
-def _convert(flags: configuration.Flags, options: argparse.Namespace) -> int:
+def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if flags.gin_files or flags.bindings:
         raise UserError("convert takes no gin files and no --gin flags", EXIT_USAGE)
     return {"import": _import, "export": _export, "verify": _verify}[options.command](options)
@@ -68,8 +69,8 @@ def _convert(flags: configuration.Flags, options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     # Imported here: Orbax takes a second, and a wrong flag should not.
     from codellama_jax.conversion import checkpoint, formats
-    from codellama_jax.conversion.grown import Grown
-    from codellama_jax.conversion.parameters import Source
+    from codellama_jax.conversion.canonical import Source
+    from codellama_jax.conversion.vocabulary import Grown
 
     began = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
@@ -129,12 +130,12 @@ def _say_done(model: Any, format: str, to: Path, began: float) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from codellama_jax.conversion import compare, formats
+    from codellama_jax.conversion import formats, verify
 
     a, b = (formats.open_checkpoint(path).source for path in (options.a, options.b))
-    result = compare.tensors(a, b)
+    result = verify.tensors(a, b)
     if options.logits and not result["unlike"]:
-        result["max_logit_difference"] = compare.logits(a, b)
+        result["max_logit_difference"] = verify.logits(a, b)
     differences = [result[key] for key in ("max_tensor_difference", "max_logit_difference") if key in result]
     equal = not result["unlike"] and all(value <= options.tolerance for value in differences)
     result = {"equal": equal, **result}
@@ -143,7 +144,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({key: None if value == math.inf else value for key, value in result.items()}))
     else:
-        for line in compare.lines(result):
+        for line in verify.lines(result):
             print(line)
     return EXIT_DONE if equal else EXIT_FAILED
 

@@ -15,12 +15,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from codellama_jax import configuration, program
+from codellama_jax.config import gin_files
+from codellama_jax.config.data import Tokenizer
 from codellama_jax.errors import EXIT_DONE
+from codellama_jax.planning.aot_compile import NEEDED, Compiler, require_compiler
 from codellama_jax.planning.chips import CHIPS, GiB, Topology, topology
-from codellama_jax.planning.compiled import NEEDED, Compiler, require_compiler
 from codellama_jax.planning.search import TRIED_SLICES, Change, remedy, search
-from tasks.config import Tokenizer
+from codellama_jax.runtime import cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,16 +36,16 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument(
         "--search", action="store_true", help="try remat policies, micro-batches and meshes: rank what fits"
     )
-    return program.run(parser, argv, _plan, _explain)
+    return cli.run(parser, argv, _plan, _explain)
 
 
 def _explain(error: BaseException) -> str | None:
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else program.explained(error)
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else cli.explained(error)
 
 
-def _plan(flags: configuration.Flags, options: argparse.Namespace) -> int:
+def _plan(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     slice_ = topology(options.topology, options.slices)
-    configuration.load(flags.gin_files, flags.bindings)
+    gin_files.load(flags.gin_files, flags.bindings)
     config = resolve()
     require_compiler()
     progress = Progress()
@@ -57,13 +58,13 @@ def _plan(flags: configuration.Flags, options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def resolve() -> configuration.Config:
+def resolve() -> gin_files.Config:
     """The parts of the loaded configuration that shape a step; a vocabulary that the tokenizer decides is its size."""
-    config = configuration.resolve(*NEEDED)
-    return config if config.llama.vocab_size else with_vocabulary(config, configuration.resolve(Tokenizer).tokenizer)
+    config = gin_files.resolve(*NEEDED)
+    return config if config.llama.vocab_size else with_vocabulary(config, gin_files.resolve(Tokenizer).tokenizer)
 
 
-def with_vocabulary(config: configuration.Config, tokenizer: Tokenizer) -> configuration.Config:
+def with_vocabulary(config: gin_files.Config, tokenizer: Tokenizer) -> gin_files.Config:
     """The configuration with the vocabulary's size where that is left to the tokenizer."""
     if config.llama.vocab_size:
         return config
@@ -92,7 +93,7 @@ class Progress:
 
 
 def plan(
-    config: configuration.Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
+    config: gin_files.Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
 ) -> dict[str, Any]:
     """The plan of a stage, as --json prints it; with `forward` that of an evaluation of one batch of it.
 
@@ -114,7 +115,7 @@ def plan(
     return result
 
 
-def searched(config: configuration.Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
+def searched(config: gin_files.Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
     """What fits of the ways to compute the stage on the slice, the fastest by its bound first: the plan of each, with
     the bindings that ask for it."""
     title = f"{config.stage.size} {config.stage.name} on {slice_.name}"
@@ -127,7 +128,7 @@ def searched(config: configuration.Config, slice_: Topology, progress: Progress)
 
 
 def summary(
-    config: configuration.Config, slice_: Topology, facts: dict[str, Any], *, forward: bool = False
+    config: gin_files.Config, slice_: Topology, facts: dict[str, Any], *, forward: bool = False
 ) -> dict[str, Any]:
     """What is printed of a compiled step. FLOPs are those of all chips, bytes those of one device."""
     stage, llama = config.stage, config.llama
@@ -286,7 +287,7 @@ def _stage(result: dict[str, Any], seconds: float) -> str:
     return f"the stage: {result['steps']:,} steps, {seconds * result['steps'] / 86400:,.1f} days"
 
 
-def ranking_table(config: configuration.Config, slice_: Topology, ranking: Sequence[dict[str, Any]]) -> str:
+def ranking_table(config: gin_files.Config, slice_: Topology, ranking: Sequence[dict[str, Any]]) -> str:
     """A ranking for people."""
     title = f"{config.stage.size} {config.stage.name} on {slice_.name}: what fits, by its bound (not measured)"
     if not ranking:

@@ -15,9 +15,9 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import Mesh
 from codellama_jax.errors import UserError
-from codellama_jax.model.config import Llama
-from codellama_jax.training.config import Mesh
 
 AXES = ("data", "fsdp", "context", "tensor")
 

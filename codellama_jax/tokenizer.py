@@ -16,8 +16,8 @@ import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
-from codellama_jax import storage
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
 INFILLING_ROWS = 16  # rows that Code Llama adds to the vocabulary (reference tokenizer: 32,016 instead of 32,000)
@@ -62,7 +62,9 @@ class Tokenizer:
             UserError: there is no such file, or it is not a SentencePiece model with Llama's ids and rules.
         """
         name = "the tokenizer's model" if isinstance(model, bytes) else os.fspath(model)
-        self.model, proto = _checked(model if isinstance(model, bytes) else _file_bytes(storage.folder(model)), name)
+        self.model, proto = _checked(
+            model if isinstance(model, bytes) else _file_bytes(filesystem.to_path(model)), name
+        )
         self._plain = _processor(self.model, name)
         proto.normalizer_spec.add_dummy_prefix = False
         self.continuation_model: bytes = proto.SerializeToString(deterministic=True)

@@ -20,43 +20,48 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import configuration, hosts, program, storage
+from codellama_jax.config import gin_files
+from codellama_jax.config.model import Llama
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
-from codellama_jax.model.config import Llama
-from codellama_jax.run_folder import check_same_configuration, final_step, lock, saved_steps
-from codellama_jax.training.goodput import goodput
+from codellama_jax.report.goodput import goodput
+from codellama_jax.runtime import cli, distributed, filesystem
+from codellama_jax.runtime.run_dir import check_same_configuration, final_step, lock, saved_steps
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a stage; returns the exit code (0 done, 1 failed, 2 wrong usage, 75 stopped, to be started again)."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
-    parser.add_argument("--run_dir", type=storage.folder, default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument("--run_dir", type=filesystem.to_path, default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
-    return hosts.leave_at_once(lambda: program.run(parser, argv, _train, explain))
+    return distributed.exit_without_barrier(lambda: cli.run(parser, argv, _train, explain))
 
 
-def _train(flags: configuration.Flags, options: argparse.Namespace) -> int:
+def _train(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if not options.verbose:
         _silence_threads()
     if "CODELLAMA_JAX_LAUNCHER" in os.environ:
-        program.die_with_parent(signal.SIGTERM)
-    configuration.load(flags.gin_files, flags.bindings)
-    config = configuration.resolve()
-    hosts.join()
+        cli.die_with_parent(signal.SIGTERM)
+    gin_files.load(flags.gin_files, flags.bindings)
+    config = gin_files.resolve()
+    distributed.initialize()
     run_dir = options.run_dir / (options.name or config.stage.size)
-    with hosts.losses_told(), storage.failures_told(run_dir), contextlib.ExitStack() as held:
-        hosts.agree(code=program.code_version(), configuration=configuration.operative(config))
-        if storage.in_bucket(run_dir):
+    with (
+        distributed.peer_loss_as_user_error(),
+        filesystem.store_failures_as_user_errors(run_dir),
+        contextlib.ExitStack() as held,
+    ):
+        distributed.check_hosts_agree(code=cli.code_version(), configuration=gin_files.operative(config))
+        if filesystem.is_remote(run_dir):
             _open_bucket(run_dir)
         return run_stage(config, run_dir, held)
 
 
 def _open_bucket(run_dir: Path) -> None:
     """Loads what speaks to buckets, in silence, and sees whether this one answers."""
-    from codellama_jax import bucket
-    from tasks.quiet import quiet_stderr
+    from codellama_jax.runtime import gcs
+    from codellama_jax.runtime.console import quiet_stderr
 
-    bucket.check(run_dir)
+    gcs.check_bucket(run_dir)
     with quiet_stderr():  # TensorFlow's start-up notes
         run_dir.exists()
 
@@ -86,7 +91,7 @@ def _silence_threads() -> None:
     sys.unraisablehook = lambda arguments: None  # of C++ threads
 
 
-def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.ExitStack) -> int:
+def run_stage(config: gin_files.Config, run_dir: Path, held: contextlib.ExitStack) -> int:
     """Trains a stage in run_dir/STAGE, or goes on with it, and writes its report.
 
     Args:
@@ -106,23 +111,24 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
 
     import jax
 
+    from codellama_jax.config.data import STREAMS
+    from codellama_jax.report import training
+    from codellama_jax.runtime.console import quiet_stderr
     from codellama_jax.sharding import check_divides, host_group, make_mesh, put_batch, put_flag
-    from codellama_jax.training import checkpoints, loop, report
-    from codellama_jax.training.bad_steps import BadStepWatch, LossSpike
-    from codellama_jax.training.evaluation import Evaluator, infilling_samples, punch_holes
-    from codellama_jax.training.monitoring import Profiler, Watchdog
+    from codellama_jax.training import checkpoints, trainer
+    from codellama_jax.training.initialization import ParentCheckpoint, fresh_state, restored_state
+    from codellama_jax.training.loss_spikes import LossSpike, LossSpikeMonitor
     from codellama_jax.training.optimizer import make_optimizer
-    from codellama_jax.training.start import Origin, fresh_state, restored_state
     from codellama_jax.training.step import TrainState, make_train_step, state_shardings
-    from tasks.config import STREAMS
-    from tasks.quiet import quiet_stderr
+    from codellama_jax.training.validation import Evaluator, infilling_samples, punch_holes
+    from codellama_jax.training.watchdog import Profiler, Watchdog
 
     with quiet_stderr():  # TensorFlow's start-up notes
         from tasks.stage_data import StageData
-    from tasks.stream import prefetched
+    from tasks.loader import prefetched
 
     # ---------------------------------------------------------------- the run folder
-    operative = configuration.operative(config)
+    operative = gin_files.operative(config)
     check_same_configuration(stage_dir, operative)
     done = final_step(stage_dir)
     writes = jax.process_index() == 0  # one host writes the files that are not checkpoints, and talks
@@ -133,8 +139,8 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
 
     if done is not None:
         if writes:
-            report.write_stage_report(stage_dir)  # a run that was killed between its note and its report has none
-            report.write_run_report(run_dir)
+            training.write_stage_report(stage_dir)  # a run that was killed between its note and its report has none
+            training.write_run_report(run_dir)
         tell(f"finished at step {done}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
     # What a stage started from is noted in its own checkpoints: once it has one, it needs no other.
@@ -143,7 +149,7 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
         stage_dir.mkdir(parents=True, exist_ok=True)
         locked = lock(stage_dir, tell)
         held.callback(locked.release)
-        storage.write_atomically(stage_dir / "config.gin", operative)
+        filesystem.write_atomically(stage_dir / "config.gin", operative)
 
     # ---------------------------------------------------------------- data
     micro_batch = stage.batch_size // stage.micro_batches
@@ -165,20 +171,20 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
     stacks = stage_dir / f"stacks.{jax.process_index()}.txt"
     with (
         jax.set_mesh(mesh),
-        loop.StopSignals(config.checkpoints.grace_seconds) as stop,
+        trainer.StopSignals(config.checkpoints.grace_seconds) as stop,
         Watchdog(config.monitoring.stall_minutes, stacks) as watchdog,
     ):
         # ------------------------------------------------------------ what the stage starts from
         saves = checkpoints.StageCheckpoints(stage_dir, config.checkpoints)
         resumed = saves.latest()
-        origin: Origin | None = None
+        origin: ParentCheckpoint | None = None
         saved_stream: dict[str, Any] | None = None
         if resumed is not None:
             state, saved_stream, metadata = restored_state(saves, resumed, llama, stage, config.adamw, mesh)
             parent = metadata["parent"]
             tell(f"going on from step {resumed}")
         else:
-            origin = Origin.at(origin_path, llama) if origin_path else None
+            origin = ParentCheckpoint.at(origin_path, llama) if origin_path else None
             parent = origin.noted() if origin else None
         # A stage with longer windows is compared with the one before it at lengths that count from that one's.
         longer = parent is not None and stage.parent is not None and stage.sequence_length > parent["sequence_length"]
@@ -221,7 +227,7 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
         if resumed is None:
             if writes:
                 devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-                storage.write_atomically(
+                filesystem.write_atomically(
                     stage_dir / "stage.json", json.dumps(describe(config, llama, devices), indent=1)
                 )
             if before and origin:
@@ -240,8 +246,8 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
             saves.wait()
             return saves.latest()
 
-        watch = BadStepWatch(
-            config.bad_steps,
+        watch = LossSpikeMonitor(
+            config.loss_spikes,
             stage_dir,
             jax.process_index(),
             lines=lambda: notes.steps,
@@ -294,7 +300,7 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
                     "sequence_length": stage.sequence_length,
                     "llama": dataclasses.asdict(llama),
                     "config": operative,
-                    "code": program.code_version(),
+                    "code": cli.code_version(),
                     "parent": parent,
                     "tokens": seen | {"lineage": sum(seen.values()) + (parent["tokens"] if parent else 0)},
                 }
@@ -303,13 +309,13 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
             return stopping
 
         first, ended = resumed or 0, False
-        notes.spent["startup"] = time.time() - program.STARTED
+        notes.spent["startup"] = time.time() - cli.PROCESS_STARTED
         try:
             while not ended:
                 batches, spike = prefetched(stream), None
                 steps = range(first + 1, stage.steps + 1)
                 try:
-                    state = loop.train_loop(
+                    state = trainer.train_loop(
                         state, train_step, batches, put, steps, log=log, after_step=after_step, pause_after=pause_after
                     )
                     ended = True
@@ -346,22 +352,22 @@ def run_stage(config: configuration.Config, run_dir: Path, held: contextlib.Exit
                 tokens = config.evaluation.sample_tokens
                 samples = infilling_samples(evaluator, state.params, data.tokenizer, holes, tokens)
             if writes:
-                storage.write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
+                filesystem.write_atomically(stage_dir / "samples.json", json.dumps(samples, indent=1))
                 summary = summarise(step, stage.batch_tokens, notes.steps, notes.evaluations)
-                storage.write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
+                filesystem.write_atomically(stage_dir / "done.json", json.dumps(summary, indent=1))
                 for line in conclusion(summary):
                     tell(line)
         notes.close()
         if writes:
-            report.write_stage_report(stage_dir)
-            tell(f"report in {report.write_run_report(run_dir)}")
+            training.write_stage_report(stage_dir)
+            tell(f"report in {training.write_run_report(run_dir)}")
         if step < stage.steps:
             tell(f"saved at step {step} of {stage.steps}; the same command goes on from there")
             return EXIT_INTERRUPTED
     return EXIT_DONE
 
 
-def starting_checkpoint(config: configuration.Config, run_dir: Path) -> Path | None:
+def starting_checkpoint(config: gin_files.Config, run_dir: Path) -> Path | None:
     """The checkpoint of another stage that this one starts from, None for random parameters.
 
     Raises:
@@ -369,7 +375,7 @@ def starting_checkpoint(config: configuration.Config, run_dir: Path) -> Path | N
     """
     stage, initial = config.stage, config.checkpoints.initial
     if stage.parent is None:
-        return None if initial == "scratch" else storage.folder(initial)
+        return None if initial == "scratch" else filesystem.to_path(initial)
     step = final_step(run_dir / stage.parent)
     if step is None:
         raise UserError(
@@ -380,7 +386,7 @@ def starting_checkpoint(config: configuration.Config, run_dir: Path) -> Path | N
     return run_dir / stage.parent / "checkpoints" / str(step)
 
 
-def describe(config: configuration.Config, llama: Llama, devices: str) -> dict[str, Any]:
+def describe(config: gin_files.Config, llama: Llama, devices: str) -> dict[str, Any]:
     """What the report says of the stage before its first step."""
     stage = config.stage
     return {

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning.chips import GiB, Topology
-from launch import fit
+from launch import capacity
 from launch.job import Experiment
 
 
-def table(experiment: Experiment, answers: Sequence[fit.Answer], slice_: Topology | None) -> str:
+def table(experiment: Experiment, answers: Sequence[capacity.Answer], slice_: Topology | None) -> str:
     """The stages in order: steps, tokens and, on a slice, what the planner knows of them."""
     costs = ["memory", "chip-hours", "days"] if answers else []
     rows = [["stage", "steps", "tokens", *costs]]

@@ -12,13 +12,18 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from codellama_jax import configuration, program
+from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning.chips import Topology, topology
+from codellama_jax.runtime import cli
 from launch import libtpu_flags
 from launch.job import Experiment
 
-EXECUTORS = {"local": "launch.local:Local", "tpu_vm": "launch.tpu_vm:TpuVm", "gke": "launch.gke:Gke"}
+EXECUTORS = {
+    "local": "launch.local.executor:Local",
+    "tpu_vm": "launch.tpu_vm.executor:TpuVm",
+    "gke": "launch.gke.executor:Gke",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +148,14 @@ def slice_requirements(options: argparse.Namespace) -> Requirements:
 def run_with_executor(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
-    body: Callable[[configuration.Flags, argparse.Namespace, Executor], int],
+    body: Callable[[gin_files.Flags, argparse.Namespace, Executor], int],
 ) -> int:
     """Runs a program whose flags are those of the parser, --executor and what this executor adds; returns its code."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--executor", default="local")
     name = chooser.parse_known_args(argv)[0].executor
 
-    def chosen(flags: configuration.Flags, options: argparse.Namespace) -> int:
+    def chosen(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         return body(flags, options, kind.from_flags(options))
 
     parser.add_argument(
@@ -162,4 +167,4 @@ def run_with_executor(
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     kind.add_flags(parser)
-    return program.run(parser, argv, chosen)
+    return cli.run(parser, argv, chosen)

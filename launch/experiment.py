@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from codellama_jax import configuration
-from codellama_jax.configuration import Flags
+from codellama_jax.config import gin_files
+from codellama_jax.config.gin_files import Flags
+from codellama_jax.config.training import Stage
 from codellama_jax.errors import UserError
-from codellama_jax.run_folder import check_same_configuration, final_step, saved_steps
-from codellama_jax.training.config import Stage
+from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
 from launch.job import Experiment, Job
 
 
@@ -36,29 +36,29 @@ def plan(
     Raises:
         UserError: a stage was made by another configuration; one is missing that may not, or cannot, be run.
     """
-    config = configuration.resolve()
+    config = gin_files.resolve()
     stage = config.stage
     name = name or stage.size
     shown = f"{shown or run_dir}/{name}"
-    check_same_configuration(folder(name, stage.name), configuration.operative(config))
+    check_same_configuration(folder(name, stage.name), gin_files.operative(config))
     if final_step(folder(name, stage.name)) is not None:
         return Experiment(name, run_dir, ())
-    given = [str(configuration.find(file)) for file in flags.gin_files]
-    size_file = str(configuration.find(f"gin/models/{stage.size}.gin"))
-    if not any(configuration.is_size_file(file) for file in given):
+    given = [str(gin_files.find(file)) for file in flags.gin_files]
+    size_file = str(gin_files.find(f"gin/models/{stage.size}.gin"))
+    if not any(gin_files.is_size_file(file) for file in given):
         given.append(size_file)
     # What makes a stage is its own file; what else was given, a size or the user's own files, goes with every stage.
-    common = [file for file in given if not configuration.is_stage_file(file)]
-    if not any(configuration.is_size_file(file) for file in common):
+    common = [file for file in given if not gin_files.is_stage_file(file)]
+    if not any(gin_files.is_size_file(file) for file in common):
         common.append(size_file)  # the stage came as a saved configuration, which holds its size as well
-    shipped = configuration.shipped_stages()
+    shipped = gin_files.shipped_stages()
     chain = chain or stage.size == "local"
 
-    def job(of: configuration.Config, files: list[str]) -> Job:
+    def job(of: gin_files.Config, files: list[str]) -> Job:
         return Job(of.stage.name, tuple(files), tuple(flags.bindings), run_dir, name, more, of)
 
     jobs = [job(config, given)]
-    unused = set(configuration.unused())
+    unused = set(gin_files.unused())
     first: Stage = stage
     while (parent := first.parent) is not None:
         ended = final_step(folder(name, parent)) is not None
@@ -69,11 +69,11 @@ def plan(
         if parent not in shipped or parent in [job.stage for job in jobs]:
             raise UserError(f"{first.name} starts from {parent}, which is not finished in {shown} and has no gin file")
         files = [str(shipped[parent]), *common]
-        configuration.load(files, flags.bindings)
-        before = configuration.resolve()
+        gin_files.load(files, flags.bindings)
+        before = gin_files.resolve()
         # every stage is checked before the first one runs, and one that has run as well
-        check_same_configuration(folder(name, parent), configuration.operative(before))
-        unused &= set(configuration.unused())
+        check_same_configuration(folder(name, parent), gin_files.operative(before))
+        unused &= set(gin_files.unused())
         if ended:
             break
         jobs.insert(0, job(before, files))

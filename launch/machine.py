@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.model.config import Llama
 
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and two moments of AdamW
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import EXIT_USAGE, UserError
-from launch import gcloud
+from launch import cloud
 from launch.command import execute
 from launch.job import Experiment, Job
-from tasks.config import STREAMS
 
 
 def check_shared(experiment: Experiment) -> None:
@@ -34,8 +34,8 @@ def check_shared(experiment: Experiment) -> None:
 
 def check_writable(run_dir: str) -> None:
     """Raises UserError if gcloud, or leave to write to the bucket, is missing; leaves nothing in it."""
-    gcloud.require()
-    for command in gcloud.probe(run_dir):
+    cloud.require()
+    for command in cloud.probe(run_dir):
         if (ended := execute(command)).code:
             raise UserError(
                 f"--run_dir={run_dir} cannot be written ({ended.reason}): is it a bucket of yours? See gcloud storage"

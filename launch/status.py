@@ -9,12 +9,12 @@ import json
 import time
 from pathlib import Path
 
-from codellama_jax import configuration
+from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
-from codellama_jax.run_folder import final_step, holder, saved_steps
-from launch import gcloud
+from codellama_jax.runtime.run_dir import final_step, holder, saved_steps
+from launch import cloud
 from launch.executor import Executor
-from launch.run_dir import RunDir
+from launch.remote_run_dir import RunDir
 
 COMMANDS = ("status", "logs", "stop")
 LAST_BYTES = 100_000  # of metrics.jsonl: some hundred steps
@@ -50,7 +50,7 @@ def add_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="status as one JSON object a stage")
 
 
-def command(flags: configuration.Flags, options: argparse.Namespace, where: Executor) -> int:
+def command(flags: gin_files.Flags, options: argparse.Namespace, where: Executor) -> int:
     """Does what the command says; returns an exit code."""
     run_dir = RunDir(options.run_dir)
     if options.command != "status":
@@ -83,7 +83,7 @@ def stage_status(run_dir: RunDir, name: str, stage: str) -> StageStatus | None:
     rate = rates[len(rates) // 2] if rates else None
     state, age = "stopped", None
     if run_dir.bucket:
-        logged = gcloud.updated(f"{run_dir.path}/{name}/{stage}/metrics.jsonl")
+        logged = cloud.updated(f"{run_dir.path}/{name}/{stage}/metrics.jsonl")
         age = time.time() - logged if logged else None
         state = "running" if age is not None and age < FRESH_SECONDS else state
     else:
@@ -100,7 +100,7 @@ def last_lines(run_dir: RunDir, name: str, stage: str) -> list[dict]:
     """The last of what metrics.jsonl says, oldest first."""
     if run_dir.bucket:
         try:
-            text = gcloud.read(f"{run_dir.path}/{name}/{stage}/metrics.jsonl", LAST_BYTES)
+            text = cloud.read(f"{run_dir.path}/{name}/{stage}/metrics.jsonl", LAST_BYTES)
         except UserError:
             return []
     else:

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from codellama_jax.config.data import Fim
 from codellama_jax.tokenizer import Tokenizer
-from tasks.config import Fim
 
 Order = Literal["psm", "spm"]
 

@@ -20,16 +20,17 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from codellama_jax import configuration, program
+from codellama_jax.config import gin_files
+from codellama_jax.config.data import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
+from codellama_jax.config.data import DataLoader as StreamSettings
+from codellama_jax.config.data import Tokenizer as TokenizerSettings
+from codellama_jax.config.training import Stage
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
+from codellama_jax.runtime import cli
+from codellama_jax.runtime.console import quiet_stderr
 from codellama_jax.tokenizer import Tokenizer
-from codellama_jax.training.config import Stage
-from tasks.config import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
-from tasks.config import Stream as StreamSettings
-from tasks.config import Tokenizer as TokenizerSettings
 from tasks.packing import Packed
-from tasks.quiet import quiet_stderr
-from tasks.sources import Document
+from tasks.sources.folder import Document
 from tasks.tokenizer_training import trained_tokenizer
 
 DATA = (Corpus, Filters, TokenizerSettings, Fim, Packing, StreamSettings, Chat)
@@ -50,13 +51,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--num_examples", type=at_least(1), help="documents to show (3), or to count in --stats (1000)")
     parser.add_argument("--sequence_length", type=at_least(1), help="tokens of a window")
-    parser.add_argument("--seed", type=at_least(0), help="instead of Stream.seed")
+    parser.add_argument("--seed", type=at_least(0), help="instead of DataLoader.seed")
     parser.add_argument("--json", action="store_true", help="one object a document: stream, kind, text, tokens")
     parser.add_argument("--stats", action="store_true", help="shares, kinds, epochs, what is left out, tokens a second")
-    return program.run(parser, argv, _show)
+    return cli.run(parser, argv, _show)
 
 
-def _show(flags: configuration.Flags, options: argparse.Namespace) -> int:
+def _show(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     try:
         if options.list:
             list_mixtures(flags.bindings)
@@ -85,15 +86,15 @@ def list_mixtures(bindings: list[str]) -> None:
     """Prints the tasks, and each stage's mixture with its shares."""
     print("tasks: " + "  ".join(STREAMS))
     print("mixtures (shares of tokens):")
-    for stage, file in configuration.shipped_stages().items():
-        configuration.load([str(file)], bindings, default_size="local")
-        shares = configuration.resolve(Mixture).mixture.shares
+    for stage, file in gin_files.shipped_stages().items():
+        gin_files.load([str(file)], bindings, default_size="local")
+        shares = gin_files.resolve(Mixture).mixture.shares
         print(f"  {stage + '_mixture':20s}" + "  ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 
 
-def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
+def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
     """Prints examples or statistics of a task or mixture."""
-    stages = configuration.shipped_stages()
+    stages = gin_files.shipped_stages()
     mixture_stage = options.task.removesuffix("_mixture") if options.task.endswith("_mixture") else None
     if options.task not in STREAMS and mixture_stage not in stages:
         known = [*STREAMS, *(f"{stage}_mixture" for stage in stages)]
@@ -103,13 +104,13 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
         raise UserError(message, EXIT_USAGE)
     if flags.gin_files or mixture_stage:
         files = flags.gin_files or [str(stages[mixture_stage or options.task])]
-        configuration.load(files, flags.bindings, default_size="local")
-        length = configuration.resolve(Stage).stage.sequence_length
+        gin_files.load(files, flags.bindings, default_size="local")
+        length = gin_files.resolve(Stage).stage.sequence_length
     else:
-        configuration.load(["gin/data.gin"], flags.bindings)
+        gin_files.load(["gin/data.gin"], flags.bindings)
         length = SEQUENCE_LENGTH
-    config = configuration.resolve(*DATA)
-    mixture = configuration.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
+    config = gin_files.resolve(*DATA)
+    mixture = gin_files.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
     tokenizer = trained_tokenizer(
         config.corpus, config.filters, config.tokenizer, lambda line: print(line, file=sys.stderr)
     )
@@ -132,12 +133,12 @@ def inspect(flags: configuration.Flags, options: argparse.Namespace) -> None:
 def open_stream(
     config: Any, stage: str, mixture: Mixture, tokenizer: Tokenizer, split: str, length: int, seed: int | None
 ) -> Any:
-    """The mixture's tasks/stream.py Stream, window by window."""
+    """The mixture's tasks/loader.py Stream, window by window."""
     with quiet_stderr():
         from tasks import mixtures
-    from tasks.stream import Stream
+    from tasks.loader import DataLoader
 
-    seed = config.stream.seed if seed is None else seed
+    seed = config.data_loader.seed if seed is None else seed
     registered = mixtures.register(
         stage,
         mixture,
@@ -149,11 +150,11 @@ def open_stream(
         chat=config.chat,
         seed=seed,
     )
-    return Stream(
+    return DataLoader(
         mixtures.stream_tasks(registered, split),
         mixtures.shares(registered),
         seed=seed,
-        lanes=1,
+        readers=1,
         batch_size=1,
         length=length,
         mask_documents=config.packing.mask_documents,

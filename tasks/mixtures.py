@@ -2,7 +2,7 @@
 
 A task's source gives documents, its preprocessor packs them into windows; a mixture mixes windows, so its rates are
 shares of tokens whatever the documents' lengths. Anything that reads SeqIO tasks can use them. The trainer takes their
-sources and encoders (`stream_tasks`) and draws its windows through tasks/stream.py, with the same packer.
+sources and encoders (`stream_tasks`) and draws its windows through tasks/loader.py, with the same packer.
 """
 
 import functools
@@ -13,13 +13,13 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from codellama_jax.config.data import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
 from codellama_jax.tokenizer import Tokenizer
-from tasks.config import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
-from tasks.lane import Lane
-from tasks.local_corpus import stream_source
-from tasks.packing import FEATURES, Encoder, Packer, Place
-from tasks.sources import Dialogue, Document, Source
-from tasks.stream import StreamTask, task_seed
+from tasks.loader import StreamInput, task_seed
+from tasks.packing import FEATURES, Cursor, Encoder, Packer
+from tasks.reader import Reader
+from tasks.sources.embedded import stream_source
+from tasks.sources.folder import Dialogue, Document, Source
 from tasks.vocabulary import LlamaVocabulary
 
 
@@ -54,7 +54,7 @@ class CorpusSource(seqio.DataSource):
         order = self._encoder.seed if seed is None else task_seed(seed, self._stream)
 
         def examples() -> Iterator[dict]:
-            lane = Lane(self.files(split), index, shards, order, self._encoder.check, shuffle, endless=False)
+            lane = Reader(self.files(split), index, shards, order, self._encoder.check, shuffle, endless=False)
             place = (0, 0, 0)
             while (found := lane.find(place)) is not None:
                 (piece, block, number), document = found
@@ -79,7 +79,7 @@ class _Examples:
         self._examples = enumerate(dataset.as_numpy_iterator())
         self._keys: dict[int, tuple[int, ...]] = {}
 
-    def find(self, place: Place) -> tuple[Place, Document | Dialogue] | None:
+    def find(self, place: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
         """The next document: a packer that begins at the beginning asks for one after the other."""
         number, example = next(self._examples, (0, None))
         if example is None:
@@ -90,7 +90,7 @@ class _Examples:
             return (number, 0, 0), Dialogue(json.loads(example["messages"]), path)
         return (number, 0, 0), Document(example["text"].decode(), path)
 
-    def key(self, place: Place) -> tuple[int, ...]:
+    def key(self, place: Cursor) -> tuple[int, ...]:
         """What came with the example; asked for once."""
         return self._keys.pop(place[0])
 
@@ -144,12 +144,12 @@ def register(
     return seqio.MixtureRegistry.add(name, [(stream, share) for stream, share in mixture.shares.items() if share])
 
 
-def stream_tasks(mixture: seqio.Mixture, split: str) -> list[StreamTask]:
-    """The mixture's tasks as tasks/stream.py takes them."""
+def stream_tasks(mixture: seqio.Mixture, split: str) -> list[StreamInput]:
+    """The mixture's tasks as tasks/loader.py takes them."""
     tasks = []
     for task in mixture.tasks:
         (preprocessor,) = task.preprocessors
-        tasks.append(StreamTask(task.name, task.source.files(split), preprocessor.keywords["encoder"]))
+        tasks.append(StreamInput(task.name, task.source.files(split), preprocessor.keywords["encoder"]))
     return tasks
 
 

@@ -11,12 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
+from codellama_jax.config.data import Chat, Fim
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import chat
-from tasks.config import Chat, Fim
 from tasks.fim import Cut, draw, encode_cut, encode_plain
-from tasks.sources import Dialogue, Document
+from tasks.sources.folder import Dialogue, Document
 
 FEATURES = {
     "tokens": np.int32,
@@ -67,11 +67,11 @@ class Encoder:
 
 
 # Where a document stands in a lane: piece (counted over all epochs), block, document.
-Place = tuple[int, int, int]
+Cursor = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Position:
+class PackerState:
     """Where a packer goes on: the whole of its state.
 
     Attributes:
@@ -80,8 +80,8 @@ class Position:
             but for one that was cut at the end of the last window, which comes first.
     """
 
-    next: Place = (0, 0, 0)
-    held: tuple[tuple[Place, int], ...] = ()
+    next: Cursor = (0, 0, 0)
+    held: tuple[tuple[Cursor, int], ...] = ()
 
     def row(self, queue: int) -> np.ndarray:
         """As int64 [queue + 2, 4]: next, then held; unused rows are -1."""
@@ -92,7 +92,7 @@ class Position:
         return row
 
     @classmethod
-    def of_row(cls, row: np.ndarray) -> "Position":
+    def of_row(cls, row: np.ndarray) -> "PackerState":
         """What `row` gave."""
         (first, *held) = [((int(a), int(b), int(c)), int(used)) for a, b, c, used in row if a >= 0]
         return cls(first[0], tuple(held))
@@ -101,10 +101,10 @@ class Position:
 class Documents(Protocol):
     """The documents of one lane of one stream, in an order that never changes."""
 
-    def find(self, place: Place) -> tuple[Place, Document | Dialogue] | None:
+    def find(self, place: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
         """The first document at a place or after it, and where it stands; None past the last."""
 
-    def key(self, place: Place) -> tuple[int, ...]:
+    def key(self, place: Cursor) -> tuple[int, ...]:
         """Integers that identify the document at a place among all lanes and epochs."""
 
 
@@ -144,7 +144,7 @@ class Window:
 class _Held:
     """A document that a packer has in hand, and its forms as far as they were asked for."""
 
-    place: Place
+    place: Cursor
     document: Document | Dialogue
     used: int = 0
     plain: tuple[np.ndarray, np.ndarray | None] | None = None
@@ -177,20 +177,20 @@ class Packer:
         length: int,
         restart_positions: bool,
         queue: int = 0,
-        position: Position | None = None,
+        position: PackerState | None = None,
     ):
         self._documents, self._encoder = documents, encoder
         self._length, self._restart_positions, self._queue = length, restart_positions, queue
-        position = position or Position()
+        position = position or PackerState()
         self._next = position.next
         # Found again when the first window is asked for: a source may be slow to open.
         self._unread = position.held
         self._held: list[_Held] = []
 
     @property
-    def position(self) -> Position:
+    def position(self) -> PackerState:
         """After the last window."""
-        return Position(self._next, self._unread or tuple((held.place, held.used) for held in self._held))
+        return PackerState(self._next, self._unread or tuple((held.place, held.used) for held in self._held))
 
     def next_window(self) -> Window | None:
         """The next window; None when the documents are used up. Only the last one before None may be padded.

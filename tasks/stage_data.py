@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax import storage
-from codellama_jax.configuration import Config
+from codellama_jax.config.gin_files import Config
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import Tokenizer
 from tasks import mixtures
-from tasks.local_corpus import stream_source
-from tasks.sources import Document, Source, items
-from tasks.stream import Stream, StreamState
+from tasks.loader import DataLoader, LoaderState
+from tasks.sources.embedded import stream_source
+from tasks.sources.folder import Document, Source, items
 from tasks.tokenizer_training import trained_tokenizer
 
 # Characters of validation documents that are looked through for long ones: a real corpus has plenty.
@@ -50,16 +50,16 @@ class StageData:
             fim=configuration.fim,
             packing=configuration.packing,
             chat=configuration.chat,
-            seed=configuration.stream.seed,
+            seed=configuration.data_loader.seed,
         )
 
-    def stream(self, split: str, state: StreamState | None = None) -> Stream:
+    def stream(self, split: str, state: LoaderState | None = None) -> DataLoader:
         """This host's share of the mixture's batches."""
-        return Stream(
+        return DataLoader(
             mixtures.stream_tasks(self._mixture, split),
             mixtures.shares(self._mixture),
-            seed=self._config.stream.seed,
-            lanes=self._config.stream.lanes,
+            seed=self._config.data_loader.seed,
+            readers=self._config.data_loader.readers,
             batch_size=self._config.stage.batch_size,
             length=self._config.stage.sequence_length,
             mask_documents=self._config.packing.mask_documents,
@@ -69,7 +69,7 @@ class StageData:
             state=state,
         )
 
-    def saved(self, state: StreamState, fingerprint: str) -> dict[str, Any]:
+    def saved(self, state: LoaderState, fingerprint: str) -> dict[str, Any]:
         """The whole stream's state for a checkpoint, every host's lanes in it, as JSON values."""
         positions = state.positions
         if self._hosts > 1:
@@ -81,12 +81,12 @@ class StageData:
             positions = np.concatenate([gathered[shares.index(share)] for share in range(self._hosts)])
         return {"batch": state.batch, "positions": positions.tolist(), "fingerprint": fingerprint}
 
-    def stream_state(self, saved: Mapping[str, Any]) -> StreamState:
+    def stream_state(self, saved: Mapping[str, Any]) -> LoaderState:
         """This host's part of what `saved` gave, for any number of hosts."""
         positions = np.array(saved["positions"], np.int64)
         lanes = len(positions)
         mine = positions[self._host * lanes // self._hosts : (self._host + 1) * lanes // self._hosts]
-        return StreamState(saved["batch"], mine)
+        return LoaderState(saved["batch"], mine)
 
     def validation_batches(self) -> list[dict[str, np.ndarray]]:
         """The first batches of the validation split: the same each time."""
@@ -146,7 +146,7 @@ def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], No
         return Tokenizer.from_file(kept, settings.infilling)
     tokenizer = trained_tokenizer(configuration.corpus, configuration.filters, settings, say)
     if not kept.exists() and writes:
-        storage.write_atomically(kept, tokenizer.model)
+        filesystem.write_atomically(kept, tokenizer.model)
     elif kept.exists() and kept.read_bytes() != tokenizer.model:
         raise UserError(f"{kept} is another tokenizer than {settings.model}: use another --name")
     return tokenizer

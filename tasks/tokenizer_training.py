@@ -17,13 +17,13 @@ from typing import Any
 
 import sentencepiece
 
-from codellama_jax import cache
+from codellama_jax.config import data
+from codellama_jax.config.data import STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import cache
 from codellama_jax.tokenizer import BOS_ID, EOS_ID, UNK_ID, Tokenizer
-from tasks import config
-from tasks.config import STREAMS, Corpus, Filters
-from tasks.local_corpus import stream_source
-from tasks.sources import Document, Source, items
+from tasks.sources.embedded import stream_source
+from tasks.sources.folder import Document, Source, items
 
 # Ours: enough for a few thousand pieces. More text would take longer and change the last pieces only.
 SAMPLE_CHARACTERS = 6_000_000
@@ -46,7 +46,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def trained_tokenizer(
-    corpus: Corpus, filters: Filters, settings: config.Tokenizer, say: Callable[[str], object] = print
+    corpus: Corpus, filters: Filters, settings: data.Tokenizer, say: Callable[[str], object] = print
 ) -> Tokenizer:
     """The tokenizer of settings.model, or one of settings.vocab_size pieces trained on the corpus's train split.
 
@@ -76,7 +76,7 @@ def trained_tokenizer(
     model = train(sample(sources), settings.vocab_size)
     tokenizer = Tokenizer(model, settings.infilling)
     where = (
-        f"kept in {kept}" if kept is not None and cache.keep(kept, model) else "not kept: no cache folder to write to"
+        f"kept in {kept}" if kept is not None and cache.store(kept, model) else "not kept: no cache folder to write to"
     )
     say(f"trained the tokenizer in {time.monotonic() - begin:.0f} s, {where}")
     return tokenizer
@@ -132,7 +132,7 @@ def _reason(error: str) -> str:
 
 def _cached(sources: Sequence[Source], vocab_size: int) -> Path | None:
     """Where the tokenizer of this text and these options is kept; None if there is no home to keep it in."""
-    folder = cache.folder("tokenizers")
+    folder = cache.directory("tokenizers")
     if folder is None:
         return None
     shaping = {

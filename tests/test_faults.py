@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import faults
 from runs import TOY, Run, lines, same
 
-from codellama_jax import hosts
+from codellama_jax.runtime import distributed
 
 STAGE = ["--gin_file=gin/code.gin", *TOY, "--gin.Checkpoints.every=10", "--gin.Evaluation.every=30"]
 CASCADE = ["--gin_file=gin/lcft.gin", *STAGE[1:], "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
 CASCADE += ["--gin.LCFT_STEPS=20", "--gin.LCFT_BATCH_TOKENS=512"]
 # Two windows of 32 tokens a lane are so few that the loss of a batch stands out now and then, whatever the corpus.
-SPIKES = ["--gin.CODE_LENGTH=32", "--gin.CODE_BATCH_TOKENS=128", "--gin.CODE_STEPS=100", "--gin.BadSteps.spike=0.13"]
-SPIKES += ["--gin.BadSteps.spike_window=8", "--gin.BadSteps.rollbacks=1_000"]
+SPIKES = ["--gin.CODE_LENGTH=32", "--gin.CODE_BATCH_TOKENS=128", "--gin.CODE_STEPS=100", "--gin.LossSpikes.spike=0.13"]
+SPIKES += ["--gin.LossSpikes.spike_window=8", "--gin.LossSpikes.rollbacks=1_000"]
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +67,8 @@ def test_one_of_two_processes_is_lost_and_then_one_is_signalled(tmp_path):
     with run.start() as started:
         assert started.until_step(10), started.said()
         loss = faults.lose(started, 0, signal.SIGKILL)
-    assert (loss.code, loss.last_line) == (75, f"error: {hosts.LOST}")
-    assert loss.seconds < 2 * hosts.HEARTBEAT_SECONDS
+    assert (loss.code, loss.last_line) == (75, f"error: {distributed.PEER_LOST}")
+    assert loss.seconds < 2 * distributed.HEARTBEAT_SECONDS
     with run.start() as started:
         assert started.until_step(run.last_step("code") + 2), started.said()
         started.children[1].send_signal(signal.SIGTERM)

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from runs import outputs
 
 from codellama_jax import sharding
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import Mesh
 from codellama_jax.errors import UserError
-from codellama_jax.hosts import join
-from codellama_jax.model.config import Llama
-from codellama_jax.training.config import Mesh
+from codellama_jax.runtime.distributed import initialize
 
 LLAMA = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=64, vocab_size=64)
 
@@ -165,5 +165,5 @@ def test_two_processes_of_four_devices_are_one_of_eight():
 
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)  # of what runs for milliseconds
-    join()
+    initialize()
     print(json.dumps([losses_of(mesh) for mesh in MESHES]))

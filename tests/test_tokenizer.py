@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
+from codellama_jax.config.data import Corpus, Filters
+from codellama_jax.config.data import Tokenizer as Settings
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import tokenizer_training
-from tasks.config import Corpus, Filters
-from tasks.config import Tokenizer as Settings
 
 ROOT = Path(__file__).parents[1]
 USUAL = Filters()
@@ -141,7 +141,7 @@ def test_infilling_prompts_hold_their_parts(small: Tokenizer, prefix: str, suffi
 
 def test_the_core_needs_no_tensorflow():
     code = (
-        "import sys, codellama_jax.tokenizer, tasks.local_corpus, tasks.tokenizer_training;"
+        "import sys, codellama_jax.tokenizer, tasks.sources.embedded, tasks.tokenizer_training;"
         "assert not {'tensorflow', 'seqio', 'gin', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -332,7 +332,8 @@ def test_a_named_model_is_loaded(corpus: Corpus, small: Tokenizer, tmp_path: Pat
 
 def test_two_processes_may_train_at_once(corpus: Corpus, tmp_path: Path):
     code = (
-        "from tasks.config import Corpus, Filters, Tokenizer; from tasks.tokenizer_training import trained_tokenizer;"
+        "from codellama_jax.config.data import Corpus, Filters, Tokenizer;"
+        "from tasks.tokenizer_training import trained_tokenizer;"
         f"print(trained_tokenizer({corpus!r}, Filters(), Tokenizer(vocab_size=400), lambda line: None).fingerprint)"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]

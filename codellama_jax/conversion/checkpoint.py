@@ -20,12 +20,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from codellama_jax import checksums
-from codellama_jax.conversion import parameters, streamed
+from codellama_jax.config.model import Llama
+from codellama_jax.conversion import canonical, orbax_stream
+from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Source, Tensor
 from codellama_jax.conversion.output import whole_folder
-from codellama_jax.conversion.parameters import BLOCK_BYTES, DTYPES, Model, Source, Tensor
 from codellama_jax.errors import UserError, first_line
-from codellama_jax.model.config import Llama
+from codellama_jax.runtime import checksums
 
 # What is read at once of an array whose chunks are large or hold many layers: a chunk is decoded whole.
 SLAB_BYTES = 1 << 30
@@ -44,8 +44,8 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         UserError: path exists, there is no room, or the source is damaged; then nothing is left of the folder.
     """
     model = source.model
-    names = dict.fromkeys(tensor.parameter for tensor in parameters.tensors(model.llama))
-    arrays = {name: streamed.StreamedArray(source, name) for name in names}
+    names = dict.fromkeys(tensor.parameter for tensor in canonical.tensors(model.llama))
+    arrays = {name: orbax_stream.StreamedArray(source, name) for name in names}
     tree: dict[str, Any] = {"blocks": {}}
     for name, array in arrays.items():
         group, _, last = name.rpartition(".")
@@ -65,7 +65,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         "imported": imported,
     }
     with whole_folder(path, sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())) as folder:
-        streamed.save(tree, folder / "params")
+        orbax_stream.save(tree, folder / "params")
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))
         if tokenizer is not None:
@@ -76,7 +76,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
 def _grouped(model: Model) -> dict[str, str]:
     """The dtypes by array, and by tensor where a layer has another one than its first."""
     grouped: dict[str, str] = {}
-    for tensor in parameters.tensors(model.llama):
+    for tensor in canonical.tensors(model.llama):
         dtype = model.dtypes[str(tensor)]
         if grouped.setdefault(tensor.parameter, dtype) != dtype:
             grouped[str(tensor)] = dtype
@@ -122,13 +122,13 @@ class Checkpoint:
         files = [place / "tokenizer.model" if place.is_dir() else place for place in candidates]
         self.tokenizer = next((file for file in files if file.is_file()), None)
         self._stores: dict[str, Any] = {}
-        for tensor in parameters.tensors(llama):
+        for tensor in canonical.tensors(llama):
             if tensor.parameter not in self._stores:
                 layers = () if tensor.layer is None else (llama.layers,)
-                wanted = (*layers, *parameters.our_shape(llama, tensor.name))
+                wanted = (*layers, *canonical.our_shape(llama, tensor.name))
                 self._stores[tensor.parameter] = self._opened(tensor.parameter, wanted)
         dtypes = {}
-        for tensor in parameters.tensors(llama):
+        for tensor in canonical.tensors(llama):
             own = self._stores[tensor.parameter].dtype.name
             kept = imported["dtypes"] if imported else {}
             dtypes[str(tensor)] = kept.get(str(tensor), kept.get(tensor.parameter, own))
@@ -155,7 +155,7 @@ class Checkpoint:
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """As Source.rows; cast to the dtype that the model has for this tensor."""
         store, llama = self._stores[tensor.parameter], self.model.llama
-        within = parameters.our_rows(llama, tensor.name, start, stop)
+        within = canonical.our_rows(llama, tensor.name, start, stop)
         chunk = store.chunk_layout.read_chunk.shape
         small = math.prod(chunk) * store.dtype.numpy_dtype.itemsize <= 4 * BLOCK_BYTES
         try:
@@ -165,8 +165,8 @@ class Checkpoint:
                 block = self._from_slab(tensor, store, chunk)[within]
         except (ValueError, OSError) as error:
             raise self._unreadable(tensor.parameter, error) from None
-        own = parameters.dtype_of(self.model, tensor)
-        return parameters.from_ours(llama, tensor.name, block.astype(own, copy=False))
+        own = canonical.dtype_of(self.model, tensor)
+        return canonical.from_ours(llama, tensor.name, block.astype(own, copy=False))
 
     def _from_slab(self, tensor: Tensor, store: Any, chunk: tuple[int, ...]) -> np.ndarray:
         """One layer (or the whole of an array without layers), of those that lie in the same chunks."""

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from codellama_jax.conversion import checkpoint, hf, llama2c, meta, parameters
-from codellama_jax.conversion.parameters import Model, Source, Tensor
+from codellama_jax.conversion import canonical, checkpoint, hf, llama2c, meta
+from codellama_jax.conversion.canonical import Model, Source, Tensor
 from codellama_jax.errors import UserError
 
 
@@ -52,10 +52,10 @@ def open_checkpoint(path: Path) -> Opened:
 
 def nbytes(model: Model) -> int:
     """Bytes of all tensors in their own dtypes."""
-    kept = (tensor for tensor in parameters.tensors(model.llama) if not (model.tied and tensor.name == "head"))
+    kept = (tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head"))
     return sum(size(model, tensor) for tensor in kept)
 
 
 def size(model: Model, tensor: Tensor) -> int:
     """Bytes of one."""
-    return math.prod(parameters.shape(model.llama, tensor.name)) * parameters.dtype_of(model, tensor).itemsize
+    return math.prod(canonical.shape(model.llama, tensor.name)) * canonical.dtype_of(model, tensor).itemsize

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax.conversion import parameters, safetensors, torch_file
-from codellama_jax.conversion.parameters import DTYPES, Model, Source, Tensor
-from codellama_jax.conversion.stored import InputFile, Stored, json_object
+from codellama_jax.conversion import canonical, safetensors, torch_file
+from codellama_jax.conversion.canonical import DTYPES, Model, Source, Tensor
+from codellama_jax.conversion.tensor_file import InputFile, Stored, json_object
 from codellama_jax.errors import UserError
 
 SHARD_BYTES = 5_000_000_000
@@ -60,13 +60,13 @@ class HuggingFace:
         self._files: dict[str, InputFile] = {}
         self._stored = self._read(folder)
         tied = bool(config.get("tie_word_embeddings", False)) and _GLOBAL["head"] not in self._stored
-        wanted = {name_of(tensor): tensor for tensor in parameters.tensors(llama)}
+        wanted = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
         if tied:
             self._stored[_GLOBAL["head"]] = self._stored.get(_GLOBAL["embedding"])  # type: ignore[assignment]
-        parameters.check_names(folder, wanted.keys(), self._stored.keys(), "whole Llama")
+        canonical.check_names(folder, wanted.keys(), self._stored.keys(), "whole Llama")
         dtypes = {}
         for name, tensor in wanted.items():
-            stored, shape = self._stored[name], parameters.shape(llama, tensor.name)
+            stored, shape = self._stored[name], canonical.shape(llama, tensor.name)
             if stored.shape != shape:
                 raise UserError(
                     f"{stored.file.path}: {name} is {list(stored.shape)}, config.json says {list(shape)}: they do not"
@@ -123,7 +123,7 @@ def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
     if kind not in ("default", "linear"):
         raise refuse(f"rotary scaling of type {kind!r} is not supported")
     try:
-        llama = parameters.checked_llama(
+        llama = canonical.checked_llama(
             str(path),
             dim=config["hidden_size"],
             layers=config["num_hidden_layers"],
@@ -151,9 +151,9 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
         shard_bytes: the most that one file of tensors has.
     """
     model = source.model
-    kept = [tensor for tensor in parameters.tensors(model.llama) if not (model.tied and tensor.name == "head")]
+    kept = [tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head")]
     by_name = {name_of(tensor): tensor for tensor in kept}
-    shapes = {name: parameters.shape(model.llama, tensor.name) for name, tensor in by_name.items()}
+    shapes = {name: canonical.shape(model.llama, tensor.name) for name, tensor in by_name.items()}
     dtypes = {name: model.dtypes[str(tensor)] for name, tensor in by_name.items()}
     sizes = {name: math.prod(shapes[name]) * DTYPES[dtypes[name]].itemsize for name in by_name}
     files = list(safetensors.shards(sizes.items(), shard_bytes))
@@ -173,8 +173,8 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
 
 def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
     for tensor in tensors:
-        itemsize = parameters.dtype_of(source.model, tensor).itemsize
-        for start, stop in parameters.blocks(source.model.llama, tensor.name, itemsize):
+        itemsize = canonical.dtype_of(source.model, tensor).itemsize
+        for start, stop in canonical.blocks(source.model.llama, tensor.name, itemsize):
             yield source.rows(tensor, start, stop)
 
 

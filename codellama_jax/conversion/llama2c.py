@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from codellama_jax.conversion import parameters
-from codellama_jax.conversion.parameters import Model, Tensor
-from codellama_jax.conversion.stored import InputFile, Stored
+from codellama_jax.conversion import canonical
+from codellama_jax.conversion.canonical import Model, Tensor
+from codellama_jax.conversion.tensor_file import InputFile, Stored
 from codellama_jax.errors import UserError
 
 _HEADER = struct.Struct("<7i")
@@ -64,7 +64,7 @@ class Llama2c:
         if wanted != size:
             raise UserError(f"{path} has {size:,} bytes, its header says {wanted:,}: fetch it again")
         dim, ffn, layers, heads, kv_heads, signed_vocab, positions = numbers
-        llama = parameters.checked_llama(
+        llama = canonical.checked_llama(
             str(path),
             dim=dim,
             layers=layers,
@@ -73,14 +73,14 @@ class Llama2c:
             ffn_dim=ffn,
             vocab_size=abs(signed_vocab),
         )
-        dtypes = {str(tensor): "float32" for tensor in parameters.tensors(llama)}
+        dtypes = {str(tensor): "float32" for tensor in canonical.tensors(llama)}
         self.model = Model(llama, positions, dtypes, tied=signed_vocab > 0)
         self._file, offset = InputFile(path), _HEADER.size
         self._offsets: dict[str, int] = {}
         for name in _ORDER:
             self._offsets[name] = offset
-            copies = layers if name in parameters.IN_LAYERS else 1
-            offset += 4 * copies * math.prod(parameters.shape(llama, name))
+            copies = layers if name in canonical.IN_LAYERS else 1
+            offset += 4 * copies * math.prod(canonical.shape(llama, name))
         # cosines and sines of every position lie in between
         self._offsets["head"] = (
             self._offsets["embedding"] if self.model.tied else offset + 4 * positions * (dim // heads)
@@ -88,11 +88,11 @@ class Llama2c:
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """As Source.rows."""
-        shape = parameters.shape(self.model.llama, tensor.name)
+        shape = canonical.shape(self.model.llama, tensor.name)
         offset = self._offsets[tensor.name] + 4 * (tensor.layer or 0) * math.prod(shape)
         rows = Stored(self._file, offset, shape, np.dtype("<f4")).rows(start, stop)
-        if tensor.name in parameters.ROTARY:
-            return parameters.half_split(rows, self.model.llama.head_dim)
+        if tensor.name in canonical.ROTARY:
+            return canonical.half_split(rows, self.model.llama.head_dim)
         return rows
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax.conversion import parameters, torch_file
-from codellama_jax.conversion.parameters import Model, Source, Tensor
-from codellama_jax.conversion.stored import InputFile, Stored, json_object
+from codellama_jax.conversion import canonical, torch_file
+from codellama_jax.conversion.canonical import Model, Source, Tensor
+from codellama_jax.conversion.tensor_file import InputFile, Stored, json_object
 from codellama_jax.errors import UserError
 
 PARAMS = "params.json"
@@ -57,9 +57,9 @@ class Meta:
         files = [torch_file.read(file) for file in self._files]
         llama = _llama(folder / PARAMS, params, files)
         self._parts: dict[Tensor, tuple[int | None, list[Stored]]] = {}
-        wanted = {name_of(tensor): tensor for tensor in parameters.tensors(llama)}
+        wanted = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
         for file, found in zip(self._files, files, strict=True):
-            parameters.check_names(file.path, wanted.keys(), found.keys() - {_IGNORED}, "part of a whole Llama")
+            canonical.check_names(file.path, wanted.keys(), found.keys() - {_IGNORED}, "part of a whole Llama")
         for name, tensor in wanted.items():
             self._parts[tensor] = self._joined(llama, tensor, [found[name] for found in files])
         dtypes = {str(tensor): parts[0].dtype.name for tensor, (_, parts) in self._parts.items()}
@@ -69,7 +69,7 @@ class Meta:
 
     def _joined(self, llama: Any, tensor: Tensor, parts: list[Stored]) -> tuple[int | None, list[Stored]]:
         """Along which axis parts are cut, and the parts."""
-        shape = parameters.shape(llama, tensor.name)
+        shape = canonical.shape(llama, tensor.name)
         axes = [0, 1] if tensor.name == "embedding" and len(parts) > 1 else [_AXES.get(tensor.name)]
         for axis in axes:
             cut = tuple(size // len(parts) if at == axis else size for at, size in enumerate(shape))
@@ -93,8 +93,8 @@ class Meta:
             ranges = [(max(start - n * of_part, 0), min(stop - n * of_part, of_part)) for n in range(len(parts))]
             pieces = [part.rows(*range_) for part, range_ in zip(parts, ranges, strict=True) if range_[0] < range_[1]]
         rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
-        if tensor.name in parameters.ROTARY:
-            return parameters.half_split(rows, self.model.llama.head_dim)
+        if tensor.name in canonical.ROTARY:
+            return canonical.half_split(rows, self.model.llama.head_dim)
         return rows
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ def _llama(path: Path, params: dict[str, Any], files: list[dict[str, Stored]]) -
     rows, widths = _rows(files, _GLOBAL["head"]), _rows(files, name_of(Tensor("w1", 0)))
     vocab = int(params.get("vocab_size", -1))
     try:
-        llama = parameters.checked_llama(
+        llama = canonical.checked_llama(
             str(path),
             dim=params["dim"],
             layers=params["n_layers"],
@@ -177,20 +177,20 @@ def write(source: Source, folder: Path, parts: int | None = None) -> None:
     axes = _AXES | {"embedding": embedding_axis}
 
     def layout(tensor: Tensor) -> tuple[str, str, tuple[int, ...]]:
-        shape, axis = parameters.shape(llama, tensor.name), axes.get(tensor.name)
+        shape, axis = canonical.shape(llama, tensor.name), axes.get(tensor.name)
         cut = tuple(size // parts if at == axis else size for at, size in enumerate(shape))
         return name_of(tensor), model.dtypes[str(tensor)], cut
 
-    entries = [layout(tensor) for tensor in parameters.tensors(llama)]
+    entries = [layout(tensor) for tensor in canonical.tensors(llama)]
     writers = [torch_file.Writer(folder / f"consolidated.{part:02d}.pth", entries) for part in range(parts)]
     try:
-        for tensor in parameters.tensors(llama):
-            itemsize = parameters.dtype_of(model, tensor).itemsize
-            of_part = parameters.shape(llama, tensor.name)[0] // parts
-            for start, stop in parameters.blocks(llama, tensor.name, itemsize):
+        for tensor in canonical.tensors(llama):
+            itemsize = canonical.dtype_of(model, tensor).itemsize
+            of_part = canonical.shape(llama, tensor.name)[0] // parts
+            for start, stop in canonical.blocks(llama, tensor.name, itemsize):
                 rows = source.rows(tensor, start, stop)
-                if tensor.name in parameters.ROTARY:
-                    rows = parameters.adjacent_pairs(rows, llama.head_dim)
+                if tensor.name in canonical.ROTARY:
+                    rows = canonical.adjacent_pairs(rows, llama.head_dim)
                 _share(rows, axes.get(tensor.name), start, of_part, [writer.write for writer in writers])
         for writer in writers:
             writer.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codellama_jax.conversion.parameters import DTYPES
-from codellama_jax.conversion.stored import InputFile, Stored
+from codellama_jax.conversion.canonical import DTYPES
+from codellama_jax.conversion.tensor_file import InputFile, Stored
 from codellama_jax.errors import UserError
 
 NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}

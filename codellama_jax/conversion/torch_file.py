@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codellama_jax.conversion.parameters import DTYPES
-from codellama_jax.conversion.stored import InputFile, Stored
+from codellama_jax.conversion.canonical import DTYPES
+from codellama_jax.conversion.tensor_file import InputFile, Stored
 from codellama_jax.errors import UserError
 
 _STORAGES = {"FloatStorage": "float32", "BFloat16Storage": "bfloat16", "HalfStorage": "float16"}

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from codellama_jax.config.model import Llama
 from codellama_jax.kernels import blocked
 from codellama_jax.kernels.cpu import broadcast_rows, computed_once
 from codellama_jax.model import rope
-from codellama_jax.model.config import Llama
 
 # constrain(x, dims) -> x, laid out as its logical dims ask
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]

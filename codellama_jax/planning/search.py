@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from codellama_jax.configuration import Config
+from codellama_jax.config.gin_files import Config
 from codellama_jax.errors import UserError
+from codellama_jax.planning.aot_compile import Compiler
 from codellama_jax.planning.chips import Topology
-from codellama_jax.planning.compiled import Compiler
 
 TRIED_SLICES = 3  # doublings of the slice that are tried for a stage that does not fit
 

@@ -17,10 +17,10 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity
 
-from codellama_jax import checksums, hosts, storage
+from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import UserError, first_line
-from codellama_jax.run_folder import saved_steps
-from codellama_jax.training.config import Checkpoints
+from codellama_jax.runtime import checksums, distributed, filesystem
+from codellama_jax.runtime.run_dir import saved_steps
 from codellama_jax.training.step import TrainState
 
 # Orbax narrates every save, and logs the traceback of an error which it raises as well.
@@ -89,9 +89,9 @@ class StageCheckpoints:
     """
 
     def __init__(self, stage_dir: Path, settings: Checkpoints):
-        self.directory = storage.absolute(stage_dir) / "checkpoints"
+        self.directory = filesystem.absolute(stage_dir) / "checkpoints"
         self.directory.mkdir(parents=True, exist_ok=True)
-        bucket = storage.in_bucket(self.directory)
+        bucket = filesystem.is_remote(self.directory)
         if bucket:
             if jax.process_index() == 0:
                 self._tidy_bucket()
@@ -127,7 +127,7 @@ class StageCheckpoints:
             elif marks[0].exists():
                 checksums.write(path)
             else:
-                storage.remove(path)
+                filesystem.remove_tree(path)
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint, None if there is none."""
@@ -181,7 +181,7 @@ class StageCheckpoints:
         try:
             action()
         except Exception as error:
-            if hosts.lost(error):
+            if distributed.is_peer_loss(error):
                 raise  # nothing is wrong with the disk
             reason, cure = first_line(error, 300), "mend that"
             if any(sign in str(error) for sign in ("No space left", "ENOSPC", "quota exceeded")):
@@ -235,7 +235,7 @@ class StageCheckpoints:
         self.wait()
         self._manager.close()
         if jax.process_index() == 0:
-            storage.remove(self.directory / _REMOVED)
+            filesystem.remove_tree(self.directory / _REMOVED)
 
 
 class _reading:
@@ -251,7 +251,7 @@ class _reading:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, UserError):
             raise UserError(f"{error}; {self._cure()}") from error
-        if isinstance(error, Exception) and not hosts.lost(error):
+        if isinstance(error, Exception) and not distributed.is_peer_loss(error):
             reason = first_line(error)
             raise UserError(f"the checkpoint {self._folder} cannot be read ({reason}); {self._cure()}") from error
 
@@ -317,7 +317,7 @@ def load_params(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     with _reading(checkpoint, lambda: _ANOTHER_COPY):
         verify(checkpoint)
         # not through a Checkpointer: in a bucket that wants a mark which a copy of a checkpoint of a disk has not
-        folder = storage.absolute(checkpoint / "params")
+        folder = filesystem.absolute(checkpoint / "params")
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
             return handler.restore(folder, args=_restore_args(abstract))
 

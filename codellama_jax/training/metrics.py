@@ -12,8 +12,8 @@ from typing import Any
 
 import tqdm
 
-from codellama_jax import program, storage
-from codellama_jax.training.config import Stage
+from codellama_jax.config.training import Stage
+from codellama_jax.runtime import cli, filesystem
 
 
 class JsonLines:
@@ -27,11 +27,11 @@ class JsonLines:
     def __init__(self, path: Path, last_step: int, writes: bool = True):
         self.lines: list[dict[str, Any]] = []
         if path.exists():
-            for line in storage.read_text(path).splitlines():
+            for line in filesystem.read_text(path).splitlines():
                 with contextlib.suppress(ValueError):  # a crash cut this line short; its step is run again
                     self.lines.append(json.loads(line))
         self._path, self._writes = path, writes
-        self._file: storage.GrowingFile | None = None
+        self._file: filesystem.AppendFile | None = None
         self.dropped = self.forget_after(last_step)
 
     def forget_after(self, step: int, keep_kind: str = "") -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ class JsonLines:
             self._file.close()
         if self._writes:
             text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            self._file = storage.GrowingFile(self._path, text)
+            self._file = filesystem.AppendFile(self._path, text)
         return [line for line, keeps in zip(lines, kept, strict=True) if not keeps]
 
     def write(self, record: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class StageLog:
         self._evaluations = JsonLines(stage_dir / "evaluations.jsonl", last_step, writes)
         self._count_lost(self._metrics.dropped)
         if ended := [line["time"] for line in self._metrics.lines + self._metrics.dropped if "time" in line]:
-            self.spent["down"] += max(program.STARTED - max(ended), 0.0)
+            self.spent["down"] += max(cli.PROCESS_STARTED - max(ended), 0.0)
         self._board = TensorBoard(stage_dir / "tensorboard", resumed or 0) if writes else None
         self._progress = Progress(stage.name, resumed or 0, stage.steps, writes)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codellama_jax.training.config import AdamW
+from codellama_jax.config.training import AdamW
 
 
 def learning_rate(settings: AdamW, steps: int, step: jax.Array | int) -> jax.Array:

@@ -10,12 +10,12 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from codellama_jax.attention import make_attend
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.kernels import cpu
-from codellama_jax.mesh_attention import make_attend
-from codellama_jax.model.config import Llama
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
-from codellama_jax.training.config import AdamW, Stage
 from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.optimizer import learning_rate, make_optimizer
 
@@ -101,7 +101,7 @@ def stream_sums(values_BS: jax.Array, stream_ids_BS: jax.Array, streams: int) ->
     return jax.ops.segment_sum(values_BS.ravel(), stream_ids_BS.ravel(), streams)
 
 
-def either(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+def bitwise_select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     """jnp.where(condition, new, old) to the bit, for a condition [] and arrays of one shape and dtype.
 
     By masks: if a select makes the new state, XLA for TPUs lays out the embedding's gradient row by row, and its 64
@@ -175,7 +175,7 @@ def make_train_step(
         def chosen(new: Any, old: Any) -> Any:
             if isinstance(new, optax.ScaleByScheduleState):
                 return new  # the curve follows the steps, done or skipped
-            return jax.tree.map(lambda new, old: either(finite, new, old), new, old)
+            return jax.tree.map(lambda new, old: bitwise_select(finite, new, old), new, old)
 
         params = chosen(optax.apply_updates(state.params, updates), state.params)
         opt_state = jax.tree.map(

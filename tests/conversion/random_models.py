@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from codellama_jax.conversion import parameters
-from codellama_jax.conversion.parameters import DTYPES, Model, Tensor
-from codellama_jax.model.config import Llama
+from codellama_jax.config.model import Llama
+from codellama_jax.conversion import canonical
+from codellama_jax.conversion.canonical import DTYPES, Model, Tensor
 
 # Head dims and grouping as in 7B and 70B, the rest tiny; 70B's eight key-value heads can lie in eight parts.
 SIZES = {
@@ -21,14 +21,14 @@ class Random:
     """A Source of random numbers, no two layers alike; norms are of the size of one."""
 
     def __init__(self, llama: Llama, dtype: str = "bfloat16", tied: bool = False, norm_dtype: str | None = None):
-        names = list(parameters.tensors(llama))
-        dtypes = {str(t): norm_dtype or dtype if t.name in parameters.NORMS else dtype for t in names}
+        names = list(canonical.tensors(llama))
+        dtypes = {str(t): norm_dtype or dtype if t.name in canonical.NORMS else dtype for t in names}
         self.model = Model(llama, 512, dtypes, tied=tied)
         rng = np.random.default_rng(0)
         self.arrays: dict[Tensor, np.ndarray] = {}
         for tensor in names:
-            noise = rng.normal(size=parameters.shape(llama, tensor.name)).astype(np.float32)
-            scaled = 1 + 0.1 * noise if tensor.name in parameters.NORMS else noise * llama.dim**-0.5
+            noise = rng.normal(size=canonical.shape(llama, tensor.name)).astype(np.float32)
+            scaled = 1 + 0.1 * noise if tensor.name in canonical.NORMS else noise * llama.dim**-0.5
             self.arrays[tensor] = scaled.astype(DTYPES[dtypes[str(tensor)]])
         if tied:
             self.arrays[Tensor("head")] = self.arrays[Tensor("embedding")]

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from random_models import SIZES, Random, safetensors_content
 
-from codellama_jax import checksums, convert, sharding
-from codellama_jax.conversion import compare, formats, hf
-from codellama_jax.conversion.parameters import Tensor
+from codellama_jax import convert, sharding
+from codellama_jax.config.training import AdamW, Checkpoints, Mesh
+from codellama_jax.conversion import formats, hf, verify
+from codellama_jax.conversion.canonical import Tensor
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import checksums
 from codellama_jax.training.checkpoints import StageCheckpoints, grow_vocabulary, load_params, read_metadata
-from codellama_jax.training.config import AdamW, Checkpoints, Mesh
+from codellama_jax.training.initialization import ParentCheckpoint
 from codellama_jax.training.optimizer import make_optimizer
-from codellama_jax.training.start import Origin
 from codellama_jax.training.step import TrainState, abstract_params, init_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,9 +41,9 @@ def test_an_import_is_a_start_on_any_mesh(tmp_path, theirs, run):
     checksums.verify(tmp_path / "ours")
     metadata = read_metadata(tmp_path / "ours")
     assert (metadata["step"], metadata["sequence_length"]) == (0, 512)
-    wanted = compare.load(Random(SIZES["7b"]))
+    wanted = verify.load(Random(SIZES["7b"]))
     for shape in (Mesh(fsdp=8), Mesh(fsdp=2, tensor=4)):
-        origin = Origin.at(tmp_path / "ours", SIZES["7b"])
+        origin = ParentCheckpoint.at(tmp_path / "ours", SIZES["7b"])
         params = origin.params(sharding.make_mesh(shape))
         assert len(params["blocks"]["w1"].sharding.device_set) == 8
         jax.tree.map(np.testing.assert_array_equal, params, wanted)
@@ -54,7 +55,7 @@ def test_the_vocabulary_grows_as_it_does_in_training(tmp_path, theirs, run, new_
     run("import", "--from", theirs, "--to", tmp_path / "ours", "--vocab_size=336", f"--new_rows={new_rows}")
     llama = dataclasses.replace(SIZES["7b"], vocab_size=336)
     params = load_params(tmp_path / "ours", abstract_params(llama))
-    grown = grow_vocabulary(jax.tree.map(jnp.asarray, compare.load(Random(SIZES["7b"]))), 336)
+    grown = grow_vocabulary(jax.tree.map(jnp.asarray, verify.load(Random(SIZES["7b"]))), 336)
     if new_rows == "zero":
         assert not params["embedding"][320:].any() and not params["head"][:, 320:].any()
     else:  # stored in bfloat16, as the rows before them

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from random_models import SIZES, Random, safetensors_content
 
-from codellama_jax.conversion import compare, formats, hf
+from codellama_jax.conversion import formats, hf, verify
 
 
 def written(folder, source, **options):
@@ -63,7 +63,7 @@ def test_transformers_computes_our_logits(tmp_path, run, size, theta, scale):
     ids = np.random.default_rng(1).integers(0, llama.vocab_size + 16, 200)
     with torch.no_grad():
         logits = model(torch.tensor(ids)[None]).logits[0].numpy()
-    ours = compare.logits_of(formats.open_checkpoint(tmp_path / "ours").source, ids)
+    ours = verify.logits_of(formats.open_checkpoint(tmp_path / "ours").source, ids)
     np.testing.assert_allclose(ours, logits, atol=2e-5, rtol=0)
 
 
@@ -76,7 +76,7 @@ def test_the_safetensors_library_reads_and_writes_the_same(tmp_path):
         name: array.tobytes() for name, array in loaded.items()
     }
     library.save_file(loaded, theirs / "model.safetensors")
-    assert compare.tensors(formats.open_checkpoint(theirs).source, source)["max_tensor_difference"] == 0
+    assert verify.tensors(formats.open_checkpoint(theirs).source, source)["max_tensor_difference"] == 0
 
 
 def test_a_checkpoint_of_transformers_is_read(tmp_path, run):
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_transformers_is_read(tmp_path, run):
     ids = np.random.default_rng(1).integers(0, 128, 100)
     with torch.no_grad():
         logits = model(torch.tensor(ids)[None]).logits[0].numpy()
-    np.testing.assert_allclose(compare.logits_of(source, ids), logits, atol=2e-5, rtol=0)
+    np.testing.assert_allclose(verify.logits_of(source, ids), logits, atol=2e-5, rtol=0)
     # and its old form
     (tmp_path / "old").mkdir()
     shutil.move(tmp_path / "pytorch_model.bin", tmp_path / "old/pytorch_model.bin")

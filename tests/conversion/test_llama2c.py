@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codellama_jax.conversion import compare, formats
+from codellama_jax.conversion import formats, verify
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.training.step import merged
 
@@ -29,7 +29,7 @@ def imported(stories, tmp_path, run):
 
 def test_the_logits_are_the_kept_ones(stories, imported):
     with np.load(stories / "golden_logits.npz") as golden:
-        logits = compare.logits_of(imported, golden["tokens"])
+        logits = verify.logits_of(imported, golden["tokens"])
         np.testing.assert_allclose(logits, golden["logits"], atol=1e-4, rtol=0)
 
 
@@ -45,7 +45,7 @@ def test_the_greedy_text_is_the_kept_one(stories, imported):
         model = merged(llama, params)
         return jnp.argmax(hidden_states(model, llama, tokens[None], positions)[0, last] @ model.head[...])
 
-    params = jax.tree.map(jnp.asarray, compare.load(imported))
+    params = jax.tree.map(jnp.asarray, verify.load(imported))
     tokens = jnp.zeros(len(ids), jnp.int32).at[0].set(ids[0])
     for last in range(len(ids) - 1):
         tokens = tokens.at[last + 1].set(best(params, tokens, last))
@@ -66,7 +66,7 @@ def test_an_untied_head_lies_at_the_end(stories, tmp_path, run):
     head = np.arange(512 * 64, dtype="<f4").reshape(512, 64)
     (tmp_path / "untied.bin").write_bytes(bytes(raw) + head.tobytes())
     run("import", "--from", tmp_path / "untied.bin", "--to", tmp_path / "ours")
-    np.testing.assert_array_equal(compare.load(formats.open_checkpoint(tmp_path / "ours").source)["head"], head.T)
+    np.testing.assert_array_equal(verify.load(formats.open_checkpoint(tmp_path / "ours").source)["head"], head.T)
 
 
 @pytest.mark.parametrize("change, words", [

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from random_models import SIZES, Random
 
-from codellama_jax.conversion import formats, meta, parameters, torch_file
-from codellama_jax.conversion.parameters import Tensor
-from codellama_jax.conversion.stored import InputFile
+from codellama_jax.conversion import canonical, formats, meta, torch_file
+from codellama_jax.conversion.canonical import Tensor
+from codellama_jax.conversion.tensor_file import InputFile
 
 COLUMNS = ("wo", "w2", "embedding")
 ROWS = ("wq", "wk", "wv", "w1", "w3", "head")
@@ -61,7 +61,7 @@ def test_torch_reads_what_is_written(tmp_path, size, parts):
     for part in range(parts):
         loaded = torch.load(theirs / f"consolidated.{part:02d}.pth", weights_only=True, mmap=True)
         for tensor, array in source.arrays.items():
-            if tensor.name in parameters.ROTARY:
+            if tensor.name in canonical.ROTARY:
                 heads = array.reshape(-1, 2, llama.head_dim // 2, llama.dim)
                 array = np.stack([heads[:, 0], heads[:, 1]], axis=2).reshape(array.shape)
             if tensor.name in COLUMNS + ROWS:
@@ -83,8 +83,8 @@ def test_what_torch_saves_is_read(tmp_path, run, embedding_axis):
     for part in range(2):
         state = {"rope.freqs": torch.ones(4)}
         for tensor, array in source.arrays.items():
-            if tensor.name in parameters.ROTARY:
-                array = parameters.adjacent_pairs(array, llama.head_dim)
+            if tensor.name in canonical.ROTARY:
+                array = canonical.adjacent_pairs(array, llama.head_dim)
             if tensor.name in COLUMNS + ROWS:
                 axis = embedding_axis if tensor.name == "embedding" else int(tensor.name in COLUMNS)
                 array = np.split(array, 2, axis)[part]
@@ -110,12 +110,12 @@ def test_what_torch_saves_is_read(tmp_path, run, embedding_axis):
 def test_rotary_channels_that_turn_together_stay_together():
     """Channel 2i of Meta's head is ours i, channel 2i + 1 is i + K/2; the way back is the way back."""
     rows = np.arange(2 * 8 * 3).reshape(16, 3)  # two heads of eight channels
-    split = parameters.half_split(rows, 8)
+    split = canonical.half_split(rows, 8)
     for head in range(2):
         for i in range(4):
             np.testing.assert_array_equal(split[8 * head + i], rows[8 * head + 2 * i])
             np.testing.assert_array_equal(split[8 * head + 4 + i], rows[8 * head + 2 * i + 1])
-    np.testing.assert_array_equal(parameters.adjacent_pairs(split, 8), rows)
+    np.testing.assert_array_equal(canonical.adjacent_pairs(split, 8), rows)
 
 
 @pytest.mark.parametrize("dim, ffn", [(4096, 11008), (5120, 13824), (8192, 22016), (8192, 28672), (64, 172), (64, 97)])

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codellama_jax.conversion import compare, formats, hf, parameters
-from codellama_jax.conversion.parameters import DTYPES, Model, Tensor
-from codellama_jax.model.config import Llama
+from codellama_jax.config.model import Llama
+from codellama_jax.conversion import canonical, formats, hf, verify
+from codellama_jax.conversion.canonical import DTYPES, Model, Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 # 40 layers of 11 MB in bfloat16: 0.5 GB; the largest tensor is the embedding with 39 MB, as is the head
@@ -41,11 +41,11 @@ class Counted:
     """A Source whose numbers are made as they are read."""
 
     def __init__(self, llama: Llama):
-        self.model = Model(llama, 512, {str(tensor): "bfloat16" for tensor in parameters.tensors(llama)})
+        self.model = Model(llama, 512, {str(tensor): "bfloat16" for tensor in canonical.tensors(llama)})
         self._line = np.random.default_rng(0).normal(size=1 << 20).astype(DTYPES["bfloat16"])
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        shape = (stop - start, *parameters.shape(self.model.llama, tensor.name)[1:])
+        shape = (stop - start, *canonical.shape(self.model.llama, tensor.name)[1:])
         first = hash((tensor.name, tensor.layer or 0, start)) % 4096
         return np.resize(self._line[first:], shape)
 
@@ -74,7 +74,7 @@ def theirs(tmp_path_factory):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_peak_memory_is_bounded_by_the_largest_tensor(theirs):
     source = formats.open_checkpoint(theirs).source
-    largest = max(formats.size(source.model, tensor) for tensor in parameters.tensors(LARGE))
+    largest = max(formats.size(source.model, tensor) for tensor in canonical.tensors(LARGE))
     assert formats.nbytes(source.model) > 4e8 and formats.nbytes(source.model) > 2 * (1.3 * largest + CONSTANT)
     place = theirs.parent
     for argv in (
@@ -87,17 +87,17 @@ def test_peak_memory_is_bounded_by_the_largest_tensor(theirs):
         assert growth <= 1.3 * largest + CONSTANT, (argv[0], growth / 1e6)
     # and all of it is there
     for name in ("ours", "hf", "meta"):
-        result = compare.tensors(source, formats.open_checkpoint(place / name).source)
+        result = verify.tensors(source, formats.open_checkpoint(place / name).source)
         assert not result["unlike"] and result["max_tensor_difference"] == 0
 
 
 def test_every_array_is_written_in_small_chunks_of_one_layer(theirs, tmp_path):
     """What a device reads of an array is whole chunks: of one layer, and of a sixteenth of the model width."""
-    from codellama_jax.conversion.streamed import StreamedArray
+    from codellama_jax.conversion.orbax_stream import StreamedArray
 
     llama = Llama(dim=8192, layers=80, heads=64, kv_heads=8, ffn_dim=28_672, vocab_size=32_016)
     source = Counted(llama)
-    for parameter in dict.fromkeys(tensor.parameter for tensor in parameters.tensors(llama)):
+    for parameter in dict.fromkeys(tensor.parameter for tensor in canonical.tensors(llama)):
         array = StreamedArray(source, parameter)
         assert np.prod(array.chunk, dtype=np.int64) * 2 <= 64 << 20
         if parameter.startswith("blocks."):

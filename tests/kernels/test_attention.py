@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
+from codellama_jax.attention import make_attend
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import Mesh
 from codellama_jax.kernels import blocked, splash
-from codellama_jax.mesh_attention import make_attend
-from codellama_jax.model.config import Llama
 from codellama_jax.sharding import make_mesh, spec
-from codellama_jax.training.config import Mesh
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -35,7 +35,7 @@ def kind(program, argv):
     if words[3] == "ssh":
         [remote] = [word for word in argv if word.startswith("--command=")]
         for what in ("start", "watch", "result", "stop"):
-            if f"launch.on_host {what} " in remote:
+            if f"launch.tpu_vm.agent {what} " in remote:
                 return what
         return "install" if "tar -xzf" in remote else "logs"
     return words[3] if words[3] != "describe" else "state"

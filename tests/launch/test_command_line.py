@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import fit
+from launch import capacity
 from tests.launch.stand_in import Cloud
 from tests.launch.toy import ROOT
 
@@ -133,7 +133,7 @@ def test_what_a_bucket_has_is_not_run_again(cloud):
 
 def test_executors_of_ones_own(cloud):
     (cloud.folder / "mine.py").write_text("""if True:
-        from launch.local import Local
+        from launch.local.executor import Local
         class Mine(Local):
             @staticmethod
             def add_flags(parser):
@@ -210,14 +210,14 @@ def test_stop_and_logs_on_a_slice(cloud):
 def test_the_planner_is_asked_where_there_is_one():
     """Slices that arithmetic finds far too small are not compiled for."""
     from codellama_jax.planning.chips import topology
-    from tests.launch.test_tpu_vm import job
+    from tests.launch.tpu_vm.test_tpu_vm import job
 
     asked = []
 
     def ask(config, slice_):
         asked.append(slice_.slice_name)
-        return fit.Answer(2**37, slice_.chips >= 128, 1.0, "compiled")
+        return capacity.Answer(2**37, slice_.chips >= 128, 1.0, "compiled")
 
-    with pytest.raises(fit.UserError, match=r"--topology=v5p:4x4x8 \(v5p-256\)"):
-        fit.check([job()], topology("v5p-16"), ask)
+    with pytest.raises(capacity.UserError, match=r"--topology=v5p:4x4x8 \(v5p-256\)"):
+        capacity.check([job()], topology("v5p-16"), ask)
     assert asked == ["v5p:2x2x2", "v5p:2x4x4", "v5p:4x4x4", "v5p:4x4x8"], "not 2x2x1, not 2x2x4"

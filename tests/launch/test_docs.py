@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 
-from launch.archive import source
+from launch.source_archive import source
 from tests.launch.toy import ROOT
 
 TEXT = (ROOT / "docs/launching.md").read_text()

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from codellama_jax.configuration import ROOT
+from codellama_jax.config.gin_files import ROOT
 from codellama_jax.errors import UserError
 from codellama_jax.planning.chips import CHIPS
 from launch.libtpu_flags import BUNDLES, NONE, libtpu_init_args

@@ -15,12 +15,12 @@ import time
 
 import pytest
 
-from codellama_jax import configuration
+from codellama_jax.config import gin_files
 from codellama_jax.planning.chips import topology
 from launch.executor import Requirements
 from launch.job import ROOT, Experiment, Job
-from launch.local import free_port
-from launch.tpu_vm import TpuVm
+from launch.local.executor import free_port
+from launch.tpu_vm.executor import TpuVm
 from tests.launch.stand_in import HOSTS, Cloud
 from tests.object_store import object_store
 
@@ -73,9 +73,9 @@ def cloud(tmp_path, monkeypatch, store):
 
 def test_a_slice_that_is_preempted_and_then_loses_a_host_goes_on_from_the_bucket(cloud, store, capfd):
     files = ("gin/code.gin", "gin/models/local.gin")
-    configuration.load(files, TOY)
+    gin_files.load(files, TOY)
     paths = tuple(str(ROOT / file) for file in files)
-    job = Job("code", paths, TOY, "gs://bucket/runs", "toy", (), configuration.resolve())
+    job = Job("code", paths, TOY, "gs://bucket/runs", "toy", (), gin_files.resolve())
     harm = threading.Thread(target=harmed, args=(cloud, store))
     harm.start()
     needs = Requirements(topology=topology("v5p:2x2x2"), restarts=2)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from make_hf_golden import CASES, EPS, GOLDEN, Case, digest, hugging_face, kept_logits, text, weights
 
-from codellama_jax.mesh_attention import make_attend
-from codellama_jax.model.config import Llama
+from codellama_jax.attention import make_attend
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import Mesh
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.sharding import make_mesh
-from codellama_jax.training.config import Mesh
 from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.step import merged
 

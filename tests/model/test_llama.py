@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from codellama_jax.model.config import Llama
+from codellama_jax.config.model import Llama
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims, rms_norm
 
 TINY = Llama(dim=32, layers=3, heads=4, kv_heads=2, ffn_dim=48, vocab_size=40, compute_dtype="float32", remat="none")

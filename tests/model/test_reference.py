@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codellama_jax.model.config import Llama
+from codellama_jax.config.model import Llama
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.training.step import merged
 

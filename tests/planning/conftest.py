@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from codellama_jax.configuration import ROOT
+from codellama_jax.config.gin_files import ROOT
 
 FOLDER = ROOT / ".venv" / "tpu_compiler"
 

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from codellama_jax.planning.collectives import Collectives, groups_of
 from codellama_jax.planning.hlo import Program, _instruction
-from codellama_jax.planning.traffic import memory_bytes
+from codellama_jax.planning.memory_traffic import memory_bytes
 
 N, S, D, F = 5, 12, 16, 24
 

@@ -13,10 +13,11 @@ import time
 
 import pytest
 
-from codellama_jax import configuration, plan
-from codellama_jax.configuration import ROOT
+from codellama_jax import plan
+from codellama_jax.config import gin_files
+from codellama_jax.config.gin_files import ROOT
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError
-from codellama_jax.planning import compiled, cost, search
+from codellama_jax.planning import aot_compile, roofline, search
 from codellama_jax.planning.chips import topology
 from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
@@ -43,7 +44,7 @@ SLICE = topology("v5p:4x4x4")
 
 def shipped(*bindings, stage="code", size="7b"):
     """As the gin files have it."""
-    configuration.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
+    gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
     return plan.resolve()
 
 
@@ -296,7 +297,7 @@ def test_without_a_topology_or_a_stage(capsys):
 
 def test_every_stage_of_every_size_needs_no_data():
     for size in ("local", "7b", "13b", "34b", "70b"):
-        for stage in configuration.shipped_stages():
+        for stage in gin_files.shipped_stages():
             if (stage, size) not in {("python_code", "70b"), ("python_lcft", "70b")}:
                 assert load(stage=stage, size=size).llama.vocab_size in (2_048, 2_064, 32_000, 32_016)
 
@@ -345,7 +346,7 @@ ENTRY %main (a: f32[8], g: bf16[50000000]) -> f32[8] {
 
 def test_the_schedule_is_gone_through():
     """A gather of 300 MB a device takes 1.5 ms over one link; three trips of 1.75 M cycles hide it."""
-    where = cost.Slice(topology("v5p:2x2x1"), [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0]])
+    where = roofline.Slice(topology("v5p:2x2x1"), [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0]])
 
     def read(text):
         program = Program(text)
@@ -354,16 +355,16 @@ def test_the_schedule_is_gone_through():
     program, collectives = read(SCHEDULE)
     bandwidth = where.topology.send_bandwidth(where.places)
     assert bandwidth == 2 * 100e9
-    assert cost.sent(collectives) == {"all-gather": {"fsdp": 3e8}, "all-reduce": {"fsdp": 2 * 3 / 4 * 32}}
-    estimate = cost.estimate(program, collectives, where)
+    assert roofline.sent(collectives) == {"all-gather": {"fsdp": 3e8}, "all-reduce": {"fsdp": 2 * 3 / 4 * 32}}
+    estimate = roofline.estimate(program, collectives, where)
     assert estimate["instructions"] == pytest.approx(3e-3)
     assert estimate["collectives"] == pytest.approx(48 / bandwidth), "the gather is hidden, the sum is not"
     slower = SCHEDULE.replace("50000000", "200000000").replace(
         "[200000000]{0} all-gather-done", "[800000000]{0} all-gather-done"
     )
-    assert cost.estimate(*read(slower), where)["collectives"] == pytest.approx(3e-3, rel=1e-4)
-    assert cost.bound(program, collectives, where)["interconnect"] == pytest.approx(1.5e-3, rel=1e-4)
-    assert cost.estimate(*read(SCHEDULE.replace("estimated_cycles", "withheld")), where) is None
+    assert roofline.estimate(*read(slower), where)["collectives"] == pytest.approx(3e-3, rel=1e-4)
+    assert roofline.bound(program, collectives, where)["interconnect"] == pytest.approx(1.5e-3, rel=1e-4)
+    assert roofline.estimate(*read(SCHEDULE.replace("estimated_cycles", "withheld")), where) is None
 
 
 # ---------------------------------------------------------------- the real compiler
@@ -385,7 +386,7 @@ def tiny_facts(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.delenv("XLA_FLAGS", raising=False)
         words = []
-        facts = compiled.Compiler(words.append).facts(load(*TINY, size="local"), topology("v5e:2x2"))
+        facts = aot_compile.Compiler(words.append).facts(load(*TINY, size="local"), topology("v5e:2x2"))
         assert any("generating code" in said for said in words) and words[-1] == ""
         yield facts, cache
 
@@ -419,19 +420,19 @@ def test_its_flops_are_those_that_one_counts_by_hand(tiny_facts):
 def test_what_was_compiled_is_remembered(tiny_facts, monkeypatch):
     facts, cache = tiny_facts
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(compiled.Compiler, "_compile", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(aot_compile.Compiler, "_compile", lambda *_: pytest.fail("compiled again"))
     slice_, config = topology("v5e:2x2"), load(*TINY, size="local")
     for estimate in (True, False):
-        assert compiled.Compiler().facts(config, slice_, estimate=estimate) == facts
+        assert aot_compile.Compiler().facts(config, slice_, estimate=estimate) == facts
     other = dataclasses.replace(config, llama=dataclasses.replace(config.llama, layers=4))
     with pytest.raises(pytest.fail.Exception):
-        compiled.Compiler().facts(other, slice_)
+        aot_compile.Compiler().facts(other, slice_)
 
 
 def test_too_large_a_step_is_refused_with_its_size(tiny_facts, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = load(*TINY, "Llama.layers=12_000", size="local")
-    facts = compiled.Compiler().facts(config, topology("v5e:2x2"), estimate=False)
+    facts = aot_compile.Compiler().facts(config, topology("v5e:2x2"), estimate=False)
     assert not facts["fits"] and facts["peak_bytes"] > facts["hbm_bytes"] > 15 * 2**30
 
 
@@ -439,7 +440,7 @@ def test_too_large_a_step_is_refused_with_its_size(tiny_facts, tmp_path, monkeyp
 def test_what_the_mesh_cannot_cut(tiny_facts, tmp_path, monkeypatch, bindings, says):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match=re.escape(says)):
-        compiled.Compiler().facts(load(*TINY, *bindings, size="local"), topology("v5e:2x2"), estimate=False)
+        aot_compile.Compiler().facts(load(*TINY, *bindings, size="local"), topology("v5e:2x2"), estimate=False)
     assert not list(tmp_path.rglob("*.json")), "an error is not remembered"
 
 
@@ -453,11 +454,11 @@ def test_the_real_sizes_fit_the_chips_that_they_state(tiny_facts, size):
     a layer four times, those three."""
     assert STATED[size] in (ROOT / f"gin/models/{size}.gin").read_text()
     slice_ = topology(STATED[size])
-    facts = compiled.Compiler().facts(shipped(size=size), slice_, estimate=False)
+    facts = aot_compile.Compiler().facts(shipped(size=size), slice_, estimate=False)
     assert facts["fits"] and not facts["unknown_loops"]
     assert _ratio(shipped(size=size), slice_, facts) < 1.10, "as the size file says"
     config = load(size=size)
-    facts = compiled.Compiler().facts(config, slice_, estimate=False)
+    facts = aot_compile.Compiler().facts(config, slice_, estimate=False)
     llama, tokens = config.llama, config.stage.batch_tokens
     products = llama.parameters - llama.dim * (llama.vocab_size + 2 * llama.layers + 1)
     by_hand = tokens * (8 * products - 2 * llama.dim * (llama.layers * llama.ffn_dim + llama.vocab_size))
@@ -471,9 +472,9 @@ def _ratio(config, slice_, facts):
 
 
 def test_what_is_offloaded_waits_in_the_hosts_memory(tiny_facts):
-    kept = compiled.Compiler().facts(load(), SLICE, estimate=False)
+    kept = aot_compile.Compiler().facts(load(), SLICE, estimate=False)
     config = load("Llama.offload=input")
-    facts = compiled.Compiler().facts(config, SLICE, estimate=False)
+    facts = aot_compile.Compiler().facts(config, SLICE, estimate=False)
     stage, llama = config.stage, config.llama
     inputs = stage.batch_tokens / SLICE.devices * llama.dim * 2 * llama.layers
     assert kept["peak_bytes"] - facts["peak_bytes"] > 0.8 * inputs / stage.micro_batches
@@ -485,13 +486,13 @@ def test_a_hundred_thousand_tokens_fit_in_an_evaluation(tiny_facts):
     """One window of 102,400 tokens over four chips: the context axis is chosen, since there is one window."""
     # large blocks: going through the mask block by block takes most of the time
     config = load("LCFT_LENGTH=102_400", "LCFT_BATCH_TOKENS=102_400", "Llama.splash_block=2048", stage="lcft")
-    facts = compiled.Compiler().facts(config, topology("v5p:2x2x1"), estimate=False, forward=True)
+    facts = aot_compile.Compiler().facts(config, topology("v5p:2x2x1"), estimate=False, forward=True)
     assert facts["fits"] and facts["mesh"]["context"] == 4 and facts["optimizer_bytes"] == 0
 
 
 def test_slices_exchange_gradients_over_the_network(tiny_facts):
     slices = topology("v5p:4x4x4", 2)
-    facts = compiled.Compiler().facts(load(), slices, estimate=False)
+    facts = aot_compile.Compiler().facts(load(), slices, estimate=False)
     assert facts["fits"] and (facts["mesh"]["data"], facts["mesh"]["fsdp"]) == (2, 64)
     # every device its 64th of the gradients, there and back with two slices: in bfloat16 but for embedding and head
     llama = load().llama
@@ -500,16 +501,16 @@ def test_slices_exchange_gradients_over_the_network(tiny_facts):
 
 
 def test_an_axis_of_half_a_direction_of_the_interconnect(tiny_facts):
-    facts = compiled.Compiler().facts(load("Mesh.data=2"), SLICE, estimate=False)
+    facts = aot_compile.Compiler().facts(load("Mesh.data=2"), SLICE, estimate=False)
     assert facts["fits"] and facts["mesh"]["fsdp"] == 32
     assert facts["collective_bytes"]["all-reduce"].keys() & {"data", "data+fsdp"}, "gradients are summed over data"
 
 
 def test_what_cannot_be_read_is_one_line(tiny_facts, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "Program", lambda text: Program("HloModule other").runs)
+    monkeypatch.setattr(aot_compile, "Program", lambda text: Program("HloModule other").runs)
     with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
-        compiled.Compiler().facts(load(*TINY, size="local"), topology("v5e:2x2"), estimate=False)
+        aot_compile.Compiler().facts(load(*TINY, size="local"), topology("v5e:2x2"), estimate=False)
 
 
 def test_an_interrupted_plan_leaves_no_compiler_behind(tiny_facts, tmp_path):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codellama_jax.config.data import Chat, Fim
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.chat import Message, check, encode_dialogue, encode_open_dialogue
-from tasks.config import Chat, Fim
-from tasks.filters import LeftOut
 from tasks.packing import Encoder
-from tasks.sources import Dialogue, Document
+from tasks.sources.filters import LeftOut
+from tasks.sources.folder import Dialogue, Document
 
 FORMATS = ("inst", "source")
 STEP = 32015

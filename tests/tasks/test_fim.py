@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from codellama_jax.config.data import Chat, Fim
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-from tasks.config import Chat, Fim
 from tasks.fim import Cut, Order, draw, encode_cut, encode_plain
 from tasks.packing import Encoder
-from tasks.sources import Dialogue, Document
+from tasks.sources.folder import Dialogue, Document
 
 ORDERS: tuple[Order, Order] = ("psm", "spm")
 DRAWS = 20_000

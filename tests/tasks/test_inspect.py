@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codellama_jax.config.data import STREAMS
 from codellama_jax.tokenizer import Tokenizer
 from tasks import inspect as inspection
-from tasks.config import STREAMS
 from tasks.inspect import main
 
 ROOT = Path(__file__).parents[2]
@@ -153,10 +153,10 @@ def test_a_mixture_shows_its_streams_as_its_stage_has_them(inspect: Callable[...
 def test_the_seed_decides_what_is_shown(inspect: Callable[..., str]):
     usual = inspect("--task=code", "--json", "--num_examples=8")
     assert inspect("--task=code", "--json", "--num_examples=8", "--seed=0") == usual
-    assert inspect("--task=code", "--json", "--num_examples=8", "--gin.Stream.seed=0") == usual
+    assert inspect("--task=code", "--json", "--num_examples=8", "--gin.DataLoader.seed=0") == usual
     other = inspect("--task=code", "--json", "--num_examples=8", "--seed=1")
     assert other != usual
-    assert inspect("--task=code", "--json", "--num_examples=8", "--gin.Stream.seed=1") == other
+    assert inspect("--task=code", "--json", "--num_examples=8", "--gin.DataLoader.seed=1") == other
 
 
 def test_settings_of_the_stage_reach_the_documents(inspect: Callable[..., str]):

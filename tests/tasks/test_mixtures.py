@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codellama_jax.config import data
+from codellama_jax.config.data import STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
+from codellama_jax.config.training import Evaluation, Stage
 from codellama_jax.errors import UserError
+from codellama_jax.runtime.console import quiet_stderr
 from codellama_jax.tokenizer import Tokenizer
-from codellama_jax.training.config import Evaluation, Stage
-from tasks import config
-from tasks.config import STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
-from tasks.filters import LeftOut
-from tasks.lane import Lane
-from tasks.packing import FEATURES, Encoder, Packer, Place
-from tasks.quiet import quiet_stderr
-from tasks.sources import Dialogue, Document, Source, items
-from tasks.stream import Batch, Stream, task_seed
+from tasks.loader import Batch, DataLoader, task_seed
+from tasks.packing import FEATURES, Cursor, Encoder, Packer
+from tasks.reader import Reader
+from tasks.sources.filters import LeftOut
+from tasks.sources.folder import Dialogue, Document, Source, items
 
 with quiet_stderr():
     import seqio
@@ -104,9 +104,9 @@ def encoder_of(task: seqio.Task) -> Encoder:
     return preprocessor.keywords["encoder"]
 
 
-def places_of(source: Source, encoder: Encoder) -> list[tuple[Place, Any]]:
+def places_of(source: Source, encoder: Encoder) -> list[tuple[Cursor, Any]]:
     """The documents of a source that are taken, with where they stand, in its own order."""
-    found: list[tuple[Place, Any]] = []
+    found: list[tuple[Cursor, Any]] = []
     for piece in range(len(source)):
         for number, block in enumerate(source.read(piece)):
             taken = [item for item in block.items if not left_out(encoder, item)]
@@ -125,13 +125,13 @@ def left_out(encoder: Encoder, item: Document | Dialogue) -> bool:
 class Listed:
     """Documents with their places, as a packer takes them."""
 
-    def __init__(self, found: list[tuple[Place, Any]]):
+    def __init__(self, found: list[tuple[Cursor, Any]]):
         self._found = found
 
-    def find(self, place: Place) -> tuple[Place, Any] | None:
+    def find(self, place: Cursor) -> tuple[Cursor, Any] | None:
         return next(((there, item) for there, item in self._found if there >= place), None)
 
-    def key(self, place: Place) -> tuple[int, ...]:
+    def key(self, place: Cursor) -> tuple[int, ...]:
         return place
 
 
@@ -192,7 +192,9 @@ def test_a_later_stage_does_not_read_again_what_its_parent_read_first(register: 
         registered = register(stage)
         seen.append(next(task for task in mixtures.stream_tasks(registered, "train") if task.name == "code"))
     parent, child = seen
-    paths = [[path for path, _, _ in documents_of(Lane(t.source, 0, 1, t.encoder.seed, t.encoder.check))] for t in seen]
+    paths = [
+        [path for path, _, _ in documents_of(Reader(t.source, 0, 1, t.encoder.seed, t.encoder.check))] for t in seen
+    ]
     assert sorted(paths[0]) == sorted(paths[1]) and paths[0] != paths[1]
     document = next(items(parent.source, 0))
     cuts = [[task.encoder.cut(document, (0, number)) for number in range(20)] for task in (parent, child)]
@@ -246,11 +248,11 @@ def test_shuffled_a_tasks_windows_are_the_trainers_first(register: Callable[...,
     packing = Packing(queue=queue)
     registered = register(packing=packing)
     for task in mixtures.stream_tasks(registered, "train"):
-        stream = Stream(
+        stream = DataLoader(
             [task],
             {task.name: 1.0},
             seed=0,
-            lanes=1,
+            readers=1,
             batch_size=1,
             length=LENGTH,
             mask_documents=False,
@@ -281,7 +283,7 @@ def test_a_dataset_gives_the_same_each_time(register: Callable[..., seqio.Mixtur
             assert len({values[name].tobytes() for values in (one, other, *pair)}) == 1
 
 
-def documents_of(lane: Lane) -> list[tuple[str, str, list[int]]]:
+def documents_of(lane: Reader) -> list[tuple[str, str, list[int]]]:
     """Path, text or messages and key of the documents of a lane's first epoch."""
     found = []
     place, document = lane.find((0, 0, 0))
@@ -308,7 +310,7 @@ def test_shuffled_documents_come_as_in_the_trainers_first_epoch(register: Callab
     register()
     task = seqio.get_mixture_or_task(stream)
     encoder, files = encoder_of(task), task.source.files("train")
-    expected = documents_of(Lane(files, 0, 1, task_seed(3, f"probe/{stream}"), encoder.check))
+    expected = documents_of(Reader(files, 0, 1, task_seed(3, f"probe/{stream}"), encoder.check))
     assert examples_of(task.source) == expected
     natural = [(item.path, list(place)) for place, item in places_of(files, encoder)]
     assert [(path, key) for path, _, key in examples_of(task.source, shuffle=False)] == natural
@@ -362,8 +364,8 @@ def test_dialogues_that_the_format_cannot_have_are_left_out_in_both_ways(
         assert sorted(json.loads(messages)[0]["content"] for _, messages, _ in shown) == good
         assert windows_of(seqio.get_mixture_or_task("instruct"), "train", shuffle=shuffle)
     tasks = mixtures.stream_tasks(registered, "train")
-    stream = Stream(
-        tasks, {"instruct": 1.0}, seed=3, lanes=2, batch_size=2, length=LENGTH, mask_documents=True, queue=2
+    stream = DataLoader(
+        tasks, {"instruct": 1.0}, seed=3, readers=2, batch_size=2, length=LENGTH, mask_documents=True, queue=2
     )
     begun = [packed.document for _ in range(20) for _, packed in stream.next_batch().begun]
     assert {document.messages[0]["content"] for document in begun if isinstance(document, Dialogue)} == set(good)
@@ -388,11 +390,11 @@ def stage_data(
         evaluation=Evaluation(batches=3),
         corpus=corpus,
         filters=Filters(),
-        tokenizer=config.Tokenizer(model=str(model)),
+        tokenizer=data.Tokenizer(model=str(model)),
         mixture=Mixture(SHARES),
         fim=Fim(),
         packing=Packing(queue=3),
-        stream=config.Stream(seed=3, lanes=4),
+        data_loader=data.DataLoader(seed=3, readers=4),
         chat=Chat(),
     )
     (tmp_path / "run").mkdir()
@@ -405,7 +407,7 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-def through_a_checkpoint(data: StageData, stream: Stream, batch: Batch) -> dict[str, Any]:
+def through_a_checkpoint(data: StageData, stream: DataLoader, batch: Batch) -> dict[str, Any]:
     return json.loads(json.dumps(data.saved(batch.state, stream.fingerprint())))
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from codellama_jax.config.data import Chat, Fim
 from codellama_jax.tokenizer import Tokenizer
 from tasks import packing
-from tasks.config import Chat, Fim
 from tasks.fim import encode_cut
-from tasks.packing import FEATURES, Encoder, Packed, Packer, Place, Position, Window
-from tasks.sources import Dialogue, Document
+from tasks.packing import FEATURES, Cursor, Encoder, Packed, Packer, PackerState, Window
+from tasks.sources.folder import Dialogue, Document
 
 LENGTHS = [1, 2, 3, 7, 16, 64, 257]
 QUEUES = [0, 1, 4, 16]
@@ -30,9 +30,9 @@ class Listed:
 
     def __init__(self, files: Files):
         self._files = files
-        self.asked: list[Place] = []
+        self.asked: list[Cursor] = []
 
-    def find(self, place: Place) -> tuple[Place, Document | Dialogue] | None:
+    def find(self, place: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
         self.asked.append(place)
         piece, _, document = place
         while piece < len(self._files):
@@ -41,7 +41,7 @@ class Listed:
             piece, document = piece + 1, 0
         return None
 
-    def key(self, place: Place) -> tuple[int, ...]:
+    def key(self, place: Cursor) -> tuple[int, ...]:
         return place
 
 
@@ -55,7 +55,7 @@ def packer(
     length: int,
     queue: int = 0,
     restart: bool = False,
-    position: Position | None = None,
+    position: PackerState | None = None,
 ) -> Packer:
     return Packer(Listed(files), encoder, length, restart, queue, position)
 
@@ -440,7 +440,7 @@ def test_a_document_is_cut_only_where_none_fits(small_tokenizer: Tokenizer, fuzz
     windows = Packer(listed, encode, length, False, queue)
     end = 0
 
-    def whole(place: Place) -> int:
+    def whole(place: Cursor) -> int:
         """Tokens of the form that a document would have in a window of its own."""
         piece, _, number = place
         document = files[piece][number]
@@ -487,19 +487,19 @@ def test_a_queue_cuts_fewer_of_the_documents_that_fit_a_window(small_tokenizer: 
 def test_a_position_is_a_row_of_integers(queue: int):
     rng = np.random.default_rng(queue)
 
-    def place() -> Place:
+    def place() -> Cursor:
         first, second, third = (int(10 ** rng.uniform(0, 15)) for _ in range(3))
         return first, second, third
 
     for _ in range(200):
         held = tuple((place(), 0) for _ in range(rng.integers(0, queue + 1)))
         cut = ((place(), int(rng.integers(1, 10**9))),) if rng.random() < 0.5 else ()
-        position = Position(place(), cut + held)
+        position = PackerState(place(), cut + held)
         row = position.row(queue)
         assert (row.shape, row.dtype) == ((queue + 2, 4), np.int64)
-        assert Position.of_row(row) == position
-        assert Position.of_row(np.array(json.loads(json.dumps(row.tolist())), np.int64)) == position
-    assert Position.of_row(Position().row(queue)) == Position()
+        assert PackerState.of_row(row) == position
+        assert PackerState.of_row(np.array(json.loads(json.dumps(row.tolist())), np.int64)) == position
+    assert PackerState.of_row(PackerState().row(queue)) == PackerState()
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_resumed_after_any_window_it_goes_on_as_if_nothing_had_been(
         positions.append(original.position)
     assert len(windows) > 5
     for begin, position in list(enumerate(positions))[:: max(1, len(positions) // 40)]:
-        saved = Position.of_row(np.array(json.loads(json.dumps(position.row(queue).tolist())), np.int64))
+        saved = PackerState.of_row(np.array(json.loads(json.dumps(position.row(queue).tolist())), np.int64))
         resumed = packer(files, encoder(small_tokenizer), length, queue, restart=True, position=saved)
         assert resumed.position == position
         for index in range(begin, min(begin + 4, len(windows))):

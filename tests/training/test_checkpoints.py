@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from codellama_jax import sharding
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import AdamW, Checkpoints, Mesh
 from codellama_jax.errors import UserError
-from codellama_jax.model.config import Llama
-from codellama_jax.run_folder import final_step
+from codellama_jax.runtime.run_dir import final_step
 from codellama_jax.training import checkpoints
-from codellama_jax.training.config import AdamW, Checkpoints, Mesh
 from codellama_jax.training.metrics import JsonLines
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import TrainState, init_params, param_shardings, state_shardings
@@ -194,7 +194,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_last_one_whole(tmp_path):
         from codellama_jax import sharding
         from codellama_jax.errors import UserError
         from codellama_jax.training import checkpoints
-        from codellama_jax.training.config import Checkpoints, Mesh
+        from codellama_jax.config.training import Checkpoints, Mesh
         from tests.training.test_checkpoints import METADATA, STREAM, state_on
         saves = checkpoints.StageCheckpoints(Path(sys.argv[1]), Checkpoints())
         state = state_on(sharding.make_mesh(Mesh()))
@@ -243,7 +243,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(tmp_path, mesh):
         from pathlib import Path
         from codellama_jax import sharding
         from codellama_jax.training import checkpoints
-        from codellama_jax.training.config import Checkpoints, Mesh
+        from codellama_jax.config.training import Checkpoints, Mesh
         from tests.training.test_checkpoints import METADATA, STREAM, state_on
         saves = checkpoints.StageCheckpoints(Path(sys.argv[1]), Checkpoints(keep=1))
         unlink, removed = os.unlink, []

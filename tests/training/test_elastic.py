@@ -11,10 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from runs import outputs
 
-from codellama_jax import hosts, sharding
-from codellama_jax.model.config import Llama
+from codellama_jax import sharding
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import AdamW, Checkpoints, Mesh
+from codellama_jax.runtime import distributed
 from codellama_jax.training.checkpoints import StageCheckpoints
-from codellama_jax.training.config import AdamW, Checkpoints, Mesh
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import TrainState, abstract_params, state_shardings
 
@@ -78,5 +79,5 @@ def test_other_processes_other_devices_another_mesh(tmp_path):
 
 if __name__ == "__main__":
     folder, *mesh = sys.argv[1:]
-    hosts.join()
+    distributed.initialize()
     save_or_compare(Path(folder), Mesh(*map(int, mesh)))

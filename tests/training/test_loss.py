@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codellama_jax import sharding
-from codellama_jax.training.config import Mesh
+from codellama_jax.config.training import Mesh
 from codellama_jax.training.loss import weighted_loss
 
 B, S, D, V = 8, 16, 24, 52

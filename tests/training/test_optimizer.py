@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codellama_jax.training.config import AdamW
+from codellama_jax.config.training import AdamW
 from codellama_jax.training.optimizer import learning_rate, make_optimizer
 
 

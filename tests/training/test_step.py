@@ -10,10 +10,17 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from codellama_jax import sharding
-from codellama_jax.model.config import Llama
-from codellama_jax.training.config import AdamW, Mesh, Stage
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import AdamW, Mesh, Stage
 from codellama_jax.training.optimizer import make_optimizer
-from codellama_jax.training.step import TrainState, either, init_params, make_loss, make_train_step, state_shardings
+from codellama_jax.training.step import (
+    TrainState,
+    bitwise_select,
+    init_params,
+    make_loss,
+    make_train_step,
+    state_shardings,
+)
 
 TINY = Llama(
     dim=32,
@@ -168,7 +175,7 @@ def test_either_is_a_select_to_the_bit(dtype, condition):
     values = [0, 1, 3, 2**20] if dtype == "int32" else [np.nan, -0.0, np.inf, 1e-40]
     new = jnp.array(values, dtype)
     pair = new, new[::-1]
-    chosen = jax.jit(either)(jnp.array(condition), *pair)
+    chosen = jax.jit(bitwise_select)(jnp.array(condition), *pair)
     assert chosen.dtype == new.dtype
     assert np.asarray(chosen).tobytes() == np.asarray(pair[not condition]).tobytes()
 

@@ -1,0 +1,182 @@
+"""What the data can be told, as plain values (no TensorFlow here). gin binds these."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+# The streams a stage may mix, in the order of their ids in `stream_ids`.
+STREAMS = ("code", "python", "nl_code", "nl", "instruct")
+SPLITS = ("train", "validation")
+
+
+Paths = str | Sequence[str] | None
+
+# What Corpus.on_damage may say.
+STOP, SKIP = "stop", "skip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Where the documents of each stream come from.
+
+    Attributes:
+        code, python, nl_code, nl, instruct: a place or a sequence of places, local or gs://: a folder of files, a
+            file of records (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tfrecord), a pattern of such files
+            ("gs://b/c/*.parquet"), or tfds:NAME (tasks/sources/records.py has the columns). None for the embedded
+            corpus: text that any machine with Python has (tasks/sources/embedded.py).
+        validation_share: share of the documents that is kept for validation, chosen by a hash of a file's path, of a
+            record's place, or of the repository: of a record that names one, and of files with group_by_repository.
+        document_characters: files longer than this are cut at line ends into documents of at most this many
+            characters; None leaves them whole, as the paper does. Ours, for size local: at windows of 256 tokens no
+            whole source file would fit, and infilling is drawn only for documents that fit.
+        group_by_repository: the files of a repository become one document, a line with its path before each. A
+            repository is the nearest folder with .git, or else the first folder below the corpus; of records, those
+            with the same repository that stand together.
+        shuffle_bytes: records of a file are read, and shuffled, so many bytes at a time; no more of a repository's
+            files go into one document of group_by_repository.
+        on_damage: "stop" ends the run at a damaged file or record, naming it; "skip" counts it and goes on.
+    """
+
+    code: Paths = None
+    python: Paths = None
+    nl_code: Paths = None
+    nl: Paths = None
+    instruct: Paths = None
+    validation_share: float = 0.05
+    document_characters: int | None = None
+    group_by_repository: bool = False
+    shuffle_bytes: int = 1 << 20
+    on_damage: str = STOP
+
+    def __post_init__(self):
+        if self.on_damage not in (STOP, SKIP):
+            raise ValueError(f"Corpus.on_damage={self.on_damage!r} must be 'stop' or 'skip'")
+        if self.shuffle_bytes < 1:
+            raise ValueError(f"Corpus.shuffle_bytes={self.shuffle_bytes} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Which documents are left out, and counted under the name of the filter (tasks/sources/filters.py). All of it is
+    ours.
+
+    What is not UTF-8, binary or blank is always left out.
+
+    Attributes:
+        longest_bytes: of a document; None takes any.
+        longest_line: of a document of code, in characters; longer ones are mostly data or minified. None takes any.
+        generated: whether code that says it was generated is left out.
+        ignore: patterns (fnmatch) of paths below a corpus that are left out, unread.
+        languages: languages of code that are taken (tasks/sources/languages.py lists them); None takes all.
+    """
+
+    longest_bytes: int | None = 1 << 20
+    longest_line: int | None = 1_000
+    generated: bool = True
+    ignore: Sequence[str] = ("*.min.js", "*.min.css", "*/vendor/*", "*/third_party/*")
+    languages: Sequence[str] | None = None
+
+    def __post_init__(self):
+        for field in ("longest_bytes", "longest_line"):
+            limit = getattr(self, field)
+            if limit is not None and limit < 1:
+                raise ValueError(f"Filters.{field}={limit} must be at least 1, or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Attributes:
+    model: a SentencePiece model file, such as Llama 2's tokenizer.model; None trains one on the corpus, once.
+    vocab_size: pieces of the trained one.
+    infilling: whether the sixteen rows with the infilling ids follow the pieces (32,016 rows instead of 32,000).
+    """
+
+    model: str | None = None
+    vocab_size: int = 2048
+    infilling: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Fim:
+    """The infilling transform (arXiv 2308.12950, section 2.3).
+
+    Attributes:
+        rate: probability that a document which fits its window is transformed.
+        psm_share: share of the transformed documents in prefix-suffix-middle order; the rest is suffix-prefix-middle.
+        cut: where a document may be cut: before any "character", as in the paper, or before any "line" (an ablation).
+    """
+
+    rate: float = 0.9
+    psm_share: float = 0.5
+    cut: str = "character"
+
+    def __post_init__(self):
+        if self.cut not in ("character", "line"):
+            raise ValueError(f"Fim.cut={self.cut!r} must be 'character' or 'line'")
+        for field in ("rate", "psm_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"Fim.{field}={getattr(self, field)} must be between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Attributes:
+    mask_documents: True masks the documents of a window from one another and restarts positions with each;
+        False lets attention and positions run over the whole window, as Llama does (assumption).
+    queue: documents that a packer may hold back until they fit a window whole. 0 is the paper's concatenation; more
+        means fewer documents that are cut, so more that can take their infilling form (ours).
+    """
+
+    mask_documents: bool = False
+    queue: int = 0
+
+    def __post_init__(self):
+        if self.queue < 0:
+            raise ValueError(f"Packing.queue={self.queue} must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Attributes:
+    shares: stream -> share of the tokens. The shares add up to 1.
+    """
+
+    shares: dict[str, float]
+
+    def __post_init__(self):
+        unknown = [name for name in self.shares if name not in STREAMS]
+        if unknown:
+            raise ValueError(f"Mixture.shares names unknown streams {unknown}: the streams are {', '.join(STREAMS)}")
+        if not math.isclose(sum(self.shares.values()), 1.0, abs_tol=1e-6) or min(self.shares.values()) < 0:
+            raise ValueError(f"Mixture.shares={self.shares} must be shares that add up to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataLoader:
+    """Attributes:
+    seed: of shuffling, mixing and infilling.
+    readers: independent streams that the global batch is made of. Fixed for a run, whatever the number of hosts;
+        divides the batch size and is a multiple of the number of hosts.
+    """
+
+    seed: int = 0
+    readers: int = 8
+
+    def __post_init__(self):
+        if self.readers < 1 or self.seed < 0:
+            raise ValueError(
+                f"DataLoader.readers={self.readers} must be above 0, DataLoader.seed={self.seed} at least 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """Attributes:
+    format: "inst" ([INST] ... [/INST], 7B to 34B) or "source" (Source: ..., 70B).
+    """
+
+    format: str = "inst"
+
+    def __post_init__(self):
+        if self.format not in ("inst", "source"):
+            raise ValueError(f"Chat.format={self.format!r} must be 'inst' or 'source'")

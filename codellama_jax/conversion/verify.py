@@ -1,0 +1,119 @@
+"""Whether two checkpoints of any two formats are the same model."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from codellama_jax.conversion import canonical
+from codellama_jax.conversion.canonical import Source
+
+TOKENS = 64  # random ids that logits are compared on
+_CONFIG = ("dim", "layers", "heads", "kv_heads", "ffn_dim", "vocab_size", "norm_eps", "rope_theta", "rope_scale")
+
+
+def tensors(a: Source, b: Source) -> dict[str, Any]:
+    """Compares what both say of themselves, and every number, as float32.
+
+    Returns:
+        unlike: what differs in shape and rotary base, "NAME: A there, B here"; if a shape does, nothing else is given.
+        max_tensor_difference: the largest absolute difference; infinite where one has a NaN and the other has not.
+        worst_tensor: where it is; None if there is none.
+        same_dtypes: whether every tensor has one dtype in both.
+        tensors: how many were compared.
+    """
+    unlike = [
+        f"{field}: {getattr(a.model.llama, field)} and {getattr(b.model.llama, field)}"
+        for field in _CONFIG
+        if getattr(a.model.llama, field) != getattr(b.model.llama, field)
+    ]
+    result: dict[str, Any] = {"unlike": unlike}
+    names = list(canonical.tensors(a.model.llama))
+    if names != list(canonical.tensors(b.model.llama)) or any(
+        canonical.shape(a.model.llama, tensor.name) != canonical.shape(b.model.llama, tensor.name) for tensor in names
+    ):
+        return result
+    largest, worst = 0.0, None
+    for tensor in names:
+        itemsize = max(canonical.dtype_of(source.model, tensor).itemsize for source in (a, b))
+        for start, stop in canonical.blocks(a.model.llama, tensor.name, itemsize):
+            difference = _difference(a.rows(tensor, start, stop), b.rows(tensor, start, stop))
+            if difference > largest:
+                largest, worst = difference, str(tensor)
+    same = all(a.model.dtypes[str(tensor)] == b.model.dtypes[str(tensor)] for tensor in names)
+    return result | {
+        "max_tensor_difference": largest,
+        "worst_tensor": worst,
+        "same_dtypes": same,
+        "tensors": len(names),
+    }
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference; equal infinities, and NaN beside NaN, differ by nothing."""
+    if a.dtype == b.dtype and a.tobytes() == b.tobytes():
+        return 0.0
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    differs = ~((x == y) | (np.isnan(x) & np.isnan(y)))
+    if not differs.any():
+        return 0.0
+    largest = float(np.abs(x[differs] - y[differs]).max())
+    return math.inf if math.isnan(largest) else largest
+
+
+def logits(a: Source, b: Source) -> float:
+    """The largest difference of logits on random ids, the same every time, by our decoder in float32."""
+    ids = np.random.default_rng(0).integers(0, a.model.llama.vocab_size, TOKENS)
+    return float(np.abs(logits_of(a, ids) - logits_of(b, ids)).max())
+
+
+def logits_of(source: Source, ids: np.ndarray) -> np.ndarray:
+    """Logits [S, V] of ids [S], in float32; the whole model is in memory."""
+    import jax
+    import jax.numpy as jnp
+
+    from codellama_jax.model.llama import hidden_states
+    from codellama_jax.training.step import merged
+
+    llama = dataclasses.replace(source.model.llama, compute_dtype="float32", remat="none", offload="", unroll=1)
+    params = load(source)
+    tokens_BS = jnp.asarray(ids, jnp.int32)[None]
+
+    def forward(params: dict[str, Any]) -> jax.Array:
+        model = merged(llama, params)
+        return hidden_states(model, llama, tokens_BS, jnp.arange(len(ids))[None])[0] @ model.head[...]
+
+    with jax.default_matmul_precision("float32"):
+        return np.asarray(jax.jit(forward)(params))
+
+
+def load(source: Source) -> dict[str, Any]:
+    """All parameters in float32, nested as the modules have them."""
+    llama = source.model.llama
+    params: dict[str, Any] = {"blocks": {}}
+    for tensor in canonical.tensors(llama):
+        layers = () if tensor.layer is None else (llama.layers,)
+        group = params if tensor.layer is None else params["blocks"]
+        if tensor.name not in group:
+            group[tensor.name] = np.empty((*layers, *canonical.our_shape(llama, tensor.name)), np.float32)
+        place = group[tensor.name] if tensor.layer is None else group[tensor.name][tensor.layer]
+        for start, stop in canonical.blocks(llama, tensor.name, 4):
+            rows = source.rows(tensor, start, stop)
+            place[canonical.our_rows(llama, tensor.name, start, stop)] = canonical.to_ours(llama, tensor.name, rows)
+    return params
+
+
+def lines(result: dict[str, Any]) -> Iterator[str]:
+    """A result for the terminal."""
+    yield "equal" if result["equal"] else "different"
+    for line in result["unlike"]:
+        yield f"  {line}"
+    if "max_tensor_difference" in result:
+        where = f" in {result['worst_tensor']}" if result["worst_tensor"] else ""
+        yield f"  largest difference of {result['tensors']} tensors: {result['max_tensor_difference']:g}{where}"
+        if not result["same_dtypes"]:
+            yield "  dtypes differ"
+    if "max_logit_difference" in result:
+        yield f"  largest difference of logits: {result['max_logit_difference']:g}"

@@ -1,0 +1,54 @@
+"""A source with more rows of vocabulary: 32,000 -> 32,016 for infilling."""
+
+import dataclasses
+
+import numpy as np
+
+from codellama_jax.conversion import canonical
+from codellama_jax.conversion.canonical import Source, Tensor
+from codellama_jax.errors import UserError
+
+
+class Grown:
+    """A source with more rows of vocabulary.
+
+    Attributes:
+        model: with the larger vocabulary.
+    """
+
+    def __init__(self, source: Source, vocab_size: int, new_rows: str):
+        """Rows are added to embedding and head up to vocab_size.
+
+        Args:
+            source: what is read.
+            vocab_size: rows there shall be.
+            new_rows: "mean" of the old ones, in float32 as training's grow_vocabulary has it, or "zero".
+
+        Raises:
+            UserError: there are more rows already.
+        """
+        self._source, self._old = source, source.model.llama.vocab_size
+        if vocab_size < self._old:
+            raise UserError(f"the checkpoint has {self._old} vocabulary rows, --vocab_size={vocab_size}: none can go")
+        self.model = dataclasses.replace(
+            source.model, llama=dataclasses.replace(source.model.llama, vocab_size=vocab_size)
+        )
+        self._new: dict[str, np.ndarray] = {}
+        for name in ("embedding", "head"):
+            mean = np.zeros(source.model.llama.dim, np.float64)
+            if new_rows == "mean":
+                for start, stop in canonical.blocks(source.model.llama, name, 8):
+                    mean += source.rows(Tensor(name), start, stop).astype(np.float32).sum(0, dtype=np.float64)
+            dtype = canonical.dtype_of(source.model, Tensor(name))
+            self._new[name] = (mean / self._old).astype(np.float32).astype(dtype)
+
+    def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
+        """As Source.rows."""
+        if tensor.name not in self._new or stop <= self._old:
+            return self._source.rows(tensor, start, stop)
+        new = np.tile(self._new[tensor.name], (stop - max(start, self._old), 1))
+        return new if start >= self._old else np.concatenate([self._source.rows(tensor, start, self._old), new])
+
+    def close(self) -> None:
+        """As Source.close."""
+        self._source.close()

@@ -1,0 +1,135 @@
+"""Every command that the TPU VM executor runs, made from what is asked for and nothing else: shown or executed."""
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Sequence
+
+from launch.command import Command
+from launch.job import Job
+from launch.source_archive import LOCK, Archive
+
+PYTHON = "3.12"  # the hosts' own is too old
+FOLDER = "codellama_jax"  # in the home directory of a host
+LABEL = "codellama-jax"
+
+
+def resource_name(name: str) -> str:
+    """The queued resource and the TPU VM of a run."""
+    return re.sub("[^a-z0-9-]+", "-", f"{LABEL}-{name.lower()}").strip("-")[:60]
+
+
+@dataclasses.dataclass(frozen=True)
+class TpuVmCommands:
+    """Commands about one queued resource.
+
+    Attributes:
+        resource: its name, and that of its TPU VM.
+        project, zone: where it is.
+    """
+
+    resource: str
+    project: str
+    zone: str
+
+    # ---------------------------------------------------------------- the slice
+
+    def create(self, accelerator: Sequence[str], runtime_version: str, more: Sequence[str]) -> Command:
+        return self._gcloud(
+            "create the slice",
+            *("queued-resources", "create", self.resource, f"--node-id={self.resource}"),
+            *accelerator,
+            f"--runtime-version={runtime_version}",
+            *more,
+            f"--labels={LABEL}={self.resource}",
+            "--quiet",
+        )
+
+    def state(self) -> Command:
+        return self._gcloud(
+            "wait until it is ACTIVE: this is asked again and again",
+            *("queued-resources", "describe", self.resource),
+            "--format=value(state.state,state.failedData.error.message)",
+        )
+
+    def delete(self) -> Command:
+        return self._gcloud(
+            "delete the slice, whatever became of the jobs",
+            *("queued-resources", "delete", self.resource, "--force", "--quiet"),
+        )
+
+    # ---------------------------------------------------------------- its hosts
+
+    def copy(self, archive: Archive) -> Command:
+        return self._gcloud(
+            "copy the source to every host",
+            *("tpu-vm", "scp", str(archive.path), f"{self.resource}:{archive.name}", "--worker=all", "--quiet"),
+        )
+
+    def install(self, archive: Archive) -> Command:
+        source, environment = f"{FOLDER}/{archive.digest}", f"{FOLDER}/{_environment(archive)}"
+        uv = "python3 -m uv --quiet"
+        steps = [
+            "set -e",
+            f"mkdir -p {source}",
+            f"tar -xzf {archive.name} -C {source}",
+            f"if [ ! -e {environment}/installed ]; then python3 -m pip install --user --quiet uv",
+            f"{uv} venv --clear --python {PYTHON} {environment}",
+            f"{uv} pip install --python {environment}/bin/python -r {source}/{LOCK}",
+            f"touch {environment}/installed",
+            "fi",
+        ]
+        return self._ssh("install the lock's packages on every host", "all", "; ".join(steps))
+
+    def start(self, job: Job, attempt: int, archive: Archive, libtpu_init_args: str) -> Command:
+        python = f"../{_environment(archive)}/bin/python"
+        environment = {"JAX_PLATFORMS": "tpu,cpu", "PYTHONUNBUFFERED": "1"}
+        if libtpu_init_args:
+            environment["LIBTPU_INIT_ARGS"] = libtpu_init_args
+        words = [
+            *("env", *(f"{name}={value}" for name, value in environment.items())),
+            *(python, "-m", "launch.tpu_vm.agent", "start", f"{job.stage}.{attempt}", "--"),
+            *(python, "-m", "codellama_jax.train", *job.shipped_arguments),
+        ]
+        remote = f"cd {FOLDER}/{archive.digest} && {shlex.join(words)}"
+        return self._ssh(f"start {job.stage} on every host; it outlives the connection", "all", remote)
+
+    def watch(self, job: Job, attempt: int, archive: Archive, position: int) -> Command:
+        what = [f"{job.stage}.{attempt}", f"--position={position}"]
+        return self._ssh(f"follow host 0 until {job.stage} ends", "0", on_host(archive, "watch", *what))
+
+    def result(self, job: Job, attempt: int, archive: Archive) -> Command:
+        return self._ssh("how it ended on every host", "all", on_host(archive, "result", f"{job.stage}.{attempt}"))
+
+    def stop(self, archive: Archive) -> Command:
+        return self._ssh("have every host save and end", "all", on_host(archive, "stop", "-", "--seconds=0"))
+
+    # ---------------------------------------------------------------- of a run that another launcher started
+
+    def stop_any(self) -> Command:
+        newest = f"cd {FOLDER} && cd $(ls -td [0-9a-f]*/launch | head -n 1)/.."
+        return self._ssh(
+            "have every host save and end", "all", f"{newest} && python3 -m launch.tpu_vm.agent stop - --seconds=120"
+        )
+
+    def logs(self) -> Command:
+        return self._ssh("what host 0 said", "0", f"tail -n +1 {FOLDER}/jobs/*/log")
+
+    # ----------------------------------------------------------------
+
+    def _ssh(self, why: str, worker: str, remote: str) -> Command:
+        worker, remote = f"--worker={worker}", f"--command={remote}"
+        return self._gcloud(why, "tpu-vm", "ssh", self.resource, worker, "--quiet", remote)
+
+    def _gcloud(self, why: str, *words: str) -> Command:
+        place = (f"--project={self.project}", f"--zone={self.zone}")
+        return Command(("gcloud", "compute", "tpus", *words[:3], *place, *words[3:]), why)
+
+
+def _environment(archive: Archive) -> str:
+    return f"packages-{archive.lock}"
+
+
+def on_host(archive: Archive, what: str, *arguments: str) -> str:
+    """The remote command that runs launch/tpu_vm/agent.py."""
+    return f"cd {FOLDER}/{archive.digest} && {shlex.join(['python3', '-m', 'launch.tpu_vm.agent', what, *arguments])}"

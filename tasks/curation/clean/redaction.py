@@ -1,0 +1,213 @@
+"""Secrets and e-mail addresses of people, replaced by placeholders.
+
+    email        addresses: <EMAIL>
+    key          what services issue, which shows by its form, and strings given to names such as api_key: <KEY>
+    private_key  PEM and PGP blocks: <KEY>
+    password     in addresses (scheme://user:password@host), and strings given to names such as password: <PASSWORD>
+
+Left alone are addresses of domains that are nobody's (example.com and others of RFC 2606), "git@host", which names a
+service and not a person, and what stands for a secret rather than is one: words, "changeme", "${TOKEN}".
+
+Written here and not taken from detect-secrets, whose plug-ins look at every line with every rule: 0.1 MB a second, and
+they report lines, not what to replace.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from codellama_jax.config.curation import PLACEHOLDERS
+
+Span = tuple[int, int, str]  # begin, end, kind
+
+# What services' keys begin with, and look like. The first is searched for in every document, the second where it is.
+_WORD_BEFORE, _WORD_AFTER = r"(?<![A-Za-z0-9_+/-])", r"(?![A-Za-z0-9_])"
+_ISSUED = {
+    anchor.encode(): re.compile(_WORD_BEFORE + form + _WORD_AFTER)
+    for anchor, form in {
+        "AKIA": r"AKIA[0-9A-Z]{16}",  # Amazon
+        "ASIA": r"ASIA[0-9A-Z]{16}",
+        "AIza": r"AIza[0-9A-Za-z_-]{35}",  # Google
+        "GOCSPX-": r"GOCSPX-[0-9A-Za-z_-]{28}",
+        "ya29.": r"ya29\.[0-9A-Za-z_-]{30,}",
+        "AccountKey=": r"AccountKey=[0-9A-Za-z+/]{80,}={0,2}",  # Azure
+        "github_pat_": r"github_pat_[0-9A-Za-z_]{36,}",
+        "ghp_": r"ghp_[0-9A-Za-z]{36,}",
+        "gho_": r"gho_[0-9A-Za-z]{36,}",
+        "ghs_": r"ghs_[0-9A-Za-z]{36,}",
+        "ghu_": r"ghu_[0-9A-Za-z]{36,}",
+        "ghr_": r"ghr_[0-9A-Za-z]{36,}",
+        "glpat-": r"glpat-[0-9A-Za-z_-]{20,}",
+        "xox": r"xox[abeoprs]-[0-9]{6,}[0-9A-Za-z-]{10,}",  # Slack
+        "hooks.slack.com/services/": r"(?:https://)?hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,}",
+        "_live_": r"[sr]k_live_[0-9A-Za-z]{16,}",  # Stripe
+        "sk-": r"sk-(?=[0-9A-Za-z_-]*[A-Z])(?=[0-9A-Za-z_-]*[0-9])[0-9A-Za-z_-]{32,}",  # OpenAI, Anthropic
+        "hf_": r"hf_[0-9A-Za-z]{30,}",  # Hugging Face
+        "npm_": r"npm_[0-9A-Za-z]{36}",
+        "pypi-A": r"pypi-A[0-9A-Za-z_-]{60,}",
+        "SG.": r"SG\.[0-9A-Za-z_-]{20,24}\.[0-9A-Za-z_-]{39,50}",  # SendGrid
+        "dop_v1_": r"dop_v1_[0-9a-f]{64}",  # DigitalOcean
+        ":AA": r"[0-9]{8,10}:AA[0-9A-Za-z_-]{33}",  # Telegram
+        "eyJ": r"eyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{16,}",  # JSON web tokens
+    }.items()
+}
+_SHORTEST_KEY = 16
+_CONTEXT = 60  # before the last part of a key, in which its beginning is
+_BETWEEN_WORDS = bytes(not (chr(byte).isalnum() or byte in b"_-") if byte < 128 else 1 for byte in range(256))
+_DIGIT = re.compile(rb"[0-9]")
+
+_PRIVATE = "PRIVATE KEY"
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?P<of>[A-Z0-9 ]{0,30})PRIVATE KEY(?P<block> BLOCK)?-----(?P<body>(?:(?!-----).){60,20000}?)"
+    r"-----END (?P=of)PRIVATE KEY(?(block) BLOCK)-----",
+    re.DOTALL,
+)
+_KEY_MATERIAL = re.compile(r"[0-9A-Za-z+/=]{40}")
+
+# Names that secrets are given to, in lower case, and what follows such a name.
+_NAMES = ("passw", "pwd", "secret", "token", "api_key", "apikey", "api-key", "access_key", "accesskey", "auth_key")
+_GIVEN = re.compile(
+    r"[\w-]{0,40}[\"'`]?\]?(?:\s{0,3}:\s{0,3}[\w.]{1,20})?\s{0,10}(?:=>|:=|[:=](?!=))\s{0,10}[bru]?"
+    r"(?P<quote>[\"'`])(?P<value>[^\s\"'`\\]{6,256})(?P=quote)",
+)
+_RANDOM = re.compile(r"[0-9A-Za-z_+/=.~-]{20,}")  # shorter ones are mostly numbers of versions and digests
+_STANDS_FOR = re.compile(
+    r"[<{$%*]|x{4}|X{4}|\.\.\.|0{6}|1{6}|EXAMPLE|(?i:example|sample|dummy|fake|change_?me|placeholder|redacted|"
+    r"your|passw|secret|token|foobar|12345|abcd)"
+)
+
+_LOCAL = re.compile(r"[\w.%+-]{1,64}")  # of an address, matched backwards
+_DOMAIN = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[a-z]{2,12}|[A-Z]{2,12})(?![\w@(\[=])"
+)
+# Of domains that addresses are of; two letters are a country's.
+_TOPS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        com org net edu gov mil int info biz name dev app xyz online site tech store cloud email pro aero coop jobs mobi
+        museum travel asia tel post blog wiki live space world group agency systems software
+        """,
+    )
+)
+_NOBODYS = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)$", re.IGNORECASE)
+_NO_COUNTRIES = frozenset(("js", "ts", "hs", "jl", "kt"))  # but files
+_SERVICES = frozenset(("git", "hg", "svn"))
+_CREDENTIALS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>{}$]{0,64}:(?P<password>[^\s/:@\"'<>{}$]{3,128})$")
+
+
+def redacted(text: str, kinds: Collection[str] = tuple(PLACEHOLDERS)) -> tuple[str, Counter[str]]:
+    """A text without secrets and addresses, and how many of each kind were replaced.
+
+    Redacting again changes nothing.
+
+    Args:
+        kinds: of PLACEHOLDERS, which are looked for.
+    """
+    counts: Counter[str] = Counter()
+    parts: list[str] = []
+    done = 0
+    for begin, end, kind in sorted(_spans(text), key=lambda span: (span[0], -span[1])):
+        if kind not in kinds or begin < done:
+            continue
+        parts += (text[done:begin], PLACEHOLDERS[kind])
+        counts[kind] += 1
+        done = end
+    return ("".join(parts) + text[done:] if parts else text), counts
+
+
+def _spans(text: str) -> Iterator[Span]:
+    if _PRIVATE in text:
+        for match in _PRIVATE_KEY.finditer(text):
+            if _KEY_MATERIAL.search(match["body"]):
+                yield *match.span(), "private_key"
+    words = _long_words(text)
+    for anchor, form in _ISSUED.items():
+        if anchor in words:
+            for match in form.finditer(text):
+                if "EXAMPLE" not in match[0]:
+                    yield *match.span(), "key"
+    if "@" in text:
+        yield from _around_at(text)
+    if '"' in text or "'" in text or "`" in text:
+        yield from _given(text)
+
+
+def _long_words(text: str) -> bytes:
+    """What may be issued keys: stretches of 16 characters of words with a digit among them, and what is before each.
+
+    It is for speed: one look at the text, and not one for each form of key.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    ends = np.append(np.flatnonzero(np.frombuffer(data.translate(_BETWEEN_WORDS), np.uint8)), len(data))
+    lengths = np.diff(ends, prepend=-1) - 1
+    long = np.flatnonzero(lengths >= _SHORTEST_KEY)
+    spans = zip((ends[long] - lengths[long]).tolist(), ends[long].tolist(), strict=True)
+    return b"\n".join(data[max(0, begin - _CONTEXT) : end] for begin, end in spans if _DIGIT.search(data, begin, end))
+
+
+def _around_at(text: str) -> Iterator[Span]:
+    """Addresses of people, and passwords in those of hosts."""
+    at = text.find("@")
+    while at >= 0:
+        if at and not text[at - 1].isspace():
+            before = text[max(0, at - 220) : at]
+            credentials = _CREDENTIALS.search(before) if "://" in before else None
+            if credentials:
+                if not _STANDS_FOR.search(credentials["password"]):
+                    begin, end = credentials.span("password")
+                    yield at - len(before) + begin, at - len(before) + end, "password"
+            else:
+                yield from _address(text, at, before)
+        at = text.find("@", at + 1)
+
+
+def _address(text: str, at: int, before: str) -> Iterator[Span]:
+    local = _LOCAL.match(before[: -65 - 1 : -1])
+    domain = _DOMAIN.match(text, at + 1)
+    if not local or not domain:
+        return
+    name = local[0][::-1].lstrip(".%+-")
+    top = domain[0].rpartition(".")[2].lower()
+    is_top = top not in _NO_COUNTRIES if len(top) == 2 else top in _TOPS
+    if name and name not in _SERVICES and is_top and not _NOBODYS.search(domain[0]):
+        yield at - len(name), domain.end(), "email"
+
+
+def _given(text: str) -> Iterator[Span]:
+    """Strings that are given to a name which says that they are secret."""
+    lower = text.lower()
+    if len(lower) != len(text):  # a few letters are longer in lower case
+        lower = text
+    for name in _NAMES:
+        place = lower.find(name)
+        while place >= 0:
+            match = _GIVEN.match(text, place)
+            if match:
+                value = match["value"]
+                if name in ("passw", "pwd"):
+                    kind = "password" if _is_password(value) else ""
+                else:
+                    kind = "key" if _is_random(value) else ""
+                if kind:
+                    yield *match.span("value"), kind
+            place = lower.find(name, place + len(name))
+
+
+def _is_password(value: str) -> bool:
+    """Whether it is more than a word: letters, and digits or signs among them, and nothing that stands for another."""
+    letters = any(map(str.isalpha, value))
+    others = any(character.isdigit() or character in "!#^&?;,~" for character in value)
+    return letters and others and not _STANDS_FOR.search(value)
+
+
+def _is_random(value: str) -> bool:
+    """Whether it has both digits and letters, and at least 3 bits of entropy a character."""
+    if not _RANDOM.fullmatch(value) or not any(map(str.isdigit, value)) or not any(map(str.isalpha, value)):
+        return False
+    counts = Counter(value).values()
+    entropy = -sum(count / len(value) * math.log2(count / len(value)) for count in counts)
+    return entropy >= 3 and not _STANDS_FOR.search(value)
