@@ -50,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--chain", action="store_true", help="run missing earlier stages first (always at size local)")
     made.add_argument("--yes", action="store_true", help="do not ask before a chain is run")
     made.add_argument("--dry_run", action="store_true", help="print what would be run, and run nothing")
+    made.add_argument(
+        "--explain",
+        action="append",
+        metavar="NAME",
+        help="print the value of a setting or macro and what set it, and run nothing; repeatable",
+    )
     return made
 
 
@@ -62,21 +68,33 @@ def launch(flags: gin_files.Flags, options: argparse.Namespace, where: executor.
     # ---------------------------------------------------------------- which stage, which size
     here = not where.remote
     tpus = distributed.tpu_chips()
-    gin_files.load(flags.gin_files, flags.bindings, default_size="local" if here and not tpus else None)
-    stage = gin_files.resolve(Stage).stage
+    size = "local" if here and not tpus else None
+    bindings = gin_files.load(flags.gin_files, flags.bindings, default_size=size, imports=flags.imports)
+    if options.explain:
+        for name in options.explain:
+            print(bindings.explain(name))
+        return EXIT_DONE
+    stage = bindings.resolve(Stage).stage
     if here and stage.size == "local":
         print(
             f"codellama_jax: {'' if tpus else 'no TPU here, '}size local: {stage.name} on this machine's"
             f" {machine.devices()}"
         )
     if here and not tpus:
-        machine.check_memory(gin_files.resolve(Llama).llama, stage.size)
+        machine.check_memory(bindings.resolve(Llama).llama, stage.size)
 
     # ---------------------------------------------------------------- the jobs
     run_dir = RunDir(options.run_dir, offline=options.dry_run)
     more = ("--verbose",) if options.verbose else ()
     planned = experiment.plan(
-        flags, run_dir.path, options.name, run_dir.stage, more=more, chain=options.chain, shown=options.run_dir
+        flags,
+        bindings,
+        run_dir.path,
+        options.name,
+        run_dir.stage,
+        more=more,
+        chain=options.chain,
+        shown=options.run_dir,
     )
     if not planned.jobs:
         shown = f"{options.run_dir}/{planned.name}"

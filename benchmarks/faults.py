@@ -405,8 +405,7 @@ def restored(stage_dir: Path) -> str | None:
     from codellama_jax.training.checkpoints import StageCheckpoints, read_metadata
     from codellama_jax.training.initialization import restored_state
 
-    gin_files.load([str(stage_dir / "config.gin")], [])
-    config = gin_files.resolve()
+    config = gin_files.load([str(stage_dir / "config.gin")], []).resolve()
     saves = StageCheckpoints(stage_dir, config.checkpoints)
     step = saves.latest()
     expect(step is not None, f"no checkpoint in {stage_dir}")

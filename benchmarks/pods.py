@@ -16,6 +16,7 @@ from typing import Any
 
 from codellama_jax import plan
 from codellama_jax.config import gin_files
+from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.planning.aot_compile import Compiler, require_compiler
 from codellama_jax.planning.chips import GiB, Topology, topology
@@ -52,12 +53,11 @@ LONG = (  # bindings of lcft, the pass, and slices
 )
 
 
-def load(size: str, stage: str, *bindings: str) -> gin_files.Config:
-    gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
-    return plan.resolve()
+def load(size: str, stage: str, *bindings: str) -> Config:
+    return plan.shaping_config(gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings))
 
 
-def candidates(config: gin_files.Config, slice_: Topology) -> list[Change]:
+def candidates(config: Config, slice_: Topology) -> list[Change]:
     """As the size file has it where that is for the slice's chip; else from the policy that keeps most down."""
     if slice_.slice_name == OWN[config.stage.size]:
         return [Change((), slice_, config)]
@@ -65,7 +65,7 @@ def candidates(config: gin_files.Config, slice_: Topology) -> list[Change]:
     return [changed(config, slice_, remat=remat, offload=offload, micro_batches=most) for remat, offload in LADDER]
 
 
-def best(config: gin_files.Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
+def best(config: Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
     """The first candidate that fits, in as few micro-batches as let it fit, and its plan; else the last candidate."""
     facts: dict[str, Any] = {}
     change: Change | None = None

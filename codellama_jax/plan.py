@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from codellama_jax.config import gin_files
+from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.data import Tokenizer
+from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_DONE
 from codellama_jax.planning.aot_compile import NEEDED, Compiler, require_compiler
 from codellama_jax.planning.chips import CHIPS, GiB, Topology, topology
@@ -45,8 +47,7 @@ def _explain(error: BaseException) -> str | None:
 
 def _plan(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     slice_ = topology(options.topology, options.slices)
-    gin_files.load(flags.gin_files, flags.bindings)
-    config = resolve()
+    config = shaping_config(gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports))
     require_compiler()
     progress = Progress()
     if options.search:
@@ -58,13 +59,13 @@ def _plan(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def resolve() -> gin_files.Config:
-    """The parts of the loaded configuration that shape a step; a vocabulary that the tokenizer decides is its size."""
-    config = gin_files.resolve(*NEEDED)
-    return config if config.llama.vocab_size else with_vocabulary(config, gin_files.resolve(Tokenizer).tokenizer)
+def shaping_config(bindings: Bindings) -> Config:
+    """The parts of a configuration that shape a step. A vocabulary size that is left to the tokenizer is filled in."""
+    config = bindings.resolve(*NEEDED)
+    return config if config.llama.vocab_size else with_vocabulary(config, bindings.resolve(Tokenizer).tokenizer)
 
 
-def with_vocabulary(config: gin_files.Config, tokenizer: Tokenizer) -> gin_files.Config:
+def with_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
     """The configuration with the vocabulary's size where that is left to the tokenizer."""
     if config.llama.vocab_size:
         return config
@@ -93,7 +94,7 @@ class Progress:
 
 
 def plan(
-    config: gin_files.Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
+    config: Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
 ) -> dict[str, Any]:
     """The plan of a stage, as --json prints it; with `forward` that of an evaluation of one batch of it.
 
@@ -115,7 +116,7 @@ def plan(
     return result
 
 
-def searched(config: gin_files.Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
+def searched(config: Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
     """What fits of the ways to compute the stage on the slice, the fastest by its bound first: the plan of each, with
     the bindings that ask for it."""
     title = f"{config.stage.size} {config.stage.name} on {slice_.name}"
@@ -127,9 +128,7 @@ def searched(config: gin_files.Config, slice_: Topology, progress: Progress) -> 
     return [{"bindings": list(c.bindings), **summary(c.config, slice_, facts)} for c, facts in found]
 
 
-def summary(
-    config: gin_files.Config, slice_: Topology, facts: dict[str, Any], *, forward: bool = False
-) -> dict[str, Any]:
+def summary(config: Config, slice_: Topology, facts: dict[str, Any], *, forward: bool = False) -> dict[str, Any]:
     """What is printed of a compiled step. FLOPs are those of all chips, bytes those of one device."""
     stage, llama = config.stage, config.llama
     flops_per_token = llama.train_flops_per_token(stage.sequence_length) / (3 if forward else 1)
@@ -287,7 +286,7 @@ def _stage(result: dict[str, Any], seconds: float) -> str:
     return f"the stage: {result['steps']:,} steps, {seconds * result['steps'] / 86400:,.1f} days"
 
 
-def ranking_table(config: gin_files.Config, slice_: Topology, ranking: Sequence[dict[str, Any]]) -> str:
+def ranking_table(config: Config, slice_: Topology, ranking: Sequence[dict[str, Any]]) -> str:
     """A ranking for people."""
     title = f"{config.stage.size} {config.stage.name} on {slice_.name}: what fits, by its bound (not measured)"
     if not ranking:

@@ -22,6 +22,7 @@ from typing import Any
 
 from codellama_jax.config import gin_files
 from codellama_jax.config.model import Llama
+from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.report.goodput import goodput
 from codellama_jax.runtime import cli, distributed, filesystem
@@ -41,8 +42,7 @@ def _train(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         _silence_threads()
     if "CODELLAMA_JAX_LAUNCHER" in os.environ:
         cli.die_with_parent(signal.SIGTERM)
-    gin_files.load(flags.gin_files, flags.bindings)
-    config = gin_files.resolve()
+    config = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports).resolve()
     distributed.initialize()
     run_dir = options.run_dir / (options.name or config.stage.size)
     with (
@@ -50,7 +50,7 @@ def _train(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         filesystem.store_failures_as_user_errors(run_dir),
         contextlib.ExitStack() as held,
     ):
-        distributed.check_hosts_agree(code=cli.code_version(), configuration=gin_files.operative(config))
+        distributed.check_hosts_agree(code=cli.code_version(), configuration=operative_text(config))
         if filesystem.is_remote(run_dir):
             _open_bucket(run_dir)
         return run_stage(config, run_dir, held)
@@ -91,7 +91,7 @@ def _silence_threads() -> None:
     sys.unraisablehook = lambda arguments: None  # of C++ threads
 
 
-def run_stage(config: gin_files.Config, run_dir: Path, held: contextlib.ExitStack) -> int:
+def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
     """Trains a stage in run_dir/STAGE, or goes on with it, and writes its report.
 
     Args:
@@ -128,7 +128,7 @@ def run_stage(config: gin_files.Config, run_dir: Path, held: contextlib.ExitStac
     from tasks.loader import prefetched
 
     # ---------------------------------------------------------------- the run folder
-    operative = gin_files.operative(config)
+    operative = operative_text(config)
     check_same_configuration(stage_dir, operative)
     done = final_step(stage_dir)
     writes = jax.process_index() == 0  # one host writes the files that are not checkpoints, and talks
@@ -367,7 +367,7 @@ def run_stage(config: gin_files.Config, run_dir: Path, held: contextlib.ExitStac
     return EXIT_DONE
 
 
-def starting_checkpoint(config: gin_files.Config, run_dir: Path) -> Path | None:
+def starting_checkpoint(config: Config, run_dir: Path) -> Path | None:
     """The checkpoint of another stage that this one starts from, None for random parameters.
 
     Raises:
@@ -386,7 +386,7 @@ def starting_checkpoint(config: gin_files.Config, run_dir: Path) -> Path | None:
     return run_dir / stage.parent / "checkpoints" / str(step)
 
 
-def describe(config: gin_files.Config, llama: Llama, devices: str) -> dict[str, Any]:
+def describe(config: Config, llama: Llama, devices: str) -> dict[str, Any]:
     """What the report says of the stage before its first step."""
     stage = config.stage
     return {

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
-from codellama_jax.config.gin_files import Config
+from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning.chips import CHIPS, GiB, Topology, topology
 from launch.job import Job

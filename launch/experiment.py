@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codellama_jax.config import gin_files
+from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.gin_files import Flags
+from codellama_jax.config.run import Config, operative_text
 from codellama_jax.config.training import Stage
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
@@ -14,6 +16,7 @@ from launch.job import Experiment, Job
 
 def plan(
     flags: Flags,
+    bindings: Bindings,
     run_dir: str,
     name: str | None,
     folder: Callable[[str, str], Path],
@@ -22,10 +25,11 @@ def plan(
     chain: bool = False,
     shown: str | None = None,
 ) -> Experiment:
-    """The experiment that runs the stage of the loaded configuration; without jobs if it is finished.
+    """The experiment that runs the stage of a configuration; without jobs if it is finished.
 
     Args:
-        flags: whose gin files and bindings are loaded.
+        flags: of the command line.
+        bindings: what they load.
         run_dir: the folder of all runs.
         name: the run's folder in it; None: the size.
         folder: where what a stage (run, stage) says of itself can be read on this machine.
@@ -36,11 +40,11 @@ def plan(
     Raises:
         UserError: a stage was made by another configuration; one is missing that may not, or cannot, be run.
     """
-    config = gin_files.resolve()
+    config = bindings.resolve()
     stage = config.stage
     name = name or stage.size
     shown = f"{shown or run_dir}/{name}"
-    check_same_configuration(folder(name, stage.name), gin_files.operative(config))
+    check_same_configuration(folder(name, stage.name), operative_text(config))
     if final_step(folder(name, stage.name)) is not None:
         return Experiment(name, run_dir, ())
     given = [str(gin_files.find(file)) for file in flags.gin_files]
@@ -54,11 +58,12 @@ def plan(
     shipped = gin_files.shipped_stages()
     chain = chain or stage.size == "local"
 
-    def job(of: gin_files.Config, files: list[str]) -> Job:
-        return Job(of.stage.name, tuple(files), tuple(flags.bindings), run_dir, name, more, of)
+    def job(of: Config, files: list[str]) -> Job:
+        imports = tuple(f"--import={module}" for module in flags.imports)
+        return Job(of.stage.name, tuple(files), tuple(flags.bindings), run_dir, name, (*imports, *more), of)
 
     jobs = [job(config, given)]
-    unused = set(gin_files.unused())
+    unused = set(bindings.unused)
     first: Stage = stage
     while (parent := first.parent) is not None:
         ended = final_step(folder(name, parent)) is not None
@@ -69,11 +74,11 @@ def plan(
         if parent not in shipped or parent in [job.stage for job in jobs]:
             raise UserError(f"{first.name} starts from {parent}, which is not finished in {shown} and has no gin file")
         files = [str(shipped[parent]), *common]
-        gin_files.load(files, flags.bindings)
-        before = gin_files.resolve()
+        of_parent = gin_files.load(files, flags.bindings, imports=flags.imports)
+        before = of_parent.resolve()
         # every stage is checked before the first one runs, and one that has run as well
-        check_same_configuration(folder(name, parent), gin_files.operative(before))
-        unused &= set(gin_files.unused())
+        check_same_configuration(folder(name, parent), operative_text(before))
+        unused &= set(of_parent.unused)
         if ended:
             break
         jobs.insert(0, job(before, files))

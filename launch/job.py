@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from codellama_jax.config.gin_files import Config
+from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 
 ROOT = Path(__file__).resolve().parent.parent

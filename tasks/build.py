@@ -76,8 +76,8 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, arguments: list[
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers={options.workers} must be at least 1", EXIT_USAGE)
     task = options.task or "code"
-    gin_files.load(["gin/data.gin", *flags.gin_files], flags.bindings)
-    config = gin_files.resolve(Corpus, Filters, Quality, Build, Decontamination)
+    bindings = gin_files.load(["gin/data.gin", *flags.gin_files], flags.bindings, imports=flags.imports)
+    config = bindings.resolve(Corpus, Filters, Quality, Build, Decontamination)
     corpus = config.corpus
     if options.source:
         places: dict[str, Any] = {task: tuple(options.source)}

@@ -87,8 +87,8 @@ def list_mixtures(bindings: list[str]) -> None:
     print("tasks: " + "  ".join(STREAMS))
     print("mixtures (shares of tokens):")
     for stage, file in gin_files.shipped_stages().items():
-        gin_files.load([str(file)], bindings, default_size="local")
-        shares = gin_files.resolve(Mixture).mixture.shares
+        mixture = gin_files.load([str(file)], bindings, default_size="local").resolve(Mixture).mixture
+        shares = mixture.shares
         print(f"  {stage + '_mixture':20s}" + "  ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 
 
@@ -104,13 +104,13 @@ def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
         raise UserError(message, EXIT_USAGE)
     if flags.gin_files or mixture_stage:
         files = flags.gin_files or [str(stages[mixture_stage or options.task])]
-        gin_files.load(files, flags.bindings, default_size="local")
-        length = gin_files.resolve(Stage).stage.sequence_length
+        bindings = gin_files.load(files, flags.bindings, default_size="local", imports=flags.imports)
+        length = bindings.resolve(Stage).stage.sequence_length
     else:
-        gin_files.load(["gin/data.gin"], flags.bindings)
+        bindings = gin_files.load(["gin/data.gin"], flags.bindings, imports=flags.imports)
         length = SEQUENCE_LENGTH
-    config = gin_files.resolve(*DATA)
-    mixture = gin_files.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
+    config = bindings.resolve(*DATA)
+    mixture = bindings.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
     tokenizer = trained_tokenizer(
         config.corpus, config.filters, config.tokenizer, lambda line: print(line, file=sys.stderr)
     )

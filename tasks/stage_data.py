@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax.config.gin_files import Config
+from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import Tokenizer

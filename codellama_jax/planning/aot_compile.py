@@ -27,8 +27,8 @@ from typing import Any
 
 from codellama_jax.config import gin_files
 from codellama_jax.config.data import STREAMS, Packing
-from codellama_jax.config.gin_files import Config
 from codellama_jax.config.model import Llama
+from codellama_jax.config.run import PARTS, Config, operative_text
 from codellama_jax.config.training import AdamW, Mesh, Stage
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning import roofline
@@ -106,10 +106,10 @@ class Compiler:
         paths = [PACKAGE / source for source in SOURCES]
         files = sorted(file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path]))
         versions = [importlib.metadata.version(package) for package in ("jax", "jaxlib", "libtpu", "optax", "flax")]
-        parts = {attribute: kind for attribute, kind in gin_files.PARTS.items() if kind in NEEDED}
+        parts = {attribute: kind for attribute, kind in PARTS.items() if kind in NEEDED}
         shaping = Config(**{attribute: getattr(config, attribute) for attribute in parts})
         for text in (
-            gin_files.operative(shaping),
+            operative_text(shaping),
             slice_.name,
             pass_,
             os.environ.get("LIBTPU_INIT_ARGS", ""),
@@ -120,7 +120,7 @@ class Compiler:
         return digest.hexdigest()[:32]
 
     def _compile(self, config: Config, slice_: Topology, pass_: str, folder: Path, estimate: bool) -> dict[str, Any]:
-        (folder / "config.gin").write_text(gin_files.operative(config), encoding="utf-8")
+        (folder / "config.gin").write_text(operative_text(config), encoding="utf-8")
         begun = time.monotonic()
         with (folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
@@ -239,8 +239,7 @@ def _main(folder: Path, slice_: Topology, pass_: str) -> None:
     def leave(what: str, content: dict[str, Any]) -> None:
         write_atomically(folder / f"{what}.json", json.dumps(content))
 
-    gin_files.load([str(folder / "config.gin")], [])
-    config = gin_files.resolve(*NEEDED)
+    config = gin_files.load([str(folder / "config.gin")], []).resolve(*NEEDED)
     try:
         lowered, described = _lowered(config, slice_, pass_)
     except UserError as error:

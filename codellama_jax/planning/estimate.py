@@ -5,7 +5,7 @@ Of the 110 rows of docs/pods.md, which the compiler made, memory is between 5% u
 block, and of what exists for a while the largest.
 """
 
-from codellama_jax.config.gin_files import Config
+from codellama_jax.config.run import Config
 from codellama_jax.planning.chips import Topology
 from codellama_jax.sharding import axis_sizes
 

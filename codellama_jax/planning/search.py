@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from codellama_jax.config.gin_files import Config
+from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.planning.aot_compile import Compiler
 from codellama_jax.planning.chips import Topology

@@ -9,8 +9,9 @@ import pytest
 
 from codellama_jax.config import gin_files
 from codellama_jax.config.data import Chat, Corpus, Fim, Mixture, Tokenizer
-from codellama_jax.config.gin_files import ROOT, load, operative, resolve, split_flags
+from codellama_jax.config.gin_files import ROOT, load, split_flags
 from codellama_jax.config.model import Llama
+from codellama_jax.config.run import UNRESOLVED, operative_text
 from codellama_jax.config.training import AdamW, Checkpoints, Stage
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.sharding import axis_sizes
@@ -39,8 +40,7 @@ def files(stage, size):
 
 def configure(stage, size, *bindings):
     extra = [f"{NOT_IN_THE_PAPER[stage, size]}=5"] if (stage, size) in NOT_IN_THE_PAPER else []
-    load(files(stage, size), [*(GIVEN if size != "local" else []), *extra, *bindings])
-    return resolve()
+    return load(files(stage, size), [*(GIVEN if size != "local" else []), *extra, *bindings]).resolve()
 
 
 def message(function, *arguments, **keywords):
@@ -56,8 +56,7 @@ def refused(*bindings, stage="code"):
     """The message that these bindings lead to, in loading or in resolving."""
 
     def run():
-        load([f"gin/{stage}.gin"], bindings, default_size="local")
-        resolve()
+        load([f"gin/{stage}.gin"], bindings, default_size="local").resolve()
 
     return message(run)
 
@@ -176,20 +175,20 @@ def test_shipped_stages():
 
 @pytest.mark.parametrize("stage, size", [(stage, size) for stage, size in COMBINATIONS if size != "local"])
 def test_all_that_is_required_is_named_at_once(stage, size):
-    load(files(stage, size), [])
+    loaded = load(files(stage, size), [])
     expected = {name for name, stages in REQUIRED.items() if stage in stages}
     expected |= {NOT_IN_THE_PAPER[stage, size]} if (stage, size) in NOT_IN_THE_PAPER else set()
-    said = message(resolve)
+    said = message(loaded.resolve)
     assert set(re.findall(r"--gin\.(\w+)=VALUE", said)) == expected
     assert "gin/published.gin" in said
 
 
 def test_a_tool_is_stopped_only_by_what_it_needs():
-    load(files("code", "7b"), ["CODE_CORPUS=/c", "NL_CODE_CORPUS=/n", "NL_CORPUS=/l"])
-    config = resolve(Corpus, Stage)
+    loaded = load(files("code", "7b"), ["CODE_CORPUS=/c", "NL_CODE_CORPUS=/n", "NL_CORPUS=/l"])
+    config = loaded.resolve(Corpus, Stage)
     assert (config.corpus.code, config.stage.steps) == ("/c", 119_209)
-    assert config.checkpoints is gin_files.UNRESOLVED
-    assert re.findall(r"--gin\.(\w+)=VALUE", message(resolve, Checkpoints, Tokenizer, Corpus)) == [
+    assert config.checkpoints is UNRESOLVED
+    assert re.findall(r"--gin\.(\w+)=VALUE", message(loaded.resolve, Checkpoints, Tokenizer, Corpus)) == [
         "TOKENIZER",
         "INITIAL_CHECKPOINT",
     ]
@@ -198,15 +197,15 @@ def test_a_tool_is_stopped_only_by_what_it_needs():
 def test_required_inside_a_dict_and_without_a_file(tmp_path):
     own = tmp_path / "own.gin"
     own.write_text("SHARE = %gin.REQUIRED\nMixture.shares = {'code': %SHARE, 'nl': 0.5}\n")
-    load(["gin/code.gin", str(own)], [], default_size="local")
-    assert "--gin.SHARE=VALUE" in message(resolve)
-    load(["gin/code.gin", str(own)], ["SHARE=0.5"], default_size="local")
-    assert resolve(Mixture).mixture.shares == {"code": 0.5, "nl": 0.5}
+    loaded = load(["gin/code.gin", str(own)], [], default_size="local")
+    assert "--gin.SHARE=VALUE" in message(loaded.resolve)
+    loaded = load(["gin/code.gin", str(own)], ["SHARE=0.5"], default_size="local")
+    assert loaded.resolve(Mixture).mixture.shares == {"code": 0.5, "nl": 0.5}
 
-    load([], [])
-    assert resolve(Fim, Chat).fim == Fim()
-    assert "--gin_file=gin/code.gin" in message(resolve, Stage)
-    assert "--gin_file=gin/models/7b.gin" in message(resolve, Llama)
+    nothing = load([], [])
+    assert nothing.resolve(Fim, Chat).fim == Fim()
+    assert "--gin_file=gin/code.gin" in message(nothing.resolve, Stage)
+    assert "--gin_file=gin/models/7b.gin" in message(nothing.resolve, Llama)
 
 
 # ---------------------------------------------------------------- order
@@ -215,10 +214,8 @@ def test_required_inside_a_dict_and_without_a_file(tmp_path):
 @pytest.mark.parametrize("stage, size", [("code", "local"), ("instruct", "70b"), ("python_lcft", "34b")])
 def test_a_size_knows_more_than_a_stage_whatever_the_order(stage, size):
     given = GIVEN if size != "local" else []
-    load(files(stage, size), given)
-    forwards = resolve()
-    load(files(stage, size)[::-1], given)
-    assert resolve() == forwards
+    forwards = load(files(stage, size), given).resolve()
+    assert load(files(stage, size)[::-1], given).resolve() == forwards
 
 
 def test_later_wins_and_flags_win_over_files(tmp_path):
@@ -227,42 +224,40 @@ def test_later_wins_and_flags_win_over_files(tmp_path):
     two.write_text("CODE_STEPS = 22\n")
     code, size = files("code", "7b")
     for order in ([one, code, two, size], [code, size, one, two], [size, one, two, code]):
-        load(list(map(str, order)), [])
-        config = resolve(Stage)
+        loaded = load(list(map(str, order)), [])
+        config = loaded.resolve(Stage)
         assert (config.stage.steps, config.stage.seed) == (22, 1)
-        assert "--gin.CODE_CORPUS" not in message(resolve), "a size's REQUIRED must not undo the user's own file"
-    load([code, size, str(two), str(one)], [])
-    assert resolve(Stage).stage.steps == 11
-    load([code, size, str(two), str(one)], ["CODE_STEPS=33", "CODE_STEPS=44", "Stage.seed=5"])
-    assert (resolve(Stage).stage.steps, resolve(Stage).stage.seed) == (44, 5)
+        assert "--gin.CODE_CORPUS" not in message(loaded.resolve), "a size's REQUIRED must not undo the user's own file"
+    assert load([code, size, str(two), str(one)], []).resolve(Stage).stage.steps == 11
+    stage = load([code, size, str(two), str(one)], ["CODE_STEPS=33", "CODE_STEPS=44", "Stage.seed=5"]).resolve(Stage)
+    assert (stage.stage.steps, stage.stage.seed) == (44, 5)
 
 
-def test_nothing_of_an_earlier_load_remains_and_a_failed_one_changes_nothing():
-    load(["gin/code.gin"], ["Stage.seed=7"], default_size="local")
+def test_configurations_live_side_by_side():
+    first = load(["gin/code.gin"], ["Stage.seed=7"], default_size="local")
+    before = first.resolve()
     message(load, ["gin/code.gin"], ["Stage.sed=8"], default_size="local")
-    assert resolve(Stage).stage.seed == 7
-    load(["gin/code.gin"], [], default_size="local")
-    assert resolve(Stage).stage.seed == 0
+    second = load(["gin/lcft.gin"], ["LCFT_STEPS=3"], default_size="local")
+    assert (second.resolve().stage.name, second.resolve().stage.seed) == ("lcft", 0)
+    assert first.resolve() == before and before.stage.seed == 7, "loading another changes nothing"
+    assert load(["gin/code.gin"], [], default_size="local").resolve(Stage).stage.seed == 0
 
 
 def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    load(["gin/python_lcft.gin"], [], default_size="local")
-    assert resolve().stage.name == "python_lcft"
+    assert load(["gin/python_lcft.gin"], [], default_size="local").resolve().stage.name == "python_lcft"
     (tmp_path / "part.gin").write_text("Stage.seed = 3\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "own.gin").write_text("include 'gin/code.gin'\ninclude 'beside.gin'\nStage.seed = 4\n")
     (tmp_path / "sub" / "beside.gin").write_text("include 'part.gin'\nStage.micro_batches = 2\n")
-    load(["sub/own.gin"], [], default_size="local")
-    assert (resolve(Stage).stage.seed, resolve(Stage).stage.micro_batches) == (4, 2)
+    stage = load(["sub/own.gin"], [], default_size="local").resolve(Stage).stage
+    assert (stage.seed, stage.micro_batches) == (4, 2)
     assert gin_files.find("part.gin") == tmp_path / "part.gin"
 
 
 def test_default_size():
-    load(["gin/code.gin"], [], default_size="local")
-    assert resolve(Stage).stage.size == "local"
-    load(files("code", "7b"), [], default_size="local")
-    assert resolve(Stage).stage.size == "7b"
+    assert load(["gin/code.gin"], [], default_size="local").resolve(Stage).stage.size == "local"
+    assert load(files("code", "7b"), [], default_size="local").resolve(Stage).stage.size == "7b"
     said = message(load, ["gin/code.gin"], [])
     assert all(f"--gin_file=gin/models/{size}.gin" in said for size in SIZES)
 
@@ -301,8 +296,8 @@ def test_split_flags():
     ],
 )
 def test_values_of_flags(text, value):
-    load(["gin/code.gin"], [f"CODE_CORPUS={text}"], default_size="local")
-    assert resolve(Corpus).corpus.code == value
+    loaded = load(["gin/code.gin"], [f"CODE_CORPUS={text}"], default_size="local")
+    assert loaded.resolve(Corpus).corpus.code == value
 
 
 @pytest.mark.parametrize(
@@ -318,26 +313,95 @@ def test_values_of_flags(text, value):
 )
 def test_places_patterns_and_languages_may_be_several(binding, value, tmp_path):
     """They come as a tuple, whether a list or a tuple was written; and the operative configuration says the same."""
-    load(["gin/code.gin"], [binding], default_size="local")
-    config = resolve()
+    config = load(["gin/code.gin"], [binding], default_size="local").resolve()
     setting = binding.partition("=")[0]
     given = config.corpus.code if setting == "CODE_CORPUS" else getattr(config.filters, setting.partition(".")[2])
     assert given == (value if value is None else tuple(value))
-    (tmp_path / "config.gin").write_text(operative(config))
-    load([str(tmp_path / "config.gin")], [])
-    assert resolve() == config
+    (tmp_path / "config.gin").write_text(operative_text(config))
+    assert load([str(tmp_path / "config.gin")], []).resolve() == config
 
 
 def test_an_integer_serves_as_a_number():
-    load(["gin/code.gin"], ["AdamW.clip_norm=1", "Mixture.shares={'code': 1}"], default_size="local")
-    config = resolve(AdamW, Mixture)
+    loaded = load(["gin/code.gin"], ["AdamW.clip_norm=1", "Mixture.shares={'code': 1}"], default_size="local")
+    config = loaded.resolve(AdamW, Mixture)
     assert type(config.adamw.clip_norm) is float
     assert type(config.mixture.shares["code"]) is float
 
 
 def test_unused_macros_of_other_stages_are_known():
-    load(["gin/code.gin"], ["LCFT_STEPS=5", "CODE_STEPS=6"], default_size="local")
-    assert gin_files.unused() == ["LCFT_STEPS"]
+    loaded = load(["gin/code.gin"], ["LCFT_STEPS=5", "CODE_STEPS=6"], default_size="local")
+    assert loaded.unused == ("LCFT_STEPS",)
+
+
+# ---------------------------------------------------------------- what set a value
+
+
+def test_explain_follows_macros_to_file_and_line():
+    loaded = load(["gin/code.gin"], [], default_size="local")
+    value, *lines = loaded.explain("Stage.steps").splitlines()
+    assert value == "Stage.steps = 1500"
+    assert [line.split() for line in lines] == [
+        [f"gin/code.gin:{line_of('gin/code.gin', 'Stage.steps')}", *["Stage.steps", "=", "%CODE_STEPS"]],
+        [f"gin/models/local.gin:{line_of('gin/models/local.gin', 'CODE_STEPS')}", *["CODE_STEPS", "=", "1500"]],
+    ]
+
+
+def test_explain_shows_flags_what_they_override_defaults_and_what_is_missing(tmp_path):
+    own = tmp_path / "own.gin"
+    own.write_text("CODE_STEPS = 7\n")
+    lines = load(["gin/code.gin", str(own)], ["CODE_STEPS=9"], default_size="local").explain("CODE_STEPS").splitlines()
+    assert lines[0] == "CODE_STEPS = 9" and lines[1].split()[0] == "--gin.CODE_STEPS=9"
+    overridden = [line.split()[0] for line in lines if "(overridden)" in line]
+    assert overridden[0] == f"{own}:1" and overridden[1].startswith("gin/models/local.gin:")
+
+    loaded = load(files("code", "7b"), [])
+    assert loaded.explain("AdamW.beta1").splitlines()[0] == "AdamW.beta1 = 0.9"
+    assert "codellama_jax/config/training.py" in loaded.explain("AdamW.beta1")
+    assert loaded.explain("Tokenizer.model").splitlines()[0] == "Tokenizer.model = required and not given"
+    assert "did you mean Stage.steps?" in message(loaded.explain, "Stage.step")
+    assert "unknown macro CODE_STEP: did you mean CODE_STEPS" in message(loaded.explain, "CODE_STEP")
+
+
+def line_of(file: str, name: str) -> int:
+    lines = (ROOT / file).read_text().splitlines()
+    return 1 + next(number for number, line in enumerate(lines) if line.startswith(f"{name} ="))
+
+
+# ---------------------------------------------------------------- imports
+
+
+def test_imports_of_files_and_flags_reach_the_configuration(tmp_path):
+    own = tmp_path / "own.gin"
+    own.write_text("import my_package.tasks\nStage.seed = 2\n")
+    flags = split_flags([f"--gin_file={own}", "--import=other", "--import", "third.tasks", "--gin_file=gin/code.gin"])
+    loaded = load(flags.gin_files, flags.bindings, default_size="local", imports=flags.imports)
+    config = loaded.resolve()
+    assert config.imports == ("my_package.tasks", "other", "third.tasks"), "none of which exists: nothing is imported"
+    (tmp_path / "config.gin").write_text(operative_text(config))
+    assert load([str(tmp_path / "config.gin")], []).resolve() == config
+    assert "--import=my_package.tasks" in message(split_flags, ["--import"])
+    assert "is no module" in message(split_flags, ["--import=a/b.py"])
+
+
+# ---------------------------------------------------------------- configurations of earlier versions
+
+
+@pytest.mark.parametrize(
+    "text, now",
+    [
+        ("Stream.lanes = 2", ("data_loader", "readers", 2)),
+        ("Stream.seed = 9", ("data_loader", "seed", 9)),
+        ("BadSteps.spike = 1.5", ("loss_spikes", "spike", 1.5)),
+    ],
+)
+def test_settings_are_read_under_the_names_they_had(text, now, tmp_path):
+    part, field, value = now
+    (tmp_path / "old.gin").write_text(text + "\n")
+    config = load(["gin/code.gin", str(tmp_path / "old.gin")], [], default_size="local").resolve()
+    assert getattr(getattr(config, part), field) == value
+    saved = operative_text(config).replace("DataLoader.readers", "Stream.lanes").replace("DataLoader.", "Stream.")
+    assert gin_files.differences(saved.replace("LossSpikes.", "BadSteps."), operative_text(config)) == []
+    assert load(["gin/code.gin"], [text.replace(" ", "")], default_size="local").resolve() == config
 
 
 # ---------------------------------------------------------------- what users get wrong
@@ -364,7 +428,7 @@ def test_unused_macros_of_other_stages_are_known():
         ("CODE_LEARNING_RATE=True", "expected a number"),
         ("Packing.mask_documents=true", "expected True or False"),
         ("CODE_CORPUS=3", "Corpus.code = 3 (--gin.CODE_CORPUS=3): expected a string"),
-        ("CODE_CORPUS=@Stage", "Corpus.code = @Stage"),
+        ("CODE_CORPUS=@Stage", "cannot read the value of --gin.CODE_CORPUS=@Stage"),
         ("CODE_CORPUS=['/a', 3]", "Corpus.code = ['/a', 3] (--gin.CODE_CORPUS=['/a', 3]): expected a string"),
         ("Filters.languages=Python", "Filters.languages = 'Python' (--gin.Filters.languages=Python): expected"),
         ("Filters.ignore=None", "Filters.ignore = None (--gin.Filters.ignore=None): expected"),
@@ -406,7 +470,8 @@ def test_wrong_flags(binding, said):
         ("Stage.seed = 1 2\n", "own.gin:1: cannot read 'Stage.seed = 1 2'"),
         ("Mixture.shares = {'code': 1.0\n", "own.gin"),
         ("Stage.seed = @Foo()\n", "own.gin"),
-        ("import os\n", "own.gin:1: import has no place"),
+        ("import os as x\n", "own.gin:1: write import PACKAGE.MODULE, without from and as"),
+        ("from os import path\n", "own.gin:1: write import PACKAGE.MODULE, without from and as"),
         ("include 'gin/dat.gin'\n", "own.gin includes gin/dat.gin, which does not exist: did you mean gin/data.gin?"),
         ("include 'own.gin'\n", "own.gin includes itself"),
     ],
@@ -415,8 +480,7 @@ def test_wrong_files(tmp_path, text, said):
     (tmp_path / "own.gin").write_text(text)
 
     def run():
-        load(["gin/code.gin", str(tmp_path / "own.gin")], [], default_size="local")
-        resolve()
+        load(["gin/code.gin", str(tmp_path / "own.gin")], [], default_size="local").resolve()
 
     assert said in message(run)
 
@@ -439,20 +503,20 @@ def test_unreadable_file(tmp_path):
 @pytest.mark.parametrize("stage, size", COMBINATIONS)
 def test_operative_configuration_reproduces_itself(stage, size, tmp_path):
     config = configure(stage, size, "CODE_CORPUS='/it\\'s \"here\"'", "Stage.seed=3")
-    text = operative(config)
+    text = operative_text(config)
     assert "%" not in text
     (tmp_path / "config.gin").write_text(text)
-    load([str(tmp_path / "config.gin")], [])
-    assert resolve() == config
-    assert operative(resolve()) == text
+    again = load([str(tmp_path / "config.gin")], []).resolve()
+    assert again == config
+    assert operative_text(again) == text
 
 
 def test_differences():
-    before = operative(configure("code", "local"))
+    before = operative_text(configure("code", "local"))
     other = ["Checkpoints.every=7", "Checkpoints.keep=9", "Evaluation.every=3", "Mesh.fsdp=1", "Llama.remat='full'"]
-    assert gin_files.differences(before, operative(configure("code", "local", *other))) == []
+    assert gin_files.differences(before, operative_text(configure("code", "local", *other))) == []
     assert gin_files.differences(before.replace("0.002", "2e-3"), before) == []
-    after = operative(configure("code", "local", "CODE_LEARNING_RATE=1e-3", "Checkpoints.initial=/x"))
+    after = operative_text(configure("code", "local", "CODE_LEARNING_RATE=1e-3", "Checkpoints.initial=/x"))
     assert gin_files.differences(before, after) == [
         "AdamW.peak_learning_rate: 0.002 there, 0.001 here",
         "Checkpoints.initial: 'scratch' there, '/x' here",
@@ -464,15 +528,15 @@ def test_differences():
 
 
 def test_import_is_light():
-    """No framework and no waiting, also when the module is run and so registers its classes twice."""
+    """No framework and no waiting, also when the module is run as __main__."""
     code = (
         "import runpy, sys, time, warnings; warnings.simplefilter('ignore')\n"
         "import codellama_jax.config.gin_files\n"
         "seconds = time.process_time()\n"
         "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'orbax', 'absl'} & set(sys.modules)\n"
         "runpy.run_module('codellama_jax.config.gin_files', run_name='__main__')\n"
-        "codellama_jax.config.gin_files.load(['gin/code.gin'], [], default_size='local')\n"
-        "print(sorted(heavy), seconds < 0.5, codellama_jax.config.gin_files.resolve().stage.name)\n"
+        "loaded = codellama_jax.config.gin_files.load(['gin/code.gin'], [], default_size='local')\n"
+        "print(sorted(heavy), seconds < 0.5, loaded.resolve().stage.name)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[] True code\n", done.stdout + done.stderr

@@ -73,9 +73,9 @@ def cloud(tmp_path, monkeypatch, store):
 
 def test_a_slice_that_is_preempted_and_then_loses_a_host_goes_on_from_the_bucket(cloud, store, capfd):
     files = ("gin/code.gin", "gin/models/local.gin")
-    gin_files.load(files, TOY)
+    config = gin_files.load(files, TOY).resolve()
     paths = tuple(str(ROOT / file) for file in files)
-    job = Job("code", paths, TOY, "gs://bucket/runs", "toy", (), gin_files.resolve())
+    job = Job("code", paths, TOY, "gs://bucket/runs", "toy", (), config)
     harm = threading.Thread(target=harmed, args=(cloud, store))
     harm.start()
     needs = Requirements(topology=topology("v5p:2x2x2"), restarts=2)

@@ -20,8 +20,8 @@ def rows():
         if found := ROW.fullmatch(line):
             size, stage, slice_, peak, hours, flags = found.groups()
             bindings = [flag.removeprefix("--gin.") for flag in flags.split()]
-            gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
-            yield plan.resolve(), topology(slice_), float(peak) * GiB, float(hours.replace(",", ""))
+            loaded = gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
+            yield plan.shaping_config(loaded), topology(slice_), float(peak) * GiB, float(hours.replace(",", ""))
 
 
 def test_memory_and_hours_are_near_the_compilers():
@@ -40,5 +40,5 @@ def test_memory_and_hours_are_near_the_compilers():
 )
 def test_what_is_too_small(slice_, fits):
     """7B needs 16 bytes for each of 6.7e9 parameters, and four parts of its batch pass through 8 chips one by one."""
-    gin_files.load(["gin/code.gin", "gin/models/7b.gin"], ["Stage.micro_batches=8"])
-    assert estimate.fits(plan.resolve(), topology(slice_)) == fits
+    loaded = gin_files.load(["gin/code.gin", "gin/models/7b.gin"], ["Stage.micro_batches=8"])
+    assert estimate.fits(plan.shaping_config(loaded), topology(slice_)) == fits

@@ -44,8 +44,7 @@ SLICE = topology("v5p:4x4x4")
 
 def shipped(*bindings, stage="code", size="7b"):
     """As the gin files have it."""
-    gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings)
-    return plan.resolve()
+    return plan.shaping_config(gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings))
 
 
 def load(*bindings, stage="code", size="7b"):

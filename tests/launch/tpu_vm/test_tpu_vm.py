@@ -30,9 +30,9 @@ ACTIVE = {"out": "ACTIVE\n"}
 def job(stage="lcft") -> Job:
     files = [f"gin/{stage}.gin", "gin/models/7b.gin"]
     bindings = (*BINDINGS, "INITIAL_CHECKPOINT=gs://b/llama")
-    gin_files.load(files, bindings)
+    config = gin_files.load(files, bindings).resolve()
     paths = tuple(str(ROOT / file) for file in files)
-    return Job(stage, paths, bindings, "gs://b/runs", "seven", (), gin_files.resolve())
+    return Job(stage, paths, bindings, "gs://b/runs", "seven", (), config)
 
 
 def executor(restarts: int = 2, **more) -> TpuVm:

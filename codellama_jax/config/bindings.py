@@ -1,0 +1,274 @@
+"""What gin files and flags bind, as a value: it resolves to the dataclasses of config/run.py and explains itself."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from codellama_jax.config.run import CURATION_PARTS, PARTS, SETTINGS, Config
+from codellama_jax.errors import EXIT_USAGE, UserError
+
+
+def usage_error(message: str) -> UserError:
+    """A UserError that exits with EXIT_USAGE."""
+    return UserError(message, EXIT_USAGE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """A reference to a macro, %NAME, in the value of a binding. The macro "gin.REQUIRED" is a constant: a value is
+    missing."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+REQUIRED = Macro("gin.REQUIRED")
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """One assignment.
+
+    Attributes:
+        name: of a setting ("Stage.steps") or of a macro ("CODE_STEPS").
+        value: Python literals, with a Macro for each reference.
+        origin: where it was made: "gin/code.gin:12", or the flag as it was given.
+    """
+
+    name: str
+    value: Any
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bindings:
+    """A loaded configuration.
+
+    Attributes:
+        bound: all assignments in the order in which they apply: of two of one name, the later counts.
+        unused: macros given as flags that no setting of this configuration refers to.
+        imports: modules that the gin files and flags ask to be imported.
+        stage_files, size_files: gin files to name where the user gave none, as they are shown to a person.
+    """
+
+    bound: tuple[Binding, ...]
+    unused: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    stage_files: tuple[str, ...] = ()
+    size_files: tuple[str, ...] = ()
+
+    @property
+    def effective(self) -> Mapping[str, Binding]:
+        """Name -> the assignment that counts."""
+        return {binding.name: binding for binding in self.bound}
+
+    def resolve(self, *kinds: type) -> Config:
+        """The dataclasses that these bindings describe: all of a run, or only `kinds`, whose values alone are then
+        required.
+
+        Raises:
+            UserError: values that are required and not given (all of them in one message), a value of the wrong type,
+                or one that its dataclass refuses.
+        """
+        effective = self.effective
+        kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in CURATION_PARTS)
+        asked = {attribute: kind for attribute, kind in PARTS.items() if kind in kinds}
+        parts, missing = dict[str, dict[str, Any]](), list[str]()
+        for attribute, kind in asked.items():
+            parts[attribute] = values = {}
+            hints = typing.get_type_hints(kind)
+            for field in dataclasses.fields(kind):
+                setting = f"{kind.__name__}.{field.name}"
+                if setting in effective:
+                    values[field.name] = _value(effective, setting, hints[field.name], missing)
+                elif field.default is dataclasses.MISSING:
+                    missing.append(setting)
+        if missing:
+            raise self._required(list(dict.fromkeys(missing)))
+        try:
+            made: dict[str, Any] = {attribute: kind(**parts[attribute]) for attribute, kind in asked.items()}
+        except (ValueError, ZeroDivisionError) as error:
+            zero = isinstance(error, ZeroDivisionError)
+            raise usage_error("a dimension, length or number of parts is 0" if zero else str(error)) from error
+        return Config(**made, imports=self.imports)
+
+    def _required(self, missing: list[str]) -> UserError:
+        if "Stage.name" in missing:
+            return usage_error(f"no stage file is given: {one_of(self.stage_files)}")
+        if "Llama.dim" in missing or "Stage.size" in missing:
+            return usage_error(f"no size file is given: {one_of(self.size_files)}")
+        flags = " ".join(f"--gin.{name}=VALUE" for name in missing)
+        effective = self.effective
+        files = dict.fromkeys(effective[name].origin.rpartition(":")[0] for name in missing if name in effective)
+        seen = f" (see {', '.join(files)})" if files else ""
+        return usage_error(f"required and not given{seen}: add {flags}")
+
+    def explain(self, name: str) -> str:
+        """The value of a setting or macro and the assignments that led to it, one line each, through macros:
+
+            Stage.steps = 1500
+              gin/code.gin:25            Stage.steps = %CODE_STEPS
+              gin/models/local.gin:35    CODE_STEPS = 1500
+
+        Assignments that were overridden follow, marked as such.
+
+        Raises:
+            UserError: no such setting or macro; names the nearest.
+        """
+        effective = self.effective
+        if name not in effective and name not in SETTINGS:
+            raise usage_error(f"--explain={name}: {unknown(name, {b.name for b in self.bound if '.' not in b.name})}")
+        chain = list(_chain(effective, name))
+        if chain:
+            value, _ = _follow(effective, chain[0].value, name)
+            shown = "required and not given" if value is REQUIRED else repr(value)
+            rows = [(binding.origin, f"{binding.name} = {binding.value!r}") for binding in chain]
+        else:
+            kind, _, field = name.rpartition(".")
+            of = next(part for part in PARTS.values() if part.__name__ == kind)
+            default = next(f.default for f in dataclasses.fields(of) if f.name == field)
+            required = default is dataclasses.MISSING
+            shown = "required and not given" if required else repr(default)
+            rows = [(f"{of.__module__.replace('.', '/')}.py", "no default" if required else f"the default of {kind}")]
+        names = {binding.name for binding in chain}
+        rows += [
+            (binding.origin, f"{binding.name} = {binding.value!r}    (overridden)")
+            for binding in reversed(self.bound)
+            if binding.name in names and binding is not effective[binding.name]
+        ]
+        width = max(len(origin) for origin, _ in rows)
+        return "\n".join([f"{name} = {shown}", *(f"  {origin.ljust(width)}    {text}" for origin, text in rows)])
+
+
+def check_names(bound: Iterable[Binding], known_macros: Iterable[str]) -> set[str]:
+    """The macros that these bindings use.
+
+    Args:
+        bound: in the order in which they apply.
+        known_macros: names that mean something for other stages or sizes.
+
+    Raises:
+        UserError: a name that is no setting and no macro, or a macro without a value; names the nearest.
+    """
+    effective = {binding.name: binding for binding in bound}
+    used = {macro for binding in effective.values() for macro in macros(binding.value)}
+    known = used | set(known_macros)
+    for name, binding in effective.items():
+        if name not in SETTINGS and name not in known:
+            where = "" if binding.origin.startswith("--") else f"{binding.origin}: "
+            raise usage_error(where + unknown(name, known))
+        for macro in macros(binding.value) - effective.keys():
+            near = nearest(macro, effective.keys() & known)
+            hint = f"did you mean %{near[0]}?" if near else f"give it with --gin.{macro}=VALUE"
+            raise usage_error(f"{binding.origin}: {name} is %{macro}, which has no value: {hint}")
+    return used
+
+
+def unknown(name: str, macro_names: set[str]) -> str:
+    """What to tell the user about a name that is neither a setting nor one of these macros."""
+    if "." in name:
+        near = nearest(name, SETTINGS)
+    else:  # a setting's field alone, such as "steps", is a likely slip
+        fields = {setting.rpartition(".")[2]: setting for setting in sorted(SETTINGS)}
+        near = [fields.get(word, word) for word in nearest(name, macro_names | fields.keys(), 2)]
+    classes = ", ".join(kind.__name__ for kind in PARTS.values())
+    hint = f"did you mean {' or '.join(near)}?" if near else f"settings are those of {classes}"
+    return f"unknown {'setting' if '.' in name else 'macro'} {name}: {hint}"
+
+
+def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Those of the known names that are most like `name`, at most `count`."""
+    folded = {word.lower(): word for word in sorted(known)}
+    return [folded[word] for word in difflib.get_close_matches(name.lower(), folded, count)]
+
+
+def one_of(files: Iterable[str]) -> str:
+    """The remedy where a gin file is missing."""
+    return "add one of " + ", ".join(f"--gin_file={file}" for file in files)
+
+
+def macros(value: Any) -> set[str]:
+    """Names of the macros in a value; gin.REQUIRED is a constant, not a macro."""
+    return {macro.name for macro in _references(value)} - {REQUIRED.name}
+
+
+def _references(value: Any) -> Iterator[Macro]:
+    if isinstance(value, Macro):
+        yield value
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _references(key)
+            yield from _references(entry)
+    elif isinstance(value, list | tuple | set):
+        for entry in value:
+            yield from _references(entry)
+
+
+def _chain(effective: Mapping[str, Binding], name: str) -> Iterator[Binding]:
+    """The assignment of a name, then those of the macros in its value, each once, in depth."""
+    seen, waiting = set[str](), [name]
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen or name not in effective:
+            continue
+        seen.add(name)
+        yield effective[name]
+        waiting = sorted(macros(effective[name].value)) + waiting
+
+
+def _follow(effective: Mapping[str, Binding], value: Any, name: str) -> tuple[Any, str]:
+    """What is bound to `name`, or at the end of its chain of macros, and the last name on the way."""
+    passed = {name}
+    while isinstance(value, Macro) and value != REQUIRED:
+        name = value.name
+        if name in passed:
+            raise usage_error(f"{effective[name].origin}: the macro {name} refers to itself")
+        passed.add(name)
+        value = effective[name].value
+    if value == REQUIRED and isinstance(value, Macro):
+        return REQUIRED, name
+    return value, name
+
+
+_EXPECTED: dict[Any, str] = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+_EXPECTED |= {type(None): "None", dict[str, float]: "a dict of strings and numbers", Sequence[str]: "a list of strings"}
+
+
+def _value(effective: Mapping[str, Binding], setting: str, hint: Any, missing: list[str]) -> Any:
+    """The value of a setting with its macros followed, of the type `hint`. Adds what it lacks to `missing`."""
+    value, name = _follow(effective, effective[setting].value, setting)
+    entries = {key: _follow(effective, entry, name) for key, entry in value.items()} if isinstance(value, dict) else {}
+    if lacking := [end for entry, end in [(value, name), *entries.values()] if entry is REQUIRED]:
+        missing.extend(lacking)
+        return None
+    value = {key: entry for key, (entry, _) in entries.items()} if entries else value
+    try:
+        return _typed(value, hint)
+    except TypeError:
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        expected = " or ".join(_EXPECTED[option] for option in options)
+        origin = effective[name].origin if name in effective else name
+        raise usage_error(f"{setting} = {value!r} ({origin}): expected {expected}") from None
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """The value as `hint` has it: an integer where a number is expected becomes a float. Raises TypeError."""
+    if isinstance(hint, types.UnionType):
+        options = typing.get_args(hint)
+        kind = Sequence[str] if isinstance(value, list | tuple) else type(value)
+        hint = kind if kind in options else options[0]
+    if hint == Sequence[str] and isinstance(value, list | tuple):
+        return tuple(_typed(entry, str) for entry in value)
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        of_key, of_value = typing.get_args(hint)
+        return {_typed(key, of_key): _typed(entry, of_value) for key, entry in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:  # exactly: True is no integer
+        raise TypeError
+    return value
