@@ -13,6 +13,7 @@ from pathlib import Path
 from codellama_jax import __version__
 from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_FAILED, UserError
+from codellama_jax.runtime import console
 
 PROCESS_STARTED = time.time()  # of this process, nearly
 
@@ -40,6 +41,7 @@ def run(
     """
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     verbose = False
+    console.configure_logging()
     try:
         flags = gin_files.split_flags(sys.argv[1:] if argv is None else argv)
         options = parser.parse_args(flags.rest)

@@ -1,16 +1,54 @@
-"""Keeps what libraries write to standard error off the terminal, such as TensorFlow's start-up notes."""
+"""The terminal: log messages as the lines a user reads, and libraries' own output kept off it.
+
+Modules log through the standard library, `logging.getLogger(__name__)`; only commands print, and what they print is
+their result. `configure_logging` is called by the commands: importing the package as a library installs no handler.
+"""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
 
+LOGGERS = ("codellama_jax", "tasks", "launch", "xm_launch")
+
+
+class TerminalHandler(logging.Handler):
+    """Writes a message as one line: to standard output, or from WARNING on to standard error. Above a progress bar if
+    there is one. A reader that has gone away is ignored: it must not end a run, nor keep it from saving."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # looked up each time: tests and notebooks replace these streams
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+            if tqdm := sys.modules.get("tqdm"):
+                tqdm.tqdm.write(line, file=stream)
+            else:
+                stream.write(line + "\n")
+            stream.flush()
+
+
+def configure_logging() -> None:
+    """Has the loggers of this project write to the terminal, once. Those of libraries are left alone."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, TerminalHandler) for handler in logger.handlers):
+            logger.addHandler(TerminalHandler())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # absl, which TensorFlow and Orbax import, has a handler of its own on the root logger
+
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Sends what C++ code writes to standard error to nowhere.
+    """Discards what C++ code writes to standard error, such as TensorFlow's start-up notes.
 
-    TF_CPP_MIN_LOG_LEVEL alone leaves some lines, which are written before it is read; only the descriptor helps.
+    TF_CPP_MIN_LOG_LEVEL alone leaves some lines, which are written before it is read; only redirecting the descriptor
+    removes them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with stderr_to(os.devnull):
@@ -19,7 +57,7 @@ def quiet_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stderr_to(path: str) -> Iterator[None]:
-    """Adds what is written to standard error, by C++ code and child processes too, to a file."""
+    """Appends what is written to standard error, by C++ code and child processes too, to a file."""
     sys.stderr.flush()
     saved = os.dup(2)
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
