@@ -194,7 +194,7 @@ def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, 
         "compiled_flops": (program.product_flops + program.attention_flops) * slice_.devices,
         "memory_bytes": memory_bytes(program),
         # its other axes are of size 1
-        "collective_bytes": roofline.sent(Collectives(program, {"fsdp": slice_.devices})),
+        "collective_bytes": roofline.bytes_sent(Collectives(program, {"fsdp": slice_.devices})),
         "compile_seconds": seconds,
     }
 

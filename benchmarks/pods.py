@@ -20,7 +20,7 @@ from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.planning.aot_compile import Compiler, require_compiler
 from codellama_jax.planning.chips import GiB, Topology, topology
-from codellama_jax.planning.search import Change, changed, micro_batch_counts
+from codellama_jax.planning.search import Change, change, micro_batch_counts
 
 SIZES = ("7b", "13b", "34b", "70b")
 # A stage, and those whose step is the same program but for sixteen rows of the vocabulary and the learning rate.
@@ -62,7 +62,7 @@ def candidates(config: Config, slice_: Topology) -> list[Change]:
     if slice_.slice_name == OWN[config.stage.size]:
         return [Change((), slice_, config)]
     most = micro_batch_counts(config, slice_)[-1]
-    return [changed(config, slice_, remat=remat, offload=offload, micro_batches=most) for remat, offload in LADDER]
+    return [change(config, slice_, remat=remat, offload=offload, micro_batches=most) for remat, offload in LADDER]
 
 
 def best(config: Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
@@ -83,7 +83,7 @@ def best(config: Config, slice_: Topology, compiler: Compiler) -> tuple[Change |
         # what is not an argument is nearly proportional to a micro-batch: the hopeless are not compiled
         guess = facts["argument_bytes"] + (facts["peak_bytes"] - facts["argument_bytes"]) * most / count
         if count < most and guess < 1.1 * facts["hbm_bytes"]:
-            fewer = changed(config, slice_, remat=llama.remat, offload=llama.offload, micro_batches=count)
+            fewer = change(config, slice_, remat=llama.remat, offload=llama.offload, micro_batches=count)
             tried = compiler.facts(fewer.config, slice_, estimate=False)
             if tried["fits"] and not tried["recomputed"]:
                 change, facts = fewer, tried
