@@ -37,8 +37,8 @@ ENDINGS = (".py", ".h", ".js", ".cc", ".c", ".hpp", ".pyi", ".sh")
 FACTORS = (1, 2, 4)
 MEMORY = 24 << 20  # Build.memory of the builds whose memory is measured
 SHARD = 2 << 20
-HEAD = "| documents | MB | peak memory, MiB | CPU s | wall s | others' CPU s"
-    " | documents per CPU-second | MB per CPU-second |"
+COLUMNS = ("documents", "MB", "peak memory, MiB", "CPU s", "wall s", "others' CPU s")
+HEAD = f"| {' | '.join(COLUMNS)} | documents per CPU-second | MB per CPU-second |"
 
 
 class Cost(NamedTuple):
