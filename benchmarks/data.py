@@ -3,9 +3,9 @@
     python benchmarks/data.py --tokenizer=/path/to/llama2/tokenizer.model [--rounds=5] [--out=benchmarks/data.md]
 
 The corpus is the standard library of the Python that runs this, including its tests. The complete pipeline runs in one
-process: files are read, filtered, shuffled, transformed for infilling, encoded, packed and stacked into batches.
-SentencePiece alone encodes the same texts from memory. A round measures both; results are medians over rounds of their
-ratio. Times are CPU times of the process (time.process_time).
+process: files are read, filtered, shuffled, transformed for infilling, encoded, packed and stacked into batches. For
+comparison, SentencePiece only encodes the same texts from memory. A round measures both; results are medians over
+rounds of their ratio. Times are CPU times of the process (time.process_time).
 """
 
 import argparse
@@ -96,16 +96,16 @@ def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
             # one loader for all rounds: each continues in the corpus, so not every document is the first of its window
             stream = code_stream(tokenizer, source, length, queue)
             seen = Seen(Counter(), Counter())
-            alone, pipeline = [], []
+            encoding, pipeline = [], []
             for _ in range(options.rounds):
-                alone.append(cpu_rate(encode, tokenizer, texts, options.tokens))
+                encoding.append(cpu_rate(encode, tokenizer, texts, options.tokens))
                 pipeline.append(cpu_rate(draw, stream, options.tokens, seen))
-            ratio = statistics.median(p / a for p, a in zip(pipeline, alone, strict=True))
+            ratio = statistics.median(p / a for p, a in zip(pipeline, encoding, strict=True))
             rate = statistics.median(pipeline)
             shares = f"{infilling(seen.tokens):.1%} | {infilling(seen.documents):.1%}"
             yield f"| {length:,} | {queue} | {rate:,.0f} | {ratio:.2f} | {shares} | {limit:.1%} |"
     yield ""
-    yield f"SentencePiece alone in the last rounds: {statistics.median(alone):,.0f} tokens per CPU-second."
+    yield f"SentencePiece alone in the last rounds: {statistics.median(encoding):,.0f} tokens per CPU-second."
     yield ""
 
     yield "## State of 64 readers, 3 streams"

@@ -1,10 +1,10 @@
-"""What building a training set finds, and what it costs: near duplicates, evaluation problems, secrets, quality.
+"""Accuracy and cost of building a training set: near duplicates, evaluation problems, secrets, quality.
 
     python benchmarks/dedup.py [--problems=/path/to/HumanEval.jsonl.gz,/path/to/mbpp.jsonl] [--rounds=3] [--out=FILE]
 
-Needs datasketch and xxhash beside the project's environment, and uses rensa and detect-secrets if they are installed.
-The documents are source files of the Python that runs this: its standard library and its site-packages, each distinct
-text once, ordered by a hash of their paths.
+Needs datasketch and xxhash in addition to the project's environment, and uses rensa and detect-secrets if they are
+installed. The documents are source files of the Python that runs this: its standard library and its site-packages, each
+distinct text once, ordered by a hash of their paths.
 
 The methods are run alternately on the same texts, which are in memory; a round runs each once, and the results are
 medians over rounds. Times are CPU times of the process (time.process_time).

@@ -131,8 +131,8 @@ class Tokenizer:
         return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
     def _text_ids(self, ids: Iterable[int]) -> list[int]:
-        kept = (int(id) for id in ids)
-        return [id for id in kept if EOS_ID < id < self.pieces and not self._plain.is_control(id)]
+        integers = (int(id) for id in ids)
+        return [id for id in integers if EOS_ID < id < self.pieces and not self._plain.is_control(id)]
 
 
 def _file_bytes(path: Path) -> bytes:

@@ -87,7 +87,7 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     newest, before = steps[-1], steps[-2]
 
     def named(file: Path, error: str) -> bool:
-        """Whether the error names the file, the step before, and what to do to resume from it."""
+        """Whether the error names the file and the step before, and tells how to resume from that step."""
         return str(file) in error and f"step {before} is" in error and f"move {newest} away and run the same" in error
 
     check(restore_error(original.folder / "code") is None, "the undamaged copy")

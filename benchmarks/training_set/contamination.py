@@ -1,4 +1,4 @@
-"""Evaluation problems planted in documents: which are found, and false positives in documents without any."""
+"""Recall of evaluation problems inserted into documents, and false positives in documents without any."""
 
 import ast
 import collections
@@ -68,7 +68,7 @@ def section(needles: list[Problem], plain: list[str], many: list[str]) -> Iterat
         f" {len(pickle.dumps(index)) / 1e6:.1f} MB pickled; each inserted between functions of another file."
     )
     yield ""
-    yield f"| planted | {' | '.join(f'{name} found' for name in sets)} |"
+    yield f"| inserted | {' | '.join(f'{name} found' for name in sets)} |"
     yield "|---|" + "---|" * len(sets)
     for kind in dict.fromkeys(kind for kind, _ in totals):
         yield f"| {kind} | {' | '.join(f'{found[kind, name]:,} of {totals[kind, name]:,}' for name in sets)} |"

@@ -24,7 +24,7 @@ def buckets_to_pairs(signatures: np.ndarray, band_threshold: float = THRESHOLD) 
     pairs: set[Pair] = set()
     for members in buckets.values():
         if len(members) > 1:
-            # names whose order is that of the numbers
+            # names that sort in the order of the numbers
             named = [(f"{number:09}", signatures[number]) for number in members]
             pairs.update((int(a), int(b)) for a, b in minhash.edges_of_bucket(named, THRESHOLD))
     return pairs

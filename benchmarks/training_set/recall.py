@@ -1,4 +1,4 @@
-"""Which near duplicates are found, compared with exact similarity."""
+"""Recall and precision of near-duplicate detection, against exact similarity."""
 
 import collections
 import itertools

@@ -65,7 +65,7 @@ def section(texts: list[str], rounds: int) -> Iterator[str]:
 
 
 def stages(texts: list[str], megabytes: float) -> Iterator[str]:
-    """Our time by stage, and the signatures alone compared with rensa's."""
+    """Our time by stage, and the signatures compared with rensa's."""
     sketch = minhash.MinHash(PERMUTATIONS)
     bands, rows = minhash.bands_and_rows(THRESHOLD, PERMUTATIONS)
     sets, shingling = timed(lambda: list(minhash.shingles_of(texts)))

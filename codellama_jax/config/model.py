@@ -75,7 +75,7 @@ class Llama:
             raise ValueError(f"Llama.compute_dtype={self.compute_dtype!r} must be 'bfloat16' or 'float32'")
         if self.attention not in ("auto", "splash", "cudnn", "blocked"):
             raise ValueError(f"Llama.attention={self.attention!r} must be 'auto', 'splash', 'cudnn' or 'blocked'")
-        for field, value in (("remat", self.kept), ("offload", self.offloaded)):
+        for field, value in (("remat", self.saved), ("offload", self.offloaded)):
             if unknown := sorted(value - set(ACTIVATIONS)):
                 allowed = "'none', 'full' or names" if field == "remat" else "names"
                 raise ValueError(
@@ -90,7 +90,7 @@ class Llama:
             )
 
     @property
-    def kept(self) -> frozenset[str]:
+    def saved(self) -> frozenset[str]:
         """Names of the activations saved on the device by a remat policy; empty with "none", which saves all."""
         return frozenset() if self.remat in ("none", "full") else frozenset(self.remat.split("+")) - self.offloaded
 

@@ -141,7 +141,7 @@ def hidden_states(
         return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
 
     # Activations that are saved are not recomputed, so splitting the recomputation would save nothing.
-    parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.kept | config.offloaded) else 1
+    parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.saved | config.offloaded) else 1
     parts = max(number for number in range(1, parts + 1) if config.ffn_dim % number == 0)
     if parts > 1:
         feed_forward = jax.checkpoint(feed_forward, prevent_cse=False)
@@ -188,11 +188,11 @@ def _with_remat(block: Callable, config: Llama) -> Callable:
     policies = jax.checkpoint_policies
     if config.offloaded:
         policy = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=sorted(config.kept),
+            names_which_can_be_saved=sorted(config.saved),
             names_which_can_be_offloaded=sorted(config.offloaded),
             offload_src="device",
             offload_dst="pinned_host",
         )
     else:
-        policy = policies.save_only_these_names(*sorted(config.kept))
+        policy = policies.save_only_these_names(*sorted(config.saved))
     return jax.checkpoint(block, policy=policy, prevent_cse=False)  # a scan already prevents CSE across the passes

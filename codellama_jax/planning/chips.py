@@ -44,7 +44,7 @@ class Chip:
         network_bandwidth: bytes/s that a chip sends over the data-centre network, between slices. The pages of v5e and
             v6e give 6.4 and 25.6 Tbit/s for 256 chips; the others have the value of the nearest of these (assumption).
         clock: cycles/s.
-        options: arguments of JAX's topology description beside the name, for all shapes.
+        options: arguments of JAX's topology description other than the name, for all shapes.
         published_mfu: lowest and highest MFU, with causal attention, of published runs of dense models of 7B to 70B on
             the generation; None: no such run is known.
     """
@@ -107,7 +107,7 @@ CHIPS = {
             devices=1,
             host_chips=4,
             flops=459e12,
-            hbm_bytes=int(95.74 * GiB),  # the page says 95 GB
+            hbm_bytes=int(95.74 * GiB),  # 95 GB on the page
             hbm_bandwidth=2765e9,
             link_bandwidth=100e9,  # 1,200 GB/s both ways over six links
             clock=1.75e9,  # 262,144 FLOPs per cycle: two cores of four 128 x 128 units
@@ -206,7 +206,7 @@ class Topology:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of JAX's topology description beside the name. Its default is a slice without wrap-around links."""
+        """Arguments of JAX's topology description other than the name. JAX's default is a slice without rings."""
         return {**self.chip.options, **({"wrap": self.wrap} if any(self.wrap) else {})}
 
     @property

@@ -1,4 +1,4 @@
-"""Memory and cost of a train step on a slice from formulas alone, for machines without the compiler.
+"""Memory and cost of a train step on a slice from formulas only, for machines without the compiler.
 
 Compared with the 110 compiled rows of docs/pods.md, memory is between 5% too low and 12% too high
 (tests/planning/test_estimate.py). It counts the state, the gradient, the saved activations of every block, and the
@@ -37,7 +37,7 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
     dims |= {"attention": llama.dim, "gate": llama.ffn_dim, "up": llama.ffn_dim}
     dims = {name: size / tensor for name, size in dims.items()}
     dims |= {"input": llama.dim, "middle": llama.dim}
-    saved = ({"input"} | llama.kept if llama.remat != "none" else set(dims)) - llama.offloaded
+    saved = ({"input"} | llama.saved if llama.remat != "none" else set(dims)) - llama.offloaded
     activations = tokens * llama.layers * compute * sum(dims[name] for name in saved)
 
     block = (llama.parameters - 2 * llama.vocab_size * llama.dim) / llama.layers / tensor

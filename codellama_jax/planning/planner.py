@@ -1,4 +1,4 @@
-"""Plans a stage on a slice: compiles its step, and searches for settings if it does not fit or if asked to."""
+"""Plans a stage on a slice: compiles its step, and searches for settings that fit or are faster."""
 
 from typing import Any
 

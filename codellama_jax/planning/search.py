@@ -121,7 +121,7 @@ class _Trials:
     def fits(self, **values: Any) -> bool:
         """Compiles the settings. Whether they fit without the compiler recomputing what the policy saves."""
         change = make_change(self.config, self.slice_, **values)
-        self._report(f"{len(self.fitting)} found; trying {' '.join(change.bindings) or 'the unchanged configuration'}")
+        self._report(f"{len(self.fitting)} fit; trying {' '.join(change.bindings) or 'the unchanged configuration'}")
         try:
             analysis = self._compiler.analyze(change.config, self.slice_, estimate=False)
         except UserError:

@@ -1,4 +1,4 @@
-"""The plan of a stage as one dict: what is known of its compiled step, per step and for the complete stage."""
+"""The plan of a stage as one dict: figures of its compiled step and of the complete stage."""
 
 from typing import Any
 

@@ -62,7 +62,7 @@ class SearchCompiler(FakeCompiler):
         if config.mesh.tensor == 4:
             raise UserError("not divisible")
         analysis = super().analyze(config, slice_, estimate=estimate)
-        saved = len(config.llama.kept) if config.llama.remat != "none" else 8
+        saved = len(config.llama.saved) if config.llama.remat != "none" else 8
         peak = int((20 + 30 * saved) * 2**30 / config.stage.micro_batches)
         compute = 10.0 - saved / 2 + 0.001 * config.stage.micro_batches
         bound = {"compute": compute, "memory": 1.0, "host": 12.0 * bool(config.llama.offload)}

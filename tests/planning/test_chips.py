@@ -26,9 +26,9 @@ NAMES = [
 
 @pytest.mark.parametrize("cloud, name, chips, devices", NAMES)
 def test_cloud_and_jax_names_give_the_same_slice(cloud, name, chips, devices):
-    found = topology(cloud)
-    assert found == topology(name) == topology(f" {name.upper()} ")
-    assert (found.name, found.cloud_name, found.chips, found.devices) == (name, cloud, chips, devices)
+    slice_ = topology(cloud)
+    assert slice_ == topology(name) == topology(f" {name.upper()} ")
+    assert (slice_.name, slice_.cloud_name, slice_.chips, slice_.devices) == (name, cloud, chips, devices)
 
 
 def test_other_shapes_and_generation_names_are_accepted():
@@ -76,12 +76,12 @@ def test_peak_flops_match_clock_and_matrix_units(name):
 
 
 def test_larger_doubles_until_the_largest_slice():
-    found, chips = [topology("v5e:4x4")], 16
-    while (larger := found[-1].larger()) is not None:
-        found.append(larger)
+    slices, chips = [topology("v5e:4x4")], 16
+    while (larger := slices[-1].larger()) is not None:
+        slices.append(larger)
         assert larger.chips == (chips := chips * 2)
         assert max(larger.shape) <= 2 * min(larger.shape)
-    assert found[-1] == topology("v5e:16x16")
+    assert slices[-1] == topology("v5e:16x16")
 
 
 def test_send_bandwidth_counts_links_in_the_dimensions_of_the_group():

@@ -298,13 +298,13 @@ frontend_attributes={chain_id="0"}
 frontend_attributes={chain_id="0"}
   ROOT %custom-call.2 = bf16[16]{0} custom-call(%all-gather.3), custom_call_target="AsyncCollectiveDone"
 }
-%beside (p.3: bf16[4]) -> bf16[16] {
+%sparsecore (p.3: bf16[4]) -> bf16[16] {
   %p.3 = bf16[4]{0} parameter(0)
   ROOT %all-gather.4 = bf16[16]{0} all-gather(%p.3), channel_id=9, replica_groups=[2,4]<=[8], dimensions={0}
 }, execution_thread="sparsecore"
 %asynchronous (p.4: bf16[4]) -> bf16[16] {
   %p.4 = bf16[4]{0} parameter(0)
-  ROOT %call = bf16[16]{0} call(%p.4), to_apply=%beside
+  ROOT %call = bf16[16]{0} call(%p.4), to_apply=%sparsecore
 }, execution_thread="sparsecore"
 ENTRY %main (a: bf16[4]) -> bf16[16] {
   %a = bf16[4]{0} parameter(0)

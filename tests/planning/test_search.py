@@ -10,22 +10,22 @@ from codellama_jax.planning import search
 
 def test_remedy_tries_the_cheapest_change_first():
     config, compiler, messages = load("Llama.remat=gate+up"), FakeCompiler(), []
-    found = search.remedy(config, SLICE, compiler, messages.append)
+    change = search.remedy(config, SLICE, compiler, messages.append)
     # 640 GiB; 320, 160 and 80 with 2, 4 and 8 micro-batches
-    assert found and found["bindings"] == ["Stage.micro_batches=8"] and found["chips"] == 64
+    assert change and change["bindings"] == ["Stage.micro_batches=8"] and change["chips"] == 64
     assert [request[0] for request in compiler.requests] == [2, 4, 8]
     assert not any(request[3] for request in compiler.requests), "the estimate takes minutes and must not be requested"
     assert messages == [f"does not fit; trying Stage.micro_batches={count} v5p:4x4x4" for count in (2, 4, 8)]
 
     short = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=262_144")  # 64 windows; two devices may share one
-    found = search.remedy(short, SLICE, compiler, messages.append)
-    assert found and found["bindings"] == ["Llama.remat=full", "Stage.micro_batches=2"] and found["chips"] == 64
+    change = search.remedy(short, SLICE, compiler, messages.append)
+    assert change and change["bindings"] == ["Llama.remat=full", "Stage.micro_batches=2"] and change["chips"] == 64
     no_sharing = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=262_144", "Mesh.context=1")
-    found = search.remedy(no_sharing, SLICE, compiler, messages.append)
-    assert found and found["bindings"] == ["Llama.remat=full"] and found["chips"] == 128
+    change = search.remedy(no_sharing, SLICE, compiler, messages.append)
+    assert change and change["bindings"] == ["Llama.remat=full"] and change["chips"] == 128
     larger_batch = load("Llama.remat=gate+up", "CODE_BATCH_TOKENS=524_288")
-    found = search.remedy(larger_batch, SLICE, compiler, messages.append)
-    assert found and found["bindings"] == ["Llama.remat=full", "Stage.micro_batches=2"] and found["chips"] == 64
+    change = search.remedy(larger_batch, SLICE, compiler, messages.append)
+    assert change and change["bindings"] == ["Llama.remat=full", "Stage.micro_batches=2"] and change["chips"] == 64
 
 
 def test_candidate_changes_keep_enough_windows_for_all_devices():
@@ -41,17 +41,17 @@ def test_candidate_changes_keep_enough_windows_for_all_devices():
 
 def test_search_ranks_fitting_settings_by_bound():
     compiler, messages = SearchCompiler(), []
-    found = search.search(load(), SLICE, compiler, messages.append)
-    bounds = [max(analysis["bound"].values()) for _, analysis in found]
-    assert all(analysis["fits"] for _, analysis in found)
-    assert found[0][0].bindings == ("Llama.remat=none", "Stage.micro_batches=4"), "(20 + 240) / 4 GiB fit, / 2 do not"
+    ranking = search.search(load(), SLICE, compiler, messages.append)
+    bounds = [max(analysis["bound"].values()) for _, analysis in ranking]
+    assert all(analysis["fits"] for _, analysis in ranking)
+    assert ranking[0][0].bindings == ("Llama.remat=none", "Stage.micro_batches=4"), "(20 + 240) / 4 GiB fit, / 2 do not"
     assert bounds[0] == pytest.approx(10 - 4 + 0.004) and bounds[-1] == 12.0, "limited by host transfers: last"
     assert all(later > earlier / search.TIE_RATIO for earlier, later in itertools.pairwise(bounds))
-    remats = {change.config.llama.remat for change, _ in found}
+    remats = {change.config.llama.remat for change, _ in ranking}
     assert remats == {remat for remat, _ in search.POLICIES}
-    meshes = {change.config.mesh.tensor for change, _ in found}
+    meshes = {change.config.mesh.tensor for change, _ in ranking}
     assert meshes == {1, 2}, "an impossible mesh is skipped"
-    assert messages[0].startswith("0 found; trying") and len(messages) == len(compiler.requests) + 1
+    assert messages[0].startswith("0 fit; trying") and len(messages) == len(compiler.requests) + 1
 
 
 def test_ties_are_broken_by_micro_batches_then_memory():
@@ -59,8 +59,8 @@ def test_ties_are_broken_by_micro_batches_then_memory():
         change = search.make_change(load(), SLICE, micro_batches=micro_batches)
         return change, {"bound": {"compute": bound}, "peak_bytes": peak}
 
-    found = [entry(9.0, 1, 1), entry(8.0, 4, 5), entry(8.01, 2, 50), entry(8.02, 2, 40)]
-    assert [analysis["peak_bytes"] for _, analysis in search.rank(found)] == [40, 50, 5, 1]
+    fitting = [entry(9.0, 1, 1), entry(8.0, 4, 5), entry(8.01, 2, 50), entry(8.02, 2, 40)]
+    assert [analysis["peak_bytes"] for _, analysis in search.rank(fitting)] == [40, 50, 5, 1]
 
 
 def test_settings_that_the_compiler_rematerialises_do_not_count_as_fitting():
@@ -68,8 +68,10 @@ def test_settings_that_the_compiler_rematerialises_do_not_count_as_fitting():
         def analyze(self, config, slice_, **options):
             return super().analyze(config, slice_, **options) | {"recomputed": int(config.stage.micro_batches == 1)}
 
-    found = search.search(load(), SLICE, Recomputing(), lambda message: None)
-    tried = {
-        c.config.stage.micro_batches for c, _ in found if (c.config.llama.remat, c.config.llama.offload) == ("full", "")
+    ranking = search.search(load(), SLICE, Recomputing(), lambda message: None)
+    counts = {
+        c.config.stage.micro_batches
+        for c, _ in ranking
+        if (c.config.llama.remat, c.config.llama.offload) == ("full", "")
     }
-    assert tried == {1, 2}
+    assert counts == {1, 2}
