@@ -41,7 +41,7 @@ def plan_table(result: dict[str, Any]) -> str:
         ("model FLOPs per step", f"{result['model_flops']:.3e} (formula, causal attention)"),
         ("compiled FLOPs", f"{result['compiled_flops']:.3e}, {ratio:.3f} times the model's"),
         ("memory traffic", f"{result['memory_bytes'] / 1e12:.2f} TB per device"),
-        ("sent per device", sent[0] if sent else "almost nothing"),
+        ("sent per device", sent[0] if sent else "nothing"),
         *(("", line) for line in sent[1:]),
         ("", ""),
         ("BOUND", f"{result['bound_seconds']:.2f} s per step by {result['bound_by']}, {result['bound_mfu']:.1%} MFU"),
