@@ -1,12 +1,12 @@
-"""What a build costs: documents and megabytes a CPU-second, memory at 1, 2 and 4 times the corpus, growth of the time.
+"""What a build costs: documents and megabytes per CPU-second, and how memory and time grow with the corpus.
 
     python benchmarks/build.py --tokenizer=/path/to/llama2/tokenizer.model [--against=problems.jsonl ...]
                                [--megabytes=25] [--out=benchmarks/build.md]
 
-The corpus is source files of the interpreter that runs this and of the packages installed beside it, in the order of a
-hash of their paths, as many as make so many megabytes, and 2 and 4 times that; a tenth of the files is there a second
-time with a few lines changed. Each build is the command that a user types, in processes of its own. Memory is the sum
-of what its processes hold for themselves and their shares of what they share (Pss), looked at ten times a second.
+The corpora are source files of the Python that runs this and of its installed packages, in the order of a hash of their
+paths: --megabytes of them, and 2 and 4 times as many. A tenth of the files has a copy with a few changed lines. Each
+build is the user's command in separate processes. Memory is the sum of the proportional set sizes (Pss) of its
+processes, sampled ten times per second.
 """
 
 import argparse
@@ -30,21 +30,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machine import processor
+from result_file import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDINGS = (".py", ".h", ".js", ".cc", ".c", ".hpp", ".pyi", ".sh")
 FACTORS = (1, 2, 4)
-MEMORY = 24 << 20  # Build.memory of what is to show its bound
+MEMORY = 24 << 20  # Build.memory of the builds whose memory is measured
 SHARD = 2 << 20
-HEAD = (
-    "| documents | MB | peak memory, MiB | CPU s | wall s | others' CPU s | documents a CPU-second | MB a CPU-second |"
-)
+COLUMNS = ("documents", "MB", "peak memory, MiB", "CPU s", "wall s", "others' CPU s")
+HEAD = f"| {' | '.join(COLUMNS)} | documents per CPU-second | MB per CPU-second |"
 
 
 class Cost(NamedTuple):
-    """Of one build: seconds of the clock, of processors, and of processors that others took meanwhile; peak memory in
-    bytes, and what the steps took."""
+    """The cost of one build.
+
+    Attributes:
+        wall: wall-clock seconds.
+        cpu: CPU seconds of its processes.
+        others: CPU seconds of all other processes meanwhile.
+        peak: peak memory, bytes.
+        steps: name and seconds of each step.
+        out: the folder of the build.
+    """
 
     wall: float
     cpu: float
@@ -58,9 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--against", type=Path, action="append", default=[])
-    parser.add_argument("--megabytes", type=int, default=25, help="of the smallest corpus")
+    parser.add_argument("--megabytes", type=int, default=25, help="size of the smallest corpus")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
+    parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = "".join(line + "\n" for line in result(options, Path(folder)))
@@ -82,21 +89,21 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     packages = ("apache-beam", "numpy", "pyarrow", "sentencepiece")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions}."
-    yield "The whole build: reading, filters, redaction, tokens (Llama 2's tokenizer), exact and near-duplicates,"
+    yield "The complete build: reading, filters, redaction, tokens (Llama 2's tokenizer), exact and near-duplicates,"
     problems = f"decontamination against {len(options.against)} files of problems, " if options.against else ""
-    yield f"{problems}split, shuffle, shards. Sizes are those of the text that filters let in."
+    yield f"{problems}split, shuffle, shards. Sizes are those of the text that passes the filters."
     yield ""
 
-    yield "## Memory, and growth of the time"
+    yield "## Memory and time by size of the corpus"
     yield ""
     yield f"`Build.memory` {MEMORY >> 20} MiB, `Build.shard_bytes` {SHARD >> 20} MiB, one process."
     yield ""
     yield f"| corpus {HEAD}"
     yield "|---|---|---|---|---|---|---|---|---|"
     points = []
-    for factor, place in corpora.items():
-        cost = build(options, place, folder / "out", 1, [f"--gin.Build.memory={MEMORY}"])
-        documents, size = read_of(cost.out)
+    for factor, source in corpora.items():
+        cost = build(options, source, folder / "out", 1, [f"--gin.Build.memory={MEMORY}"])
+        documents, size = accepted(cost.out)
         points.append((size, cost))
         yield row(f"{factor}x", documents, size, cost)
     yield ""
@@ -104,13 +111,13 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     base = build(options, corpus(folder / "few", 0.1), folder / "out", 1, []).cpu
     net = slope([(math.log(size), math.log(cost.cpu - base)) for size, cost in points])
     growth = points[-1][1].peak / points[0][1].peak
-    yield f"CPU seconds grow with the corpus to the power of {exponent:.2f}; without the {base:.1f} s that a build of"
-    yield f"some 20 files takes, {net:.2f}. Peak memory at 4 times the corpus is {growth:.2f} times that at 1."
+    yield f"CPU seconds grow with the size of the corpus to the power of {exponent:.2f}; without the {base:.1f} s of a"
+    yield f"build of some 20 files, {net:.2f}. Peak memory at 4 times the corpus is {growth:.2f} times that at 1."
     yield ""
 
     yield "## Workers"
     yield ""
-    yield "The largest corpus, `Build.memory` as it is by default (1 GiB); the shards are the same bytes in each row."
+    yield "The largest corpus, the default `Build.memory` (1 GiB); the bytes of the shards are the same in each row."
     yield ""
     yield f"| workers {HEAD}"
     yield "|---|---|---|---|---|---|---|---|---|"
@@ -119,35 +126,35 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         cost = build(options, corpora[FACTORS[-1]], folder / "out", workers, [])
         costs.append(cost)
         digests.add(hashlib.sha256((cost.out / "manifest.json").read_bytes()).hexdigest())
-        yield row(str(workers), *read_of(cost.out), cost)
+        yield row(str(workers), *accepted(cost.out), cost)
     assert len(digests) == 1, "the number of workers changed the build"
     yield ""
-    yield "Steps of the last row but those below half a second: " + ", ".join(costs[-1].steps) + "."
+    yield "Steps of the last row that take at least half a second: " + ", ".join(costs[-1].steps) + "."
     yield ""
-    yield "## What was left out of the largest corpus"
+    yield "## Documents after each step, for the largest corpus"
     yield ""
-    yield "| step | documents left | tokens left |"
+    yield "| step | documents | tokens |"
     yield "|---|---|---|"
     for step in json.loads((costs[-1].out / "manifest.json").read_text())["steps"]:
         yield f"| {step['step']} | {step['left']['documents']:,} | {step['left']['tokens']:,} |"
 
 
 def row(label: str, documents: int, size: int, cost: Cost) -> str:
-    """A line of a table."""
+    """A row of a table."""
     speeds = f"{documents / cost.cpu:,.0f} | {size / 1e6 / cost.cpu:.2f}"
     costs = f"{cost.peak >> 20} | {cost.cpu:.1f} | {cost.wall:.1f} | {cost.others:.1f}"
     return f"| {label} | {documents:,} | {size / 1e6:,.1f} | {costs} | {speeds} |"
 
 
 def corpus(folder: Path, megabytes: float) -> Path:
-    """Source files of this environment, below folders that stand for repositories."""
+    """Makes a corpus of source files of this environment, in folders that represent repositories."""
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platlib")]
-    found = {path for root in roots for ending in ENDINGS for path in root.rglob(f"*{ending}")}
-    files = sorted(found, key=lambda path: hashlib.blake2b(str(path).encode()).digest())
-    left, rng = megabytes * 1_000_000, random.Random(0)
+    paths = {path for root in roots for ending in ENDINGS for path in root.rglob(f"*{ending}")}
+    files = sorted(paths, key=lambda path: hashlib.blake2b(str(path).encode()).digest())
+    remaining, rng = megabytes * 1_000_000, random.Random(0)
     for path in files:
         size = path.stat().st_size
-        if left <= 0:
+        if remaining <= 0:
             break
         if not 0 < size < 1 << 20:
             continue
@@ -155,78 +162,78 @@ def corpus(folder: Path, megabytes: float) -> Path:
         text = path.read_bytes()
         copies = [text] if rng.random() > 0.1 else [text, changed(text, rng)]
         for number, copy in enumerate(copies):
-            place = folder / ("forks" if number else "originals") / path.relative_to(root)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(copy)
-            left -= size
+            target = folder / ("forks" if number else "originals") / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(copy)
+            remaining -= size
     return folder
 
 
 def changed(text: bytes, rng: random.Random) -> bytes:
-    """One line in a hundred with a word more."""
+    """Appends a word to one line in a hundred."""
     lines = text.split(b"\n")
     for _ in range(1 + len(lines) // 100):
         lines[rng.randrange(len(lines))] += b"  changed"
     return b"\n".join(lines)
 
 
-def build(options: argparse.Namespace, place: Path, out: Path, workers: int, flags: list[str]) -> Cost:
-    """Runs the command."""
+def build(options: argparse.Namespace, source: Path, out: Path, workers: int, flags: list[str]) -> Cost:
+    """Runs the build command and measures it."""
     shutil.rmtree(out, ignore_errors=True)
-    line = [sys.executable, "-m", "tasks.build", f"--source={place}", f"--out={out}", f"--workers={workers}"]
+    line = [sys.executable, "-m", "tasks.build", f"--source={source}", f"--out={out}", f"--workers={workers}"]
     line += [f"--tokenizer={options.tokenizer}", f"--gin.Build.shard_bytes={SHARD}", *flags]
     line += [f"--against={path}" for path in options.against]
-    before, busy_before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), busy(), time.monotonic()
+    before, busy_before, start = resource.getrusage(resource.RUSAGE_CHILDREN), busy(), time.monotonic()
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     peak = Peak(process.pid)
-    said, _ = process.communicate()
-    wall, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert process.returncode == 0, said
+    output, _ = process.communicate()
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert process.returncode == 0, output
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     steps = [
-        step.partition("] ")[2].partition(" s,")[0].removesuffix(" s") for step in said.splitlines() if "] " in step
+        step.partition("] ")[2].partition(" s,")[0].removesuffix(" s") for step in output.splitlines() if "] " in step
     ]
     slow = [f"{step} s" for step in steps if float(step.rpartition(": ")[2]) >= 0.5]
     return Cost(wall, cpu, max(0.0, busy() - busy_before - cpu), peak.stop(), slow, out)
 
 
 def busy() -> float:
-    """CPU seconds that all processes of this machine have taken since it started."""
+    """CPU seconds of all processes of this machine since it booted."""
     user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 class Peak:
-    """The most memory that a process and those below it held at once."""
+    """Samples the total memory of a process and its descendants, and records the maximum."""
 
     def __init__(self, pid: int):
         self._pid, self._most, self._ended = pid, 0, threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
     def stop(self) -> int:
-        """Bytes."""
+        """Stops sampling; returns the maximum in bytes."""
         self._ended.set()
         self._thread.join()
         return self._most
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._ended.wait(0.1):
-            self._most = max(self._most, sum(map(held, family(self._pid))))
+            self._most = max(self._most, sum(map(memory, descendants(self._pid))))
 
 
-def family(pid: int) -> list[int]:
-    """A process and all below it."""
+def descendants(pid: int) -> list[int]:
+    """The process ids of a process and all its descendants."""
     try:
         tasks = Path(f"/proc/{pid}/task")
-        below = [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+        children = [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
     except OSError:
         return []
-    return [pid, *(member for child in below for member in family(child))]
+    return [pid, *(member for child in children for member in descendants(child))]
 
 
-def held(pid: int) -> int:
-    """Bytes that a process holds, with its share of what it shares."""
+def memory(pid: int) -> int:
+    """The proportional set size of a process, bytes."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
@@ -234,17 +241,17 @@ def held(pid: int) -> int:
         return 0
 
 
-def read_of(out: Path) -> tuple[int, int]:
-    """Documents and bytes that filters let in."""
+def accepted(out: Path) -> tuple[int, int]:
+    """Documents and bytes that passed the filters."""
     left: dict[str, Any] = json.loads((out / "manifest.json").read_text())["steps"][0]["left"]
     return left["documents"], left["bytes"]
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Of the line through points, by least squares."""
+    """The slope of the least-squares line through points."""
     mean = [sum(values) / len(points) for values in zip(*points, strict=True)]
-    above = sum((x - mean[0]) * (y - mean[1]) for x, y in points)
-    return above / sum((x - mean[0]) ** 2 for x, _ in points)
+    covariance = sum((x - mean[0]) * (y - mean[1]) for x, y in points)
+    return covariance / sum((x - mean[0]) ** 2 for x, _ in points)
 
 
 if __name__ == "__main__":

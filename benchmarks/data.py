@@ -1,11 +1,11 @@
-"""What the data plane costs: tokens a CPU-second, the queue's effect, memory, state, time to the first batch.
+"""What the data pipeline costs: tokens per CPU-second, effect of the queue, memory, state, time to the first batch.
 
     python benchmarks/data.py --tokenizer=/path/to/llama2/tokenizer.model [--rounds=5] [--out=benchmarks/data.md]
 
-The corpus is the standard library of the interpreter that runs this, its tests included. The way is the whole
-one: files read, filtered, shuffled, drawn for infilling, encoded, packed and stacked into batches, in one process.
-SentencePiece alone encodes the same texts, which it finds in memory. Both are timed in turns, a round is one of each,
-and what is given is the median over rounds of the ratio. Times are CPU times of the process (time.process_time).
+The corpus is the standard library of the Python that runs this, including its tests. The complete pipeline runs in one
+process: files are read, filtered, shuffled, transformed for infilling, encoded, packed and stacked into batches. For
+comparison, SentencePiece only encodes the same texts from memory. A round measures both; results are medians over
+rounds of their ratio. Times are CPU times of the process (time.process_time).
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import processor
+from result_file import processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -43,17 +43,17 @@ from tasks.sources.folder import SKIPPED_FOLDERS, Folder, Source, items
 LENGTHS = (4_096, 16_384)
 QUEUES = (0, 4, 16, 64)
 MANY_FILES = 100_000
-SMALL, LARGE = 40, 400  # megabytes of the corpora that memory is measured with
+SMALL, LARGE = 40, 400  # megabytes of the corpora for the measurement of memory
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=3_000_000, help="tokens of a measurement")
-    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)  # a corpus: print this process's peak memory in reading it
-    parser.add_argument("--first", help=argparse.SUPPRESS)  # a folder: print the seconds to its first batch
+    parser.add_argument("--tokens", type=int, default=3_000_000, help="tokens per measurement")
+    parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)  # a corpus: read it and print the peak memory of this process
+    parser.add_argument("--first", help=argparse.SUPPRESS)  # a folder: print the seconds to the first batch
     options = parser.parse_args()
     tokenizer = Tokenizer.from_file(options.tokenizer, infilling=True)
     if options.peak:
@@ -70,50 +70,50 @@ def main() -> None:
 def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
     """The lines of the result file."""
     source = library()
-    texts = [item.text for piece in range(len(source)) for item in items(source, piece)]
-    own = [len(tokenizer.encode(text)) + 2 for text in texts]
-    yield f"# Data plane, {datetime.date.today()}"
+    texts = [item.text for shard in range(len(source)) for item in items(source, shard)]
+    lengths = [len(tokenizer.encode(text)) + 2 for text in texts]
+    yield f"# Data pipeline, {datetime.date.today()}"
     yield ""
     yield f"    python benchmarks/data.py {' '.join(sys.argv[1:])}".replace(str(options.tokenizer), "tokenizer.model")
     yield ""
     packages = ("numpy", "sentencepiece", "seqio", "tensorflow")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions}."
-    yield f"Corpus: {len(texts):,} files of the standard library, {sum(own):,} tokens of Llama 2's tokenizer."
+    yield f"Corpus: {len(texts):,} files of the standard library, {sum(lengths):,} tokens of Llama 2's tokenizer."
     yield ""
 
-    yield "## Tokens a CPU-second"
+    yield "## Tokens per CPU-second"
     yield ""
     yield f"Medians over {options.rounds} rounds; each measurement {options.tokens:,} tokens, infilling rate 0.9."
-    yield "`of tokens` and `of documents`: the share under infilling; `fit`: the share of the corpus's tokens in"
-    yield "documents that fit a window at all, times the rate 0.9: what no queue can pass."
+    yield "`tokens` and `documents`: the share of each with infilling; `limit`: the share of the corpus's tokens in"
+    yield "documents that fit into a window, times the rate 0.9, which no queue can exceed."
     yield ""
-    yield "| length | queue | tokens a CPU-second | of SentencePiece alone | of tokens | of documents | fit |"
+    yield "| length | queue | tokens per CPU-second | relative to SentencePiece alone | tokens | documents | limit |"
     yield "|---|---|---|---|---|---|---|"
     for length in LENGTHS:
-        fit = 0.9 * sum(n for n in own if n <= length) / sum(own)
+        limit = 0.9 * sum(n for n in lengths if n <= length) / sum(lengths)
         for queue in QUEUES:
-            # one stream for all rounds: each goes on in the corpus, and the first round is not all beginnings
+            # one loader for all rounds: each continues in the corpus, so not every document is the first of its window
             stream = code_stream(tokenizer, source, length, queue)
             seen = Seen(Counter(), Counter())
-            alone, way = [], []
+            encoding, pipeline = [], []
             for _ in range(options.rounds):
-                alone.append(cpu_rate(encode, tokenizer, texts, options.tokens))
-                way.append(cpu_rate(draw, stream, options.tokens, seen))
-            ratio = statistics.median(w / a for w, a in zip(way, alone, strict=True))
-            rate = statistics.median(way)
+                encoding.append(cpu_rate(encode, tokenizer, texts, options.tokens))
+                pipeline.append(cpu_rate(draw, stream, options.tokens, seen))
+            ratio = statistics.median(p / a for p, a in zip(pipeline, encoding, strict=True))
+            rate = statistics.median(pipeline)
             shares = f"{infilling(seen.tokens):.1%} | {infilling(seen.documents):.1%}"
-            yield f"| {length:,} | {queue} | {rate:,.0f} | {ratio:.2f} | {shares} | {fit:.1%} |"
+            yield f"| {length:,} | {queue} | {rate:,.0f} | {ratio:.2f} | {shares} | {limit:.1%} |"
     yield ""
-    yield f"SentencePiece alone in the last rounds: {statistics.median(alone):,.0f} tokens a CPU-second."
+    yield f"SentencePiece alone in the last rounds: {statistics.median(encoding):,.0f} tokens per CPU-second."
     yield ""
 
-    yield "## State of 64 lanes, 3 streams"
+    yield "## State of 64 readers, 3 streams"
     yield ""
-    yield "Save: the state as JSON, written and synced to disk. Resume: a stream made from it, to its first batch of 64"
-    yield "windows of 4,096 tokens, beside the first batch of a stream that begins."
+    yield "Save: the state as JSON, written and synced to disk. Resume: from the state to the first batch of 64 windows"
+    yield "of 4,096 tokens; start: the same for a loader without a state."
     yield ""
-    yield "| queue | integers | bytes | JSON bytes | save, ms | resume, s | begin, s |"
+    yield "| queue | integers | bytes | JSON bytes | save, ms | resume, s | start, s |"
     yield "|---|---|---|---|---|---|---|"
     for queue in QUEUES:
         yield state_row(tokenizer, queue, options.rounds)
@@ -123,15 +123,15 @@ def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
         yield "## First batch"
         yield ""
         many = make_files(Path(folder, "many"))
-        seconds = json.loads(own_process(options.tokenizer, f"--first={many}"))
-        yield f"{MANY_FILES:,} files in 2,000 folders, 64 lanes, windows of 4,096: after the imports (TensorFlow and"
+        seconds = json.loads(run_with_flag(options.tokenizer, f"--first={many}"))
+        yield f"{MANY_FILES:,} files in 2,000 folders, 64 readers, windows of 4,096: after the imports (TensorFlow and"
         yield f"SeqIO, {seconds['imports']:.1f} s) the source was listed and split in {seconds['listed']:.1f} s, the"
-        yield f"first batch was there {seconds['batch']:.1f} s after the imports."
+        yield f"first batch was ready {seconds['batch']:.1f} s after the imports."
         yield ""
         yield "## Memory"
         yield ""
-        yield "Peak resident memory of a process that draws 2,000 windows of 4,096 tokens over 8 lanes, SentencePiece"
-        yield "and NumPy included. Files of a folder are listed in memory: see First batch."
+        yield "Peak resident memory of a process that draws 2,000 windows of 4,096 tokens with 8 readers, including"
+        yield "SentencePiece and NumPy. The list of a folder's files is in memory: see First batch."
         yield ""
         yield f"| corpus | {SMALL} MB | {LARGE} MB |"
         yield "|---|---|---|"
@@ -139,7 +139,7 @@ def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
             peaks = []
             for megabytes in (SMALL, LARGE):
                 corpus = make_records(Path(folder, f"corpus-{megabytes}{suffix}"), megabytes)
-                peaks.append(float(own_process(options.tokenizer, f"--peak={corpus}")))
+                peaks.append(float(run_with_flag(options.tokenizer, f"--peak={corpus}")))
                 corpus.unlink()
             yield f"| {suffix} | {peaks[0]:,.0f} MiB | {peaks[1]:,.0f} MiB |"
 
@@ -153,19 +153,19 @@ def code_stream(tokenizer: Tokenizer, source: Source, length: int, queue: int) -
 
 @dataclasses.dataclass
 class Seen:
-    """Tokens, and documents, by kind."""
+    """Number of tokens and of documents by kind."""
 
     tokens: Counter[str]
     documents: Counter[str]
 
 
 def infilling(kinds: Counter[str]) -> float:
-    """The share in infilling forms."""
+    """The share of infilling forms."""
     return (kinds["psm"] + kinds["spm"]) / kinds.total()
 
 
 def draw(stream: DataLoader, tokens: int, seen: Seen) -> int:
-    """Draws batches until there are so many tokens; returns how many."""
+    """Draws batches until they have at least `tokens` tokens; returns their number."""
     drawn = 0
     while drawn < tokens:
         batch = stream.next_batch()
@@ -176,8 +176,8 @@ def draw(stream: DataLoader, tokens: int, seen: Seen) -> int:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], tokens: int) -> int:
-    """Encodes texts, from a random one on, until there are so many tokens; returns how many."""
-    processor = tokenizer._plain  # SentencePiece itself, without our arrays around it
+    """Encodes texts, starting at a random one, until there are at least `tokens` tokens; returns their number."""
+    processor = tokenizer._plain  # SentencePiece itself, without conversion to arrays
     encoded, index = 0, random.randrange(len(texts))
     while encoded < tokens:
         encoded += len(processor.encode(texts[index % len(texts)]))
@@ -186,9 +186,9 @@ def encode(tokenizer: Tokenizer, texts: list[str], tokens: int) -> int:
 
 
 def cpu_rate(work: Callable[..., int], *arguments: Any) -> float:
-    """What `work` returns, a CPU-second."""
-    begin = time.process_time()
-    return work(*arguments) / (time.process_time() - begin)
+    """The number that `work` returns, per CPU-second."""
+    start = time.process_time()
+    return work(*arguments) / (time.process_time() - start)
 
 
 def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
@@ -216,41 +216,41 @@ def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
         )
 
     def seconds(work: Callable[[], object]) -> float:
-        begin = time.perf_counter()
+        start = time.perf_counter()
         work()
-        return time.perf_counter() - begin
+        return time.perf_counter() - start
 
-    began = stream()
-    begin = seconds(began.next_batch)
+    loader = stream()
+    first = seconds(loader.next_batch)
     for _ in range(3):
-        state = began.next_batch().state
+        state = loader.next_batch().state
     positions, text = state.positions, ""
     saves = []
     with tempfile.NamedTemporaryFile("w") as file:
         for _ in range(rounds):
             start = time.perf_counter()
-            state = began.state()
+            state = loader.state()
             text = json.dumps({"batch": state.batch, "positions": state.positions.tolist()})
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
             saves.append(time.perf_counter() - start)
     saved = json.loads(text)
-    again = LoaderState(saved["batch"], np.array(saved["positions"], np.int64))
-    resume = seconds(lambda: stream(again).next_batch())
+    restored = LoaderState(saved["batch"], np.array(saved["positions"], np.int64))
+    resume = seconds(lambda: stream(restored).next_batch())
     size = f"{positions.size:,} | {positions.nbytes:,} | {len(text):,}"
-    return f"| {queue} | {size} | {statistics.median(saves) * 1e3:.0f} | {resume:.1f} | {begin:.1f} |"
+    return f"| {queue} | {size} | {statistics.median(saves) * 1e3:.0f} | {resume:.1f} | {first:.1f} |"
 
 
 def library() -> Folder:
-    """All of the standard library."""
+    """The complete standard library."""
     skip = SKIPPED_FOLDERS | {"site-packages", "dist-packages"}
     return Folder(sysconfig.get_path("stdlib"), "train", corpus=Corpus(validation_share=0), skip=skip)
 
 
 def library_texts() -> list[str]:
     source = library()
-    return [item.text for piece in range(len(source)) for item in items(source, piece)]
+    return [item.text for shard in range(len(source)) for item in items(source, shard)]
 
 
 def make_files(root: Path) -> Path:
@@ -261,13 +261,13 @@ def make_files(root: Path) -> Path:
         folder = root / f"repository{number // 1000}" / f"folder{number // 50 % 20}"
         if number % 50 == 0:
             folder.mkdir(parents=True)
-        begin = rng.randrange(len(lines) - 40)
-        (folder / f"file{number}.py").write_text("\n".join(lines[begin : begin + 40]) + "\n")
+        start = rng.randrange(len(lines) - 40)
+        (folder / f"file{number}.py").write_text("\n".join(lines[start : start + 40]) + "\n")
     return root
 
 
 def make_records(path: Path, megabytes: int) -> Path:
-    """A file of records with the standard library's texts over and over; compressed ones hold as much text."""
+    """A file of records with random texts of the standard library; the size is that of the uncompressed text."""
     texts, rng, written = library_texts(), random.Random(0), 0
     if path.suffix == ".parquet":
         import pyarrow
@@ -286,14 +286,14 @@ def make_records(path: Path, megabytes: int) -> Path:
     return path
 
 
-def own_process(tokenizer: Path, flag: str) -> str:
-    """What this program prints when it is run with the flag."""
+def run_with_flag(tokenizer: Path, flag: str) -> str:
+    """The output of this program when it is run with the flag."""
     command = [sys.executable, __file__, f"--tokenizer={tokenizer}", flag]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def peak_memory(tokenizer: Tokenizer, corpus: str) -> float:
-    """MiB."""
+    """Peak resident memory of this process after reading 250 batches, MiB."""
     import resource
 
     source = stream_source("code", "train", Corpus(code=corpus), Filters())
@@ -305,10 +305,10 @@ def peak_memory(tokenizer: Tokenizer, corpus: str) -> float:
 
 
 def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
-    """Seconds of the imports; from there to the listing, and to the first batch."""
+    """Seconds of the imports, from then to the listing of the source, and from then to the first batch."""
     from codellama_jax.runtime.console import quiet_stderr
 
-    begin = time.perf_counter()
+    start = time.perf_counter()
     with quiet_stderr():
         from tasks import mixtures
     from codellama_jax.config.data import Mixture, Packing
@@ -330,7 +330,7 @@ def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
     stream = DataLoader(tasks, {"code": 1.0}, seed=0, readers=64, batch_size=64, length=4_096, mask_documents=False)
     stream.next_batch()
     done = time.perf_counter()
-    return {"imports": imported - begin, "listed": listed - imported, "batch": done - imported}
+    return {"imports": imported - start, "listed": listed - imported, "batch": done - imported}
 
 
 if __name__ == "__main__":

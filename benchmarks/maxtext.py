@@ -1,14 +1,14 @@
-"""The train step beside MaxText's: the memory it needs, what it computes, moves and sends. No TPU is needed.
+"""Compares the train step with MaxText's: memory, FLOPs, memory traffic and communication. Needs no TPU.
 
     python3.12 -m venv ~/maxtext
     ~/maxtext/bin/pip install 'maxtext[tpu]==0.2.5' jax==0.12.0.1 libtpu==0.0.50.1
     python benchmarks/maxtext.py --maxtext_python=$HOME/maxtext/bin/python [--out=benchmarks/maxtext.md]
 
-Both compile Llama 2 7B for the same slice with XLA's TPU compiler, on this machine: ours as codellama_jax.plan does it,
-MaxText with its own train_compile and its base.yml, of which only what the task asks for is changed (MAXTEXT below).
-Both compilations leave their texts, and one reader, codellama_jax/planning, reads both. Run it with a Python that has
-requirements-tpu.txt and the same jax and libtpu as MaxText's, or the compilers differ too: the result says which were
-used. MaxText lives in an environment of its own, and nothing of it is imported here.
+Both compile Llama 2 7B for the same slice with XLA's TPU compiler on this machine: ours with codellama_jax.plan,
+MaxText with its own train_compile and its base.yml, of which only the settings of the task are changed (MAXTEXT below).
+Both compilations dump their programs, and codellama_jax/planning analyses both. Run this with a Python that has
+requirements-tpu.txt and the jax and libtpu of MaxText's environment; otherwise the compilers differ as well (the result
+names the versions). MaxText has a separate environment, and nothing of it is imported here.
 """
 
 import argparse
@@ -37,25 +37,25 @@ from codellama_jax.planning.memory_traffic import memory_bytes  # noqa: E402
 SLICE = "v5p:4x4x4"
 OURS = (
     *("--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin", f"--topology={SLICE}"),
-    *("--gin.Llama.remat=full", "--gin.Stage.micro_batches=1"),  # the task, not what the size file found faster
-    *("--gin.VOCAB_SIZE=32000", "--gin.INFILLING=False"),  # without the infilling ids' rows, which MaxText's has not
+    *("--gin.Llama.remat=full", "--gin.Stage.micro_batches=1"),  # the task, not the faster settings of the size file
+    *("--gin.VOCAB_SIZE=32000", "--gin.INFILLING=False"),  # no rows for infilling ids, as in MaxText
 )
 MAXTEXT = (
     *("model_name=llama2-7b", "per_device_batch_size=16", "max_target_length=4096", "attention=flash"),
     *("compile_topology_num_slices=1", "dataset_type=synthetic", "enable_checkpointing=false", "run_name=benchmark"),
 )
-# What is recomputed, whose step, and how it is told.
+# What is recomputed, the program, and its settings.
 ROWS = (
     ("all", "MaxText", ("remat_policy=full",)),
     ("all", "MaxText, loss in 32 parts", ("remat_policy=full", "num_vocab_tiling=32")),
     ("all", "ours", ()),
-    ("all", "ours, documents masked", ("--gin.Packing.mask_documents=True",)),
+    ("all", "ours, masked documents", ("--gin.Packing.mask_documents=True",)),
     ("all but q, k, v", "MaxText", ("remat_policy=save_qkv_proj",)),
     ("all but q, k, v", "MaxText, loss in 32 parts", ("remat_policy=save_qkv_proj", "num_vocab_tiling=32")),
     ("all but q, k, v", "ours", ("--gin.Llama.remat=q+k+v",)),
 )
-# What MaxText must say of itself, or the two are not the same task.
-SAID = {
+# Settings that MaxText must log; otherwise the two programs do not have the same task.
+EXPECTED_CONFIG = {
     **{"global_batch_size_to_train_on": "1024", "max_target_length": "4096", "gradient_accumulation_steps": "1"},
     **{"base_emb_dim": "4096", "base_mlp_dim": "11008", "base_num_decoder_layers": "32", "vocab_size": "32000"},
     **{"base_num_query_heads": "32", "base_num_kv_heads": "32", "ici_data_parallelism": "1"},
@@ -68,36 +68,36 @@ SAID = {
 PACKAGES = ("jax", "jaxlib", "libtpu")
 
 TASK = """\
-Llama 2 7B, 32,000 pieces; 1,024 windows of 4,096 (4,194,304 tokens) a step, 16 a chip, in one pass; parameters and
-AdamW's moments in float32, cut over all 64 chips, products in bfloat16, layers under a scan, JAX's splash kernel in
-blocks of 512 with two backward kernels, clipping, no dropout.
+Llama 2 7B, 32,000 pieces; 1,024 windows of 4,096 (4,194,304 tokens) per step, 16 per chip, without micro-batches;
+parameters and AdamW's moments in float32, sharded over all 64 chips, products in bfloat16, layers in a scan, JAX's
+splash kernel in blocks of 512 with two backward kernels, clipping, no dropout.
 
-Peak: the size of the heap that the compiler lays everything out in, arguments included. FLOPs: products, times the
-trips of loops, and attention kernels over the causal half; of all chips. Moved (to and from main memory) and sent (by
-all collectives) are those of one device. Seconds: to the program with its memory laid out, from which all figures are;
-generating code takes longer. The first of the rows that recompute the same is what the others are compared with.
+Peak: the size of the compiler's heap for all buffers, including arguments. FLOPs: products, multiplied by the trip
+counts of loops, and attention kernels over the causal half; of all chips. Traffic (to and from main memory) and sent
+(by all collectives) are per device. Seconds: compilation up to the assignment of memory, from which all figures are
+taken; generating code takes longer. Ratios are to the first row with the same recomputation.
 
 """
 FAIRNESS = """\
-## How equal they are
+## Remaining differences
 
-- MaxText's step masks: its splash kernel always gets the ids of packed documents. Ours masks nothing in this stage; the
-  row with documents masked has the ids.
-- MaxText's logits exist whole unless its loss is cut (num_vocab_tiling, 1 in its base.yml). 32 parts have as many
-  tokens each as ours always have (Llama.loss_chunk); they gather the output head, and sum its gradient, for each
-  part, and compute the logits twice.
-- MaxText's recipe for this model on v5p (configs/tpu/v5p/llama2_7b.sh) has 4 windows a chip and keeps more
+- MaxText always masks documents: its splash kernel gets their segment ids. Ours does not in this stage; the row with
+  masked documents does.
+- MaxText computes all logits at once unless its loss is split (num_vocab_tiling, 1 in its base.yml). With 32 parts each
+  part has as many tokens as ours (Llama.loss_chunk); the output head is gathered, and its gradient reduced, for each
+  part, and the logits are computed twice.
+- MaxText's recipe for this model on v5p (configs/tpu/v5p/llama2_7b.sh) has 4 windows per chip and saves more
   (remat_policy=minimal); here the batch is that of the stage.
-- MaxText stacks parameters with layers as the second dimension, ours as the first; its metrics are others.
-- Its train_compile sets xla_tpu_spmd_rng_bit_generator_unsafe, but without dropout nothing is drawn. In what the
-  compiler writes of its flags, all others are equal.
+- MaxText stacks parameters with layers as the second dim, ours as the first; its metrics are different.
+- Its train_compile sets xla_tpu_spmd_rng_bit_generator_unsafe, which has no effect without dropout. All other compiler
+  flags in the dumps are equal.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maxtext_python", type=Path, required=True, help="the Python of MaxText's environment")
-    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
+    parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
     options = parser.parse_args()
     text = "".join(line + "\n" for line in result(options))
     print(text)
@@ -108,83 +108,83 @@ def main() -> None:
 def result(options: argparse.Namespace) -> Iterator[str]:
     """The lines of the result file."""
     slice_ = topology(SLICE)
-    found = []
-    for recomputed, who, told in ROWS:
-        print(f"compiling: {recomputed}, {who}", file=sys.stderr)
-        row = maxtext(options.maxtext_python, slice_, told) if who.startswith("MaxText") else ours(told)
-        found.append((recomputed, who, row))
-    yield f"# Beside MaxText, {datetime.date.today()}"
+    results = []
+    for recomputed, program, settings in ROWS:
+        print(f"compiling: {recomputed}, {program}", file=sys.stderr)
+        row = maxtext(options.maxtext_python, slice_, settings) if program.startswith("MaxText") else ours(settings)
+        results.append((recomputed, program, row))
+    yield f"# Comparison with MaxText, {datetime.date.today()}"
     yield ""
     command = " ".join(sys.argv[1:]).replace(str(options.maxtext_python), "$HOME/maxtext/bin/python")
     yield f"    python benchmarks/maxtext.py {command}"
     yield ""
     yield f"Ours: {versions(Path(sys.executable), *PACKAGES)}."
     yield f"MaxText's: {versions(options.maxtext_python, *PACKAGES, 'maxtext')}."
-    yield f"Compiled on {os.cpu_count()} shared cores for {SLICE} ({slice_.cloud_name}); nothing here has run on a TPU."
+    yield f"Compiled on {os.cpu_count()} shared cores for {SLICE} ({slice_.cloud_name}); nothing was run on a TPU."
     yield ""
     yield from TASK.splitlines()
-    yield "| recomputed | step | peak, GiB | ratio | FLOPs | ratio | moved, TB | sent, GB | s |"
+    yield "| recomputed | step | peak, GiB | ratio | FLOPs | ratio | traffic, TB | sent, GB | s |"
     yield "|---|---|---|---|---|---|---|---|---|"
     first: dict[str, dict[str, Any]] = {}
-    for recomputed, who, row in found:
-        against = first.setdefault(recomputed, row)
+    for recomputed, program, row in results:
+        baseline = first.setdefault(recomputed, row)
         peak, flops = row["peak_bytes"], row["compiled_flops"]
         sent = sum(size for parts in row["collective_bytes"].values() for size in parts.values())
         yield (
-            f"| {recomputed} | {who} | {peak / GiB:.2f} | {peak / against['peak_bytes']:.3f} | {flops:.4e} |"
-            f" {flops / against['compiled_flops']:.3f} | {row['memory_bytes'] / 1e12:.2f} | {sent / 1e9:.1f} |"
+            f"| {recomputed} | {program} | {peak / GiB:.2f} | {peak / baseline['peak_bytes']:.3f} | {flops:.4e} |"
+            f" {flops / baseline['compiled_flops']:.3f} | {row['memory_bytes'] / 1e12:.2f} | {sent / 1e9:.1f} |"
             f" {row['compile_seconds']:.0f} |"
         )
     yield ""
-    yield "Sent, by kind, in GB:"
+    yield "Sent by kind, GB:"
     yield ""
-    for recomputed, who, row in found:
+    for recomputed, program, row in results:
         kinds = {kind: sum(parts.values()) for kind, parts in row["collective_bytes"].items()}
         named = ", ".join(f"{kind} {size / 1e9:.1f}" for kind, size in sorted(kinds.items()) if size > 1e7)
-        yield f"- {who}, recomputed {recomputed}: {named}"
+        yield f"- {program}, recomputed {recomputed}: {named}"
     yield ""
     yield from FAIRNESS.splitlines()
 
 
-def ours(told: tuple[str, ...]) -> dict[str, Any]:
-    """A plan, made anew."""
+def ours(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Our plan, compiled without a cache."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "XDG_CACHE_HOME": cache}
-        command = [sys.executable, "-m", "codellama_jax.plan", *OURS, *told, "--no_estimate", "--json"]
+        command = [sys.executable, "-m", "codellama_jax.plan", *OURS, *settings, "--no_estimate", "--json"]
         child = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     plan = json.loads(child.stdout)
     if not plan["fits"] or plan["unknown_loops"] or plan["recomputed_by_the_compiler"]:
-        raise SystemExit(f"ours does not fit, or cannot be counted: {plan}")
+        raise SystemExit(f"ours does not fit, or its loops or products cannot be counted: {plan}")
     return plan
 
 
-def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, Any]:
-    """The same facts of MaxText's step."""
+def maxtext(python: Path, slice_: Topology, settings: tuple[str, ...]) -> dict[str, Any]:
+    """The same figures of MaxText's step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = compiler_environment(slice_, folder)
         environment.pop("PYTHONPATH", None)  # ours
-        where = subprocess.run(
+        origin = subprocess.run(
             [python, "-c", "import importlib.util; print(importlib.util.find_spec('maxtext').origin)"],
             **{"check": True, "capture_output": True, "text": True, "env": environment},
         ).stdout
-        base = Path(where.strip()).parent / "configs" / "base.yml"
+        base = Path(origin.strip()).parent / "configs" / "base.yml"
         output = (f"base_output_directory={folder / 'output'}", f"compile_topology={slice_.cloud_name}")
-        command = [python, "-m", "maxtext.trainers.pre_train.train_compile", base, *MAXTEXT, *output, *told]
-        begun = time.monotonic()
+        command = [python, "-m", "maxtext.trainers.pre_train.train_compile", base, *MAXTEXT, *output, *settings]
+        start = time.monotonic()
         with (folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
             while child.poll() is None and not list(folder.glob("*jit_train_step*after_buffer_assignment.txt")):
                 time.sleep(0.2)
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - start
         finally:
             child.kill()
             child.wait()
-        said = (folder / "log.txt").read_text(errors="replace")
+        log_text = (folder / "log.txt").read_text(errors="replace")
         if not list(folder.glob("*jit_train_step*after_buffer_assignment.txt")):
-            raise SystemExit(f"MaxText does not compile:\n{said[-4000:]}")
-        check_said(said)
+            raise SystemExit(f"MaxText does not compile:\n{log_text[-4000:]}")
+        check_config(log_text)
         program = Program(next(folder.glob("*jit_train_step*.after_optimizations.txt")).read_text())
         peak = heap_bytes(folder, "jit_train_step")
     if not peak or program.unknown_loops or program.recomputed:
@@ -193,26 +193,28 @@ def maxtext(python: Path, slice_: Topology, told: tuple[str, ...]) -> dict[str, 
         "peak_bytes": peak,
         "compiled_flops": (program.product_flops + program.attention_flops) * slice_.devices,
         "memory_bytes": memory_bytes(program),
-        # its other axes are of size 1
-        "collective_bytes": roofline.sent(Collectives(program, {"fsdp": slice_.devices})),
+        # its other axes have size 1
+        "collective_bytes": roofline.bytes_sent(Collectives(program, {"fsdp": slice_.devices})),
         "compile_seconds": seconds,
     }
 
 
-def check_said(log: str) -> None:
-    """Raises SystemExit if MaxText says of its configuration that it is another task."""
-    said = dict(re.findall(r"Config param (\w+): (.*)", log))
-    other = {key: said.get(key) for key, value in SAID.items() if (said.get(key) or "").strip() != value}
-    if other:
-        raise SystemExit(f"MaxText does something else than ours: {other}; expected {SAID}")
+def check_config(log: str) -> None:
+    """Raises SystemExit if the configuration that MaxText logs is not EXPECTED_CONFIG."""
+    logged = dict(re.findall(r"Config param (\w+): (.*)", log))
+    different = {
+        key: logged.get(key) for key, value in EXPECTED_CONFIG.items() if (logged.get(key) or "").strip() != value
+    }
+    if different:
+        raise SystemExit(f"MaxText has a different task: {different}; expected {EXPECTED_CONFIG}")
 
 
 def versions(python: Path, *packages: str) -> str:
     code = (
         "import importlib.metadata as m, platform, sys; print(platform.python_version(), *map(m.version, sys.argv[1:]))"
     )
-    said = subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True).stdout.split()
-    return ", ".join(f"{name} {version}" for name, version in zip(("Python", *packages), said, strict=True))
+    printed = subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True).stdout.split()
+    return ", ".join(f"{name} {version}" for name, version in zip(("Python", *packages), printed, strict=True))
 
 
 if __name__ == "__main__":

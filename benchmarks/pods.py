@@ -1,10 +1,11 @@
-"""What every stage of every size needs and costs on every generation of TPU: writes docs/pods.md.
+"""Memory and cost of every stage and size on every TPU generation: writes docs/pods.md.
 
-    make pods                                    about half an hour on two cores; what was compiled before is remembered
+    make pods                                    about half an hour on two cores; compiled steps are cached
 
 Every row is the real train step, compiled for the slice by XLA's TPU compiler (codellama_jax/planning). Nothing is
-measured. A size's own chips have the bindings of its file; for the others policies are tried from the one that keeps
-most down, each with as many micro-batches as two devices to a window allow, until one fits: then with fewer.
+measured. On the slice named in its size file a stage has the settings of that file. On other slices policies are tried,
+beginning with the one that saves most, with the largest number of micro-batches, until one fits; then with fewer
+micro-batches.
 """
 
 import argparse
@@ -14,26 +15,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codellama_jax import plan
 from codellama_jax.config import gin_files
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.planning.aot_compile import Compiler, require_compiler
 from codellama_jax.planning.chips import GiB, Topology, topology
-from codellama_jax.planning.search import Change, changed, micro_batch_counts
+from codellama_jax.planning.progress import Progress
+from codellama_jax.planning.search import Change, make_change, micro_batch_counts
+from codellama_jax.planning.step_config import shaping_config
+from codellama_jax.planning.summary import summarize
 
 SIZES = ("7b", "13b", "34b", "70b")
-# A stage, and those whose step is the same program but for sixteen rows of the vocabulary and the learning rate.
+# A stage, and the stages with the same program except for sixteen rows of the vocabulary and the learning rate.
 STAGES = {"code": ("python_code", "python"), "lcft": ("python_lcft",), "instruct": ()}
 MISSING = {("70b", "python_code"), ("70b", "python_lcft")}  # stages that the paper does not have
-OWN = {"7b": "v5p:4x4x4", "13b": "v5p:4x4x4", "34b": "v5p:4x4x4", "70b": "v5p:4x8x8"}  # what the size files state
+OWN = {"7b": "v5p:4x4x4", "13b": "v5p:4x4x4", "34b": "v5p:4x4x4", "70b": "v5p:4x8x8"}  # named in the size files
 SLICES = {
     "7b": ("v4:4x4x8", "v5e:16x16", OWN["7b"], "v6e:8x8", "tpu7x:4x4x4"),
     "13b": ("v4:4x4x8", "v5e:16x16", OWN["13b"], "v6e:8x8", "tpu7x:4x4x4"),
     "34b": ("v4:4x8x8", "v5e:16x16", OWN["34b"], "v6e:16x16", "tpu7x:4x4x4"),
     "70b": ("v4:8x8x8", "v5e:16x16", OWN["70b"], "v6e:16x16", "tpu7x:4x4x8"),
 }
-# Of the policies of planning/search.py those that are tried here, from the one that keeps most down.
+# Policies of planning/search.py that are tried here, beginning with the one that saves most.
 LADDER = (
     ("q+k+v+attention+middle+gate+up", ""),
     ("q+k+v+attention+middle", ""),
@@ -41,7 +44,7 @@ LADDER = (
     ("full", ""),
     ("full", "input"),
 )
-LONG = (  # bindings of lcft, the pass, and slices
+LONG = (  # size, tokens, windows, pass, slice
     ("7b", 102_400, 1, "forward", "v5p:2x2x1"),
     ("7b", 102_400, 1, "forward", "v6e:2x2"),
     ("34b", 102_400, 1, "forward", "v5p:2x2x1"),
@@ -54,41 +57,41 @@ LONG = (  # bindings of lcft, the pass, and slices
 
 
 def load(size: str, stage: str, *bindings: str) -> Config:
-    return plan.shaping_config(gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings))
+    return shaping_config(gin_files.load([f"gin/{stage}.gin", f"gin/models/{size}.gin"], bindings))
 
 
 def candidates(config: Config, slice_: Topology) -> list[Change]:
-    """As the size file has it where that is for the slice's chip; else from the policy that keeps most down."""
+    """The settings of the size file on its slice; otherwise the LADDER of policies."""
     if slice_.slice_name == OWN[config.stage.size]:
         return [Change((), slice_, config)]
     most = micro_batch_counts(config, slice_)[-1]
-    return [changed(config, slice_, remat=remat, offload=offload, micro_batches=most) for remat, offload in LADDER]
+    return [make_change(config, slice_, remat=remat, offload=offload, micro_batches=most) for remat, offload in LADDER]
 
 
 def best(config: Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
-    """The first candidate that fits, in as few micro-batches as let it fit, and its plan; else the last candidate."""
-    facts: dict[str, Any] = {}
+    """The first candidate that fits, with the fewest micro-batches, and its plan; otherwise the last candidate."""
+    analysis: dict[str, Any] = {}
     change: Change | None = None
     for change in candidates(config, slice_):
         try:
-            facts = compiler.facts(change.config, slice_, estimate=False)
+            analysis = compiler.analyze(change.config, slice_, estimate=False)
         except UserError as error:
             return None, {"refused": str(error)}
-        if facts["fits"] and not facts["recomputed"]:
+        if analysis["fits"] and not analysis["recomputed"]:
             break
     assert change
     most, llama = change.config.stage.micro_batches, change.config.llama
     own = slice_.slice_name == OWN[config.stage.size]
-    for count in micro_batch_counts(config, slice_) if facts["fits"] and not own else []:
-        # what is not an argument is nearly proportional to a micro-batch: the hopeless are not compiled
-        guess = facts["argument_bytes"] + (facts["peak_bytes"] - facts["argument_bytes"]) * most / count
-        if count < most and guess < 1.1 * facts["hbm_bytes"]:
-            fewer = changed(config, slice_, remat=llama.remat, offload=llama.offload, micro_batches=count)
-            tried = compiler.facts(fewer.config, slice_, estimate=False)
-            if tried["fits"] and not tried["recomputed"]:
-                change, facts = fewer, tried
+    for count in micro_batch_counts(config, slice_) if analysis["fits"] and not own else []:
+        # memory other than arguments is nearly proportional to a micro-batch: skip those that cannot fit
+        guess = analysis["argument_bytes"] + (analysis["peak_bytes"] - analysis["argument_bytes"]) * most / count
+        if count < most and guess < 1.1 * analysis["hbm_bytes"]:
+            fewer = make_change(config, slice_, remat=llama.remat, offload=llama.offload, micro_batches=count)
+            attempt = compiler.analyze(fewer.config, slice_, estimate=False)
+            if attempt["fits"] and not attempt["recomputed"]:
+                change, analysis = fewer, attempt
                 break
-    return change, plan.summary(change.config, slice_, facts)
+    return change, summarize(change.config, slice_, analysis)
 
 
 def row(size: str, stage: str, slice_: Topology, change: Change | None, result: dict[str, Any], steps: int) -> str:
@@ -107,9 +110,9 @@ def row(size: str, stage: str, slice_: Topology, change: Change | None, result: 
     )
 
 
-def every_stage(compiler: Compiler, say: Any) -> list[str]:
+def every_stage(compiler: Compiler, report: Any) -> list[str]:
     lines = [
-        "| size | stage | slice | chips | fits | peak GiB | bound, s a step | by | MFU at it | chip-hours at it"
+        "| size | stage | slice | chips | fits | peak GiB | bound, s per step | by | MFU at bound | chip-hours at bound"
         " | bindings |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -117,7 +120,7 @@ def every_stage(compiler: Compiler, say: Any) -> list[str]:
         for stage, others in STAGES.items():
             for name in SLICES[size]:
                 slice_ = topology(name)
-                say(f"{size} {stage} on {name}")
+                report(f"{size} {stage} on {name}")
                 config = load(size, stage)
                 change, result = best(config, slice_, compiler)
                 for each in (stage, *others):
@@ -127,16 +130,16 @@ def every_stage(compiler: Compiler, say: Any) -> list[str]:
     return lines
 
 
-def estimates(compiler: Compiler, say: Any) -> list[str]:
+def estimates(compiler: Compiler, report: Any) -> list[str]:
     lines = [
-        "| size | slice | compiled / model FLOPs | bound MFU | estimated s a step | estimated MFU | tokens/s/chip"
+        "| size | slice | compiled / model FLOPs | bound MFU | estimated s per step | estimated MFU | tokens/s/chip"
         " | days | chip-hours |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for size in SIZES:
         slice_, config = topology(OWN[size]), load(size, "code")
-        say(f"{size} code on {slice_.name}, with the estimate")
-        result = plan.summary(config, slice_, compiler.facts(config, slice_))
+        report(f"{size} code on {slice_.name}, with the estimate")
+        result = summarize(config, slice_, compiler.analyze(config, slice_))
         lines.append(
             f"| {size} | {slice_.name} | {result['compiled_flops'] / result['model_flops']:.3f}"
             f" | {result['bound_mfu']:.1%} | {result['estimated_seconds']:.2f} | {result['estimated_mfu']:.1%}"
@@ -146,27 +149,27 @@ def estimates(compiler: Compiler, say: Any) -> list[str]:
     return lines
 
 
-def long_contexts(compiler: Compiler, say: Any) -> list[str]:
+def long_contexts(compiler: Compiler, report: Any) -> list[str]:
     lines = [
-        "| size | tokens | windows | pass | slice | mesh | fits | peak GiB | bound, s | by | MFU at it |",
+        "| size | tokens | windows | pass | slice | mesh | fits | peak GiB | bound, s | by | MFU at bound |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for size, length, windows, kind, name in LONG:
-        say(f"{size}, {length:,} tokens, {kind}, on {name}")
+    for size, length, windows, pass_, name in LONG:
+        report(f"{size}, {length:,} tokens, {pass_}, on {name}")
         slice_ = topology(name)
         config = load(size, "lcft", f"LCFT_LENGTH={length}", f"LCFT_BATCH_TOKENS={length * windows}", *LONG_BINDINGS)
-        forward = kind == "forward"
-        facts = compiler.facts(config, slice_, estimate=False, forward=forward)
-        result = plan.summary(config, slice_, facts, forward=forward)
+        forward = pass_ == "forward"
+        analysis = compiler.analyze(config, slice_, estimate=False, forward=forward)
+        result = summarize(config, slice_, analysis, forward=forward)
         mesh = " x ".join(f"{axis} {parts}" for axis, parts in result["mesh"].items() if parts > 1)
         peak = f"{result['peak_bytes'] / GiB:.1f} of {result['hbm_bytes'] / GiB:.1f}"
         bound = f"{result['bound_seconds']:.2f} | {result['bound_by']} | {result['bound_mfu']:.0%}"
         fits = f"yes | {peak} | {bound}" if result["fits"] else f"**no** | {peak} | | |"
-        lines.append(f"| {size} | {length:,} | {windows} | {kind} | {name} | {mesh} | {fits} |")
+        lines.append(f"| {size} | {length:,} | {windows} | {pass_} | {name} | {mesh} | {fits} |")
     return lines
 
 
-# Larger blocks: at this length the mask has a hundred thousand blocks of 512, and going through them takes a minute.
+# Larger blocks: at this length the mask has a hundred thousand blocks of 512, and evaluating them takes a minute.
 LONG_BINDINGS = (
     *("Llama.remat=full", "Stage.micro_batches=1"),
     *("Llama.splash_block=1024", "Llama.splash_block_backward=1024"),
@@ -175,22 +178,22 @@ LONG_BINDINGS = (
 PAGE = """# What a pod needs and costs
 
 Written by `make pods` on {date} (jax {jax}, libtpu {libtpu}); do not edit. Every row is the real train step, compiled
-for the slice by XLA's TPU compiler on a machine without TPUs. **Nothing here is measured.** The bound is what no run
-can beat: the products at the chip's peak, the bytes at its memory's bandwidth, what is sent at the links', whichever
-takes longest, as if they overlapped wholly. MFU counts causal attention half. Peak is what the compiler compares with
-the memory that a program can have.
+for the slice by XLA's TPU compiler on a machine without TPUs. **Nothing here is measured.** No run can beat the bound:
+the longest of the times of products at the chip's peak, of memory traffic at the memory's bandwidth, and of
+communication at the links' bandwidth, as if they overlapped completely. MFU counts causal attention half. Peak is the
+size that the compiler compares with the memory available to a program.
 
-A row is reproduced by
+To reproduce a row:
 
     python -m codellama_jax.plan --gin_file=gin/STAGE.gin --gin_file=gin/models/SIZE.gin --topology=SLICE \\
         --no_estimate BINDINGS
 
-with the row's bindings; where there are none the stage runs as its gin files have it, on the chips that the size file
-states, with what `--search` found there. On other chips five policies of `Llama.remat` were tried from the one that
-keeps most down until one fitted, in as few micro-batches as let it fit: it need not be the fastest
+with the bindings of the row. Rows without bindings use the gin files unchanged, on the slice named in the size file,
+with settings that `--search` found there. On other chips five policies of `Llama.remat` were tried, beginning with the
+one that saves most, until one fitted, with the fewest micro-batches with which it fits. It need not be the fastest
 (`plan --search --topology=SLICE` takes two minutes). `python_code`, `python` and `python_lcft` are the programs of
-`code` and `lcft` but for sixteen rows of the vocabulary and the steps; the paper has no `python_code` and no
-`python_lcft` of 70B.
+`code` and `lcft` except for sixteen rows of the vocabulary and the number of steps; the paper has no `python_code` and
+no `python_lcft` of 70B.
 
 ## Every size, stage and chip
 
@@ -200,17 +203,18 @@ keeps most down until one fitted, in as few micro-batches as let it fit: it need
 
 ## Estimates
 
-The compiler's own cycle counts for every instruction in the order of its schedule, attention kernels taken at half of
-peak, exposed collectives at the links' bandwidth: `plan` without `--no_estimate`, code training. Published runs of such
-models reach 65% to 70% MFU on v5p. The estimate is lower, so its days and chip-hours are rather too many.
+The compiler's cycle estimates of all instructions in the order of its schedule, attention kernels at half of peak, and
+exposed collectives at the links' bandwidth: `plan` without `--no_estimate`, code training. Published runs of such
+models reach 65% to 70% MFU on v5p. The estimate is lower, so days and chip-hours are probably overestimated.
 
 {estimates}
 
 ## A hundred thousand tokens
 
-The pass is an evaluation's (`--forward`) or a whole train step, with `--gin.LCFT_LENGTH=TOKENS`
+The pass is that of an evaluation (`--forward`) or a complete train step, with `--gin.LCFT_LENGTH=TOKENS`
 `--gin.LCFT_BATCH_TOKENS=(TOKENS x WINDOWS)` and
-`{bindings}`. Fewer windows than chips make a context axis, unasked.
+`{bindings}`. With fewer windows than chips a context
+axis is chosen automatically.
 
 {long}
 """
@@ -221,18 +225,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=gin_files.ROOT / "docs" / "pods.md")
     options = parser.parse_args()
     require_compiler()
-    progress = plan.Progress()
+    progress = Progress()
     compiler = Compiler(progress)
 
-    def say(words: str) -> None:
-        progress.title = words
+    def report(message: str) -> None:
+        progress.title = message
 
-    rows = every_stage(compiler, say)
+    rows = every_stage(compiler, report)
     unfit = [line for line in rows if "| **no** |" in line or "| no |" in line]
     fit = (
         "Everything fits."
         if not unfit
-        else f"{len(unfit)} rows do not fit even with everything recomputed and one window a device at a time."
+        else f"{len(unfit)} rows do not fit even with full recomputation and one window per device at a time."
     )
     page = PAGE.format(
         date=datetime.date.today().isoformat(),
@@ -240,8 +244,8 @@ def main() -> None:
         libtpu=importlib.metadata.version("libtpu"),
         rows="\n".join(rows),
         unfit=fit,
-        estimates="\n".join(estimates(compiler, say)),
-        long="\n".join(long_contexts(compiler, say)),
+        estimates="\n".join(estimates(compiler, report)),
+        long="\n".join(long_contexts(compiler, report)),
         bindings=" ".join(f"--gin.{binding}" for binding in LONG_BINDINGS),
     )
     options.out.write_text(page, encoding="utf-8")

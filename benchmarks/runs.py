@@ -1,10 +1,11 @@
-"""Runs of the real command, as processes that can be killed at a moment of one's choice; and what they leave behind.
+"""Starts the real command in separate processes, which can be killed at any moment, and reads the files of its runs.
 
-benchmarks/faults.py and the tests start their runs with this. JAX is imported by what reads arrays alone.
+Used by benchmarks/faults.py and by tests. Only the functions that read arrays import JAX.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from codellama_jax.runtime import checksums
 from codellama_jax.runtime.run_dir import final_step, saved_steps
 
 ROOT = Path(__file__).resolve().parent.parent
-# Not to learn anything, but to go through the motions; steps and saves are the caller's.
+# A model that learns nothing but runs every part of a stage; callers add steps and saves.
 TOY = [
     "--gin.Llama.dim=16",
     "--gin.Llama.heads=2",
@@ -41,19 +42,19 @@ TOY = [
     "--gin.Evaluation.samples=1",
     "--gin.Evaluation.sample_tokens=4",
 ]
-TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
+TEMPORARY = ".orbax-checkpoint-tmp"  # part of the name of a folder that is being written
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, which has the same command however often it is started.
+    """A run, which can be started several times with the same command.
 
     Attributes:
         run_dir: its --run_dir.
         flags: gin files and bindings.
-        processes: 1 is started by the launcher; more are started one by one, as hosts of a pod are, and meet over
-            loopback.
-        devices: of each process.
+        processes: one is started by the launcher; several are started directly, like the hosts of a pod, and connect
+            over loopback.
+        devices: devices per process.
     """
 
     run_dir: Path
@@ -66,70 +67,70 @@ class Run:
         return self.run_dir / "local"
 
     def start(self) -> "Started":
-        """Starts its processes, and returns at once."""
+        """Starts its processes without waiting for them."""
         self.run_dir.parent.mkdir(parents=True, exist_ok=True)
         program = [str(ROOT / "xm_launch.py")] if self.processes == 1 else ["-m", "codellama_jax.train"]
         command = [sys.executable, *program, f"--run_dir={self.run_dir}", *self.flags]
-        children, outputs = [], []
+        children, files = [], []
         for environment in environments(self.processes, self.devices):
-            outputs.append(tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as what is started)
+            files.append(tempfile.TemporaryFile())  # noqa: SIM115 (open as long as the processes run)
             children.append(
                 subprocess.Popen(
                     command,
                     env=environment,
                     cwd=self.run_dir.parent,
                     stdin=subprocess.DEVNULL,
-                    stdout=outputs[-1],
+                    stdout=files[-1],
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             )
-        return Started(self, children, outputs)
+        return Started(self, children, files)
 
     def finish(self, code: int = 0, timeout: float = 400) -> str:
-        """Starts it, waits for its end with this exit code, and returns what the user saw.
+        """Starts it, waits until it ends, and returns its output.
 
         Raises:
-            AssertionError: another exit code.
+            AssertionError: the exit code is not `code`.
         """
         with self.start() as started:
             codes = started.wait(timeout)
-            assert set(codes) == {code}, f"exit codes {codes}\n{started.said()}"
-            return started.said()
+            assert set(codes) == {code}, f"exit codes {codes}\n{started.output()}"
+            return started.output()
 
     def trajectory(self, stage: str = "code") -> list[tuple[int, str, str]]:
-        """What must be equal between equal runs, as text."""
+        """Step, loss and gradient norm of every line, as text: identical for equal runs."""
         return [
             (line["step"], repr(line["loss"]), repr(line["grad_norm"]))
             for line in lines(self.folder / stage / "metrics.jsonl")
         ]
 
     def last_step(self, stage: str) -> int:
-        """The last step in metrics.jsonl, 0 without one."""
+        """The last step in metrics.jsonl, or 0."""
         return max((line["step"] for line in lines(self.folder / stage / "metrics.jsonl")), default=0)
 
     def last_saved(self, stage: str) -> int:
-        """The newest checkpoint, 0 without one."""
+        """The step of the newest checkpoint, or 0."""
         return max(saved_steps(self.folder / stage), default=0)
 
-    def half_written(self, stage: str) -> list[Path]:
-        """Folders of saves that are not whole yet."""
+    def partial_saves(self, stage: str) -> list[Path]:
+        """Folders of saves that are not complete."""
         return list((self.folder / stage / "checkpoints").glob(f"[0-9]*{TEMPORARY}*"))
 
     def final_arrays(self, stage: str = "code") -> dict[str, np.ndarray]:
-        """What `arrays` says of the checkpoint that a stage ended with."""
+        """The `arrays` of the final checkpoint of a stage."""
         return arrays(self.folder / stage / "checkpoints" / str(final_step(self.folder / stage)))
 
     def damaged(self) -> list[str]:
-        """What is wrong with the checkpoints that count as whole; nothing must be."""
-        return [why for stage in ("code", "lcft") for why in _damages(self.folder / stage)]
+        """Descriptions of all damage to complete checkpoints; empty if there is none."""
+        return [damage for stage in ("code", "lcft") for damage in _damages(self.folder / stage)]
 
 
 class Started:
-    """The processes of a run that has been started; leaving the context kills what is left of them."""
+    """The processes of a started run. Leaving the context kills those that are still running."""
 
-    def __init__(self, run: Run, children: list[subprocess.Popen], outputs: list[IO[bytes]]):
-        self.run, self.children, self._outputs = run, children, outputs
+    def __init__(self, run: Run, children: list[subprocess.Popen], files: list[IO[bytes]]):
+        self.run, self.children, self._files = run, children, files
 
     def __enter__(self) -> "Started":
         return self
@@ -139,28 +140,29 @@ class Started:
             self.kill(index)
 
     def wait(self, timeout: float) -> list[int]:
-        """The exit codes, once all have ended."""
+        """Waits for all processes and returns their exit codes."""
         deadline = time.monotonic() + timeout
         return [child.wait(max(0.1, deadline - time.monotonic())) for child in self.children]
 
     @property
     def training(self) -> int:
-        """Process id of the one that trains, which the launcher has started."""
+        """The process id of the training process, which the launcher started."""
         (number,) = _children_of(self.children[0].pid)
         return number
 
     @property
     def ended(self) -> bool:
-        """Whether any has ended."""
+        """Whether any process has ended."""
         return any(child.poll() is not None for child in self.children)
 
-    def said(self, index: int = 0) -> str:
-        """What a process has written to its terminal."""
-        file = self._outputs[index].fileno()
-        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")  # the place is shared: it must stay
+    def output(self, index: int = 0) -> str:
+        """The output of a process up to now."""
+        file = self._files[index].fileno()
+        # pread: the file offset is shared with the process and must not change
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     def kill(self, index: int = 0) -> None:
-        """Sends SIGKILL to a process and to what it has started."""
+        """Sends SIGKILL to a process and its children."""
         child = self.children[index]
         if child.poll() is None:
             for number in [*_children_of(child.pid), child.pid]:
@@ -169,7 +171,7 @@ class Started:
             child.wait()
 
     def until(self, reached: Callable[[], Any], timeout: float = 120) -> bool:
-        """Waits until something is so; False if a process has ended before."""
+        """Waits until a condition holds; False if a process ends before that."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if reached():
@@ -177,15 +179,15 @@ class Started:
             if self.ended:
                 return bool(reached())
             time.sleep(0.001)
-        raise AssertionError(f"waited for {timeout:g} s in vain\n{self.said()}")
+        raise AssertionError(f"timed out after {timeout:g} s\n{self.output()}")
 
     def until_step(self, step: int, stage: str = "code") -> bool:
-        """Waits until metrics.jsonl has this step."""
+        """Waits until metrics.jsonl contains this step; False if a process ends before that."""
         return self.until(lambda: self.run.last_step(stage) >= step)
 
 
 def environments(processes: int, devices: int) -> list[dict[str, str]]:
-    """Of the processes of one run on this machine: where they meet, and how many devices each has."""
+    """The environments of the processes of one run on this machine: coordinator address and number of devices."""
     common = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     common["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if processes == 1:
@@ -197,57 +199,83 @@ def environments(processes: int, devices: int) -> list[dict[str, str]]:
     return [common | {"JAX_PROCESS_ID": str(index)} for index in range(processes)]
 
 
-def outputs(program: Path, *arguments: str, processes: int, devices: int) -> list[str]:
-    """What a Python program writes to its terminal, in each of so many processes (hosts.join) of so many devices.
+def program_outputs(program: Path, *arguments: str, processes: int, devices: int) -> list[str]:
+    """Runs a Python program in several connected processes (distributed.initialize) and returns their outputs.
 
     Raises:
-        AssertionError: one has failed.
+        AssertionError: a process failed.
     """
     children = [
         subprocess.Popen(
-            [sys.executable, program, *arguments], env=each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, program, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        for each in environments(processes, devices)
+        for environment in environments(processes, devices)
     ]
     try:
-        said = [child.communicate(timeout=300) for child in children]
+        printed = [child.communicate(timeout=300) for child in children]
     finally:
         for child in children:
             child.kill()
-    assert not any(child.returncode for child in children), "\n".join(errors[-2000:] for _, errors in said)
-    return [output for output, _ in said]
+    assert not any(child.returncode for child in children), "\n".join(errors[-2000:] for _, errors in printed)
+    return [output for output, _ in printed]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; without a last one that is still being written."""
+    """The objects of a file of JSON lines, without an incomplete last line."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Parameters, optimiser and step of a checkpoint, wherever it was written."""
+    """Parameters, optimiser and step of a checkpoint as host arrays, independent of its mesh."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
     import orbax.checkpoint as ocp
 
-    found = {}
+    loaded = {}
     for item in ("params", "optimizer"):
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             shapes = checkpointer.metadata(checkpoint / item).item_metadata.tree
             host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
             tree = checkpointer.restore(checkpoint / item, args=ocp.args.PyTreeRestore(restore_args=host))
         for path, array in jax.tree_util.tree_leaves_with_path(tree):
-            found[item + jax.tree_util.keystr(path)] = np.asarray(array)
-    return found
+            loaded[item + jax.tree_util.keystr(path)] = np.asarray(array)
+    return loaded
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    """Whether they have the same names, dtypes and bits."""
+    """Whether two sets of arrays have the same names, dtypes, shapes and bits."""
     return one.keys() == other.keys() and all(
         (x.dtype, x.shape, x.tobytes()) == (other[name].dtype, other[name].shape, other[name].tobytes())
         for name, x in one.items()
     )
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by relative path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def error_line(output: str) -> str:
+    """The error line of a run's output, which must be the only one."""
+    errors = [line for line in output.splitlines() if "error" in line.lower() or "Traceback" in line]
+    check(len(errors) == 1 and errors[0].startswith("error: "), output)
+    return errors[0]
+
+
+def check(condition: Any, message: str) -> None:
+    """Raises AssertionError with the message unless the condition holds (an assert that -O does not remove)."""
+    if not condition:
+        raise AssertionError(message)
 
 
 def _damages(stage_dir: Path) -> Iterator[str]:

@@ -1,17 +1,16 @@
-"""Tokens a second in training on a CPU: our train step beside the same Llama in PyTorch, eager and compiled.
+"""Training speed on a CPU: our train step compared with the same Llama in PyTorch, eager and compiled.
 
-    python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy    # the CPU build, not ours to need
+    python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy    # the CPU build
     python benchmarks/train_cpu.py --torch_python=torchenv/bin/python [--rounds=7] [--out=benchmarks/train_cpu.md]
 
-A step is forward, backward, clipping and AdamW on one batch in memory; nothing else. Ours is the one that train.py
-compiles: training/step.py under jax.jit, over a mesh of one device, its state donated, its layers unrolled. Every
-contestant starts from the same parameters, sees the same tokens, and is a process of its own, asleep while it is not
-its turn. Ours meets the others one by one. A round is one turn of both, in alternating order; what is given is the
-median over rounds of the ratio within the round. A turn begins with a step that is not timed: a machine may take
-memory from who sleeps. For everyone glibc is asked for large pages and told to keep what was freed, as by the launcher
-(ALLOCATOR of launch/local/executor.py): gigabytes a step are allocated, and where the system has to find and clear them
-every
-time that is up to a third of it.
+A step is forward, backward, clipping and AdamW on one batch in memory. Ours is the step that train.py compiles:
+training/step.py under jax.jit, over a mesh of one device, with donated state and unrolled layers. All programs start
+from the same parameters and see the same tokens. Each is a separate process, which sleeps while another one runs. Ours
+is compared with each of the others separately. A round runs both, in alternating order; results are medians over rounds
+of the ratio within the round. A turn begins with a step that is not timed, since the system may have paged out the
+memory of a sleeping process. All programs use glibc with huge pages and without returning freed memory, as set by the
+launcher (ALLOCATOR of launch/local/executor.py): a step allocates gigabytes, and mapping and clearing them each time
+takes up to a third of it.
 """
 
 import argparse
@@ -29,11 +28,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from machine import processor
+from result_file import processor
 
 NORM_EPS, ROPE_THETA = 1e-5, 1e4
 LEARNING_RATE, EPS, CLIP = 1e-3, 1e-5, 1.0
-ATTENTION_BLOCK, LOSS_CHUNK = 128, 512  # ours
+ATTENTION_BLOCK, LOSS_CHUNK = 128, 512  # of our program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +58,17 @@ SHAPES = {
 }
 
 
-CONTESTANTS = {
+PROGRAMS = {
     "float32": {
-        "ours": ["--contestant=float32"],
+        "ours": ["--program=float32"],
         "torch eager": ["--precision=float32"],
         "torch compiled": ["--precision=float32", "--compiled"],
     },
     "bfloat16": {
-        "ours": ["--contestant=bfloat16"],
+        "ours": ["--program=bfloat16"],
         "torch eager, autocast": ["--precision=autocast"],
         "torch compiled, autocast": ["--precision=autocast", "--compiled"],
-        "torch compiled, bfloat16 beside float32 masters": ["--precision=masters", "--compiled"],
+        "torch compiled, bfloat16 with float32 master weights": ["--precision=masters", "--compiled"],
     },
 }
 
@@ -78,15 +77,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch_python", default=sys.executable, help="a Python with torch (default: this one)")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2, help="steps of a turn")
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--dtypes", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--out", type=Path, help="where to write the result (default: the terminal)")
-    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)  # be one, of --shapes
+    parser.add_argument("--dtypes", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
+    parser.add_argument("--program", choices=PROGRAMS, help=argparse.SUPPRESS)  # run this program as a child process
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    if options.contestant:
-        serve(make_step(SHAPES[options.shapes[0]], options.contestant))
+    if options.program:
+        serve(make_step(SHAPES[options.shapes[0]], options.program))
         return
     text = ""
     for line in result(options):
@@ -98,11 +97,11 @@ def main() -> None:
 
 def result(options: argparse.Namespace) -> Iterator[str]:
     """The lines of the result file."""
-    asked = subprocess.run(
+    version = subprocess.run(
         [options.torch_python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
     )
-    if asked.returncode:
-        sys.exit(f"error: {options.torch_python} has no torch; --torch_python=PATH names one that has (see --help)")
+    if version.returncode:
+        sys.exit(f"error: {options.torch_python} has no torch; set --torch_python=PATH to one that has it (see --help)")
     yield f"# Training on a CPU, {datetime.date.today()}"
     yield ""
     command = " ".join(sys.argv[1:]).replace(options.torch_python, "torchenv/bin/python")
@@ -110,8 +109,8 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     yield ""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy"))
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
-    yield f"torch {asked.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
-    yield "ours over this contestant within a round, by the clock and by CPU time, with the extremes of the first."
+    yield f"torch {version.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
+    yield "our speed over that of the other program within a round, by wall-clock and by CPU time."
     for shape_name in options.shapes:
         shape = SHAPES[shape_name]
         for dtype in options.dtypes:
@@ -121,11 +120,11 @@ def result(options: argparse.Namespace) -> Iterator[str]:
             yield (
                 f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, feed-forward {shape.ffn_dim}, vocabulary"
                 f" {shape.vocab_size:,}, length {shape.length}, batch {shape.rows}; {parameters(shape) / 1e6:.1f}M"
-                " parameters, of which embedding and head are two matrices."
+                " parameters, with separate embedding and head."
             )
             yield ""
             yield (
-                "| contestant | ours, tokens/s | its tokens/s | ratio | least .. most | ratio of CPU time"
+                "| program | ours, tokens/s | its tokens/s | ratio | least .. most | ratio of CPU time"
                 " | losses of steps 1 to 3 |"
             )
             yield "|---|---|---|---|---|---|---|"
@@ -133,65 +132,65 @@ def result(options: argparse.Namespace) -> Iterator[str]:
 
 
 def rows_of(shape_name: str, dtype: str, options: argparse.Namespace) -> Iterator[str]:
-    """Runs the rounds of one shape and dtype; gives the rows of its table."""
+    """Runs the rounds of one shape and dtype; yields the rows of its table."""
     tokens = options.steps * SHAPES[shape_name].tokens
-    for name, flags in CONTESTANTS[dtype].items():
+    for name, flags in PROGRAMS[dtype].items():
         if name == "ours":
             continue
-        ours, theirs = duel(shape_name, dtype, flags, options)
+        ours, theirs = measure_pair(shape_name, dtype, flags, options)
         walls = [b.wall / a.wall for a, b in zip(ours.turns, theirs.turns, strict=True)]
         cpu = statistics.median(b.cpu / a.cpu for a, b in zip(ours.turns, theirs.turns, strict=True))
-        rates = [tokens / statistics.median(turn.wall for turn in who.turns) for who in (ours, theirs)]
+        rates = [tokens / statistics.median(turn.wall for turn in program.turns) for program in (ours, theirs)]
         ratios = f"{statistics.median(walls):.2f} | {min(walls):.2f} .. {max(walls):.2f} | {cpu:.2f}"
-        losses = " and ".join(", ".join(f"{loss:.4f}" for loss in who.losses) for who in (ours, theirs))
+        losses = " and ".join(", ".join(f"{loss:.4f}" for loss in program.losses) for program in (ours, theirs))
         yield f"| {name} | {rates[0]:,.0f} | {rates[1]:,.0f} | {ratios} | {losses} |"
 
 
 class Turn(NamedTuple):
-    """Seconds of a turn, by the clock and of all threads."""
+    """Wall-clock seconds of a turn, and CPU seconds of all its threads."""
 
     wall: float
     cpu: float
 
 
-class Contestant(NamedTuple):
+class Results(NamedTuple):
     losses: list[float]
     turns: list[Turn]
 
 
-def duel(shape_name: str, dtype: str, flags: list[str], options: argparse.Namespace) -> tuple[Contestant, Contestant]:
-    """Ours and one other in turns. No more of them at a time: each keeps gigabytes while it sleeps, and without room
-    for large pages the one that allocates most is slowed down."""
+def measure_pair(shape_name: str, dtype: str, flags: list[str], options: argparse.Namespace) -> tuple[Results, Results]:
+    """Runs our program and one other alternately. Not more than two: each keeps gigabytes while it sleeps, and without
+    memory for huge pages the one that allocates most is slowed down."""
     from launch.local.executor import (
-        ALLOCATOR,  # not above: a Python with torch imports this file, and has none of our packages
+        ALLOCATOR,  # not at the top: the Python with torch imports this file too
     )
 
     here = Path(__file__).resolve()
     commands = (
-        [sys.executable, str(here), f"--shapes={shape_name}", *CONTESTANTS[dtype]["ours"]],
+        [sys.executable, str(here), f"--shapes={shape_name}", *PROGRAMS[dtype]["ours"]],
         [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}", *flags],
     )
     environment = os.environ | {"GLIBC_TUNABLES": ALLOCATOR}
     started: list[subprocess.Popen] = []
-    contestants: list[Contestant] = []
+    measurements: list[Results] = []
     try:
         for command in commands:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             started.append(process)
-            losses = [float(loss) for loss in process.stdout.readline().split()]  # one compiles at a time
-            contestants.append(Contestant(losses, []))
+            losses = [float(loss) for loss in process.stdout.readline().split()]  # so that one compiles at a time
+            measurements.append(Results(losses, []))
         for number in range(options.rounds):
-            for which in (number % 2, 1 - number % 2):
-                started[which].stdin.write(f"{options.steps}\n")
-                started[which].stdin.flush()
-                contestants[which].turns.append(Turn(*map(float, started[which].stdout.readline().split())))
+            for index in (number % 2, 1 - number % 2):
+                started[index].stdin.write(f"{options.steps}\n")
+                started[index].stdin.flush()
+                measurements[index].turns.append(Turn(*map(float, started[index].stdout.readline().split())))
     finally:
         for process in started:
             process.kill()
             process.wait()
-    ours, theirs = contestants
+    ours, theirs = measurements
     return ours, theirs
 
 
@@ -199,11 +198,11 @@ def parameters(shape: Shape) -> int:
     return sum(array.size for array in weights(shape).values()) + (2 * shape.layers + 1) * shape.dim
 
 
-# ---------------------------------------------------------------- what all contestants share; NumPy alone
+# ---------------------------------------------------------------- shared by all programs; NumPy only
 
 
 def weights(shape: Shape) -> dict[str, np.ndarray]:
-    """Initial matrices, [in, out] and stacked over layers; the norms' weights are 1."""
+    """Initial matrices, [in, out] and stacked over layers; the weights of norms are 1."""
     rng = np.random.default_rng(0)
     D, F, N, V = shape.dim, shape.ffn_dim, shape.layers, shape.vocab_size
     square, small = (N, D, D), 0.02 / (2 * N) ** 0.5
@@ -222,24 +221,24 @@ def weights(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def batch(shape: Shape) -> dict[str, np.ndarray]:
-    """Random tokens, and those that follow."""
+    """Random tokens and targets."""
     ids = np.random.default_rng(1).integers(0, shape.vocab_size, (shape.rows, shape.length + 1), np.int32)
     return {"tokens": ids[:, :-1].copy(), "targets": ids[:, 1:].copy()}
 
 
 def serve(step: Callable[[], float]) -> None:
-    """Trains for three steps and says their losses; then, for each line, for one more and as many as it asks for, and
-    says what those took."""
+    """Trains for three steps and prints their losses. Then for each input line: trains for one step without timing and
+    for the number of steps in the line, and prints their wall-clock and CPU seconds."""
     print(*(step() for _ in range(3)), flush=True)
     for line in sys.stdin:
         step()
-        begin, begin_cpu = time.perf_counter(), time.process_time()
+        start, start_cpu = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             step()
-        print(time.perf_counter() - begin, time.process_time() - begin_cpu, flush=True)
+        print(time.perf_counter() - start, time.process_time() - start_cpu, flush=True)
 
 
-# ---------------------------------------------------------------- our contestant
+# ---------------------------------------------------------------- our program
 
 
 def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
@@ -270,16 +269,21 @@ def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
         attention_block=ATTENTION_BLOCK,
         loss_chunk=LOSS_CHUNK,
     )
-    # warm-up of one step and a cosine without a fall: the constant rate of the others
+    # one warm-up step and a cosine that does not decay: the constant rate of the other programs
     settings = AdamW(peak_learning_rate=LEARNING_RATE, warmup_steps=1, final_ratio=1.0, eps=EPS, clip_norm=CLIP)
     stage = Stage("code", "local", None, 1_000_000, shape.tokens, shape.length)
     mesh = make_mesh(Mesh())
-    made = weights(shape)
-    blocks = {name: made[name] for name in ("w1", "w3", "w2")}
-    blocks |= {name: made[name].reshape(N, D, H, D // H) for name in ("wq", "wk", "wv")}
-    blocks |= {"wo": made["wo"].reshape(N, H, D // H, D)}
+    initial = weights(shape)
+    blocks = {name: initial[name] for name in ("w1", "w3", "w2")}
+    blocks |= {name: initial[name].reshape(N, D, H, D // H) for name in ("wq", "wk", "wv")}
+    blocks |= {"wo": initial["wo"].reshape(N, H, D // H, D)}
     blocks |= {name: np.ones((N, D), np.float32) for name in ("attention_norm", "ffn_norm")}
-    params = {"embedding": made["embedding"], "head": made["head"], "norm": np.ones(D, np.float32), "blocks": blocks}
+    params = {
+        "embedding": initial["embedding"],
+        "head": initial["head"],
+        "norm": np.ones(D, np.float32),
+        "blocks": blocks,
+    }
     zeros = np.zeros((shape.rows, shape.length), np.int32)
     arrays = batch(shape) | {
         "segment_ids": zeros,

@@ -1,8 +1,8 @@
-"""The same Llama in PyTorch, as a contestant of benchmarks/train_cpu.py, which starts it and says what it prints.
+"""The same Llama in PyTorch. benchmarks/train_cpu.py starts this program and reports its results.
 
-It is the model as PyTorch's own users write it for speed: modules of plain nn.Linear, the fused attention, norm and
-cross-entropy of torch.nn.functional, the fused AdamW, and either nothing more (eager) or torch.compile around the
-gradient. Imports nothing of the project but the benchmark's shapes: it runs where there is no JAX.
+The model as PyTorch users write it for speed: modules with nn.Linear, the fused attention, norm and cross-entropy of
+torch.nn.functional, the fused AdamW, and either nothing more (eager) or torch.compile. Imports only the shapes of the
+benchmark, so it runs without JAX.
 """
 
 import argparse
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from train_cpu import CLIP, EPS, LEARNING_RATE, NORM_EPS, ROPE_THETA, SHAPES, Shape, batch, serve, weights
 
-# How bfloat16 is asked for: autocast around float32 parameters, PyTorch's own way; or a bfloat16 model beside float32
-# masters, cast once a step, which the optimiser changes. (bfloat16 inside of products alone is slower than either.)
+# bfloat16 either with autocast and float32 parameters, as PyTorch recommends, or with a bfloat16 model and float32
+# master weights, which the optimiser updates and which are cast once per step. (Casting within products is slower than
+# both.)
 PRECISIONS = ("float32", "autocast", "masters")
 
 
@@ -74,7 +75,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def load(model: Decoder, arrays: dict[str, np.ndarray]) -> None:
-    """The benchmark's initial parameters: Linear holds its matrix transposed, the layers are apart."""
+    """Loads the initial parameters of the benchmark: Linear stores transposed matrices, and layers are separate."""
 
     def fill(parameter: torch.Tensor, array: np.ndarray) -> None:
         parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(array)))
@@ -97,9 +98,9 @@ def make_step(shape: Shape, compiled: bool, precision: str) -> Callable[[], floa
     if precision == "masters":
         masters = [p.detach().clone().requires_grad_() for p in parameters]
         model.to(torch.bfloat16)
-    decayed, kept = ([p for p in masters if (p.ndim > 1) is matrix] for matrix in (True, False))
+    decayed, undecayed = ([p for p in masters if (p.ndim > 1) is matrix] for matrix in (True, False))
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": kept, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": 0.1}, {"params": undecayed, "weight_decay": 0.0}],
         lr=LEARNING_RATE,
         betas=(0.9, 0.95),
         eps=EPS,

@@ -1,14 +1,14 @@
-"""What a train step costs on one GPU: tokens a second, MFU and memory, beside the same step in PyTorch.
+"""What a train step costs on one GPU: tokens per second, MFU and memory, compared with the same step in PyTorch.
 
     python benchmarks/train_step.py [--torch_python=/path/to/python] [--lengths=4096,16384] [--rounds=3]
 
-Needs jax, flax and optax (`pip install "jax[cuda13]" flax optax`), and beside them, or behind --torch_python, torch.
-Each program takes the GPU's memory for itself, so each measurement is a process of its own; they take turns, a round
-is one of each, and what is given is the median over rounds. What is measured is codellama_jax.training.step, whole:
-forward, backward, clipping and AdamW, parameters and moments in float32, products in bfloat16, on random tokens.
+Needs jax, flax and optax (`pip install "jax[cuda13]" flax optax`), and torch in the same environment or in that of
+--torch_python. Each program reserves the GPU's memory, so each measurement is a separate process. A round measures each
+program once; results are medians over rounds. The complete codellama_jax.training.step is measured: forward, backward,
+clipping and AdamW, parameters and moments in float32, products in bfloat16, on random tokens.
 
-A shape is measured with all its layers where the device's memory has room for them, otherwise with as many as both
-programs have room for: ours is compiled first, and the compiler says what it needs.
+A shape is measured with all its layers if they fit in the device's memory, otherwise with as many as fit for both
+programs: ours is compiled first, and the compiler reports the memory it needs.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SHAPES = {
     "34b": Llama(dim=8192, layers=48, heads=64, kv_heads=8, ffn_dim=22016, vocab_size=32000, rope_theta=1e6),
     "tiny": Llama(dim=64, layers=2, heads=4, kv_heads=2, ffn_dim=172, vocab_size=256),
 }
-# Dense bfloat16 FLOP/s by the vendor's data sheets; the first name that a device's name holds counts.
+# Dense bfloat16 FLOP/s from the vendor's data sheets; the first key that is contained in the device's name applies.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -48,33 +48,33 @@ PEAK_FLOPS = {
     "A100": 312e12,
     "L40S": 362e12,
 }
-# Of the device's memory for our program: nothing else runs there, and XLA's own share would be three quarters.
+# Fraction of the device's memory for our program. Nothing else runs on it, and XLA's default is three quarters.
 MEMORY_FRACTION = "0.95"
-BYTES_A_PARAMETER = 16  # itself, its gradient and two moments
+BYTES_PER_PARAMETER = 16  # the parameter, its gradient and two moments
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
-    parser.add_argument("--layers", type=int, help="at most so many (default: all of the shape)")
-    parser.add_argument("--lengths", default="4096,16384", help="tokens of a window, one after the other")
-    parser.add_argument("--batch_tokens", type=int, default=16_384, help="tokens of a step")
+    parser.add_argument("--layers", type=int, help="maximum number of layers (default: all of the shape)")
+    parser.add_argument("--lengths", default="4096,16384", help="window lengths to measure, in tokens")
+    parser.add_argument("--batch_tokens", type=int, default=16_384, help="tokens per step")
     parser.add_argument("--remat", default="full", help="Llama.remat, for our program")
     parser.add_argument("--attention", default="auto", help="Llama.attention, for our program")
     parser.add_argument("--loss_chunk", type=int, default=2_048, help="Llama.loss_chunk, for our program")
-    parser.add_argument("--steps", type=int, default=10, help="steps of a measurement, after --warmup_steps")
+    parser.add_argument("--steps", type=int, default=10, help="steps per measurement, after --warmup_steps")
     parser.add_argument("--warmup_steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--torch_python", help="the interpreter that has torch (default: this one, if it has)")
+    parser.add_argument("--torch_python", help="a Python with torch (default: this one, if it has torch)")
     parser.add_argument("--torch_remat", choices=["none", "selective", "full"], default="full")
-    parser.add_argument("--no_torch", action="store_true", help="our program alone")
-    parser.add_argument("--no_torch_compile", action="store_true", help="PyTorch without torch.compile")
-    parser.add_argument("--peak_flops", type=float, help="of the device, for MFU (default: from a table)")
-    parser.add_argument("--json", type=Path, help="where to write every measurement")
+    parser.add_argument("--no_torch", action="store_true", help="measure only our program")
+    parser.add_argument("--no_torch_compile", action="store_true", help="do not use torch.compile")
+    parser.add_argument("--peak_flops", type=float, help="peak FLOP/s of the device, for MFU (default: from a table)")
+    parser.add_argument("--json", type=Path, help="file for all measurements")
     parser.add_argument(
-        "--out", type=Path, help="the result (default: benchmarks/train_step.md, without a GPU nowhere)"
+        "--out", type=Path, help="file for the result (default: benchmarks/train_step.md with a GPU, otherwise none)"
     )
-    parser.add_argument("--job", help=argparse.SUPPRESS)  # measure this with our program, in this process
+    parser.add_argument("--job", help=argparse.SUPPRESS)  # run this job in this process
     options = parser.parse_args()
     if options.job:
         print(json.dumps(measure(json.loads(options.job))))
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, length: int) -> dict[str, Any]:
-    """All rounds at one length, with as many layers as every program has room for."""
+    """All rounds at one length, with as many layers as fit for every program."""
     llama = dataclasses.replace(
         SHAPES[options.shape], remat=options.remat, attention=options.attention, loss_chunk=options.loss_chunk
     )
@@ -107,7 +107,7 @@ def compare(options: argparse.Namespace, length: int) -> dict[str, Any]:
             measured: dict[str, list[dict[str, Any]]] = {program: [] for program in programs}
             failed: dict[str, Any] | None = None
             for number, program in ((n, p) for n in range(options.rounds) for p in programs):
-                say(f"{length:,} tokens, {llama.layers} layers, round {number + 1}: {program}")
+                report_progress(f"{length:,} tokens, {llama.layers} layers, round {number + 1}: {program}")
                 record = run(program, options, llama, length, cache)
                 if not record["fits"]:
                     failed = record
@@ -115,8 +115,8 @@ def compare(options: argparse.Namespace, length: int) -> dict[str, Any]:
                 measured[program].append(record)
             if failed is None:
                 break
-            programs.sort(key=lambda other: other != program)  # whether this one fits is what is to be known first
-            fewer = llama.layers - layers_too_many(llama, failed)
+            programs.sort(key=lambda other: other != program)  # in the next attempt this one runs first
+            fewer = llama.layers - surplus_layers(llama, failed)
             if fewer < 1:
                 sys.exit(f"error: {options.batch_tokens:,} tokens do not fit with one layer: lower --batch_tokens")
             llama = dataclasses.replace(llama, layers=fewer)
@@ -142,17 +142,17 @@ def compare(options: argparse.Namespace, length: int) -> dict[str, Any]:
     }
 
 
-def layers_too_many(llama: Llama, record: dict[str, Any]) -> int:
-    """How many layers to leave out: as many as are too much by the compiler's word, else an eighth."""
+def surplus_layers(llama: Llama, record: dict[str, Any]) -> int:
+    """The number of layers to remove: by the size that the compiler reports, or else an eighth."""
     if "needed" not in record:
         return max(1, llama.layers // 8)
     one_less = dataclasses.replace(llama, layers=llama.layers - 1) if llama.layers > 1 else llama
-    layer = BYTES_A_PARAMETER * (llama.parameters - one_less.parameters) or record["needed"]
+    layer = BYTES_PER_PARAMETER * (llama.parameters - one_less.parameters) or record["needed"]
     return max(1, math.ceil((record["needed"] - record["limit"]) / layer))
 
 
 def summary(records: list[dict[str, Any]], tokens: int, flops_per_token: float, peak: float | None) -> dict[str, Any]:
-    """The medians over rounds of what a program did, and the rounds themselves."""
+    """The medians over the rounds of a program, and the rounds."""
     rates = [tokens / statistics.median(record["seconds"]) for record in records]
     rate = statistics.median(rates)
     return {
@@ -166,7 +166,7 @@ def summary(records: list[dict[str, Any]], tokens: int, flops_per_token: float, 
 
 
 def run(program: str, options: argparse.Namespace, llama: Llama, length: int, cache: str) -> dict[str, Any]:
-    """What a program measures in a process of its own."""
+    """Runs one measurement of a program in a separate process."""
     job = {
         "llama": dataclasses.asdict(llama),
         "adamw": dataclasses.asdict(AdamW(peak_learning_rate=3e-4, warmup_steps=0)),
@@ -181,7 +181,7 @@ def run(program: str, options: argparse.Namespace, llama: Llama, length: int, ca
         command = [sys.executable, str(Path(__file__).resolve()), f"--job={json.dumps(job)}"]
     else:
         command = [options.torch_python, str(HERE / "train_step_torch.py"), json.dumps(job)]
-    # later rounds find what the first one compiled; what is set outside stays
+    # later rounds use the compilations of the first; variables set by the user take precedence
     settings = {
         "JAX_COMPILATION_CACHE_DIR": f"{cache}/jax",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_FRACTION,
@@ -198,8 +198,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Runs the steps of a job with our program.
 
     Returns:
-        Seconds of each step after the warm-up, the loss of every step, bytes at the peak; or that it does not fit, and
-        what is needed where the compiler has said so.
+        Seconds of each step after the warm-up, the loss of every step, and peak memory in bytes; or "fits": False, with
+        the bytes needed if the compiler reports them.
     """
     import flax
     import jax
@@ -214,7 +214,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     llama, adamw = Llama(**job["llama"]), AdamW(**job["adamw"])
     batch_size, length = job["batch_size"], job["length"]
     steps = job["warmup_steps"] + job["steps"]
-    # a stage that is far from its end: the rate stays near its peak, as it does in PyTorch's program
+    # a long stage, so that the learning rate stays near its peak as in the PyTorch program
     stage = Stage("benchmark", "benchmark", None, 1000 * steps, batch_size * length, length)
     mesh = make_mesh(Mesh(), devices=jax.devices()[:1])
     device = mesh.devices.flat[0]
@@ -253,7 +253,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
                 jax.eval_shape(start),
                 shardings,
             )
-            # compiled before there is a state: the compiler tries kernels out, which takes memory too
+            # compiled before the state is made, since autotuning of kernels needs memory too
             compiled = step.lower(abstract, batch).compile()
             limit = (device.memory_stats() or {}).get("bytes_limit")
             needed = bytes_needed(compiled.memory_analysis())
@@ -263,10 +263,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             jax.block_until_ready(state)
             seconds, losses = [], []
             for _ in range(steps):
-                begin = time.perf_counter()
+                start_time = time.perf_counter()
                 state, metrics = compiled(state, batch)
                 jax.block_until_ready((state, metrics))
-                seconds.append(time.perf_counter() - begin)
+                seconds.append(time.perf_counter() - start_time)
                 losses.append(float(metrics["loss"]))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -284,7 +284,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def bytes_needed(analysis: Any) -> int | None:
-    """What a compiled program occupies on a device: arguments, results in places of their own, and all between."""
+    """Device memory of a compiled program: arguments, results that are not aliased, and temporaries."""
     if analysis is None:
         return None
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -304,14 +304,14 @@ def report(options: argparse.Namespace, results: list[dict[str, Any]]) -> Iterat
         yield f"XLA_FLAGS={flags}"
     remat = f"rematerialisation {options.remat} (ours)"
     remat += f" and {options.torch_remat} (PyTorch)" if "torch" in first["programs"] else ""
-    yield f"{options.shape.upper()}, {options.batch_tokens:,} tokens a step, products in bfloat16, {remat}."
+    yield f"{options.shape.upper()}, {options.batch_tokens:,} tokens per step, products in bfloat16, {remat}."
     if first["peak_flops"]:
-        yield f"MFU is of {first['peak_flops'] / 1e12:,.1f} TFLOP/s, with attention counted over the causal half only."
+        yield f"MFU is of {first['peak_flops'] / 1e12:,.1f} TFLOP/s, with attention counted over the causal half."
     yield f"Medians over {options.rounds} rounds of the median of {options.steps} steps."
     for result in results:
         if result["layers"] < result["all_layers"]:
-            why = "as asked for" if result["layers"] == options.layers else "what the device's memory has room for"
-            yield f"At {result['length']:,}: {result['layers']} of {result['all_layers']} layers, {why}."
+            reason = "as requested" if result["layers"] == options.layers else "as many as fit in the device's memory"
+            yield f"At {result['length']:,}: {result['layers']} of {result['all_layers']} layers, {reason}."
     yield ""
     yield "| length | layers | program | tokens/s | MFU | step, s | peak memory, GiB | loss, first and last step |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -335,18 +335,18 @@ def report(options: argparse.Namespace, results: list[dict[str, Any]]) -> Iterat
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
             yield ""
             yield (
-                f"At {result['length']:,}: {statistics.median(ratios):.2f} times PyTorch's tokens a second (rounds"
+                f"At {result['length']:,}: {statistics.median(ratios):.2f} times PyTorch's tokens per second (rounds"
                 f" {min(ratios):.2f} to {max(ratios):.2f})."
             )
 
 
 def shown(argument: str) -> str:
-    """A flag as the result file has it: without the folders of this machine."""
+    """A flag for the result file, without the folders of this machine."""
     name, equals, value = argument.partition("=")
     return f"{name}={Path(value).name}" if equals and "/" in value else argument
 
 
-def say(line: str) -> None:
+def report_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

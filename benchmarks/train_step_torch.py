@@ -1,9 +1,9 @@
-"""The train step of benchmarks/train_step.py in PyTorch, as PyTorch is used: that program runs this one.
+"""The train step of benchmarks/train_step.py in PyTorch; that program runs this one.
 
-The same mathematics as codellama_jax, written for speed there: queries, keys and values, and gate and up, are one
-product each; blocks are compiled one by one with their checkpointing inside, so all layers share one compilation;
-attention is whichever of PyTorch's fused kernels is the fastest for these shapes; AdamW is the fused one. Parameters,
-gradients and moments are float32, products bfloat16. Imports torch and numpy only.
+The mathematics of codellama_jax, written for speed in PyTorch: queries, keys and values, and gate and up, are one
+product each; each block is compiled with its checkpointing, so that all layers share one compilation; attention uses
+the fused kernel that is fastest for these shapes; AdamW is fused. Parameters, gradients and moments are float32,
+products bfloat16. Imports torch and numpy only.
 """
 
 import functools
@@ -52,20 +52,20 @@ class Block(nn.Module):
         return x + F.linear(F.silu(gate) * up, self.w2.to(dtype))
 
 
-def matrix(out: int, of: int, device: torch.device) -> nn.Parameter:
-    return nn.Parameter(INIT_STD * torch.randn(out, of, device=device))
+def matrix(rows: int, columns: int, device: torch.device) -> nn.Parameter:
+    return nn.Parameter(INIT_STD * torch.randn(rows, columns, device=device))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Channel i of a head with channel i + K/2, in float32."""
+    """Rotates channel i of a head with channel i + K/2, in float32."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 class Rematerialised(nn.Module):
-    """A block whose activations are computed again in the backward pass: "full", "selective" or "none" of them.
+    """A block with activation checkpointing: "full", "selective" or "none".
 
-    "selective" keeps the outputs of matrix products and of attention.
+    "selective" saves the outputs of matrix products and of attention.
     """
 
     def __init__(self, block: Block, remat: str):
@@ -77,7 +77,7 @@ class Rematerialised(nn.Module):
             return self.block(x, cos, sin)
         if self.remat == "full":
             return checkpoint(self.block, x, cos, sin, use_reentrant=False)
-        contexts = functools.partial(create_selective_checkpoint_contexts, keep_products)
+        contexts = functools.partial(create_selective_checkpoint_contexts, save_products)
         return checkpoint(self.block, x, cos, sin, use_reentrant=False, context_fn=contexts)
 
 
@@ -90,7 +90,7 @@ PRODUCTS = {
 }
 
 
-def keep_products(_context: Any, op: Any, *_arguments: Any, **_named: Any) -> CheckpointPolicy:
+def save_products(_context: Any, op: Any, *_arguments: Any, **_named: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if op in PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
@@ -122,7 +122,7 @@ def mean_loss(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Runs the steps of a job; what train_step.py says of `measure` holds here."""
+    """Runs the steps of a job; see `measure` of train_step.py."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     with sdpa_kernel(fastest_attention(job, device)):
@@ -175,7 +175,7 @@ def make_optimizer(model: Model, adamw: dict[str, Any]) -> torch.optim.Optimizer
 
 
 def fastest_attention(job: dict[str, Any], device: torch.device) -> list[SDPBackend]:
-    """The fused kernel with the fastest forward and backward pass for these shapes, told on stderr; on a CPU any."""
+    """The fused kernel that is fastest for these shapes, forward and backward. Prints all times on stderr."""
     if device.type != "cuda":
         return [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     shape = job["llama"]
@@ -187,7 +187,7 @@ def fastest_attention(job: dict[str, Any], device: torch.device) -> list[SDPBack
     inputs = [x.requires_grad_() for x in (q, k, v)]
     grouped = shape["kv_heads"] < shape["heads"]
 
-    def both() -> None:
+    def forward_and_backward() -> None:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         torch.autograd.grad(out, inputs, seed)
 
@@ -195,17 +195,17 @@ def fastest_attention(job: dict[str, Any], device: torch.device) -> list[SDPBack
     for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
         try:
             with sdpa_kernel(backend):
-                times[backend] = timed(both, device)
+                times[backend] = timed(forward_and_backward, device)
         except RuntimeError as error:
             print(f"{backend.name}: {error}", file=sys.stderr)
     for backend, each in times.items():
-        print(f"{backend.name}: {each * 1e3:.2f} ms forwards and backwards", file=sys.stderr)
+        print(f"{backend.name}: {each * 1e3:.2f} ms forward and backward", file=sys.stderr)
     torch.cuda.empty_cache()
     return [min(times, key=lambda backend: times[backend])]
 
 
 def timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds of a call, the median of ten."""
+    """Median seconds of ten calls."""
     seconds = []
     for _ in range(13):
         begin = time.perf_counter()
@@ -225,7 +225,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated on the GPU; on a CPU those of the process."""
+    """Peak bytes allocated on the GPU; on a CPU the resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -234,7 +234,7 @@ def peak_memory(device: torch.device) -> int:
 def main() -> None:
     try:
         result = measure(json.loads(sys.argv[1]))
-    except RuntimeError as error:  # torch.OutOfMemoryError, and what libraries say that have no such class
+    except RuntimeError as error:  # torch.OutOfMemoryError, and errors of libraries without such a class
         if "out of memory" not in str(error).lower():
             raise
         result = {"fits": False}

@@ -1,12 +1,13 @@
-"""Attention over a mesh: which kernel, on which part of the sequence, with which keys.
+"""Attention over a mesh: selects the kernel and distributes queries, keys and values.
 
-Rows lie on data and fsdp, heads on tensor: those parts need nothing of one another. Along `context` a device has a
-stretch of every sequence. Its keys and values are gathered; of the queries, a stretch at the end sees far more keys
-than one at the front, so they are exchanged first: each device gets one from the front and one from the back.
+Windows are sharded over data and fsdp, heads over tensor: these shards need no communication. Along `context` each
+device holds a chunk of every sequence. Keys and values are all-gathered. Queries at the end of a sequence attend to far
+more keys than those at the front, so queries are exchanged first: each device gets a chunk from the front and one from
+the back (kernels.splash.load_balanced_order).
 
-Where the keys and values of all heads do not fit at once, they are gathered a few heads at a time, forwards and again
-backwards. That bounds the memory as passing them round in a ring would, and sends as much, but every head has its whole
-softmax at once: the kernel is the same, and so are the results.
+If the keys and values of all heads do not fit in memory together, they are gathered for a few heads at a time, in the
+forward pass and again in the backward pass. That bounds memory as ring attention would, with the same communication
+volume, but each head has its complete softmax in one kernel: the kernel and the results are unchanged.
 """
 
 import functools
@@ -26,55 +27,60 @@ KERNELS = {"tpu": "splash", "cuda": "cudnn", "gpu": "cudnn", "cpu": "blocked"}
 
 
 def make_attend(config: Llama, mesh: Mesh) -> Attend:
-    """The attention for a model on a mesh: config.attention names the kernel, "auto" takes that of the devices."""
+    """Makes the attention function of a model on a mesh. config.attention names the kernel; "auto" selects it by the
+    platform of the devices.
+
+    Raises:
+        UserError: the kernel does not support a context axis.
+    """
     context = mesh.shape["context"]
     if config.attention == "cudnn" and context > 1:
         raise UserError(
-            "Llama.attention='cudnn' has no mask for a part of a sequence: bind Mesh.context=1, or 'blocked'"
+            "Llama.attention='cudnn' cannot shard sequences: bind Mesh.context=1, or Llama.attention='blocked'"
         )
     platform = mesh.devices.flat[0].platform
     queries, keys = spec(("batch", "sequence", "heads", None)), spec(("batch", "sequence", "kv_heads", None))
-    rows = spec(("batch", "sequence"))
+    tokens = spec(("batch", "sequence"))
 
     def attend(q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segments_BS: jax.Array | None) -> jax.Array:
         length = q_BSHK.shape[1]
         name = _kernel(config, platform, length, context)
         if name == "blocked" and context == 1:
-            return blocked.whole(q_BSHK, k_BSGK, v_BSGK, segments_BS, config.attention_block)
-        order = jnp.asarray(splash.balanced(length, context), jnp.int32)
+            return blocked.self_attention(q_BSHK, k_BSGK, v_BSGK, segments_BS, config.attention_block)
+        order = jnp.asarray(splash.load_balanced_order(length, context), jnp.int32)
         heads, kv_heads = (x.shape[2] // mesh.shape["tensor"] for x in (q_BSHK, k_BSGK))
-        groups = _head_groups(config, kv_heads, context)
-        kernel, part = None, None
+        groups = _num_head_groups(config, kv_heads, context)
+        kernel, kernel_spec = None, None
         if name == "splash":
             heads //= groups
             sizes = config.splash_block, config.splash_block_backward
             kernel = splash.kernel(heads, length, *sizes, context, interpret=platform == "cpu")
-            part = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
+            kernel_spec = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
         def on_device(q, k, v, segments, order, kernel):
-            ids = None
+            segment_ids = None
             if segments is not None:
-                whole = jax.lax.all_gather(segments, "context", axis=1, tiled=True) if context > 1 else segments
-                ids = (whole[:, order] if context > 1 else segments, whole)
+                gathered = jax.lax.all_gather(segments, "context", axis=1, tiled=True) if context > 1 else segments
+                segment_ids = (gathered[:, order] if context > 1 else segments, gathered)
 
-            def of_heads(q, k, v):
+            def attend_heads(q, k, v):
                 if context > 1:
                     k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
-                    q = _exchange(q, context)
+                    q = _exchange_chunks(q, context)
                 if name == "splash":
-                    out = splash.attention(q, k, v, ids, kernel)
+                    out = splash.attention(q, k, v, segment_ids, kernel)
                 elif name == "cudnn":
-                    out = cudnn.attention(q, k, v, ids)
+                    out = cudnn.attention(q, k, v, segment_ids)
                 else:
-                    out = blocked.attention(q, k, v, ids, order, config.attention_block)
-                return _exchange(out, context, back=True) if context > 1 else out
+                    out = blocked.attention(q, k, v, segment_ids, order, config.attention_block)
+                return _exchange_chunks(out, context, inverse=True) if context > 1 else out
 
-            return of_heads(q, k, v) if groups == 1 else _in_groups(of_heads, groups, q, k, v)
+            return attend_heads(q, k, v) if groups == 1 else _attend_in_groups(attend_heads, groups, q, k, v)
 
         return jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(queries, keys, keys, rows, PartitionSpec("context"), part),
+            in_specs=(queries, keys, keys, tokens, PartitionSpec("context"), kernel_spec),
             out_specs=queries,
             check_vma=False,
         )(q_BSHK, k_BSGK, v_BSGK, segments_BS, order, kernel)
@@ -83,51 +89,53 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
 
 
 def _kernel(config: Llama, platform: str, length: int, context: int) -> str:
-    """The kernel for windows of a length; with "auto" the portable one where the devices' own cannot have them."""
+    """The kernel for windows of this length. "auto" falls back to "blocked" if the platform's kernel does not support
+    them."""
     if config.attention != "auto":
         return config.attention
     name = KERNELS[platform]
     tiles = config.head_dim % 128 == 0 and length % (2 * 128 * context if context > 1 else 128) == 0
-    # cuDNN takes half precision only, and has no mask for queries that are not the whole sequence.
-    whole = config.compute_dtype == "bfloat16" and context == 1
-    return name if {"splash": tiles, "cudnn": whole, "blocked": True}[name] else "blocked"
+    # cuDNN needs half precision, and has no mask for queries that are a shard of the sequence.
+    unsharded_half = config.compute_dtype == "bfloat16" and context == 1
+    return name if {"splash": tiles, "cudnn": unsharded_half, "blocked": True}[name] else "blocked"
 
 
-def _head_groups(config: Llama, kv_heads: int, context: int) -> int:
-    """Parts of a device's key-value heads that are gathered one after the other."""
-    at_once = config.gathered_heads
-    if context == 1 or at_once == 0:
+def _num_head_groups(config: Llama, kv_heads: int, context: int) -> int:
+    """The number of groups of a device's key-value heads that are gathered one after the other."""
+    limit = config.gathered_heads
+    if context == 1 or limit == 0:
         return 1
-    return kv_heads // max(heads for heads in range(1, min(at_once, kv_heads) + 1) if kv_heads % heads == 0)
+    return kv_heads // max(heads for heads in range(1, min(limit, kv_heads) + 1) if kv_heads % heads == 0)
 
 
-def _in_groups(attend: Callable[..., jax.Array], groups: int, *arrays: jax.Array) -> jax.Array:
-    """attend(q, k, v) for a part of the heads at a time. What it gathers is not kept, but gathered again backwards."""
-    keep = jax.checkpoint_policies.save_only_these_names(splash.RESIDUALS)
-    attend = functools.partial(jax.checkpoint, policy=keep, prevent_cse=False)(attend)
-    parts = [jnp.stack(jnp.split(x, groups, axis=2)) for x in arrays]
-    _, out = jax.lax.scan(lambda carry, part: (carry, attend(*part)), None, tuple(parts))
+def _attend_in_groups(attend: Callable[..., jax.Array], groups: int, *arrays: jax.Array) -> jax.Array:
+    """attend(q, k, v) for one group of heads at a time. Gathered keys and values are not saved: the backward pass
+    gathers them again."""
+    policy = jax.checkpoint_policies.save_only_these_names(splash.RESIDUAL_NAME)
+    attend = functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)(attend)
+    stacked = [jnp.stack(jnp.split(x, groups, axis=2)) for x in arrays]
+    _, out = jax.lax.scan(lambda carry, group: (carry, attend(*group)), None, tuple(stacked))
     return jnp.concatenate(list(out), axis=2)
 
 
-def _exchange(x_BSHK: jax.Array, devices: int, back: bool = False) -> jax.Array:
-    """From stretches 2i and 2i + 1 of device i to stretches i and 2 x devices - 1 - i (splash.balanced); `back` undoes.
+def _exchange_chunks(x_BSHK: jax.Array, devices: int, inverse: bool = False) -> jax.Array:
+    """Moves chunks 2i and 2i + 1 of each device i to the devices of splash.load_balanced_order, where device i has
+    chunks i and 2 x devices - 1 - i; `inverse` moves them back.
 
-    A device's first stretch and its second each go to another device, and each device gets one of either: two
-    permutations.
+    The first chunks of all devices go to different devices, and so do the second chunks: two permutations.
     """
     first, second = jnp.split(x_BSHK, 2, axis=1)
 
-    def to(stretch: int) -> int:
-        return stretch if stretch < devices else 2 * devices - 1 - stretch
+    def target(chunk: int) -> int:
+        return chunk if chunk < devices else 2 * devices - 1 - chunk
 
-    moves = [[(i, to(2 * i + half)) for i in range(devices)] for half in (0, 1)]
+    moves = [[(i, target(2 * i + half)) for i in range(devices)] for half in (0, 1)]
     odd = jax.lax.axis_index("context") % 2 == 1
-    # On an odd device the even stretch, which is a first one, is the one from the back.
-    if back:
+    # On odd devices the even chunk, which the first permutation moves, is the one from the back.
+    if inverse:
         first, second = jnp.where(odd, second, first), jnp.where(odd, first, second)
-        moves = [[(there, here) for here, there in half] for half in moves]
+        moves = [[(destination, source) for source, destination in half] for half in moves]
     first, second = jax.lax.ppermute(first, "context", moves[0]), jax.lax.ppermute(second, "context", moves[1])
-    if not back:
+    if not inverse:
         first, second = jnp.where(odd, second, first), jnp.where(odd, first, second)
     return jnp.concatenate([first, second], axis=1)

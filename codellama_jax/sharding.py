@@ -1,8 +1,7 @@
-"""The mesh, and the one table from logical dims to mesh axes.
+"""The device mesh, and the table that maps logical dims to mesh axes.
 
-A mesh axis ("axis") is a direction of the device grid; a dim is a direction of an array. Model code names dims only.
-Nothing here relies on Flax's logical rules: those are dropped in silence when a name is misspelt or no mesh is set, so
-names are resolved here, and an unknown one raises.
+"Axis" always means an axis of the mesh, "dim" a dimension of an array. Model code names dims only. Flax's logical axis
+rules are not used: they silently ignore a misspelt name or a missing mesh. Here an unknown name raises an error.
 """
 
 import functools
@@ -21,16 +20,16 @@ from codellama_jax.errors import UserError
 
 AXES = ("data", "fsdp", "context", "tensor")
 
-# Parameters are cut over `fsdp` and `context` along the model width, which every matrix has, and gathered layer by
-# layer under the scan; over `tensor` along heads, feed-forward width and vocabulary, so that the two products of
-# attention and of the feed-forward need one sum between them. Activations are cut over both batch axes and, along the
-# sequence, `context`.
-TABLE: dict[str, tuple[str, ...] | str | None] = {
+# Parameters are sharded over `fsdp` and `context` along the model width, which every matrix has, and all-gathered layer
+# by layer in the scan. Over `tensor` they are sharded along heads, feed-forward width and vocabulary, so that the two
+# products of attention, and those of the feed-forward layer, need a single all-reduce. Activations are sharded over
+# `data` and `fsdp` along the batch and over `context` along the sequence.
+SHARDING_RULES: dict[str, tuple[str, ...] | str | None] = {
     # activations
     "batch": ("data", "fsdp"),
     "sequence": "context",
     # parameters
-    "layers": None,  # the scan's dim: every device needs a part of every layer
+    "layers": None,  # the dim of the scan: every device needs its shard of every layer
     "dim": ("fsdp", "context"),
     "head_dim": None,
     # both
@@ -42,27 +41,27 @@ TABLE: dict[str, tuple[str, ...] | str | None] = {
 
 
 def axis_sizes(shape: Mesh, devices: int, slices: int, windows: int | None) -> tuple[int, ...]:
-    """Devices along each of AXES.
+    """The number of devices along each of AXES.
 
-    What is left open needs no thought: data is the number of slices, since between them there is only the data-centre
-    network; fsdp is all the rest, which costs the least memory; but if the devices are more than the windows, `context`
-    takes what is left over.
+    Sizes that are not set are chosen as follows. `data` is the number of slices, because only the data-centre network
+    connects slices. `fsdp` takes all other devices, which needs the least memory. If there are more devices than
+    windows, `context` takes the surplus.
 
     Args:
-        shape: what is asked for.
-        devices: how many there are.
-        slices: of so many slices.
-        windows: that pass through the model at once; None if unknown.
+        shape: the sizes that are set.
+        devices: number of devices, over all slices.
+        slices: number of slices.
+        windows: number of windows that pass through the model at a time; None if unknown.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices, or the slices do not divide `data`.
+        UserError: the product of the sizes is not the number of devices, or `data` is not a multiple of the slices.
     """
     data, context = shape.data, max(shape.context, 1)
-    rest, left = divmod(devices, max(data, 1) * max(shape.fsdp, 1) * context * shape.tensor)
+    quotient, remainder = divmod(devices, max(data, 1) * max(shape.fsdp, 1) * context * shape.tensor)
     fsdp = shape.fsdp
-    if left == 0 and data == 0 and fsdp != -1:
-        data = rest
-    elif left == 0 and fsdp == -1:
+    if remainder == 0 and data == 0 and fsdp != -1:
+        data = quotient
+    elif remainder == 0 and fsdp == -1:
         data = data or slices
         fsdp = devices // (data * context * shape.tensor)
         if shape.context == 0 and windows:
@@ -71,31 +70,33 @@ def axis_sizes(shape: Mesh, devices: int, slices: int, windows: int | None) -> t
                 context, fsdp = data * fsdp // rows, rows // data
     sizes = (data, fsdp, context, shape.tensor)
     if math.prod(sizes) != devices:
-        asked = (shape.data, shape.fsdp, shape.context, shape.tensor)
-        written = ", ".join(f"Mesh.{axis}={size}" for axis, size in zip(AXES, asked, strict=True) if size > 0)
-        raise UserError(f"{written} do not make {devices} devices: leave one of them out, or let their product do so")
+        requested = (shape.data, shape.fsdp, shape.context, shape.tensor)
+        bindings = ", ".join(f"Mesh.{axis}={size}" for axis, size in zip(AXES, requested, strict=True) if size > 0)
+        raise UserError(f"{bindings} do not multiply to {devices} devices: correct them, or leave one of them out")
     if data % slices:
-        raise UserError(f"Mesh.data={data} must be a multiple of the {slices} slices: only data may cross between them")
+        raise UserError(
+            f"Mesh.data={data} must be a multiple of the {slices} slices: no other axis may extend over several slices"
+        )
     return sizes
 
 
 def make_mesh(
     shape: Mesh, windows: int | None = None, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-    """A mesh of all devices (or those given) with the four axes of AXES, laid out along the interconnect.
+    """Makes a mesh with the axes of AXES whose layout follows the interconnect.
 
     Args:
-        shape: sizes of the axes; what it leaves open is chosen for `windows` (axis_sizes).
-        windows: windows of a micro-batch.
-        devices: of one slice, or of several.
+        shape: sizes of the axes; axis_sizes chooses those that are not set.
+        windows: number of windows in a micro-batch.
+        devices: devices of one or several slices; None: all devices.
 
     Raises:
-        UserError: as axis_sizes.
+        UserError: see axis_sizes.
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     sizes = axis_sizes(shape, len(devices), slices, windows)
-    # as jax.make_mesh, which would refuse an axis of half a direction of the interconnect: data 2 on 4x4x8
+    # jax.make_mesh refuses axes that split a physical axis of the interconnect, such as data=2 on 4x4x8
     if slices > 1:
         within = (sizes[0] // slices, *sizes[1:])
         between = (slices, 1, 1, 1)
@@ -106,16 +107,16 @@ def make_mesh(
 
 
 def spec(dims: tuple[str | None, ...]) -> PartitionSpec:
-    """The PartitionSpec of an array with these logical dims; None is a dim that is never cut.
+    """The PartitionSpec of an array with these logical dims; None stands for a dim that is never sharded.
 
     Raises:
-        KeyError: a name that the table does not have.
+        KeyError: a name is not in SHARDING_RULES.
     """
-    return PartitionSpec(*(None if dim is None else TABLE[dim] for dim in dims))
+    return PartitionSpec(*(None if dim is None else SHARDING_RULES[dim] for dim in dims))
 
 
 def constrain(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
-    """Lays x out over the mesh of jax.set_mesh as the table says (the model's `constrain` argument)."""
+    """Constrains the sharding of x on the mesh of jax.set_mesh by SHARDING_RULES (the model's `constrain` argument)."""
     return jax.lax.with_sharding_constraint(x, spec(dims))
 
 
@@ -125,54 +126,57 @@ def tree_shardings(mesh: jax.sharding.Mesh, dims: Any) -> Any:
 
 
 def batch_parts(mesh: jax.sharding.Mesh) -> int:
-    """Parts that the windows of a batch are cut into."""
+    """The number of shards of a batch along its windows (data x fsdp)."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def _rows_of_processes(mesh: jax.sharding.Mesh) -> dict[int, tuple[int, ...]]:
-    """Which of the data x fsdp parts of a batch each process has a part of, in the order of their first."""
+def _shards_by_process(mesh: jax.sharding.Mesh) -> dict[int, tuple[int, ...]]:
+    """For each process the indices of the batch shards that its devices hold, in ascending order; processes are in the
+    order of their first shard."""
     grid = mesh.devices.reshape(batch_parts(mesh), -1)
-    rows: dict[int, list[int]] = {}
-    for row, devices in enumerate(grid):
+    shards: dict[int, list[int]] = {}
+    for index, devices in enumerate(grid):
         for process in {device.process_index for device in devices}:
-            rows.setdefault(process, []).append(row)
-    return {process: tuple(mine) for process, mine in rows.items()}
+            shards.setdefault(process, []).append(index)
+    return {process: tuple(indices) for process, indices in shards.items()}
 
 
 @functools.cache
-def _rows_of_this_process(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
-    """_rows_of_processes goes through all devices: not for every batch."""
-    return _rows_of_processes(mesh)[jax.process_index()]
+def _shards_of_this_process(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
+    """Cached because _shards_by_process iterates over all devices, which is too slow for every batch."""
+    return _shards_by_process(mesh)[jax.process_index()]
 
 
 def host_group(mesh: jax.sharding.Mesh) -> tuple[int, int]:
-    """This host's group and how many there are. The hosts of a group have parts of the same windows, as along an axis
-    that crosses hosts, so they make the same rows of a batch; each group makes an equal share of it.
+    """The index of this host's group and the number of groups.
+
+    Hosts that hold parts of the same windows form a group: an axis along the sequence or the model extends over them.
+    They load the same rows of a batch; each group loads an equal share of the batch.
 
     Raises:
-        UserError: hosts share some of their windows, but not all.
+        UserError: two hosts have some of their windows in common, but not all.
     """
-    rows = _rows_of_processes(mesh)
-    groups = list(dict.fromkeys(rows.values()))
+    shards = _shards_by_process(mesh)
+    groups = list(dict.fromkeys(shards.values()))
     if sum(map(len, groups)) != batch_parts(mesh) or len(set(map(len, groups))) > 1:
-        across = mesh.shape["context"] * mesh.shape["tensor"]
+        size = mesh.shape["context"] * mesh.shape["tensor"]
         raise UserError(
-            f"Mesh.context x Mesh.tensor = {across} makes hosts share a part of their windows: bind them so that hosts"
-            " share all their windows or none"
+            f"Mesh.context x Mesh.tensor = {size} gives hosts only some of their windows in common: bind them so that"
+            " hosts share all their windows or none"
         )
-    return groups.index(rows[jax.process_index()]), len(groups)
+    return groups.index(shards[jax.process_index()]), len(groups)
 
 
 def put_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host group's rows of each [rows, length] array as the global array, cut over batch and sequence."""
-    rows = _rows_of_this_process(mesh)
+    """Makes global arrays, sharded over batch and sequence, from the [rows, length] arrays of this host's group."""
+    shards = _shards_of_this_process(mesh)
     sharding = NamedSharding(mesh, spec(("batch", "sequence")))
 
     def put(local: np.ndarray) -> jax.Array:
-        size = len(local) // len(rows)  # windows of a part
+        size = len(local) // len(shards)  # windows of a shard
 
         def shard(index: Any) -> np.ndarray:
-            start = rows.index((index[0].start or 0) // size) * size
+            start = shards.index((index[0].start or 0) // size) * size
             return local[start : start + size, index[1]]
 
         return jax.make_array_from_callback((batch_parts(mesh) * size, local.shape[1]), sharding, shard)
@@ -181,21 +185,27 @@ def put_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str
 
 
 def put_flag(mesh: jax.sharding.Mesh, flag: bool) -> jax.Array:
-    """What this host says, as int32 [devices], each device with its host's: the largest is what any of them says."""
+    """Makes an int32 [devices] array that holds on each device the flag of its host; its maximum is 1 if any host's
+    flag is set."""
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return jax.make_array_from_callback((mesh.size,), sharding, lambda _: np.full(1, flag, np.int32))
 
 
 def check_divides(mesh: jax.sharding.Mesh, batch_size: int, sequence_length: int, llama: Llama) -> None:
-    """Raises UserError where the mesh does not divide what it is to cut."""
-    size, rows = mesh.shape, batch_parts(mesh)
-    for what, whole, axis, parts in (
-        ("Stage.batch_tokens / Stage.sequence_length / Stage.micro_batches", batch_size, "data x fsdp", rows),
+    """Raises UserError if the mesh does not evenly divide the batch, the sequence or the model."""
+    size = mesh.shape
+    for name, length, axis, shards in (
+        (
+            "Stage.batch_tokens / Stage.sequence_length / Stage.micro_batches",
+            batch_size,
+            "data x fsdp",
+            batch_parts(mesh),
+        ),
         ("Stage.sequence_length", sequence_length, "context", size["context"]),
         ("Llama.dim", llama.dim, "fsdp x context", size["fsdp"] * size["context"]),
         ("Llama.kv_heads", llama.kv_heads, "tensor", size["tensor"]),
         ("Llama.ffn_dim", llama.ffn_dim, "tensor", size["tensor"]),
         ("Llama.vocab_size", llama.vocab_size, "tensor", size["tensor"]),
     ):
-        if whole % parts:
-            raise UserError(f"{what} = {whole} cannot be cut into {parts} (mesh axis {axis}): change Mesh or {what}")
+        if length % shards:
+            raise UserError(f"{name} = {length} is not divisible by {shards} (mesh axis {axis}): change Mesh or {name}")

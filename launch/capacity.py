@@ -39,21 +39,24 @@ def ask(config: Config, slice_: Topology) -> Answer:
     Raises:
         UserError: the stage cannot be cut for the slice as its mesh says.
     """
-    from codellama_jax import plan
     from codellama_jax.planning import estimate
+    from codellama_jax.planning.aot_compile import Compiler
+    from codellama_jax.planning.progress import Progress
+    from codellama_jax.planning.step_config import with_vocabulary
+    from codellama_jax.planning.summary import summarize
 
-    config = plan.with_vocabulary(config, config.tokenizer)
+    config = with_vocabulary(config, config.tokenizer)
     if importlib.util.find_spec("libtpu") is None:
         peak = estimate.peak_bytes(config, slice_)
         fits = peak <= slice_.chip.hbm_bytes
         hours = estimate.chip_hours(config, slice_) if fits else None
         return Answer(peak, fits, hours, "arithmetic; with libtpu installed its compiler is asked")
-    progress = plan.Progress()
+    progress = Progress()
     progress.title = f"{config.stage.size} {config.stage.name} on {slice_.name}"
-    facts = plan.Compiler(progress).facts(config, slice_, estimate=False)
+    facts = Compiler(progress).analyze(config, slice_, estimate=False)
     if not facts["fits"]:
         return Answer(facts["peak_bytes"], False, None, "compiled")
-    planned = plan.summary(config, slice_, facts)
+    planned = summarize(config, slice_, facts)
     if planned["chip_hours"]:
         return Answer(facts["peak_bytes"], True, planned["chip_hours"], "compiled, estimated")
     return Answer(facts["peak_bytes"], True, planned["bound_chip_hours"], "compiled, at the least")
@@ -101,12 +104,12 @@ def usual_slices(like: Topology) -> Iterator[Topology]:
 
 
 def _fit(jobs: Sequence[Job], slice_: Topology, asked: Ask) -> bool:
-    from codellama_jax import plan
     from codellama_jax.planning import estimate
+    from codellama_jax.planning.step_config import with_vocabulary
 
     try:
         for job in jobs:
-            config = plan.with_vocabulary(job.config, job.config.tokenizer)
+            config = with_vocabulary(job.config, job.config.tokenizer)
             if estimate.peak_bytes(config, slice_) > SURELY_TOO_SMALL * slice_.chip.hbm_bytes:
                 return False
         return all(asked(job.config, slice_).fits for job in jobs)

@@ -31,7 +31,7 @@ LONGEST = (
     "tasks/curation/test_build.py",
     "runtime/test_gcs.py",
     "launch/local/test_local.py",
-    "planning/test_plan.py",
+    "planning/test_aot_compile.py",
     "kernels/test_attention.py",
     "training/test_step.py",
     "model/test_llama.py",

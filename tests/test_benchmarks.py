@@ -1,4 +1,4 @@
-"""benchmarks/train_step.py, which is for a GPU, runs here too, at a tiny size and without PyTorch."""
+"""benchmarks/train_step.py, which is meant for a GPU, at a tiny size on a CPU and without PyTorch."""
 
 import argparse
 import importlib.util
@@ -16,16 +16,16 @@ PROGRAM = Path(__file__).parent.parent / "benchmarks" / "train_step.py"
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """The program as a module."""
+    """The benchmark as a module."""
     spec = importlib.util.spec_from_file_location("train_step", PROGRAM)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_a_tiny_step_is_measured_where_jax_flax_and_optax_are_all_there_is(tmp_path, benchmark):
+def test_tiny_step_is_measured_with_only_jax_flax_and_optax(tmp_path, benchmark):
     for package in ("gin", "tensorflow", "seqio", "sentencepiece"):
-        (tmp_path / f"{package}.py").write_text("raise ImportError('not there')\n")
+        (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')\n")
     flags = ["--shape=tiny", "--lengths=32", "--batch_tokens=64", "--steps=3", "--warmup_steps=1", "--rounds=1"]
     files = [f"--json={tmp_path / 'measured.json'}", f"--out={tmp_path / 'result.md'}"]
     subprocess.run(
@@ -43,24 +43,24 @@ def test_a_tiny_step_is_measured_where_jax_flax_and_optax_are_all_there_is(tmp_p
     assert ours["tokens_per_second"] == pytest.approx(64 / statistics.median(measured["seconds"]))
     assert ours["mfu"] == pytest.approx(ours["tokens_per_second"] * tiny.train_flops_per_token(32) / 1e12)
     assert 2**20 < ours["peak_memory"] < 2**34
-    # the same batch again and again: the loss of a model that knows nothing, and less of it with every step
+    # one batch repeatedly: the loss starts at that of a uniform prediction and decreases with every step
     assert abs(measured["losses"][0] - 5.55) < 0.1  # log 256
     assert sorted(measured["losses"], reverse=True) == measured["losses"] and len(measured["losses"]) == 4
     assert f"| 32 | 2 | codellama_jax | {ours['tokens_per_second']:,.0f} |" in (tmp_path / "result.md").read_text()
 
 
 @pytest.mark.parametrize("limits, expected", [((99, 99), 32), ((20, 99), 20), ((99, 9), 9), ((20, 9), 9)])
-def test_as_many_layers_as_both_programs_have_room_for(monkeypatch, benchmark, limits, expected):
-    """Ours says what it needs; PyTorch only that it is too much, and an eighth is left out at a time."""
+def test_number_of_layers_is_reduced_until_both_programs_fit(monkeypatch, benchmark, limits, expected):
+    """Ours reports the memory it needs; PyTorch only that it does not fit, so an eighth of the layers is removed."""
 
     def run(program, options, llama, length, cache):
         if llama.layers <= limits[program == "torch"]:
-            about = {"device": "NVIDIA H100 80GB HBM3", "platform": "gpu", "version": ""}
-            return about | {"fits": True, "seconds": [1.0, 2.0, 9.0], "losses": [1.0], "peak_memory": 1}
+            common = {"device": "NVIDIA H100 80GB HBM3", "platform": "gpu", "version": ""}
+            return common | {"fits": True, "seconds": [1.0, 2.0, 9.0], "losses": [1.0], "peak_memory": 1}
         if program == "torch":
             return {"fits": False}
-        bytes_of = [16 * benchmark.dataclasses.replace(llama, layers=n).parameters for n in (llama.layers, limits[0])]
-        return {"fits": False, "needed": bytes_of[0], "limit": bytes_of[1]}
+        needed = [16 * benchmark.dataclasses.replace(llama, layers=n).parameters for n in (llama.layers, limits[0])]
+        return {"fits": False, "needed": needed[0], "limit": needed[1]}
 
     monkeypatch.setattr(benchmark, "run", run)
     options = argparse.Namespace(

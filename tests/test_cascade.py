@@ -118,9 +118,9 @@ def test_killed_and_started_again_it_is_the_same_run(uninterrupted, tmp_path):
     """SIGKILL to the training process: the same command goes on from a checkpoint, and no step differs in a digit."""
     run = Run(tmp_path / "runs", CODE)
     with run.start() as started:
-        assert started.until_step(23), started.said()
+        assert started.until_step(23), started.output()
         os.kill(started.training, signal.SIGKILL)
-        assert started.wait(30) == [1] and "goes on from the last checkpoint" in started.said()
+        assert started.wait(30) == [1] and "goes on from the last checkpoint" in started.output()
     assert "going on from step" in run.finish()
     assert run.trajectory() == uninterrupted.trajectory()
     notes = Path("code", "evaluations.jsonl")
@@ -131,9 +131,9 @@ def test_a_signal_ends_in_a_saved_checkpoint(uninterrupted, tmp_path):
     """SIGTERM to the launcher: the stage saves, exits with 75, and the same command finishes the same run."""
     run = Run(tmp_path / "runs", CODE)
     with run.start() as started:
-        assert started.until_step(13), started.said()
+        assert started.until_step(13), started.output()
         started.children[0].terminate()
-        assert started.wait(60) == [75] and "saved at step" in started.said()
+        assert started.wait(60) == [75] and "saved at step" in started.output()
     run.finish()
     assert run.trajectory() == uninterrupted.trajectory()
 

@@ -3,7 +3,6 @@
 Each run is the command that users type, in processes of its own, which are killed from outside.
 """
 
-import argparse
 import dataclasses
 import json
 import random
@@ -17,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-import faults
+from fault_injection import kills, process_loss, workloads
 from runs import TOY, Run, lines, same
 
 from codellama_jax.runtime import distributed
@@ -48,9 +47,9 @@ def rollbacks(run):
 def test_killed_in_a_save_after_its_rename_and_between_stages(tmp_path):
     reference, run = (Run(tmp_path / name / "runs", CASCADE) for name in ("reference", "killed"))
     reference.finish()
-    moments = [faults.in_a_save, faults.after_the_rename, faults.between_stages]
-    kills = list(faults.kill_again_and_again(run, [(wait.__name__, wait) for wait in moments], random.Random(0)))
-    assert [kill.stage for kill in kills] == ["code", "code", "lcft"] and kills[0].half_written
+    moments = [kills.during_save, kills.after_rename, kills.between_stages]
+    killed = list(kills.kill_repeatedly(run, [(wait.__name__, wait) for wait in moments], random.Random(0)))
+    assert [kill.stage for kill in killed] == ["code", "code", "lcft"] and killed[0].partial_save
     run.finish()
     for stage in ("code", "lcft"):
         assert run.trajectory(stage) == reference.trajectory(stage)
@@ -59,20 +58,20 @@ def test_killed_in_a_save_after_its_rename_and_between_stages(tmp_path):
 
 
 def test_one_of_two_processes_is_lost_and_then_one_is_signalled(tmp_path):
-    whole = faults.two_processes(argparse.Namespace(steps=54), tmp_path)  # 18 steps, of two processes
+    whole = workloads.two_processes(18, tmp_path)
     reference, run = (
         dataclasses.replace(whole, run_dir=tmp_path / name / "runs", devices=2) for name in ("reference", "lost")
     )
     reference.finish()
     with run.start() as started:
-        assert started.until_step(10), started.said()
-        loss = faults.lose(started, 0, signal.SIGKILL)
+        assert started.until_step(10), started.output()
+        loss = process_loss.lose(started, 0, signal.SIGKILL)
     assert (loss.code, loss.last_line) == (75, f"error: {distributed.PEER_LOST}")
     assert loss.seconds < 2 * distributed.HEARTBEAT_SECONDS
     with run.start() as started:
-        assert started.until_step(run.last_step("code") + 2), started.said()
+        assert started.until_step(run.last_step("code") + 2), started.output()
         started.children[1].send_signal(signal.SIGTERM)
-        assert started.wait(60) == [75, 75], started.said()
+        assert started.wait(60) == [75, 75], started.output()
     saved = run.last_saved("code")
     assert saved == run.last_step("code") < 18
     alone = dataclasses.replace(run, run_dir=tmp_path / "alone" / "runs", processes=1, devices=1)
@@ -95,10 +94,10 @@ def test_a_run_that_went_back_from_a_spike_and_was_killed_is_the_same_run(tmp_pa
     reference.finish()
     assert rollbacks(reference)
     with run.start() as started:
-        assert started.until(lambda: rollbacks(run)), started.said()
+        assert started.until(lambda: rollbacks(run)), started.output()
     first = rollbacks(run)[0]
     with run.start() as started:
-        assert started.until(lambda: rollbacks(run) and run.last_saved("code") >= first["step"]), started.said()
+        assert started.until(lambda: rollbacks(run) and run.last_saved("code") >= first["step"]), started.output()
     assert rollbacks(run)[0] == first
     run.finish()
     assert run.trajectory() == reference.trajectory()

@@ -1,4 +1,4 @@
-"""Which mesh is chosen, what a host makes of a batch, and that two processes train as one does."""
+"""The choice of the mesh, the distribution of batches over hosts, and training in two processes."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from runs import outputs
+from runs import program_outputs
 
 from codellama_jax import sharding
 from codellama_jax.config.model import Llama
@@ -26,7 +26,7 @@ LLAMA = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=64, vocab_size=64)
 @pytest.mark.parametrize(
     "devices, slices, windows, sizes",
     [
-        (64, 1, 1024, (1, 64, 1, 1)),  # 7B, code training on 64 chips: FSDP over all
+        (64, 1, 1024, (1, 64, 1, 1)),  # 7B code training on 64 chips: FSDP over all of them
         (256, 1, 1024, (1, 256, 1, 1)),
         (256, 1, 128, (1, 128, 2, 1)),  # long-context fine-tuning: more chips than windows
         (256, 1, 64, (1, 64, 4, 1)),
@@ -38,7 +38,7 @@ LLAMA = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=64, vocab_size=64)
         (8, 1, None, (1, 8, 1, 1)),
     ],
 )
-def test_the_mesh_that_needs_no_thought(devices, slices, windows, sizes):
+def test_default_mesh(devices, slices, windows, sizes):
     assert sharding.axis_sizes(Mesh(), devices, slices, windows) == sizes
 
 
@@ -53,44 +53,44 @@ def test_the_mesh_that_needs_no_thought(devices, slices, windows, sizes):
         (Mesh(data=2, fsdp=4, context=4, tensor=2), (2, 4, 4, 2)),
     ],
 )
-def test_what_is_bound_is_kept(shape, sizes):
+def test_axes_that_are_set_are_kept(shape, sizes):
     assert sharding.axis_sizes(shape, 64, 1, 1024) == sizes
 
 
 @pytest.mark.parametrize(
     "shape, slices, message",
     [
-        (Mesh(fsdp=3), 1, "Mesh.fsdp=3, Mesh.tensor=1 do not make 8 devices"),
-        (Mesh(data=3), 1, "do not make 8 devices"),
-        (Mesh(tensor=16), 1, "do not make 8 devices"),
-        (Mesh(data=2, fsdp=2, context=1), 1, "do not make 8 devices"),
+        (Mesh(fsdp=3), 1, "Mesh.fsdp=3, Mesh.tensor=1 do not multiply to 8 devices"),
+        (Mesh(data=3), 1, "do not multiply to 8 devices"),
+        (Mesh(tensor=16), 1, "do not multiply to 8 devices"),
+        (Mesh(data=2, fsdp=2, context=1), 1, "do not multiply to 8 devices"),
         (Mesh(data=1), 2, "Mesh.data=1 must be a multiple of the 2 slices"),
     ],
 )
-def test_a_mesh_that_does_not_fit_the_devices(shape, slices, message):
+def test_mesh_that_does_not_match_the_devices_is_an_error(shape, slices, message):
     with pytest.raises(UserError, match=message):
         sharding.axis_sizes(shape, 8, slices, 1024)
 
 
-def test_sizes_that_are_none():
+def test_axis_sizes_below_one_are_errors():
     with pytest.raises(ValueError, match=r"Mesh\.fsdp=0 must be at least 1"):
         Mesh(fsdp=0)
     with pytest.raises(ValueError, match=r"Mesh\.data=-1 must be at least 1"):
         Mesh(data=-1)
 
 
-def test_what_the_mesh_cannot_cut_is_named():
+def test_indivisible_settings_and_unknown_dims_are_errors():
     mesh = sharding.make_mesh(Mesh(fsdp=2, tensor=4))
-    with pytest.raises(UserError, match=r"Llama.kv_heads = 2 cannot be cut into 4"):
+    with pytest.raises(UserError, match=r"Llama.kv_heads = 2 is not divisible by 4"):
         sharding.check_divides(mesh, 8, 32, LLAMA)
-    with pytest.raises(UserError, match=r"Llama.dim = 36 cannot be cut into 8 \(mesh axis fsdp x context\)"):
+    with pytest.raises(UserError, match=r"Llama.dim = 36 is not divisible by 8 \(mesh axis fsdp x context\)"):
         sharding.check_divides(sharding.make_mesh(Mesh()), 8, 32, dataclasses.replace(LLAMA, dim=36, heads=2))
     with pytest.raises(KeyError):
         sharding.spec(("batch", "sequnce"))
 
 
 def hosts(processes, **axes):
-    """A mesh of devices that belong to these processes, in the mesh's order."""
+    """A mesh whose devices belong to these processes, in order."""
     devices = np.array([SimpleNamespace(process_index=process) for process in processes], object)
     shape = {axis: axes.get(axis, 1) for axis in sharding.AXES}
     return SimpleNamespace(devices=devices.reshape(tuple(shape.values())), shape=shape)
@@ -100,21 +100,24 @@ def hosts(processes, **axes):
     "mesh, groups",
     [
         (hosts([0, 0, 1, 1], fsdp=4), [0, 1]),
-        (hosts([0, 1, 0, 1], fsdp=4), [0, 1]),  # a host's windows need not lie side by side
-        (hosts([0, 0, 1, 1], context=4), [0, 0]),  # all share the one window
+        (hosts([0, 1, 0, 1], fsdp=4), [0, 1]),  # a host's windows need not be adjacent
+        (hosts([0, 0, 1, 1], context=4), [0, 0]),  # all hosts share one window
         (hosts([0, 0, 1, 1, 2, 2, 3, 3], fsdp=2, context=4), [0, 0, 1, 1]),
-        (hosts([0, 1, 0, 1, 2, 3, 2, 3], fsdp=4, context=2), [0, 0, 1, 1]),  # 2 x 2 chips a host, context across
+        (
+            hosts([0, 1, 0, 1, 2, 3, 2, 3], fsdp=4, context=2),
+            [0, 0, 1, 1],
+        ),  # 2 x 2 chips per host, context over hosts
     ],
 )
-def test_hosts_that_share_windows_are_a_group(mesh, groups, monkeypatch):
-    found = []
+def test_hosts_that_share_windows_form_a_group(mesh, groups, monkeypatch):
+    results = []
     for process in range(len(groups)):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        found.append(sharding.host_group(mesh))
-    assert found == [(group, max(groups) + 1) for group in groups]
+        results.append(sharding.host_group(mesh))
+    assert results == [(group, max(groups) + 1) for group in groups]
 
 
-def test_hosts_that_share_a_part_of_their_windows(monkeypatch):
+def test_hosts_that_share_only_some_windows_are_an_error(monkeypatch):
     mesh = hosts([0, 0, 0, 1, 1, 1], fsdp=3, context=2)
     with pytest.raises(UserError, match="share all their windows or none"):
         sharding.host_group(mesh)
@@ -124,7 +127,7 @@ def test_hosts_that_share_a_part_of_their_windows(monkeypatch):
 
 
 def losses_of(mesh_shape):
-    """Losses of three steps on all devices of all processes, each process making its own rows only."""
+    """Losses of three steps on all devices of all processes; each process makes only its own rows."""
     sys.path.insert(0, str(Path(__file__).parent / "training"))
     from test_step import SETTINGS, STAGE, STREAMS, TINY, batch, start
 
@@ -141,8 +144,8 @@ def losses_of(mesh_shape):
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh), out_shardings=(shardings, None))
         losses = []
         for seed in range(3):
-            mine = {name: x[group * rows : (group + 1) * rows] for name, x in batch(seed).items()}
-            state, metrics = step(state, sharding.put_batch(mesh, mine))
+            local = {name: x[group * rows : (group + 1) * rows] for name, x in batch(seed).items()}
+            state, metrics = step(state, sharding.put_batch(mesh, local))
             losses.append([float(metrics["loss"]), float(metrics["grad_norm"])])
     return losses
 
@@ -151,19 +154,19 @@ MESHES = [Mesh(tensor=2), Mesh(fsdp=1, context=8)]
 
 
 def run(processes):
-    """losses_of every mesh, as each of so many processes with eight devices together sees them."""
-    found = outputs(Path(__file__), processes=processes, devices=8 // processes)
-    return [json.loads(output.splitlines()[-1]) for output in found]
+    """The result of losses_of for every mesh in each of the processes, which have eight devices together."""
+    printed = program_outputs(Path(__file__), processes=processes, devices=8 // processes)
+    return [json.loads(output.splitlines()[-1]) for output in printed]
 
 
-def test_two_processes_of_four_devices_are_one_of_eight():
-    """Over loopback, with the rows and the sequence across the processes: to the rounding of sums in another order."""
+def test_two_processes_train_like_one():
+    """Over loopback, with rows and sequences sharded over the processes; equal up to the order of sums."""
     [one], two = run(1), run(2)
     assert two[0] == two[1]
     np.testing.assert_allclose(two[0], one, atol=1e-6)
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_disable_most_optimizations", True)  # of what runs for milliseconds
+    jax.config.update("jax_disable_most_optimizations", True)  # the programs run for milliseconds only
     initialize()
     print(json.dumps([losses_of(mesh) for mesh in MESHES]))

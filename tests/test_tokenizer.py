@@ -1,4 +1,4 @@
-"""Tokenizer: the published ids, the laws of encoding, what is refused; and training one (tasks.tokenizer_training)."""
+"""The tokenizer: published ids, properties of encoding, rejected models, and training (tasks.tokenizer_training)."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ SOURCE = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def small() -> Tokenizer:
-    """Trained here: the tests that need no published vocabulary run on any machine."""
+    """Trained here, so that tests that need no published vocabulary run without test data."""
     return Tokenizer(tokenizer_training.train([SOURCE], 400), infilling=True)
 
 
@@ -36,7 +36,7 @@ def llama(shared_data: Path) -> Tokenizer:
 
 
 def strange_texts(number: int) -> list[str]:
-    """Texts of what tends to break: runs of white space, line ends, control and wide characters, tags."""
+    """Texts of problematic parts: white space, line ends, control and wide characters, tags."""
     random_ = random.Random(7)
     parts = [
         "",
@@ -65,7 +65,7 @@ def strange_texts(number: int) -> list[str]:
 # --- the published ids ------------------------------------------------------------------------------------------------
 
 
-def test_ids_are_those_of_the_published_models(llama: Tokenizer, shared_data: Path):
+def test_ids_equal_those_of_the_published_models(llama: Tokenizer, shared_data: Path):
     golden = json.loads((shared_data / "tokenizers/codellama_tokenizer_golden.json").read_text(encoding="utf-8"))
     for case in golden["plain"]:
         assert llama.encode(case["text"]).tolist() == case["ids"], case["text"]
@@ -79,11 +79,11 @@ def test_ids_are_those_of_the_published_models(llama: Tokenizer, shared_data: Pa
     assert llama.encode("\n").tolist()[-1] == 13
 
 
-def test_infilling_prompt_is_the_published_one(llama: Tokenizer, shared_data: Path):
+def test_infilling_prompt_equals_the_published_one(llama: Tokenizer, shared_data: Path):
     golden = json.loads((shared_data / "tokenizers/codellama_tokenizer_golden.json").read_text(encoding="utf-8"))
     case = golden["psm_infill"]
     assert llama.infilling_prompt(case["prefix"], case["suffix"], "psm").tolist() == case["prompt_ids"]
-    # The published answer of CodeLlama-7b, whose first token goes on where the prefix stopped.
+    # The published output of CodeLlama-7b, whose first token continues the last line of the prefix.
     answer = llama.decode_continuation(case["codellama_7b_hf_greedy_ids"])
     assert answer.startswith("Remove non-ASCII characters from a string.\n")
     assert answer.endswith("result += c")
@@ -98,17 +98,17 @@ def test_rows_and_ids_without_infilling(llama: Tokenizer):
         plain.infilling_prompt("a", "b", "psm")
 
 
-def test_code_llamas_own_file_is_taken_as_llamas(llama: Tokenizer, shared_data: Path):
+def test_file_of_code_llama_gives_the_tokenizer_of_llama(llama: Tokenizer, shared_data: Path):
     own = Tokenizer.from_file(shared_data / "tokenizers/codellama_tokenizer_RECONSTRUCTED.model", infilling=True)
     assert own.fingerprint == llama.fingerprint
     assert own.rows == 32016
 
 
-# --- laws -------------------------------------------------------------------------------------------------------------
+# --- encoding ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["small", "llama"])
-def test_laws_of_encoding(name: str, request: pytest.FixtureRequest):
+def test_encoding_and_decoding_are_inverse(name: str, request: pytest.FixtureRequest):
     tokenizer = request.getfixturevalue(name)
     for text in [*strange_texts(3000), SOURCE]:
         ids = tokenizer.encode(text)
@@ -121,7 +121,7 @@ def test_laws_of_encoding(name: str, request: pytest.FixtureRequest):
             assert np.array_equal(ids, tokenizer.encode_continuation(" " + text))
 
 
-def test_decoding_drops_what_is_no_text(small: Tokenizer):
+def test_decoding_drops_ids_without_text(small: Tokenizer):
     ids = small.encode(" a <EOT>")
     wrapped = [small.bos_id, small.prefix_id, *ids, small.eot_id, small.step_id, small.eos_id, 0, 0, -1, 10**6]
     assert small.decode(wrapped) == " a <EOT>"
@@ -130,7 +130,7 @@ def test_decoding_drops_what_is_no_text(small: Tokenizer):
 
 
 @pytest.mark.parametrize("prefix, suffix", [("def f(", "\n"), ("", ""), (" x", "  y"), ("a\r", "\nb"), ("<EOT>", "")])
-def test_infilling_prompts_hold_their_parts(small: Tokenizer, prefix: str, suffix: str):
+def test_infilling_prompts_in_both_orders(small: Tokenizer, prefix: str, suffix: str):
     before, after = small.encode(prefix).tolist(), small.encode_continuation(suffix).tolist()
     psm, spm = small.infilling_prompt(prefix, suffix, "psm"), small.infilling_prompt(prefix, suffix, "spm")
     assert psm.tolist() == [1, small.prefix_id, *before, small.suffix_id, *after, small.middle_id]
@@ -139,7 +139,7 @@ def test_infilling_prompts_hold_their_parts(small: Tokenizer, prefix: str, suffi
         small.infilling_prompt(prefix, suffix, "mps")  # type: ignore[arg-type]
 
 
-def test_the_core_needs_no_tensorflow():
+def test_importing_the_tokenizer_loads_no_tensorflow_gin_or_jax():
     code = (
         "import sys, codellama_jax.tokenizer, tasks.sources.embedded, tasks.tokenizer_training;"
         "assert not {'tensorflow', 'seqio', 'gin', 'jax'} & set(sys.modules)"
@@ -147,7 +147,7 @@ def test_the_core_needs_no_tensorflow():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- rejected models --------------------------------------------------------------------------------------------------
 
 
 GARBAGE = {
@@ -161,8 +161,8 @@ GARBAGE = {
 }
 
 
-def cut_between_pieces(proto):
-    """A download that stopped between two pieces is still a well-formed message."""
+def truncated_between_pieces(proto):
+    """A file truncated between two pieces is still a valid protobuf message."""
     del proto.pieces[300:]
     proto.ClearField("trainer_spec")
     proto.ClearField("normalizer_spec")
@@ -177,7 +177,7 @@ def bos_and_eos_swapped(proto):
 
 
 def padding_first(proto):
-    """As T5 has it: everything one id later."""
+    """As in T5: all ids are shifted by one."""
     piece = type(proto.pieces[0])(piece="<pad>", score=0, type=3)
     proto.pieces.insert(0, piece)
 
@@ -196,48 +196,48 @@ def no_implicit_space(proto):
 
 
 UNLIKE_LLAMA = {
-    cut_between_pieces: "cut short",
+    truncated_between_pieces: "is truncated",
     no_pieces: "has no pieces",
     bos_and_eos_swapped: r"ids \(0, 2, 1\)",
     padding_first: r"ids \(1, 2, 3\)",
     no_byte_pieces: "no byte pieces",
-    squeezes_spaces: "changes text",
-    no_implicit_space: "no implicit space",
+    squeezes_spaces: "normalises text",
+    no_implicit_space: "does not add an implicit leading space",
 }
 
 
-def refusal(tmp_path: Path, model: bytes) -> str:
+def error_message(tmp_path: Path, model: bytes) -> str:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(model)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         Tokenizer.from_file(path, infilling=True)
-    message = str(refused.value)
+    message = str(caught.value)
     assert str(path) in message and "--gin.TOKENIZER=" in message and "\n" not in message
     return message
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_garbage_is_refused(small: Tokenizer, tmp_path: Path, kind: str):
-    assert "SentencePiece model" in refusal(tmp_path, GARBAGE[kind](small.model))
+def test_files_that_are_not_models_are_rejected(small: Tokenizer, tmp_path: Path, kind: str):
+    assert "SentencePiece model" in error_message(tmp_path, GARBAGE[kind](small.model))
 
 
 @pytest.mark.parametrize("change", UNLIKE_LLAMA, ids=lambda change: change.__name__)
-def test_models_unlike_llamas_are_refused_with_the_reason(small: Tokenizer, tmp_path: Path, change):
+def test_models_unlike_llama_are_rejected_with_the_reason(small: Tokenizer, tmp_path: Path, change):
     proto = model_pb2.ModelProto.FromString(small.model)  # type: ignore[attr-defined]
     change(proto)
-    assert re.search(UNLIKE_LLAMA[change], refusal(tmp_path, proto.SerializeToString()))
+    assert re.search(UNLIKE_LLAMA[change], error_message(tmp_path, proto.SerializeToString()))
 
 
-def test_missing_files_are_refused(tmp_path: Path):
+def test_missing_files_are_errors(tmp_path: Path):
     for path, reason in ((tmp_path / "none.model", "no such file"), (tmp_path, "is a folder")):
         with pytest.raises(UserError, match=f"{reason}.*--gin.TOKENIZER="):
             Tokenizer.from_file(path, infilling=False)
 
 
-def test_a_damaged_model_is_refused_or_sound(small: Tokenizer):
-    """A changed byte never raises anything else; a changed score or name may pass, and then encoding works."""
+def test_damaged_model_is_rejected_or_usable(small: Tokenizer):
+    """A changed byte raises UserError or nothing: a changed score or piece is accepted, and encoding works."""
     random_ = random.Random(3)
-    taken = 0
+    accepted = 0
     for _ in range(300):
         model = bytearray(small.model)
         model[random_.randrange(len(model))] = random_.randrange(256)
@@ -245,19 +245,19 @@ def test_a_damaged_model_is_refused_or_sound(small: Tokenizer):
             tokenizer = Tokenizer(bytes(model), infilling=True)
         except UserError:
             continue
-        taken += 1
+        accepted += 1
         assert len(tokenizer.encode("def f():\n")) > 0
-    assert taken
+    assert accepted
 
 
-def test_bytes_and_path_are_one(small: Tokenizer, tmp_path: Path):
+def test_bytes_and_path_give_the_same_tokenizer(small: Tokenizer, tmp_path: Path):
     path = tmp_path / "a.model"
     path.write_bytes(small.model)
     assert Tokenizer(str(path), True).fingerprint == Tokenizer.from_file(path, True).fingerprint == small.fingerprint
     assert len(small.fingerprint) == 64
 
 
-# --- training one -----------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     return Corpus(**{stream: str(tmp_path / stream) for stream in ("code", "python", "nl_code", "nl", "instruct")})
 
 
-def test_training_has_llamas_ids_and_is_deterministic(small: Tokenizer):
+def test_trained_tokenizer_has_the_ids_of_llama_and_is_deterministic(small: Tokenizer):
     again = tokenizer_training.train([SOURCE], 400)
     assert hashlib.sha256(again).digest() == hashlib.sha256(small.model).digest()
     assert (small.pieces, small.rows, small.eot_id) == (400, 416, 410)
@@ -284,7 +284,7 @@ def test_training_has_llamas_ids_and_is_deterministic(small: Tokenizer):
     assert len(small.encode("        ")) < 8  # runs of spaces have pieces
 
 
-def test_trained_once_and_kept(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture):
+def test_trained_tokenizer_is_cached(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture):
     said: list[str] = []
     first = tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append)
     (kept,) = (tmp_path / "cache/codellama_jax/tokenizers").iterdir()
@@ -306,7 +306,7 @@ def test_trained_once_and_kept(corpus: Corpus, tmp_path: Path, capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")  # SentencePiece's own log stays away from the terminal
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unwritable_cache_is_not_an_error(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     said: list[str] = []
@@ -314,7 +314,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(corpus: Corpus, tmp_path: Pa
     assert "not kept" in said[-1]
 
 
-def test_too_little_text_or_too_few_pieces(corpus: Corpus, capfd: pytest.CaptureFixture):
+def test_too_little_text_or_too_few_pieces_is_an_error(corpus: Corpus, capfd: pytest.CaptureFixture):
     for vocab_size in (100_000, 260):
         with pytest.raises(UserError, match=r"--gin.Tokenizer.vocab_size=\d+") as refusal:
             tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=vocab_size), lambda line: None)
@@ -322,7 +322,7 @@ def test_too_little_text_or_too_few_pieces(corpus: Corpus, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_named_model_is_loaded(corpus: Corpus, small: Tokenizer, tmp_path: Path):
+def test_model_file_of_the_settings_is_loaded(corpus: Corpus, small: Tokenizer, tmp_path: Path):
     (tmp_path / "a.model").write_bytes(small.model)
     settings = Settings(model=str(tmp_path / "a.model"), infilling=False)
     assert tokenizer_training.trained_tokenizer(corpus, USUAL, settings).model == small.model
@@ -330,7 +330,7 @@ def test_a_named_model_is_loaded(corpus: Corpus, small: Tokenizer, tmp_path: Pat
         tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(model="none.model"))
 
 
-def test_two_processes_may_train_at_once(corpus: Corpus, tmp_path: Path):
+def test_two_processes_can_train_at_the_same_time(corpus: Corpus, tmp_path: Path):
     code = (
         "from codellama_jax.config.data import Corpus, Filters, Tokenizer;"
         "from tasks.tokenizer_training import trained_tokenizer;"

@@ -1,4 +1,4 @@
-"""Attention anywhere: plain JAX, a block at a time, with a gradient of its own."""
+"""Portable attention in plain JAX: computed in blocks, with a custom gradient."""
 
 import functools
 from typing import Any
@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from codellama_jax.kernels.cpu import rows
+from codellama_jax.kernels.cpu import row_major
 
-# A finite stand-in for minus infinity: a row in which everything is masked stays finite.
+# A finite substitute for minus infinity, so that a fully masked row stays finite.
 MASKED = -1e30
 
 Segments = tuple[jax.Array, jax.Array] | None
@@ -24,19 +24,20 @@ def attention(
     index_S: jax.Array | None,
     block: int,
 ) -> jax.Array:
-    """Softmax attention of each token over itself and those before it in its segment.
+    """Causal softmax attention within segments: each token attends to itself and to earlier tokens of its segment.
 
-    Forwards queries are taken `block` at a time, backwards keys; where the queries are the whole sequence in its order,
-    a block only meets the keys up to its own end, or the queries from its own start, so half of the square is never
-    computed. The backward pass computes a block's scores again instead of keeping them: what exists at once is
-    [B, H, block, T].
+    The forward pass loops over blocks of queries, the backward pass over blocks of keys. If the queries are the
+    complete sequence in order, a block of queries uses only the keys up to its end, and a block of keys only the
+    queries from its start, so half of the score matrix is never computed. The backward pass recomputes the scores of a
+    block instead of storing them: the largest temporary array is [B, H, block, T].
 
     Args:
-        q_BSHK: queries; H is a multiple of G and heads h*H/G .. (h+1)*H/G - 1 share key-value head h.
-        k_BTGK, v_BTGK: keys and values of the whole sequence.
-        segments: ids of queries [B, S] and keys [B, T]: tokens attend only within equal ones; None: over all.
-        index_S: which tokens of the sequence the queries are; None: they are all of it.
-        block: queries, or keys, at a time.
+        q_BSHK: queries; H is a multiple of G, and query heads h*H/G .. (h+1)*H/G - 1 share key-value head h.
+        k_BTGK, v_BTGK: keys and values of the complete sequence.
+        segments: segment ids of queries [B, S] and keys [B, T]; a token attends only to tokens with its id. None: no
+            segments.
+        index_S: positions of the queries in the sequence; None: the queries are the complete sequence in order.
+        block: number of queries, or keys, in a block.
 
     Returns:
         [B, S, H, K] in v's dtype. Scores and softmax are float32.
@@ -58,59 +59,59 @@ def _forward(
         q = q_BGRSK[:, :, :, start:stop].reshape(B, G, -1, K)
         scores = _product("bgqk,bgtk->bgqt", q, k_BGTK[:, :, :end])
         scores = jnp.where(_visible(segments, index_S, slice(start, stop), slice(0, end), H // G), scores, MASKED)
-        largest = jnp.max(scores, axis=-1, keepdims=True)
-        weights = jnp.exp(scores - largest)
+        max_scores = jnp.max(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - max_scores)
         sums = jnp.sum(weights, axis=-1, keepdims=True)
         out = _product("bgqt,bgtk->bgqk", weights.astype(v_BGTK.dtype), v_BGTK[:, :, :end]) / sums
         shape = B, G, H // G, stop - start, -1
-        return out.astype(v_BGTK.dtype).reshape(shape), largest.reshape(shape), sums.reshape(shape)
+        return out.astype(v_BGTK.dtype).reshape(shape), max_scores.reshape(shape), sums.reshape(shape)
 
     blocks = [one_block(start) for start in range(0, S, block)]
-    out_BGRSK, largest_BGRS1, sums_BGRS1 = (jnp.concatenate(parts, axis=3) for parts in zip(*blocks, strict=True))
-    # What a policy for rematerialisation calls attention: with these the backward pass needs no forward one. The two of
-    # softmax are kept apart: as one logarithm they would cost digits of every weight.
+    out_BGRSK, max_BGRS1, sums_BGRS1 = (jnp.concatenate(arrays, axis=3) for arrays in zip(*blocks, strict=True))
+    # A remat policy that saves "attention" saves all residuals of the backward pass, so attention is not recomputed.
+    # The maximum and the sum of the softmax are stored separately: one log-sum-exp would lose digits of every weight.
     out_BSHK = checkpoint_name(out_BGRSK.transpose(0, 3, 1, 2, 4).reshape(B, S, H, K), "attention")
-    softmax = checkpoint_name((largest_BGRS1, sums_BGRS1), "attention")
+    softmax = checkpoint_name((max_BGRS1, sums_BGRS1), "attention")
     return out_BSHK, (q_BSHK, k_BTGK, v_BTGK, segments, index_S, out_BSHK, *softmax)
 
 
-def _backward(block: int, kept: Any, of_out_BSHK: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
-    q_BSHK, k_BTGK, v_BTGK, segments, index_S, out_BSHK, largest_BGRS1, sums_BGRS1 = kept
+def _backward(block: int, residuals: Any, d_out_BSHK: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
+    q_BSHK, k_BTGK, v_BTGK, segments, index_S, out_BSHK, max_BGRS1, sums_BGRS1 = residuals
     B, S, H, K = q_BSHK.shape
     T, G = k_BTGK.shape[1:3]
     dtype = v_BTGK.dtype
     q_BGRSK, k_BGTK, v_BGTK = _heads_first(q_BSHK, G), _heads_first(k_BTGK), _heads_first(v_BTGK)
     q_BGRSK = q_BGRSK * K**-0.5
-    of_out_BGRSK = _heads_first(of_out_BSHK, G)
-    # sum over keys of (weight x its gradient), which is the output times its gradient
-    inner_BSH = jnp.sum(out_BSHK.astype(jnp.float32) * of_out_BSHK.astype(jnp.float32), axis=-1)
+    d_out_BGRSK = _heads_first(d_out_BSHK, G)
+    # the sum over keys of weight x gradient of the weight equals the output times its gradient
+    inner_BSH = jnp.sum(out_BSHK.astype(jnp.float32) * d_out_BSHK.astype(jnp.float32), axis=-1)
     inner_BGRS = inner_BSH.transpose(0, 2, 1).reshape(B, G, H // G, S)
 
-    of_q_BGKRS = jnp.zeros((B, G, K, H // G, S), jnp.float32)
-    of_keys, of_values = [], []
+    d_q_BGKRS = jnp.zeros((B, G, K, H // G, S), jnp.float32)
+    d_keys, d_values = [], []
     for start in range(0, T, block):
         stop = min(start + block, T)
         first = start if index_S is None else 0
         keys, queries = slice(start, stop), slice(first, S)
         k, v = k_BGTK[:, :, keys], v_BGTK[:, :, keys]
-        # Scores with the keys first: three of the five products then have nothing to transpose, and what is left is
-        # the gradient of the queries, whose small operand is the one that is turned.
+        # Scores have the keys first: three of the five products then need no transposition. The gradient of the queries
+        # needs one, of its smaller operand.
         q = q_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
-        of_out = of_out_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
+        d_out = d_out_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
         scores = _product("bgtk,bgqk->bgtq", k, q)
         visible = _visible(segments, index_S, queries, keys, H // G).swapaxes(2, 3)
-        largest, sums = (x[:, :, :, first:].reshape(B, G, 1, -1) for x in (largest_BGRS1, sums_BGRS1))
-        weights = jnp.exp(jnp.where(visible, scores, MASKED) - largest) * (1 / sums)
-        of_weights = _product("bgtk,bgqk->bgtq", v, of_out)
-        of_scores = (weights * (of_weights - inner_BGRS[..., first:].reshape(B, G, 1, -1))).astype(dtype)
-        of_values.append(_product("bgtq,bgqk->bgtk", weights.astype(dtype), of_out).astype(dtype))
-        of_keys.append(_product("bgtq,bgqk->bgtk", of_scores, q).astype(dtype))
-        of_q = _product("bgkt,bgtq->bgkq", rows(k.swapaxes(2, 3)), of_scores)
-        of_q_BGKRS = of_q_BGKRS.at[..., first:].add(of_q.reshape(B, G, K, H // G, -1))
+        max_scores, sums = (x[:, :, :, first:].reshape(B, G, 1, -1) for x in (max_BGRS1, sums_BGRS1))
+        weights = jnp.exp(jnp.where(visible, scores, MASKED) - max_scores) * (1 / sums)
+        d_weights = _product("bgtk,bgqk->bgtq", v, d_out)
+        d_scores = (weights * (d_weights - inner_BGRS[..., first:].reshape(B, G, 1, -1))).astype(dtype)
+        d_values.append(_product("bgtq,bgqk->bgtk", weights.astype(dtype), d_out).astype(dtype))
+        d_keys.append(_product("bgtq,bgqk->bgtk", d_scores, q).astype(dtype))
+        d_q = _product("bgkt,bgtq->bgkq", row_major(k.swapaxes(2, 3)), d_scores)
+        d_q_BGKRS = d_q_BGKRS.at[..., first:].add(d_q.reshape(B, G, K, H // G, -1))
 
-    of_q_BSHK = (of_q_BGKRS * K**-0.5).astype(q_BSHK.dtype).transpose(0, 4, 1, 3, 2).reshape(B, S, H, K)
-    of_k_BTGK, of_v_BTGK = (jnp.concatenate(parts, axis=2).transpose(0, 2, 1, 3) for parts in (of_keys, of_values))
-    return of_q_BSHK, of_k_BTGK, of_v_BTGK, None, None
+    d_q_BSHK = (d_q_BGKRS * K**-0.5).astype(q_BSHK.dtype).transpose(0, 4, 1, 3, 2).reshape(B, S, H, K)
+    d_k_BTGK, d_v_BTGK = (jnp.concatenate(arrays, axis=2).transpose(0, 2, 1, 3) for arrays in (d_keys, d_values))
+    return d_q_BSHK, d_k_BTGK, d_v_BTGK, None, None
 
 
 attention.defvjp(_forward, _backward)
@@ -121,14 +122,14 @@ def _product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _heads_first(x_BSHK: jax.Array, groups: int | None = None) -> jax.Array:
-    """[B, H, S, K], the layout of plain batched matrix products; with groups [B, G, H / G, S, K]."""
+    """Transposes to [B, H, S, K], the layout of batched matrix products; with groups to [B, G, H / G, S, K]."""
     B, S, H, K = x_BSHK.shape
     x_BHSK = x_BSHK.transpose(0, 2, 1, 3)
-    return rows(x_BHSK if groups is None else x_BHSK.reshape(B, groups, H // groups, S, K))
+    return row_major(x_BHSK if groups is None else x_BHSK.reshape(B, groups, H // groups, S, K))
 
 
 def _visible(segments: Segments, index_S: jax.Array | None, queries: slice, keys: slice, times: int) -> jax.Array:
-    """Which of the keys these queries see, [1 or B, 1, times x queries, keys]: once for each head of a group."""
+    """The mask of these queries and keys, [1 or B, 1, times x queries, keys]: repeated for each head of a group."""
     index = jnp.arange(queries.start, queries.stop) if index_S is None else index_S[queries]
     visible = (index[:, None] >= jnp.arange(keys.start, keys.stop)[None, :])[None]
     if segments is not None:
@@ -136,9 +137,9 @@ def _visible(segments: Segments, index_S: jax.Array | None, queries: slice, keys
     return jnp.tile(visible, (1, times, 1))[:, None]
 
 
-def whole(
+def self_attention(
     q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segments_BS: jax.Array | None, block: int
 ) -> jax.Array:
-    """`attention` over a whole sequence."""
+    """`attention` of a complete sequence over itself."""
     segments = None if segments_BS is None else (segments_BS, segments_BS)
     return attention(q_BSHK, k_BSGK, v_BSGK, segments, None, block)

@@ -1,7 +1,14 @@
-"""The mathematics of a Llama decoder. Imports jax and flax only: no files, no flags, no meshes.
+"""The mathematics of a Llama decoder. Imports jax and flax only: no files, flags or meshes.
 
-One legend for the letters that end the names of arrays:
+    from codellama_jax.model import Decoder, Llama, hidden_states
 
-    B batch    S sequence (T for keys)    D model width     H query heads    G key-value heads    R queries a kv head
+Array names end in one letter per dim:
+
+    B batch    S sequence (T for keys)    D model width     H query heads    G key-value heads    R queries per kv head
     K head     F feed-forward width       V vocabulary      N layers
 """
+
+from codellama_jax.config.model import Llama
+from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
+
+__all__ = ["Decoder", "Llama", "hidden_states", "parameter_dims"]

@@ -1,7 +1,7 @@
 """A Llama 2 decoder. NNX modules hold the parameters; everything else is plain functions.
 
-Parameters carry the names of their logical dims (`parameter_dims`), activations are handed to `constrain` with theirs;
-which mesh axis a dim lies on is decided elsewhere (codellama_jax/sharding.py).
+The model names logical dims only: parameters carry theirs as metadata (`parameter_dims`), activations pass through
+`constrain` with theirs. codellama_jax/sharding.py maps dims to mesh axes.
 """
 
 import functools
@@ -15,14 +15,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from codellama_jax.config.model import Llama
 from codellama_jax.kernels import blocked
-from codellama_jax.kernels.cpu import broadcast_rows, computed_once
+from codellama_jax.kernels.cpu import broadcast_rows, materialize
 from codellama_jax.model import rope
 
-# constrain(x, dims) -> x, laid out as its logical dims ask
+# constrain(x, dims) -> x with the sharding of its logical dims
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 # attend(q_BSHK, k_BSGK, v_BSGK, segments_BS or None) -> [B, S, H, K], causal (kernels/)
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
-# product(equation, x, weight) -> as jnp.einsum
+# product(equation, x, weight) -> the result of jnp.einsum
 Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 INIT_STD = 0.02  # Llama's initialisation is not published (assumption)
@@ -33,9 +33,9 @@ def _unconstrained(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """The parameters of all N decoder blocks, stacked: every array has a leading `layers` dim.
+    """The stacked parameters of all N decoder blocks: every array has a leading `layers` dim.
 
-    Under jax.lax.scan a block is this module merged from one slice, without that dim.
+    Inside jax.lax.scan this module is merged from one slice and holds a single block, without that dim.
     """
 
     def __init__(self, config: Llama, rngs: nnx.Rngs):
@@ -49,7 +49,7 @@ class Block(nnx.Module):
         def norm() -> nnx.Param:
             return nnx.Param(jnp.ones((config.layers, config.dim)), dims=("layers", "dim"))
 
-        # Each layer adds two terms to the residual stream: scaled so that its variance does not grow with depth.
+        # Each layer adds two terms to the residual stream; scaled so that its variance does not grow with depth.
         residual_std = INIT_STD / (2 * config.layers) ** 0.5
         self.attention_norm = norm()
         self.wq = weight("dim", "heads", "head_dim")
@@ -86,7 +86,7 @@ def _sizes(config: Llama) -> dict[str, int]:
 
 
 def parameter_dims(state: nnx.State) -> dict[str, Any]:
-    """Names of the logical dims of every parameter, as nested dicts with tuples of names as leaves."""
+    """The names of the logical dims of every parameter: nested dicts whose leaves are tuples of names."""
     return nnx.to_pure_dict(jax.tree.map(lambda p: p.replace(p.get_metadata("dims")), state, is_leaf=_is_param))
 
 
@@ -95,7 +95,7 @@ def _is_param(x: Any) -> bool:
 
 
 def rms_norm(x_BSD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """x over its root mean square: in float32, cast back to x's dtype, then times the weight, as Llama does."""
+    """Root mean square normalisation as in Llama: computed in float32, cast to x's dtype, then scaled by the weight."""
     x32 = x_BSD.astype(jnp.float32)
     normalised = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
     return normalised.astype(x_BSD.dtype) * broadcast_rows(scale_D.astype(x_BSD.dtype), x_BSD.shape)
@@ -111,22 +111,25 @@ def hidden_states(
     attend: Attend | None = None,
     product: Product = jnp.einsum,
 ) -> jax.Array:
-    """The last layer's output after the final norm, [B, S, D] in the compute dtype; logits are this times `model.head`.
+    """Runs the decoder up to the final norm. Logits are the result times `model.head`.
 
     Args:
         model: the parameters.
-        config: their shape, and the numerics.
-        tokens_BS: ids.
-        positions_BS: positions for the rotation, whatever the packing policy says.
-        segments_BS: tokens of unequal ids do not see each other; None: a token sees all before it.
-        constrain: places activations by the names of their dims.
-        attend: the attention to use; None is the portable one.
-        product: how activations and weights are multiplied (kernels/cpu.py has one for a CPU).
+        config: shapes and numerics.
+        tokens_BS: token ids.
+        positions_BS: positions for the rotary embedding.
+        segments_BS: a token attends only to tokens with the same segment id; None: to all earlier tokens.
+        constrain: applies the sharding of an activation, given the names of its dims.
+        attend: the attention function; None selects the portable one.
+        product: multiplies activations and weights (kernels/cpu.py has a variant for one CPU).
+
+    Returns:
+        [B, S, D] in the compute dtype.
     """
     dtype = jnp.dtype(config.compute_dtype)
-    attend = attend or functools.partial(blocked.whole, block=config.attention_block)
+    attend = attend or functools.partial(blocked.self_attention, block=config.attention_block)
     angles = rope.tables(positions_BS, config.head_dim, config.rope_theta, config.rope_scale)
-    cos, sin = computed_once(angles[0]), computed_once(angles[1])
+    cos, sin = materialize(angles[0]), materialize(angles[1])
     activation = ("batch", "sequence", None)
     heads = ("batch", "sequence", "heads", None)
     kv_heads = ("batch", "sequence", "kv_heads", None)
@@ -137,8 +140,8 @@ def hidden_states(
         up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w3_DF), ffn), "up")
         return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
 
-    # What is kept need not be computed again in parts.
-    parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.kept | config.offloaded) else 1
+    # Activations that are saved are not recomputed, so splitting the recomputation would save nothing.
+    parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.saved | config.offloaded) else 1
     parts = max(number for number in range(1, parts + 1) if config.ffn_dim % number == 0)
     if parts > 1:
         feed_forward = jax.checkpoint(feed_forward, prevent_cse=False)
@@ -164,32 +167,32 @@ def hidden_states(
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)
         h_BSD = rms_norm(x_BSD, p.ffn_norm[...], config.norm_eps)
-        in_parts = (jnp.split(weight(w), parts, axis) for w, axis in ((p.w1, 1), (p.w3, 1), (p.w2, 0)))
-        for w1, w3, w2 in zip(*in_parts, strict=True):
+        split_weights = (jnp.split(weight(w), parts, axis) for w, axis in ((p.w1, 1), (p.w3, 1), (p.w2, 0)))
+        for w1, w3, w2 in zip(*split_weights, strict=True):
             if parts > 1:
-                # in the backward pass: the gradients of a part's weights before anything of the next part
+                # the backward pass computes the gradients of one part's weights before it starts the next part
                 h_BSD, x_BSD, w1, w3, w2 = jax.lax.optimization_barrier((h_BSD, x_BSD, w1, w3, w2))
             x_BSD = x_BSD + feed_forward(h_BSD, w1, w3, w2)
         return constrain(x_BSD, activation), None
 
     graph, stacked = nnx.split(model.blocks)
-    # Looked up before the cast: the gradient of the embedding sums over tokens, which must happen in float32.
+    # The lookup precedes the cast: the gradient of the embedding sums over tokens, and must do so in float32.
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)
-    x_BSD, _ = jax.lax.scan(_rematerialised(block, config), x_BSD, stacked, unroll=config.unroll)
+    x_BSD, _ = jax.lax.scan(_with_remat(block, config), x_BSD, stacked, unroll=config.unroll)
     return rms_norm(x_BSD, model.norm[...], config.norm_eps)
 
 
-def _rematerialised(block: Callable, config: Llama) -> Callable:
+def _with_remat(block: Callable, config: Llama) -> Callable:
     if config.remat == "none":
         return block
     policies = jax.checkpoint_policies
     if config.offloaded:
         policy = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=sorted(config.kept),
+            names_which_can_be_saved=sorted(config.saved),
             names_which_can_be_offloaded=sorted(config.offloaded),
             offload_src="device",
             offload_dst="pinned_host",
         )
     else:
-        policy = policies.save_only_these_names(*sorted(config.kept))
-    return jax.checkpoint(block, policy=policy, prevent_cse=False)  # inside a scan nothing can be shared anyway
+        policy = policies.save_only_these_names(*sorted(config.saved))
+    return jax.checkpoint(block, policy=policy, prevent_cse=False)  # a scan already prevents CSE across the passes

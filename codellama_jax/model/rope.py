@@ -1,7 +1,7 @@
 """Rotary position embedding with a configurable base and position interpolation.
 
-The half-split form (as Hugging Face checkpoints have it): channel i of a head is rotated with channel i + K/2. Meta's
-files rotate adjacent pairs instead; conversion permutes q and k.
+The half-split form of Hugging Face checkpoints: channel i of a head is rotated with channel i + K/2. Meta's checkpoints
+rotate adjacent pairs instead; conversion permutes the projections of q and k.
 """
 
 import jax
@@ -15,15 +15,16 @@ def frequencies(head_dim: int, theta: float) -> jax.Array:
 
 
 def tables(positions_BS: jax.Array, head_dim: int, theta: float, scale: float) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of every position's angles, float32 [B, S, K/2].
+    """Computes cosine and sine of the angles of every position, float32 [B, S, K/2].
 
-    float32 throughout: bfloat16 has 8 bits of mantissa and merges neighbouring positions from 256 on.
+    float32 throughout: bfloat16 has 8 bits of mantissa, so that adjacent positions above 256 would be equal.
 
     Args:
-        positions_BS: integers, 0 for a first token.
+        positions_BS: integers, 0 for the first token.
         head_dim: K.
         theta: base of the frequencies.
-        scale: factor on the positions; 1/4 interpolates four times the length into the range trained on.
+        scale: factor on the positions; 1/4 interpolates sequences of four times the trained length into the trained
+            range.
     """
     positions_BS1 = positions_BS.astype(jnp.float32)[:, :, None] * scale
     angles = positions_BS1 * frequencies(head_dim, theta)[None, None, :]
@@ -31,7 +32,7 @@ def tables(positions_BS: jax.Array, head_dim: int, theta: float, scale: float) -
 
 
 def rotate(x_BSHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates every head by its position's angles, in float32, and casts back to x's dtype."""
+    """Rotates every head by the angles of its position, in float32, and casts the result to x's dtype."""
     first, second = jnp.split(x_BSHK.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[:, :, None, :], sin[:, :, None, :]  # the same for every head
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

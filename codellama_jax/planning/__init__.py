@@ -1,1 +1,1 @@
-"""What a stage needs and costs on a slice of TPUs, found out by compiling its step for it."""
+"""Memory and cost of a stage on a slice of TPUs, from its step compiled ahead of time."""

@@ -1,11 +1,11 @@
-"""A stage's train step, compiled for a slice that is not there.
+"""Ahead-of-time compilation of a stage's train step for a TPU slice, on a machine without TPUs.
 
-XLA's TPU compiler, which comes as libtpu, runs on any Linux machine. It runs in a process of its own: its settings are
-environment variables, it prints what it likes, and it can be stopped. In a second or two it has optimised the program
-and laid out its memory; then it generates code, for minutes, and on the way works out the cycles of each instruction,
-which only the estimate needs. Both leave texts in a folder, and the texts are what is read here.
+XLA's TPU compiler (libtpu) runs on any Linux machine. It runs in a separate process, because it is configured through
+environment variables, writes to the terminal, and must be stopped early. It optimises the program and assigns memory in
+a second or two. Then it generates code, for minutes, and computes the cycles of each instruction, which only the
+estimate needs. Both phases dump their programs as text into a folder, and this module reads the dumps.
 
-    facts = Compiler(say).facts(config, topology("v5p:4x4x4"))
+    analysis = Compiler(on_progress).analyze(config, topology("v5p:4x4x4"))
 """
 
 import hashlib
@@ -26,79 +26,78 @@ from pathlib import Path
 from typing import Any
 
 from codellama_jax.config import gin_files
-from codellama_jax.config.data import STREAMS, Packing
-from codellama_jax.config.model import Llama
+from codellama_jax.config.data import STREAMS
 from codellama_jax.config.run import PARTS, Config, operative_text
-from codellama_jax.config.training import AdamW, Mesh, Stage
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning import roofline
 from codellama_jax.planning.chips import Topology, topology
 from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
 from codellama_jax.planning.memory_traffic import memory_bytes
+from codellama_jax.planning.step_config import STEP_PARTS
 from codellama_jax.runtime import cache
 from codellama_jax.runtime.cli import die_with_parent
 from codellama_jax.runtime.filesystem import write_atomically
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# What decides which program a configuration becomes, and what is read of it.
+# Sources that determine the program of a configuration, and the analysis of the program. Cached analyses depend on
+# them.
 SOURCES = (
     *("model", "kernels", "sharding.py", "attention.py", "config/model.py", "config/training.py"),
     *(f"training/{name}.py" for name in ("loss", "optimizer", "step")),
     *(f"planning/{name}.py" for name in ("chips", "collectives", "aot_compile", "roofline", "hlo", "memory_traffic")),
 )
-NEEDED = (Stage, Llama, AdamW, Mesh, Packing)  # the parts of a configuration that shape a step
 
 
 def require_compiler() -> None:
-    """Raises UserError, with how to get it, if libtpu is not installed."""
+    """Raises UserError with the command that installs libtpu if it is missing."""
     if importlib.util.find_spec("libtpu") is None:
-        wanted = [r.partition(";")[0] for r in importlib.metadata.requires("jax") or [] if r.startswith("libtpu")]
-        package = wanted[0].strip() if wanted else "libtpu"
+        required = [r.partition(";")[0] for r in importlib.metadata.requires("jax") or [] if r.startswith("libtpu")]
+        package = required[0].strip() if required else "libtpu"
         raise UserError(f"planning needs the TPU compiler, which runs on any Linux machine: pip install '{package}'")
 
 
 class Compiler:
-    """Compiles steps, one at a time, and remembers what they were.
+    """Compiles steps, one at a time, and caches the analyses under runtime.cache.
 
     Args:
-        say: is told, in a few words, what is going on, several times a second; "" when it is over.
+        on_progress: called several times a second with a short message; with "" at the end of a compilation.
     """
 
-    def __init__(self, say: Callable[[str], None] = lambda words: None):
-        self._say = say
+    def __init__(self, on_progress: Callable[[str], None] = lambda message: None):
+        self._on_progress = on_progress
 
-    def facts(
+    def analyze(
         self, config: Config, slice_: Topology, *, estimate: bool = True, forward: bool = False
     ) -> dict[str, Any]:
-        """What the compiler makes of a stage's step on a slice; of one device where nothing else is said.
+        """Compiles the train step of a stage for a slice and analyses the program.
 
-        With `forward` it is not the train step but what evaluation runs: the loss of every token, no gradients.
+        With `forward` the program is that of an evaluation instead: the loss of every token, without gradients.
 
-        `fits`, `hbm_bytes` and `peak_bytes` (what it needs, also if it does not fit) are always there. Then:
-        argument_bytes (parameter_bytes + optimizer_bytes + batch_bytes), mesh, product_flops, attention_flops,
-        memory_bytes, collective_bytes by kind and axes, bound (cost.bound), recomputed, unknown_loops, seconds; with
-        `estimate` also estimate (cost.estimate) and program_bytes.
+        Returns:
+            Always: fits, hbm_bytes, peak_bytes (also if it does not fit), mesh, seconds (of compilation),
+            argument_bytes = parameter_bytes + optimizer_bytes + batch_bytes. If it fits: product_flops,
+            attention_flops, memory_bytes, collective_bytes (by kind and axes), bound (roofline.bound), recomputed,
+            unknown_loops. With `estimate`: estimate (roofline.estimate), program_bytes. All figures are per device.
 
         Raises:
-            UserError: the stage cannot be cut as the mesh says, or the compiler refuses the step for another reason
-                than the memory it needs.
+            UserError: the mesh does not divide the stage, or the step fails to compile for another reason than memory.
         """
         plans, pass_ = cache.directory("plans"), "forward" if forward else "train"
         cached = plans / f"{self._digest(config, slice_, pass_)}.json" if plans else None
         if cached and cached.exists():
-            facts = json.loads(cached.read_text(encoding="utf-8"))
-            if facts["estimate"] or not facts["fits"] or not estimate:
-                return facts
+            analysis = json.loads(cached.read_text(encoding="utf-8"))
+            if analysis["estimate"] or not analysis["fits"] or not estimate:
+                return analysis
         folder = Path(tempfile.mkdtemp(prefix="codellama_jax_plan_"))
         try:
-            facts = self._compile(config, slice_, pass_, folder, estimate)
+            analysis = self._compile(config, slice_, pass_, folder, estimate)
         finally:
-            self._say("")
+            self._on_progress("")
             shutil.rmtree(folder, ignore_errors=True)
         if cached:
-            cache.store(cached, json.dumps(facts).encode())
-        return facts
+            cache.store(cached, json.dumps(analysis).encode())
+        return analysis
 
     @staticmethod
     def _digest(config: Config, slice_: Topology, pass_: str) -> str:
@@ -106,7 +105,7 @@ class Compiler:
         paths = [PACKAGE / source for source in SOURCES]
         files = sorted(file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path]))
         versions = [importlib.metadata.version(package) for package in ("jax", "jaxlib", "libtpu", "optax", "flax")]
-        parts = {attribute: kind for attribute, kind in PARTS.items() if kind in NEEDED}
+        parts = {attribute: kind for attribute, kind in PARTS.items() if kind in STEP_PARTS}
         shaping = Config(**{attribute: getattr(config, attribute) for attribute in parts})
         for text in (
             operative_text(shaping),
@@ -121,7 +120,7 @@ class Compiler:
 
     def _compile(self, config: Config, slice_: Topology, pass_: str, folder: Path, estimate: bool) -> dict[str, Any]:
         (folder / "config.gin").write_text(operative_text(config), encoding="utf-8")
-        begun = time.monotonic()
+        started = time.monotonic()
         with (folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", __spec__.name, str(folder), slice_.slice_name, str(slice_.slices), pass_],
@@ -131,13 +130,14 @@ class Compiler:
                 stderr=subprocess.STDOUT,
             )
         try:
-            laid_out = False
+            memory_assigned = False
             while child.poll() is None:
-                laid_out = laid_out or bool(list(folder.glob("*jit_planned*after_buffer_assignment.txt")))
-                if laid_out and not estimate:
+                memory_assigned = memory_assigned or bool(list(folder.glob("*jit_planned*after_buffer_assignment.txt")))
+                if memory_assigned and not estimate:
                     break
-                doing = "generating code" if laid_out else "compiling" if _read(folder, "step") else "loading JAX"
-                self._say(f"{doing}, {time.monotonic() - begun:.0f} s")
+                lowered = bool(_read(folder, "step"))
+                phase = "generating code" if memory_assigned else "compiling" if lowered else "loading JAX"
+                self._on_progress(f"{phase}, {time.monotonic() - started:.0f} s")
                 time.sleep(0.2)
         finally:
             child.kill()
@@ -146,39 +146,39 @@ class Compiler:
         if end.get("refused"):
             raise UserError(end["refused"], EXIT_USAGE)
         step = _read(folder, "step")
-        facts = {**step, "estimate": None, "seconds": time.monotonic() - begun, **end}
-        facts.pop("places", None)
-        facts["peak_bytes"], facts["hbm_bytes"] = heap_bytes(folder, "jit_planned"), slice_.chip.hbm_bytes
+        analysis = {**step, "estimate": None, "seconds": time.monotonic() - started, **end}
+        analysis.pop("coordinates", None)
+        analysis["peak_bytes"], analysis["hbm_bytes"] = heap_bytes(folder, "jit_planned"), slice_.chip.hbm_bytes
         error = end.get("error", "")
         if "exceeds available HBM" in error or "Exceeded hbm capacity" in error:
-            return {**facts, "fits": False, "peak_bytes": facts["peak_bytes"] or _asked(error)}
+            return {**analysis, "fits": False, "peak_bytes": analysis["peak_bytes"] or _requested_bytes(error)}
         text = next(folder.glob("*jit_planned*.after_codegen.txt"), None) if estimate else None
         text = text or next(folder.glob("*jit_planned*.after_optimizations.txt"), None)
-        if error or text is None or not facts["peak_bytes"] or (estimate and not end):
-            said = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = (error or (said[-1] if said else "no word")).splitlines()[0][:500]
+        if error or text is None or not analysis["peak_bytes"] or (estimate and not end):
+            log_lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            reason = (error or (log_lines[-1] if log_lines else "no output")).splitlines()[0][:500]
             raise UserError(f"the step does not compile for {slice_.name}: {reason}")
         try:
-            return {**facts, "fits": True, **_analysis(text, slice_, step, estimate)}
+            return {**analysis, "fits": True, **_analyze(text, slice_, step, estimate)}
         except (LookupError, ValueError, AssertionError) as error:
             version = importlib.metadata.version("libtpu")
             raise UserError(
-                f"cannot read what libtpu {version} writes of a program ({type(error).__name__}: {error}): use that of"
-                " requirements-tpu.txt, and please report it"
+                f"cannot parse the program that libtpu {version} dumped ({type(error).__name__}: {error}): install the"
+                " version of requirements-tpu.txt, and please report this"
             ) from error
 
 
-def _analysis(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool) -> dict[str, Any]:
+def _analyze(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool) -> dict[str, Any]:
     program = Program(text.read_text(encoding="utf-8"))
     collectives = Collectives(program, step["mesh"], slice_.slices)
-    where = roofline.Slice(slice_, step["places"])
+    placement = roofline.Placement(slice_, step["coordinates"])
     return {
         "product_flops": program.product_flops,
         "attention_flops": program.attention_flops,
         "memory_bytes": memory_bytes(program),
-        "collective_bytes": roofline.sent(collectives),
-        "bound": roofline.bound(program, collectives, where),
-        "estimate": roofline.estimate(program, collectives, where) if estimate else None,
+        "collective_bytes": roofline.bytes_sent(collectives),
+        "bound": roofline.bound(program, collectives, placement),
+        "estimate": roofline.estimate(program, collectives, placement) if estimate else None,
         "unknown_loops": program.unknown_loops,
         "recomputed": program.recomputed,
     }
@@ -190,13 +190,13 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def compiler_environment(slice_: Topology, folder: Path) -> dict[str, str]:
-    """The environment in which a process compiles for a slice that is not there, and leaves its texts in a folder."""
-    path = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]  # the launcher may be called from anywhere
+    """The environment of a process that compiles for a slice without TPUs and dumps its programs into a folder."""
+    path = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]  # the launcher may run in any working directory
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "0",  # what comes out of it leaves no texts
+        "JAX_ENABLE_COMPILATION_CACHE": "0",  # a cached program would not be dumped
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": slice_.cloud_name,
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -206,20 +206,21 @@ def compiler_environment(slice_: Topology, folder: Path) -> dict[str, str]:
 
 
 def heap_bytes(folder: Path, program: str) -> int:
-    """What the compiler compares with the memory there is: the size of the heap that it lays everything out in.
+    """The size of the heap to which the compiler assigns all buffers, which it compares with the available memory.
 
-    Of its other figures, temp_size_in_bytes counts memory that is used twice twice (a step with 20 GiB of arguments and
-    "temporaries" was accepted for 16), and peak_memory_in_bytes leaves out the gaps between what lives at a time.
+    Its other figures are not usable: temp_size_in_bytes counts memory that is used twice as two allocations (a step
+    with 20 GiB of arguments and "temporaries" was accepted for 16), and peak_memory_in_bytes omits the gaps between
+    buffers.
     """
     for report in folder.glob(f"*{program}*memory-usage-report.txt"):
-        found = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report.read_text(encoding="utf-8"))
-        if found:
-            return int(found[1])
+        match = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report.read_text(encoding="utf-8"))
+        if match:
+            return int(match[1])
     return 0
 
 
-def _asked(error: str) -> int:
-    """What a program that does not fit asked for, from the compiler's words."""
+def _requested_bytes(error: str) -> int:
+    """The size of a program that does not fit, from the compiler's message."""
     sizes = re.findall(r"([\d.]+)([KMGT])", error)
     return int(max(float(size) * 1024 ** ("KMGT".index(unit) + 1) for size, unit in sizes)) if sizes else 0
 
@@ -228,7 +229,7 @@ def _asked(error: str) -> int:
 
 
 def _main(folder: Path, slice_: Topology, pass_: str) -> None:
-    """Compiles what folder/config.gin says for the slice; leaves step.json before, end.json after."""
+    """Compiles the configuration in folder/config.gin for the slice. Writes step.json before and end.json after it."""
     die_with_parent(signal.SIGKILL)
     import resource
 
@@ -236,28 +237,28 @@ def _main(folder: Path, slice_: Topology, pass_: str) -> None:
 
     from codellama_jax.errors import UserError
 
-    def leave(what: str, content: dict[str, Any]) -> None:
-        write_atomically(folder / f"{what}.json", json.dumps(content))
+    def write(name: str, content: dict[str, Any]) -> None:
+        write_atomically(folder / f"{name}.json", json.dumps(content))
 
-    config = gin_files.load([str(folder / "config.gin")], []).resolve(*NEEDED)
+    config = gin_files.load([str(folder / "config.gin")], []).resolve(*STEP_PARTS)
     try:
-        lowered, described = _lowered(config, slice_, pass_)
+        lowered, step = _lower(config, slice_, pass_)
     except UserError as error:
-        leave("end", {"refused": str(error)})
+        write("end", {"refused": str(error)})
         return
-    leave("step", described)
+    write("step", step)
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        leave("end", {"error": str(error)})
+        write("end", {"error": str(error)})
         return
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    leave("end", {"program_bytes": memory.generated_code_size_in_bytes, "compiler_memory": rss})
+    write("end", {"program_bytes": memory.generated_code_size_in_bytes, "compiler_memory": rss})
 
 
-def _lowered(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str, Any]]:
-    """The step of codellama_jax/train.py, or its evaluation's, for arguments that are nowhere, and what is known of it
-    before compiling."""
+def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str, Any]]:
+    """Lowers the train or evaluation step of codellama_jax/train.py for abstract arguments. Returns it with its mesh
+    and the sizes of its arguments."""
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
@@ -276,14 +277,14 @@ def _lowered(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[st
 
     stage, llama, masked = config.stage, config.llama, config.packing.mask_documents
     try:
-        described = topologies.get_topology_desc(slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.options)
+        description = topologies.get_topology_desc(slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.options)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--topology={slice_.slice_name}: the compiler knows no such slice ({error})") from error
     windows = stage.batch_size // stage.micro_batches
-    mesh = make_mesh(config.mesh, windows, described.devices)
+    mesh = make_mesh(config.mesh, windows, description.devices)
     check_divides(mesh, windows, stage.sequence_length, llama)
     params, opt_state = abstract_params(llama), ()
-    # shardings before the mesh is set: arrays made under it would lie on it
+    # shardings are made before the mesh is set, because arrays made under it would be placed on it
     if pass_ == "train":
         optimizer = make_optimizer(config.adamw, stage.steps)
         opt_state = jax.eval_shape(optimizer.init, params)
@@ -291,9 +292,9 @@ def _lowered(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[st
         results: Any = (shardings, None)
         step: Any = make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh)
     else:
-        everywhere = NamedSharding(mesh, spec(()))
-        shardings = TrainState(param_shardings(llama, mesh), (), everywhere)  # type: ignore[arg-type]
-        results = everywhere
+        replicated = NamedSharding(mesh, spec(()))
+        shardings = TrainState(param_shardings(llama, mesh), (), replicated)  # type: ignore[arg-type]
+        results = replicated
         loss = make_loss(llama, masked, mesh)
 
         def step(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
@@ -314,14 +315,14 @@ def _lowered(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[st
         donated = 0 if pass_ == "train" else ()
         lowered = jax.jit(planned, donate_argnums=donated, out_shardings=results).lower(placed, batch)
 
-    def on_a_device(tree: Any) -> int:
+    def device_bytes(tree: Any) -> int:
         shards = [(x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)]
         return sum(width * math.prod(shape) for shape, width in shards)
 
-    parameters, moments, rows_bytes = on_a_device(placed.params), on_a_device(placed.opt_state), on_a_device(batch)
+    parameters, moments, rows_bytes = device_bytes(placed.params), device_bytes(placed.opt_state), device_bytes(batch)
     return lowered, {
         "mesh": dict(mesh.shape),
-        "places": [[getattr(device, "slice_index", 0), *device.coords] for device in mesh.devices.flat],
+        "coordinates": [[getattr(device, "slice_index", 0), *device.coords] for device in mesh.devices.flat],
         "parameter_bytes": parameters,
         "optimizer_bytes": moments,
         "batch_bytes": rows_bytes,

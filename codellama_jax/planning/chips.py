@@ -1,13 +1,14 @@
-"""TPU generations in numbers, and the names of slices.
+"""The data of TPU generations, and the names of slices.
 
     topology("v5p:4x4x4")       a generation and the shape of a slice in chips
     topology("v5p-128")         the cloud's name of the same slice
 
-Peak FLOP/s, memory bandwidth and interconnect are those of Google's pages on each generation, under
-docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e and tpu7x. Their interconnect is both directions together, but v4's,
-which is one: a link sends half of its share. Memory is what the compiler lets a program have, less than the page says,
-since the system keeps some: it was asked with a program too large for each (libtpu 0.0.42.1). Clocks are what the peak
-implies for the products a cycle of the generation's matrix units.
+Peak FLOP/s, memory bandwidth and interconnect are from Google's pages on each generation, under
+docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e and tpu7x. The pages give the interconnect bandwidth of both
+directions together (v4: of one direction), so a link sends half of its share. Memory is what the compiler makes
+available to a program, which is less than on the pages because the system reserves some. It was read from the
+compiler's error message for a program that is too large (libtpu 0.0.42.1). Clocks follow from the peak and the FLOPs
+per cycle of the matrix units.
 """
 
 import dataclasses
@@ -23,28 +24,29 @@ GiB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One generation.
+    """One TPU generation.
 
     Attributes:
-        name: as JAX names it in a topology.
-        cloud: what the cloud's name begins with, and what it counts for each chip (TensorCores or chips).
-        dims: directions of the interconnect.
-        devices: devices of a chip, as JAX sees them.
-        host_chips: chips of a host (of the machine types that training uses).
-        runtime_version: what gcloud installs on its hosts; None: the Cloud TPU API has no such chip.
-        gke: its name in a node's label cloud.google.com/gke-tpu-accelerator, and the machine type of a host.
-        flops: bfloat16 FLOP/s of a chip at its peak.
-        hbm_bytes: memory of a device that a program can have.
-        hbm_bandwidth: bytes/s of a chip's memory.
-        link_bandwidth: bytes/s that one link sends; a chip has two links in each direction of the interconnect.
-        host_bandwidth: bytes/s between a chip and its host; no page says (assumption: eight lanes of PCIe 4, sixteen on
-            the newer two).
-        network_bandwidth: bytes/s that a chip sends over the data-centre network, between slices: 6.4 and 25.6 Tbit/s
-            for 256 chips of v5e and v6e on their pages, for the others those of their nearest (assumption).
+        name: its name in JAX topologies.
+        cloud: the prefix of its names in Google Cloud, and how many units each chip counts for there (TensorCores or
+            chips).
+        dims: dimensions of the interconnect.
+        devices: JAX devices per chip.
+        host_chips: chips per host (of the machine types used for training).
+        runtime_version: software version that gcloud installs on the hosts; None: not available in the Cloud TPU API.
+        gke: value of the node label cloud.google.com/gke-tpu-accelerator, and the machine type of a host.
+        flops: peak bfloat16 FLOP/s of a chip.
+        hbm_bytes: memory per device that a program can use.
+        hbm_bandwidth: memory bandwidth of a chip, bytes/s.
+        link_bandwidth: bytes/s that one link sends; a chip has two links in each dimension of the interconnect.
+        host_bandwidth: bytes/s between a chip and its host; not published (assumption: eight lanes of PCIe 4, sixteen
+            for the newest two generations).
+        network_bandwidth: bytes/s that a chip sends over the data-centre network, between slices. The pages of v5e and
+            v6e give 6.4 and 25.6 Tbit/s for 256 chips; the others have the value of the nearest of these (assumption).
         clock: cycles/s.
-        options: what JAX's topology description needs beside the name, whatever the shape.
-        published_mfu: lowest and highest MFU, attention counted causal, that published runs of dense models of 7B to
-            70B reach on the generation; None: none is known to us.
+        options: arguments of JAX's topology description other than the name, for all shapes.
+        published_mfu: lowest and highest MFU, with causal attention, of published runs of dense models of 7B to 70B on
+            the generation; None: no such run is known.
     """
 
     name: str
@@ -78,8 +80,8 @@ CHIPS = {
             hbm_bytes=int(30.75 * GiB),  # of 32
             hbm_bandwidth=1228e9,
             link_bandwidth=50e9,  # 2,400 Gb/s over six links
-            clock=1.05e9,  # 262,144 FLOPs a cycle: two cores of four 128 x 128 units
-            options={"chip_config_name": "megacore"},  # one device a chip, as the cloud's machines have it
+            clock=1.05e9,  # 262,144 FLOPs per cycle: two cores of four 128 x 128 units
+            options={"chip_config_name": "megacore"},  # one device per chip, as on the cloud's machines
             runtime_version="tpu-ubuntu2204-base",
             gke=("tpu-v4-podslice", "ct4p-hightpu-4t"),
         ),
@@ -94,7 +96,7 @@ CHIPS = {
             hbm_bandwidth=819e9,
             link_bandwidth=50e9,  # 400 GB/s both ways over four links
             network_bandwidth=3.125e9,
-            clock=1.5e9,  # 131,072 FLOPs a cycle: four 128 x 128 units
+            clock=1.5e9,  # 131,072 FLOPs per cycle: four 128 x 128 units
             runtime_version="v2-alpha-tpuv5-lite",
             gke=("tpu-v5-lite-podslice", "ct5lp-hightpu-4t"),
         ),
@@ -105,10 +107,10 @@ CHIPS = {
             devices=1,
             host_chips=4,
             flops=459e12,
-            hbm_bytes=int(95.74 * GiB),  # the page says 95 GB
+            hbm_bytes=int(95.74 * GiB),  # 95 GB on the page
             hbm_bandwidth=2765e9,
             link_bandwidth=100e9,  # 1,200 GB/s both ways over six links
-            clock=1.75e9,  # 262,144 FLOPs a cycle: two cores of four 128 x 128 units
+            clock=1.75e9,  # 262,144 FLOPs per cycle: two cores of four 128 x 128 units
             published_mfu=(0.65, 0.70),
             runtime_version="v2-alpha-tpuv5",
             gke=("tpu-v5p-slice", "ct5p-hightpu-4t"),
@@ -123,7 +125,7 @@ CHIPS = {
             hbm_bytes=int(31.25 * GiB),  # of 32
             hbm_bandwidth=1638e9,
             link_bandwidth=100e9,  # 800 GB/s both ways over four links
-            clock=1.75e9,  # 524,288 FLOPs a cycle
+            clock=1.75e9,  # 524,288 FLOPs per cycle
             published_mfu=(0.40, 0.47),
             runtime_version="v2-alpha-tpuv6e",
             gke=("tpu-v6e-slice", "ct6e-standard-4t"),
@@ -140,7 +142,7 @@ CHIPS = {
             hbm_bytes=int(94.75 * GiB),  # of 96, half of the chip's
             hbm_bandwidth=7380e9,
             link_bandwidth=100e9,  # 1,200 GB/s both ways over six links
-            clock=2.2e9,  # if a core does 524,288 FLOPs a cycle, as v6e's; no page says (assumption)
+            clock=2.2e9,  # if a core has 524,288 FLOPs per cycle like v6e; not published (assumption)
             published_mfu=(0.52, 0.52),
             gke=("tpu7x", "tpu7x-standard-4t"),
             host_bandwidth=32e9,
@@ -148,12 +150,12 @@ CHIPS = {
         ),
     )
 }
-LARGEST = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256, "tpu7x": 9216}  # chips of a slice, on the same pages
+MAX_CHIPS = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256, "tpu7x": 9216}  # of a slice, from the same pages
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of chips, or several equal ones that the data-centre network connects."""
+    """A slice of chips, or several equal slices connected by the data-centre network."""
 
     chip: Chip
     shape: tuple[int, ...]
@@ -161,7 +163,7 @@ class Topology:
 
     @property
     def slice_name(self) -> str:
-        """A slice as JAX wants it: "v5p:4x4x4"."""
+        """The name of a slice in JAX: "v5p:4x4x4"."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
@@ -170,7 +172,7 @@ class Topology:
 
     @property
     def cloud_name(self) -> str:
-        """A slice as gcloud wants it: "v5p-128"."""
+        """The name of a slice in gcloud: "v5p-128"."""
         return f"{self.chip.cloud[0]}-{self.chips // self.slices * self.chip.cloud[1]}"
 
     @property
@@ -186,17 +188,17 @@ class Topology:
         return -(-self.chips // self.chip.host_chips)
 
     @property
-    def usual(self) -> bool:
-        """Whether the cloud gives a slice of so many chips this shape."""
-        return _usual(self.chip, self.chips // self.slices * self.chip.cloud[1]) == self.shape
+    def has_default_shape(self) -> bool:
+        """Whether this is the cloud's default shape for slices of this size."""
+        return _default_shape(self.chip, self.chips // self.slices * self.chip.cloud[1]) == self.shape
 
     @property
     def wrap(self) -> tuple[bool, bool, bool]:
-        """Along which directions the last chip is linked with the first, so that they are rings.
+        """In which dimensions the last chip is linked to the first (wrap-around links, which make rings).
 
-        In three dimensions where the slice consists of cubes of 4x4x4, which optical switches join; in two, along the
-        whole side of a pod. It changes the program: without rings the compiler gathers by summing, and that sends twice
-        as much.
+        Three-dimensional slices have them if they consist of cubes of 4x4x4, which optical switches connect;
+        two-dimensional ones along a complete side of a pod. They change the program: without rings the compiler
+        implements all-gathers as all-reduces, which send twice as much.
         """
         if self.chip.dims == 3:
             return (all(length % 4 == 0 for length in self.shape),) * 3
@@ -204,7 +206,7 @@ class Topology:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What JAX's topology description needs beside the name. It takes a slice for one without rings unless told."""
+        """Arguments of JAX's topology description other than the name. JAX's default is a slice without rings."""
         return {**self.chip.options, **({"wrap": self.wrap} if any(self.wrap) else {})}
 
     @property
@@ -222,14 +224,13 @@ class Topology:
         """Bytes/s between a device and its host."""
         return self.chip.host_bandwidth / self.chip.devices
 
-    def send_bandwidth(self, places: list[list[int]]) -> float:
-        """Bytes/s that a device at most sends to the others of a group, of which `places` are [slice, *coordinates].
+    def send_bandwidth(self, coordinates: list[list[int]]) -> float:
+        """Bytes/s that a device can send to the others of a group, given as [slice, *chip coordinates] of each device.
 
-        Between slices it is the network's. Within one, a direction of the interconnect counts if the group extends
-        along it: with both its links, with one where the slice is two chips long. Devices of one chip are taken to have
-        a share of all its links.
+        Between slices it is the bandwidth of the network. Within a slice, the links of each dimension count along which
+        the group extends: two, or one if the slice is two chips long. The devices of a chip share its links.
         """
-        slices, *extents = [len(set(along)) for along in zip(*places, strict=True)]
+        slices, *extents = [len(set(values)) for values in zip(*coordinates, strict=True)]
         if slices > 1:
             return self.chip.network_bandwidth / self.chip.devices
         used = [length for length, extent in zip(self.shape, extents, strict=False) if extent > 1] or list(self.shape)
@@ -237,37 +238,37 @@ class Topology:
         return max(links, 1) * self.chip.link_bandwidth / self.chip.devices
 
     def larger(self) -> "Topology | None":
-        """The slice of twice the chips, the shortest direction doubled; None if there is none."""
+        """The slice with twice the chips, doubled along its shortest dimension; None if there is none."""
         shortest = self.shape.index(min(self.shape))
         shape = sorted(length * (2 if i == shortest else 1) for i, length in enumerate(self.shape))
         larger = Topology(self.chip, tuple(shape), self.slices)
-        return larger if larger.chips // self.slices <= LARGEST[self.chip.name] else None
+        return larger if larger.chips // self.slices <= MAX_CHIPS[self.chip.name] else None
 
 
 def topology(name: str, slices: int = 1) -> Topology:
-    """The slice of that name, JAX's or the cloud's, or so many of them.
+    """Parses the name of a slice, in the form of JAX or of the cloud. `slices` is the number of such slices.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such slice.
     """
-    examples = "write GENERATION:SHAPE such as v5p:4x4x4 or v6e:16x16, or the cloud's name such as v5p-128"
-    found = re.fullmatch(r"([a-z]+\d+[a-z]*)(?::(\d+(?:x\d+)*)|-(\d+))", name.strip().lower())
-    if not found:
-        raise UserError(f"--topology={name} is no slice of TPUs: {examples}", EXIT_USAGE)
-    generation, written, count = found.groups()
+    examples = "use GENERATION:SHAPE such as v5p:4x4x4 or v6e:16x16, or a cloud name such as v5p-128"
+    match = re.fullmatch(r"([a-z]+\d+[a-z]*)(?::(\d+(?:x\d+)*)|-(\d+))", name.strip().lower())
+    if not match:
+        raise UserError(f"--topology={name} is not a TPU slice: {examples}", EXIT_USAGE)
+    generation, dims, count = match.groups()
     names = {chip.cloud[0]: chip for chip in CHIPS.values()} | CHIPS
     if generation not in names:
         near = difflib.get_close_matches(generation, names, 1)
         hint = f"did you mean {near[0]}{name.strip().lower().removeprefix(generation)}? " if near else ""
-        raise UserError(f"--topology={name}: {hint}There are {', '.join(CHIPS)}; {examples}", EXIT_USAGE)
+        raise UserError(f"--topology={name}: {hint}Generations are {', '.join(CHIPS)}; {examples}", EXIT_USAGE)
     chip = names[generation]
-    shape = tuple(int(length) for length in written.split("x")) if written else _usual(chip, int(count))
+    shape = tuple(int(length) for length in dims.split("x")) if dims else _default_shape(chip, int(count))
     if shape is None:
-        counted = "cores, two a chip" if chip.cloud[1] == 2 else "chips"
-        usual = Topology(chip, _usual(chip, 16) or ()).name
+        unit = "cores, two per chip" if chip.cloud[1] == 2 else "chips"
+        example = Topology(chip, _default_shape(chip, 16) or ()).name
         raise UserError(
-            f"--topology={name} counts {counted}, and that many have no usual shape: write it, such as {usual}, or take"
-            f" {_nearest(chip, int(count))}",
+            f"--topology={name} counts {unit}, and a slice of that size has no default shape: give the shape, as in"
+            f" {example}, or use {_nearest_names(chip, int(count))}",
             EXIT_USAGE,
         )
     if len(shape) != chip.dims or min(shape) < 1:
@@ -276,19 +277,21 @@ def topology(name: str, slices: int = 1) -> Topology:
     slice_ = Topology(chip, shape, slices)
     if slices < 1:
         raise UserError(f"--slices={slices} must be at least 1", EXIT_USAGE)
-    if math.prod(shape) > LARGEST[chip.name]:
+    if math.prod(shape) > MAX_CHIPS[chip.name]:
         raise UserError(
-            f"--topology={name} is {math.prod(shape)} chips; the largest slice of {chip.name} is {LARGEST[chip.name]}",
+            f"--topology={name} has {math.prod(shape)} chips; the largest slice of {chip.name} has"
+            f" {MAX_CHIPS[chip.name]}",
             EXIT_USAGE,
         )
     return slice_
 
 
-def _usual(chip: Chip, count: int) -> tuple[int, ...] | None:
-    """The shape that the cloud gives a slice by its count: a power of two, as nearly a cube or a square as it gets."""
-    chips, rest = divmod(count, chip.cloud[1])
+def _default_shape(chip: Chip, count: int) -> tuple[int, ...] | None:
+    """The cloud's default shape of a slice with this count in its name: for powers of two, the shape that is closest to
+    a cube or a square."""
+    chips, remainder = divmod(count, chip.cloud[1])
     power = chips.bit_length() - 1
-    if rest or chips < 1 or chips != 2**power or (chip.dims == 3 and power < 2):
+    if remainder or chips < 1 or chips != 2**power or (chip.dims == 3 and power < 2):
         return None
     if chip.dims == 3 and power == 2:
         return (2, 2, 1)
@@ -296,10 +299,10 @@ def _usual(chip: Chip, count: int) -> tuple[int, ...] | None:
     return tuple(2 ** (short + (i >= chip.dims - longer)) for i in range(chip.dims))
 
 
-def _nearest(chip: Chip, count: int) -> str:
-    """The cloud's names of the usual slices that are next to so many chips or cores."""
-    counts = [2**power * chip.cloud[1] for power in range(LARGEST[chip.name].bit_length())]
-    usual = [number for number in counts if _usual(chip, number)]
-    below = [number for number in usual if number < count][-1:]
-    above = [number for number in usual if number > count][:1]
+def _nearest_names(chip: Chip, count: int) -> str:
+    """The cloud's names of the next smaller and larger slices that have a default shape."""
+    counts = [2**power * chip.cloud[1] for power in range(MAX_CHIPS[chip.name].bit_length())]
+    valid = [number for number in counts if _default_shape(chip, number)]
+    below = [number for number in valid if number < count][-1:]
+    above = [number for number in valid if number > count][:1]
     return " or ".join(f"{chip.cloud[0]}-{number}" for number in below + above)

@@ -1,22 +1,22 @@
-"""What a train step needs and costs on a slice by arithmetic alone, where there is no compiler to ask.
+"""Memory and cost of a train step on a slice from formulas only, for machines without the compiler.
 
-Of the 110 rows of docs/pods.md, which the compiler made, memory is between 5% under and 12% over
-(tests/planning/test_estimate.py). It counts what is there for certain: the state, the gradient, what is kept of every
-block, and of what exists for a while the largest.
+Compared with the 110 compiled rows of docs/pods.md, memory is between 5% too low and 12% too high
+(tests/planning/test_estimate.py). It counts the state, the gradient, the saved activations of every block, and the
+largest of the temporary allocations.
 """
 
 from codellama_jax.config.run import Config
 from codellama_jax.planning.chips import Topology
 from codellama_jax.sharding import axis_sizes
 
-MFU = 0.5  # where no published run says (assumption)
+DEFAULT_MFU = 0.5  # of chips without a published MFU (assumption)
 
 
 def peak_bytes(config: Config, slice_: Topology) -> int:
-    """Bytes of a device at the peak of a step.
+    """Peak memory of a step, bytes per device.
 
     Raises:
-        UserError: the stage cannot be cut for the slice as its mesh says.
+        UserError: the mesh does not divide the stage on this slice.
     """
     stage, llama, adamw = config.stage, config.llama, config.adamw
     windows = stage.batch_size // stage.micro_batches
@@ -25,7 +25,7 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
     moments = width[adamw.first_moment_dtype] + width[adamw.second_moment_dtype]
     parameters = llama.parameters / (fsdp * context * tensor)
     state = parameters * (4 + moments)
-    gradient = parameters * 4 * (2 if stage.micro_batches > 1 else 1)  # of the whole, and of this part of the batch
+    gradient = parameters * 4 * (2 if stage.micro_batches > 1 else 1)  # accumulated, and of the current micro-batch
 
     tokens = stage.batch_tokens / stage.micro_batches / (data * fsdp * context)
     compute = width[llama.compute_dtype]
@@ -37,25 +37,25 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
     dims |= {"attention": llama.dim, "gate": llama.ffn_dim, "up": llama.ffn_dim}
     dims = {name: size / tensor for name, size in dims.items()}
     dims |= {"input": llama.dim, "middle": llama.dim}
-    kept = ({"input"} | llama.kept if llama.remat != "none" else set(dims)) - llama.offloaded
-    activations = tokens * llama.layers * compute * sum(dims[name] for name in kept)
+    saved = ({"input"} | llama.saved if llama.remat != "none" else set(dims)) - llama.offloaded
+    activations = tokens * llama.layers * compute * sum(dims[name] for name in saved)
 
     block = (llama.parameters - 2 * llama.vocab_size * llama.dim) / llama.layers / tensor
-    gathered = 2 * block * compute  # of one block, and of the next one meanwhile
-    head = llama.vocab_size / tensor * llama.dim * (compute + 4)  # gathered, and its gradient before it is cut
+    gathered = 2 * block * compute  # of the current block, and of the next one, which is being prefetched
+    head = llama.vocab_size / tensor * llama.dim * (compute + 4)  # gathered, and its gradient before the reduce-scatter
     loss = 2 * min(llama.loss_chunk, tokens) * llama.vocab_size / tensor * 4
     backward = tokens * compute * (4 * llama.dim + 3 * llama.ffn_dim / tensor)
     return int(state + gradient + activations + max(gathered + backward, head + loss))
 
 
 def fits(config: Config, slice_: Topology) -> bool:
-    """Whether a step fits. Raises UserError as peak_bytes."""
+    """Whether a step fits in the memory of a device. Raises UserError as peak_bytes does."""
     return peak_bytes(config, slice_) <= slice_.chip.hbm_bytes
 
 
 def chip_hours(config: Config, slice_: Topology) -> float:
-    """Hours times chips that the stage takes at the MFU that published runs reach on such chips, or at MFU."""
+    """Chip-hours of the complete stage at the MFU of published runs on such chips, or else at DEFAULT_MFU."""
     stage = config.stage
     flops = config.llama.train_flops_per_token(stage.sequence_length) * stage.batch_tokens * stage.steps
-    reached = slice_.chip.published_mfu or (MFU, MFU)
-    return flops / (slice_.chip.flops * sum(reached) / 2) / 3600
+    mfu = slice_.chip.published_mfu or (DEFAULT_MFU, DEFAULT_MFU)
+    return flops / (slice_.chip.flops * sum(mfu) / 2) / 3600

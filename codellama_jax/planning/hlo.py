@@ -1,7 +1,7 @@
-"""Reads an XLA program, as text, after all optimisations: how often its parts run, and what they multiply.
+"""Parses the text of an optimised XLA program: how often its computations run, and the FLOPs of its products.
 
-XLA's own cost_analysis counts the body of a loop once; here everything is times the trips of the loops around it. All
-figures are those of one device.
+XLA's own cost_analysis counts the body of a loop once; here it is multiplied by the trip count of the loop. All figures
+are per device.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-HOST = 5
+HOST_MEMORY = 5  # the memory space of arrays in the memory of the host
 
 
 class Shape(NamedTuple):
-    """An array of a program. `space` is where it lies: 0 is the device's main memory, HOST its host's, any other is on
-    the chip."""
+    """An array of a program. `space` is its memory space: 0 is the device's main memory, HOST_MEMORY the memory of its
+    host, all others are on-chip memory."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -34,45 +34,46 @@ class Shape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation; a tuple's shapes are its leaves."""
+    """One line of a computation; the shapes of a tuple are those of its leaves."""
 
     name: str
     opcode: str
     shapes: tuple[Shape, ...]
     operands: tuple[str, ...]
-    text: str  # what follows the operands
+    text: str  # the line after the operands
 
     def attribute(self, key: str) -> str | None:
-        """The name of a computation, or the number, that `key=` has."""
-        found = re.search(rf"\b{key}=%?([\w.\-]+)", self.text)
-        return found[1] if found else None
+        """The value of `key=`, a computation's name or a number."""
+        match = re.search(rf"\b{key}=%?([\w.\-]+)", self.text)
+        return match[1] if match else None
 
     def integers(self, key: str) -> list[int]:
-        """Those of `key={1,2}`."""
-        found = re.search(rf"\b{key}={{([\d,]*)}}", self.text)
-        return [int(number) for number in found[1].split(",") if number] if found else []
+        """The values of `key={1,2}`."""
+        match = re.search(rf"\b{key}={{([\d,]*)}}", self.text)
+        return [int(number) for number in match[1].split(",") if number] if match else []
 
     @property
     def target(self) -> str:
-        """What a custom call calls."""
-        found = re.search(r'custom_call_target="([^"]*)"', self.text)
-        return found[1] if found else ""
+        """The target of a custom call."""
+        match = re.search(r'custom_call_target="([^"]*)"', self.text)
+        return match[1] if match else ""
 
     @property
     def cycles(self) -> int:
-        """The compiler's own estimate of the cycles that the instruction takes; 0 where it made none.
+        """The compiler's estimate of the cycles of the instruction; 0 if there is none.
 
-        Before it has generated code, the largest integer stands in for what it does not know yet.
+        Before code generation the compiler writes the largest integer for cycles that it does not know yet.
         """
-        found = re.search(r'"estimated_cycles":"?(\d+)', self.text)
-        return int(found[1]) if found and int(found[1]) < 2**62 else 0
+        match = re.search(r'"estimated_cycles":"?(\d+)', self.text)
+        return int(match[1]) if match and int(match[1]) < 2**62 else 0
 
 
-# Matrix products of queries x keys x head size in each of the kernels of splash attention: scores and values; backwards
-# the scores, the gradient of the weights and that of the queries; or, for the gradients of keys and values, four.
+# Number of matrix products of queries x keys x head size in each kernel of splash attention. Forward: scores and
+# output. dq: scores, gradient of the weights, gradient of the queries. dkv: scores, gradients of weights, keys and
+# values.
 KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
-LONGEST_LOOP = 100_000  # trips that are counted before a loop is called endless
+MAX_TRIPS = 100_000  # a loop that is evaluated for more trips counts as endless
 
 _ARITHMETIC: dict[str, Callable[..., int]] = {
     **{"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "minimum": min, "maximum": max},
@@ -86,12 +87,21 @@ _ARITHMETIC: dict[str, Callable[..., int]] = {
     },
 }
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
-NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
-NO_WORK |= {"while", "call", "conditional", "async-start", "async-update", "async-done", "opt-barrier", "domain"}
+ZERO_COST = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+}
+ZERO_COST |= {"while", "call", "conditional", "async-start", "async-update", "async-done", "opt-barrier", "domain"}
 
 
-class _Lazy(dict[int, Any]):
-    """Elements that are made when they are asked for."""
+class _LazyTuple(dict[int, Any]):
+    """The elements of a tuple, each computed at its first access."""
 
     def __init__(self, make: Callable[[int], Any]):
         super().__init__()
@@ -131,32 +141,33 @@ class Program:
             elif current and re.match(r"\s+(ROOT )?%?[\w.\-]+ = ", line):
                 lines.append(line)
             elif current and lines:
-                lines[-1] += line  # an attribute with a line end in it
+                lines[-1] += line  # the continuation of an attribute that contains a line break
 
-    # ---------------------------------------------------------------- how often
+    # ---------------------------------------------------------------- executions
 
     @functools.cached_property
-    def runs(self) -> list[tuple[str, float, str]]:
-        """Every computation that runs, how often, and how: the "core" goes through it, something else does "beside" the
-        core (copies, collectives under way), or it is "fused" into one instruction."""
-        found = list[tuple[str, float, str]]()
+    def executions(self) -> list[tuple[str, float, str]]:
+        """Every computation that runs: (name, how often, mode). The mode is "core" if the core runs its instructions
+        one by one, "async" if it runs in parallel with the core (copies, collectives), "fused" if it is part of one
+        instruction."""
+        executions = list[tuple[str, float, str]]()
 
-        def visit(computation: str, times: float, how: str) -> None:
-            found.append((computation, times, how))
+        def visit(computation: str, times: float, mode: str) -> None:
+            executions.append((computation, times, mode))
             for instruction in self.computations[computation].values():
                 if instruction.opcode == "while":
-                    visit(instruction.attribute("body") or "", times * self.trips(computation, instruction), how)
+                    visit(instruction.attribute("body") or "", times * self.trips(computation, instruction), mode)
                 elif instruction.opcode == "fusion":
                     visit(instruction.attribute("calls") or "", times, "fused")
                 else:
-                    for called in self.called(instruction):
-                        visit(called, times, "beside" if instruction.opcode == "async-start" else how)
+                    for callee in self.callees(instruction):
+                        visit(callee, times, "async" if instruction.opcode == "async-start" else mode)
 
         visit(self.entry, 1.0, "core")
-        return found
+        return executions
 
-    def called(self, instruction: Instruction) -> list[str]:
-        """Computations that a call, an asynchronous start or a conditional (all its branches) runs."""
+    def callees(self, instruction: Instruction) -> list[str]:
+        """The computations that a call, an asynchronous start or a conditional (all branches) runs."""
         if instruction.opcode in ("call", "async-start"):
             keys = ("to_apply", "calls")
         elif instruction.opcode == "conditional":
@@ -169,65 +180,63 @@ class Program:
         return [name for name in map(instruction.attribute, keys) if name in self.computations]
 
     def trips(self, computation: str, loop: Instruction) -> int:
-        """How often a loop runs: as the compiler notes it, or else by going through what it counts.
+        """The trip count of a loop, from the compiler's annotation or else by evaluating its counters.
 
-        1, and noted in unknown_loops, where neither tells.
+        If neither gives it, the loop is added to unknown_loops and the result is 1.
         """
-        noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
-        if noted:
-            return int(noted[1])
+        annotated = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
+        if annotated:
+            return int(annotated[1])
         condition, body = loop.attribute("condition") or "", loop.attribute("body") or ""
         counters = [i for i, shape in enumerate(loop.shapes) if not shape.dims and shape.dtype[0] in "su"]
         start = self._value(computation, loop.operands[0], [])
         state = {i: start[i] for i in counters} if isinstance(start, dict) else {}
-        for count in range(LONGEST_LOOP):
-            going_on = self._value(condition, self.roots[condition].name, [state])
-            if going_on is None:
+        for count in range(MAX_TRIPS):
+            condition_holds = self._value(condition, self.roots[condition].name, [state])
+            if condition_holds is None:
                 break
-            if not going_on:
+            if not condition_holds:
                 return count
-            after = self._value(body, self.roots[body].name, [state])
-            state = {i: after[i] for i in counters} if isinstance(after, dict) else {}
+            result = self._value(body, self.roots[body].name, [state])
+            state = {i: result[i] for i in counters} if isinstance(result, dict) else {}
         if loop.name not in self.unknown_loops:
             self.unknown_loops.append(loop.name)
         return 1
 
     def _value(self, computation: str, name: str, arguments: list[Any]) -> Any:
-        """A value as far as it is made of integer scalars: an integer, index -> value for a tuple, or None.
-
-        A tuple's elements are worked out when they are asked for.
-        """
+        """Evaluates a value that depends on integer scalars only: an integer, a dict of index -> value for a tuple, or
+        None if it depends on anything else. Elements of a tuple are evaluated lazily."""
         instruction = self.computations[computation][name]
         opcode, operands = instruction.opcode, instruction.operands
-        of = functools.partial(self._value, computation, arguments=arguments)
+        evaluate = functools.partial(self._value, computation, arguments=arguments)
         if opcode == "parameter":
             number = int(instruction.text.partition(")")[0])
             return arguments[number] if number < len(arguments) else None
         if opcode == "constant":
-            found = re.match(r"-?\d+(?=\))", instruction.text)
-            return int(found[0]) if found else None
+            match = re.match(r"-?\d+(?=\))", instruction.text)
+            return int(match[0]) if match else None
         if opcode == "tuple":
-            return _Lazy(lambda index: of(operands[index]))
+            return _LazyTuple(lambda index: evaluate(operands[index]))
         if opcode == "get-tuple-element":
-            whole = of(operands[0])
+            elements = evaluate(operands[0])
             index = int(instruction.attribute("index") or 0)
-            return whole.get(index) if isinstance(whole, dict) else None
+            return elements.get(index) if isinstance(elements, dict) else None
         if opcode in ("copy", "bitcast", "convert", "copy-start", "copy-done"):
-            return of(operands[0])
+            return evaluate(operands[0])
         if opcode in ("fusion", "call"):
             inner = instruction.attribute("calls") or instruction.attribute("to_apply") or ""
-            return self._value(inner, self.roots[inner].name, [of(operand) for operand in operands])
+            return self._value(inner, self.roots[inner].name, [evaluate(operand) for operand in operands])
         name = instruction.attribute("direction") or "" if opcode == "compare" else opcode
-        values = [of(operand) for operand in operands] if name in _ARITHMETIC else [None]
+        values = [evaluate(operand) for operand in operands] if name in _ARITHMETIC else [None]
         return int(_ARITHMETIC[name](*values)) if all(isinstance(value, int) for value in values) else None
 
     @functools.cached_property
     def recomputed(self) -> int:
-        """Instructions that the compiler does a second time, of its own accord, so that the program fits in memory."""
+        """The number of instructions that the compiler rematerialises by itself to make the program fit in memory."""
         return sum(
-            ".remat" in instruction.name and instruction.opcode not in NO_WORK
-            for computation, _, how in self.runs
-            if how == "core"
+            ".remat" in instruction.name and instruction.opcode not in ZERO_COST
+            for computation, _, mode in self.executions
+            if mode == "core"
             for instruction in self.computations[computation].values()
         )
 
@@ -235,27 +244,27 @@ class Program:
 
     @functools.cached_property
     def product_flops(self) -> float:
-        """FLOPs of all matrix products but those of kernels."""
+        """FLOPs of all matrix products except those in kernels."""
         return sum(
-            times * self._product(computation, instruction)
-            for computation, times, _ in self.runs
+            times * self._dot_flops(computation, instruction)
+            for computation, times, _ in self.executions
             for instruction in self.computations[computation].values()
             if instruction.opcode in ("dot", "convolution")
         )
 
-    def _product(self, computation: str, instruction: Instruction) -> float:
+    def _dot_flops(self, computation: str, instruction: Instruction) -> float:
         left, right = (self.computations[computation][name].shapes[0].dims for name in instruction.operands[:2])
         result = instruction.shapes[0].dims
         if instruction.opcode == "dot":
             contracted = math.prod(left[dim] for dim in instruction.integers("lhs_contracting_dims"))
             return 2.0 * math.prod(result) * contracted
-        return _convolution(instruction, left, right, result)
+        return _convolution_flops(instruction, left, right, result)
 
     def kernel_flops(self, computation: str, instruction: Instruction) -> float | None:
-        """FLOPs of one run of an attention kernel over the causal half of its square; None if it is no such kernel.
+        """FLOPs of one run of an attention kernel over the causal half of the scores; None for other instructions.
 
-        XLA knows nothing of what is in a kernel. The first two large operands are the queries [.., H, S, K] and the
-        keys [.., G, T, K]; where the queries are a part of the sequence, parts are dealt so that each sees half.
+        A kernel is opaque to XLA. Its first two large operands are the queries [.., H, S, K] and the keys
+        [.., G, T, K]. If the queries are sharded, the shards are balanced so that each attends to half of the keys.
         """
         products = [number for name, number in KERNEL_PRODUCTS.items() if instruction.name.startswith(name)]
         if instruction.target != "tpu_custom_call" or not products:
@@ -269,7 +278,7 @@ class Program:
         """FLOPs of all attention kernels."""
         return sum(
             times * (self.kernel_flops(computation, instruction) or 0.0)
-            for computation, times, _ in self.runs
+            for computation, times, _ in self.executions
             for instruction in self.computations[computation].values()
             if instruction.opcode == "custom-call"
         )
@@ -277,13 +286,13 @@ class Program:
 
 def _instruction(line: str) -> Instruction:
     name, _, rest = line.strip().removeprefix("ROOT ").partition(" = ")
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    end = _closing_bracket(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shapes = []
     for dtype, dims, layout in _SHAPE.findall(rest[:end]):
         space = re.search(r"S\((\d+)\)", layout)
         shapes.append(Shape(dtype, tuple(int(d) for d in dims.split(",") if d), int(space[1]) if space else 0))
     opcode, _, tail = rest[end:].strip().partition("(")
-    operands, close = (), _closing("(" + tail, 0) - 1
+    operands, close = (), _closing_bracket("(" + tail, 0) - 1
     if opcode not in ("parameter", "constant"):
         operands = tuple(re.findall(r"%([\w.\-#]+)", tail[:close]))
         tail = tail[close:]
@@ -291,47 +300,48 @@ def _instruction(line: str) -> Instruction:
 
 
 def _with_elements(instructions: list[Instruction]) -> dict[str, Instruction]:
-    """By name; an operand "%tuple#1", as newer compilers write the elements of tuples, becomes an instruction too."""
+    """Instructions by name. Newer compilers write elements of tuples as "%tuple#1"; each such operand is added as an
+    instruction."""
     named = {instruction.name: instruction for instruction in instructions}
     for name in {operand for instruction in instructions for operand in instruction.operands if "#" in operand}:
-        whole, _, index = name.partition("#")
-        shape = named[whole].shapes[int(index)]
-        named[name] = Instruction(name, "get-tuple-element", (shape,), (whole,), f"), index={index}")
+        tuple_name, _, index = name.partition("#")
+        shape = named[tuple_name].shapes[int(index)]
+        named[name] = Instruction(name, "get-tuple-element", (shape,), (tuple_name,), f"), index={index}")
     return named
 
 
-def _closing(text: str, start: int) -> int:
-    """Index of the bracket that closes the one at `start`."""
+def _closing_bracket(text: str, start: int) -> int:
+    """The index of the bracket that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1
         if depth == 0:
             return match.start()
-    raise ValueError(f"brackets do not close: {text[start : start + 80]}")
+    raise ValueError(f"unbalanced brackets: {text[start : start + 80]}")
 
 
-def _convolution(instruction: Instruction, left: tuple, right: tuple, result: tuple) -> float:
-    """FLOPs of a convolution, as which TPUs do matrix products: taps that fall on padding are not counted."""
+def _convolution_flops(instruction: Instruction, left: tuple, right: tuple, result: tuple) -> float:
+    """FLOPs of a convolution, without the taps on padding. TPU programs express matrix products as convolutions."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)
     assert labels, instruction.text[:200]
-    of_left, of_right, of_result = labels.groups()
+    left_dims, right_dims, result_dims = labels.groups()
     window = {key: value.split("x") for key, value in re.findall(r"(\w+)=([\w\-]+)", _window(instruction.text))}
     taps = 1
-    for number in range(len(of_left) - 2):
-        size, kernel = left[of_left.index(str(number))], right[of_right.index(str(number))]
+    for number in range(len(left_dims) - 2):
+        size, kernel = left[left_dims.index(str(number))], right[right_dims.index(str(number))]
         low = int(window["pad"][number].partition("_")[0]) if "pad" in window else 0
-        stride, of_base, of_window = (
+        stride, left_dilation, right_dilation = (
             int(window[key][number]) if key in window else 1 for key in ("stride", "lhs_dilate", "rhs_dilate")
         )
-        outputs = np.arange(result[of_result.index(str(number))])[:, None] * stride
-        places = outputs + np.arange(kernel)[None, :] * of_window - low
-        inside = (places >= 0) & (places <= (size - 1) * of_base) & (places % of_base == 0)
+        outputs = np.arange(result[result_dims.index(str(number))])[:, None] * stride
+        indices = outputs + np.arange(kernel)[None, :] * right_dilation - low
+        inside = (indices >= 0) & (indices <= (size - 1) * left_dilation) & (indices % left_dilation == 0)
         taps *= int(inside.sum())
-    features = right[of_right.index("i")] * right[of_right.index("o")]
-    batch = left[of_left.index("b")]
+    features = right[right_dims.index("i")] * right[right_dims.index("o")]
+    batch = left[left_dims.index("b")]
     return 2.0 * taps * features * batch / int(instruction.attribute("batch_group_count") or 1)
 
 
 def _window(text: str) -> str:
-    found = re.search(r"window=\{([^}]*)\}", text)
-    return found[1] if found else ""
+    match = re.search(r"window=\{([^}]*)\}", text)
+    return match[1] if match else ""

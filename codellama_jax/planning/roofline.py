@@ -1,12 +1,12 @@
-"""What one run of a compiled program costs on a chip: a bound that nothing beats, and an estimate.
+"""The time of one run of a compiled program on a chip: a bound that no run can beat, and an estimate.
 
-The bound: the products at the chip's peak, or the bytes at its memory's, or what is sent at its links' or to its host,
-whichever is longest, as if they overlapped wholly.
+The bound is the longest of four times, as if they overlapped completely: products at the chip's peak FLOP/s, memory
+traffic at the memory's bandwidth, communication at the bandwidth of the links, and transfers to and from the host.
 
-The estimate goes through the program in the order in which the compiler scheduled it, and adds up the cycles that the
-compiler itself expects of each instruction. It has none for two kinds. Attention kernels are taken to run at
-KERNEL_EFFICIENCY of peak. Collectives take their bytes over their links, one after the other; those that run beside
-products cost what is left of them when their result is asked for.
+The estimate walks through the program in the order of the compiler's schedule and adds up the compiler's own cycle
+estimate of each instruction. Two kinds of instructions have none. Attention kernels are assumed to run at
+KERNEL_EFFICIENCY of peak. Collectives send their bytes over their links one after the other; one that runs
+asynchronously costs only the time that is left when its result is needed.
 """
 
 import collections
@@ -17,26 +17,32 @@ from codellama_jax.planning.collectives import Collective, Collectives
 from codellama_jax.planning.hlo import Instruction, Program
 from codellama_jax.planning.memory_traffic import host_bytes, memory_bytes
 
-# Of a kernel's products, a share is masked away, and between them is softmax: half of peak (assumption).
+# Part of a kernel's products is masked, and the softmax runs between them: half of peak (assumption).
 KERNEL_EFFICIENCY = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-    """Where a program runs: `places` has the slice and chip coordinates of each device, in the order of the mesh."""
+class Placement:
+    """The devices that run a program.
+
+    Attributes:
+        topology: the slice.
+        coordinates: [slice, *chip coordinates] of each device, in the order of the mesh.
+    """
 
     topology: Topology
-    places: list[list[int]]
+    coordinates: list[list[int]]
 
     def seconds(self, collective: Collective) -> float:
-        """What a collective takes if nothing else is sent."""
+        """Duration of a collective if nothing else is sent."""
         if not collective.bytes:
             return 0.0
-        return collective.bytes / self.topology.send_bandwidth([self.places[device] for device in collective.group])
+        group = [self.coordinates[device] for device in collective.group]
+        return collective.bytes / self.topology.send_bandwidth(group)
 
 
-def sent(collectives: Collectives) -> dict[str, dict[str, float]]:
-    """Bytes that a device sends in one run, by kind and mesh axes."""
+def bytes_sent(collectives: Collectives) -> dict[str, dict[str, float]]:
+    """Bytes that one device sends in one run, by kind of collective and mesh axes."""
     total: dict[str, dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
     for times, collective in collectives.all:
         if collective.bytes:
@@ -44,56 +50,61 @@ def sent(collectives: Collectives) -> dict[str, dict[str, float]]:
     return {kind: dict(axes) for kind, axes in total.items()}
 
 
-def bound(program: Program, collectives: Collectives, where: Slice) -> dict[str, float]:
-    """Seconds that the products, the memory, the links and what waits on the host need at the least."""
+def bound(program: Program, collectives: Collectives, placement: Placement) -> dict[str, float]:
+    """The least seconds that products, memory, interconnect and host transfers need."""
+    topology = placement.topology
     by_axes: dict[str, float] = collections.defaultdict(float)
     total = 0.0
     for times, collective in collectives.all:
-        by_axes[collective.axes] += times * where.seconds(collective)
+        by_axes[collective.axes] += times * placement.seconds(collective)
         total += times * collective.bytes
-    one_slice = [place for place in where.places if place[0] == where.places[0][0]]
-    every_link = total / where.topology.send_bandwidth(one_slice)
+    one_slice = [device for device in placement.coordinates if device[0] == placement.coordinates[0][0]]
+    all_links = total / topology.send_bandwidth(one_slice)
     return {
-        "compute": (program.product_flops + program.attention_flops) / where.topology.flops,
-        "memory": memory_bytes(program) / where.topology.hbm_bandwidth,
-        "interconnect": max(every_link, *by_axes.values()) if by_axes else 0.0,
-        "host": host_bytes(program) / where.topology.host_bandwidth,
+        "compute": (program.product_flops + program.attention_flops) / topology.flops,
+        "memory": memory_bytes(program) / topology.hbm_bandwidth,
+        "interconnect": max(all_links, *by_axes.values()) if by_axes else 0.0,
+        "host": host_bytes(program) / topology.host_bandwidth,
     }
 
 
-def estimate(program: Program, collectives: Collectives, where: Slice) -> dict[str, float] | None:
-    """Seconds of a run, and what they consist of: instructions, attention, exposed collectives. None without cycles."""
-    parts = _replay(program, program.entry, collectives, where)
+def estimate(program: Program, collectives: Collectives, placement: Placement) -> dict[str, float] | None:
+    """Estimated seconds of a run: "total" and its parts "instructions", "attention", "collectives" (exposed ones only).
+
+    None if the program has no cycle estimates.
+    """
+    parts = _replay(program, program.entry, collectives, placement)
     return {"total": sum(parts.values()), **parts} if parts["instructions"] else None
 
 
-def _replay(program: Program, computation: str, collectives: Collectives, where: Slice) -> dict[str, float]:
+def _replay(program: Program, computation: str, collectives: Collectives, placement: Placement) -> dict[str, float]:
+    topology = placement.topology
     parts = {"instructions": 0.0, "attention": 0.0, "collectives": 0.0}
-    links_free, under_way = 0.0, dict[str, float]()
+    links_free, pending = 0.0, dict[str, float]()
     for instruction in program.computations[computation].values():
-        parts["instructions"] += instruction.cycles / where.topology.chip.clock
-        inner = [_replay(program, name, collectives, where) for name in _called(program, instruction)]
+        parts["instructions"] += instruction.cycles / topology.chip.clock
+        inner = [_replay(program, name, collectives, placement) for name in _core_callees(program, instruction)]
         if inner:
             times = program.trips(computation, instruction) if instruction.opcode == "while" else 1
             slowest = max(inner, key=lambda parts: sum(parts.values()))
             parts = {part: seconds + times * slowest[part] for part, seconds in parts.items()}
         elif flops := program.kernel_flops(computation, instruction):
-            parts["attention"] += flops / where.topology.flops / KERNEL_EFFICIENCY
-        elif found := collectives.of(computation, instruction):
-            when, key, collective = found
+            parts["attention"] += flops / topology.flops / KERNEL_EFFICIENCY
+        elif role := collectives.role_of(computation, instruction):
+            event, key, collective = role
             now = sum(parts.values())
-            if when == "done":
-                end = under_way.pop(key, now)
+            if event == "done":
+                end = pending.pop(key, now)
             else:
-                end = links_free = max(now, links_free) + where.seconds(collective)
-                under_way[key] = end
-            if when != "start":
+                end = links_free = max(now, links_free) + placement.seconds(collective)
+                pending[key] = end
+            if event != "start":
                 parts["collectives"] += max(end - now, 0.0)
     return parts
 
 
-def _called(program: Program, instruction: Instruction) -> list[str]:
-    """Computations that the chip's own core goes through: not those that run beside it."""
+def _core_callees(program: Program, instruction: Instruction) -> list[str]:
+    """The computations that an instruction runs on the core itself, not asynchronously."""
     if instruction.opcode == "while":
         return [instruction.attribute("body") or ""]
-    return [] if instruction.opcode == "async-start" else program.called(instruction)
+    return [] if instruction.opcode == "async-start" else program.callees(instruction)

@@ -1,4 +1,4 @@
-"""Ways to compute a stage on a slice, found by trying: what makes it fit, and what is fastest by its bound."""
+"""Searches settings for a stage on a slice by compiling them: which change makes it fit, and which bound is fastest."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ from codellama_jax.errors import UserError
 from codellama_jax.planning.aot_compile import Compiler
 from codellama_jax.planning.chips import Topology
 
-TRIED_SLICES = 3  # doublings of the slice that are tried for a stage that does not fit
+MAX_DOUBLINGS = 3  # how often the slice of a stage that does not fit is doubled
 
-# From everything computed again to nothing: (Llama.remat, Llama.offload).
+# From recomputing everything to recomputing nothing: (Llama.remat, Llama.offload).
 POLICIES = (
     ("full", ""),
     ("full", "input"),
@@ -24,22 +24,24 @@ POLICIES = (
     ("q+k+v+attention+middle+gate+up", ""),
     ("none", ""),
 )
-# Devices that may have one window together: more would each have little of it, and send its keys and values about.
-SHARING = 2
-AS_FAST = 1.005  # bounds nearer than this are one
+# The most devices that share a window. With more, each has little of it, and keys and values dominate communication.
+MAX_CONTEXT = 2
+TIE_RATIO = 1.005  # bounds within this ratio of the fastest count as equally fast
+
+Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A stage computed in another way: the bindings that say so, and the slice."""
+    """A changed configuration and slice, with the bindings that make the change."""
 
     bindings: tuple[str, ...]
     slice_: Topology
     config: Config
 
 
-def changed(config: Config, slice_: Topology, **values: Any) -> Change:
-    """The change to these fields: remat, offload, micro_batches, context, tensor, fsdp."""
+def make_change(config: Config, slice_: Topology, **values: Any) -> Change:
+    """Sets these fields: remat, offload, micro_batches, context, tensor, fsdp."""
     parts = {"llama": ("remat", "offload"), "stage": ("micro_batches",), "mesh": ("data", "fsdp", "context", "tensor")}
     bindings, replaced = list[str](), {}
     for part, fields in parts.items():
@@ -47,112 +49,116 @@ def changed(config: Config, slice_: Topology, **values: Any) -> Change:
         new = {field: values[field] for field in fields if field in values and values[field] != getattr(old, field)}
         replaced[part] = dataclasses.replace(old, **new)
         for field, value in new.items():
-            written = f"'{value}'" if value == "" else value
-            bindings.append(f"{type(old).__name__}.{field}={written}")
+            text = f"'{value}'" if value == "" else value
+            bindings.append(f"{type(old).__name__}.{field}={text}")
     return Change(tuple(bindings), slice_, dataclasses.replace(config, **replaced))
 
 
-def micro_batch_counts(config: Config, where: Topology, least: int = 1) -> list[int]:
-    """Powers of two times `least`, while there are windows for all devices in each micro-batch; `least` if there never
-    are. Where the context axis is left to be chosen, up to SHARING devices may have one window together."""
+def micro_batch_counts(config: Config, slice_: Topology, least: int = 1) -> list[int]:
+    """`least` times powers of two, as long as each micro-batch has windows for all devices; at least [least].
+
+    If the context axis is not set, up to MAX_CONTEXT devices may share a window.
+    """
     mesh, stage = config.mesh, config.stage
     counts, count = [], least
-    rows = max(where.devices // (mesh.context or SHARING) // mesh.tensor, 1)
+    rows = max(slice_.devices // (mesh.context or MAX_CONTEXT) // mesh.tensor, 1)
     while stage.batch_size % (count * rows) == 0:
         counts.append(count)
         count *= 2
     return counts or [least]
 
 
-# ---------------------------------------------------------------- what would make it fit
+# ---------------------------------------------------------------- a change with which a stage fits
 
 
-def changes(config: Config, slice_: Topology) -> Iterator[Change]:
-    """Changes to try, the cheapest first: more micro-batches, everything recomputed as well, then larger slices."""
+def candidate_changes(config: Config, slice_: Topology) -> Iterator[Change]:
+    """Changes to try, cheapest first: more micro-batches, then also full recomputation, then larger slices."""
     llama = config.llama
-    remats = list(dict.fromkeys([(llama.remat, llama.offload), ("full", llama.offload)]))
-    where: Topology | None = slice_
-    for _ in range(TRIED_SLICES + 1):
-        if where is None:
+    policies = list(dict.fromkeys([(llama.remat, llama.offload), ("full", llama.offload)]))
+    larger: Topology | None = slice_
+    for _ in range(MAX_DOUBLINGS + 1):
+        if larger is None:
             return
-        for remat, offload in remats:
-            for count in micro_batch_counts(config, where, config.stage.micro_batches):
-                change = changed(config, where, remat=remat, offload=offload, micro_batches=count)
-                if change.bindings or where is not slice_:
+        for remat, offload in policies:
+            for count in micro_batch_counts(config, larger, config.stage.micro_batches):
+                change = make_change(config, larger, remat=remat, offload=offload, micro_batches=count)
+                if change.bindings or larger is not slice_:
                     yield change
-        where = where.larger()
+        larger = larger.larger()
 
 
 def remedy(
-    config: Config, slice_: Topology, compiler: Compiler, say: Callable[[str], None], *, forward: bool = False
+    config: Config, slice_: Topology, compiler: Compiler, report: Report, *, forward: bool = False
 ) -> dict[str, Any] | None:
-    """The first of the changes with which the stage fits; None if none of them helps.
-
-    `say` is told what is tried.
-    """
-    for change in changes(config, slice_):
-        say(f"does not fit; with {' '.join((*change.bindings, change.slice_.name))}")
+    """The first of candidate_changes with which the stage fits, or None. `report` is called with each attempt."""
+    for change in candidate_changes(config, slice_):
+        report(f"does not fit; trying {' '.join((*change.bindings, change.slice_.name))}")
         try:
-            facts = compiler.facts(change.config, change.slice_, estimate=False, forward=forward)
+            analysis = compiler.analyze(change.config, change.slice_, estimate=False, forward=forward)
         except UserError:
-            continue  # a slice that the batch cannot be cut for
-        if facts["fits"]:
+            continue  # the slice does not divide the batch
+        if analysis["fits"]:
             return {
                 "bindings": list(change.bindings),
                 "topology": change.slice_.slice_name,
                 "chips": change.slice_.chips,
-                "peak_bytes": facts["peak_bytes"],
+                "peak_bytes": analysis["peak_bytes"],
             }
     return None
 
 
-# ---------------------------------------------------------------- what is fastest
+# ---------------------------------------------------------------- the fastest settings
 
 
-def search(
-    config: Config, slice_: Topology, compiler: Compiler, say: Callable[[str], None]
-) -> list[tuple[Change, dict[str, Any]]]:
-    """What fits, the fastest by its bound first, with the facts of each.
+class _Trials:
+    """Settings that have been compiled, and those of them that fit."""
 
-    Each of POLICIES is tried with as few micro-batches as let it fit, since more of them only send the parameters about
-    more often; then, with the best of them, meshes other than the one that is chosen without being told.
-    """
-    found = list[tuple[Change, dict[str, Any]]]()
+    def __init__(self, config: Config, slice_: Topology, compiler: Compiler, report: Report):
+        self.config, self.slice_ = config, slice_
+        self.fitting: list[tuple[Change, dict[str, Any]]] = []
+        self._compiler, self._report = compiler, report
 
-    def tried(**values: Any) -> bool:
-        """Whether it fits, and not only because the compiler computes again what the policy keeps."""
-        change = changed(config, slice_, **values)
-        say(f"{len(found)} found; trying {' '.join(change.bindings) or 'the configuration as it is'}")
+    def fits(self, **values: Any) -> bool:
+        """Compiles the settings. Whether they fit without the compiler recomputing what the policy saves."""
+        change = make_change(self.config, self.slice_, **values)
+        self._report(f"{len(self.fitting)} fit; trying {' '.join(change.bindings) or 'the unchanged configuration'}")
         try:
-            facts = compiler.facts(change.config, slice_, estimate=False)
+            analysis = self._compiler.analyze(change.config, self.slice_, estimate=False)
         except UserError:
-            return False  # a mesh that the batch or the model cannot be cut for
-        if facts["fits"]:
-            found.append((change, facts))
-        return facts["fits"] and not facts["recomputed"]
+            return False  # the mesh does not divide the batch or the model
+        if analysis["fits"]:
+            self.fitting.append((change, analysis))
+        return analysis["fits"] and not analysis["recomputed"]
 
+
+def search(config: Config, slice_: Topology, compiler: Compiler, report: Report) -> list[tuple[Change, dict[str, Any]]]:
+    """The settings that fit, fastest bound first, each with its analysis.
+
+    Each of POLICIES is tried with the fewest micro-batches with which it fits, because more micro-batches only send the
+    parameters more often. Then meshes other than the default are tried with the best policy.
+    """
+    trials = _Trials(config, slice_, compiler, report)
     for remat, offload in POLICIES:
         for count in micro_batch_counts(config, slice_):
-            if tried(remat=remat, offload=offload, micro_batches=count):
+            if trials.fits(remat=remat, offload=offload, micro_batches=count):
                 break
-    if not found:
+    if not trials.fitting:
         return []
-    best = ranked(found)[0][0].config
-    how = {"remat": best.llama.remat, "offload": best.llama.offload}
-    context = max(found[0][1]["mesh"]["context"], 1)
+    best = rank(trials.fitting)[0][0].config
+    context = max(trials.fitting[0][1]["mesh"]["context"], 1)
     for mesh in ({"tensor": 2}, {"tensor": 4}, {"context": 2 * context}, {"fsdp": max(slice_.devices // 4, 1)}):
-        tried(**how, **mesh, micro_batches=best.stage.micro_batches)
-    return ranked(found)
+        trials.fits(remat=best.llama.remat, offload=best.llama.offload, **mesh, micro_batches=best.stage.micro_batches)
+    return rank(trials.fitting)
 
 
-def ranked(found: list[tuple[Change, dict[str, Any]]]) -> list[tuple[Change, dict[str, Any]]]:
-    """By the bound; among those that are as fast by micro-batches, then how little is bound, then memory."""
-    fastest = min(max(facts["bound"].values()) for _, facts in found)
+def rank(fitting: list[tuple[Change, dict[str, Any]]]) -> list[tuple[Change, dict[str, Any]]]:
+    """Sorts by bound; equally fast settings by micro-batches, then by the number of bindings, then by memory."""
+    fastest = min(max(analysis["bound"].values()) for _, analysis in fitting)
 
     def order(entry: tuple[Change, dict[str, Any]]) -> tuple[float, int, int, int]:
-        change, facts = entry
-        bound = max(facts["bound"].values())
-        near = fastest if bound <= fastest * AS_FAST else bound
-        return near, change.config.stage.micro_batches, len(change.bindings), facts["peak_bytes"]
+        change, analysis = entry
+        bound = max(analysis["bound"].values())
+        rounded = fastest if bound <= fastest * TIE_RATIO else bound
+        return rounded, change.config.stage.micro_batches, len(change.bindings), analysis["peak_bytes"]
 
-    return sorted(found, key=order)
+    return sorted(fitting, key=order)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from codellama_jax.kernels.cpu import rows
-from codellama_jax.sharding import TABLE, spec
+from codellama_jax.kernels.cpu import row_major
+from codellama_jax.sharding import SHARDING_RULES, spec
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -116,7 +116,7 @@ def _on_device(
 
     head = head_DV.astype(x_BSD.dtype)
     if mesh is not None:
-        head = jax.lax.all_gather(head, TABLE["dim"], axis=0, tiled=True)
+        head = jax.lax.all_gather(head, SHARDING_RULES["dim"], axis=0, tiled=True)
 
     def one_chunk(dhead: Any, part: Any) -> Any:
         x_CD, targets_C, weights_C = part
@@ -130,7 +130,7 @@ def _on_device(
             return dhead, (losses_C, None)
         dlogits_CV = (jnp.exp(logits_CV - normaliser_C[:, None]) - is_target_CV) * weights_C[:, None]
         dlogits_CV = dlogits_CV.astype(x_CD.dtype)
-        dhead += jnp.einsum("dc,cv->dv", rows(x_CD.T), dlogits_CV, preferred_element_type=jnp.float32)
+        dhead += jnp.einsum("dc,cv->dv", row_major(x_CD.T), dlogits_CV, preferred_element_type=jnp.float32)
         dx_CD = jnp.einsum("cv,dv->cd", dlogits_CV, head, preferred_element_type=jnp.float32)
         return dhead, (losses_C, over_vocabulary(jax.lax.psum, dx_CD.astype(x_CD.dtype)))
 
@@ -140,6 +140,6 @@ def _on_device(
     if not gradients:
         return losses.reshape(B, S), None, None
     if mesh is not None:
-        dhead = jax.lax.psum_scatter(dhead, TABLE["dim"], scatter_dimension=0, tiled=True)
+        dhead = jax.lax.psum_scatter(dhead, SHARDING_RULES["dim"], scatter_dimension=0, tiled=True)
         dhead = jax.lax.psum(dhead, "data")
     return losses.reshape(B, S), dx.reshape(B, S, D), dhead

@@ -74,7 +74,7 @@ class TpuVm:
         slice_ = self.requirements.slice
         kind, shape = slice_.cloud_name.partition("-")[0], slice_.slice_name.partition(":")[2]
         accelerator = [f"--accelerator-type={slice_.cloud_name}"]
-        if not slice_.usual:
+        if not slice_.has_default_shape:
             accelerator = [f"--type={kind}", f"--topology={shape}"]
         version = self.runtime_version or slice_.chip.runtime_version or ""
         return self._commands(name).create(accelerator, version, self.more)
@@ -85,7 +85,7 @@ class TpuVm:
         slice_ = self.requirements.slice
         if slice_.chip.runtime_version is None:
             raise UserError(f"the Cloud TPU API has no {slice_.chip.name}: use --executor=gke", EXIT_USAGE)
-        if not slice_.usual and slice_.chip.name != "v4":
+        if not slice_.has_default_shape and slice_.chip.name != "v4":
             raise UserError(
                 f"--topology={slice_.slice_name}: gcloud makes {slice_.cloud_name} in its usual shape only: write"
                 f" --topology={slice_.cloud_name}, or use --executor=gke",

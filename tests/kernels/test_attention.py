@@ -1,4 +1,4 @@
-"""Attention kernels against plain mathematics in float64, forwards and backwards, alone and over a mesh."""
+"""Attention kernels against a float64 reference: forward and backward, on one device and over a mesh."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def probabilities(q, k, segments):
-    """Softmax of the scores of heads-first queries and keys over what is visible, [B, H, S, T]."""
+    """Masked softmax of the scores of heads-first queries and keys, [B, H, S, T]."""
     S, K = q.shape[2:]
     scores = q @ k.swapaxes(2, 3) / math.sqrt(K)
     visible = np.tril(np.ones((S, S), bool))[None, None]
@@ -37,26 +37,26 @@ def heads_first(x, times=1):
 
 
 def reference(q, k, v, segments):
-    """Softmax attention in float64, key-value heads repeated, the whole square at once."""
+    """Softmax attention in float64 with repeated key-value heads and all scores at once."""
     times = q.shape[2] // k.shape[2]
     weights = probabilities(heads_first(q), heads_first(k, times), segments)
     return (weights @ heads_first(v, times)).swapaxes(1, 2)
 
 
 def reference_gradient(q, k, v, segments, seed):
-    """Gradients of sum(out * seed) with respect to q, k and v, by hand, in float64."""
+    """Gradients of sum(out * seed) with respect to q, k and v in float64, written out by hand."""
     B, S, H, K = q.shape
     G = k.shape[2]
     q, k, v, seed = heads_first(q), heads_first(k, H // G), heads_first(v, H // G), heads_first(seed)
     weights = probabilities(q, k, segments)
-    of_weights = seed @ v.swapaxes(2, 3)
-    of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdims=True)) / math.sqrt(K)
+    d_weights = seed @ v.swapaxes(2, 3)
+    d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdims=True)) / math.sqrt(K)
 
-    def of_shared(x):  # the sum over the heads that share one
+    def sum_of_group(x):  # over the query heads that share a key-value head
         return x.reshape(B, G, H // G, S, K).sum(2).swapaxes(1, 2)
 
-    of_k, of_v = of_scores.swapaxes(2, 3) @ q, weights.swapaxes(2, 3) @ seed
-    return (of_scores @ k).swapaxes(1, 2), of_shared(of_k), of_shared(of_v)
+    d_k, d_v = d_scores.swapaxes(2, 3) @ q, weights.swapaxes(2, 3) @ seed
+    return (d_scores @ k).swapaxes(1, 2), sum_of_group(d_k), sum_of_group(d_v)
 
 
 def inputs(B=2, S=24, H=4, G=2, K=8, seed=0):
@@ -67,7 +67,7 @@ def inputs(B=2, S=24, H=4, G=2, K=8, seed=0):
 
 
 def with_gradient(attend, arrays: Arrays, segments, seed):
-    """(output, gradients of sum(output * seed)) of an attention."""
+    """Returns the output of an attention function and the gradients of sum(output * seed)."""
 
     def weighted(q, k, v):
         out = attend(q, k, v, segments)
@@ -78,7 +78,7 @@ def with_gradient(attend, arrays: Arrays, segments, seed):
 
 
 def check(attend, arrays: Arrays, segments, atol=1e-5):
-    """The output and all gradients are those of the reference."""
+    """Asserts that the output and all gradients equal those of the reference."""
     seed = np.random.default_rng(9).normal(size=arrays[0].shape).astype(np.float32)
     out, gradients = with_gradient(attend, arrays, None if segments is None else jnp.asarray(segments), seed)
     np.testing.assert_allclose(out, reference(*arrays, segments), atol=atol)
@@ -89,15 +89,15 @@ def check(attend, arrays: Arrays, segments, atol=1e-5):
 @pytest.mark.parametrize("block", [5, 24, 512])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
-def test_blocked_is_the_reference(block, masked, heads):
+def test_blocked_equals_the_reference(block, masked, heads):
     arrays, segments = inputs(H=heads[0], G=heads[1])
-    check(functools.partial(blocked.whole, block=block), arrays, segments if masked else None)
+    check(functools.partial(blocked.self_attention, block=block), arrays, segments if masked else None)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
-def test_splash_is_the_reference(masked, heads):
-    """The TPU's kernel, interpreted: several blocks of queries and keys, heads that share keys."""
+def test_splash_equals_the_reference(masked, heads):
+    """The TPU kernel in interpret mode, with several blocks and shared key-value heads."""
     arrays, segments = inputs(B=1, S=256, H=heads[0], G=heads[1], K=128)
     mesh = make_mesh(Mesh(fsdp=1), devices=jax.devices()[:1])
     config = llama(heads, attention="splash")
@@ -107,7 +107,7 @@ def test_splash_is_the_reference(masked, heads):
 
 @functools.cache
 def on_a_mesh(masked):
-    """Inputs, and what the reference makes of them: the same for all meshes and kernels."""
+    """Inputs and the results of the reference, which are the same for all meshes and kernels."""
     arrays, segments = inputs(B=2, S=1024, H=4, G=2, K=128)
     seed = np.random.default_rng(9).normal(size=arrays[0].shape).astype(np.float32)
     expected = segments if masked else None
@@ -117,21 +117,20 @@ def on_a_mesh(masked):
 @pytest.mark.parametrize("kernel", ["blocked", "splash"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    "shape, at_once",
+    "shape, gathered_heads",
     [
         (Mesh(fsdp=1, context=2), 0),
         (Mesh(fsdp=1, context=4), 0),
         (Mesh(fsdp=2, context=2, tensor=2), 0),
         (Mesh(fsdp=1, context=4), 1),
     ],
-    ids=["context2", "context4", "all", "a head at a time"],
+    ids=["context2", "context4", "all", "one head at a time"],
 )
-def test_over_a_mesh_it_is_the_reference(kernel, masked, shape, at_once):
-    """Queries are exchanged so that devices have equal work, keys and values gathered, of all heads or of one at a
-    time: the result is the same."""
+def test_attention_over_a_mesh_equals_the_reference(kernel, masked, shape, gathered_heads):
+    """Queries are exchanged to balance the work; keys and values are gathered, for all heads or for one at a time."""
     arrays, segments, seed, expected, expected_gradients = on_a_mesh(masked)
     mesh = make_mesh(shape, devices=jax.devices()[: shape.fsdp * shape.context * shape.tensor])
-    config = dataclasses.replace(llama((4, 2), attention=kernel), gathered_heads=at_once)
+    config = dataclasses.replace(llama((4, 2), attention=kernel), gathered_heads=gathered_heads)
     placed = [
         jax.device_put(x, NamedSharding(mesh, spec(("batch", "sequence", heads, None))))
         for x, heads in zip(arrays, ("heads", "kv_heads", "kv_heads"), strict=True)
@@ -150,33 +149,33 @@ def llama(heads: tuple[int, int], attention: str) -> Llama:
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_balanced_devices_see_equally_many_keys(devices):
+def test_load_balanced_order_gives_devices_equal_work(devices):
     length = 64 * devices
-    order = splash.balanced(length, devices)
+    order = splash.load_balanced_order(length, devices)
     assert sorted(order) == list(range(length))
-    work = {int(part.sum() + len(part)) for part in np.split(order, devices)}  # keys that its queries see
+    work = {int(part.sum() + len(part)) for part in np.split(order, devices)}  # visible keys
     assert len(work) == 1
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_blocks_of_the_mask_are_those_of_the_whole(shards):
+def test_blocks_of_the_mask_equal_the_complete_mask(shards):
     length, block = 64, 4
-    order = splash.balanced(length, shards)
+    order = splash.load_balanced_order(length, shards)
     mask = splash._OrderedCausalMask((length, length), order, shards)
-    whole = order[:, None] >= np.arange(length)[None, :]
+    expected = order[:, None] >= np.arange(length)[None, :]
     for i, j in np.ndindex(length // block, length // block):
         rows, columns = slice(i * block, (i + 1) * block), slice(j * block, (j + 1) * block)
-        np.testing.assert_array_equal(np.broadcast_to(mask[rows, columns], (block, block)), whole[rows, columns])
+        np.testing.assert_array_equal(np.broadcast_to(mask[rows, columns], (block, block)), expected[rows, columns])
 
 
 def test_memory_is_linear_in_length():
-    """No array of the compiled forward and backward pass holds the whole square of a length."""
+    """No array of the lowered forward and backward pass is quadratic in the sequence length."""
     S, block = 1024, 64
 
     def loss(q, k, v):
-        return jnp.sum(blocked.whole(q, k, v, None, block))
+        return jnp.sum(blocked.self_attention(q, k, v, None, block))
 
     (q, k, v), _ = inputs(B=1, S=S, H=2, G=1)
     text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).as_text()
-    assert f"x{block}x{S}xf32" in text, "the largest block is there"
+    assert f"x{block}x{S}xf32" in text, "the largest block"
     assert f"x{S}x{S}x" not in text

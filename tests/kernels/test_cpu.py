@@ -1,4 +1,4 @@
-"""Products for a CPU: jnp.einsum's values and gradients; elsewhere nothing is asked for."""
+"""Products for a CPU have the values and gradients of jnp.einsum; other platforms get no layout constraints."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from codellama_jax.kernels import cpu
 
 
-def test_values_and_gradients_are_those_of_einsum():
+def test_values_and_gradients_equal_einsum():
     rng = np.random.default_rng(0)
     for equation, x_shape, weight_shape in (
         ("bsd,dhk->bshk", (2, 5, 8), (8, 3, 4)),
@@ -27,24 +27,24 @@ def test_values_and_gradients_are_those_of_einsum():
             for product in (cpu.einsum, jnp.einsum)
         )
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
-        for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-            np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-5)
+        for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-5)
 
 
-def test_bfloat16_is_summed_in_float32():
-    """4,096 times 2^-8: a running sum in bfloat16 would stop at 2."""
+def test_bfloat16_products_accumulate_in_float32():
+    """The sum of 4,096 times 2^-8; accumulated in bfloat16 it would stop at 2."""
     x, weight = jnp.ones((1, 1, 4096), jnp.bfloat16), jnp.full((4096, 1), 1 / 256, jnp.bfloat16)
     out = cpu.einsum("bsd,df->bsf", x, weight)
     assert out.dtype == jnp.bfloat16
     assert float(out[0, 0, 0]) == 16.0
 
 
-def test_dims_out_of_order_are_refused():
+def test_dims_in_another_order_are_an_error():
     with pytest.raises(ValueError, match="bsd,fd->bsf"):
         cpu.einsum("bsd,fd->bsf", jnp.ones((1, 2, 3)), jnp.ones((4, 3)))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_rows_are_asked_for_on_a_cpu_only(platform):
-    traced = jax.jit(lambda x: cpu.rows(x.T)).trace(jnp.ones((3, 4)))
+def test_layout_is_constrained_on_a_cpu_only(platform):
+    traced = jax.jit(lambda x: cpu.row_major(x.T)).trace(jnp.ones((3, 4)))
     assert ("LayoutConstraint" in traced.lower(lowering_platforms=(platform,)).as_text()) == (platform == "cpu")

@@ -78,7 +78,7 @@ def test_no_gcloud(cloud):
         ),
         ({"storage_ls": [{"code": 1, "err": "ERROR: 404 bucket not found"}]}, PLACE, "cannot be read", 1),
         ({"create": [{"code": 1, "err": "ERROR: Quota exceeded"}]}, PLACE, "no quota for codellama-jax-seven", 1),
-        ({}, [*PLACE, "--topology=v5p-100"], "take v5p-64 or v5p-128", 2),
+        ({}, [*PLACE, "--topology=v5p-100"], "use v5p-64 or v5p-128", 2),
         ({}, [*PLACE, "--topology=v6p-128"], "did you mean", 2),
         ({}, [*PLACE, "--topology=v5p-8"], "smallest slice that fits is --topology=v5p:4x4x4", 2),
         ({}, [*PLACE, "--topology=tpu7x-128"], "use --executor=gke", 2),

@@ -1,13 +1,13 @@
 """Makes hf_golden.npz: logits, losses and gradients of Hugging Face's LlamaForCausalLM, for test_hf.py.
 
-PyTorch and Transformers are no dependencies of this project, so this runs in an environment of its own, and what it
-found is kept. Weights are not kept: they are drawn by their names, here as in the test.
+PyTorch and Transformers are not dependencies of this project, so this program runs in a separate environment and its
+results are committed. Weights are not stored: this program and the test generate them from their names.
 
     python3 -m venv /tmp/hf && /tmp/hf/bin/pip install torch transformers numpy
     /tmp/hf/bin/python tests/model/make_hf_golden.py
 
-Everything is float32. A decoder written out in float64 below tells whether Hugging Face's numbers are good enough to
-be compared with; running its own in float64 would not, since it casts to float32 for norms, rotation and softmax.
+Everything is float32. A decoder written out in float64 below checks that Hugging Face's values are accurate enough to
+compare with. Its own model in float64 could not, since it casts to float32 for norms, rotation and softmax.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ import numpy as np
 
 GOLDEN = Path(__file__).with_name("hf_golden.npz")
 EPS = 1e-5
-TOKENS = 384  # of the one sequence
-IDS = 8  # of the vocabulary, whose logits are kept for every token; its loss depends on all
-WHOLE = 1024  # gradients up to this size are kept whole
-SIDE = 12  # of larger ones this many squared random projections
+TOKENS = 384  # length of the only sequence
+IDS = 8  # ids per token whose logits are stored; the loss depends on all of them
+MAX_STORED = 1024  # gradients up to this size are stored completely
+SIDE = 12  # larger ones as SIDE x SIDE random projections
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A Llama of a published kind, narrower and of fewer layers; heads are as wide as the published ones: 128."""
+    """A published Llama with fewer layers and a smaller width; the head dimension is the published one, 128."""
 
     heads: int
     kv_heads: int
@@ -41,10 +41,10 @@ class Case:
 
     @property
     def ffn_dim(self) -> int:
-        return self.dim * 11008 // 4096  # as 7B and 34B
+        return self.dim * 11008 // 4096  # the ratio of 7B and 34B
 
 
-CASES = {  # 34B as it is after long-context fine-tuning; what the base does to a head does not depend on the others
+CASES = {  # 34B after long-context fine-tuning; the effect of the base on a head does not depend on the other settings
     "7b": Case(heads=4, kv_heads=4, rope_theta=1e4),
     "7b long context": Case(heads=4, kv_heads=4, rope_theta=1e6),
     "34b": Case(heads=16, kv_heads=2, rope_theta=1e6),
@@ -52,12 +52,12 @@ CASES = {  # 34B as it is after long-context fine-tuning; what the base does to 
 
 
 def random(name: str) -> np.random.RandomState:
-    """Random numbers that belong to a name: NumPy promises that these stay the same in all its versions."""
+    """A generator seeded with a name. NumPy guarantees that the sequence of RandomState never changes."""
     return np.random.RandomState(zlib.crc32(name.encode()))
 
 
 def shapes(case: Case) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters, as Hugging Face has them: [out, in]."""
+    """Hugging Face's names and shapes of all parameters, [out, in]."""
     D, F, kv = case.dim, case.ffn_dim, 128 * case.kv_heads
     layer = {
         "input_layernorm": (D,),
@@ -71,12 +71,16 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
         "mlp.down_proj": (D, F),
     }
     named = {f"model.layers.{n}.{part}.weight": shape for n in range(case.layers) for part, shape in layer.items()}
-    whole = {"model.embed_tokens.weight": (case.vocab, D), "model.norm.weight": (D,), "lm_head.weight": (case.vocab, D)}
-    return named | whole
+    rest = {
+        "model.embed_tokens.weight": (case.vocab, D),
+        "model.norm.weight": (D,),
+        "lm_head.weight": (case.vocab, D),
+    }
+    return named | rest
 
 
 def weights(case: Case) -> dict[str, np.ndarray]:
-    """All parameters, float32: matrices that keep the variance, so that no softmax is near uniform; norms around 1."""
+    """All parameters, float32. Matrices preserve the variance, so that no softmax is nearly uniform; norms near 1."""
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         uniform = random(name).uniform(-1, 1, shape)
@@ -94,21 +98,21 @@ def text(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return ids[:-1], ids[1:]
 
 
-def kept_logits(logits_SV: np.ndarray) -> np.ndarray:
-    """The logits that the golden file has, [S, IDS]: other ids for every token, so that all ids are among them."""
+def selected_logits(logits_SV: np.ndarray) -> np.ndarray:
+    """The logits stored in the golden file, [S, IDS]: different ids for every token, so that all ids occur."""
     S, V = logits_SV.shape
     ids = (np.arange(S)[:, None] + np.arange(IDS)[None, :] * (V // IDS)) % V
     return np.take_along_axis(logits_SV, ids, axis=1)
 
 
 def digest(gradient: np.ndarray) -> np.ndarray:
-    """The gradient itself if it is small; else projections l g r on vectors l and r of random signs.
+    """The gradient itself if it is small; else projections l g r with vectors l and r of random signs.
 
-    The norm of the digest of a difference is, in expectation of its square, the norm of the difference: an error
-    anywhere shows, and shows in its size.
+    The expected squared norm of the digest of a difference is the squared norm of the difference, so an error anywhere
+    in the gradient appears in its size.
     """
     gradient = np.asarray(gradient, np.float64)
-    if gradient.size <= WHOLE:
+    if gradient.size <= MAX_STORED:
         return gradient
     matrix = gradient.reshape(-1, 64) if gradient.ndim == 1 else gradient
     rng = random("signs")
@@ -117,7 +121,7 @@ def digest(gradient: np.ndarray) -> np.ndarray:
 
 
 def hugging_face(case: Case, attention: str = "eager") -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Logits [S, V], losses [S] and the gradients of their mean by parameter name, of LlamaForCausalLM in float32."""
+    """Logits [S, V], losses [S], and the gradients of the mean loss by parameter name: LlamaForCausalLM in float32."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -135,10 +139,10 @@ def hugging_face(case: Case, attention: str = "eager") -> tuple[np.ndarray, np.n
         attn_implementation=attention,
         dtype="float32",
     )
-    with torch.device("meta"):  # its own initialisation is not wanted
+    with torch.device("meta"):  # skips the initialisation
         model = LlamaForCausalLM(config)
     model.to_empty(device="cpu")
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # holds frequencies, which are no parameters
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its frequencies are not parameters
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights(case).items()}, strict=True)
     tokens, targets = map(torch.from_numpy, text(case))
     logits = model(input_ids=tokens[None], use_cache=False).logits[0]
@@ -152,7 +156,7 @@ def hugging_face(case: Case, attention: str = "eager") -> tuple[np.ndarray, np.n
 
 
 def in_float64(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """The same of the mathematics itself, in float64."""
+    """The same values from the formulas in float64."""
     import torch
 
     p = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in weights(case).items()}
@@ -160,14 +164,14 @@ def in_float64(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray
     angles = torch.arange(TOKENS, dtype=torch.float64)[:, None] * case.rope_theta ** (
         -torch.arange(64, dtype=torch.float64) / 64
     )
-    turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # [S, 1, K/2]
+    rotation = torch.polar(torch.ones_like(angles), angles)[:, None]  # [S, 1, K/2]
 
     def norm(x: Any, name: str) -> Any:
         return x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * p[name]
 
     def rotate(x: Any) -> Any:
-        turned = torch.complex(x[..., :64], x[..., 64:]) * turn
-        return torch.cat([turned.real, turned.imag], -1)
+        rotated = torch.complex(x[..., :64], x[..., 64:]) * rotation
+        return torch.cat([rotated.real, rotated.imag], -1)
 
     x = p["model.embed_tokens.weight"][tokens]
     for n in range(case.layers):
@@ -197,7 +201,7 @@ def in_float64(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Norm of the difference over the norm."""
+    """The norm of the difference relative to the norm."""
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
@@ -210,16 +214,16 @@ def main() -> None:
         logits, losses, gradients = hugging_face(case)
         exact_logits, exact_losses, exact_gradients = in_float64(case)
         assert gradients.keys() == exact_gradients.keys()
-        of_logits, of_losses = np.abs(logits - exact_logits).max(), np.abs(losses - exact_losses).max()
-        of_gradients = {name: relative(gradients[name], exact_gradients[name]) for name in gradients}
-        worst = max(of_gradients, key=lambda name: of_gradients[name])
+        logits_error, losses_error = np.abs(logits - exact_logits).max(), np.abs(losses - exact_losses).max()
+        gradient_errors = {name: relative(gradients[name], exact_gradients[name]) for name in gradients}
+        worst = max(gradient_errors, key=lambda name: gradient_errors[name])
         print(
-            f"{key}: logits up to {np.abs(logits).max():.1f}; Hugging Face differs from float64 by {of_logits:.1e}, "
-            f"losses by {of_losses:.1e}, gradients relatively by {of_gradients[worst]:.1e} ({worst})"
+            f"{key}: logits up to {np.abs(logits).max():.1f}; Hugging Face differs from float64 by {logits_error:.1e}, "
+            f"losses by {losses_error:.1e}, gradients relatively by {gradient_errors[worst]:.1e} ({worst})"
         )
-        # half of what the test allows between two float32 programs
-        assert of_logits < 1e-5 and of_losses < 1e-5 and of_gradients[worst] < 5e-5
-        golden[f"{key}/logits"] = kept_logits(logits)
+        # half of the tolerance of the test
+        assert logits_error < 1e-5 and losses_error < 1e-5 and gradient_errors[worst] < 5e-5
+        golden[f"{key}/logits"] = selected_logits(logits)
         golden[f"{key}/losses"] = losses
         for name, gradient in gradients.items():
             golden[f"{key}/{name}"] = digest(gradient).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Our decoder is Hugging Face's LlamaForCausalLM: logits, losses and every gradient, in float32.
+"""The decoder against Hugging Face's LlamaForCausalLM: logits, losses and all gradients, in float32.
 
-Against the numbers kept by make_hf_golden.py; and, where torch and transformers can be imported, against themselves.
+Compared with the golden values of make_hf_golden.py and, if torch and transformers are installed, with the real model.
 """
 
 import functools
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from make_hf_golden import CASES, EPS, GOLDEN, Case, digest, hugging_face, kept_logits, text, weights
+from make_hf_golden import CASES, EPS, GOLDEN, Case, digest, hugging_face, selected_logits, text, weights
 
 from codellama_jax.attention import make_attend
 from codellama_jax.config.model import Llama
@@ -21,7 +21,7 @@ from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.step import merged
 
 LOGITS = 2e-5  # absolute; logits reach 4.7
-GRADIENTS = 1e-4  # of every parameter by itself, over its norm
+GRADIENTS = 1e-4  # for each parameter, relative to the norm of its gradient
 
 # our names -> theirs
 BLOCK = {
@@ -38,7 +38,7 @@ BLOCK = {
 
 
 def from_theirs(case: Case, theirs: dict[str, np.ndarray]):
-    """Our parameters from theirs, which are [out, in] with heads and channels as one dim."""
+    """Converts Hugging Face parameters, which are [out, in] with heads and channels in one dim."""
 
     def layer(ours: str, n: int) -> np.ndarray:
         value = theirs[f"model.layers.{n}.{BLOCK[ours]}.weight"].T
@@ -55,7 +55,7 @@ def from_theirs(case: Case, theirs: dict[str, np.ndarray]):
 
 
 def to_theirs(case: Case, ours) -> dict[str, np.ndarray]:
-    """The way back, for gradients."""
+    """The inverse of from_theirs, for gradients."""
 
     def layer(name: str, n: int) -> np.ndarray:
         value = np.asarray(ours["blocks"][name][n])
@@ -90,7 +90,7 @@ def config(case: Case, attention: str) -> Llama:
 
 @functools.cache
 def ours(key: str, attention: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Logits [S, V], losses [S] and the gradients of their mean by Hugging Face's names."""
+    """Logits [S, V], losses [S], and the gradients of the mean loss under Hugging Face's names."""
     case = CASES[key]
     llama = config(case, attention)
     mesh = make_mesh(Mesh(), devices=jax.devices()[:1])
@@ -116,17 +116,17 @@ def golden():
         return dict(file)
 
 
-def check_gradients(here: dict[str, np.ndarray], there: dict[str, np.ndarray], norms: dict[str, float]) -> None:
-    """Every parameter's difference is within GRADIENTS of its norm."""
-    assert here.keys() == there.keys()
-    off = {name: np.linalg.norm(here[name] - there[name]) / norms[name] for name in there}
-    assert max(off.values()) <= GRADIENTS, off
+def check_gradients(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], norms: dict[str, float]) -> None:
+    """Asserts that each gradient differs by at most GRADIENTS of its norm."""
+    assert ours.keys() == theirs.keys()
+    errors = {name: np.linalg.norm(ours[name] - theirs[name]) / norms[name] for name in theirs}
+    assert max(errors.values()) <= GRADIENTS, errors
 
 
 @pytest.mark.parametrize("key, attention", [*((key, "blocked") for key in CASES), ("7b", "splash"), ("34b", "splash")])
-def test_logits_losses_and_gradients_are_hugging_faces(golden, key, attention):
+def test_logits_losses_and_gradients_equal_the_golden_values(golden, key, attention):
     logits, losses, gradients = ours(key, attention)
-    np.testing.assert_allclose(kept_logits(logits), golden[f"{key}/logits"], atol=LOGITS, rtol=0)
+    np.testing.assert_allclose(selected_logits(logits), golden[f"{key}/logits"], atol=LOGITS, rtol=0)
     np.testing.assert_allclose(losses, golden[f"{key}/losses"], atol=LOGITS, rtol=0)
     norms = {name: float(golden[f"{key}/{name}/norm"]) for name in gradients}
     for name, gradient in gradients.items():
@@ -140,10 +140,10 @@ def test_logits_losses_and_gradients_are_hugging_faces(golden, key, attention):
 
 @pytest.mark.skipif(
     not all(importlib.util.find_spec(package) for package in ("torch", "transformers")),
-    reason="torch and transformers are not installed (make_hf_golden.py says how): compared with kept numbers only",
+    reason="torch and transformers are not installed (see make_hf_golden.py): compared with golden values only",
 )
 @pytest.mark.parametrize("key", CASES)
-def test_whole_gradients_are_hugging_faces(key):
+def test_complete_gradients_equal_hugging_face(key):
     logits, losses, gradients = ours(key, "blocked")
     their_logits, their_losses, their_gradients = hugging_face(CASES[key])
     np.testing.assert_allclose(logits, their_logits, atol=LOGITS, rtol=0)
@@ -151,8 +151,8 @@ def test_whole_gradients_are_hugging_faces(key):
     check_gradients(gradients, their_gradients, {name: np.linalg.norm(g) for name, g in their_gradients.items()})
 
 
-def test_a_digest_has_the_size_of_what_it_digests():
-    """An error anywhere in a gradient, spread or in one entry or one row, shows in its digest in its size."""
+def test_digest_preserves_the_size_of_errors():
+    """An error in one entry, one row or all of a gradient has about the same norm in its digest."""
     rng = np.random.default_rng(0)
     for shape in ((2048,), (2048, 5504), (256, 2048)):
         one_entry, one_row = np.zeros(shape), np.zeros(shape)

@@ -1,4 +1,4 @@
-"""Laws of the decoder."""
+"""Properties of the decoder."""
 
 import dataclasses
 import functools
@@ -43,19 +43,19 @@ def states(model, tokens, segments=None, positions=None, config=TINY):
 
 
 def test_causality(model):
-    """A token changes nothing before it and something from it on."""
+    """A token affects its own and all later states, and none before it."""
     tokens = np.random.default_rng(0).integers(0, 40, 20)
     before = states(model, tokens)
-    for place in (0, 7, 19):
+    for position in (0, 7, 19):
         changed = tokens.copy()
-        changed[place] = (changed[place] + 1) % 40
+        changed[position] = (changed[position] + 1) % 40
         after = states(model, changed)
-        np.testing.assert_array_equal(before[:, :place], after[:, :place])
-        assert np.abs(before[0, place:] - after[0, place:]).max(-1).min() > 1e-6
+        np.testing.assert_array_equal(before[:, :position], after[:, :position])
+        assert np.abs(before[0, position:] - after[0, position:]).max(-1).min() > 1e-6
 
 
 def test_no_gradient_across_masked_documents(model):
-    """The second document's states do not depend on the first one's embeddings, nor on its length."""
+    """The states of the second document depend neither on the embeddings nor on the length of the first."""
     first, second = np.arange(0, 9), np.arange(20, 33)
     tokens = np.concatenate([first, second])
     segments = jnp.asarray([[1] * 9 + [2] * 13])
@@ -63,16 +63,16 @@ def test_no_gradient_across_masked_documents(model):
 
     graph, state = nnx.split(model)
 
-    def of_second(state):
+    def loss_of_second(state):
         return jnp.sum(jnp.sin(states(nnx.merge(graph, state), tokens, segments, positions)[:, 9:]))
 
-    gradient = np.asarray(jax.grad(of_second)(state)["embedding"][...])
+    gradient = np.asarray(jax.grad(loss_of_second)(state)["embedding"][...])
     assert np.all(gradient[first] == 0)
     assert np.abs(gradient[second]).min(-1).max() > 0
     np.testing.assert_allclose(states(model, tokens, segments, positions)[:, 9:], states(model, second), atol=1e-5)
 
 
-def test_unmasked_documents_see_each_other(model):
+def test_unmasked_documents_attend_to_each_other(model):
     tokens = np.arange(22)
     packed = states(model, tokens)[:, 9:]
     assert np.abs(packed - states(model, tokens[9:])).max() > 1e-3
@@ -88,7 +88,7 @@ POLICIES = [
 
 
 @pytest.mark.parametrize("remat, offload", POLICIES)
-def test_rematerialisation_changes_no_gradient(model, remat, offload):
+def test_remat_does_not_change_gradients(model, remat, offload):
     tokens = np.arange(12)
 
     def loss(state, config):
@@ -96,14 +96,14 @@ def test_rematerialisation_changes_no_gradient(model, remat, offload):
 
     graph, state = nnx.split(model)
     plain = jax.grad(loss)(state, TINY)
-    again = jax.grad(loss)(state, dataclasses.replace(TINY, remat=remat, offload=offload, ffn_parts=1))
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        # elements reach 500, and what is computed again may be rounded otherwise: to the rounding of the whole
+    rematerialised = jax.grad(loss)(state, dataclasses.replace(TINY, remat=remat, offload=offload, ffn_parts=1))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(rematerialised), strict=True):
+        # elements reach 500, and recomputed values may be rounded differently: compare relative to the norm
         assert np.linalg.norm(a - b) <= 5e-7 * np.linalg.norm(a)
 
 
-def test_the_feed_forward_layer_in_parts_is_the_layer(model):
-    """Going through its width in parts changes the order of sums, nothing else; nor does it compute more."""
+def test_splitting_the_feed_forward_layer_does_not_change_it(model):
+    """Splitting it along its width changes only the order of sums, and adds no FLOPs."""
     graph, state = nnx.split(model)
     tokens = np.arange(12)
 
@@ -112,15 +112,15 @@ def test_the_feed_forward_layer_in_parts_is_the_layer(model):
         loss = jax.grad(lambda state: jnp.sum(jnp.sin(states(nnx.merge(graph, state), tokens, config=config))))
         return jax.jit(loss).lower(state).compile()
 
-    whole, in_parts = compiled(1), compiled(4)
-    for one, four in zip(jax.tree.leaves(whole(state)), jax.tree.leaves(in_parts(state)), strict=True):
+    unsplit, split = compiled(1), compiled(4)
+    for one, four in zip(jax.tree.leaves(unsplit(state)), jax.tree.leaves(split(state)), strict=True):
         assert np.linalg.norm(one - four) <= 1e-6 * np.linalg.norm(one)
-    flops = [program.cost_analysis()["flops"] for program in (whole, in_parts)]
+    flops = [program.cost_analysis()["flops"] for program in (unsplit, split)]
     assert flops[1] < 1.02 * flops[0]
 
 
-def test_what_is_kept_is_not_computed_again(model):
-    """FLOPs of forward and backward fall with every activation that is kept, down to those of keeping everything."""
+def test_saved_activations_are_not_recomputed(model):
+    """FLOPs decrease with every activation that is saved, down to those without remat."""
     graph, state = nnx.split(model)
 
     def flops(remat):
@@ -141,15 +141,15 @@ def test_what_is_kept_is_not_computed_again(model):
     [
         ({"remat": "q+w"}, r"Llama.remat='q\+w': 'w' is unknown; it must be 'none', 'full' or names joined by '\+'"),
         ({"offload": "full"}, "Llama.offload='full': 'full' is unknown; it must be names joined by"),
-        ({"remat": "none", "offload": "q"}, "with Llama.remat='none' bind it to ''"),
+        ({"remat": "none", "offload": "q"}, "Llama.offload='q' needs rematerialisation: bind it to ''"),
     ],
 )
-def test_policies_that_do_not_exist(settings, message):
+def test_unknown_policies_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **settings)
 
 
-def test_bfloat16_is_near_float32(model):
+def test_bfloat16_is_close_to_float32(model):
     tokens = np.arange(16)
     exact = np.asarray(states(model, tokens))
     rough = states(model, tokens, config=dataclasses.replace(TINY, compute_dtype="bfloat16"))
@@ -157,8 +157,8 @@ def test_bfloat16_is_near_float32(model):
     assert np.linalg.norm(np.asarray(rough, np.float32) - exact) / np.linalg.norm(exact) < 0.05
 
 
-def test_the_embeddings_gradient_sums_over_tokens_in_float32():
-    """A token that stands everywhere, as the newline does in code, gets the sum of its gradients, not 256 of them."""
+def test_gradient_of_the_embedding_accumulates_in_float32():
+    """A very frequent token, such as the newline in code, gets the sum of all its gradients, not of the first 256."""
     tokens = jnp.full((4, 512), 7)
 
     def gradient(dtype):
@@ -177,7 +177,7 @@ def test_the_embeddings_gradient_sums_over_tokens_in_float32():
     assert np.linalg.norm(gradient("bfloat16") - exact) / np.linalg.norm(exact) < 0.03
 
 
-def test_rms_norm_is_that_of_llama():
+def test_rms_norm_equals_its_formula():
     x = np.random.default_rng(0).normal(size=(2, 3, 8)) * 5
     scale = np.random.default_rng(1).normal(size=8)
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
@@ -185,7 +185,7 @@ def test_rms_norm_is_that_of_llama():
     np.testing.assert_allclose(out, expected, rtol=1e-5)
 
 
-def test_parameters_are_as_many_as_the_config_says_and_all_have_dims(model):
+def test_parameter_count_and_dims(model):
     state = nnx.state(model)
     assert sum(x.size for x in jax.tree.leaves(state)) == TINY.parameters
     dims = parameter_dims(state)
@@ -195,10 +195,11 @@ def test_parameters_are_as_many_as_the_config_says_and_all_have_dims(model):
     assert dims["embedding"] == ("vocab", "dim") and dims["head"] == ("dim", "vocab")
 
 
-def test_the_model_imports_neither_tensorflow_nor_gin_nor_orbax():
+def test_importing_the_model_loads_no_tensorflow_gin_seqio_or_orbax():
     code = (
-        "import sys, codellama_jax.model.llama;"
-        "print([m for m in ('tensorflow', 'seqio', 'gin', 'orbax.checkpoint', 'tensorstore') if m in sys.modules])"
+        "import sys; from codellama_jax.model import Llama, Decoder, hidden_states;"
+        "packages = ('tensorflow', 'tensorflow_datasets', 'seqio', 'gin', 'orbax', 'tensorstore', 'sentencepiece');"
+        "print([name for name in sys.modules if name.split('.')[0] in packages])"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
@@ -213,6 +214,6 @@ def test_the_model_imports_neither_tensorflow_nor_gin_nor_orbax():
         ({"remat": "some"}, "must be 'none'"),
     ],
 )
-def test_impossible_shapes_are_refused(change, message):
+def test_impossible_shapes_are_errors(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change)

@@ -1,4 +1,4 @@
-"""A real trained Llama (stories260K: grouped queries, tied head) against its published logits and greedy text."""
+"""A trained Llama (stories260K: grouped-query attention, tied head) against its published logits and greedy text."""
 
 import functools
 import json
@@ -15,20 +15,20 @@ from codellama_jax.training.step import merged
 
 @pytest.fixture(scope="module")
 def stories(shared_data):
-    """(config, module) of the llama2.c file: a header of seven integers, then float32 matrices, outputs first."""
+    """(config, module) from a llama2.c file: a header of seven integers, then float32 matrices, [out, in]."""
     data = (shared_data / "stories260K/stories260K.bin").read_bytes()
     dim, ffn_dim, layers, heads, kv_heads, vocab, _ = np.frombuffer(data, np.int32, 7).tolist()
     config = Llama(dim, layers, heads, kv_heads, ffn_dim, vocab, compute_dtype="float32", remat="none")
     K = config.head_dim
-    values, at = np.frombuffer(data, np.float32, offset=28), 0
+    values, offset = np.frombuffer(data, np.float32, offset=28), 0
 
     def take(*shape):
-        nonlocal at
-        at += int(np.prod(shape))
-        return values[at - int(np.prod(shape)) : at].reshape(shape)
+        nonlocal offset
+        offset += int(np.prod(shape))
+        return values[offset - int(np.prod(shape)) : offset].reshape(shape)
 
     def heads_last(matrix, count, rotated):
-        """[N, count * K, D] -> [N, D, count, K]; adjacent pairs of rotated channels become halves."""
+        """[N, count * K, D] -> [N, D, count, K]; adjacent pairs of rotated channels move to separate halves."""
         matrix = matrix.reshape(layers, count, K, dim)
         if rotated:
             matrix = np.concatenate([matrix[:, :, 0::2], matrix[:, :, 1::2]], axis=2)
@@ -60,16 +60,16 @@ def logits(config, model, tokens):
     return hidden_states(model, config, tokens, positions) @ model.head[...]
 
 
-def test_logits_are_those_published(stories, shared_data):
+def test_logits_equal_the_published_ones(stories, shared_data):
     golden = np.load(shared_data / "stories260K/golden_logits.npz")
-    here = np.asarray(logits(*stories, jnp.asarray(golden["tokens"], jnp.int32)[None]))[0]
-    np.testing.assert_allclose(here, golden["logits"], atol=1e-4)
+    computed = np.asarray(logits(*stories, jnp.asarray(golden["tokens"], jnp.int32)[None]))[0]
+    np.testing.assert_allclose(computed, golden["logits"], atol=1e-4)
 
 
-def test_greedy_text_is_that_published(stories, shared_data):
+def test_greedy_text_equals_the_published_one(stories, shared_data):
     golden = json.loads((shared_data / "stories260K/golden_greedy.json").read_text())
     ids = next(value for value in golden.values() if isinstance(value, list) and len(value) >= 200)
-    begun = ids if ids[0] == 1 else [1, *ids]
-    # every id is the most probable one after those before it: one pass checks all of them
-    here = np.asarray(logits(*stories, jnp.asarray(begun, jnp.int32)[None]))[0].argmax(-1)
-    np.testing.assert_array_equal(here[:-1], begun[1:])
+    sequence = ids if ids[0] == 1 else [1, *ids]
+    # every id is the most probable one given those before it, so one pass checks them all
+    predicted = np.asarray(logits(*stories, jnp.asarray(sequence, jnp.int32)[None]))[0].argmax(-1)
+    np.testing.assert_array_equal(predicted[:-1], sequence[1:])

@@ -1,4 +1,4 @@
-"""Rotary embedding: only relative positions matter, and the base does what the paper says."""
+"""Rotary embedding: scores depend on relative positions only, and the base has the effect that the paper states."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from codellama_jax.model import rope
 
 
 def scores(q, k, positions_q, positions_k, theta=1e4, scale=1.0):
-    """Products of rotated q [S, K] and k [T, K] at these positions."""
+    """Scores of q [S, K] and k [T, K] rotated to these positions."""
 
     def rotated(x, positions):
         cos, sin = rope.tables(jnp.asarray(positions)[None], x.shape[-1], theta, scale)
@@ -20,16 +20,16 @@ def scores(q, k, positions_q, positions_k, theta=1e4, scale=1.0):
 
 @pytest.mark.parametrize("theta", [1e4, 1e6])
 @pytest.mark.parametrize("shift", [1, 7, 1000])
-def test_products_depend_on_relative_positions_only(theta, shift):
+def test_scores_depend_on_relative_positions_only(theta, shift):
     q, k = np.random.default_rng(0).normal(size=(2, 12, 16))
     positions = np.arange(12)
-    here = scores(q, k, positions, positions, theta)
-    there = scores(q, k, positions + shift, positions + shift, theta)
-    # float32 holds the angle of position 1000 to 6e-5
-    np.testing.assert_allclose(here, there, atol=2e-3 if shift == 1000 else 1e-4)
+    original = scores(q, k, positions, positions, theta)
+    shifted = scores(q, k, positions + shift, positions + shift, theta)
+    # in float32 the angle of position 1000 has an error of 6e-5
+    np.testing.assert_allclose(original, shifted, atol=2e-3 if shift == 1000 else 1e-4)
 
 
-def test_rotation_keeps_norms_and_position_0():
+def test_rotation_preserves_norms_and_position_0():
     x = np.random.default_rng(1).normal(size=(1, 9, 2, 8)).astype(np.float32)
     cos, sin = rope.tables(jnp.arange(9)[None], 8, 1e4, 1.0)
     rotated = np.asarray(rope.rotate(jnp.asarray(x), cos, sin))
@@ -37,7 +37,7 @@ def test_rotation_keeps_norms_and_position_0():
     np.testing.assert_array_equal(rotated[:, 0], x[:, 0])
 
 
-def test_interpolation_is_a_quarter_of_the_positions():
+def test_interpolation_divides_positions_by_four():
     q, k = np.random.default_rng(2).normal(size=(2, 8, 16))
     positions = np.arange(8)
     interpolated = scores(q, k, 4 * positions, 4 * positions, scale=0.25)
@@ -56,11 +56,11 @@ EXPECTATIONS = {
 @pytest.mark.parametrize("theta, scale", EXPECTATIONS)
 def test_attention_expectation_curve(theta, scale):
     cos, _ = rope.tables(jnp.asarray(DISTANCES)[None], 1024, theta, scale)
-    # the published digits have 3 places; float32 angles of 1e5 are good to 4e-3 at the fastest frequencies only
+    # the published values have three decimals; float32 angles of 1e5 have errors up to 4e-3 at the highest frequencies
     np.testing.assert_allclose(np.asarray(cos)[0].mean(-1), EXPECTATIONS[theta, scale], atol=1.1e-3)
 
 
-def test_tables_are_float32_whatever_goes_in():
+def test_tables_are_float32_and_rotation_keeps_the_dtype():
     cos, _ = rope.tables(jnp.arange(4, dtype=jnp.int32)[None], 8, 1e6, 1.0)
     assert cos.dtype == jnp.float32
     x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)

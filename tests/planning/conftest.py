@@ -1,5 +1,7 @@
-"""The TPU compiler, where `make test` has put it: beside the environment's packages, not among them, since JAX takes
-longer to start, and looks for TPUs, wherever it can import it."""
+"""Makes the TPU compiler importable in these tests.
+
+`make test` installs it outside the environment's packages, because JAX starts more slowly and searches for TPUs if it
+can import libtpu."""
 
 import os
 import sys
@@ -14,7 +16,7 @@ FOLDER = ROOT / ".venv" / "tpu_compiler"
 
 @pytest.fixture(autouse=True, scope="module")
 def tpu_compiler() -> Iterator[None]:
-    """Lets these tests, and the processes that they start, import libtpu; others that come after them must not."""
+    """Adds libtpu to the path of these tests and of their child processes, and removes it afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         if FOLDER.is_dir():
             patch.setattr(sys, "path", [*sys.path, str(FOLDER)])

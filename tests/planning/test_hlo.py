@@ -1,4 +1,4 @@
-"""The reader of compiled programs finds in them what was put in."""
+"""FLOPs, memory traffic and collectives of compiled programs, against figures computed by hand."""
 
 import math
 import re
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from codellama_jax.planning.collectives import Collectives, groups_of
+from codellama_jax.planning.collectives import Collectives, replica_groups
 from codellama_jax.planning.hlo import Program, _instruction
 from codellama_jax.planning.memory_traffic import memory_bytes
 
@@ -23,34 +23,34 @@ def compiled(function, *shapes, **jit):
 # ---------------------------------------------------------------- loops and products
 
 
-def test_a_scan_counts_its_body_as_often_as_it_runs():
+def test_scan_body_counts_once_per_trip():
     program = compiled(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0], (S, D), (N, D, D))
     assert program.product_flops == 2 * N * S * D * D
     assert not program.unknown_loops
 
 
-def test_the_condition_tells_what_the_compiler_does_not_note():
+def test_trip_count_is_evaluated_if_not_annotated():
     text = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
     text = text.lower(jnp.zeros((S, D)), jnp.zeros((N, D, D))).compile().as_text()
-    assert "known_trip_count" in text, "or else the test above tests nothing"
+    assert "known_trip_count" in text, "otherwise the test above tests nothing"
     assert Program(text.replace("known_trip_count", "withheld")).product_flops == 2 * N * S * D * D
 
 
-def test_elements_of_tuples_in_both_ways_that_xla_writes_them():
+def test_both_notations_of_tuple_elements():
     text = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
     text = (
         text.lower(jnp.zeros((S, D)), jnp.zeros((N, D, D))).compile().as_text().replace("known_trip_count", "withheld")
     )
     element = re.compile(r"  %([\w.\-]+) = \S+ get-tuple-element\(%([\w.\-]+)\), index=(\d+).*\n")
     newer = element.sub("", text)
-    for name, whole, index in element.findall(text):
-        newer = re.sub(rf"%{re.escape(name)}(?=[,)])", f"%{whole}#{index}", newer)
+    for name, tuple_name, index in element.findall(text):
+        newer = re.sub(rf"%{re.escape(name)}(?=[,)])", f"%{tuple_name}#{index}", newer)
     assert "#0" in newer and newer.count("get-tuple-element(") < text.count("get-tuple-element(")
     assert Program(newer).product_flops == Program(text).product_flops == 2 * N * S * D * D
 
 
 @pytest.mark.parametrize("start, stop, step, trips", [(0, 7, 1, 7), (2, 7, 1, 5), (0, 7, 3, 3), (9, 7, 1, 0)])
-def test_loops_of_every_form(start, stop, step, trips):
+def test_trip_counts_with_start_stop_and_step(start, stop, step, trips):
     def function(x, w):
         state = (jnp.int32(start), x)
         return jax.lax.while_loop(lambda s: s[0] < stop, lambda s: (s[0] + step, jnp.tanh(s[1] @ w)), state)[1]
@@ -59,7 +59,7 @@ def test_loops_of_every_form(start, stop, step, trips):
     assert Program(text).product_flops == 2 * trips * S * D * D
 
 
-def test_loops_in_loops_multiply():
+def test_nested_loops_multiply():
     def function(x, w):
         inner = lambda x: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]  # noqa: E731
         return jax.lax.fori_loop(0, 3, lambda _, x: inner(x), x)
@@ -67,7 +67,7 @@ def test_loops_in_loops_multiply():
     assert compiled(function, (S, D), (N, D, D)).product_flops == 3 * 2 * N * S * D * D
 
 
-def test_a_loop_that_the_data_ends_is_counted_once_and_named():
+def test_data_dependent_loop_counts_once_and_is_reported():
     def function(x, w):
         return jax.lax.while_loop(lambda x: jnp.sum(x) < 1.0, lambda x: jnp.tanh(x @ w), x)
 
@@ -77,8 +77,8 @@ def test_a_loop_that_the_data_ends_is_counted_once_and_named():
 
 
 @pytest.mark.parametrize("remat, products", [(False, 3), (True, 4)])
-def test_the_backward_pass_and_what_it_recomputes(remat, products):
-    """Of the two layers of a block the second's output is not needed again."""
+def test_backward_pass_and_recomputation(remat, products):
+    """A block has two layers; the gradient of tanh needs its output."""
 
     def block(x, w):
         return x + jnp.tanh(jnp.tanh(x @ w[0]) @ w[1].T), None
@@ -89,7 +89,7 @@ def test_the_backward_pass_and_what_it_recomputes(remat, products):
 
     program = compiled(jax.grad(function, argnums=(0, 1)), (S, D), (N, 2, D, F))
     once = 2 * S * D * F * N
-    # forward 2; backward 4; recomputed: both, since tanh wants its own output
+    # forward 2; backward 4; with remat 2 more: both products are recomputed
     assert program.product_flops == once * (6 + 2 * (products - 3))
 
 
@@ -98,7 +98,7 @@ def test_contractions_of_several_dims():
     assert program.product_flops == 2 * 2 * 3 * 8 * 10 * 16
 
 
-# As TPUs do it: a product of [B, S, D] and [D, H, K] is a convolution over h, padded so that each tap falls once.
+# A product of [B, S, D] and [D, H, K] as in TPU programs: a convolution over h, padded so that each tap counts once.
 CONVOLUTION = """HloModule m
 ENTRY %main (a: bf16[4,64,48,1], b: bf16[48,6,8,1]) -> bf16[4,64,6,8] {
   %a = bf16[4,64,48,1]{1,2,3,0} parameter(0)
@@ -109,12 +109,12 @@ dim_labels=0bf1_i1o0->0b1f
 """
 
 
-def test_a_product_as_a_convolution():
+def test_product_expressed_as_convolution():
     assert Program(CONVOLUTION).product_flops == 2 * 4 * 64 * 48 * 6 * 8
 
 
 @pytest.mark.parametrize("stride, padding", [(1, "VALID"), (1, "SAME"), (2, "SAME")])
-def test_convolutions_count_what_is_not_padding(stride, padding):
+def test_convolutions_do_not_count_padding(stride, padding):
     def function(x, w):
         return jax.lax.conv_general_dilated(x, w, (stride,), padding, dimension_numbers=("NHC", "HIO", "NHC"))
 
@@ -148,17 +148,17 @@ def test_attention_kernels_count_the_causal_half():
     assert Program(KERNELS).attention_flops == (2 + 4 + 3) * half_of_one_product
 
 
-def test_what_the_compiler_does_twice():
+def test_instructions_rematerialised_by_the_compiler():
     assert compiled(jnp.sin, (4,)).recomputed == 0
     twice = CONVOLUTION.replace("%c =", "%c.remat =").replace("%b =", "%b.remat =")
-    assert Program(twice).recomputed == 1, "a parameter is no work"
+    assert Program(twice).recomputed == 1, "parameters do not count"
 
 
 # ---------------------------------------------------------------- memory
 
 
-def test_a_loop_reads_the_slice_it_uses():
-    """Of stacked weights a trip reads one layer, and of stacked results it writes one."""
+def test_loop_reads_only_the_slice_it_uses():
+    """Each trip reads one layer of the stacked weights and writes one layer of the stacked results."""
 
     def function(x, w):
         return jax.lax.scan(lambda x, w: (x * w, x), x, w)
@@ -180,22 +180,22 @@ ENTRY %main (a: f32[1024]) -> f32[1024] {
 """
 
 
-def test_what_stays_on_the_chip_is_no_traffic():
+def test_on_chip_memory_is_not_traffic():
     assert memory_bytes(Program(SPACES)) == 2 * 4096  # read once by the copy, written once at the end
 
 
-# A layer of a stack, laid out anew on the way: as newer chips have it.
-RELAID = """HloModule m
-%relaid (p: f32[32,1024]) -> f32[32,1024] {
+# A slice of a stack whose layout changes within the fusion, as in programs of newer chips.
+LAYOUT_CHANGE = """HloModule m
+%layout_change (p: f32[32,1024]) -> f32[32,1024] {
   %p = f32[32,1024]{1,0:T(16,128)} parameter(0)
   ROOT %copy.1 = f32[32,1024]{1,0:T(8,128)} copy(%p)
 }
 %layer (stack: f32[32,1024], index: s32[]) -> f32[1,1024] {
   %stack = f32[32,1024]{1,0:T(16,128)} parameter(0)
-  %again = f32[32,1024]{1,0:T(8,128)} fusion(%stack), kind=kLoop, calls=%relaid
+  %copied = f32[32,1024]{1,0:T(8,128)} fusion(%stack), kind=kLoop, calls=%layout_change
   %index = s32[] parameter(1)
   %zero = s32[] constant(0)
-  ROOT %slice = f32[1,1024]{1,0} dynamic-slice(%again, %index, %zero), dynamic_slice_sizes={1,1024}
+  ROOT %slice = f32[1,1024]{1,0} dynamic-slice(%copied, %index, %zero), dynamic_slice_sizes={1,1024}
 }
 ENTRY %main (stack: f32[32,1024], index: s32[]) -> f32[1,1024] {
   %stack = f32[32,1024]{1,0:T(16,128)} parameter(0)
@@ -205,10 +205,10 @@ ENTRY %main (stack: f32[32,1024], index: s32[]) -> f32[1,1024] {
 """
 
 
-def test_what_a_fusion_lays_out_anew_is_not_read_whole():
-    assert memory_bytes(Program(RELAID)) == pytest.approx(2 * 4096, abs=8)  # a layer read, and written; the index
-    whole = RELAID.replace("dynamic-slice(%again, %index, %zero)", "reduce(%again, %index)")
-    assert memory_bytes(Program(whole)) > 32 * 4096
+def test_layout_change_within_a_fusion_reads_only_the_slice():
+    assert memory_bytes(Program(LAYOUT_CHANGE)) == pytest.approx(2 * 4096, abs=8)  # one layer and the index
+    without_slice = LAYOUT_CHANGE.replace("dynamic-slice(%copied, %index, %zero)", "reduce(%copied, %index)")
+    assert memory_bytes(Program(without_slice)) > 32 * 4096
 
 
 # ---------------------------------------------------------------- collectives
@@ -226,13 +226,13 @@ def sent(collectives):
     return [(collective.kind, collective.axes, times * collective.bytes) for times, collective in collectives.all]
 
 
-def test_a_gather_over_one_axis():
+def test_all_gather_over_one_axis():
     program = mesh_program(lambda x: jnp.sin(x), [(32, 64)], [("data", "fsdp")], ("data", None), data=2, fsdp=4)
-    # on a mesh of 2 x 4 a device has 16 x 16 and sends it to three others
+    # on a mesh of 2 x 4 each device holds 16 x 16 and sends it to three others
     assert sent(program) == [("all-gather", "fsdp", 3 * 16 * 16 * 4)]
 
 
-def test_a_sum_over_both_axes():
+def test_all_reduce_over_both_axes():
     program = mesh_program(jnp.sum, [(32, 64)], [("data", "fsdp")], (), data=2, fsdp=4)
     assert [entry[:2] for entry in sent(program)] in (
         [("all-reduce", "data+fsdp")],
@@ -240,7 +240,7 @@ def test_a_sum_over_both_axes():
     )
 
 
-def test_a_permutation_and_its_standing_still():
+def test_permute_does_not_count_devices_that_keep_their_data():
     def function(x):
         move = lambda x: jax.lax.ppermute(x, "fsdp", [(0, 1), (1, 0), (2, 2), (3, 3)])  # noqa: E731
         return jax.shard_map(move, in_specs=PartitionSpec("data", "fsdp"), out_specs=PartitionSpec("data", "fsdp"))(x)
@@ -249,10 +249,10 @@ def test_a_permutation_and_its_standing_still():
     assert sent(program) == [("collective-permute", "fsdp", 16 * 16 * 4 / 2)]
 
 
-def test_gathers_in_a_loop_are_as_many_as_its_trips():
+def test_gather_in_a_loop_counts_once_per_trip():
     def function(x, w):
-        whole = lambda w: jax.lax.with_sharding_constraint(w, PartitionSpec())  # noqa: E731
-        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ whole(w)), None), x, w)[0]
+        gathered = lambda w: jax.lax.with_sharding_constraint(w, PartitionSpec())  # noqa: E731
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ gathered(w)), None), x, w)[0]
 
     program = mesh_program(function, [(S, D), (N, D, D)], [(), (None, "fsdp")], (), data=2, fsdp=4)
     assert ("all-gather", "fsdp", N * 3 * D * D) in sent(program)
@@ -272,13 +272,14 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("written", GROUPS)
-def test_groups_in_every_way_that_xla_writes_them(written):
-    line = f"  %r = f32[8]{{0}} all-reduce(%x), channel_id=1, replica_groups={written}, use_global_device_ids=true"
-    assert groups_of(_instruction(line)) == GROUPS[written]
+@pytest.mark.parametrize("notation", GROUPS)
+def test_all_notations_of_replica_groups(notation):
+    line = f"  %r = f32[8]{{0}} all-reduce(%x), channel_id=1, replica_groups={notation}, use_global_device_ids=true"
+    assert replica_groups(_instruction(line)) == GROUPS[notation]
 
 
-# A product with a gather under way: the gather stands in the fusion that starts it, in the product, and where it ends.
+# An asynchronous gather: it appears in the fusion that starts it, in the product that runs meanwhile, and in the
+# fusion that ends it.
 FUSED = """HloModule m
 %starting (p: bf16[4]) -> (bf16[4], bf16[16]) {
   %p = bf16[4]{0} parameter(0)
@@ -297,13 +298,13 @@ frontend_attributes={chain_id="0"}
 frontend_attributes={chain_id="0"}
   ROOT %custom-call.2 = bf16[16]{0} custom-call(%all-gather.3), custom_call_target="AsyncCollectiveDone"
 }
-%beside (p.3: bf16[4]) -> bf16[16] {
+%sparsecore (p.3: bf16[4]) -> bf16[16] {
   %p.3 = bf16[4]{0} parameter(0)
   ROOT %all-gather.4 = bf16[16]{0} all-gather(%p.3), channel_id=9, replica_groups=[2,4]<=[8], dimensions={0}
 }, execution_thread="sparsecore"
 %asynchronous (p.4: bf16[4]) -> bf16[16] {
   %p.4 = bf16[4]{0} parameter(0)
-  ROOT %call = bf16[16]{0} call(%p.4), to_apply=%beside
+  ROOT %call = bf16[16]{0} call(%p.4), to_apply=%sparsecore
 }, execution_thread="sparsecore"
 ENTRY %main (a: bf16[4]) -> bf16[16] {
   %a = bf16[4]{0} parameter(0)
@@ -320,11 +321,11 @@ source_target_pairs={{0,4},{4,0}}
 """
 
 
-def test_what_is_under_way_is_counted_once():
+def test_asynchronous_collectives_count_once():
     program = Program(FUSED)
     collectives = Collectives(program, {"data": 2, "fsdp": 4})
-    found = [collectives.of("main", instruction) for instruction in program.computations["main"].values()]
-    assert [entry and (entry[0], entry[2].kind, entry[2].axes, entry[2].bytes) for entry in found[1:]] == [
+    roles = [collectives.role_of("main", instruction) for instruction in program.computations["main"].values()]
+    assert [entry and (entry[0], entry[2].kind, entry[2].axes, entry[2].bytes) for entry in roles[1:]] == [
         ("start", "all-gather", "fsdp", 24),
         None,
         ("done", "all-gather", "fsdp", 24),
@@ -335,5 +336,5 @@ def test_what_is_under_way_is_counted_once():
         ("sync", "all-gather", "fsdp", 24),
     ]
     assert len(collectives.all) == 4
-    keys = [entry[1] for entry in found if entry]
+    keys = [entry[1] for entry in roles if entry]
     assert keys[0] == keys[1] and keys[2] == keys[3] and len(set(keys)) == 4

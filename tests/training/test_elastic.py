@@ -9,7 +9,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from runs import outputs
+from runs import program_outputs
 
 from codellama_jax import sharding
 from codellama_jax.config.model import Llama
@@ -65,7 +65,7 @@ def save_or_compare(folder, mesh):
 
 def run(folder, processes, devices, mesh):
     """save_or_compare in each of so many processes with so many devices each."""
-    outputs(Path(__file__), str(folder), *map(str, mesh), processes=processes, devices=devices)
+    program_outputs(Path(__file__), str(folder), *map(str, mesh), processes=processes, devices=devices)
 
 
 def test_other_processes_other_devices_another_mesh(tmp_path):

@@ -1,0 +1,6 @@
+"""The parts of benchmarks/dedup.py: each yields lines of the result file. Makes the project importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

@@ -1,0 +1,51 @@
+"""Plans a stage on a slice: compiles its step, and searches for settings that fit or are faster."""
+
+from typing import Any
+
+from codellama_jax.config.run import Config
+from codellama_jax.planning.aot_compile import Compiler
+from codellama_jax.planning.chips import Topology
+from codellama_jax.planning.progress import Progress
+from codellama_jax.planning.search import remedy, search
+from codellama_jax.planning.summary import summarize
+
+
+def plan(
+    config: Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
+) -> dict[str, Any]:
+    """The plan of a stage, as --json prints it; with `forward` that of an evaluation of one batch.
+
+    If the step does not fit, the plan names the smallest change with which it does ("remedy").
+
+    Raises:
+        UserError: the mesh does not divide the stage, or the step fails to compile for another reason than memory.
+    """
+    compiler = Compiler(progress)
+    progress.title = title = describe(config, slice_)
+    analysis = compiler.analyze(config, slice_, estimate=estimate, forward=forward)
+    result = summarize(config, slice_, analysis, forward=forward)
+    if not analysis["fits"]:
+
+        def report(message: str) -> None:
+            progress.title = f"{title} {message}"
+
+        result["missing_bytes"] = analysis["peak_bytes"] - analysis["hbm_bytes"]
+        result["remedy"] = remedy(config, slice_, compiler, report, forward=forward)
+    return result
+
+
+def rank_settings(config: Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
+    """The plans of all settings that fit, fastest bound first, each with the bindings that select it."""
+    title = describe(config, slice_)
+
+    def report(message: str) -> None:
+        progress.title = f"{title}: {message}"
+
+    return [
+        {"bindings": list(change.bindings), **summarize(change.config, slice_, analysis)}
+        for change, analysis in search(config, slice_, Compiler(progress), report)
+    ]
+
+
+def describe(config: Config, slice_: Topology) -> str:
+    return f"{config.stage.size} {config.stage.name} on {slice_.name}"

@@ -1,0 +1,78 @@
+"""The plan of a stage as one dict: figures of its compiled step and of the complete stage."""
+
+from typing import Any
+
+from codellama_jax.config.run import Config
+from codellama_jax.planning.chips import Topology
+
+
+def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, forward: bool = False) -> dict[str, Any]:
+    """The plan of a stage from the compiler's analysis of its step. FLOPs are totals of all chips, bytes per device."""
+    stage, llama = config.stage, config.llama
+    flops_per_token = llama.train_flops_per_token(stage.sequence_length) / (3 if forward else 1)
+    model_flops = flops_per_token * stage.batch_tokens
+    peak = slice_.chips * slice_.chip.flops
+    result: dict[str, Any] = {
+        "stage": stage.name,
+        "size": stage.size,
+        "topology": slice_.name,
+        "accelerator": slice_.cloud_name,
+        "chips": slice_.chips,
+        "devices": slice_.devices,
+        "hosts": slice_.hosts,
+        "slices": slice_.slices,
+        "pass": "forward" if forward else "train",
+        "mesh": analysis["mesh"],
+        "micro_batches": stage.micro_batches,
+        "remat": llama.remat,
+        "offload": llama.offload,
+        "batch_tokens": stage.batch_tokens,
+        "sequence_length": stage.sequence_length,
+        "parameters": llama.parameters,
+        "fits": analysis["fits"],
+        "peak_bytes": analysis["peak_bytes"],
+        "hbm_bytes": analysis["hbm_bytes"],
+        **{f"{part}_bytes": analysis[f"{part}_bytes"] for part in ("argument", "parameter", "optimizer", "batch")},
+        "temp_bytes": analysis["peak_bytes"] - analysis["argument_bytes"],
+        "model_flops": model_flops,
+        "steps": 1 if forward else stage.steps,
+        "compile_seconds": analysis["seconds"],
+        "compiler_memory_bytes": analysis.get("compiler_memory"),
+    }
+    # these keys are always present: null if the step does not fit, or without the estimate
+    result |= dict.fromkeys(
+        ("compiled_flops", "memory_bytes", "collective_bytes", "bound_seconds", "bound_by", "bound_mfu")
+    )
+    result |= dict.fromkeys(("bound_chip_hours", "estimated_seconds", "estimated_mfu", "chip_hours"))
+    if analysis["fits"]:
+        seconds = analysis["bound"]
+        limit = max(seconds, key=seconds.__getitem__)
+        result |= {
+            "compiled_flops": (analysis["product_flops"] + analysis["attention_flops"]) * slice_.devices,
+            "attention_flops": analysis["attention_flops"] * slice_.devices,
+            "memory_bytes": analysis["memory_bytes"],
+            "collective_bytes": analysis["collective_bytes"],
+            "bounds": seconds,
+            "bound_by": limit,
+            "bound_seconds": seconds[limit],
+            "bound_mfu": model_flops / peak / seconds[limit],
+            "bound_chip_hours": seconds[limit] * result["steps"] * slice_.chips / 3600,
+            "unknown_loops": analysis["unknown_loops"],
+            "recomputed_by_the_compiler": analysis["recomputed"],
+        }
+    if analysis["fits"] and analysis["estimate"]:
+        estimated = analysis["estimate"]["total"]
+        mfu = model_flops / peak / estimated
+        result |= {
+            "estimated_seconds": estimated,
+            "estimated_parts": {part: time for part, time in analysis["estimate"].items() if part != "total"},
+            "estimated_mfu": mfu,
+            "estimated_tokens_per_second_per_chip": stage.batch_tokens / estimated / slice_.chips,
+            "days": estimated * result["steps"] / 86400,
+            "chip_hours": estimated * result["steps"] * slice_.chips / 3600,
+            "program_bytes": analysis["program_bytes"],
+        }
+        if published := slice_.chip.published_mfu:
+            result["published_mfu"] = list(published)
+            result["estimate_over_published"] = [mfu / published[1] - 1, mfu / published[0] - 1]
+    return result
