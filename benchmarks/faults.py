@@ -437,13 +437,13 @@ def damage(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         expect(started.wait(60) == [75], started.said())
     steps = saved_steps(original.folder / "code")
     newest, before = steps[-1], steps[-2]
-    offer = f"step {before} is whole: move {newest} away and run the same command again to go on from it"
+    offer = f"step {before} is intact: move {newest} away and run the same command again to resume from it"
     expect(restored(original.folder / "code") is None, "the copy that nobody has touched")
     yield "## Damage"
     yield ""
     yield from prose(f"""
         Copies of a run that was stopped at step {newest}; files are drawn in proportion to their sizes. Named: the
-        error has the file's name, and says that step {before} is whole and how to go on from it. Nothing was written in
+        error has the file's name, and says that step {before} is intact and how to resume from it. Nothing was written in
         any copy.
     """)
     yield "| damage to the newest checkpoint | times | found and named |"
