@@ -443,8 +443,8 @@ def damage(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield ""
     yield from prose(f"""
         Copies of a run that was stopped at step {newest}; files are drawn in proportion to their sizes. Named: the
-        error has the file's name, and says that step {before} is intact and how to resume from it. Nothing was written in
-        any copy.
+        error has the file's name, and says that step {before} is intact and how to resume from it. Nothing was written
+        in any copy.
     """)
     yield "| damage to the newest checkpoint | times | found and named |"
     yield "|---|---|---|"

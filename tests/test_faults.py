@@ -64,10 +64,9 @@ def test_resumes_after_kills_in_a_save_after_its_rename_and_between_stages(tmp_p
 
 
 def test_peer_loss_and_a_signal_to_one_host_exit_with_75(tmp_path):
-    two_processes = faults.two_processes(argparse.Namespace(steps=54), tmp_path)  # 18 steps, of two processes
+    base = faults.two_processes(argparse.Namespace(steps=54), tmp_path)  # 18 steps, of two processes
     reference, run = (
-        dataclasses.replace(two_processes, run_dir=tmp_path / name / "runs", devices=2)
-        for name in ("reference", "lost")
+        dataclasses.replace(base, run_dir=tmp_path / name / "runs", devices=2) for name in ("reference", "lost")
     )
     reference.finish()
     with run.start() as started:
