@@ -119,7 +119,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
         )
         if writes and trainer.resumed_step is None:
             devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-            _write_json(stage_dir / "stage.json", describe(config, llama, devices))
+            _write_json(stage_dir / "stage.json", describe(config, llama, data.shares, devices))
         step = trainer.run()
         for line in trainer.loader.left_out_lines():
             log.info(line)

@@ -46,11 +46,12 @@ class StageFiles:
     @property
     def streams(self) -> list[str]:
         """The streams of the mixture, then any others in the metrics."""
-        seen = (key.removeprefix("tokens/") for record in self.metrics for key in record if key.startswith("tokens/"))
-        return list(dict.fromkeys([*self.stage["shares"], *seen]))
+        others = (key.removeprefix("tokens/") for record in self.metrics for key in record if key.startswith("tokens/"))
+        return list(dict.fromkeys([*self.stage["shares"], *others]))
 
 
 def read_stage(path: pathlib.Path) -> StageFiles:
+    """Reads the files in the folder of a stage."""
     stage = json.loads((path / "stage.json").read_text(encoding="utf-8"))
     evaluations = _read_lines(path / "evaluations.jsonl")
     return StageFiles(

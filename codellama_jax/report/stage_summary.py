@@ -11,8 +11,15 @@ from codellama_jax.config.training import Stage
 from codellama_jax.report.goodput import goodput
 
 
-def describe(config: Config, llama: Llama, devices: str) -> dict[str, Any]:
-    """What the report shows about a stage before its first step, for stage.json."""
+def describe(config: Config, llama: Llama, shares: dict[str, float], devices: str) -> dict[str, Any]:
+    """What the report shows about a stage before its first step, for stage.json.
+
+    Args:
+        config: of the run.
+        llama: the model, with the vocabulary of the tokenizer.
+        shares: stream -> share of the tokens.
+        devices: their number and kind.
+    """
     stage = config.stage
     return {
         "stage": stage.name,
@@ -25,7 +32,7 @@ def describe(config: Config, llama: Llama, devices: str) -> dict[str, Any]:
         "vocab_size": llama.vocab_size,
         "rope_theta": llama.rope_theta,
         "rope_scale": llama.rope_scale,
-        "shares": config.mixture.shares,
+        "shares": shares,
         "devices": devices,
         "peak_learning_rate": config.adamw.peak_learning_rate,
         "started": datetime.datetime.now().isoformat(timespec="seconds"),

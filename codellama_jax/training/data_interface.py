@@ -1,6 +1,6 @@
 """What training needs from the data side, as protocols: `codellama_jax.training` does not import `tasks`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +43,10 @@ class TrainingData(Protocol):
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""
+
+    @property
+    def stream_names(self) -> Sequence[str]:
+        """Names of all streams, in the order of their ids in `stream_ids`."""
 
     def stream(self, split: str, state: Any = None) -> Any:
         """A Loader of this host's rows, from its first batch or from a state."""

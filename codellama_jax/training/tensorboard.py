@@ -1,9 +1,13 @@
 """Scalars as TensorBoard events."""
 
 import math
+import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
+
+from codellama_jax.runtime import filesystem
 
 
 class TensorBoard:
@@ -16,6 +20,9 @@ class TensorBoard:
 
     def __init__(self, directory: Path, last_step: int):
         # imported here: the training core runs without tensorboard, and importing it takes a while
+        if not filesystem.is_remote(directory):
+            # TensorBoard writes with TensorFlow, which takes seconds to import, unless a module of this name exists
+            sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from codellama_jax.config.data import STREAMS
 from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import UserError
@@ -99,7 +98,7 @@ class Trainer:
         if start.checkpoint and start.params and self.context_length.has_parent_curve:
             # with the RoPE frequencies of the PARENT: the new ones are compared with it
             logger.info("perplexity against context length, before")
-            evaluator = Evaluator(start.checkpoint.llama, mesh, masked, STREAMS)
+            evaluator = Evaluator(start.checkpoint.llama, mesh, masked, data.stream_names)
             self.parent_curve = self.context_length.record("before", 0, stage.parent or "", evaluator, start.params)
         self.state = start.take_state(llama, stage, config.adamw, mesh)
         if start.checkpoint:
@@ -116,8 +115,8 @@ class Trainer:
             )
 
         # What is measured.
-        self.log = StageLog(stage_dir, stage, STREAMS, self.resumed_step, writes=host == 0)
-        self.evaluator = Evaluator(llama, mesh, masked, STREAMS)
+        self.log = StageLog(stage_dir, stage, data.stream_names, self.resumed_step, writes=host == 0)
+        self.evaluator = Evaluator(llama, mesh, masked, data.stream_names)
         self.validation_batches = [put_batch(mesh, arrays) for arrays in data.validation_batches()]
         self.spikes = LossSpikeMonitor(config.loss_spikes, stage_dir, host, self.log, self.checkpoints, self.start_step)
         traced = config.monitoring.profile_first, config.monitoring.profile_last
@@ -127,7 +126,7 @@ class Trainer:
         self.dispatched: DispatchedStep | None = None
         self.clock = time.monotonic()
         self.train_step = jax.jit(
-            make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh),
+            make_train_step(llama, stage, config.adamw, masked, len(data.stream_names), mesh),
             donate_argnums=0,
             out_shardings=(state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh), None),
         )

@@ -62,7 +62,7 @@ class RandomData:
     """The data side of a stage, without tasks."""
 
     def __init__(self, version="1"):
-        self.tokenizer, self.version = None, version
+        self.tokenizer, self.stream_names, self.version = None, ("code",), version
 
     def stream(self, split, state=None):
         return RandomLoader(state, self.version)
