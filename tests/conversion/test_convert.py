@@ -196,7 +196,7 @@ def test_wrong_usage(tmp_path, theirs, run, argv):
 def test_nothing_known_lies_there(tmp_path, run):
     assert "there is no such folder" in run("import", "--from", tmp_path / "a", "--to", tmp_path / "b", code=1)
     assert "is no checkpoint that is known" in run("import", "--from", tmp_path, "--to", tmp_path / "b", code=1)
-    with pytest.raises(UserError, match="is not a checkpoint"):
+    with pytest.raises(UserError, match="is no checkpoint"):
         formats.open_checkpoint(tmp_path)
 
 
