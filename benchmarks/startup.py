@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import processor
+from result_file import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 # A line of the run's output -> what is finished when it appears.

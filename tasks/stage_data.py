@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from codellama_jax.config.data import STREAMS
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
@@ -25,6 +26,8 @@ SEARCHED = 50_000_000
 class StageData:
     """Attributes:
     tokenizer: the run's.
+    stream_names: names of all streams, in the order of their ids in `stream_ids`.
+    shares: stream -> share of the tokens.
     """
 
     def __init__(self, configuration: Config, run_dir: Path, host: int, hosts: int, say: Callable[[str], None]):
@@ -52,6 +55,7 @@ class StageData:
             chat=configuration.chat,
             seed=configuration.data_loader.seed,
         )
+        self.stream_names, self.shares = STREAMS, configuration.mixture.shares
 
     def stream(self, split: str, state: LoaderState | None = None) -> DataLoader:
         """This host's share of the mixture's batches."""

@@ -1,11 +1,12 @@
-"""The command that users type, on the embedded corpus: what it learns, what it leaves behind, and how it resumes.
+"""The command that users type, on the embedded corpus: what it learns, which files it writes, and how it resumes.
 
-Each run is a process of its own, as it is for the user.
+Each run is a separate process, as for the user.
 """
 
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from runs import ROOT, TOY, Run, lines
 
-# The cascade at its smallest: size local with fewer steps.
+from codellama_jax.runtime import checksums
+
+# The smallest cascade: size local with fewer steps.
 SMALLEST = ["--gin.CODE_STEPS=1_000", "--gin.LCFT_STEPS=50", "--gin.Evaluation.every=1_000"]
 CODE = ["--gin_file=gin/code.gin", *TOY, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
 CODE += ["--gin.Checkpoints.every=10", "--gin.Evaluation.every=16"]
@@ -29,7 +32,7 @@ def command(run_dir: Path, *flags: str) -> list[str]:
 
 
 def launch(run_dir: Path, *flags: str, code: int = 0) -> str:
-    """Runs the launcher to its end, expects an exit code, and returns what the user saw."""
+    """Runs the launcher until it ends, checks its exit code, and returns its output."""
     run = subprocess.run(command(run_dir, *flags), cwd=run_dir.parent, capture_output=True, text=True, timeout=400)
     assert run.returncode == code, run.stdout + run.stderr
     return run.stdout + run.stderr
@@ -41,9 +44,9 @@ def cascade(tmp_path_factory):
     return run_dir, launch(run_dir, "--gin_file=gin/lcft.gin", *SMALLEST)
 
 
-def test_the_bare_command_brings_up_the_chain(cascade):
-    run_dir, seen = cascade
-    assert "size local" in seen and "code -> lcft" in seen
+def test_one_command_runs_all_stages(cascade):
+    run_dir, output = cascade
+    assert "size local" in output and "code -> lcft" in output
     for stage in ("code", "lcft"):
         folder = run_dir / "local" / stage
         names = {path.name for path in folder.iterdir()}
@@ -70,7 +73,7 @@ def test_long_context_fine_tuning_lowers_perplexity_at_four_times_the_length(cas
     assert f"-> {after['perplexity'][-1]:.1f}" in cascade[1]
 
 
-def test_metrics_say_what_the_contract_says(cascade):
+def test_metrics_have_the_documented_keys(cascade):
     metrics = lines(cascade[0] / "local/code/metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, 1001))
     for line in metrics:
@@ -78,27 +81,27 @@ def test_metrics_say_what_the_contract_says(cascade):
         streams = [name.removeprefix("tokens/") for name in line if name.startswith("tokens/")]
         assert all(f"loss/{name}" in line for name in streams)
         assert sum(line[f"tokens/{name}"] for name in streams) == 1024
-    seen = {name: sum(line.get(f"tokens/{name}", 0) for line in metrics) for name in ("code", "nl_code", "nl")}
+    tokens = {name: sum(line.get(f"tokens/{name}", 0) for line in metrics) for name in ("code", "nl_code", "nl")}
     for name, share in {"code": 0.85, "nl_code": 0.08, "nl": 0.07}.items():
-        assert abs(seen[name] / (1000 * 1024) - share) < 0.005
+        assert abs(tokens[name] / (1000 * 1024) - share) < 0.005
     assert sum(line["infilling_tokens"] for line in metrics) / (1000 * 1024) > 0.1
     assert metrics[-1]["learning_rate"] == pytest.approx(2e-3 / 30, rel=1e-5)
 
 
-def test_a_finished_stage_is_not_run_again(cascade):
+def test_a_finished_stage_does_not_run_again(cascade):
     before = (cascade[0] / "local/lcft/metrics.jsonl").stat().st_mtime_ns
-    seen = launch(cascade[0], "--gin_file=gin/lcft.gin", *SMALLEST)
-    assert "lcft is finished" in seen
+    output = launch(cascade[0], "--gin_file=gin/lcft.gin", *SMALLEST)
+    assert "lcft is finished" in output
     assert (cascade[0] / "local/lcft/metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_a_parent_of_another_configuration_is_named(cascade):
-    seen = launch(cascade[0], "--gin_file=gin/instruct.gin", *SMALLEST, "--gin.LCFT_STEPS=9", code=1)
-    assert "lcft was made by another configuration (" in seen and "Stage.steps: 50 there, 9 here" in seen
+def test_a_parent_with_another_configuration_is_refused(cascade):
+    output = launch(cascade[0], "--gin_file=gin/instruct.gin", *SMALLEST, "--gin.LCFT_STEPS=9", code=1)
+    assert "lcft was made by another configuration (" in output and "Stage.steps: 50 there, 9 here" in output
 
 
-def test_a_finished_stage_of_ones_own_is_a_parent_like_any(tmp_path):
-    """Nothing says how to run it, but it need not be run."""
+def test_a_finished_custom_stage_is_accepted_as_parent(tmp_path):
+    """There is no gin file to run it with, but it does not have to run."""
     folder = tmp_path / "runs" / "local" / "mine"
     (folder / "checkpoints" / "7").mkdir(parents=True)
     flags = ["--gin_file=gin/lcft.gin", "--gin.Stage.parent=mine", "--dry_run"]
@@ -114,21 +117,21 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-def test_killed_and_started_again_it_is_the_same_run(uninterrupted, tmp_path):
-    """SIGKILL to the training process: the same command goes on from a checkpoint, and no step differs in a digit."""
+def test_resumes_after_sigkill_with_the_same_losses(uninterrupted, tmp_path):
+    """SIGKILL to the training process: the same command resumes from a checkpoint, and every digit is equal."""
     run = Run(tmp_path / "runs", CODE)
     with run.start() as started:
         assert started.until_step(23), started.output()
         os.kill(started.training, signal.SIGKILL)
         assert started.wait(30) == [1] and "goes on from the last checkpoint" in started.output()
-    assert "going on from step" in run.finish()
+    assert "resuming from step" in run.finish()
     assert run.trajectory() == uninterrupted.trajectory()
-    notes = Path("code", "evaluations.jsonl")
-    assert lines(run.folder / notes) == lines(uninterrupted.folder / notes)
+    evaluations = Path("code", "evaluations.jsonl")
+    assert lines(run.folder / evaluations) == lines(uninterrupted.folder / evaluations)
 
 
-def test_a_signal_ends_in_a_saved_checkpoint(uninterrupted, tmp_path):
-    """SIGTERM to the launcher: the stage saves, exits with 75, and the same command finishes the same run."""
+def test_resumes_after_sigterm_with_the_same_losses(uninterrupted, tmp_path):
+    """SIGTERM to the launcher: the stage saves and exits with 75, and the same command finishes the run."""
     run = Run(tmp_path / "runs", CODE)
     with run.start() as started:
         assert started.until_step(13), started.output()
@@ -138,22 +141,54 @@ def test_a_signal_ends_in_a_saved_checkpoint(uninterrupted, tmp_path):
     assert run.trajectory() == uninterrupted.trajectory()
 
 
+# Names of settings -> those that earlier versions wrote into config.gin and into checkpoints.
+OLD_NAMES = {
+    "DataLoader.readers": "Stream.lanes",
+    "DataLoader.": "Stream.",
+    "LossSpikes.max_consecutive_skips": "BadSteps.in_a_row",
+    "LossSpikes.threshold": "BadSteps.spike",
+    "LossSpikes.window": "BadSteps.spike_window",
+    "LossSpikes.max_rollbacks": "BadSteps.rollbacks",
+    "# DataLoader": "# Stream",
+    "# LossSpikes": "# BadSteps",
+}
+
+
+def test_resumes_a_run_of_an_earlier_version(uninterrupted, tmp_path):
+    """Only the names of settings differ; the losses do not."""
+    run = Run(tmp_path / "runs", CODE)
+    shutil.copytree(uninterrupted.run_dir, run.run_dir)
+    folder = run.folder / "code"
+    (folder / "done.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "40")
+    checkpoint = folder / "checkpoints" / "30"
+    for path in (folder / "config.gin", checkpoint / "metadata" / "metadata"):
+        text = path.read_text()
+        assert all(name in text for name in OLD_NAMES)
+        for name, old_name in OLD_NAMES.items():
+            text = text.replace(name, old_name)
+        path.write_text(text)
+    checksums.write(checkpoint)
+    assert "resuming from step 30" in run.finish()
+    assert run.trajectory() == uninterrupted.trajectory()
+
+
 def test_a_folder_in_use_is_refused(uninterrupted):
     folder = uninterrupted.folder / "code"
     with (folder / ".lock").open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         (folder / "done.json").rename(folder / "done.kept")
         try:
-            seen = uninterrupted.finish(code=1)
+            output = uninterrupted.finish(code=1)
         finally:
             (folder / "done.kept").rename(folder / "done.json")
-    assert "is in use by process" in seen
+    assert "is in use by process" in output
 
 
-def test_a_folder_of_another_configuration_is_refused(uninterrupted):
-    seen = launch(uninterrupted.run_dir, *CODE, "--gin.CODE_LEARNING_RATE=1e-5", code=1)
-    assert "AdamW.peak_learning_rate" in seen and "another configuration" in seen
-    assert len([line for line in seen.splitlines() if line.startswith("error")]) == 1
+def test_a_folder_with_another_configuration_is_refused(uninterrupted):
+    output = launch(uninterrupted.run_dir, *CODE, "--gin.CODE_LEARNING_RATE=1e-5", code=1)
+    assert "AdamW.peak_learning_rate" in output and "another configuration" in output
+    assert len([line for line in output.splitlines() if line.startswith("error")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -168,16 +203,16 @@ def test_a_folder_of_another_configuration_is_refused(uninterrupted):
         (["--gin_file=gin/code.gin", "--gin.TOKENIZER={readme}"], 1, ["README.md", "not a SentencePiece model"]),
     ],
 )
-def test_bad_input_is_one_line_with_the_cure(tmp_path, flags, code, words):
+def test_bad_input_is_one_error_line_with_the_remedy(tmp_path, flags, code, words):
     flags = [flag.format(readme=ROOT / "README.md") for flag in flags]
-    seen = launch(tmp_path / "runs", *flags, code=code)
-    errors = [line for line in seen.splitlines() if "error" in line]
-    assert len(errors) == 1 and "Traceback" not in seen
+    output = launch(tmp_path / "runs", *flags, code=code)
+    errors = [line for line in output.splitlines() if "error" in line]
+    assert len(errors) == 1 and "Traceback" not in output
     for word in words:
         assert word in errors[0]
 
 
-def test_the_first_line_comes_at_once(tmp_path):
+def test_the_first_line_appears_within_two_seconds(tmp_path):
     started = time.monotonic()
     process = subprocess.Popen(
         command(tmp_path / "runs", "--gin_file=gin/lcft.gin", "--dry_run"), stdout=subprocess.PIPE, text=True

@@ -60,7 +60,13 @@ RESULT_NEUTRAL = (
 
 # Settings of earlier versions -> their names now, so that configurations saved by them can still be read.
 RENAMED_CLASSES = {"Stream": "DataLoader", "BadSteps": "LossSpikes", "Evidence": "Decontamination"}
-RENAMED_SETTINGS = {"DataLoader.lanes": "DataLoader.readers"}
+RENAMED_SETTINGS = {
+    "DataLoader.lanes": "DataLoader.readers",
+    "LossSpikes.in_a_row": "LossSpikes.max_consecutive_skips",
+    "LossSpikes.spike": "LossSpikes.threshold",
+    "LossSpikes.spike_window": "LossSpikes.window",
+    "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
+}
 
 
 def current_name(setting: str) -> str:

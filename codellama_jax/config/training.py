@@ -1,11 +1,11 @@
-"""What a stage of training can be told, as plain values. gin binds these; nothing else decides a hyperparameter."""
+"""The settings of training as plain values. gin binds these; hyperparameters are set nowhere else."""
 
 import dataclasses
 from typing import Any
 
 
 def require_positive(settings: Any, *fields: str) -> None:
-    """Raises ValueError that names the first of these fields that is not above 0."""
+    """Raises ValueError, with the name of the field, if one of these fields is not above 0."""
     for field in fields:
         if getattr(settings, field) <= 0:
             raise ValueError(f"{type(settings).__name__}.{field}={getattr(settings, field)} must be above 0")
@@ -16,14 +16,15 @@ class Stage:
     """One stage of the cascade.
 
     Attributes:
-        name: the stage, and the name of its folder in the run: code, lcft, instruct, python_code, python, python_lcft.
-        size: the size file in use, such as "local" or "7b".
-        parent: the stage whose parameters this one starts from, None for the first of a lineage.
-        steps: optimiser steps.
-        batch_tokens: tokens of one optimiser step over all hosts; a multiple of sequence_length.
+        name: the stage, and its folder in the run: code, lcft, instruct, python_code, python, python_lcft.
+        size: name of the size file, such as "local" or "7b".
+        parent: the stage whose parameters this one starts from; None for the first stage of a cascade.
+        steps: optimizer steps.
+        batch_tokens: tokens of one optimizer step over all hosts; a multiple of sequence_length.
         sequence_length: tokens of one window.
-        micro_batches: equal parts in which the batch passes through the model; the gradient is that of the whole.
-        seed: of the parameters' initial values.
+        micro_batches: equal parts of the batch that pass through the model one after another. Their gradients are
+            accumulated exactly, so the result does not depend on this number.
+        seed: of the initial random parameters.
     """
 
     name: str
@@ -61,8 +62,8 @@ class AdamW:
         final_ratio: learning rate of the last step over the peak.
         beta1, beta2: decay of the moments.
         eps, weight_decay, clip_norm: not published for Code Llama; Llama 2's values (assumption).
-        first_moment_dtype, second_moment_dtype: how the moments are stored, "float32" or "bfloat16", which is half the
-            memory; they are computed in float32 either way.
+        first_moment_dtype, second_moment_dtype: storage of the moments, "float32", or "bfloat16" with half the memory;
+            they are computed in float32 in both cases.
     """
 
     peak_learning_rate: float
@@ -84,14 +85,14 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each mesh axis. Left alone it is chosen (sharding.axis_sizes) for any slice, batch and length.
+    """Devices along each mesh axis. The defaults are resolved (sharding.axis_sizes) for any slice, batch and length.
 
     Attributes:
-        data: copies of the parameters, each with its share of the batch; 0: one a slice of TPUs, or what a bound fsdp
-            leaves.
-        fsdp: shares of the parameters, each with its share of the batch; -1: all devices that remain.
-        context: shares of the sequence; 0: one, and more only where there are more devices than windows.
-        tensor: shares of heads, feed-forward width and vocabulary.
+        data: replicas of the parameters, each with its part of the batch; 0: one per slice of TPUs, or the remaining
+            devices if fsdp is bound.
+        fsdp: shards of the parameters, each with its part of the batch; -1: all remaining devices.
+        context: shards of the sequence; 0: one, or more if there are more devices than windows.
+        tensor: shards of heads, feed-forward width and vocabulary.
     """
 
     data: int = 0
@@ -102,19 +103,19 @@ class Mesh:
     def __post_init__(self):
         for axis, least in (("data", 0), ("fsdp", -1), ("context", 0), ("tensor", 1)):
             if getattr(self, axis) < least or (axis == "fsdp" and self.fsdp == 0):
-                raise ValueError(f"Mesh.{axis}={getattr(self, axis)} must be at least 1, or left alone")
+                raise ValueError(f"Mesh.{axis}={getattr(self, axis)} must be at least 1, or not bound")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """Attributes:
     every: steps between saves; the last step is always saved.
-    keep: saves kept, newest first.
-    keep_every: those of steps that are multiples of this are kept as well; 0: none.
-    keep_best: keep the one with the lowest validation loss as well, of those saved at a step that was validated.
-    grace_seconds: from a signal to the end of the process: what is not saved by then is left unsaved.
+    keep: number of newest checkpoints that are kept.
+    keep_every: checkpoints of steps that are multiples of this are kept too; 0: none.
+    keep_best: also keep the checkpoint with the lowest validation loss, of those saved at a step with a validation.
+    grace_seconds: from a stop signal to the end of the process, even if the save has not finished.
     initial: for a stage without parent, the checkpoint folder whose parameters it starts from (Llama 2, at the real
-        sizes), "scratch" for random parameters.
+        sizes), or "scratch" for random parameters.
     """
 
     every: int = 1000
@@ -134,39 +135,38 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class LossSpikes:
-    """What is done about steps that would harm the model.
+    """Protection against steps that would harm the model.
 
-    A step whose loss or gradient is not finite changes nothing: its update is skipped. A step whose loss stands out is
-    a spike: parameters, optimiser and step number go back to the last checkpoint, and the batches since are passed over
-    (as reported of PaLM, arXiv 2204.02311, section 5.1).
+    If the loss or the gradient of a step is not finite, its update is skipped. If the loss of a step is a spike,
+    parameters, optimizer and step number are rolled back to the last checkpoint, and the batches since then are skipped
+    (as for PaLM, arXiv 2204.02311, section 5.1).
 
     Attributes:
-        in_a_row: updates skipped one after the other that end the run.
-        spike: nats above the median of the steps before from which a loss is a spike; 0: none is.
-        spike_window: steps that the median is of; fewer than half as many are not enough for one.
-        rollbacks: times that a stage goes back; the next spike ends the run.
+        max_consecutive_skips: number of consecutive skipped updates that ends the run.
+        threshold: nats above the median of the steps before; a loss above that is a spike. 0: no loss is.
+        window: number of steps for the median; with fewer than half as many, no loss is a spike.
+        max_rollbacks: rollbacks of a stage; the next spike ends the run.
     """
 
-    in_a_row: int = 5
-    spike: float = 0.0
-    spike_window: int = 64
-    rollbacks: int = 3
+    max_consecutive_skips: int = 5
+    threshold: float = 0.0
+    window: int = 64
+    max_rollbacks: int = 3
 
     def __post_init__(self):
-        require_positive(self, "in_a_row", "spike_window")
-        if self.spike < 0 or self.rollbacks < 0:
-            raise ValueError(
-                f"LossSpikes.spike={self.spike} and LossSpikes.rollbacks={self.rollbacks} must not be negative"
-            )
+        require_positive(self, "max_consecutive_skips", "window")
+        for field in ("threshold", "max_rollbacks"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"LossSpikes.{field}={getattr(self, field)} must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)
 class Monitoring:
     """Attributes:
-    stall_minutes: without a step, a validation or a save for so long, the process writes the stacks of its threads and
-        exits with 75, to be started again; 0: never. The first step's compilation counts.
-    profile_first, profile_last: steps to trace for TensorBoard; 0: none. Touching the file `profile` in the stage's
-        folder traces the next three.
+    stall_minutes: if no step, validation or save finishes for this long, the process writes the stacks of its threads
+        and exits with 75, to be started again; 0: never. Compilation of the first step is included.
+    profile_first, profile_last: first and last step to trace for TensorBoard; 0: none. Creating a file named `profile`
+        in the stage's folder traces the next three steps.
     """
 
     stall_minutes: float = 30.0
@@ -186,12 +186,12 @@ class Monitoring:
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Attributes:
-    every: steps between validations; before the first step and after the last there is always one.
-    batches: validation batches each time, the same ones each time.
-    context_windows: windows of the perplexity-against-length curve.
-    context_factor: length of those windows over the parent's sequence length (over the stage's own without parent).
+    every: steps between validations; there is always one before the first step and one after the last.
+    batches: batches of a validation, the same ones every time.
+    context_windows: number of windows for the curve of perplexity against context length.
+    context_factor: length of those windows over the parent's sequence length (without parent: over the stage's own).
     samples: infilling samples generated at the end for the report.
-    sample_tokens: tokens of a sample at most.
+    sample_tokens: maximum number of tokens of a sample.
     """
 
     every: int = 1000

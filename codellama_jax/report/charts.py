@@ -1,6 +1,6 @@
 """Line charts as inline SVG: no scripts, no libraries, legible on light and dark pages.
 
-Colours are CSS classes (c0, c1, ...) which the page defines.
+Colours are CSS classes (c0, c1, ...) that the page defines.
 """
 
 import html
@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 
 Points = list[tuple[float, float]]
 
-_MAX_POINTS, _MAX_DOTS = 600, 40  # of a line: more cannot be told apart on a screen and make the page heavy
+_MAX_POINTS, _MAX_DOTS = 600, 40  # of a line: more are not distinguishable on a screen, and make the page large
 NOISY = 100  # a loss with more points than this is drawn faint, with its running mean
 
-# Control characters have no place in HTML: C0 are shown as their pictures, C1 as the replacement character.
+# Control characters are invalid in HTML: C0 are shown as control pictures, C1 as the replacement character.
 _VISIBLE = dict.fromkeys(range(127, 160), 0xFFFD) | {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
 
 
@@ -24,7 +24,7 @@ def escape(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """As a person would write it: 7.63, 8.2k, 1.266M, 2e-4."""
+    """A number for readers: 7.63, 8.2k, 1.266M, 2e-4."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
     for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -37,9 +37,9 @@ def number(value: float | None) -> str:
 
 
 class Line(NamedTuple):
-    """One line of a chart: plain, noisy (drawn faint under its running mean), marked with dots, or rings alone."""
+    """One line of a chart: plain, noisy (drawn faint under its running mean), marked with dots, or only rings."""
 
-    label: str  # lines with one label share its entry in the legend
+    label: str  # lines with the same label share an entry in the legend
     points: Points
     colour: str  # CSS class
     style: Literal["plain", "noisy", "marked", "rings"] = "plain"
@@ -52,11 +52,12 @@ _MANTISSAS: dict[float, tuple[float, ...]] = {20: (1, 1.5, 2, 3, 5, 7), 1000: (1
 def _axis(
     values: list[float], span: tuple[int, int], pad: float, ticks: int, log: int = 0, zero: bool = False
 ) -> tuple[list[float], Callable[[float], float]]:
-    """Round ticks over the values, and the function that places a value on the span of the drawing.
+    """Round ticks over the values, and the function from a value to its coordinate.
 
     Args:
-        pad: room at both ends, as a share of the values' extent.
-        ticks: about how many.
+        span: coordinates of both ends.
+        pad: padding at both ends, as a share of the values' extent.
+        ticks: approximate number.
         log: base of a logarithmic axis, 2 or 10.
         zero: the axis starts at 0.
     """
@@ -66,16 +67,16 @@ def _axis(
     margin = pad * (high - low) if high > low else 0.5
     low, high = low - margin * (not zero), high + margin
 
-    def place(value: float) -> float:
+    def coordinate(value: float) -> float:
         return span[0] + (warp(value) - low) / (high - low) * (span[1] - span[0])
 
     if log == 2:
-        return [2.0**e for e in range(math.ceil(low / math.log(2)), math.floor(high / math.log(2)) + 1)], place
-    if not log or high - low < math.log(4):  # on so short a logarithmic axis equal steps read best
-        return _round_numbers(math.exp(low) if log else low, math.exp(high) if log else high, ticks), place
+        return [2.0**e for e in range(math.ceil(low / math.log(2)), math.floor(high / math.log(2)) + 1)], coordinate
+    if not log or high - low < math.log(4):  # equal steps are more readable on a short logarithmic axis
+        return _round_numbers(math.exp(low) if log else low, math.exp(high) if log else high, ticks), coordinate
     mantissas = next(m for ratio, m in _MANTISSAS.items() if high - low < math.log(ratio))
     decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)))
-    return [m * 10.0**e for e in decades for m in mantissas if low <= math.log(m * 10.0**e) <= high], place
+    return [m * 10.0**e for e in decades for m in mantissas if low <= math.log(m * 10.0**e) <= high], coordinate
 
 
 def _round_numbers(low: float, high: float, count: int) -> list[float]:
@@ -85,7 +86,7 @@ def _round_numbers(low: float, high: float, count: int) -> list[float]:
 
 
 def _thin(points: Points, limit: int) -> Points:
-    """At most `limit` of the points: the first, the last, and the extremes of equal parts, so that spikes stay."""
+    """At most `limit` of the points: the first, the last, and the extremes of equal parts, so that spikes remain."""
     if len(points) <= limit:
         return points
     parts, kept = limit // 2 - 1, {points[0], points[-1]}
@@ -96,7 +97,7 @@ def _thin(points: Points, limit: int) -> Points:
 
 
 def _running_mean(points: Points) -> Points:
-    """Means over 1/25 of the points around each; over fewer towards the ends, which stay in place."""
+    """Means over a window of 1/25 of the points around each; the window shrinks towards both ends."""
     sums = list(itertools.accumulate((y for _, y in points), initial=0.0))
     widths = [min(len(points) // 50, i, len(points) - 1 - i) for i in range(len(points))]
     return [(points[i][0], (sums[i + w + 1] - sums[i - w]) / (2 * w + 1)) for i, w in enumerate(widths)]
@@ -114,14 +115,14 @@ def chart(
     marks: Sequence[tuple[float, str]] = (),
     note: str = "",
 ) -> str:
-    """A line chart as a figure with inline SVG; nothing at all without points.
+    """A line chart as a figure with inline SVG; an empty string without points.
 
     Args:
-        wide: over both columns.
+        wide: spans both columns.
         zero: the y axis starts at 0.
         log: log-2 x axis and log-10 y axis.
         marks: (x, label) of vertical dashed lines.
-        note: a sentence below.
+        note: a sentence below the chart.
     """
     lines = [line._replace(points=[p for p in line.points if not log or min(p) > 0]) for line in lines]
     lines = [line for line in lines if line.points]
@@ -142,7 +143,7 @@ def chart(
     svg = [_text(right, 297, x_label, "end")]
     for tick in y_ticks:
         svg += [f'<path d="M{left} {y_at(tick):.1f}H{right}"/>', _text(left - 6, y_at(tick) + 4, number(tick), "end")]
-    for tick in (tick for tick in x_ticks if tick == round(tick)):  # there are no half steps
+    for tick in (tick for tick in x_ticks if tick == round(tick)):  # steps are integers
         label = f"{tick / 1024:g}K" if log and tick >= 1024 else number(tick)
         svg += [f'<path class="axis" d="M{x_at(tick):.1f} {bottom}v4"/>', _text(x_at(tick), 282, label, "middle")]
     svg += [f'<path class="axis" d="M{left} {bottom}H{right}"/>']
@@ -171,7 +172,7 @@ def _text(x: float, y: float, text: str, anchor: Literal["start", "middle", "end
 
 
 def _mark_labels(marks: list[tuple[float, str]], width: int) -> list[tuple[float, float, int, str]]:
-    """(x, x of the label, y of the label, label), in as many rows as it takes for labels not to overlap."""
+    """(x, x of the label, y of the label, label); labels that would overlap are placed in further rows."""
     ends: list[float] = []  # of each row
     placed = []
     for x, text in marks:

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: the frame and the style that all reports share. No scripts, nothing from elsewhere."""
+"""A self-contained HTML page: the frame and the style of all reports. No scripts, no external resources."""
 
 import datetime
 import pathlib
@@ -7,7 +7,7 @@ from codellama_jax.runtime import filesystem
 
 
 def html(title: str, body: str, style: str = "", foot: str = "") -> str:
-    """The page. `style` comes after the common one; `foot` is what stands below."""
+    """The page. `style` is added to the common style; `foot` is the footer."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -25,7 +25,7 @@ def html(title: str, body: str, style: str = "", foot: str = "") -> str:
 
 
 def write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
-    """Writes a page that says when. A reader sees the old one or the new one, never a part."""
+    """Writes a page with the time in its footer, atomically: a reader never sees a part of it."""
     page = html(title, body, foot=f"written {datetime.datetime.now().isoformat(' ', 'minutes')}")
     filesystem.write_atomically(path, page)
     return path

@@ -1,9 +1,4 @@
-"""What a stage starts from, first match wins:
-
-1. its own newest whole checkpoint: parameters, optimiser, step, and the stream's position
-2. its parent's final checkpoint in the same run: parameters only, the vocabulary grown if it must be
-3. for a stage without parent Checkpoints.initial: another checkpoint's parameters, or random ones
-"""
+"""What a stage starts from: its own checkpoint, the parameters of another one, or random parameters."""
 
 import dataclasses
 from pathlib import Path
@@ -13,10 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from codellama_jax.config.model import Llama
+from codellama_jax.config.run import Config
 from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import checksums
-from codellama_jax.training.checkpoints import Restored, StageCheckpoints, grow_vocabulary, load_params, read_metadata
+from codellama_jax.runtime import checksums, filesystem
+from codellama_jax.runtime.run_dir import final_step
+from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import (
     Params,
@@ -30,13 +28,13 @@ from codellama_jax.training.step import (
 
 @dataclasses.dataclass(frozen=True)
 class ParentCheckpoint:
-    """A checkpoint of another stage, as a start.
+    """A checkpoint of another stage, whose parameters a stage starts from.
 
     Attributes:
         path: its folder, runs/NAME/STAGE/checkpoints/STEP.
-        llama: the model it belongs to.
-        sequence_length: what that stage was trained on.
-        tokens: that its parameters were trained on, its own parents' included, as far as is known.
+        llama: the model that it holds.
+        sequence_length: of the windows that it was trained on.
+        tokens: that its parameters were trained on, including those of its own parents, as far as is known.
         digest: of its checksums; None if it has none.
     """
 
@@ -46,16 +44,13 @@ class ParentCheckpoint:
     tokens: int
     digest: str | None
 
-    def noted(self) -> dict[str, Any]:
-        """What the checkpoints of the stage that starts from here say of it, as JSON values."""
-        return dataclasses.asdict(self) | {"path": str(self.path)}
-
     @classmethod
-    def at(cls, path: Path, child: Llama) -> "ParentCheckpoint":
-        """Reads what is noted beside a checkpoint.
+    def read(cls, path: Path, child: Llama) -> "ParentCheckpoint":
+        """Reads the metadata of a checkpoint.
 
         Raises:
-            UserError: there is none, or its shape is another one's than the child's (the vocabulary may be smaller).
+            UserError: there is no checkpoint, or its model has another shape than the child's (its vocabulary may be
+                smaller).
         """
         metadata = read_metadata(path)
         llama = Llama(**metadata["llama"])
@@ -68,39 +63,156 @@ class ParentCheckpoint:
         tokens = metadata.get("tokens", {}).get("lineage", 0)
         return cls(path, llama, metadata["sequence_length"], tokens, checksums.digest(path))
 
-    def params(self, mesh: jax.sharding.Mesh) -> Params:
-        """Its parameters, spread over the mesh."""
-        return load_params(self.path, _placed(abstract_params(self.llama), param_shardings(self.llama, mesh)))
+    def metadata(self) -> dict[str, Any]:
+        """What the checkpoints of the child record about it, as JSON values."""
+        return dataclasses.asdict(self) | {"path": str(self.path)}
+
+    def load_params(self, mesh: jax.sharding.Mesh) -> Params:
+        """Its parameters, sharded over the mesh."""
+        return load_params(self.path, _with_shardings(abstract_params(self.llama), param_shardings(self.llama, mesh)))
+
+
+@dataclasses.dataclass
+class Start:
+    """What a stage starts from.
+
+    Attributes:
+        parent: metadata of the checkpoint whose parameters the stage started from, at its first step; None: they were
+            random.
+        step: of the stage's own checkpoint, if it resumes from one.
+        state, loader_state: of that checkpoint.
+        checkpoint: that of another stage, if the stage starts from its parameters now.
+        params: those parameters.
+    """
+
+    parent: dict[str, Any] | None = None
+    step: int | None = None
+    state: TrainState | None = None
+    loader_state: dict[str, Any] | None = None
+    checkpoint: ParentCheckpoint | None = None
+    params: Params | None = None
+
+    def take_state(self, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh) -> TrainState:
+        """The state before the stage's next step. It can be taken once: this object gives up its arrays, since device
+        memory may not have room for a second copy."""
+        state, params, self.state, self.params = self.state, self.params, None, None
+        return fresh_state(llama, stage, settings, mesh, params) if state is None else state
+
+
+def load_start(
+    config: Config, run_dir: Path, checkpoints: StageCheckpoints, llama: Llama, mesh: jax.sharding.Mesh
+) -> Start:
+    """Loads what a stage starts from, the first of these that applies:
+
+    1. its own newest complete checkpoint: parameters, optimizer, step, and the state of the data loader
+    2. the final checkpoint of its parent in the same run: the parameters only, with rows added to the vocabulary if
+       the stage needs more
+    3. for a stage without parent, Checkpoints.initial: the parameters of another checkpoint, or random ones
+
+    Raises:
+        UserError: a checkpoint is damaged or of another shape, or the parent is not finished.
+    """
+    stage, initial = config.stage, config.checkpoints.initial
+    if (step := checkpoints.latest()) is not None:
+        restored = restored_state(checkpoints, step, llama, stage, config.adamw, mesh)
+        return Start(restored.metadata["parent"], step, restored.state, restored.stream)
+    if stage.parent is not None:
+        path = parent_checkpoint(stage, run_dir)
+    elif initial != "scratch":
+        path = filesystem.to_path(initial)
+    else:
+        return Start()
+    checkpoint = ParentCheckpoint.read(path, llama)
+    return Start(checkpoint.metadata(), checkpoint=checkpoint, params=checkpoint.load_params(mesh))
+
+
+def with_vocabulary(llama: Llama, tokenizer: "Tokenizer") -> Llama:
+    """The model with as many rows as the tokenizer needs.
+
+    Raises:
+        UserError: Llama.vocab_size is another number.
+    """
+    rows = tokenizer.rows
+    if llama.vocab_size not in (0, rows):
+        infilling = " and 16 for infilling" if tokenizer.infilling else ""
+        raise UserError(
+            f"the tokenizer needs {rows} rows ({tokenizer.pieces} pieces{infilling}),"
+            f" Llama.vocab_size={llama.vocab_size}: bind TOKENIZER to the model's own tokenizer, or"
+            " Llama.vocab_size to its rows"
+        )
+    return dataclasses.replace(llama, vocab_size=rows)
+
+
+def parent_checkpoint(stage: Stage, run_dir: Path) -> Path:
+    """The final checkpoint of a stage's parent.
+
+    Raises:
+        UserError: the parent is not finished; the message has the command that runs it.
+    """
+    assert stage.parent is not None
+    step = final_step(run_dir / stage.parent)
+    if step is None:
+        raise UserError(
+            f"{stage.name} starts from {stage.parent}, which is not finished in {run_dir}; run it first:"
+            f" python xm_launch.py --gin_file=gin/{stage.parent}.gin --gin_file=gin/models/{stage.size}.gin"
+            f" --run_dir={run_dir.parent} --name={run_dir.name}"
+        )
+    return run_dir / stage.parent / "checkpoints" / str(step)
 
 
 def fresh_state(
-    llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh, origin_params: Params | None
+    llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh, params: Params | None
 ) -> TrainState:
-    """A state at step 0, spread over the mesh: with these parameters, or random ones."""
+    """The state at step 0, sharded over the mesh: with the given parameters, which are consumed, or random ones."""
     optimizer = make_optimizer(settings, stage.steps)
     shardings = state_shardings(llama, optimizer, mesh)
 
-    def start(params: Params) -> TrainState:
+    def initial(params: Params) -> TrainState:
         return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    if origin_params is None:
-        # made where it will lie: no device ever holds the whole
-        return jax.jit(lambda: start(init_params(llama, stage.seed)), out_shardings=shardings)()
-    params = jax.device_put(grow_vocabulary(origin_params, llama.vocab_size), shardings.params)
-    return jax.jit(start, out_shardings=shardings, donate_argnums=0)(params)
+    if params is None:
+        # initialized under its shardings: no device ever holds all parameters
+        return jax.jit(lambda: initial(init_params(llama, stage.seed)), out_shardings=shardings)()
+    params = jax.device_put(grow_vocabulary(params, llama.vocab_size), shardings.params)
+    return jax.jit(initial, out_shardings=shardings, donate_argnums=0)(params)
 
 
 def restored_state(
-    saves: StageCheckpoints, step: int, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh
+    checkpoints: StageCheckpoints, step: int, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh
 ) -> Restored:
-    """The stage's own checkpoint, its state spread over the mesh."""
+    """A checkpoint of the stage itself, its state sharded over the mesh."""
     optimizer = make_optimizer(settings, stage.steps)
     params = abstract_params(llama)
     step_shape = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = TrainState(params, jax.eval_shape(optimizer.init, params), step_shape)  # type: ignore[arg-type]
-    return saves.restore(step, _placed(abstract, state_shardings(llama, optimizer, mesh)))
+    return checkpoints.restore(step, _with_shardings(abstract, state_shardings(llama, optimizer, mesh)))
 
 
-def _placed(abstract: Any, shardings: Any) -> Any:
-    """Shapes with their places."""
+def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Adds rows to the embedding and columns to the head up to vocab_size, each the mean of the existing ones.
+
+    The mean is neutral: the logit of a new token is the average logit, its embedding the average embedding (assumption;
+    the paper does not specify it).
+
+    Raises:
+        UserError: the parameters have more rows than vocab_size.
+    """
+    old = params["embedding"].shape[0]
+    if old > vocab_size:
+        raise UserError(f"the checkpoint has {old} vocabulary rows, this stage {vocab_size}: rows cannot be dropped")
+    if old == vocab_size:
+        return params
+
+    @jax.jit
+    def extend(embedding_VD: jax.Array, head_DV: jax.Array) -> tuple[jax.Array, jax.Array]:
+        new = vocab_size - old
+        rows = jnp.broadcast_to(embedding_VD.mean(0, keepdims=True), (new, embedding_VD.shape[1]))
+        columns = jnp.broadcast_to(head_DV.mean(1, keepdims=True), (head_DV.shape[0], new))
+        return jnp.concatenate([embedding_VD, rows]), jnp.concatenate([head_DV, columns], axis=1)
+
+    embedding, head = extend(params["embedding"], params["head"])
+    return params | {"embedding": embedding, "head": head}
+
+
+def _with_shardings(abstract: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)

@@ -1,8 +1,8 @@
-"""Cross-entropy of next tokens without the [tokens, vocabulary] array, and with a gradient of its own.
+"""Cross-entropy of next tokens, without a [tokens, vocabulary] array and with a custom gradient.
 
-Left to itself JAX keeps the logits for the backward pass, or computes them twice. But the gradient of cross-entropy is
-known as soon as the logits are: so the pass that computes the loss takes the gradients as well, a chunk at a time, and
-what is kept of a chunk is as large as its hidden states. On a mesh every device does so for its own tokens.
+By default JAX keeps the logits for the backward pass, or computes them twice. But the gradient of cross-entropy follows
+directly from the logits. So the pass that computes the loss computes the gradients too, one chunk at a time; what it
+keeps of a chunk has the size of the hidden states. On a mesh, every device does so for its own tokens.
 """
 
 import functools
@@ -25,18 +25,18 @@ def weighted_loss(
     chunk: int,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the targets' negative log-likelihoods times their weights, and each of them, in nats.
+    """Weighted sum of the targets' negative log-likelihoods, and each of them, in nats.
 
-    The sum has a gradient with respect to x and head; the weights are constants, and so are the single losses.
+    The sum is differentiable with respect to x and head; the weights and the single losses are constants.
 
     Args:
-        x_BSD: hidden states after the final norm, cut as activations are.
-        head_DV: output head, any float dtype; cast to x's for the products. Its gradient sums up in float32.
+        x_BSD: hidden states after the final norm, sharded like activations.
+        head_DV: output head, any float dtype; cast to x's for the products. Its gradient is accumulated in float32.
         targets_BS: ids.
         weights_BS: float32.
-        chunk: tokens of a device whose logits (float32, times the device's part of the vocabulary) exist at a time; the
-            largest divisor of the device's tokens that is no larger is used.
-        mesh: where the arrays lie; None: on one device.
+        chunk: tokens of a device whose logits (float32, for the device's part of the vocabulary) exist at a time; the
+            largest divisor of the device's tokens up to this number is used.
+        mesh: of the arrays; None: one device.
 
     Returns:
         float32 [] and [B, S].
@@ -52,8 +52,8 @@ def _forward(x_BSD: Any, head_DV: Any, targets_BS: Any, weights_BS: Any, chunk: 
 
 def _backward(chunk: int, mesh: Mesh | None, kept: Any, cotangents: Any) -> Any:
     dx_BSD, dhead_DV, head_DV = kept
-    of_sum = cotangents[0]
-    return (of_sum * dx_BSD).astype(dx_BSD.dtype), (of_sum * dhead_DV).astype(head_DV.dtype), None, None
+    dsum = cotangents[0]
+    return (dsum * dx_BSD).astype(dx_BSD.dtype), (dsum * dhead_DV).astype(head_DV.dtype), None, None
 
 
 weighted_loss.defvjp(_forward, _backward)
@@ -68,8 +68,8 @@ def _pass(
     mesh: Mesh | None,
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """Losses [B, S] and, if asked for, the gradients of their weighted sum by x [B, S, D] and by head [D, V]."""
-    if mesh is None or mesh.size == 1:  # XLA for CPUs copies the head and its gradient even to gather from nobody
+    """Losses [B, S] and, with `gradients`, those of their weighted sum by x [B, S, D] and by head [D, V]."""
+    if mesh is None or mesh.size == 1:  # XLA for CPUs copies the head and its gradient even for a gather on one device
         return _on_device(x_BSD, head_DV, targets_BS, weights_BS, chunk, None, gradients)
     rows, head = spec(("batch", "sequence")), spec(("dim", "vocab"))
     x = spec(("batch", "sequence", None))
@@ -91,28 +91,28 @@ def _on_device(
     mesh: Mesh | None,
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """_pass for the part of one device: B rows, S tokens of each, its share of the head's rows, V columns."""
+    """_pass on one device: B rows, S tokens of each, the device's shard of the head's rows, V columns."""
     B, S, D = x_BSD.shape
     V = head_DV.shape[1]
     T = B * S
     chunk = next(size for size in range(min(chunk, T), 0, -1) if T % size == 0)
-    vocabulary_is_cut = mesh is not None and mesh.shape["tensor"] > 1
-    first = jax.lax.axis_index("tensor") * V if vocabulary_is_cut else 0
+    vocabulary_is_sharded = mesh is not None and mesh.shape["tensor"] > 1
+    first = jax.lax.axis_index("tensor") * V if vocabulary_is_sharded else 0
 
     def over_vocabulary(reduce: Any, x: jax.Array) -> jax.Array:
-        return reduce(x, "tensor") if vocabulary_is_cut else x
+        return reduce(x, "tensor") if vocabulary_is_sharded else x
 
-    def of_target(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
-        """The targets' logits, 0 where another device has it. To a CPU one pass over all logits fewer is a tenth."""
+    def target_logits(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
+        """The targets' logits; 0 if another device has it. On CPUs a gather saves a pass over all logits, 10%."""
 
-        def summed(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
+        def by_sum(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(is_target_CV, logits_CV, 0.0), axis=-1)
 
-        def picked(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
+        def by_gather(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
             return jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
 
-        cpu = summed if vocabulary_is_cut else picked
-        return jax.lax.platform_dependent(logits_CV, targets_C, is_target_CV, cpu=cpu, default=summed)
+        cpu = by_sum if vocabulary_is_sharded else by_gather
+        return jax.lax.platform_dependent(logits_CV, targets_C, is_target_CV, cpu=cpu, default=by_sum)
 
     head = head_DV.astype(x_BSD.dtype)
     if mesh is not None:
@@ -125,7 +125,7 @@ def _on_device(
         sums_C = over_vocabulary(jax.lax.psum, jnp.sum(jnp.exp(logits_CV - largest_C[:, None]), axis=-1))
         normaliser_C = largest_C + jnp.log(sums_C)
         is_target_CV = jnp.arange(V)[None, :] == (targets_C - first)[:, None]
-        losses_C = normaliser_C - over_vocabulary(jax.lax.psum, of_target(logits_CV, targets_C, is_target_CV))
+        losses_C = normaliser_C - over_vocabulary(jax.lax.psum, target_logits(logits_CV, targets_C, is_target_CV))
         if not gradients:
             return dhead, (losses_C, None)
         dlogits_CV = (jnp.exp(logits_CV - normaliser_C[:, None]) - is_target_CV) * weights_C[:, None]

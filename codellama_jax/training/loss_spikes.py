@@ -1,43 +1,61 @@
-"""Steps that would harm the model: skipped ones are noted, spikes of the loss end in a step back."""
+"""Steps that would harm the model: skipped updates are recorded, and a spike of the loss rolls the stage back."""
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from codellama_jax.config.training import LossSpikes
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
+from codellama_jax.training.data_interface import HostBatch
 
 
 class LossSpike(Exception):
-    """The loss stands out: go back to the last checkpoint, and on with the batches after this one.
+    """The loss of a step is a spike: roll back to the last checkpoint and continue with the batch after this step's.
 
     Attributes:
-        step: at which it was seen.
-        loss: of that step, in nats.
-        median: of the steps before.
-        batch: the step's.
+        step: its number.
+        loss: of the step, in nats.
+        median: of the steps before it.
+        batch: of the step.
     """
 
-    def __init__(self, step: int, loss: float, median: float, batch: Any):
+    def __init__(self, step: int, loss: float, median: float, batch: HostBatch):
         super().__init__(f"loss {loss:.3f} at step {step}, {loss - median:.3f} above the median of the steps before")
         self.step, self.loss, self.median, self.batch = step, loss, median, batch
 
 
+class Records(Protocol):
+    """What was recorded so far (metrics.StageLog)."""
+
+    @property
+    def steps(self) -> Sequence[Mapping[str, Any]]:
+        """The lines of metrics.jsonl."""
+
+    @property
+    def rollbacks(self) -> int:
+        """How often the stage was rolled back."""
+
+
+class Checkpoints(Protocol):
+    """What was saved so far (checkpoints.StageCheckpoints)."""
+
+    def last_saved(self) -> int | None:
+        """Step of the newest checkpoint, after a save in progress has finished; None if there is none."""
+
+
 class LossSpikeMonitor:
-    """Looks at every step that was done; what it says depends on the logged numbers alone, so that a run that is
-    resumed decides as the one that was not.
+    """Checks every step. Its decisions depend on recorded numbers alone, so a run that is resumed takes the same ones.
 
     Args:
         settings: when to act.
         stage_dir: gets skipped_steps.jsonl (skipped_steps.N.jsonl of host N): step, loss, grad_norm, documents.
-        host: this process's index.
-        lines: of metrics.jsonl so far, growing.
-        rollbacks: how often the stage went back so far.
-        saved: step of the newest whole checkpoint, None if there is none.
-        resumed: step that the stage goes on from; what was noted of later ones will be noted again.
+        host: index of this process.
+        records: of the stage.
+        checkpoints: of the stage.
+        resumed_step: the step that the stage resumes from; later steps run again, so their lines are dropped.
     """
 
     def __init__(
@@ -45,70 +63,71 @@ class LossSpikeMonitor:
         settings: LossSpikes,
         stage_dir: Path,
         host: int,
-        lines: Callable[[], Sequence[Mapping[str, Any]]],
-        rollbacks: Callable[[], int],
-        saved: Callable[[], int | None],
-        resumed: int = 0,
+        records: Records,
+        checkpoints: Checkpoints,
+        resumed_step: int = 0,
     ):
-        self._settings, self._lines, self._rollbacks, self._saved = settings, lines, rollbacks, saved
-        self.notes = stage_dir / (f"skipped_steps.{host}.jsonl" if host else "skipped_steps.jsonl")
-        if self.notes.exists():
-            noted = [line for line in filesystem.read_text(self.notes).splitlines() if _step(line) <= resumed]
-            filesystem.write_atomically(self.notes, "".join(f"{line}\n" for line in noted))
+        self._settings, self._records, self._checkpoints = settings, records, checkpoints
+        self.path = stage_dir / (f"skipped_steps.{host}.jsonl" if host else "skipped_steps.jsonl")
+        if self.path.exists():
+            kept = [line for line in filesystem.read_text(self.path).splitlines() if _step(line) <= resumed_step]
+            filesystem.write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
-    def look(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> None:
-        """Looks at a step whose line is the last one.
+    def check(self, step: int, batch: HostBatch, metrics: Mapping[str, Any]) -> None:
+        """Checks the step that was recorded last.
 
         Raises:
-            UserError: too many updates were skipped one after the other, or the loss spiked once too often.
-            LossSpike: the caller is to go back.
+            UserError: too many consecutive updates were skipped, or there were more spikes than allowed.
+            LossSpike: the caller must roll back.
         """
         if metrics["skipped"]:
-            self._skipped(step, batch, metrics)
-        elif self._settings.spike:
-            self._look_for_spike(step, batch, float(metrics["loss"]))
+            self._record_skipped(step, batch, metrics)
+            self._check_consecutive_skips(step)
+        elif self._settings.threshold:
+            self._check_spike(step, batch, float(metrics["loss"]))
 
-    def _skipped(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> None:
-        documents = [f"{stream}: {where}" for stream, where in batch.documents]
-        values = {name: repr(float(metrics[name])) for name in ("loss", "grad_norm")}  # "nan" is no number of JSON
-        notes = filesystem.AppendFile(self.notes)  # not held open: there is seldom one
-        notes.write(json.dumps({"step": step, **values, "documents": documents}) + "\n")
-        notes.sync()
-        notes.close()
-        wanted = self._settings.in_a_row
-        last = [bool(line.get("skipped")) for line in self._lines()[-wanted:]]
-        if len(last) == wanted and all(last):
-            whole = self._saved()
+    def _record_skipped(self, step: int, batch: HostBatch, metrics: Mapping[str, Any]) -> None:
+        documents = [f"{stream}: {path}" for stream, path in batch.documents]
+        values = {name: repr(float(metrics[name])) for name in ("loss", "grad_norm")}  # JSON has no nan: as text
+        file = filesystem.AppendFile(self.path)  # opened only when needed, which is rare
+        file.write(json.dumps({"step": step, **values, "documents": documents}) + "\n")
+        file.sync()
+        file.close()
+
+    def _check_consecutive_skips(self, step: int) -> None:
+        limit = self._settings.max_consecutive_skips
+        skipped = [bool(line.get("skipped")) for line in self._records.steps[-limit:]]
+        if len(skipped) == limit and all(skipped):
             raise UserError(
-                f"loss or gradient was not finite in {wanted} steps one after the other, up to step {step}; their"
-                f" documents are in {self.notes}, and {_from(whole)} is whole: look at the data, or lower"
+                f"loss or gradient was not finite in {limit} consecutive steps, up to step {step}; their documents are"
+                f" in {self.path}, and {_intact(self._checkpoints.last_saved())}: check the data, or lower"
                 " AdamW.peak_learning_rate (another --name)"
             )
 
-    def _look_for_spike(self, step: int, batch: Any, loss: float) -> None:
-        window = self._settings.spike_window
-        before = [line["loss"] for line in self._lines()[-window - 1 : -1] if line["loss"] is not None]
-        if len(before) < window / 2 or loss <= (median := statistics.median(before)) + self._settings.spike:
+    def _check_spike(self, step: int, batch: HostBatch, loss: float) -> None:
+        window = self._settings.window
+        before = [line["loss"] for line in self._records.steps[-window - 1 : -1] if line["loss"] is not None]
+        if len(before) < window / 2 or loss <= (median := statistics.median(before)) + self._settings.threshold:
             return
-        if self._saved() is None:
-            return  # there is nothing to go back to
+        saved = self._checkpoints.last_saved()
+        if saved is None:
+            return  # there is no checkpoint to roll back to
         spike = LossSpike(step, loss, median, batch)
-        if self._rollbacks() >= self._settings.rollbacks:
+        if self._records.rollbacks >= self._settings.max_rollbacks:
             raise UserError(
-                f"{spike}, after the stage went back {self._settings.rollbacks} times (LossSpikes.rollbacks);"
-                f" {_from(self._saved())} is whole: lower AdamW.peak_learning_rate (another --name), or raise"
-                " LossSpikes.spike"
+                f"{spike}, after {self._settings.max_rollbacks} rollbacks (LossSpikes.max_rollbacks);"
+                f" {_intact(saved)}: lower AdamW.peak_learning_rate (another --name), or raise LossSpikes.threshold"
             )
         raise spike
 
 
 def _step(line: str) -> float:
-    """Of a line of skipped_steps.jsonl; one that a crash cut short is of none that was done."""
+    """The step of a line of skipped_steps.jsonl; infinity if a crash truncated the line, so that it is dropped."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
 
-def _from(step: int | None) -> str:
-    return "the start" if step is None else f"the checkpoint of step {step}"
+def _intact(step: int | None) -> str:
+    return "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} is complete"

@@ -8,10 +8,10 @@ from codellama_jax.config.training import AdamW
 
 
 def learning_rate(settings: AdamW, steps: int, step: jax.Array | int) -> jax.Array:
-    """Learning rate of optimiser step `step`, counted from 1, float32.
+    """Learning rate of optimizer step `step`, counted from 1, float32.
 
-    0 at step 0, linear to the peak at warmup_steps, then half a cosine to final_ratio * peak at `steps`, where it
-    stays.
+    It rises linearly from 0 at step 0 to the peak at warmup_steps, then falls along half a cosine to
+    final_ratio * peak at `steps`, and stays there.
     """
     step = jnp.asarray(step, jnp.float32)
     warmup = step / max(settings.warmup_steps, 1)
@@ -21,7 +21,7 @@ def learning_rate(settings: AdamW, steps: int, step: jax.Array | int) -> jax.Arr
 
 
 def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW; matrices decay, norm weights do not (assumption)."""
+    """Clipping by the global norm, then AdamW. Weight decay applies to matrices, not to norms (assumption)."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         _adam(settings),
@@ -31,26 +31,26 @@ def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
                 lambda path, _: "norm" not in jax.tree_util.keystr(path), params
             ),
         ),
-        # optax counts updates from 0, the curve from 1: the first update must not be one with rate 0
+        # optax counts updates from 0, the curve from 1: the rate of the first update must not be 0
         optax.scale_by_learning_rate(lambda count: learning_rate(settings, steps, count + 1)),
     )
 
 
 def _adam(settings: AdamW) -> optax.GradientTransformation:
-    """Adam's moments, kept between steps in the dtypes of the settings."""
+    """Adam, with moments that are stored between steps in the dtypes of the settings."""
     adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2, eps=settings.eps)
 
-    def stored(state: optax.ScaleByAdamState, first: str, second: str) -> optax.ScaleByAdamState:
+    def cast(state: optax.ScaleByAdamState, first: str, second: str) -> optax.ScaleByAdamState:
         mu = jax.tree.map(lambda x: x.astype(first), state.mu)
         return state._replace(mu=mu, nu=jax.tree.map(lambda x: x.astype(second), state.nu))
 
     def init(params: optax.Params) -> optax.ScaleByAdamState:
-        return stored(adam.init(params), settings.first_moment_dtype, settings.second_moment_dtype)
+        return cast(adam.init(params), settings.first_moment_dtype, settings.second_moment_dtype)
 
     def update(
         updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
-        updates, state = adam.update(updates, stored(state, "float32", "float32"), params)
-        return updates, stored(state, settings.first_moment_dtype, settings.second_moment_dtype)
+        updates, state = adam.update(updates, cast(state, "float32", "float32"), params)
+        return updates, cast(state, settings.first_moment_dtype, settings.second_moment_dtype)
 
     return optax.GradientTransformation(init, update)

@@ -1,4 +1,4 @@
-"""One optimiser step, and one validation pass, as plain functions to be compiled."""
+"""The optimizer step and the loss as plain functions, to be compiled by the caller."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,11 +24,11 @@ Batch = dict[str, jax.Array]  # tokens, targets, segment_ids, positions, loss_we
 
 
 class TrainState(NamedTuple):
-    """Everything that an optimiser step changes."""
+    """Everything that an optimizer step changes."""
 
     params: Params  # float32
     opt_state: optax.OptState
-    step: jax.Array  # int32 [], optimiser steps done
+    step: jax.Array  # int32 [], optimizer steps done
 
 
 def init_params(config: Llama, seed: int) -> Params:
@@ -37,27 +37,27 @@ def init_params(config: Llama, seed: int) -> Params:
 
 
 def abstract_params(config: Llama) -> Params:
-    """Their shapes and dtypes, without making them."""
+    """Shapes and dtypes of the parameters, without creating them."""
     return jax.eval_shape(lambda: init_params(config, 0))
 
 
 def param_shardings(config: Llama, mesh: jax.sharding.Mesh) -> Params:
-    """Where each parameter lies on the mesh, in the structure of `init_params`."""
+    """The sharding of each parameter, in the structure of `init_params`."""
     return tree_shardings(mesh, parameter_dims(nnx.state(_abstract_decoder(config))))
 
 
 def state_shardings(config: Llama, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
-    """Where each part of the training state lies: the moments with their parameters, counters everywhere."""
+    """Shardings of the training state: moments are sharded like their parameters, counters are replicated."""
     params = param_shardings(config, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
     opt_state = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
         jax.eval_shape(optimizer.init, abstract_params(config)),
         params,
-        transform_non_params=lambda _: everywhere,
+        transform_non_params=lambda _: replicated,
     )
-    return TrainState(params, opt_state, everywhere)  # type: ignore[arg-type]  # shardings in an array's place
+    return TrainState(params, opt_state, replicated)  # type: ignore[arg-type]  # shardings in place of arrays
 
 
 def _abstract_decoder(config: Llama) -> Decoder:
@@ -65,7 +65,7 @@ def _abstract_decoder(config: Llama) -> Decoder:
 
 
 def merged(config: Llama, params: Params) -> Decoder:
-    """The module that holds these parameters."""
+    """The module with these parameters."""
     graph, state = nnx.split(_abstract_decoder(config))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)
@@ -74,16 +74,16 @@ def merged(config: Llama, params: Params) -> Decoder:
 def make_loss(
     config: Llama, mask_documents: bool, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
-    """A function (params, batch) -> (sum of the tokens' losses times their weights, loss of every token [B, S]).
+    """A function (params, batch) -> (weighted sum of the tokens' losses, loss of every token [B, S]).
 
-    Both in nats, float32. The sum has a gradient by params; the single losses have none.
+    Both are float32, in nats. The sum is differentiable with respect to params; the losses of single tokens are not.
 
-    With mask_documents, tokens see only their own document of the window (equal segment_ids). The mesh decides the
-    attention kernel; without one it is the portable one, on one device.
+    With mask_documents, tokens attend only to their own document of the window (equal segment_ids). The mesh determines
+    the attention kernel; without a mesh, it is the portable kernel on one device.
     """
     attend = make_attend(config, mesh) if mesh else None
     if mesh and mesh.shape["tensor"] > 1:
-        config = dataclasses.replace(config, ffn_parts=1)  # a part would lie on some of the axis's devices only
+        config = dataclasses.replace(config, ffn_parts=1)  # a part would be on some devices of the axis only
     one_cpu = mesh is not None and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     product = cpu.einsum if one_cpu else jnp.einsum
 
@@ -102,10 +102,10 @@ def stream_sums(values_BS: jax.Array, stream_ids_BS: jax.Array, streams: int) ->
 
 
 def bitwise_select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """jnp.where(condition, new, old) to the bit, for a condition [] and arrays of one shape and dtype.
+    """jnp.where(condition, new, old), bit for bit, for a scalar condition and arrays of equal shape and dtype.
 
-    By masks: if a select makes the new state, XLA for TPUs lays out the embedding's gradient row by row, and its 64
-    columns (7B over 64 chips) go to the other slices padded to 128.
+    It uses masks: with a select, XLA for TPUs chooses a row-major layout for the embedding's gradient, and its 64
+    columns (7B over 64 chips) are sent to the other slices padded to 128.
     """
     bits = f"uint{8 * new.dtype.itemsize}"
     mask = -condition.astype(bits)  # all ones or all zeros
@@ -122,22 +122,22 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """A function (state, batch) -> (state, metrics): forward, backward, AdamW.
 
-    The gradient is that of the weighted mean over ALL tokens of the global batch, whatever the number of micro-batches
-    and whatever tokens each holds, so accumulation is exact. Where the loss or the gradient's norm is not finite,
-    parameters and moments stay as they were; the step counts all the same, for the learning rate too.
+    The gradient is that of the weighted mean over ALL tokens of the global batch, independently of the number of
+    micro-batches and the weights in each, so accumulation is exact. If the loss or the gradient's norm is not finite,
+    parameters and moments do not change; the step is counted nevertheless, also by the learning rate.
 
-    The batch may have one array more, "stop" [devices]: what hosts ask of each other (loop.StopSignals).
+    The batch may also have "stop" [devices], flags by which hosts agree on stopping (signals.StopSignals).
 
-    Metrics: loss, grad_norm (before clipping), learning_rate, skipped (whether the update was), stop (the largest of
-    its values, if given); and sums over each stream's tokens, [streams]: stream_losses, stream_weights (of the targets)
-    and stream_tokens.
+    Metrics: loss, grad_norm (before clipping), learning_rate, skipped (whether the update was), stop (the maximum of
+    the flags, if there are any); and sums over each stream's tokens, [streams]: stream_losses, stream_weights (of the
+    targets) and stream_tokens.
     """
     optimizer = make_optimizer(settings, stage.steps)
-    loss_of = make_loss(config, mask_documents, mesh)
+    loss_fn = make_loss(config, mask_documents, mesh)
 
     def weighted(params: Params, batch: Batch, total: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         weights_BS = batch["loss_weights"]
-        summed, losses_BS = loss_of(params, batch)
+        summed, losses_BS = loss_fn(params, batch)
         values = {
             "stream_losses": losses_BS * weights_BS,
             "stream_weights": weights_BS,
@@ -149,9 +149,9 @@ def make_train_step(
     value_and_grad = jax.value_and_grad(weighted, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        asked = {name: jnp.max(value) for name, value in batch.items() if name == "stop"}
+        flags = {name: jnp.max(value) for name, value in batch.items() if name == "stop"}
         batch = {name: value for name, value in batch.items() if name != "stop"}
-        # a batch without any target (all prompts) has gradient 0, not 0/0
+        # the gradient of a batch without targets (prompts only) is 0, not 0/0
         total = jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
         if stage.micro_batches == 1:
             (loss, sums), grads = value_and_grad(state.params, batch, total)
@@ -160,7 +160,7 @@ def make_train_step(
             def accumulate(carry: Any, micro_batch: Batch) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, carry, value_and_grad(state.params, micro_batch, total)), None
 
-            # Rows are dealt out in turn, so each micro-batch has rows of every device.
+            # Rows are assigned in turn, so each micro-batch has rows of every device.
             parts = jax.tree.map(lambda x: x.reshape(-1, stage.micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
             parts = jax.tree.map(lambda x: constrain(x, (None, "batch", "sequence")), parts)
             zeros = jax.tree.map(
@@ -172,14 +172,14 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        def chosen(new: Any, old: Any) -> Any:
+        def select(new: Any, old: Any) -> Any:
             if isinstance(new, optax.ScaleByScheduleState):
-                return new  # the curve follows the steps, done or skipped
+                return new  # the learning-rate curve counts skipped steps
             return jax.tree.map(lambda new, old: bitwise_select(finite, new, old), new, old)
 
-        params = chosen(optax.apply_updates(state.params, updates), state.params)
+        params = select(optax.apply_updates(state.params, updates), state.params)
         opt_state = jax.tree.map(
-            chosen, opt_state, state.opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState)
+            select, opt_state, state.opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState)
         )
         step = state.step + 1
         metrics = {
@@ -187,7 +187,7 @@ def make_train_step(
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(settings, stage.steps, step),
             "skipped": ~finite,
-            **asked,
+            **flags,
             **sums,
         }
         return TrainState(params, opt_state, step), metrics

@@ -1,129 +1,270 @@
-"""The loop of a stage, and the signals that end it early."""
+"""The training loop of a stage.
 
-import os
-import signal
-import sys
-import threading
+`Trainer.run` and `Trainer._run_steps` show what happens in a run, in the order in which it happens: a step is
+dispatched, the metrics of the step before are fetched and logged, and after some steps the loop waits, validates, saves
+or stops. The other methods are what these two call.
+"""
+
+import dataclasses
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
-from typing import Any
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from codellama_jax.errors import EXIT_INTERRUPTED
-from codellama_jax.training.metrics import say
-from codellama_jax.training.step import Batch, TrainState
-
-
-def train_loop(
-    state: TrainState,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
-    batches: Iterator[Any],
-    put: Callable[[dict[str, np.ndarray]], Batch],
-    steps: range,
-    *,
-    log: Callable[[int, Any, dict[str, jax.Array], float], None],
-    after_step: Callable[[int, TrainState, Any], bool],
-    pause_after: Callable[[int], bool],
-) -> TrainState:
-    """Runs the steps.
-
-    Step n is dispatched before the metrics of step n - 1 are fetched, so the device never waits for the host; only
-    where `pause_after(n)` says that something will be done with the state after step n does the loop wait for it.
-
-    Args:
-        state: before the first of `steps`.
-        train_step: compiled; may consume the state it is given.
-        batches: host batches (with `.arrays`).
-        put: host arrays to device arrays.
-        steps: numbers of the steps to do, counted from 1.
-        log: (step, host batch, metrics, seconds the step took).
-        after_step: (step, state, host batch) after pauses; True ends the loop.
-        pause_after: whether the loop should pause after this step.
-
-    Returns:
-        The state after the last step done.
-    """
-    pending: tuple[int, Any, dict[str, jax.Array]] | None = None
-    clock = time.monotonic()
-
-    def log_pending() -> None:
-        nonlocal pending, clock
-        if pending is not None:
-            metrics = jax.device_get(pending[2])  # waits for that step
-            now = time.monotonic()
-            log(pending[0], pending[1], metrics, now - clock)
-            pending, clock = None, now
-
-    for step in steps:
-        batch = next(batches)
-        state, metrics = train_step(state, put(batch.arrays))
-        log_pending()
-        pending = step, batch, metrics
-        if pause_after(step):
-            log_pending()
-            if after_step(step, state, batch):
-                break
-            clock = time.monotonic()  # validation and saving are not the next step's time
-    log_pending()
-    return state
+from codellama_jax.config.model import Llama
+from codellama_jax.config.run import Config, operative_text
+from codellama_jax.errors import UserError
+from codellama_jax.runtime import cli
+from codellama_jax.runtime.run_dir import Locked
+from codellama_jax.runtime.signals import StopSignals
+from codellama_jax.sharding import put_batch, put_flag
+from codellama_jax.training.checkpoints import StageCheckpoints
+from codellama_jax.training.context_length import ContextLengthEvaluation
+from codellama_jax.training.data_interface import HostBatch, Loader, TrainingData
+from codellama_jax.training.infilling_samples import infilling_samples, punch_holes
+from codellama_jax.training.initialization import load_start, restored_state
+from codellama_jax.training.loss_spikes import LossSpike, LossSpikeMonitor
+from codellama_jax.training.metrics import StageLog
+from codellama_jax.training.optimizer import make_optimizer
+from codellama_jax.training.profiler import Profiler
+from codellama_jax.training.step import Batch, make_train_step, state_shardings
+from codellama_jax.training.validation import Evaluator
+from codellama_jax.training.watchdog import Watchdog
 
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+class DispatchedStep(NamedTuple):
+    """A step that the device may still be computing: its metrics have not been fetched."""
+
+    step: int
+    batch: HostBatch
+    metrics: dict[str, jax.Array]
 
 
-class StopSignals:
-    """SIGTERM, SIGINT and SIGHUP ask the loop to stop after the step in hand; a second one stops at once.
-
-    Where there are several hosts, one that was signalled tells the others with its next batch, and all stop after the
-    same step: that in which they hear of it (two steps later, as the host is a step ahead of the device).
-
-    As a context manager it restores the handlers that were there.
+class Trainer:
+    """Trains a stage from what it starts from to its last step.
 
     Args:
-        grace_seconds: from the first signal to the end of the process, whatever is unsaved then.
+        config: of the run.
+        run_dir: folder of the run; the stage's is in it.
+        llama: the model, with the vocabulary of the run's tokenizer.
+        mesh: of all devices; also set by jax.set_mesh.
+        data: of the stage.
+        prefetch: iterates over the batches of a loader, which a thread prepares; closing the iterator ends the thread.
+        stop: tells when to stop.
+        watchdog: is reset after every step, validation and save.
+        lock: of the stage's folder, on the host that writes; None on the others.
+        logger: for the user.
+
+    Attributes:
+        state: parameters, optimizer and step; each step consumes the state before it.
+        start_step: steps before the next one of the loop: 0, or those of the checkpoint that it continues from.
+        dispatched: the step whose metrics are fetched next; None if there is none.
+        clock: time.monotonic() when the dispatched step started, as seen by the host.
+        loader: the batches; a rollback replaces it.
+        resumed_step: the step that this process resumes from; None if the stage starts.
+        parent: metadata of the checkpoint whose parameters the stage started from.
     """
 
-    def __init__(self, grace_seconds: float) -> None:
-        self.name: str | None = None
-        self._grace = grace_seconds
-        self._timer: threading.Timer | None = None
-        self._heard = False
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        llama: Llama,
+        mesh: jax.sharding.Mesh,
+        data: TrainingData,
+        prefetch: Callable[[Any], Generator[HostBatch]],
+        *,
+        stop: StopSignals,
+        watchdog: Watchdog,
+        lock: Locked | None,
+        logger: logging.LoggerAdapter[Any],
+    ):
+        stage, masked = config.stage, config.packing.mask_documents
+        stage_dir, host = run_dir / stage.name, jax.process_index()
+        self.config, self.llama, self.mesh, self.data, self.prefetch = config, llama, mesh, data, prefetch
+        self.stop, self.watchdog, self.lock, self.logger = stop, watchdog, lock, logger
 
-    def __enter__(self) -> "StopSignals":
-        self._before = {sig: signal.signal(sig, self._handle) for sig in STOPPING}
-        return self
+        # What the stage starts from.
+        self.checkpoints = StageCheckpoints(stage_dir, config.checkpoints)
+        start = load_start(config, run_dir, self.checkpoints, llama, mesh)
+        self.resumed_step, self.start_step, self.parent = start.step, start.step or 0, start.parent
+        if start.step is not None:
+            logger.info(f"resuming from step {start.step}")
+        self.context_length = ContextLengthEvaluation(stage, self.parent, config.evaluation.context_factor, data)
+        self.parent_curve: dict[str, Any] | None = None
+        if start.checkpoint and start.params and self.context_length.has_parent_curve:
+            # with the RoPE frequencies of the PARENT: the new ones are compared with it
+            logger.info("perplexity against context length, before")
+            evaluator = Evaluator(start.checkpoint.llama, mesh, masked, data.stream_names)
+            self.parent_curve = self.context_length.record("before", 0, stage.parent or "", evaluator, start.params)
+        self.state = start.take_state(llama, stage, config.adamw, mesh)
+        if start.checkpoint:
+            logger.info(f"starts from the parameters of {start.checkpoint.path}")
 
-    def __exit__(self, *_: object) -> None:
-        for sig, handler in self._before.items():
-            signal.signal(sig, handler)
-        if self._timer:
-            self._timer.cancel()
+        # The data.
+        saved = start.loader_state
+        self.loader: Loader = data.stream("train", data.stream_state(saved) if saved else None)
+        self.fingerprint = self.loader.fingerprint()
+        if saved and saved["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"{stage_dir}: the data differs from that of the checkpoint (files of the corpus, the interpreter or"
+                " its packages have changed), so the run cannot resume; use another --name, or restore the old data"
+            )
 
-    @property
-    def requested(self) -> bool:
-        """Whether to stop now: the same on all hosts."""
-        return self._heard if jax.process_count() > 1 else self.name is not None
+        # What is measured.
+        self.log = StageLog(stage_dir, stage, data.stream_names, self.resumed_step, writes=host == 0)
+        self.evaluator = Evaluator(llama, mesh, masked, data.stream_names)
+        self.validation_batches = [put_batch(mesh, arrays) for arrays in data.validation_batches()]
+        self.spikes = LossSpikeMonitor(config.loss_spikes, stage_dir, host, self.log, self.checkpoints, self.start_step)
+        traced = config.monitoring.profile_first, config.monitoring.profile_last
+        self.profiler = Profiler(*traced, trigger=stage_dir / "profile", log_dir=stage_dir / "tensorboard")
 
-    def hear(self, metrics: Mapping[str, Any]) -> None:
-        """Takes what any host said with this step's batch."""
-        self._heard = self._heard or bool(metrics.get("stop", False))
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.name is not None:
-            self._end("stopped at once")
-        self.name = signal.Signals(number).name
-        self._timer = threading.Timer(
-            self._grace, self._end, [f"{self._grace:g} s after {self.name} (Checkpoints.grace_seconds): stopped"]
+        # The step.
+        self.dispatched: DispatchedStep | None = None
+        self.clock = time.monotonic()
+        self.train_step = jax.jit(
+            make_train_step(llama, stage, config.adamw, masked, len(data.stream_names), mesh),
+            donate_argnums=0,
+            out_shardings=(state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh), None),
         )
-        self._timer.daemon = True
-        self._timer.start()
-        say(f"{self.name}: finishing this step, then saving (a second signal stops at once)")
 
-    def _end(self, why: str) -> None:
-        sys.stderr.write(f"{why}; what was saved before is untouched\n")
-        sys.stderr.flush()
-        # not sys.exit: a thread may be writing a checkpoint, and must not be waited for
-        os._exit(EXIT_INTERRUPTED)
+    def run(self) -> int:
+        """Trains until the last step or a stop signal. Returns the number of steps done; their state is saved."""
+        if self.resumed_step is None:
+            if self.parent_curve:
+                self.log.record_evaluation(self.parent_curve)
+            self.logger.info(f"validation loss {self._validate(0):.3f} before the first step")
+        self.log.overhead["startup"] = time.time() - cli.PROCESS_STARTED
+        try:
+            while spike := self._run_steps():
+                self._roll_back(spike)
+            self.checkpoints.close()
+        finally:
+            self.log.end_progress()
+            self.profiler.close()
+        return int(self.state.step)
+
+    def _run_steps(self) -> LossSpike | None:
+        """Runs the steps after start_step until the last one, a stop signal, or a loss spike, which is returned."""
+        last_step = self.config.stage.steps
+        validate_every, save_every = self.config.evaluation.every, self.config.checkpoints.every
+        batches = self.prefetch(self.loader)
+        self.dispatched, self.clock = None, time.monotonic()
+        try:
+            for step in range(self.start_step + 1, last_step + 1):
+                batch = next(batches)
+                self.state, metrics = self.train_step(self.state, self._to_devices(batch))  # returns before it is done
+                self._log_dispatched()  # the step before: while the device computes this one
+                self.dispatched = DispatchedStep(step, batch, metrics)
+
+                last = step == last_step
+                validates, saves = last or step % validate_every == 0, last or step % save_every == 0
+                if validates or saves or self.stop.requested:
+                    self._log_dispatched()  # this step: waits for the device
+                    stopping = self.stop.requested  # read once: a signal after this line must not stop without a save
+                    loss = self._timed_validation(step) if validates else None
+                    if saves or stopping:
+                        self._save(step, batch, loss)
+                    if stopping:
+                        break
+                    self.clock = time.monotonic()  # validating and saving are not time of the next step
+        except LossSpike as spike:
+            return spike.with_traceback(None)  # its frames hold device arrays, and memory may not have room for more
+        finally:
+            batches.close()
+        return None
+
+    def _to_devices(self, batch: HostBatch) -> Batch:
+        """The batch as global arrays; with several hosts, also the flag by which they agree on stopping."""
+        arrays = put_batch(self.mesh, batch.arrays)
+        if jax.process_count() > 1:
+            arrays["stop"] = put_flag(self.mesh, self.stop.received)
+        return arrays
+
+    def _log_dispatched(self) -> None:
+        """Waits for the dispatched step, if there is one, and logs its metrics.
+
+        Raises:
+            LossSpike: the stage must be rolled back.
+            UserError: the run cannot continue.
+        """
+        if self.dispatched is None:
+            return
+        step, batch, metrics = self.dispatched
+        metrics = jax.device_get(metrics)  # waits for the step
+        now = time.monotonic()
+        seconds, self.clock, self.dispatched = now - self.clock, now, None
+        if self.lock:
+            self.lock.check()
+        self.checkpoints.check()  # a save that failed in the background ends the run now, not at the next save
+        self.stop.update(bool(metrics.get("stop", False)))
+        self.log.record_step(step, metrics, seconds, self.loader.metrics(batch))
+        self.watchdog.reset()
+        if message := self.profiler.step_done(step):
+            self.logger.info(message)
+        self.spikes.check(step, batch, metrics)
+
+    def _validate(self, step: int) -> float:
+        """Records the validation after a step, and returns its loss."""
+        result = self.evaluator.validation(self.state.params, self.validation_batches)
+        self.log.record_evaluation({"kind": "validation", "step": step, **result})
+        return result["loss"]
+
+    def _timed_validation(self, step: int) -> float:
+        with self.log.overhead_of("validation"):
+            loss = self._validate(step)
+        self.watchdog.reset()
+        return loss
+
+    def _save(self, step: int, batch: HostBatch, validation_loss: float | None) -> None:
+        """Starts to save the state after a step; the files are written in the background."""
+        self.log.sync()  # a step that is in a checkpoint is in metrics.jsonl
+        tokens = self.log.tokens
+        metadata = {
+            "step": step,
+            "stage": self.config.stage.name,
+            "sequence_length": self.config.stage.sequence_length,
+            "llama": dataclasses.asdict(self.llama),
+            "config": operative_text(self.config),
+            "code": cli.code_version(),
+            "parent": self.parent,
+            "tokens": tokens | {"lineage": sum(tokens.values()) + (self.parent["tokens"] if self.parent else 0)},
+        }
+        with self.log.overhead_of("save"):
+            loader_state = self.data.saved(batch.state, self.fingerprint)
+            self.checkpoints.save(step, self.state, loader_state, metadata, validation_loss)
+        self.watchdog.reset()
+
+    def _roll_back(self, spike: LossSpike) -> None:
+        """Returns to the last checkpoint; the next batch is the one after the spike."""
+        step = self.checkpoints.last_saved() or 0
+        self.logger.info(f"{spike}; rolling back to step {step}, and skipping the batches up to that spike")
+        del self.state  # device memory may not have room for two
+        self.state = restored_state(
+            self.checkpoints, step, self.llama, self.config.stage, self.config.adamw, self.mesh
+        ).state
+        self.start_step = step
+        self.loader = self.data.stream("train", spike.batch.state)
+        self.log.roll_back(step, spike.step, spike.loss)
+
+    def evaluate_context_length(self) -> None:
+        """Records the perplexity against context length after the stage, unless an earlier process has."""
+        if len(self.context_length.windows) and not any(line.get("when") == "after" for line in self.log.evaluations):
+            self.logger.info("perplexity against context length, after")
+            stage = self.config.stage
+            self.log.record_evaluation(
+                self.context_length.record("after", stage.steps, stage.name, self.evaluator, self.state.params)
+            )
+
+    def infilling_samples(self) -> list[dict[str, Any]]:
+        """Evaluation.samples holes of validation documents, filled by the model."""
+        settings = self.config.evaluation
+        if not settings.samples:
+            return []
+        self.logger.info(f"{settings.samples} samples")
+        characters = min(600, self.config.stage.sequence_length)
+        holes = punch_holes(self.data.excerpts(20), settings.samples, characters)
+        return infilling_samples(self.evaluator, self.state.params, self.data.tokenizer, holes, settings.sample_tokens)

@@ -1,8 +1,7 @@
-"""What a stage measures of itself: validation loss, perplexity against context length, infilling samples."""
+"""Validation: loss of the validation batches, perplexity by context length, and greedy decoding for samples."""
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from codellama_jax.config.model import Llama
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.sharding import batch_parts, constrain, spec
-from codellama_jax.tokenizer import Order, Tokenizer
 from codellama_jax.training.step import Params, make_loss, merged, stream_sums
 
 
@@ -22,18 +20,18 @@ class Evaluator:
     """Compiled validation passes for parameters of one shape.
 
     Args:
-        config: the model.
-        mesh: where it lies.
+        llama: the model.
+        mesh: of its parameters.
         mask_documents: as in training.
         streams: names of the streams, in the order of their ids.
     """
 
-    def __init__(self, config: Llama, mesh: Mesh, mask_documents: bool, streams: Sequence[str]):
-        self._config, self._mesh, self._streams = config, mesh, streams
+    def __init__(self, llama: Llama, mesh: Mesh, mask_documents: bool, streams: Sequence[str]):
+        self.llama, self._mesh, self._streams = llama, mesh, streams
         self._rows = batch_parts(mesh)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         # inference needs no rematerialisation
-        loss = make_loss(dataclasses.replace(config, remat="none"), mask_documents, mesh)
+        loss = make_loss(dataclasses.replace(llama, remat="none"), mask_documents, mesh)
 
         def losses(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
             return loss(params, batch)[1]
@@ -63,18 +61,17 @@ class Evaluator:
         return result
 
     def context_curve(self, params: Params, windows: np.ndarray, trained_length: int) -> dict[str, Any]:
-        """Perplexity of tokens by how much context they have.
+        """Perplexity of tokens by the length of their context.
 
-        One pass over whole windows is enough: under causal attention the loss at position p is that of a context of p
-        tokens.
+        One pass over each window is enough: attention is causal, so the token at position p has a context of p tokens.
 
         Args:
             params: the parameters.
-            windows: ids [windows, length + 1], each a stretch of one document.
-            trained_length: sets the lengths of the curve: trained_length / 8 times powers of two, up to `length`.
+            windows: ids [windows, length + 1]; the tokens of a window are consecutive in one document.
+            trained_length: the lengths of the curve are trained_length / 8 times powers of two, up to `length`.
 
         Returns:
-            lengths, and for each the perplexity of the tokens with more than half that context, up to all of it.
+            lengths; perplexity: for each length, that of the tokens whose context is longer than the length before it.
         """
         length = windows.shape[1] - 1
         lengths = [n for i in range(32) if (n := max(trained_length // 8, 1) << i) <= length]
@@ -89,9 +86,9 @@ class Evaluator:
         return {"lengths": lengths, "perplexity": perplexity}
 
     def greedy(self, params: Params, prompts: Sequence[np.ndarray], tokens: int, stop: int) -> list[list[int]]:
-        """Up to `tokens` most probable ids after each prompt, without the id `stop` at which one ends.
+        """Greedy decoding: up to `tokens` ids after each prompt, up to the first `stop`, which is not included.
 
-        The whole sequence passes through the model for every token: simple, and enough for a few samples.
+        The model computes the complete sequence again for every token: simple, and fast enough for a few samples.
         """
         length = 1 << math.ceil(math.log2(max(len(prompt) for prompt in prompts) + tokens))
         rows = -(-len(prompts) // self._rows) * self._rows
@@ -111,21 +108,21 @@ class Evaluator:
         return results
 
     def _next_ids(self, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        model = merged(self._config, params)
+        model = merged(self.llama, params)
         tokens_BS = batch["tokens"]
         positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
-        x_BSD = hidden_states(model, self._config, tokens_BS, positions_BS, None, constrain)
+        x_BSD = hidden_states(model, self.llama, tokens_BS, positions_BS, None, constrain)
         last_BD = jnp.take_along_axis(x_BSD, batch["ends"][:, :1, None] - 1, axis=1)[:, 0]
         return jnp.argmax(last_BD.astype(jnp.float32) @ model.head[...], axis=-1)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Arrays that every host has whole, as global arrays."""
+        """Sharded global arrays, from arrays that every host has completely."""
         sharding = NamedSharding(self._mesh, spec(("batch", "sequence")))
         return {name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for name, x in batch.items()}
 
 
 def _plain_batch(windows: np.ndarray, rows: int) -> dict[str, np.ndarray]:
-    """Stretches of one document each as a batch of `rows`, the missing rows all padding."""
+    """Windows of one document each as a batch of `rows`, filled up with rows of padding."""
     padded = np.zeros((rows, windows.shape[1]), np.int32)
     padded[: len(windows)] = windows
     positions = np.broadcast_to(np.arange(windows.shape[1] - 1, dtype=np.int32), (rows, windows.shape[1] - 1))
@@ -136,60 +133,3 @@ def _plain_batch(windows: np.ndarray, rows: int) -> dict[str, np.ndarray]:
         "segment_ids": np.ones_like(positions),
         "loss_weights": np.ones(positions.shape, np.float32),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Hole:
-    """A document with a hole to be filled: what stands before, in, and after it."""
-
-    stream: str
-    prefix: str
-    middle: str
-    suffix: str
-
-
-def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int) -> list[Hole]:
-    """Takes the end of one line out of an excerpt of each text, up to `count` of them; the same ones each time.
-
-    Args:
-        texts: (stream, document); those without a line to choose are passed over.
-        count: holes wanted.
-        characters: length of an excerpt.
-    """
-    rng = np.random.default_rng(0)
-    holes = []
-    for stream, text in texts:
-        starts = [0, *(match.end() for match in re.finditer("\n", text[: characters // 2]))]
-        lines = [(start, text[start:].split("\n", 1)[0].rstrip()) for start in starts]
-        lines = [(start, line) for start, line in lines if start and 20 <= len(line.strip()) <= 80]
-        if not lines:
-            continue
-        start, line = lines[rng.integers(len(lines))]
-        indent = len(line) - len(line.lstrip())
-        cut = start + int(rng.integers(indent + 2, (indent + len(line)) // 2 + 1))
-        end = start + len(line)
-        holes.append(Hole(stream, text[:cut], text[cut:end], text[end:characters]))
-    return holes[:count]
-
-
-def infilling_samples(
-    evaluator: Evaluator, params: Params, tokenizer: Tokenizer, holes: Sequence[Hole], tokens: int
-) -> list[dict[str, Any]]:
-    """Fills the holes greedily, in PSM and SPM order in turn; without infilling ids, continues the prefix."""
-    if not holes:
-        return []
-    orders: list[Order | None] = [
-        None if tokenizer.eot_id is None else ("psm", "spm")[i % 2] for i in range(len(holes))
-    ]
-    prompts = [
-        np.array([tokenizer.bos_id, *tokenizer.encode(hole.prefix)], np.int32)
-        if order is None
-        else np.asarray(tokenizer.infilling_prompt(hole.prefix, hole.suffix, order), np.int32)
-        for hole, order in zip(holes, orders, strict=True)
-    ]
-    stop = tokenizer.eos_id if tokenizer.eot_id is None else tokenizer.eot_id
-    completions = evaluator.greedy(params, prompts, tokens, stop)
-    return [
-        {**dataclasses.asdict(hole), "order": order or "completion", "generated": tokenizer.decode_continuation(ids)}
-        for hole, order, ids in zip(holes, orders, completions, strict=True)
-    ]

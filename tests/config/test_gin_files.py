@@ -391,7 +391,10 @@ def test_imports_of_files_and_flags_reach_the_configuration(tmp_path):
     [
         ("Stream.lanes = 2", ("data_loader", "readers", 2)),
         ("Stream.seed = 9", ("data_loader", "seed", 9)),
-        ("BadSteps.spike = 1.5", ("loss_spikes", "spike", 1.5)),
+        ("BadSteps.spike = 1.5", ("loss_spikes", "threshold", 1.5)),
+        ("BadSteps.in_a_row = 7", ("loss_spikes", "max_consecutive_skips", 7)),
+        ("LossSpikes.spike_window = 7", ("loss_spikes", "window", 7)),
+        ("LossSpikes.rollbacks = 7", ("loss_spikes", "max_rollbacks", 7)),
     ],
 )
 def test_settings_are_read_under_the_names_they_had(text, now, tmp_path):
@@ -400,7 +403,8 @@ def test_settings_are_read_under_the_names_they_had(text, now, tmp_path):
     config = load(["gin/code.gin", str(tmp_path / "old.gin")], [], default_size="local").resolve()
     assert getattr(getattr(config, part), field) == value
     saved = operative_text(config).replace("DataLoader.readers", "Stream.lanes").replace("DataLoader.", "Stream.")
-    assert gin_files.differences(saved.replace("LossSpikes.", "BadSteps."), operative_text(config)) == []
+    saved = saved.replace("LossSpikes.threshold", "BadSteps.spike").replace("LossSpikes.", "BadSteps.")
+    assert gin_files.differences(saved, operative_text(config)) == []
     assert load(["gin/code.gin"], [text.replace(" ", "")], default_size="local").resolve() == config
 
 

@@ -18,8 +18,8 @@ from codellama_jax.conversion import formats, hf, verify
 from codellama_jax.conversion.canonical import Tensor
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums
-from codellama_jax.training.checkpoints import StageCheckpoints, grow_vocabulary, load_params, read_metadata
-from codellama_jax.training.initialization import ParentCheckpoint
+from codellama_jax.training.checkpoints import StageCheckpoints, load_params, read_metadata
+from codellama_jax.training.initialization import ParentCheckpoint, grow_vocabulary
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import TrainState, abstract_params, init_params
 
@@ -43,8 +43,8 @@ def test_an_import_is_a_start_on_any_mesh(tmp_path, theirs, run):
     assert (metadata["step"], metadata["sequence_length"]) == (0, 512)
     wanted = verify.load(Random(SIZES["7b"]))
     for shape in (Mesh(fsdp=8), Mesh(fsdp=2, tensor=4)):
-        origin = ParentCheckpoint.at(tmp_path / "ours", SIZES["7b"])
-        params = origin.params(sharding.make_mesh(shape))
+        origin = ParentCheckpoint.read(tmp_path / "ours", SIZES["7b"])
+        params = origin.load_params(sharding.make_mesh(shape))
         assert len(params["blocks"]["w1"].sharding.device_set) == 8
         jax.tree.map(np.testing.assert_array_equal, params, wanted)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))

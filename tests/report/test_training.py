@@ -1,4 +1,4 @@
-"""The report pages: complete, self-contained, well-formed, and sensible whatever is missing from a run's files."""
+"""The report pages: complete, self-contained and well-formed, whichever files of a run are missing."""
 
 import html.parser
 import json
@@ -15,7 +15,7 @@ VOID = {"meta", "br", "hr", "link", "img", "input"}
 
 
 class Page(html.parser.HTMLParser):
-    """A parsed page. Parsing fails on tags that do not balance."""
+    """A parsed page. Parsing fails if tags are not balanced."""
 
     def __init__(self, path: pathlib.Path):
         super().__init__()
@@ -145,9 +145,9 @@ def test_hostile_text_is_shown_as_text(tmp_path: pathlib.Path) -> None:
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", page.source)
 
 
-def test_stage_that_has_just_started(tmp_path: pathlib.Path) -> None:
+def test_stage_without_steps(tmp_path: pathlib.Path) -> None:
     folder = make_stage(tmp_path, "code")
-    for name in ("metrics.jsonl", "samples.json", "done.json"):  # empty is as good as missing
+    for name in ("metrics.jsonl", "samples.json", "done.json"):  # empty files are treated like missing ones
         (folder / name).touch()
     for page in (Page(write_stage_report(folder)), Page(write_run_report(tmp_path))):
         assert not page.attributes("svg", "viewBox")
@@ -160,7 +160,7 @@ def test_no_stages_yet(tmp_path: pathlib.Path) -> None:
     assert "0 of 0 stages finished" in Page(write_run_report(tmp_path)).texts()
 
 
-def test_running_stage_with_nan_and_half_a_line(tmp_path: pathlib.Path) -> None:
+def test_running_stage_with_nan_and_a_truncated_line(tmp_path: pathlib.Path) -> None:
     folder = make_stage(tmp_path, "code")
     records = [metrics(1), metrics(2, loss=math.nan, grad_norm=math.inf), metrics(3, **{"loss/nl": math.nan})]
     write_lines(folder / "metrics.jsonl", records)
@@ -174,7 +174,7 @@ def test_running_stage_with_nan_and_half_a_line(tmp_path: pathlib.Path) -> None:
     assert not re.search(r"\bnan\b|\binf\b", page.source)
 
 
-def test_restart_replaces_the_steps_it_did_again(tmp_path: pathlib.Path) -> None:
+def test_steps_that_ran_again_replace_the_earlier_ones(tmp_path: pathlib.Path) -> None:
     folder = make_stage(tmp_path, "code")
     first, second = [metrics(step) for step in range(1, 21)], [metrics(step) for step in range(11, 15)]
     write_lines(folder / "metrics.jsonl", first + second)
@@ -183,7 +183,7 @@ def test_restart_replaces_the_steps_it_did_again(tmp_path: pathlib.Path) -> None
     assert {len(line.split()) for line in page.attributes("polyline", "points")} == {14}
 
 
-def test_long_lines_are_thinned_but_keep_their_spikes(tmp_path: pathlib.Path) -> None:
+def test_long_lines_are_thinned_and_keep_their_spikes(tmp_path: pathlib.Path) -> None:
     records = [metrics(step) for step in range(1, 5001)]
     records[3210]["tokens_per_second"] = 0.0
     folder = make_stage(tmp_path, "code", steps=5000)
@@ -214,7 +214,7 @@ def test_log_axes_have_readable_ticks(tmp_path: pathlib.Path, low: float, high: 
     assert all(23 <= y <= 266 for y in places)
 
 
-def test_run_page_puts_parents_first_and_links_what_exists(tmp_path: pathlib.Path) -> None:
+def test_run_page_has_parents_first_and_links_existing_reports(tmp_path: pathlib.Path) -> None:
     parents = {"instruct": "lcft", "lcft": "code", "python": "code", "code": None, "odd name?": "elsewhere"}
     for name, parent in parents.items():
         make_stage(tmp_path, name, parent)
@@ -227,9 +227,9 @@ def test_run_page_puts_parents_first_and_links_what_exists(tmp_path: pathlib.Pat
     assert links == ["code/report.html", "lcft/report.html", "odd%20name%3F/report.html"]
     order = [text for text in page.texts("h2", "a") if text in parents]
     assert order == ["code", "lcft", "instruct", "python", "odd name?"]
-    assert page.texts("li").count("→") == 2  # code to lcft to instruct; python is a branch, and says so
+    assert page.texts("li").count("→") == 2  # code to lcft to instruct; python is a branch, labelled with its parent
     assert "from code" in page.texts("p")
-    # in each of the three charts that put the stages one after another: loss, learning rate, speed
+    # in each of the three charts with the stages in sequence: loss, learning rate, speed
     assert [text for text in page.texts("text") if text in parents] == 3 * ["code", "lcft", "odd name?"]
     charts = ["Loss", "Perplexity against context length", "Learning rate", "Speed"]
     assert page.attributes("svg", "aria-label") == charts
@@ -238,14 +238,14 @@ def test_run_page_puts_parents_first_and_links_what_exists(tmp_path: pathlib.Pat
     assert "3 of 5 stages finished" in page.texts()
 
 
-def test_stages_that_name_one_another_as_parents_are_shown_once(tmp_path: pathlib.Path) -> None:
+def test_stages_that_are_each_others_parents_are_shown_once(tmp_path: pathlib.Path) -> None:
     make_stage(tmp_path, "a", "b")
     make_stage(tmp_path, "b", "a")
     make_stage(tmp_path, "c", "c")
     assert Page(write_run_report(tmp_path)).texts("h2") == ["a", "b", "c"]
 
 
-def test_report_is_replaced_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_replaced_atomically(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = finish(make_stage(tmp_path, "code"))
     before = write_stage_report(folder).read_bytes()
 

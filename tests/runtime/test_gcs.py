@@ -17,8 +17,8 @@ from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem, gcs
 from codellama_jax.runtime.run_dir import saved_steps
 from codellama_jax.training import checkpoints
-from codellama_jax.training.metrics import JsonLines
-from codellama_jax.training.watchdog import Profiler
+from codellama_jax.training.json_lines import JsonLines
+from codellama_jax.training.profiler import Profiler
 from tests.object_store import object_store
 from tests.training.test_checkpoints import METADATA, STREAM, abstract_on, equal, state_on
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_in_a_bucket_is_restored_bit_for_bit(store, stage, mesh):
 def test_a_save_that_was_not_finished_is_not_listed_and_makes_room(store, stage, mesh, name):
     saved(stage, 3, mesh=mesh)
     store.refuse(("POST|PUT", "/6/commit_success.txt", 403))
-    with pytest.raises(UserError, match=r"step 6 could not be written .* goes on from step 3, which is whole"):
+    with pytest.raises(UserError, match=r"step 6 could not be written .* resumes from step 3, which is complete"):
         saved(stage, 6, mesh=mesh)
     store.refuse()
     assert store.names(f"{name}/checkpoints/6/params") and saved_steps(stage) == [3]
@@ -118,7 +118,7 @@ def test_damage_in_a_bucket_is_named(store, stage, mesh, name):
         largest = max(store.names(f"{name}/checkpoints/6/params/"), key=lambda found: len(store.read(found)))
         whole = store.read(largest)
         store.put(largest, damage(whole))
-        with pytest.raises(UserError, match=f"{largest.rpartition('/')[2]} {said}.*; step 3 is whole"):
+        with pytest.raises(UserError, match=f"{largest.rpartition('/')[2]} {said}.*; step 3 is intact"):
             restored(stage, 6, mesh)
         store.put(largest, whole)
     equal(restored(stage, 6, mesh).state, state_on(mesh, 6))
@@ -171,7 +171,7 @@ def _soon(so, seconds=10):
 
 
 def test_a_bucket_is_not_asked_in_every_step_whether_to_trace(store, stage):
-    profiler = Profiler(0, 0, ask=stage / "profile", folder=stage / "tensorboard")
+    profiler = Profiler(0, 0, trigger=stage / "profile", log_dir=stage / "tensorboard")
     for step in range(1, 50):
         profiler.step_done(step)
     assert 1 <= sum("profile" in path for _, path in store.requests()) <= 3

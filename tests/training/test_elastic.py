@@ -1,4 +1,4 @@
-"""A checkpoint written by so many processes of so many devices is read by others: the same bits, wherever they lie."""
+"""A checkpoint is read by other numbers of processes and devices than wrote it: the same bits on any of them."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ OPTIMIZER = make_optimizer(AdamW(peak_learning_rate=1e-3), 10)
 
 
 def values():
-    """A training state on the host, no two of whose numbers are equal: not even those of two arrays."""
+    """A training state on the host; all its numbers differ, also between arrays."""
     params = abstract_params(TINY)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     shapes, tree = jax.tree.flatten(TrainState(params, jax.eval_shape(OPTIMIZER.init, params), step))
@@ -37,7 +37,7 @@ def values():
 
 
 def save_or_compare(folder, mesh):
-    """Saves the values if there is no checkpoint, reads and compares them if there is."""
+    """Saves the values if there is no checkpoint; otherwise reads and compares them."""
     mesh = sharding.make_mesh(mesh)
     expected = values()
     shardings = state_shardings(TINY, OPTIMIZER, mesh)
@@ -64,11 +64,11 @@ def save_or_compare(folder, mesh):
 
 
 def run(folder, processes, devices, mesh):
-    """save_or_compare in each of so many processes with so many devices each."""
+    """save_or_compare in each of `processes` processes with `devices` devices each."""
     program_outputs(Path(__file__), str(folder), *map(str, mesh), processes=processes, devices=devices)
 
 
-def test_other_processes_other_devices_another_mesh(tmp_path):
+def test_other_processes_other_devices_and_another_mesh(tmp_path):
     """Written by four processes of two devices; read by two of four, one of four and one of one."""
     run(tmp_path, 4, 2, (1, 8, 1, 1))
     assert (tmp_path / "checkpoints" / "3" / "checksums.json").exists()

@@ -1,4 +1,4 @@
-"""Chunked cross-entropy and its gradient against the whole in float64, and what they do not hold."""
+"""Chunked cross-entropy and its gradient against an unchunked one in float64, and the size of its arrays."""
 
 import re
 
@@ -31,8 +31,8 @@ def arrays():
     )
 
 
-def whole(x, head, targets, weights):
-    """Losses, and the gradients of their weighted sum, from logits that exist at once."""
+def unchunked(x, head, targets, weights):
+    """Losses, and the gradients of their weighted sum, from all logits at once."""
     x, head = np.asarray(x, np.float64), np.asarray(head, np.float64)
     logits = x @ head
     logits -= logits.max(-1, keepdims=True)
@@ -44,7 +44,7 @@ def whole(x, head, targets, weights):
 
 @pytest.mark.parametrize("chunk", [1, 5, 8, 16, 100])
 @pytest.mark.parametrize("where", MESHES)
-def test_loss_and_gradients_equal_those_of_the_whole(arrays, chunk, where):
+def test_loss_and_gradients_equal_the_unchunked_ones(arrays, chunk, where):
     mesh = sharding.make_mesh(MESHES[where]) if MESHES[where] else None
     x, head, targets, weights = arrays
 
@@ -53,23 +53,23 @@ def test_loss_and_gradients_equal_those_of_the_whole(arrays, chunk, where):
 
     summed, losses = jax.jit(loss)(x, head)
     (with_gradient, again), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, head)
-    expected, *expected_gradients = whole(*arrays)
+    expected, *expected_gradients = unchunked(*arrays)
     for values in (losses, again):
         np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
     for value in (summed, with_gradient):
         np.testing.assert_allclose(value, np.sum(expected * np.asarray(weights)), rtol=1e-6)
-    for here, there in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-6)
+    for actual, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_a_function_of_the_loss_has_its_gradient(arrays):
+def test_gradient_of_a_function_of_the_loss(arrays):
     x, head, targets, weights = arrays
     half = jax.grad(lambda x: weighted_loss(x, head, targets, weights, 8)[0] / 2)(x)
-    np.testing.assert_allclose(half, whole(*arrays)[1] / 2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(half, unchunked(*arrays)[1] / 2, rtol=1e-5, atol=1e-6)
 
 
-def test_the_heads_gradient_sums_over_chunks_in_float32():
-    """128 chunks in bfloat16 give the gradient that one chunk gives, to the rounding of one chunk."""
+def test_gradient_of_the_head_is_accumulated_in_float32():
+    """128 chunks in bfloat16 give the gradient of one chunk, up to the rounding of one chunk."""
     rng = np.random.default_rng(1)
     x = jnp.asarray(rng.normal(size=(1, 1024, D)), jnp.bfloat16)
     head = jnp.asarray(rng.normal(size=(D, V)), jnp.float32)
@@ -84,9 +84,9 @@ def test_the_heads_gradient_sums_over_chunks_in_float32():
 
 
 @pytest.mark.parametrize("where", MESHES)
-def test_no_logits_outlive_a_chunk(arrays, where):
-    """Nowhere, forward or backward, is there an array of [tokens, vocabulary] larger than a chunk's, in any layout; and
-    a device of a tensor axis has its part of the vocabulary only."""
+def test_no_array_of_logits_is_larger_than_a_chunk(arrays, where):
+    """Neither in the forward nor in the backward pass, in any layout; and on a tensor axis, a device has only its shard
+    of the vocabulary."""
     mesh = sharding.make_mesh(MESHES[where]) if MESHES[where] else None
     x, head, targets, weights = arrays
     chunk = 4

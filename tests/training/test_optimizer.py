@@ -1,4 +1,4 @@
-"""The learning-rate curve against its closed formula, and AdamW against plain arithmetic."""
+"""The learning-rate curve against its formula, and AdamW against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from codellama_jax.training.optimizer import learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize("peak, warmup, steps", [(3e-4, 1000, 119_209), (2e-5, 100, 3_000), (3e-3, 50, 800)])
-def test_learning_rate_at_its_corners(peak, warmup, steps):
+def test_learning_rate_at_the_corners_of_the_curve(peak, warmup, steps):
     settings = AdamW(peak_learning_rate=peak, warmup_steps=warmup)
     middle = (warmup + steps) / 2
     corners = {
@@ -31,8 +31,8 @@ def test_learning_rate_rises_then_falls():
     assert np.all(np.diff(curve[:10]) > 0) and np.all(np.diff(curve[9:]) < 0)
 
 
-def adamw_by_hand(params, grads, moments, step, settings, steps):
-    """One update in float64, as the paper on AdamW writes it, with clipping before it."""
+def numpy_adamw(params, grads, moments, step, settings, steps):
+    """One update in float64, as in the paper on AdamW, after clipping."""
     norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
     rate = float(learning_rate(settings, steps, step))
     for name, p in params.items():
@@ -46,24 +46,24 @@ def adamw_by_hand(params, grads, moments, step, settings, steps):
         params[name] = p - rate * (scaled + decay)
 
 
-def test_updates_equal_those_by_hand():
+def test_updates_equal_numpy():
     settings, steps = AdamW(peak_learning_rate=1e-2, warmup_steps=2), 5
     rng = np.random.default_rng(0)
-    by_hand = {"wq": rng.normal(size=(3, 4)), "norm": rng.normal(size=4)}
-    params = {name: jnp.asarray(p, jnp.float32) for name, p in by_hand.items()}
+    reference = {"wq": rng.normal(size=(3, 4)), "norm": rng.normal(size=4)}
+    params = {name: jnp.asarray(p, jnp.float32) for name, p in reference.items()}
     optimizer = make_optimizer(settings, steps)
     state, moments = optimizer.init(params), {}
     for step in range(1, steps + 1):
         # the first gradients are clipped, the last are not
-        grads = {name: rng.normal(size=p.shape) * (3 if step < 3 else 0.1) for name, p in by_hand.items()}
+        grads = {name: rng.normal(size=p.shape) * (3 if step < 3 else 0.1) for name, p in reference.items()}
         updates, state = optimizer.update({k: jnp.asarray(g, jnp.float32) for k, g in grads.items()}, state, params)
         params = {name: p + updates[name] for name, p in params.items()}
-        adamw_by_hand(by_hand, grads, moments, step, settings, steps)
+        numpy_adamw(reference, grads, moments, step, settings, steps)
         for name in params:
-            np.testing.assert_allclose(params[name], by_hand[name], rtol=1e-5)
+            np.testing.assert_allclose(params[name], reference[name], rtol=1e-5)
 
 
-def test_moments_in_bfloat16_take_half_the_memory_and_stay_near():
+def test_moments_in_bfloat16_take_half_the_memory_and_are_close():
     rng = np.random.default_rng(0)
     params = {"wq": jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)}
     grads = [{"wq": jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)} for _ in range(50)]
@@ -81,6 +81,6 @@ def test_moments_in_bfloat16_take_half_the_memory_and_stay_near():
     assert 0 < np.linalg.norm(after["bfloat16"] - after["float32"]) < 0.02 * np.linalg.norm(after["float32"])
 
 
-def test_an_unknown_dtype_of_the_moments():
+def test_an_unknown_dtype_of_the_moments_is_refused():
     with pytest.raises(ValueError, match=r"AdamW.first_moment_dtype='fp8' must be 'float32' or 'bfloat16'"):
         AdamW(1e-2, first_moment_dtype="fp8")

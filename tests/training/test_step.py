@@ -1,4 +1,4 @@
-"""The optimiser step: exact accumulation, and the same on any mesh."""
+"""The optimizer step: exact gradient accumulation, and the same result on any mesh."""
 
 import dataclasses
 import functools
@@ -48,38 +48,38 @@ def batch(seed=0):
         "targets": rng.integers(0, 64, shape).astype(np.int32),
         "segment_ids": np.sort(rng.integers(1, 4, shape), axis=1).astype(np.int32),
         "positions": np.broadcast_to(np.arange(32, dtype=np.int32), shape).copy(),
-        # unequal weights a row: an average of averages would be another number
+        # rows have unequal weights: an average of averages would be a different number
         "loss_weights": (rng.random(shape) < np.linspace(0.1, 1, 8)[:, None]).astype(np.float32),
         "stream_ids": np.broadcast_to(rng.integers(0, STREAMS, (8, 1)).astype(np.int32), shape).copy(),
     }
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_in_haste():
-    """What runs for milliseconds need not run fast, and that is half of the compiler's work."""
+def compile_fast():
+    """These programs run for milliseconds; optimizing them is half of the compiler's work."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
-def start():
+def initial_state():
     """The state before the first step, on the host: random numbers may depend on the sharding they are made under."""
 
-    def made():
+    def make():
         params = init_params(TINY, 0)
         return TrainState(params, make_optimizer(SETTINGS, STAGE.steps).init(params), jnp.zeros((), jnp.int32))
 
-    return jax.device_get(jax.jit(made)())
+    return jax.device_get(jax.jit(make)())
 
 
 @functools.cache
 def train(mesh_shape, stage=STAGE, steps=3, devices=None, masked=True):
-    """Metrics of some steps, the parameters after them, and the state where it lies; compiled once for each mesh."""
+    """Metrics of some steps, the parameters after them on the host, and the state on the devices; cached."""
     mesh = sharding.make_mesh(mesh_shape, devices=devices)
     with jax.set_mesh(mesh):
         shardings = state_shardings(TINY, make_optimizer(SETTINGS, stage.steps), mesh)
-        state = jax.device_put(start(), shardings)
+        state = jax.device_put(initial_state(), shardings)
         step = jax.jit(
             make_train_step(TINY, stage, SETTINGS, masked, STREAMS, mesh),
             donate_argnums=0,
@@ -120,14 +120,14 @@ def test_sharded_equals_unsharded(unsharded, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, unsharded[1])
 
 
-def test_gradients_on_a_mesh_are_those_without():
+def test_gradients_on_a_mesh_equal_those_on_one_device():
     def gradient(mesh_shape, devices):
         mesh = sharding.make_mesh(mesh_shape, devices=devices)
         loss = make_loss(TINY, True, mesh)
         with jax.set_mesh(mesh):
             arrays = sharding.put_batch(mesh, batch())
             grad = jax.jit(jax.grad(lambda p, b: loss(p, b)[0] / STAGE.batch_tokens))
-            return jax.device_get(grad(start().params, arrays))
+            return jax.device_get(grad(initial_state().params, arrays))
 
     one, eight = gradient(Mesh(), ONE), gradient(Mesh(fsdp=2, context=2, tensor=2), None)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
@@ -142,17 +142,17 @@ def test_accumulation_is_exact(unsharded):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, unsharded[1])
 
 
-def test_accumulation_on_a_mesh(unsharded):
+def test_accumulation_is_exact_on_a_mesh(unsharded):
     logged, _, _ = train(Mesh(fsdp=4, tensor=2), dataclasses.replace(STAGE, micro_batches=2))
     np.testing.assert_allclose(logged[-1]["loss"], unsharded[0][-1]["loss"], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["unsharded", "fsdp"])
-def test_a_step_that_is_not_finite_changes_nothing_but_the_step(name):
-    """Skipped within the step, on any mesh; the curve of the learning rate goes on."""
+def test_a_step_that_is_not_finite_changes_only_the_step_number(name):
+    """On any mesh. The learning-rate curve counts the step."""
     mesh = sharding.make_mesh(MESHES.get(name, Mesh()), devices=None if name in MESHES else ONE)
     with jax.set_mesh(mesh):
-        state = jax.device_put(start(), state_shardings(TINY, make_optimizer(SETTINGS, STAGE.steps), mesh))
+        state = jax.device_put(initial_state(), state_shardings(TINY, make_optimizer(SETTINGS, STAGE.steps), mesh))
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh))
         good, bad = batch(0), batch(1)
         bad["loss_weights"][3, 5] = np.inf
@@ -171,7 +171,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
 @pytest.mark.parametrize("condition", [True, False])
-def test_either_is_a_select_to_the_bit(dtype, condition):
+def test_bitwise_select_equals_where_bit_for_bit(dtype, condition):
     values = [0, 1, 3, 2**20] if dtype == "int32" else [np.nan, -0.0, np.inf, 1e-40]
     new = jnp.array(values, dtype)
     pair = new, new[::-1]
@@ -180,16 +180,16 @@ def test_either_is_a_select_to_the_bit(dtype, condition):
     assert np.asarray(chosen).tobytes() == np.asarray(pair[not condition]).tobytes()
 
 
-def test_what_one_host_asks_reaches_all():
+def test_the_stop_flag_of_one_host_reaches_all():
     mesh = sharding.make_mesh(Mesh(fsdp=8))
     with jax.set_mesh(mesh):
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh))
-        for asks in (False, True):
-            arrays = sharding.put_batch(mesh, batch(0)) | {"stop": sharding.put_flag(mesh, asks)}
-            assert bool(step(start(), arrays)[1]["stop"]) is asks
+        for stops in (False, True):
+            arrays = sharding.put_batch(mesh, batch(0)) | {"stop": sharding.put_flag(mesh, stops)}
+            assert bool(step(initial_state(), arrays)[1]["stop"]) is stops
 
 
-def test_state_lies_where_the_table_says():
+def test_state_is_sharded_by_the_table():
     _, _, state = train(Mesh(fsdp=4, tensor=2))
     moments = state.opt_state[1].mu
     for params in (state.params, moments):
@@ -198,11 +198,11 @@ def test_state_lies_where_the_table_says():
         assert params["embedding"].addressable_shards[0].data.shape == (32, 8)
 
 
-def test_the_lowered_program_holds_the_constraints():
+def test_the_lowered_program_has_the_sharding_constraints():
     mesh = sharding.make_mesh(Mesh(fsdp=2, context=2, tensor=2))
     with jax.set_mesh(mesh):
         loss = make_loss(TINY, False, mesh)
-        text = jax.jit(loss).lower(start().params, batch()).as_text()
+        text = jax.jit(loss).lower(initial_state().params, batch()).as_text()
     assert text.count('[{"data", "fsdp"}, {"context"}, {"tensor"}') >= 3, "queries, keys and values"
     assert '[{"data", "fsdp"}, {"context"}, {}]' in text, "the residual stream"
 
@@ -215,10 +215,10 @@ def test_stream_sums_add_up(unsharded):
         np.testing.assert_allclose(metrics["stream_losses"].sum() / weights.sum(), metrics["loss"], rtol=1e-5)
 
 
-def test_learning():
-    """The same batch again and again is learnt by heart."""
+def test_loss_falls_on_a_repeated_batch():
+    """The model memorizes it."""
     with jax.set_mesh(sharding.make_mesh(Mesh(), devices=jax.devices()[:1])):
-        state = jax.device_put(start())
+        state = jax.device_put(initial_state())
         step = jax.jit(make_train_step(TINY, dataclasses.replace(STAGE, steps=60), SETTINGS, True, STREAMS))
         losses = []
         for _ in range(60):

@@ -1,0 +1,77 @@
+"""The summary of a stage: what stage.json and done.json contain, and what the user reads at its end."""
+
+import datetime
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from codellama_jax.config.model import Llama
+from codellama_jax.config.run import Config
+from codellama_jax.config.training import Stage
+from codellama_jax.report.goodput import goodput
+
+
+def describe(config: Config, llama: Llama, shares: dict[str, float], devices: str) -> dict[str, Any]:
+    """What the report shows about a stage before its first step, for stage.json.
+
+    Args:
+        config: of the run.
+        llama: the model, with the vocabulary of the tokenizer.
+        shares: stream -> share of the tokens.
+        devices: their number and kind.
+    """
+    stage = config.stage
+    return {
+        "stage": stage.name,
+        "size": stage.size,
+        "parent": stage.parent,
+        "steps": stage.steps,
+        "batch_tokens": stage.batch_tokens,
+        "sequence_length": stage.sequence_length,
+        "parameters": llama.parameters,
+        "vocab_size": llama.vocab_size,
+        "rope_theta": llama.rope_theta,
+        "rope_scale": llama.rope_scale,
+        "shares": shares,
+        "devices": devices,
+        "peak_learning_rate": config.adamw.peak_learning_rate,
+        "started": datetime.datetime.now().isoformat(timespec="seconds"),
+    }
+
+
+def summarize(stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a finished stage, for done.json.
+
+    Args:
+        stage: the stage.
+        metrics, evaluations: the lines of metrics.jsonl and evaluations.jsonl.
+    """
+    validation = [line for line in evaluations if line["kind"] == "validation"]
+    curves = {line["when"]: line for line in evaluations if line["kind"] == "context"}
+    return {
+        "step": stage.steps,
+        "seconds": sum(line["seconds"] for line in metrics),
+        "tokens": stage.steps * stage.batch_tokens,
+        "goodput": goodput(metrics),
+        "tokens_per_second": statistics.median(line["tokens_per_second"] for line in metrics),
+        "validation_loss_first": validation[0]["loss"],
+        "validation_loss_last": validation[-1]["loss"],
+        "context_length": curves["after"]["lengths"][-1] if "after" in curves else None,
+        "perplexity_before": curves["before"]["perplexity"][-1] if "before" in curves else None,
+        "perplexity_after": curves["after"]["perplexity"][-1] if "after" in curves else None,
+    }
+
+
+def conclusion(summary: dict[str, Any]) -> list[str]:
+    """The lines that the user reads when a stage is finished."""
+    lines = [
+        f"validation loss {summary['validation_loss_first']:.3f} -> {summary['validation_loss_last']:.3f} nats"
+        f" in {summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s"
+    ]
+    if summary["perplexity_before"] is not None:
+        change = summary["perplexity_after"] / summary["perplexity_before"] - 1
+        lines.append(
+            f"perplexity at {summary['context_length']} tokens of context {summary['perplexity_before']:.1f}"
+            f" -> {summary['perplexity_after']:.1f} ({change:+.0%})"
+        )
+    return lines

@@ -1,0 +1,190 @@
+"""The training loop over random batches: the order of what it does, resuming, stopping and rolling back."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from codellama_jax import sharding
+from codellama_jax.config.data import Packing
+from codellama_jax.config.model import Llama
+from codellama_jax.config.run import Config
+from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
+from codellama_jax.errors import UserError
+from codellama_jax.runtime.signals import StopSignals
+from codellama_jax.training.loss_spikes import LossSpike
+from codellama_jax.training.stage_logger import StageLogger
+from codellama_jax.training.trainer import Trainer
+from codellama_jax.training.watchdog import Watchdog
+
+STEPS = 8
+CONFIG = Config(
+    stage=Stage("code", "test", None, steps=STEPS, batch_tokens=32, sequence_length=16),
+    llama=Llama(dim=16, layers=1, heads=2, kv_heads=2, ffn_dim=16, vocab_size=32, compute_dtype="float32"),
+    adamw=AdamW(peak_learning_rate=1e-2, warmup_steps=2),
+    mesh=Mesh(),
+    packing=Packing(),
+    evaluation=Evaluation(every=3, batches=1, context_windows=1, context_factor=2, samples=0),
+    checkpoints=Checkpoints(every=4),
+    loss_spikes=LossSpikes(),
+    monitoring=Monitoring(),
+)
+
+
+class RandomLoader:
+    """Batches of random tokens; the state is their number."""
+
+    def __init__(self, state, version):
+        self.number, self.version = state or 0, version
+
+    def fingerprint(self):
+        return self.version
+
+    def metrics(self, batch):
+        return {"batch": batch.state}
+
+    def left_out_lines(self):
+        return []
+
+    def next_batch(self):
+        tokens = np.random.default_rng(self.number).integers(0, 32, (2, 17)).astype(np.int32)
+        zeros = np.zeros((2, 16), np.int32)
+        arrays = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": zeros, "stream_ids": zeros}
+        arrays |= {"positions": zeros + np.arange(16, dtype=np.int32), "loss_weights": np.ones((2, 16), np.float32)}
+        self.number += 1
+        return SimpleNamespace(arrays=arrays, documents=[("code", f"{self.number}.py")], state=self.number)
+
+
+class RandomData:
+    """The data side of a stage, without tasks."""
+
+    def __init__(self, version="1"):
+        self.tokenizer, self.stream_names, self.version = None, ("code",), version
+
+    def stream(self, split, state=None):
+        return RandomLoader(state, self.version)
+
+    def stream_state(self, saved):
+        return saved["batch"]
+
+    def saved(self, state, fingerprint):
+        return {"batch": state, "fingerprint": fingerprint}
+
+    def validation_batches(self):
+        return [RandomLoader(1000, self.version).next_batch().arrays]
+
+    def long_windows(self, length):
+        return np.zeros((1, length + 1), np.int32)
+
+    def excerpts(self, count):
+        return []
+
+
+def batches_of(loader):
+    while True:
+        yield loader.next_batch()
+
+
+@pytest.fixture
+def mesh():
+    mesh = sharding.make_mesh(CONFIG.mesh, devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+@pytest.fixture
+def make_trainer(mesh):
+    def make(run_dir, data=None):
+        logger = StageLogger(logging.getLogger("test"), "code", enabled=True)
+        watchdog = Watchdog(0, run_dir / "stacks.txt")
+        return Trainer(
+            CONFIG,
+            run_dir,
+            CONFIG.llama,
+            mesh,
+            data or RandomData(),
+            batches_of,
+            stop=StopSignals(),
+            watchdog=watchdog,
+            lock=None,
+            logger=logger,
+        )
+
+    return make
+
+
+def records(run_dir, name="metrics.jsonl"):
+    lines = [json.loads(line) for line in (run_dir / "code" / name).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "second" not in key and key != "time"} for line in lines]
+
+
+def traced(monkeypatch, trainer):
+    """The order of what the trainer does, as a list that grows."""
+    events = []
+
+    def trace(owner, method, name):
+        call = getattr(owner, method)
+
+        def traced_call(*args, **keywords):
+            events.append(name(*args))
+            return call(*args, **keywords)
+
+        monkeypatch.setattr(owner, method, traced_call)
+
+    dispatched = iter(range(trainer.start_step + 1, STEPS + 1))
+    trace(trainer, "train_step", lambda *_: f"dispatch {next(dispatched)}")
+    trace(trainer.log, "record_step", lambda step, *_: f"log {step}")
+    trace(trainer, "_validate", lambda step: f"validate {step}")
+    trace(trainer.log, "sync", lambda: "sync")
+    trace(trainer.checkpoints, "save", lambda step, *_: f"save {step}")
+    return events
+
+
+def test_a_step_is_dispatched_before_the_metrics_of_the_step_before_are_fetched(tmp_path, make_trainer, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    events = traced(monkeypatch, trainer)
+    assert trainer.run() == STEPS
+    assert events == [
+        *("validate 0", "dispatch 1", "dispatch 2", "log 1", "dispatch 3", "log 2", "log 3", "validate 3"),
+        *("dispatch 4", "log 4", "sync", "save 4", "dispatch 5", "dispatch 6", "log 5", "log 6", "validate 6"),
+        *("dispatch 7", "dispatch 8", "log 7", "log 8", "validate 8", "sync", "save 8"),
+    ]
+
+
+def test_a_stop_is_saved_and_the_resumed_run_equals_an_uninterrupted_one(tmp_path, make_trainer, monkeypatch):
+    make_trainer(tmp_path / "uninterrupted").run()
+    stopped = make_trainer(tmp_path / "stopped")
+    events = traced(monkeypatch, stopped)
+    monkeypatch.setattr(type(stopped.stop), "requested", property(lambda _: "dispatch 5" in events))
+    assert stopped.run() == 5 and events[-3:] == ["log 5", "sync", "save 5"]
+    monkeypatch.undo()
+    resumed = make_trainer(tmp_path / "stopped")
+    assert resumed.resumed_step == 5 and resumed.run() == STEPS
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert records(tmp_path / "stopped", name) == records(tmp_path / "uninterrupted", name)
+
+
+def test_a_spike_rolls_back_to_the_checkpoint_and_skips_its_batches(tmp_path, make_trainer, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    spikes = []
+
+    def check(step, batch, metrics):
+        if step == 6 and not spikes:
+            spikes.append(LossSpike(step, 9.0, 3.0, batch))
+            raise spikes[0]
+
+    monkeypatch.setattr(trainer.spikes, "check", check)
+    assert trainer.run() == STEPS and spikes[0].__traceback__ is None
+    lines = records(tmp_path)
+    assert [(line["step"], line["batch"]) for line in lines] == [(n, n if n <= 4 else n + 2) for n in range(1, 9)]
+    rollbacks = [line for line in records(tmp_path, "evaluations.jsonl") if line["kind"] == "rollback"]
+    assert rollbacks == [{"kind": "rollback", "step": 5, "from": 6, "loss": 9.0}]
+
+
+def test_other_data_than_that_of_the_checkpoint_is_refused(tmp_path, make_trainer):
+    make_trainer(tmp_path).run()
+    with pytest.raises(UserError, match="the data differs from that of the checkpoint"):
+        make_trainer(tmp_path, RandomData(version="2"))
