@@ -120,7 +120,7 @@ def test_killed_and_started_again_it_is_the_same_run(uninterrupted, tmp_path):
     with run.start() as started:
         assert started.until_step(23), started.said()
         os.kill(started.training, signal.SIGKILL)
-        assert started.wait(30) == [1] and "goes on from the last checkpoint" in started.said()
+        assert started.wait(30) == [1] and "resumes from the last checkpoint" in started.said()
     assert "going on from step" in run.finish()
     assert run.trajectory() == uninterrupted.trajectory()
     notes = Path("code", "evaluations.jsonl")
