@@ -51,13 +51,14 @@ def plan(
 
     imports = [f"--import={module}" for module in flags.imports]
 
-    def job(config: Config, files: Sequence[str]) -> Job:
+    def make_job(config: Config, files: Sequence[str]) -> Job:
         own_flags = (*imports, *extra_flags)
         return Job(config.stage.name, tuple(files), tuple(flags.bindings), run_dir.path, name, own_flags, config)
 
     files, common_files = _gin_files(flags, stage.size)
-    jobs = [job(config, files)]
+    jobs = [make_job(config, files)]
     unused = set(bindings.unused)
+    # from the stage up to its first ancestor that is finished or not needed
     shipped = gin_files.shipped_stages()
     while (parent := jobs[0].config.stage.parent) is not None:
         finished = final_step(run_dir.stage(name, parent)) is not None
@@ -75,7 +76,7 @@ def plan(
         unused.intersection_update(parent_bindings.unused)
         if finished:
             break
-        jobs.insert(0, job(parent_config, parent_files))
+        jobs.insert(0, make_job(parent_config, parent_files))
 
     if unused:
         logger.info(f"codellama_jax: none of the stages to run uses {', '.join(sorted(unused))}")
