@@ -1,1 +1,1 @@
-"""One file for each place where a job can run."""
+"""The launcher: plans an experiment and runs its jobs with an executor, on this machine or in the cloud."""

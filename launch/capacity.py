@@ -1,43 +1,48 @@
-"""Whether stages fit the slice that they are to run on, and what they cost: asked before anything is created."""
+"""Whether stages fit the devices that they are to run on, and what they cost; checked before anything is created."""
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning.chips import CHIPS, GiB, Topology, topology
-from launch.job import Job
+from launch.executor import Job
 
-# A slice that arithmetic finds this much too small for a stage is not tried on the compiler.
-SURELY_TOO_SMALL = 1.15
+# ---------------------------------------------------------------- slices of TPUs
+
+# If arithmetic gives more than this multiple of the memory, the stage is not compiled for the slice.
+SURELY_TOO_LARGE = 1.15
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What is known of a stage on a slice.
+class Estimate:
+    """The planner's estimate for a stage on a slice.
 
     Attributes:
-        peak_bytes: what a device needs.
-        fits: whether it has that.
-        chip_hours: of the whole stage; None if it does not fit.
-        source: where this is from, in a few words.
+        peak_bytes: memory that each device needs.
+        fits: whether each device has that much.
+        chip_hours: for the complete stage; None if it does not fit.
+        method: how the estimate was made, in a few words.
     """
 
     peak_bytes: int
     fits: bool
     chip_hours: float | None
-    source: str
+    method: str
 
 
-Ask = Callable[[Config, Topology], Answer]
+Estimator = Callable[[Config, Topology], Estimate]
 
 
-def ask(config: Config, slice_: Topology) -> Answer:
-    """The planner's answer, from its cache or the compiler; by arithmetic where libtpu is not installed.
+def estimate_stage(config: Config, slice_: Topology, *, arithmetic: bool = False) -> Estimate:
+    """The planner's estimate: from its cache or the compiler; by arithmetic if `arithmetic`, or without libtpu.
 
     Raises:
-        UserError: the stage cannot be cut for the slice as its mesh says.
+        UserError: the stage cannot be sharded over the slice as its mesh demands.
     """
     from codellama_jax.planning import estimate
     from codellama_jax.planning.aot_compile import Compiler
@@ -46,54 +51,54 @@ def ask(config: Config, slice_: Topology) -> Answer:
     from codellama_jax.planning.summary import summarize
 
     config = with_vocabulary(config, config.tokenizer)
-    if importlib.util.find_spec("libtpu") is None:
+    if arithmetic or importlib.util.find_spec("libtpu") is None:
         peak = estimate.peak_bytes(config, slice_)
         fits = peak <= slice_.chip.hbm_bytes
         hours = estimate.chip_hours(config, slice_) if fits else None
-        return Answer(peak, fits, hours, "arithmetic; with libtpu installed its compiler is asked")
+        return Estimate(peak, fits, hours, "calculated without the compiler, which needs libtpu")
     progress = Progress()
     progress.title = f"{config.stage.size} {config.stage.name} on {slice_.name}"
     facts = Compiler(progress).analyze(config, slice_, estimate=False)
     if not facts["fits"]:
-        return Answer(facts["peak_bytes"], False, None, "compiled")
-    planned = summarize(config, slice_, facts)
-    if planned["chip_hours"]:
-        return Answer(facts["peak_bytes"], True, planned["chip_hours"], "compiled, estimated")
-    return Answer(facts["peak_bytes"], True, planned["bound_chip_hours"], "compiled, at the least")
+        return Estimate(facts["peak_bytes"], False, None, "compiled")
+    summary = summarize(config, slice_, facts)
+    if summary["chip_hours"]:
+        return Estimate(facts["peak_bytes"], True, summary["chip_hours"], "compiled, time estimated")
+    return Estimate(facts["peak_bytes"], True, summary["bound_chip_hours"], "compiled, lower bound of the time")
 
 
-def check(jobs: Sequence[Job], slice_: Topology, asked: Ask = ask) -> list[Answer]:
-    """What is known of each job on the slice.
+def check_slice(jobs: Sequence[Job], slice_: Topology, estimator: Estimator = estimate_stage) -> list[Estimate]:
+    """The estimate for each job on the slice.
 
     Raises:
-        UserError: one does not fit, or cannot be cut for it; names the smallest slice that fits all of them.
+        UserError: a job does not fit or cannot be sharded over the slice; names the smallest slice that fits all jobs.
     """
-    answers = []
+    estimates = []
     for job in jobs:
-        answer = asked(job.config, slice_)
-        answers.append(answer)
-        if not answer.fits:
-            need, have = answer.peak_bytes / GiB, slice_.chip.hbm_bytes / GiB
+        estimate = estimator(job.config, slice_)
+        estimates.append(estimate)
+        if not estimate.fits:
+            needed, available = estimate.peak_bytes / GiB, slice_.chip.hbm_bytes / GiB
             raise UserError(
-                f"{job.config.stage.size} {job.stage} does not fit {slice_.name}: {need:,.1f} GiB a device, which has"
-                f" {have:.1f} ({answer.source}); {_cure(jobs, slice_, asked)}",
+                f"{job.config.stage.size} {job.stage} does not fit {slice_.name}: it needs {needed:,.1f} GiB per"
+                f" device, which has {available:.1f} ({estimate.method}); {_remedy(jobs, slice_, estimator)}",
                 EXIT_USAGE,
             )
-    return answers
+    return estimates
 
 
-def _cure(jobs: Sequence[Job], slice_: Topology, asked: Ask) -> str:
-    smallest = next((found for found in usual_slices(slice_) if _fit(jobs, found, asked)), None)
-    search = "python -m codellama_jax.plan --search finds bindings with which it may"
+def _remedy(jobs: Sequence[Job], slice_: Topology, estimator: Estimator) -> str:
+    smallest = next((larger for larger in usual_slices(slice_) if _all_fit(jobs, larger, estimator)), None)
+    search = "python -m codellama_jax.plan --search looks for settings that fit"
     if smallest is None:
         others = ", ".join(name for name in CHIPS if name != slice_.chip.name)
-        return f"no slice of {slice_.chip.name} fits as the gin files have it: {search}; or take {others}"
+        return f"no slice of {slice_.chip.name} fits with the present settings: {search}; or use {others}"
     fitting = f"--topology={smallest.slice_name} ({smallest.cloud_name})"
-    return f"the smallest slice that fits is {fitting}; {search} on this one"
+    return f"the smallest slice that fits is {fitting}; {search} this one"
 
 
 def usual_slices(like: Topology) -> Iterator[Topology]:
-    """The generation's slices of the shapes that the cloud gives them, from one host up."""
+    """The slices of the same generation in the shapes that the cloud offers, from one host up."""
     power = 1
     while True:
         try:
@@ -103,15 +108,42 @@ def usual_slices(like: Topology) -> Iterator[Topology]:
         power *= 2
 
 
-def _fit(jobs: Sequence[Job], slice_: Topology, asked: Ask) -> bool:
-    from codellama_jax.planning import estimate
-    from codellama_jax.planning.step_config import with_vocabulary
-
+def _all_fit(jobs: Sequence[Job], slice_: Topology, estimator: Estimator) -> bool:
     try:
-        for job in jobs:
-            config = with_vocabulary(job.config, job.config.tokenizer)
-            if estimate.peak_bytes(config, slice_) > SURELY_TOO_SMALL * slice_.chip.hbm_bytes:
-                return False
-        return all(asked(job.config, slice_).fits for job in jobs)
+        limit = SURELY_TOO_LARGE * slice_.chip.hbm_bytes
+        if any(estimate_stage(job.config, slice_, arithmetic=True).peak_bytes > limit for job in jobs):
+            return False
+        return all(estimator(job.config, slice_).fits for job in jobs)
     except UserError:
-        return False  # cannot be cut for it
+        return False  # cannot be sharded over this slice
+
+
+# ---------------------------------------------------------------- this machine
+
+BYTES_PER_PARAMETER = 16  # float32 weight, gradient and the two moments of AdamW
+
+
+def cpus() -> str:
+    """The CPU cores that this process may use, such as "8 CPU cores"."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU core{'s' if cores != 1 else ''}"
+
+
+def available_memory() -> int | None:
+    """Bytes that a new process may allocate on this machine, None if that is unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def check_memory(llama: Llama, size: str) -> None:
+    """Raises UserError if the training state alone exceeds the memory of this machine."""
+    needed, available = llama.parameters * BYTES_PER_PARAMETER, available_memory()
+    if available is not None and needed > available:
+        raise UserError(
+            f"size {size} needs at least {needed / 2**30:,.0f} GiB for weights, gradients and optimizer state; this"
+            f" machine has {available / 2**30:,.0f} GiB free and no TPU: leave the size file out for size local, or run"
+            " on a slice of TPUs (docs/launching.md)"
+        )

@@ -1,91 +1,124 @@
-"""The few things that every executor in the cloud asks of gcloud: settings, and files in buckets."""
+"""What the executors for the cloud share: flags of a slice, gcloud's settings, files in buckets, and their checks."""
 
+import argparse
 import datetime
 import json
+import logging
 import shutil
+import time
+from collections.abc import Callable, Iterator
 
+from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import EXIT_USAGE, UserError
+from codellama_jax.planning.chips import topology
+from launch import libtpu_flags
 from launch.command import Command, Result, execute
+from launch.executor import Experiment, Job, Requirements
 
-UNSET = "(unset)"
+logger = logging.getLogger(__name__)
+
+UNSET = "(unset)"  # printed by gcloud config get-value
+DELETE_TRIES = 4
+
+# ---------------------------------------------------------------- flags
 
 
-def installed() -> bool:
-    """Whether there is a gcloud."""
+def add_slice_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of executors whose slices can be preempted."""
+    parser.add_argument("--slices", type=int, default=1, help="number of slices, each with a copy of the parameters")
+    parser.add_argument("--restarts", type=int, default=10, help="maximum restarts after preemption (default: 10)")
+    parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags for the TPU compiler")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--spot", action="store_true", help="cheaper capacity that can be preempted at any time")
+    kind.add_argument("--reserved", action="store_true", help="capacity from a reservation")
+
+
+def slice_requirements(options: argparse.Namespace) -> Requirements:
+    """The requirements that --topology and the flags of add_slice_flags describe.
+
+    Raises:
+        UserError: there is no such topology, or a number is out of range.
+    """
+    if options.restarts < 0:
+        raise UserError(f"--restarts={options.restarts} must not be negative", EXIT_USAGE)
+    slice_ = topology(options.topology, options.slices) if options.topology is not None else None
+    return Requirements(topology=slice_, restarts=options.restarts, libtpu_bundle=options.libtpu_bundle)
+
+
+# ---------------------------------------------------------------- programs and their settings
+
+
+def is_installed() -> bool:
+    """Whether gcloud is installed."""
     return shutil.which("gcloud") is not None
 
 
 def require(program: str = "gcloud") -> None:
-    """Raises UserError, with the cure, if there is no such program."""
+    """Raises UserError, with the remedy, if the program is not installed."""
     if shutil.which(program) is None:
-        cure = "https://cloud.google.com/sdk/docs/install"
-        more = " and `gcloud components install kubectl`" if program == "kubectl" else " and `gcloud auth login`"
-        raise UserError(f"no {program} on this machine: see {cure}{more}")
+        page = "https://cloud.google.com/sdk/docs/install"
+        then = "`gcloud components install kubectl`" if program == "kubectl" else "`gcloud auth login`"
+        raise UserError(f"{program} is not installed: see {page}, then run {then}")
 
 
-def setting(name: str, flag: str, given: str | None) -> str:
-    """What was given, or what gcloud is set to.
+def setting(name: str, flag: str, value: str | None) -> str:
+    """The value of a launcher flag, or gcloud's setting if the flag is not given.
 
     Args:
-        name: as gcloud has it, such as "compute/zone".
-        flag: of the launcher.
-        given: its value, None if it was left out.
+        name: gcloud's name of the setting, such as "compute/zone".
+        flag: the launcher's flag, without dashes.
+        value: the flag's value, None if it is not given.
 
     Raises:
-        UserError: neither.
+        UserError: neither is set.
     """
-    if given:
-        return given
+    if value:
+        return value
     require()
-    found = execute(Command(("gcloud", "config", "get-value", name, "--quiet")))
-    value = found.out.decode().strip()
-    if found.code or not value or value == UNSET:
+    result = execute(Command(("gcloud", "config", "get-value", name, "--quiet")))
+    value = result.stdout.decode().strip()
+    if result.code or not value or value == UNSET:
         raise UserError(f"no {flag} is set: add --{flag}=VALUE, or run gcloud config set {name} VALUE", EXIT_USAGE)
     return value
 
 
-def listed(folder: str) -> list[str]:
-    """What is in a folder of a bucket, folders with a slash at their end; nothing if there is none.
+# ---------------------------------------------------------------- files in buckets
+
+
+def list_folder(folder: str) -> list[str]:
+    """The entries of a folder in a bucket, folders with a slash at the end; empty if the folder does not exist.
 
     Raises:
         UserError: it cannot be read.
     """
-    found = _storage("ls", folder)
-    if found.code and "matched no objects" in found.err:
+    result = _storage("ls", folder)
+    if result.code and "matched no objects" in result.stderr:
         return []
-    return _read(found, folder).out.decode().split()
+    return _checked(result, folder).stdout.decode().split()
 
 
-def read(path: str, last: int | None = None) -> bytes:
-    """A file of a bucket, or its last bytes.
+def read_file(path: str, last_bytes: int | None = None) -> bytes:
+    """A file in a bucket, or its last bytes.
 
     Raises:
         UserError: it cannot be read.
     """
-    return _read(_storage("cat", *([] if last is None else [f"--range=-{last}"]), path), path).out
+    bounds = [] if last_bytes is None else [f"--range=-{last_bytes}"]
+    return _checked(_storage("cat", *bounds, path), path).stdout
 
 
-def updated(path: str) -> float | None:
-    """When a file of a bucket was written last, in seconds since 1970; None if there is none.
+def modified_at(path: str) -> float | None:
+    """When a file in a bucket was last written, in seconds since 1970; None if it does not exist.
 
     Raises:
-        UserError: there is no gcloud.
+        UserError: gcloud is not installed.
     """
-    found = _storage("ls", "--json", path)
+    result = _storage("ls", "--json", path)
     try:
-        written = json.loads(found.out)[0]["metadata"]["updated"]
-        return datetime.datetime.fromisoformat(written).timestamp()
+        updated = json.loads(result.stdout)[0]["metadata"]["updated"]
+        return datetime.datetime.fromisoformat(updated).timestamp()
     except (ValueError, LookupError):
         return None
-
-
-def probe(folder: str) -> list[Command]:
-    """What finds out whether a folder of a bucket can be written."""
-    path = f"{folder}/.codellama_jax_probe"
-    return [
-        Command(("gcloud", "storage", "cp", "-", path, "--quiet"), "can the run folder be written?", "probe\n"),
-        Command(("gcloud", "storage", "rm", path, "--quiet")),
-    ]
 
 
 def _storage(*arguments: str) -> Result:
@@ -93,7 +126,93 @@ def _storage(*arguments: str) -> Result:
     return execute(Command(("gcloud", "storage", *arguments)))
 
 
-def _read(found: Result, what: str) -> Result:
-    if found.code:
-        raise UserError(f"{what} cannot be read ({found.reason}): check --run_dir, and gcloud auth login")
-    return found
+def _checked(result: Result, path: str) -> Result:
+    if result.code:
+        raise UserError(f"{path} cannot be read ({result.reason}): check --run_dir, and gcloud auth login")
+    return result
+
+
+# ---------------------------------------------------------------- before anything is created
+
+
+def check_shared(experiment: Experiment) -> None:
+    """Returns if the hosts can reach everything that the jobs read or write.
+
+    Raises:
+        UserError: something is on this machine only; the message contains the remedy.
+    """
+    experiment.source()
+    if not experiment.run_dir.startswith("gs://"):
+        raise UserError(
+            f"--run_dir={experiment.run_dir} is a folder on this machine, which the hosts cannot reach: write"
+            " --run_dir=gs://BUCKET/FOLDER",
+            EXIT_USAGE,
+        )
+    for job in experiment.jobs:
+        for name, path in _input_paths(job):
+            if path.startswith(("/", "~", ".")):
+                raise UserError(
+                    f"{name}={path} ({job.stage}) is a path of this machine, which the hosts cannot reach: copy it to a"
+                    " bucket with gcloud storage cp -r, and write gs://BUCKET/PATH",
+                    EXIT_USAGE,
+                )
+
+
+def _input_paths(job: Job) -> Iterator[tuple[str, str]]:
+    """The settings that name input files, and their values."""
+    config = job.config
+    values = {f"Corpus.{stream}": getattr(config.corpus, stream) for stream in STREAMS}
+    values |= {"Tokenizer.model": config.tokenizer.model, "Checkpoints.initial": config.checkpoints.initial}
+    for name, paths in values.items():
+        yield from ((name, path) for path in ([paths] if isinstance(paths, str) else paths or ()))
+
+
+def write_probe(folder: str) -> list[Command]:
+    """The commands that test whether a folder in a bucket can be written."""
+    path = f"{folder}/.codellama_jax_probe"
+    return [
+        Command(("gcloud", "storage", "cp", "-", path, "--quiet"), "can the run folder be written?", "probe\n"),
+        Command(("gcloud", "storage", "rm", path, "--quiet")),
+    ]
+
+
+def check_writable(run_dir: str) -> None:
+    """Raises UserError if gcloud or the permission to write to the bucket is missing. Leaves no file behind."""
+    require()
+    for command in write_probe(run_dir):
+        if (result := execute(command)).code:
+            raise UserError(
+                f"--run_dir={run_dir} cannot be written ({result.reason}): is it your bucket? See gcloud storage ls"
+            )
+
+
+# ---------------------------------------------------------------- at the end
+
+
+def delete(
+    command: Command, resource: str, is_absent: Callable[[], bool] = lambda: False, pause_seconds: float = 1.0
+) -> bool:
+    """Runs a command that deletes a resource, again if it fails, and regardless of stop signals.
+
+    If it fails each time, logs the command so that the user can run it.
+
+    Args:
+        command: the command.
+        resource: what it deletes, for the message.
+        is_absent: called after each failure: whether the resource does not exist any more.
+        pause_seconds: before the second try; doubled for each further one.
+
+    Returns:
+        Whether the resource is deleted.
+    """
+    for attempt in range(DELETE_TRIES):
+        if attempt:
+            time.sleep(pause_seconds * 2 ** (attempt - 1))
+        result = execute(command)
+        if result.code == 0 or is_absent():
+            return True
+    logger.error(
+        f"codellama_jax: {resource} could not be deleted ({result.reason}) and may cost money; delete it yourself:"
+        f" {command.shell_text()}"
+    )
+    return False

@@ -1,4 +1,4 @@
-"""Commands of other programs, as one object that is either shown or executed: what was shown is what runs."""
+"""Commands of other programs as values: --dry_run prints the commands that are otherwise executed."""
 
 import dataclasses
 import os
@@ -8,10 +8,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from typing import IO
 
-from launch.signals import Stopped, StopRequests
+from codellama_jax.runtime.signals import Stopped, StopSignals
 
 POLL_SECONDS = 0.1
+KILL_SECONDS = 5.0  # from SIGTERM to SIGKILL
+MAX_LINE_CHARACTERS = 110  # a longer command is printed with one flag on each line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,92 +23,104 @@ class Command:
 
     Attributes:
         argv: the program and its arguments.
-        why: what it is for, in a few words.
-        stdin: what it reads.
+        purpose: what it is for, in a few words.
+        stdin: the text for its standard input.
     """
 
     argv: tuple[str, ...]
-    why: str = ""
+    purpose: str = ""
     stdin: str = ""
 
-    def shown(self) -> str:
-        """The command as it can be given to a shell, a flag a line where it is long."""
+    def shell_text(self) -> str:
+        """The command as text for a shell, with its purpose as a comment."""
         line = shlex.join(self.argv)
-        if len(line) > 110:
-            words, start = [shlex.quote(word) for word in self.argv], 0
-            start = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-            line = " \\\n    ".join([" ".join(words[:start]), *words[start:]])
+        if len(line) > MAX_LINE_CHARACTERS:
+            words = [shlex.quote(word) for word in self.argv]
+            first_flag = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+            line = " \\\n    ".join([" ".join(words[:first_flag]), *words[first_flag:]])
         if self.stdin:
             line += f" <<'EOF'\n{self.stdin.rstrip()}\nEOF"
-        return f"# {self.why}\n{line}" if self.why else line
+        return f"# {self.purpose}\n{line}" if self.purpose else line
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a command ended: its exit code as a shell gives it, and its output."""
+    """The result of a command.
+
+    Attributes:
+        code: its exit code, as a shell reports it (128 + N after signal N).
+        stdout, stderr: its output.
+    """
 
     code: int
-    out: bytes
-    err: str
+    stdout: bytes
+    stderr: str
 
     @property
     def reason(self) -> str:
-        """What its messages come to, in one line."""
-        lines = [line.strip() for line in self.err.splitlines() if line.strip()]
-        telling = [line for line in lines if "error" in line.lower()] or lines or [f"exit code {self.code}"]
-        return telling[0].removeprefix("ERROR: ")[:300]
+        """The most informative line of stderr."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()] or lines or [f"exit code {self.code}"]
+        return errors[0].removeprefix("ERROR: ")[:300]
 
 
 def execute(
     command: Command,
-    asked: StopRequests | None = None,
-    allowed: int | None = None,
-    seen: Callable[[bytes], None] | None = None,
+    stop: StopSignals | None = None,
+    allowed: int = 0,
+    on_output: Callable[[bytes], None] | None = None,
 ) -> Result:
-    """Runs a command to its end. A Ctrl-C on the terminal does not reach it.
+    """Runs a command until it ends. Ctrl-C on the terminal does not reach it.
 
     Args:
-        command: what to run.
-        asked: counts the requests to stop.
-        allowed: when more of them than this have come, the command is ended; None: it is never interrupted.
-        seen: is given the output as it comes.
+        command: the command to run.
+        stop: counts the signals that ask the launcher to stop. None: the command is never interrupted.
+        allowed: the command is ended when more than this many stop signals have arrived.
+        on_output: called with each chunk of stdout as it arrives.
 
     Raises:
-        Stopped: it was ended.
+        Stopped: the command was ended because of a stop signal.
         FileNotFoundError: there is no such program.
     """
-    out = bytearray()
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as err:
+    stdout = bytearray()
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
         stdin.write(command.stdin.encode())
         stdin.seek(0)
         process = subprocess.Popen(
-            command.argv, stdin=stdin, stdout=subprocess.PIPE, stderr=err, start_new_session=True
+            command.argv, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
         )
         assert process.stdout
         os.set_blocking(process.stdout.fileno(), False)
-
-        def drain() -> None:
-            while process.stdout and (chunk := process.stdout.read()):
-                out.extend(chunk)
-                if seen:
-                    seen(chunk)
-
         try:
             while process.poll() is None:
-                drain()
-                if asked is not None and allowed is not None and asked.count > allowed:
+                _drain(process.stdout, stdout, on_output)
+                if stop is not None and stop.count > allowed:
                     raise Stopped
                 time.sleep(POLL_SECONDS)
-            drain()
+            _drain(process.stdout, stdout, on_output)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+            _end(process)
             process.stdout.close()
-        err.seek(0)
+        stderr.seek(0)
         code = process.returncode
-        return Result(code if code >= 0 else 128 - code, bytes(out), err.read().decode(errors="replace"))
+        return Result(code if code >= 0 else 128 - code, bytes(stdout), stderr.read().decode(errors="replace"))
+
+
+def _drain(pipe: IO[bytes], output: bytearray, on_output: Callable[[bytes], None] | None) -> None:
+    """Moves what a non-blocking pipe holds to `output`."""
+    while chunk := pipe.read():
+        output.extend(chunk)
+        if on_output:
+            on_output(chunk)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process and its children if it still runs."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,23 +1,28 @@
-"""What an executor is: the one interface behind which a place to run hides.
+"""Experiments, jobs, and the interface of the executors that run them.
 
-XManager's words: an *experiment* is a list of *jobs*, an *executor* runs them somewhere, *requirements* say on what.
-`--executor=NAME` takes one of EXECUTORS, `--executor=MODULE:CLASS` any class of this form (docs/launching.md).
+The terms are XManager's: an *experiment* is a list of *jobs*, an *executor* runs them in one environment, and
+*requirements* describe the resources. `--executor=NAME` accepts a key of EXECUTORS, `--executor=MODULE:CLASS` any class
+with this interface (docs/launching.md).
 """
 
 import argparse
 import dataclasses
 import difflib
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from codellama_jax.config import gin_files
-from codellama_jax.errors import EXIT_USAGE, UserError
-from codellama_jax.planning.chips import Topology, topology
+from codellama_jax.config.run import Config
+from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
+from codellama_jax.planning.chips import Topology
 from codellama_jax.runtime import cli
-from launch import libtpu_flags
-from launch.job import Experiment
+from launch import libtpu_flags, source_archive
+
+logger = logging.getLogger(__name__)
 
 EXECUTORS = {
     "local": "launch.local.executor:Local",
@@ -26,16 +31,101 @@ EXECUTORS = {
 }
 
 
+# ---------------------------------------------------------------- what is run
+
+
 @dataclasses.dataclass(frozen=True)
-class Requirements:
-    """What the jobs of an experiment are to run on.
+class Job:
+    """One stage of one run.
 
     Attributes:
-        topology: the slice of TPUs, or several; None: whatever there is.
-        processes: so many on this machine; None: one, which has the terminal for itself.
-        devices_per_process: CPU devices of each; None: JAX decides.
-        restarts: times that a job is started again after it was preempted or lost a host.
-        libtpu_bundle: of launch/libtpu_flags.py.
+        stage: name of the stage.
+        gin_files: absolute paths.
+        bindings: "NAME=VALUE" strings.
+        run_dir: the folder of all runs: an absolute path, or a folder in a bucket (gs://...).
+        name: the run's folder in run_dir.
+        extra_flags: further flags for codellama_jax.train.
+        config: the configuration that the gin files and bindings resolve to.
+    """
+
+    stage: str
+    gin_files: tuple[str, ...]
+    bindings: tuple[str, ...]
+    run_dir: str
+    name: str
+    extra_flags: tuple[str, ...] = ()
+    config: Config = dataclasses.field(default_factory=Config, compare=False, repr=False)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of codellama_jax.train on this machine."""
+        return self._arguments(self.gin_files)
+
+    @property
+    def shipped_arguments(self) -> tuple[str, ...]:
+        """The arguments on a machine whose working directory is a copy of the checkout.
+
+        Raises:
+            UserError: there is no checkout, or a gin file is outside it.
+        """
+        return self._arguments(tuple(map(source_archive.path_of_gin_file, self.gin_files)))
+
+    @property
+    def shipped_paths(self) -> tuple[str, ...]:
+        """The gin files and the imported modules that such a machine needs, relative to the checkout.
+
+        Raises:
+            UserError: there is no checkout, or one of them is outside it.
+        """
+        return (
+            *map(source_archive.path_of_gin_file, self.gin_files),
+            *map(source_archive.path_of_module, self.config.imports),
+        )
+
+    def _arguments(self, gin_files: tuple[str, ...]) -> tuple[str, ...]:
+        return (
+            *(f"--gin_file={file}" for file in gin_files),
+            *(f"--gin.{binding}" for binding in self.bindings),
+            f"--run_dir={self.run_dir}",
+            f"--name={self.name}",
+            *self.extra_flags,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Jobs of one run, run one after another; each starts from the result of the previous one.
+
+    Attributes:
+        name: the run's folder.
+        run_dir: the folder of all runs.
+        jobs: in the order in which they run.
+    """
+
+    name: str
+    run_dir: str
+    jobs: tuple[Job, ...]
+
+    def source(self) -> source_archive.Archive:
+        """The source code that other machines need to run the jobs.
+
+        Raises:
+            UserError: a job needs a gin file or a module that is not in the checkout.
+        """
+        paths = dict.fromkeys(path for job in self.jobs for path in job.shipped_paths)
+        return source_archive.source(tuple(path for path in paths if Path(path).parts[0] not in source_archive.PARTS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirements:
+    """The resources for the jobs of an experiment.
+
+    Attributes:
+        topology: one or more TPU slices; None: the devices of this machine.
+        processes: number of processes on this machine; None: one, connected to the terminal.
+        devices_per_process: CPU devices of each process; None: JAX decides.
+        restarts: how many times a job is started again after it was preempted or lost a host.
+        libtpu_bundle: a name in launch/libtpu_flags.py.
     """
 
     topology: Topology | None = None
@@ -46,23 +136,26 @@ class Requirements:
 
     @property
     def slice(self) -> Topology:
-        """The topology. Raises UserError if none was asked for."""
+        """The topology. Raises UserError if none is given."""
         if self.topology is None:
             raise UserError("a slice is needed: --topology=SLICE, such as v5p:4x4x4 or v5p-128", EXIT_USAGE)
         return self.topology
 
     @property
     def libtpu_init_args(self) -> str:
-        """LIBTPU_INIT_ARGS of the slice's hosts, "" if unset. Raises UserError if they have no such bundle."""
+        """LIBTPU_INIT_ARGS for the slice's hosts, "" if unset. Raises UserError if the chip has no such bundle."""
         return libtpu_flags.libtpu_init_args(self.slice.chip, self.libtpu_bundle)
 
 
+# ---------------------------------------------------------------- where it is run
+
+
 class Executor(Protocol):
-    """A place where experiments run. Everything but `run` and `stop` only looks and says.
+    """An environment in which experiments run. Only `run` and `stop` change anything.
 
     Attributes:
-        remote: whether jobs run on other machines, which have a copy of this checkout and no other file of this one.
-        requirements: what the experiment is to run on.
+        remote: whether jobs run on other machines, which have a copy of the checkout and no other file of this machine.
+        requirements: the resources for the experiment.
     """
 
     remote: bool
@@ -70,79 +163,72 @@ class Executor(Protocol):
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
-        """Adds the flags that are its own."""
+        """Adds the flags of this executor."""
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "Executor":
         """The executor that the flags describe.
 
         Raises:
-            UserError: they contradict each other, or ask for what there is not.
+            UserError: the flags contradict each other, or name something that does not exist.
         """
 
     def check(self, experiment: Experiment) -> None:
-        """Returns if the experiment can be run.
+        """Returns if the experiment can be run. Creates nothing.
 
         Raises:
-            UserError: it cannot; nothing has been created, and the message has the cure.
+            UserError: it cannot; the message contains the remedy.
         """
 
     def show(self, experiment: Experiment) -> Iterable[str]:
-        """What run() would do, as commands that could be typed instead. Touches nothing."""
+        """The commands that `run` executes, as lines for a shell. Executes none of them."""
 
     def run(self, experiment: Experiment) -> int:
         """Runs the jobs one after another; returns an exit code (0 done, 1 failed, 2 wrong usage, 75 stopped after
-        saving). Whatever it created for them is gone when it returns or raises.
+        saving). Resources that it created are released when it returns or raises.
 
         Raises:
-            UserError: as check, or something that the user can mend went wrong meanwhile.
+            UserError: as `check` does, or for an error that the user can fix.
         """
 
     def logs(self, run_dir: str, name: str) -> int:
-        """Prints what the processes of a run said; returns an exit code. Raises UserError if there is nothing."""
+        """Prints the output of a run's processes; returns an exit code. Raises UserError if there is none."""
 
     def stop(self, run_dir: str, name: str) -> int:
-        """Asks a run to save and end; returns an exit code. Raises UserError if it does not run."""
+        """Asks a run to save and stop; returns an exit code. Raises UserError if it is not running."""
 
 
-def find(name: str) -> type[Executor]:
-    """The executor of that name, or the class that MODULE:CLASS names.
+def run_in_order(jobs: Iterable[Job], run_job: Callable[[Job], int]) -> int:
+    """Runs jobs until one of them fails or is stopped; returns the exit code of the last one that ran."""
+    return next((code for job in jobs if (code := run_job(job)) != EXIT_DONE), EXIT_DONE)
+
+
+def error_line(output: Sequence[str]) -> str | None:
+    """The last line with which a process reports its own error ("error: ..."), None if there is none."""
+    return next((line for line in reversed(output) if line.startswith("error: ")), None)
+
+
+def log_last_lines(heading: str, lines: Iterable[str]) -> None:
+    """Shows the last lines of a process that failed, on stderr."""
+    logger.warning("\n".join([f"codellama_jax: {heading}:", *(f"    {line}" for line in lines)]))
+
+
+def executor_class(name: str) -> type[Executor]:
+    """The class of the executor `name`, or the class that MODULE:CLASS names.
 
     Raises:
-        UserError: there is none; names the nearest.
+        UserError: there is none; suggests the nearest name.
     """
     if ":" not in name and name not in EXECUTORS:
-        near = difflib.get_close_matches(name, EXECUTORS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        nearest = difflib.get_close_matches(name, EXECUTORS, 1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise UserError(f"--executor={name}: {hint}There are {', '.join(EXECUTORS)}, or MODULE:CLASS", EXIT_USAGE)
     module, _, attribute = EXECUTORS.get(name, name).partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), attribute)
+        executor: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"--executor={name}: {error}", EXIT_USAGE) from error
-    return found
-
-
-def add_slice_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of executors that run on a slice which may be taken away."""
-    parser.add_argument("--slices", type=int, default=1, help="so many, with a copy of the parameters on each")
-    parser.add_argument("--restarts", type=int, default=10, help="after preemption, so often (default: 10)")
-    parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags of the TPU's compiler")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--spot", action="store_true", help="cheaper, and may be taken away at any time")
-    kind.add_argument("--reserved", action="store_true", help="out of a reservation")
-
-
-def slice_requirements(options: argparse.Namespace) -> Requirements:
-    """What --topology and the flags of add_slice_flags ask for.
-
-    Raises:
-        UserError: a topology that there is not, or a number that cannot be.
-    """
-    if options.restarts < 0:
-        raise UserError(f"--restarts={options.restarts} must not be negative", EXIT_USAGE)
-    slice_ = topology(options.topology, options.slices) if options.topology is not None else None
-    return Requirements(topology=slice_, restarts=options.restarts, libtpu_bundle=options.libtpu_bundle)
+    return executor
 
 
 def run_with_executor(
@@ -150,21 +236,26 @@ def run_with_executor(
     argv: Sequence[str] | None,
     body: Callable[[gin_files.Flags, argparse.Namespace, Executor], int],
 ) -> int:
-    """Runs a program whose flags are those of the parser, --executor and what this executor adds; returns its code."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--executor", default="local")
-    name = chooser.parse_known_args(argv)[0].executor
+    """Runs a command that has the parser's flags, --executor and the flags of the chosen executor.
 
-    def chosen(flags: gin_files.Flags, options: argparse.Namespace) -> int:
-        return body(flags, options, kind.from_flags(options))
+    Args:
+        parser: without --executor.
+        argv: the command line without the program's name; None: that of this process.
+        body: the command; returns an exit code.
 
+    Returns:
+        The exit code.
+    """
+    first_pass = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_pass.add_argument("--executor", default="local")
+    name = first_pass.parse_known_args(argv)[0].executor
     parser.add_argument(
         "--executor", default="local", help=f"where to run: {', '.join(EXECUTORS)} or MODULE:CLASS (default: local)"
     )
     try:
-        kind = find(name)
+        executor = executor_class(name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    kind.add_flags(parser)
-    return cli.run(parser, argv, chosen)
+    executor.add_flags(parser)
+    return cli.run(parser, argv, lambda flags, options: body(flags, options, executor.from_flags(options)))

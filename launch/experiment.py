@@ -1,96 +1,141 @@
-"""Which stages have to run: the one that is asked for, and what it starts from as far as the run has not got it."""
+"""Which stages have to run: the stage that the user asks for, and the missing stages that it starts from."""
 
+import logging
 import shlex
-from collections.abc import Callable
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 from codellama_jax.config import gin_files
 from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.gin_files import Flags
 from codellama_jax.config.run import Config, operative_text
-from codellama_jax.config.training import Stage
-from codellama_jax.errors import UserError
+from codellama_jax.errors import EXIT_USAGE, UserError
+from codellama_jax.planning.chips import GiB, Topology
 from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
-from launch.job import Experiment, Job
+from launch.capacity import Estimate
+from launch.executor import Experiment, Job
+from launch.remote_run_dir import RunDir
+
+logger = logging.getLogger(__name__)
 
 
 def plan(
     flags: Flags,
     bindings: Bindings,
-    run_dir: str,
+    run_dir: RunDir,
     name: str | None,
-    folder: Callable[[str, str], Path],
     *,
-    more: tuple[str, ...] = (),
+    extra_flags: Sequence[str] = (),
     chain: bool = False,
-    shown: str | None = None,
 ) -> Experiment:
-    """The experiment that runs the stage of a configuration; without jobs if it is finished.
+    """The experiment that runs the stage of a configuration; without jobs if the stage is finished.
 
     Args:
-        flags: of the command line.
-        bindings: what they load.
+        flags: the command line.
+        bindings: the configuration that the flags load.
         run_dir: the folder of all runs.
-        name: the run's folder in it; None: the size.
-        folder: where what a stage (run, stage) says of itself can be read on this machine.
-        more: other flags for each job.
-        shown: the folder of all runs as the user wrote it.
-        chain: whether stages that it starts from are run as well if they are missing, not only at size local.
+        name: the run's folder in it; None: the model size.
+        extra_flags: further flags for each job.
+        chain: whether to run missing stages that the stage starts from; always so at size local.
 
     Raises:
-        UserError: a stage was made by another configuration; one is missing that may not, or cannot, be run.
+        UserError: a finished stage has another configuration, or a missing stage may not or cannot be run.
     """
     config = bindings.resolve()
     stage = config.stage
     name = name or stage.size
-    shown = f"{shown or run_dir}/{name}"
-    check_same_configuration(folder(name, stage.name), operative_text(config))
-    if final_step(folder(name, stage.name)) is not None:
-        return Experiment(name, run_dir, ())
-    given = [str(gin_files.find(file)) for file in flags.gin_files]
-    size_file = str(gin_files.find(f"gin/models/{stage.size}.gin"))
-    if not any(gin_files.is_size_file(file) for file in given):
-        given.append(size_file)
-    # What makes a stage is its own file; what else was given, a size or the user's own files, goes with every stage.
-    common = [file for file in given if not gin_files.is_stage_file(file)]
-    if not any(gin_files.is_size_file(file) for file in common):
-        common.append(size_file)  # the stage came as a saved configuration, which holds its size as well
-    shipped = gin_files.shipped_stages()
-    chain = chain or stage.size == "local"
+    run = f"{run_dir.as_given}/{name}"
+    check_same_configuration(run_dir.stage(name, stage.name), operative_text(config))
+    if final_step(run_dir.stage(name, stage.name)) is not None:
+        return Experiment(name, run_dir.path, ())
 
-    def job(of: Config, files: list[str]) -> Job:
-        imports = tuple(f"--import={module}" for module in flags.imports)
-        return Job(of.stage.name, tuple(files), tuple(flags.bindings), run_dir, name, (*imports, *more), of)
+    imports = [f"--import={module}" for module in flags.imports]
 
-    jobs = [job(config, given)]
+    def make_job(config: Config, files: Sequence[str]) -> Job:
+        own_flags = (*imports, *extra_flags)
+        return Job(config.stage.name, tuple(files), tuple(flags.bindings), run_dir.path, name, own_flags, config)
+
+    files, common_files = _gin_files(flags, stage.size)
+    jobs = [make_job(config, files)]
     unused = set(bindings.unused)
-    first: Stage = stage
-    while (parent := first.parent) is not None:
-        ended = final_step(folder(name, parent)) is not None
-        if not ended and saved_steps(folder(name, first.name)):
-            break  # a stage that has a checkpoint of its own needs no parent any more
-        if ended and (stage.size != "local" or parent not in shipped):
+    # from the stage up to its first ancestor that is finished or not needed
+    shipped = gin_files.shipped_stages()
+    while (parent := jobs[0].config.stage.parent) is not None:
+        finished = final_step(run_dir.stage(name, parent)) is not None
+        if not finished and saved_steps(run_dir.stage(name, jobs[0].stage)):
+            break  # a stage that has a checkpoint resumes from it and does not read its parent's
+        if finished and (stage.size != "local" or parent not in shipped):
             break
         if parent not in shipped or parent in [job.stage for job in jobs]:
-            raise UserError(f"{first.name} starts from {parent}, which is not finished in {shown} and has no gin file")
-        files = [str(shipped[parent]), *common]
-        of_parent = gin_files.load(files, flags.bindings, imports=flags.imports)
-        before = of_parent.resolve()
-        # every stage is checked before the first one runs, and one that has run as well
-        check_same_configuration(folder(name, parent), operative_text(before))
-        unused &= set(of_parent.unused)
-        if ended:
+            raise UserError(f"{jobs[0].stage} starts from {parent}, which is not finished in {run} and has no gin file")
+        parent_files = [str(shipped[parent]), *common_files]
+        parent_bindings = gin_files.load(parent_files, flags.bindings, imports=flags.imports)
+        parent_config = parent_bindings.resolve()
+        # all stages are checked before the first one runs, finished ones too
+        check_same_configuration(run_dir.stage(name, parent), operative_text(parent_config))
+        unused.intersection_update(parent_bindings.unused)
+        if finished:
             break
-        jobs.insert(0, job(before, files))
-        first = before.stage
+        jobs.insert(0, make_job(parent_config, parent_files))
+
     if unused:
-        print(f"codellama_jax: no stage that runs here uses {', '.join(sorted(unused))}")
-    if first is not stage:
-        if not chain:
+        logger.info(f"codellama_jax: none of the stages to run uses {', '.join(sorted(unused))}")
+    if len(jobs) > 1:
+        if not chain and stage.size != "local":
             raise UserError(
-                f"{stage.name} starts from {stage.parent}, and {first.name} is not finished in {shown}; add --chain to"
-                f" run what is missing, or run it first: python xm_launch.py {shlex.join(jobs[0].arguments)}"
+                f"{stage.name} starts from {stage.parent}, and {jobs[0].stage} is not finished in {run}: add --chain to"
+                f" run the missing stages, or run it first: python xm_launch.py {shlex.join(jobs[0].arguments)}"
             )
-        missing = " -> ".join(job.stage for job in jobs)
-        print(f"codellama_jax: {stage.name} starts from {stage.parent}, which is not in {shown} yet: {missing}")
-    return Experiment(name, run_dir, tuple(jobs))
+        order = " -> ".join(job.stage for job in jobs)
+        logger.info(f"codellama_jax: {stage.name} starts from {stage.parent}, which is not in {run} yet: {order}")
+    return Experiment(name, run_dir.path, tuple(jobs))
+
+
+def _gin_files(flags: Flags, size: str) -> tuple[list[str], list[str]]:
+    """The gin files of the stage that the user asks for, and those that its parents share with it: all but stage files.
+
+    Both contain a file that sets the size.
+    """
+    files = [str(gin_files.find(file)) for file in flags.gin_files]
+    size_file = str(gin_files.find(f"gin/models/{size}.gin"))
+    if not any(gin_files.is_size_file(file) for file in files):
+        files.append(size_file)
+    common = [file for file in files if not gin_files.is_stage_file(file)]
+    if not any(gin_files.is_size_file(file) for file in common):
+        common.append(size_file)  # the stage file is a saved configuration, which sets the size too
+    return files, common
+
+
+# ---------------------------------------------------------------- confirmation
+
+
+def cost_table(experiment: Experiment, estimates: Sequence[Estimate], slice_: Topology | None) -> str:
+    """The stages in order: steps, tokens and, with a slice, the planner's estimates."""
+    columns = ["memory", "chip-hours", "days"] if slice_ else []
+    rows = [["stage", "steps", "tokens", *columns]]
+    for job in experiment.jobs:
+        stage = job.config.stage
+        rows.append([job.stage, f"{stage.steps:,}", f"{stage.steps * stage.batch_tokens:,}"])
+    note = ""
+    if slice_:
+        hours = [estimate.chip_hours or 0.0 for estimate in estimates]
+        for row, estimate, cost in zip(rows[1:], estimates, hours, strict=True):
+            row += [f"{estimate.peak_bytes / GiB:,.1f} GiB", f"{cost:,.0f}", f"{cost / slice_.chips / 24:,.1f}"]
+        rows.append(["all", "", "", "", f"{sum(hours):,.0f}", f"{sum(hours) / slice_.chips / 24:,.1f}"])
+        note = f"\n(not measured: {estimates[0].method})"
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines) + note
+
+
+def confirm(*, yes: bool) -> bool:
+    """Whether to run the stages: asks on the terminal unless `yes`.
+
+    Raises:
+        UserError: there is no terminal.
+    """
+    if yes:
+        return True
+    if not sys.stdin or not sys.stdin.isatty():
+        raise UserError("a chain of stages needs confirmation, and there is no terminal: add --yes", EXIT_USAGE)
+    return input("run them one after another? [y/N] ").strip().lower() in ("y", "yes")

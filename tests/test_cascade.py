@@ -123,7 +123,7 @@ def test_resumes_after_sigkill_with_the_same_losses(uninterrupted, tmp_path):
     with run.start() as started:
         assert started.until_step(23), started.output()
         os.kill(started.training, signal.SIGKILL)
-        assert started.wait(30) == [1] and "goes on from the last checkpoint" in started.output()
+        assert started.wait(30) == [1] and "resumes from the last checkpoint" in started.output()
     assert "resuming from step" in run.finish()
     assert run.trajectory() == uninterrupted.trajectory()
     evaluations = Path("code", "evaluations.jsonl")

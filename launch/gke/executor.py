@@ -1,37 +1,38 @@
-"""Runs jobs on GKE, each as a JobSet, which starts itself again when it is preempted. Nothing but kubectl is called."""
+"""Runs jobs on GKE, each as a JobSet, which restarts itself after a preemption. Only kubectl is called."""
 
 import argparse
 import dataclasses
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.runtime.distributed import reports_peer_loss
-from launch import capacity, cloud, source_archive
+from codellama_jax.runtime.signals import Stopped, StopSignals
+from launch import capacity, cloud
 from launch.command import Command, execute
-from launch.executor import Requirements, add_slice_flags, slice_requirements
+from launch.executor import Experiment, Job, Requirements, error_line, log_last_lines, run_in_order
 from launch.gke import jobset
-from launch.job import Experiment, Job
-from launch.shared import check_shared, check_writable
-from launch.signals import Stopped, StopRequests
-from launch.tpu_vm.queued_resource import say
+from launch.source_archive import Archive
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
 LAST_LINES = 12
 COMPLETED = "Completed"
-INSTALL = "https://jobset.sigs.k8s.io/docs/installation"
+INSTALLATION = "https://jobset.sigs.k8s.io/docs/installation"
 
 
 @dataclasses.dataclass(frozen=True)
 class Gke:
-    """The cluster that kubectl is set to (see launch.executor.Executor for what its methods promise).
+    """The cluster that kubectl is configured for (launch.executor.Executor documents the methods).
 
     Attributes:
-        requirements: the slice, how often it may be lost, flags of its compiler.
+        requirements: the slices, the number of restarts, and flags for the TPU compiler.
         image: a container image with Python and the packages of requirements-tpu.txt.
-        namespace: of everything that is created.
+        namespace: the Kubernetes namespace of everything that is created.
         spot: whether to run on spot nodes.
-        pace: seconds of waiting for each that is meant; less in tests.
+        pace: multiplier for all waits (tests use less than 1).
     """
 
     requirements: Requirements
@@ -43,46 +44,47 @@ class Gke:
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
-        add_slice_flags(parser)
+        cloud.add_slice_flags(parser)
         parser.add_argument("--image", help="a container image with Python and the packages of requirements-tpu.txt")
-        parser.add_argument("--namespace", default="default", help="of the cluster (default: default)")
+        parser.add_argument("--namespace", default="default", help="the Kubernetes namespace (default: default)")
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "Gke":
         if options.reserved:
-            pool = "--reserved is of a cluster's node pool"
-            raise UserError(f"{pool}: leave it out with --executor=gke", EXIT_USAGE)
-        needs = slice_requirements(options)
+            raise UserError(
+                "--reserved is a property of the cluster's node pool: leave it out with --executor=gke", EXIT_USAGE
+            )
+        needs = cloud.slice_requirements(options)
         if needs.topology and needs.topology.hosts == needs.topology.slices > 1:
             raise UserError(
-                f"--slices={options.slices}: GKE connects slices of several hosts only, {options.topology} has one",
+                f"--slices={options.slices}: GKE connects slices of several hosts only, and {options.topology} has one",
                 EXIT_USAGE,
             )
         return cls(needs, options.image, options.namespace, options.spot)
 
     # ---------------------------------------------------------------- the commands
 
-    def _kubectl(self, why: str, *words: str, stdin: str = "") -> Command:
-        return Command(("kubectl", *words, f"--namespace={self.namespace}"), why, stdin)
+    def _kubectl(self, purpose: str, *words: str, stdin: str = "") -> Command:
+        return Command(("kubectl", *words, f"--namespace={self.namespace}"), purpose, stdin)
 
-    def _create_source(self, name: str, source: source_archive.Archive) -> Command:
-        file = f"--from-file={source.path}"
-        return self._kubectl("the source", "create", "configmap", jobset.source_name(name, source), file)
+    def _create_source(self, name: str, source: Archive) -> Command:
+        words = ("create", "configmap", jobset.source_name(name, source), f"--from-file={source.path}")
+        return self._kubectl("upload the source", *words)
 
-    def _delete_source(self, name: str, source: source_archive.Archive) -> Command:
-        what = ("delete", "configmap", jobset.source_name(name, source), "--ignore-not-found")
-        return self._kubectl("delete the source", *what)
+    def _delete_source(self, name: str, source: Archive) -> Command:
+        words = ("delete", "configmap", jobset.source_name(name, source), "--ignore-not-found")
+        return self._kubectl("delete the source", *words)
 
-    def _create(self, job: Job, source: source_archive.Archive) -> Command:
+    def _create(self, job: Job, source: Archive) -> Command:
         if self.image is None:
-            raise UserError("--image=IMAGE is needed: docs/launching.md shows how to make one", EXIT_USAGE)
-        text = jobset.manifest(job, self.requirements, source, self.image, spot=self.spot)
-        return self._kubectl(f"start {job.stage} on every host", "create", "--filename=-", stdin=text)
+            raise UserError("--image=IMAGE is needed: docs/launching.md shows how to build one", EXIT_USAGE)
+        manifest = jobset.manifest(job, self.requirements, source, self.image, spot=self.spot)
+        return self._kubectl(f"start {job.stage} on every host", "create", "--filename=-", stdin=manifest)
 
     def _state(self, job: Job) -> Command:
-        what = ("get", "jobset", jobset.jobset_name(job.name, job.stage))
+        words = ("get", "jobset", jobset.jobset_name(job.name, job.stage))
         fields = "--output=jsonpath={.status.terminalState},{.status.restarts}"
-        return self._kubectl("wait for its end: this is asked again and again", *what, fields)
+        return self._kubectl("wait until it ends (repeated)", *words, fields)
 
     def _follow(self, job: Job, since: str) -> Command:
         pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)},{jobset.FIRST}"
@@ -92,144 +94,131 @@ class Gke:
         pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)}"
         hosts = f"--max-log-requests={self.requirements.slice.hosts}"
         container = f"--container={jobset.CONTAINER}"
-        return self._kubectl(
-            "what every host said last", "logs", pods, container, "--prefix", f"--tail={LAST_LINES}", hosts
-        )
+        words = ("logs", pods, container, "--prefix", f"--tail={LAST_LINES}", hosts)
+        return self._kubectl("the last lines of every host", *words)
 
     def _delete(self, job: Job) -> Command:
-        what = ("delete", "jobset", jobset.jobset_name(job.name, job.stage), "--ignore-not-found")
-        return self._kubectl("delete it; hosts that still run save first", *what, "--cascade=foreground")
+        words = ("delete", "jobset", jobset.jobset_name(job.name, job.stage), "--ignore-not-found")
+        return self._kubectl("delete it; running hosts save first", *words, "--cascade=foreground")
 
     # ---------------------------------------------------------------- before anything is created
 
-    def _check_without_cloud(self, experiment: Experiment) -> None:
+    def _check_offline(self, experiment: Experiment) -> None:
         slice_ = self.requirements.slice
-        check_shared(experiment)
-        capacity.check(experiment.jobs, slice_)
+        cloud.check_shared(experiment)
+        capacity.check_slice(experiment.jobs, slice_)
 
     def check(self, experiment: Experiment) -> None:
-        self._check_without_cloud(experiment)
+        self._check_offline(experiment)
         for job in experiment.jobs:
-            self._create(job, source_archive.source())
+            self._create(job, experiment.source())
         cloud.require("kubectl")
-        found = execute(self._kubectl("", "get", "customresourcedefinition", "jobsets.jobset.x-k8s.io"))
-        if found.code:
-            absent = "NotFound" in found.err
-            cure = f"install JobSet in it: {INSTALL}" if absent else "gcloud container clusters get-credentials CLUSTER"
-            raise UserError(f"the cluster cannot be used ({found.reason}): {cure}")
+        result = execute(self._kubectl("", "get", "customresourcedefinition", "jobsets.jobset.x-k8s.io"))
+        if result.code:
+            no_jobset = "NotFound" in result.stderr
+            login = "gcloud container clusters get-credentials CLUSTER"
+            remedy = f"install JobSet in it: {INSTALLATION}" if no_jobset else login
+            raise UserError(f"the cluster cannot be used ({result.reason}): {remedy}")
         for job in experiment.jobs:
-            if not execute(self._state(job)).code:
+            if execute(self._state(job)).code == 0:
                 name = jobset.jobset_name(job.name, job.stage)
                 raise UserError(
-                    f"JobSet {name} exists already: another launcher uses it, or one was killed: python xm_launch.py"
+                    f"JobSet {name} exists already, from another launcher or one that was killed: python xm_launch.py"
                     f" stop {job.name} --executor=gke deletes it; or use another --name"
                 )
-        check_writable(experiment.run_dir)
+        cloud.check_writable(experiment.run_dir)
 
     def show(self, experiment: Experiment) -> Iterator[str]:
-        self._check_without_cloud(experiment)
-        source = source_archive.source()
-        shown = [*cloud.probe(experiment.run_dir), self._create_source(experiment.name, source)]
+        self._check_offline(experiment)
+        source = experiment.source()
+        commands = [*cloud.write_probe(experiment.run_dir), self._create_source(experiment.name, source)]
         for job in experiment.jobs:
-            shown += [self._create(job, source), self._state(job), self._follow(job, "--tail=-1"), self._delete(job)]
-        yield f"# {source.path}: the source as it is now, written before the rest"
-        yield from (command.shown() for command in [*shown, self._delete_source(experiment.name, source)])
+            commands += [self._create(job, source), self._state(job), self._follow(job, "--tail=-1"), self._delete(job)]
+        yield f"# {source.path}: the source in its current state, written first"
+        yield from (command.shell_text() for command in [*commands, self._delete_source(experiment.name, source)])
 
     # ---------------------------------------------------------------- running
 
     def run(self, experiment: Experiment) -> int:
-        source = source_archive.source()
+        source = experiment.source()
         source.write()
-        with StopRequests() as asked:
-            self._must(self._create_source(experiment.name, source))
+        with StopSignals() as stop:
+            self._execute(self._create_source(experiment.name, source))
             try:
-                for job in experiment.jobs:
-                    code = self._run(job, source, asked)
-                    if code != EXIT_DONE:
-                        return code
-                return EXIT_DONE
+                return run_in_order(experiment.jobs, lambda job: self._run(job, source, stop))
             except Stopped:
                 return EXIT_INTERRUPTED
             finally:
-                self._must_go([self._delete_source(experiment.name, source)])
+                cloud.delete(self._delete_source(experiment.name, source), "the source", pause_seconds=self.pace)
 
-    def _run(self, job: Job, source: source_archive.Archive, asked: StopRequests) -> int:
-        asked.sleep(0)
-        self._must(self._create(job, source))  # never cut short: what is half created would not be known of
+    def _run(self, job: Job, source: Archive, stop: StopSignals) -> int:
+        stop.sleep(0)
+        self._execute(self._create(job, source))  # not interruptible: an incomplete creation could not be cleaned up
         try:
-            state = self._wait(job, asked)
+            state = self._wait(job, stop)
             if state == COMPLETED:
                 return EXIT_DONE
             if not state:
-                say(f"codellama_jax: {job.stage} was deleted by somebody else; the same command goes on")
+                logger.info(f"codellama_jax: {job.stage} was deleted externally; the same command resumes")
                 return EXIT_INTERRUPTED
-            return self._failed(job)
+            return self._report_failure(job)
         except Stopped:
-            say("codellama_jax: stopping: the job saves and is deleted")
+            logger.info("codellama_jax: stopping: the job saves and is deleted")
             raise
         finally:
-            self._must_go([self._delete(job)])
+            cloud.delete(self._delete(job), jobset.jobset_name(job.name, job.stage), pause_seconds=self.pace)
 
-    def _wait(self, job: Job, asked: StopRequests) -> str:
-        """Follows the job until it is at its end; returns how it ended, "" if it was deleted."""
-        since, before = "--tail=-1", "0"
+    def _wait(self, job: Job, stop: StopSignals) -> str:
+        """Follows the job until it ends; returns its terminal state, "" if it was deleted."""
+        since, restarts = "--tail=-1", "0"
         while True:
-            found = execute(self._state(job), asked, 0)
-            if found.code and "NotFound" in found.err:
+            result = execute(self._state(job), stop)
+            if result.code and "NotFound" in result.stderr:
                 return ""
-            state, _, restarts = found.out.decode().strip().partition(",")
-            if not found.code and state:
-                return state
-            if not found.code and (restarts or "0") != before:
-                before, since = restarts or "0", "--tail=-1"
-                say(f"codellama_jax: {job.stage} was preempted or lost a host; it starts again (restart {before})")
-            seen = execute(self._follow(job, since), asked, 0, _print)
-            if seen.out:
+            if not result.code:
+                state, _, restarts_now = result.stdout.decode().strip().partition(",")
+                if state:
+                    return state
+                if (restarts_now or "0") != restarts:
+                    since, restarts = "--tail=-1", restarts_now or "0"
+                    logger.info(
+                        f"codellama_jax: {job.stage} was preempted or lost a host; it starts again (restart {restarts})"
+                    )
+            output = execute(self._follow(job, since), stop, on_output=_print)
+            if output.stdout:
                 since = f"--since={2 * POLL_SECONDS:.0f}s"  # the connection broke, or the pod ended
-            asked.sleep(POLL_SECONDS * self.pace)
+            stop.sleep(POLL_SECONDS * self.pace)
 
-    def _failed(self, job: Job) -> int:
-        lines = execute(self._last_lines(job)).out.decode(errors="replace").splitlines()
-        for line in lines:
-            print(f"    {line}", file=sys.stderr)
-        said = [line.partition("error: ")[2] for line in lines if "] error: " in line and not reports_peer_loss([line])]
-        print(f"error: {said[-1] if said else f'{job.stage} failed; what was saved is untouched'}", file=sys.stderr)
+    def _report_failure(self, job: Job) -> int:
+        lines = execute(self._last_lines(job)).stdout.decode(errors="replace").splitlines()
+        log_last_lines(f"{job.stage} failed; the last lines of its hosts", lines)
+        output = [line.partition("] ")[2] for line in lines if not reports_peer_loss([line])]  # without [pod/NAME/...]
+        logger.error(error_line(output) or f"error: {job.stage} failed; earlier checkpoints are not affected")
         return EXIT_FAILED
 
-    def _must(self, command: Command) -> None:
-        ended = execute(command)
-        if ended.code:
-            raise UserError(f"could not {' '.join(command.argv[:3])}: {ended.reason}")
-
-    def _must_go(self, commands: Sequence[Command]) -> None:
-        for command in commands:
-            for _ in range(3):
-                ended = execute(command)
-                if not ended.code:
-                    break
-            else:
-                print(
-                    f"codellama_jax: this has to be done by hand ({ended.reason}): {command.shown()}", file=sys.stderr
-                )
+    def _execute(self, command: Command) -> None:
+        result = execute(command)
+        if result.code:
+            raise UserError(f"could not {' '.join(command.argv[:3])}: {result.reason}")
 
     # ---------------------------------------------------------------- runs of other launchers
 
     def logs(self, run_dir: str, name: str) -> int:
         cloud.require("kubectl")
-        pods = f"--selector={jobset.FIRST},codellama-jax={jobset.jobset_name(name)}"
-        ended = execute(self._kubectl("", "logs", pods, f"--container={jobset.CONTAINER}", "--tail=-1"))
-        if ended.code or not ended.out:
-            raise UserError(f"no logs of {name}: {ended.reason if ended.code else 'it does not run'}")
-        print(ended.out.decode(errors="replace"), end="")
+        pods = f"--selector={jobset.FIRST},{jobset.RUN}={jobset.jobset_name(name)}"
+        result = execute(self._kubectl("", "logs", pods, f"--container={jobset.CONTAINER}", "--tail=-1"))
+        if result.code or not result.stdout:
+            raise UserError(f"no logs of {name}: {result.reason if result.code else 'it is not running'}")
+        print(result.stdout.decode(errors="replace"), end="")
         return EXIT_DONE
 
     def stop(self, run_dir: str, name: str) -> int:
         cloud.require("kubectl")
-        which = f"--selector=codellama-jax={jobset.jobset_name(name)}"
-        ended = execute(self._kubectl("", "delete", "jobset", which, "--cascade=foreground"))
-        if ended.code or b"deleted" not in ended.out:
-            raise UserError(f"{name} does not run: {ended.reason if ended.code else 'there is no such JobSet'}")
-        print(f"codellama_jax: {name} has saved and is deleted")
+        selector = f"--selector={jobset.RUN}={jobset.jobset_name(name)}"
+        result = execute(self._kubectl("", "delete", "jobset", selector, "--cascade=foreground"))
+        if result.code or b"deleted" not in result.stdout:
+            raise UserError(f"{name} is not running: {result.reason if result.code else 'there is no such JobSet'}")
+        logger.info(f"codellama_jax: {name} has saved and is deleted")
         return EXIT_DONE
 
 

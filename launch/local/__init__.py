@@ -1,0 +1,1 @@
+"""The executor for this machine."""

@@ -1,7 +1,8 @@
-"""Runs jobs on this machine: as one process each, or as several that meet through jax.distributed, as on a pod."""
+"""Runs jobs on this machine, each with one process or with several that connect through jax.distributed."""
 
 import argparse
 import dataclasses
+import logging
 import os
 import shlex
 import signal
@@ -15,37 +16,42 @@ from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_
 from codellama_jax.runtime import distributed
 from codellama_jax.runtime.filesystem import is_remote
 from codellama_jax.runtime.run_dir import check_not_in_use, holder
-from launch.executor import Requirements
-from launch.job import ROOT, Experiment, Job
+from launch import source_archive
+from launch.executor import Experiment, Job, Requirements, error_line, log_last_lines
 from launch.local import processes
+from launch.local.processes import Outcome
 
-# Of glibc, on CPUs: large pages, and freed memory is kept for the next step. Five pairs of runs of 200 or 250 steps at
-# size local, on two cores that others used too (2026-11-21): 6% to 20% less processor time, start-up included, and 6%
-# to 17% more memory (1.5 GB at most). The environment wins; other C libraries ignore it.
+logger = logging.getLogger(__name__)
+
+# Settings of glibc's allocator for CPUs: use large pages, and keep freed memory for the next step. In five pairs of
+# runs of 200 or 250 steps at size local, on two cores that other programs used too (2026-11-21), they took 6% to 20%
+# less processor time, start-up included, and 6% to 17% more memory (at most 1.5 GB). GLIBC_TUNABLES in the environment
+# overrides them; other C libraries ignore them.
 ALLOCATOR = ":".join(
     f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_max=0", f"trim_threshold={16 << 30}", "arena_max=1")
 )
 LOOPBACK = "127.0.0.1"
-PORTS = range(20_000, 32_000)  # below those that the system gives away
+PORTS = range(20_000, 32_000)  # below the range of ephemeral ports
+EXPLAINED = (EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED)  # the job itself reports why it ends with these
 
 
 @dataclasses.dataclass(frozen=True)
 class Local:
-    """This machine (see launch.executor.Executor for what its methods promise)."""
+    """This machine (launch.executor.Executor documents the methods)."""
 
     requirements: Requirements = dataclasses.field(default_factory=Requirements)
     remote = False
 
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--processes", type=int, help="so many, which meet through jax.distributed (default: one)")
+        parser.add_argument("--processes", type=int, help="processes that connect through jax.distributed (default: 1)")
         parser.add_argument("--devices_per_process", type=int, help="CPU devices of each process")
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "Local":
         if options.topology is not None:
             raise UserError(
-                f"--topology={options.topology} is of the cloud: add --executor=tpu_vm or gke, or leave it out",
+                f"--topology={options.topology} is for the cloud: add --executor=tpu_vm or gke, or leave it out",
                 EXIT_USAGE,
             )
         for flag in ("processes", "devices_per_process"):
@@ -56,19 +62,20 @@ class Local:
 
     def check(self, experiment: Experiment) -> None:
         for job in experiment.jobs:
-            if not is_remote(experiment.run_dir):  # there the job finds out by itself
+            if not is_remote(experiment.run_dir):  # in a bucket, the job itself checks
                 check_not_in_use(Path(experiment.run_dir, experiment.name, job.stage))
 
     def show(self, experiment: Experiment) -> Iterator[str]:
         for job in experiment.jobs:
-            for environment in self._environments(job):
-                assigned = [f"{name}={value}" for name, value in environment.items()]
-                yield shlex.join([*(["env", *assigned] if assigned else []), *command(job)])
+            for variables in self._process_environments(job):
+                assignments = [f"{name}={value}" for name, value in variables.items()]
+                yield shlex.join([*(["env", *assignments] if assignments else []), *command(job)])
 
     def run(self, experiment: Experiment) -> int:
         for job in experiment.jobs:
-            code, asked = self._run(experiment, job)
-            if asked and (code > 128 or (code == EXIT_DONE and job is not experiment.jobs[-1])):
+            outcome = self._run(experiment, job)
+            code = exit_code(job, outcome)
+            if outcome.signalled and (code > 128 or (code == EXIT_DONE and job is not experiment.jobs[-1])):
                 return EXIT_INTERRUPTED  # stopped before there was anything to save, or between two stages
             if code != EXIT_DONE:
                 return code
@@ -78,8 +85,8 @@ class Local:
         files = sorted(log_folder(run_dir, name).glob("*.log"), key=lambda path: path.stat().st_mtime)
         if not files:
             raise UserError(
-                f"no logs of {name} in {run_dir}: what one process says on a terminal is not kept; with --processes=N"
-                " it is"
+                f"no logs of {name} in {run_dir}: the output of one process on a terminal is not kept; with"
+                " --processes=N it is"
             )
         for file in files:
             print(f"==> {file} <==")
@@ -89,98 +96,102 @@ class Local:
     def stop(self, run_dir: str, name: str) -> int:
         if is_remote(run_dir):
             raise UserError(
-                f"{run_dir}/{name}/STAGE/.lock says which process of which host runs it: kill PROCESS there"
+                f"{run_dir}/{name}/STAGE/.lock names the process and the host that run it: kill PROCESS on that host"
             )
         folders = [path.parent for path in sorted(Path(run_dir, name).glob("*/.lock"))]
-        held = {folder: found for folder in folders if (found := holder(folder))}
-        for folder, (process, host) in held.items():
+        holders = {folder: found for folder in folders if (found := holder(folder))}
+        if not holders:
+            raise UserError(f"{name} in {run_dir} is not running")
+        for folder, (process, host) in holders.items():
             if host != socket.gethostname():
-                raise UserError(f"{folder} is in use by process {process} on {host}: stop it there")
+                raise UserError(f"{folder} is in use by process {process} on {host}: stop it on that host")
             os.kill(process, signal.SIGTERM)
-            print(f"codellama_jax: asked process {process} to save {folder.name} and end")
-        if not held:
-            raise UserError(f"{name} in {run_dir} does not run")
+            logger.info(f"codellama_jax: asked process {process} to save {folder.name} and stop")
         return EXIT_DONE
 
-    def _environments(self, job: Job) -> list[dict[str, str]]:
-        """What each process of a job has in its environment that others have not."""
+    def _process_environments(self, job: Job) -> list[dict[str, str]]:
+        """The environment variables of each process of a job, in addition to those of `environment`."""
         needs = self.requirements
         if needs.processes is None and needs.devices_per_process is None:
             return [{}]
         count = needs.processes or 1
-        cpu = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}  # processes would fight for an accelerator
+        variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}  # processes cannot share an accelerator
         if needs.devices_per_process is not None:
-            cpu["JAX_NUM_CPU_DEVICES"] = str(needs.devices_per_process)
+            variables["JAX_NUM_CPU_DEVICES"] = str(needs.devices_per_process)
         if count == 1:
-            return [cpu]
-        address = f"{LOOPBACK}:{free_port(f'{job.run_dir}/{job.name}/{job.stage}')}"
-        meeting = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-        return [{**cpu, **meeting, "JAX_PROCESS_ID": str(process)} for process in range(count)]
+            return [variables]
+        variables["JAX_COORDINATOR_ADDRESS"] = f"{LOOPBACK}:{free_port(f'{job.run_dir}/{job.name}/{job.stage}')}"
+        variables["JAX_NUM_PROCESSES"] = str(count)
+        return [{**variables, "JAX_PROCESS_ID": str(process)} for process in range(count)]
 
-    def _run(self, experiment: Experiment, job: Job) -> tuple[int, bool]:
-        """Runs a job to its end; returns its exit code, and whether a signal asked to stop meanwhile."""
-        plain = environment()
+    def _run(self, experiment: Experiment, job: Job) -> Outcome:
+        """Runs a job until it ends. If one of several processes failed, its last lines are shown again."""
+        shared = environment()
         folder = log_folder(experiment.run_dir, experiment.name)
         if self.requirements == Requirements():
             log = None if experiment.run_dir.startswith("gs://") else folder / f"{job.stage}.log"
-            code, asked = processes.run_alone(command(job), plain, log)
-            return _explained(job, code, asked), asked
-        each = self._environments(job)
-        ended = processes.run(
-            [(command(job), plain | own, folder / f"{job.stage}.{number}.log") for number, own in enumerate(each)]
+            return processes.run_one(command(job), shared, log)
+        environments = self._process_environments(job)
+        outcome = processes.run_group(
+            [
+                (command(job), shared | own, folder / f"{job.stage}.{number}.log")
+                for number, own in enumerate(environments)
+            ]
         )
-        if ended.process is not None and not ended.saved and not (ended.asked and ended.code > 128):
-            log = folder / f"{job.stage}.{ended.process}.log"
-            which = f"process {ended.process} of {len(each)}"
-            print(f"codellama_jax: {which} ended with code {ended.code}, its last lines ({log}):", file=sys.stderr)
-            for line in ended.last_lines:
-                print(f"    {line}", file=sys.stderr)
-            said = [line for line in ended.last_lines if line.startswith("error: ")]
-            if said and ended.code in (EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED):
-                print(f"{said[-1]} ({which})", file=sys.stderr)
-        return _explained(job, ended.code, ended.asked), ended.asked
+        stopped = outcome.saved or (outcome.signalled and outcome.code > 128)
+        if outcome.process is not None and not stopped:
+            process = f"process {outcome.process} of {len(environments)}"
+            log = folder / f"{job.stage}.{outcome.process}.log"
+            log_last_lines(f"{process} ended with code {outcome.code}, its last lines ({log})", outcome.last_lines)
+            if (error := error_line(outcome.last_lines)) and outcome.code in EXPLAINED:
+                logger.error(f"{error} ({process})")
+        return outcome
 
 
 def command(job: Job) -> list[str]:
-    """The command line of a process of the job."""
+    """The command line of each process of the job."""
     return [sys.executable, "-m", "codellama_jax.train", *job.arguments]
 
 
 def environment() -> dict[str, str]:
-    """What every process of a job has in its environment beside what this one has."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    accelerated = distributed.tpu_chips() > 0 or os.path.exists("/dev/nvidiactl")
-    return {
-        **({} if accelerated or "GLIBC_TUNABLES" in os.environ else {"GLIBC_TUNABLES": ALLOCATOR}),
+    """The environment variables of each process, in addition to those of this process."""
+    variables = {
         "CODELLAMA_JAX_LAUNCHER": str(os.getpid()),
-        "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",  # a folder named tasks where the user stands is not ours
+        "PYTHONSAFEPATH": "1",  # a folder named tasks in the working directory must not be imported in place of ours
     }
+    if source_archive.is_checkout():  # an installed package is found without it
+        path = (str(source_archive.ROOT), os.environ.get("PYTHONPATH"))
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    on_accelerator = distributed.tpu_chips() > 0 or os.path.exists("/dev/nvidiactl")
+    if not on_accelerator and "GLIBC_TUNABLES" not in os.environ:
+        variables["GLIBC_TUNABLES"] = ALLOCATOR
+    return variables
 
 
 def log_folder(run_dir: str, name: str) -> Path:
-    """Where the processes' output is kept: on this machine also where the run is in a bucket."""
+    """The folder for the processes' output: on this machine, even for a run in a bucket."""
     return Path("runs" if is_remote(run_dir) else run_dir, name, "logs")
 
 
 def free_port(key: str) -> int:
-    """A port of this machine that nobody has: for equal keys the same one, so that what was shown is what runs."""
+    """A free port of this machine; the same for equal keys, so that --dry_run prints the port that is used later."""
     for port in range(PORTS.start + zlib.crc32(key.encode()) % len(PORTS), PORTS.stop):
-        with socket.socket() as found:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket() as candidate:
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                found.bind((LOOPBACK, port))
+                candidate.bind((LOOPBACK, port))
                 return port
             except OSError:
                 continue
-    raise UserError(f"no free port among {PORTS.start} to {PORTS.stop} of this machine for its processes to meet at")
+    raise UserError(f"no free port from {PORTS.start} to {PORTS.stop} on this machine for its processes to connect")
 
 
-def _explained(job: Job, code: int, asked: bool) -> int:
-    """The launcher's exit code for a job's; says what can be said of one that ended without a word of its own."""
-    if code in (EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED) or (asked and code > 128):
-        return code
-    cause = "it was killed, perhaps for want of memory" if code == 137 else f"it ended with code {code}"
-    print(f"error: {job.stage} failed: {cause}; the same command goes on from the last checkpoint", file=sys.stderr)
+def exit_code(job: Job, outcome: Outcome) -> int:
+    """The launcher's exit code for a job. If the job could not report why it ended, logs what is known."""
+    if outcome.code in EXPLAINED or (outcome.signalled and outcome.code > 128):
+        return outcome.code
+    killed = outcome.code == 128 + signal.SIGKILL
+    cause = "it was killed, possibly out of memory" if killed else f"it ended with code {outcome.code}"
+    logger.error(f"error: {job.stage} failed: {cause}; the same command resumes from the last checkpoint")
     return EXIT_FAILED

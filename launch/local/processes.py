@@ -1,7 +1,8 @@
-"""Processes of one job on this machine: what they say is kept, and several are seen as one."""
+"""The processes of one job on this machine: their output is logged, and several end together."""
 
 import contextlib
 import dataclasses
+import logging
 import os
 import queue
 import signal
@@ -16,43 +17,46 @@ from typing import IO
 
 from codellama_jax.errors import EXIT_INTERRUPTED
 from codellama_jax.runtime.distributed import reports_peer_loss
-from launch.signals import StopRequests
+from codellama_jax.runtime.signals import StopSignals
 
-NOISE = "[Gloo] Rank "  # lines that begin so are in the file only: how processes on CPUs meet
-LAST_LINES = 12  # of the process that failed
-SETTLE_SECONDS = 0.5  # in which the end of one is the end of others too: which of them is to blame?
-ALONE_SECONDS = 2.0  # that the others have to end by themselves once one has failed, and again once they were asked
-READ_SECONDS = 2.0  # from the end of a process to that of its output: what it started may hold the pipe for ever
-SAVE_SECONDS = 45.0  # that they have once one has saved and ended: longer than Checkpoints.grace_seconds
+logger = logging.getLogger(__name__)
+
+FILE_ONLY_PREFIX = "[Gloo] Rank "  # CPU collectives write such lines; they are not shown on the terminal
+LAST_LINES = 12  # that are kept of each process
+CAUSE_SECONDS = 0.5  # failures within this time of the first may have caused it
+EXIT_SECONDS = 2.0  # for the others to exit by themselves after a failure, and again after SIGTERM
+DRAIN_SECONDS = 2.0  # from the end of a process to the end of its output: its children may keep the pipe open
+SAVE_SECONDS = 45.0  # for the others to exit after one has saved; more than Checkpoints.grace_seconds
+POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """How the processes ended.
+class Outcome:
+    """How the processes of a job ended.
 
     Attributes:
-        code: 0, or that of the one that failed first, as a shell gives it.
-        asked: whether a signal asked to stop meanwhile.
-        process: the one that failed; None if none did.
-        last_lines: what it said last.
+        code: 0, or the exit code of the process that failed first, as a shell reports it (128 + N after signal N).
+        signalled: whether a signal asked the launcher to stop meanwhile.
+        process: number of the process that failed; None if none did.
+        last_lines: its last lines of output.
     """
 
     code: int
-    asked: bool
+    signalled: bool
     process: int | None = None
     last_lines: tuple[str, ...] = ()
 
     @property
     def saved(self) -> bool:
-        """Whether they were stopped, and saved."""
+        """Whether the processes were stopped and saved."""
         return self.code == EXIT_INTERRUPTED and not reports_peer_loss(self.last_lines)
 
 
-class _Log:
-    """A file that output is added to. Where it cannot be written, as on a full disk, it ends, and not the training."""
+class _LogFile:
+    """A file to which output is appended. If it cannot be written, as on a full disk, logging ends, not the job."""
 
-    def __init__(self, path: Path, tell: Callable[[str], None]):
-        self._path, self._tell = path, tell
+    def __init__(self, path: Path, report: Callable[[str], None]):
+        self._path, self._report = path, report
         self._file: IO[bytes] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,17 +73,77 @@ class _Log:
 
     def _end(self, error: OSError) -> None:
         self._file = None
-        self._tell(f"(the launcher cannot write {self._path}: {error.strerror}; the job goes on, its output is here)")
+        self._report(f"(the launcher cannot write {self._path}: {error.strerror}; the job continues without this log)")
+
+
+def _shell_code(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+# ---------------------------------------------------------------- one process
+
+
+def run_one(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> Outcome:
+    """Runs one process that is connected to the terminal.
+
+    Its output is also appended to the log, except for a stream that goes to a terminal: on a pipe, programs show no
+    progress bar.
+    """
+    stdout, stderr = (None if log is None or os.isatty(number) else subprocess.PIPE for number in (1, 2))
+    if stdout and stderr and _same_file(1, 2):
+        stderr = subprocess.STDOUT  # keeps the order of the lines
+    # In its own session: otherwise Ctrl-C on the terminal would reach it twice, and a second signal stops at once.
+    process = subprocess.Popen(
+        command, env=os.environ | dict(environment), stdout=stdout, stderr=stderr, start_new_session=True
+    )
+    copies: list[threading.Thread] = []
+    if log and (stdout or stderr):
+        file = _LogFile(log, lambda text: logger.warning(f"codellama_jax: {text}"))
+        pipes = [(pipe, number) for pipe, number in ((process.stdout, 1), (process.stderr, 2)) if pipe]
+        copies = [threading.Thread(target=_copy, args=(pipe, number, file), daemon=True) for pipe, number in pipes]
+    for copy in copies:
+        copy.start()
+    with StopSignals(process.send_signal) as stop:
+        code = process.wait()
+    for copy in copies:
+        copy.join(DRAIN_SECONDS)
+    return Outcome(_shell_code(code), stop.received)
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:
+        return False  # one of them is closed
+
+
+def _copy(pipe: IO[bytes], number: int, log: _LogFile) -> None:
+    """Copies a pipe to this process's output with that descriptor, and its complete lines to the log."""
+    partial = b""
+    with open(number, "wb", closefd=False) as out:
+        while data := os.read(pipe.fileno(), 1 << 16):
+            with contextlib.suppress(OSError):  # the reader has gone away; the log still gets the output
+                out.write(data)
+                out.flush()
+            lines, newline, partial = (partial + data).rpartition(b"\n")
+            if newline:
+                log.write(lines + newline)
+    if partial:
+        log.write(partial)
+
+
+# ---------------------------------------------------------------- several processes
 
 
 class _Process:
-    """One of them: every line of its output goes to the terminal with a prefix, and to a file as it is."""
+    """One of several processes: its output goes to the terminal with a prefix, and to a file unchanged."""
 
     def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str], log: Path):
         self.number = number
-        self.last: deque[str] = deque(maxlen=LAST_LINES)
-        # A session of its own: a Ctrl-C on the terminal would otherwise reach it twice, which means "at once".
-        self.process = subprocess.Popen(
+        self.signalled = False
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        # In its own session: otherwise Ctrl-C on the terminal would reach it twice, and a second signal stops at once.
+        self._process = subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -91,138 +155,106 @@ class _Process:
         self._reader.start()
 
     def _read(self, log: Path) -> None:
-        assert self.process.stdout
-        kept = _Log(log, self._print)
-        for line in self.process.stdout:
+        assert self._process.stdout
+        file = _LogFile(log, self._print)
+        for line in self._process.stdout:
             text = line.decode(errors="replace").rstrip("\n").rpartition("\r")[2]
-            if not text.startswith(NOISE):
-                self.last.append(text)
+            if not text.startswith(FILE_ONLY_PREFIX):
+                self.last_lines.append(text)
                 self._print(text)
-            kept.write(line)
+            file.write(line)
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal is gone: the file has it
+        with contextlib.suppress(OSError):  # the terminal has gone away; the file still gets the output
             sys.stdout.write(f"[{self.number}] {text}\n")
             sys.stdout.flush()
 
     def signal(self, number: int) -> None:
-        self.process.send_signal(number)  # does nothing once it has ended and was waited for
+        self.signalled = True
+        self._process.send_signal(number)  # does nothing after the process has ended
 
-    def end(self) -> int:
-        """Waits for its end and its last line; returns its code as a shell gives it."""
-        code = self.process.wait()
-        self._reader.join(READ_SECONDS)
-        return code if code >= 0 else 128 - code
+    def wait(self) -> int:
+        """Waits for the end of the process and of its output; returns its exit code as a shell reports it."""
+        code = self._process.wait()
+        self._reader.join(DRAIN_SECONDS)
+        return _shell_code(code)
 
 
-def run_alone(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> tuple[int, bool]:
-    """Runs one process that has the terminal; returns its exit code as a shell gives it, and whether a signal asked to
-    stop meanwhile.
+class _Group:
+    """Processes that end together: after the first failure the others are asked to exit, then killed."""
 
-    What it says goes to the log as well, but for what goes to a terminal: on a pipe there would be no progress bar.
+    def __init__(self) -> None:
+        self._processes: list[_Process] = []
+        self._exits: queue.Queue[tuple[_Process, int]] = queue.Queue()
+        self._failures: list[tuple[_Process, int]] = []  # within CAUSE_SECONDS of the first
+        self._first_failure = float("inf")
+        self._deadline = float("inf")  # for the processes that still run
+        self._signals: list[tuple[int, float]] = []  # to send at the deadline, with the seconds to the next deadline
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Process:
+        process = _Process(len(self._processes), command, environment, log)
+        self._processes.append(process)
+        threading.Thread(target=self._wait_for, args=(process,), daemon=True).start()
+        return process
+
+    def _wait_for(self, process: _Process) -> None:
+        self._exits.put((process, process.wait()))
+
+    def signal(self, number: int) -> None:
+        for process in self._processes:
+            process.signal(number)
+
+    def wait(self) -> tuple[_Process, int] | None:
+        """Waits until all have ended; returns the process that caused the failure and its exit code, if one failed."""
+        running = len(self._processes)
+        while running:
+            try:
+                timeout = min(max(self._deadline - time.monotonic(), 0), POLL_SECONDS)
+                process, code = self._exits.get(timeout=timeout)
+            except queue.Empty:
+                self._escalate()
+                continue
+            running -= 1
+            if code:
+                self._add_failure(process, code)
+        if not self._failures:
+            return None
+        # a process that only lost its connection to another did not cause the failure
+        causes = [failure for failure in self._failures if not reports_peer_loss(failure[0].last_lines)]
+        return (causes or self._failures)[0]
+
+    def _add_failure(self, process: _Process, code: int) -> None:
+        now = time.monotonic()
+        if not self._failures:
+            saved = code == EXIT_INTERRUPTED and not reports_peer_loss(process.last_lines)
+            self._first_failure, self._deadline = now, now + (SAVE_SECONDS if saved else EXIT_SECONDS)
+            self._signals = [(signal.SIGTERM, EXIT_SECONDS), (signal.SIGKILL, float("inf"))]
+        if now - self._first_failure < CAUSE_SECONDS:
+            self._failures.append((process, code))
+
+    def _escalate(self) -> None:
+        if self._signals and time.monotonic() >= self._deadline:
+            number, seconds = self._signals.pop(0)
+            self.signal(number)
+            self._deadline = time.monotonic() + seconds
+
+
+def run_group(commands: Sequence[tuple[Sequence[str], Mapping[str, str], Path]]) -> Outcome:
+    """Runs one process for each (command, environment, log file) and returns when all have ended.
+
+    The first failure ends the others. Each stop signal is passed on to each process once.
     """
-    stdout, stderr = (None if log is None or os.isatty(number) else subprocess.PIPE for number in (1, 2))
-    if stdout and stderr and _same_file(1, 2):
-        stderr = subprocess.STDOUT  # so that lines of both stay in their order
-    # A session of its own: a Ctrl-C on the terminal would otherwise reach it twice, which means "at once".
-    process = subprocess.Popen(
-        command, env=os.environ | dict(environment), stdout=stdout, stderr=stderr, start_new_session=True
-    )
-    copies: list[threading.Thread] = []
-    if log and (stdout or stderr):
-        kept = _Log(log, lambda text: print(f"codellama_jax: {text}", file=sys.stderr))
-        pipes = [(pipe, number) for pipe, number in ((process.stdout, 1), (process.stderr, 2)) if pipe]
-        copies = [threading.Thread(target=_copy, args=(*each, kept), daemon=True) for each in pipes]
-    for copy in copies:
-        copy.start()
-    with StopRequests(process.send_signal) as asked:
-        code = process.wait()
-    for copy in copies:
-        copy.join(READ_SECONDS)
-    return (code if code >= 0 else 128 - code), asked.count > 0
-
-
-def _same_file(one: int, other: int) -> bool:
-    try:
-        return os.path.sameopenfile(one, other)
-    except OSError:
-        return False  # one is closed
-
-
-def _copy(pipe: IO[bytes], number: int, kept: _Log) -> None:
-    """Writes what comes out of a pipe to this process's output of that number, and whole lines of it to the log."""
-    held = b""
-    with open(number, "wb", closefd=False) as out:
-        while data := os.read(pipe.fileno(), 1 << 16):
-            with contextlib.suppress(OSError):  # who read it has gone: the log has it
-                out.write(data)
-                out.flush()
-            whole, end, held = (held + data).rpartition(b"\n")
-            if end:
-                kept.write(whole + end)
-    if held:
-        kept.write(held)
-
-
-def run(commands: Sequence[tuple[Sequence[str], Mapping[str, str], Path]]) -> Ended:
-    """Runs one process for each (command, environment, log file), and returns when all have ended.
-
-    The first failure stops the others. Signals that ask this process to stop are handed to each, each once.
-    """
-    started: list[_Process] = []
-    ends: queue.Queue[tuple[_Process, int]] = queue.Queue()
-
-    def forward(number: int) -> None:
-        for each in started:
-            each.signal(number)
-
-    def ended(each: _Process) -> None:
-        ends.put((each, each.end()))
-
-    with StopRequests(forward) as asked:
+    group = _Group()
+    with StopSignals(group.signal) as stop:
         try:
-            for number, (command, environment, log) in enumerate(commands):
-                started.append(_Process(number, command, os.environ | dict(environment), log))
-                threading.Thread(target=ended, args=(started[-1],), daemon=True).start()
-                if asked.count:  # came before this one was there to be told
-                    started[-1].signal(signal.SIGTERM)
-            return _outcome(started, ends, asked)
+            for command, environment, log in commands:
+                process = group.start(command, os.environ | dict(environment), log)
+                if stop.received and not process.signalled:  # it arrived before this process was started
+                    process.signal(signal.SIGTERM)
+            failure = group.wait()
         finally:
-            for each in started:
-                each.signal(signal.SIGKILL)
-
-
-def _outcome(started: list[_Process], ends: "queue.Queue[tuple[_Process, int]]", asked: StopRequests) -> Ended:
-    """Waits for the ends of all; once one has failed it hurries the others."""
-    failed: list[tuple[_Process, int]] = []
-    remaining = len(started)
-    hurry: list[tuple[int, float]] = []
-    first_at = deadline = float("inf")
-    while remaining:
-        try:
-            each, code = ends.get(timeout=min(max(deadline - time.monotonic(), 0), 0.5))
-        except queue.Empty:
-            if time.monotonic() >= deadline and hurry:
-                number, seconds = hurry.pop(0)
-                for other in started:
-                    other.signal(number)
-                deadline = time.monotonic() + seconds
-            continue
-        remaining -= 1
-        if code:
-            if not failed:
-                patience, hurry = _hurry(saved=code == EXIT_INTERRUPTED and not reports_peer_loss(each.last))
-                first_at, deadline = time.monotonic(), time.monotonic() + patience
-            if not failed or time.monotonic() - first_at < SETTLE_SECONDS:
-                failed.append((each, code))
-    if not failed:
-        return Ended(0, asked.count > 0)
-    # One that only lost another is not the one to blame.
-    blamed, code = next(((e, c) for e, c in failed if not reports_peer_loss(e.last)), failed[0])
-    return Ended(code, asked.count > 0, blamed.number, tuple(blamed.last))
-
-
-def _hurry(*, saved: bool) -> tuple[float, list[tuple[int, float]]]:
-    """Once one has ended: how long the others have, and then (signal, seconds until the next)."""
-    patience = SAVE_SECONDS if saved else ALONE_SECONDS
-    return patience, [(signal.SIGTERM, ALONE_SECONDS), (signal.SIGKILL, float("inf"))]
+            group.signal(signal.SIGKILL)
+    if failure is None:
+        return Outcome(0, stop.received)
+    cause, code = failure
+    return Outcome(code, stop.received, cause.number, tuple(cause.last_lines))

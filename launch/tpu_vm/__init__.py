@@ -1,0 +1,1 @@
+"""The executor for slices of Cloud TPU VMs."""

@@ -1,11 +1,12 @@
-"""What the launcher runs on a host of TPUs: it starts a job there, tells its output, and ends it.
+"""The launcher's agent on a TPU host: starts a job there, transfers its output, and stops it.
 
-    python -m launch.tpu_vm.agent start JOB -- COMMAND...    starts it and returns; nothing if it runs already
-    python -m launch.tpu_vm.agent watch JOB --position=N     its output from byte N on, until its end
-    python -m launch.tpu_vm.agent result JOB --seconds=S     waits so long for its end, then kills it; one JSON object
-    python -m launch.tpu_vm.agent stop - --seconds=S         asks every job to save and end, and waits so long
+    python -m launch.tpu_vm.agent start JOB -- COMMAND...    starts it and returns; does nothing if it was started
+    python -m launch.tpu_vm.agent watch JOB --offset=N       prints its log from byte N on, until it ends
+    python -m launch.tpu_vm.agent result JOB --seconds=S     kills it after S seconds if it still runs; prints JSON
+    python -m launch.tpu_vm.agent stop - --seconds=S         asks all jobs to save and exit; waits up to S seconds
 
-A job outlives the connection that started it. Standard library only.
+A job continues when the connection that started it ends. This module uses the standard library only: it runs with the
+Python of the host.
 """
 
 import argparse
@@ -21,27 +22,28 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-JOBS = Path("codellama_jax", "jobs")  # in the home directory: what a job says, its process id, and its end
+JOBS = Path("codellama_jax", "jobs")  # in the home directory: a folder for each job with its log, process ids and code
 DEVICES = ("/dev/vfio/*", "/dev/accel*")
-MARK = "\x1e@@{}\x1e"  # before all output: the byte at which it begins
+OFFSET_MARK = "\x1e@@{}\x1e"  # precedes the output of `watch`: the offset of its first byte in the log
 LAST_LINES = 12
 POLL_SECONDS = 0.2
-STOP_SECONDS = 10.0
+EXIT_SECONDS = 10.0  # from SIGTERM to SIGKILL
+TAIL_BYTES = 20_000  # of the log, read for the last lines
 
 
-def folder(job: str) -> Path:
-    """Where what is known of a job lies."""
+def job_folder(job: str) -> Path:
+    """The folder with the state of a job."""
     return Path.home() / JOBS / job
 
 
 def start(job: str, command: Sequence[str], devices: Sequence[str] = DEVICES) -> int:
-    """Starts the command, in a session of its own, after ending whatever else of this user holds the TPUs."""
-    where = folder(job)
-    if (where / "runner").exists():
-        return 0  # the connection that started it broke, and was made again
-    end_holders(devices)
-    where.mkdir(parents=True, exist_ok=True)
-    with (where / "log").open("ab") as log:
+    """Starts the command in its own session, after ending other processes of this user that hold the TPUs."""
+    folder = job_folder(job)
+    if (folder / "runner").exists():
+        return 0  # gcloud reconnected and runs this command again
+    end_device_holders(devices)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("ab") as log:
         runner = subprocess.Popen(
             [sys.executable, "-m", "launch.tpu_vm.agent", "run", job, "--", *command],
             stdin=subprocess.DEVNULL,
@@ -49,35 +51,36 @@ def start(job: str, command: Sequence[str], devices: Sequence[str] = DEVICES) ->
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    (where / "runner").write_text(str(runner.pid))
+    (folder / "runner").write_text(str(runner.pid))
     return 0
 
 
 def run(job: str, command: Sequence[str]) -> int:
-    """Runs the command and notes how it ended."""
+    """Runs the command and records its exit code."""
+    folder = job_folder(job)
     try:
         process = subprocess.Popen(command)
     except OSError as error:
         print(f"error: {command[0]}: {error.strerror}", flush=True)
-        _write(folder(job) / "code", "127")
+        _write(folder / "code", "127")
         return 127
-    _write(folder(job) / "process", str(process.pid))
-    if (folder(job) / "asked").exists():  # before there was anyone to be told
+    _write(folder / "process", str(process.pid))
+    if (folder / "stop_requested").exists():  # `stop` was called before the process could receive a signal
         process.terminate()
     code = process.wait()
-    _write(folder(job) / "code", str(code if code >= 0 else 128 - code))
+    _write(folder / "code", str(code if code >= 0 else 128 - code))
     return 0
 
 
-def watch(job: str, position: int) -> int:
-    """Prints what the job says until it has ended."""
+def watch(job: str, offset: int) -> int:
+    """Prints the job's log from `offset` on until the job has ended."""
     out = sys.stdout.buffer
-    out.write(MARK.format(position).encode())
+    out.write(OFFSET_MARK.format(offset).encode())
     out.flush()
-    with (folder(job) / "log").open("rb") as log:
-        log.seek(position)
+    with (job_folder(job) / "log").open("rb") as log:
+        log.seek(offset)
         while True:
-            ended = _ended(job)
+            ended = _has_ended(job)
             if chunk := log.read():
                 out.write(chunk)
                 out.flush()
@@ -88,106 +91,107 @@ def watch(job: str, position: int) -> int:
 
 
 def result(job: str, seconds: float) -> int:
-    """Prints how the job ended here; one that has not within `seconds` is killed, since its others have."""
-    where, deadline = folder(job), time.monotonic() + seconds
-    while not _ended(job) and time.monotonic() < deadline:
+    """Prints how the job ended on this host. Kills it if it still runs after `seconds`: other hosts have ended."""
+    folder, deadline = job_folder(job), time.monotonic() + seconds
+    while not _has_ended(job) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-    if killed := not _ended(job):
+    if killed := not _has_ended(job):
         _signal(job, signal.SIGKILL)
-    log = (where / "log").read_bytes()[-20_000:].decode(errors="replace") if (where / "log").exists() else ""
-    code = (where / "code").read_text() if (where / "code").exists() else ""
-    line = {
+    log = (folder / "log").read_bytes()[-TAIL_BYTES:].decode(errors="replace") if (folder / "log").exists() else ""
+    code = (folder / "code").read_text() if (folder / "code").exists() else ""
+    record = {
         "host": socket.gethostname(),
         "code": None if killed or not code else int(code),
-        "asked": (where / "asked").exists(),
+        "stop_requested": (folder / "stop_requested").exists(),
         "last_lines": log.splitlines()[-LAST_LINES:],
     }
-    sys.stdout.write("\n" + json.dumps(line) + "\n")  # one write: others write to the same terminal
+    sys.stdout.write("\n" + json.dumps(record) + "\n")  # in one write: all hosts print to the same terminal
     sys.stdout.flush()
     return 0
 
 
 def stop(seconds: float) -> int:
-    """Asks every job here to save and end, and waits so long for it."""
+    """Asks every job on this host to save and exit, and waits up to `seconds` for it."""
     deadline = time.monotonic() + seconds
-    running = [where for where in (Path.home() / JOBS).glob("*") if not _ended(where.name)]
-    for where in running:
-        (where / "asked").touch()
-        _signal(where.name, signal.SIGTERM)
-    while any(not _ended(where.name) for where in running) and time.monotonic() < deadline:
+    running = [folder for folder in (Path.home() / JOBS).glob("*") if not _has_ended(folder.name)]
+    for folder in running:
+        (folder / "stop_requested").touch()
+        _signal(folder.name, signal.SIGTERM)
+    while any(not _has_ended(folder.name) for folder in running) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return 0
 
 
-def end_holders(patterns: Sequence[str]) -> None:
-    """Ends the processes of this user that hold one of the devices: a killed connection leaves them behind."""
+def end_device_holders(patterns: Sequence[str]) -> None:
+    """Ends this user's processes that have one of the devices open; a broken connection can leave them behind."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        holders = _holders({path for pattern in patterns for path in glob.glob(pattern)})
+        holders = _device_holders({path for pattern in patterns for path in glob.glob(pattern)})
         for process in holders:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process, number)
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(map(_alive, holders)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + EXIT_SECONDS
+        while any(map(_is_alive, holders)) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
 
-def _holders(devices: set[str]) -> list[int]:
-    found = set()
+def _device_holders(devices: set[str]) -> list[int]:
+    processes = set()
     for descriptor in glob.glob("/proc/[0-9]*/fd/*") if devices else []:
         with contextlib.suppress(OSError):
             if os.readlink(descriptor) in devices:
-                found.add(int(descriptor.split("/")[2]))
-    return sorted(found - {os.getpid()})
+                processes.add(int(descriptor.split("/")[2]))
+    return sorted(processes - {os.getpid()})
 
 
-def _ended(job: str) -> bool:
-    """Whether the job has ended, with a code or without: a host that was started anew knows of none."""
-    where = folder(job)
-    if (where / "code").exists():
+def _has_ended(job: str) -> bool:
+    """Whether the job has ended. It has no exit code if its runner was killed, or if the host was restarted."""
+    folder = job_folder(job)
+    if (folder / "code").exists():
         return True
-    runner = (where / "runner").read_text() if (where / "runner").exists() else ""
-    return not runner or (not _alive(int(runner)) and not (where / "code").exists())
+    runner = (folder / "runner").read_text() if (folder / "runner").exists() else ""
+    return not runner or (not _is_alive(int(runner)) and not (folder / "code").exists())
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z"  # one that nobody waits for has ended
+    return state != "Z"  # a zombie has ended
 
 
 def _signal(job: str, number: int) -> None:
-    path = folder(job) / "process"
+    path = job_folder(job) / "process"
     with contextlib.suppress(OSError, ValueError):
         os.kill(int(path.read_text()), number)
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all: others look."""
+    """Writes a file atomically: other processes of the agent read it."""
     temporary = path.with_suffix(".new")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what the command line says; returns an exit code."""
-    own, command = list(argv), list[str]()
-    if "--" in own:
-        own, command = own[: own.index("--")], own[own.index("--") + 1 :]
+    """Runs an action; returns an exit code."""
+    arguments, command = list(argv), list[str]()
+    if "--" in arguments:
+        separator = arguments.index("--")
+        arguments, command = arguments[:separator], arguments[separator + 1 :]
     parser = argparse.ArgumentParser(prog="python -m launch.tpu_vm.agent")
-    parser.add_argument("what", choices=("start", "run", "watch", "result", "stop"))
+    parser.add_argument("action", choices=("start", "run", "watch", "result", "stop"))
     parser.add_argument("job")
-    parser.add_argument("--position", type=int, default=0)
+    parser.add_argument("--offset", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=90.0)
-    options = parser.parse_args(own)
-    if options.what == "start":
+    options = parser.parse_args(arguments)
+    if options.action == "start":
         return start(options.job, command)
-    if options.what == "run":
+    if options.action == "run":
         return run(options.job, command)
-    if options.what == "watch":
-        return watch(options.job, options.position)
-    if options.what == "result":
+    if options.action == "watch":
+        return watch(options.job, options.offset)
+    if options.action == "result":
         return result(options.job, options.seconds)
     return stop(options.seconds)
 

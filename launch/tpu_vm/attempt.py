@@ -1,77 +1,79 @@
-"""One start of a job on the hosts of a slice: followed through broken connections, and its end understood."""
+"""One attempt to run a job on the hosts of a slice: follows it through broken connections and interprets its end."""
 
 import json
+import logging
 import re
 import sys
 from typing import Any
 
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from codellama_jax.runtime.distributed import reports_peer_loss
+from codellama_jax.runtime.signals import Stopped, StopSignals
 from launch.command import execute
-from launch.job import Job
-from launch.signals import Stopped, StopRequests
+from launch.executor import Job, error_line, log_last_lines
 from launch.source_archive import Archive
-from launch.tpu_vm.agent import MARK
+from launch.tpu_vm.agent import OFFSET_MARK
 from launch.tpu_vm.commands import TpuVmCommands
-from launch.tpu_vm.queued_resource import Lost, QueuedResource, say
+from launch.tpu_vm.queued_resource import QueuedResource, SliceLost
 
-DROPS = 8  # broken connections in a row, with nothing said between them, after which host 0 is taken for lost
-DROP_SECONDS = 5.0
+logger = logging.getLogger(__name__)
+
+MAX_RECONNECTS = 8  # in a row without new output; then host 0 counts as lost
+RECONNECT_SECONDS = 5.0
+
+_OFFSET_MARK = re.compile(OFFSET_MARK.format(r"(\d+)").encode())
 
 
-_MARK = re.compile(MARK.format(r"(\d+)").encode())
+class LogFollower:
+    """Prints a log once that arrives over several connections, each of which starts with the offset of its first byte.
 
-
-class Follower:
-    """Puts together what a job says from connections that break: each begins with the byte at which it begins.
-
-    gcloud makes a broken connection again by itself, with the same command, so that what was seen comes twice.
+    gcloud itself reconnects with the same command after a broken connection, so that some output arrives twice.
 
     Attributes:
-        position: bytes that were printed.
+        printed: bytes of the log that were printed.
     """
 
     def __init__(self) -> None:
-        self.position = 0
-        self._at = 0  # where the connection in hand is
-        self._held = b""  # a line that is not whole
+        self.printed = 0
+        self._offset = 0  # in the log, of the next byte of this connection that is not in _partial_line
+        self._partial_line = b""
 
-    def begin(self) -> None:
-        """A new connection."""
-        self._held = b""
+    def start_connection(self) -> None:
+        """Prepares for the output of a new connection."""
+        self._partial_line = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Prints what is new."""
-        # A line that was cut by the end of a connection stands before the mark of the next one, and comes again.
-        first, *others = _MARK.split(self._held + chunk)
-        self._held = self._print(first)
-        for position, text in zip(others[::2], others[1::2], strict=True):
-            self._at = int(position)
-            self._held = self._print(text)
+        """Prints the complete lines that are new."""
+        # A line that was cut off by the end of a connection precedes the next mark; it is transferred again.
+        first, *rest = _OFFSET_MARK.split(self._partial_line + chunk)
+        self._partial_line = self._print(first)
+        for offset, text in zip(rest[::2], rest[1::2], strict=True):
+            self._offset = int(offset)
+            self._partial_line = self._print(text)
 
     def _print(self, text: bytes) -> bytes:
-        """Prints the whole lines that are new; returns what is behind them."""
-        *lines, rest = text.split(b"\n")
+        """Prints the complete lines of `text` that are new; returns the incomplete line at its end."""
+        *lines, partial_line = text.split(b"\n")
         for line in lines:
-            self._at += len(line) + 1
-            if self._at > self.position:
-                self.position = self._at
+            self._offset += len(line) + 1
+            if self._offset > self.printed:
+                self.printed = self._offset
                 sys.stdout.write(line.decode(errors="replace") + "\n")
                 sys.stdout.flush()
-        return rest
+        return partial_line
 
 
 class Attempt:
-    """One start of a job.
+    """One attempt to run a job.
 
     Args:
-        job: what to start.
-        number: which start of it this is.
-        commands: about the slice.
-        source: that its hosts have.
-        slice_: where.
-        asked: requests to stop: the first has the job save and end, the second leaves it.
-        pace: seconds of waiting for each that is meant.
+        job: the job.
+        number: 0 for the first attempt.
+        commands: the commands for the slice.
+        source: the source code on its hosts.
+        slice_: the slice.
+        stop: counts stop signals: at the first, the job saves and exits; at the second, the launcher does not wait.
+        pace: multiplier for all waits (tests use less than 1).
     """
 
     def __init__(
@@ -81,74 +83,78 @@ class Attempt:
         commands: TpuVmCommands,
         source: Archive,
         slice_: QueuedResource,
-        asked: StopRequests,
+        stop: StopSignals,
         pace: float,
     ):
         self._job, self._number, self._commands, self._source = job, number, commands, source
-        self._slice, self._asked, self._pace = slice_, asked, pace
+        self._slice, self._stop, self._pace = slice_, stop, pace
 
     def run(self, libtpu_init_args: str) -> tuple[int, str]:
-        """Starts the job and follows it to its end; returns the exit code and, if it may go on, why it ended.
+        """Starts the job and follows it until it ends.
+
+        Returns:
+            The exit code and, if the job may be started again, the reason why it ended.
 
         Raises:
-            Lost, Deleted: the slice or a host is gone.
+            SliceLost, SliceDeleted: the slice or a host is gone.
             UserError: the job could not be started.
-            Stopped: a signal asked to stop before there was anything to save, or a second one did not want to wait.
+            Stopped: a signal asked to stop before there was anything to save, or a second signal arrived.
         """
-        self._slice.on_hosts(self._commands.start(self._job, self._number, self._source, libtpu_init_args))
-        follower = Follower()
+        self._slice.run_on_hosts(self._commands.start(self._job, self._number, self._source, libtpu_init_args))
+        follower = LogFollower()
         try:
             self._follow(follower, allowed=0)
         except Stopped:
-            say("codellama_jax: stopping: the job saves, then the slice is deleted (a second signal does not wait)")
-            self._slice.on_hosts(self._commands.stop(self._source), allowed=1)
+            logger.info(
+                "codellama_jax: stopping: the job saves, then the slice is deleted (a second signal does not wait)"
+            )
+            self._slice.run_on_hosts(self._commands.stop(self._source), allowed=1)
             self._follow(follower, allowed=1)
-        return self._ended(self._results())
+        return self._interpret(self._results())
 
-    def _follow(self, follower: Follower, allowed: int) -> None:
-        """Returns when the job has ended on host 0."""
-        drops, position = 0, follower.position
+    def _follow(self, follower: LogFollower, allowed: int) -> None:
+        """Prints the log of host 0 until the job has ended there."""
+        reconnects, printed = 0, follower.printed
         while True:
-            follower.begin()
-            command = self._commands.watch(self._job, self._number, self._source, follower.position)
-            if execute(command, self._asked, allowed, follower.feed).code == 0:
+            follower.start_connection()
+            command = self._commands.watch(self._job, self._number, self._source, follower.printed)
+            if execute(command, self._stop, allowed, follower.feed).code == 0:
                 return
-            self._slice.check_there()
-            drops = 1 if follower.position > position else drops + 1
-            position = follower.position
-            if drops > DROPS:
-                raise Lost("host 0 cannot be reached")
-            self._asked.sleep(DROP_SECONDS * self._pace, allowed)
+            self._slice.check_active()
+            reconnects = 1 if follower.printed > printed else reconnects + 1
+            printed = follower.printed
+            if reconnects > MAX_RECONNECTS:
+                raise SliceLost("host 0 cannot be reached")
+            self._stop.sleep(RECONNECT_SECONDS * self._pace, allowed)
 
     def _results(self) -> list[dict[str, Any]]:
+        """How the job ended on each host, as agent.result reports it."""
         command = self._commands.result(self._job, self._number, self._source)
-        out = self._slice.on_hosts(command, allowed=1)
-        return [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
+        output = self._slice.run_on_hosts(command, allowed=1)
+        return [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
 
-    def _ended(self, results: list[dict[str, Any]]) -> tuple[int, str]:
-        codes = [result["code"] for result in results]
+    def _interpret(self, results: list[dict[str, Any]]) -> tuple[int, str]:
+        """As `run` returns it, from the results of all hosts."""
         stage = self._job.stage
-        if results and all(code == EXIT_DONE for code in codes):
+        if results and all(result["code"] == EXIT_DONE for result in results):
             return EXIT_DONE, ""
-        if any(result["asked"] for result in results):
+        if any(result["stop_requested"] for result in results):
             return EXIT_INTERRUPTED, ""
         for result in results:
             if result["code"] in (EXIT_FAILED, EXIT_USAGE):
-                return self._failed(result), ""
-        stopped = [result for result in results if result["code"] == EXIT_INTERRUPTED]
-        if not all(reports_peer_loss(result["last_lines"]) for result in stopped):
+                self._report_failure(result)
+                return result["code"], ""
+        interrupted = [result for result in results if result["code"] == EXIT_INTERRUPTED]
+        if not all(reports_peer_loss(result["last_lines"]) for result in interrupted):
             return EXIT_INTERRUPTED, f"{stage} was preempted after saving"
         for result in results:
             if result["code"] not in (EXIT_DONE, EXIT_INTERRUPTED):
-                how = "without a code" if result["code"] is None else f"with code {result['code']}"
-                raise Lost(f"{stage} ended {how} on {result['host']}: {' / '.join(result['last_lines'][-2:])}")
-        raise Lost("a host was lost")
+                end = "without an exit code" if result["code"] is None else f"with code {result['code']}"
+                raise SliceLost(f"{stage} ended {end} on {result['host']}: {' / '.join(result['last_lines'][-2:])}")
+        raise SliceLost("a host was lost")
 
-    def _failed(self, result: dict[str, Any]) -> int:
-        print(f"codellama_jax: {result['host']} ended with code {result['code']}, its last lines:", file=sys.stderr)
-        for line in result["last_lines"]:
-            print(f"    {line}", file=sys.stderr)
-        said = [line for line in result["last_lines"] if line.startswith("error: ")]
-        line = said[-1] if said else f"error: {self._job.stage} failed; what was saved is untouched"
-        print(f"{line} ({result['host']})", file=sys.stderr)
-        return result["code"]
+    def _report_failure(self, result: dict[str, Any]) -> None:
+        host, lines = result["host"], result["last_lines"]
+        log_last_lines(f"{host} ended with code {result['code']}, its last lines", lines)
+        error = error_line(lines) or f"error: {self._job.stage} failed; earlier checkpoints are not affected"
+        logger.error(f"{error} ({host})")

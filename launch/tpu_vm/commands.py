@@ -1,4 +1,4 @@
-"""Every command that the TPU VM executor runs, made from what is asked for and nothing else: shown or executed."""
+"""The gcloud commands of the TPU VM executor, as functions of their arguments alone."""
 
 import dataclasses
 import re
@@ -6,25 +6,25 @@ import shlex
 from collections.abc import Sequence
 
 from launch.command import Command
-from launch.job import Job
+from launch.executor import Job
 from launch.source_archive import LOCK, Archive
 
-PYTHON = "3.12"  # the hosts' own is too old
+PYTHON = "3.12"  # the Python of the hosts is too old
 FOLDER = "codellama_jax"  # in the home directory of a host
 LABEL = "codellama-jax"
 
 
 def resource_name(name: str) -> str:
-    """The queued resource and the TPU VM of a run."""
+    """The name of the queued resource and of the TPU VM of a run."""
     return re.sub("[^a-z0-9-]+", "-", f"{LABEL}-{name.lower()}").strip("-")[:60]
 
 
 @dataclasses.dataclass(frozen=True)
 class TpuVmCommands:
-    """Commands about one queued resource.
+    """The commands for one queued resource.
 
     Attributes:
-        resource: its name, and that of its TPU VM.
+        resource: the name of the queued resource and of its TPU VM.
         project, zone: where it is.
     """
 
@@ -34,31 +34,31 @@ class TpuVmCommands:
 
     # ---------------------------------------------------------------- the slice
 
-    def create(self, accelerator: Sequence[str], runtime_version: str, more: Sequence[str]) -> Command:
+    def create(self, accelerator: Sequence[str], runtime_version: str, flags: Sequence[str]) -> Command:
         return self._gcloud(
             "create the slice",
             *("queued-resources", "create", self.resource, f"--node-id={self.resource}"),
             *accelerator,
             f"--runtime-version={runtime_version}",
-            *more,
+            *flags,
             f"--labels={LABEL}={self.resource}",
             "--quiet",
         )
 
     def state(self) -> Command:
         return self._gcloud(
-            "wait until it is ACTIVE: this is asked again and again",
+            "wait until it is ACTIVE (repeated)",
             *("queued-resources", "describe", self.resource),
             "--format=value(state.state,state.failedData.error.message)",
         )
 
     def delete(self) -> Command:
         return self._gcloud(
-            "delete the slice, whatever became of the jobs",
+            "delete the slice, also after a failure",
             *("queued-resources", "delete", self.resource, "--force", "--quiet"),
         )
 
-    # ---------------------------------------------------------------- its hosts
+    # ---------------------------------------------------------------- the hosts
 
     def copy(self, archive: Archive) -> Command:
         return self._gcloud(
@@ -79,7 +79,7 @@ class TpuVmCommands:
             f"touch {environment}/installed",
             "fi",
         ]
-        return self._ssh("install the lock's packages on every host", "all", "; ".join(steps))
+        return self._ssh("install the packages on every host", "all", "; ".join(steps))
 
     def start(self, job: Job, attempt: int, archive: Archive, libtpu_init_args: str) -> Command:
         python = f"../{_environment(archive)}/bin/python"
@@ -92,44 +92,45 @@ class TpuVmCommands:
             *(python, "-m", "codellama_jax.train", *job.shipped_arguments),
         ]
         remote = f"cd {FOLDER}/{archive.digest} && {shlex.join(words)}"
-        return self._ssh(f"start {job.stage} on every host; it outlives the connection", "all", remote)
+        return self._ssh(f"start {job.stage} on every host, detached from the connection", "all", remote)
 
-    def watch(self, job: Job, attempt: int, archive: Archive, position: int) -> Command:
-        what = [f"{job.stage}.{attempt}", f"--position={position}"]
-        return self._ssh(f"follow host 0 until {job.stage} ends", "0", on_host(archive, "watch", *what))
+    def watch(self, job: Job, attempt: int, archive: Archive, offset: int) -> Command:
+        arguments = [f"{job.stage}.{attempt}", f"--offset={offset}"]
+        return self._ssh(f"follow host 0 until {job.stage} ends", "0", _agent(archive, "watch", *arguments))
 
     def result(self, job: Job, attempt: int, archive: Archive) -> Command:
-        return self._ssh("how it ended on every host", "all", on_host(archive, "result", f"{job.stage}.{attempt}"))
+        remote = _agent(archive, "result", f"{job.stage}.{attempt}")
+        return self._ssh("report how it ended on every host", "all", remote)
 
     def stop(self, archive: Archive) -> Command:
-        return self._ssh("have every host save and end", "all", on_host(archive, "stop", "-", "--seconds=0"))
+        return self._ssh("stop every host after saving", "all", _agent(archive, "stop", "-", "--seconds=0"))
 
-    # ---------------------------------------------------------------- of a run that another launcher started
+    # ---------------------------------------------------------------- runs of other launchers
 
     def stop_any(self) -> Command:
         newest = f"cd {FOLDER} && cd $(ls -td [0-9a-f]*/launch | head -n 1)/.."
         return self._ssh(
-            "have every host save and end", "all", f"{newest} && python3 -m launch.tpu_vm.agent stop - --seconds=120"
+            "stop every host after saving", "all", f"{newest} && python3 -m launch.tpu_vm.agent stop - --seconds=120"
         )
 
     def logs(self) -> Command:
-        return self._ssh("what host 0 said", "0", f"tail -n +1 {FOLDER}/jobs/*/log")
+        return self._ssh("the output of host 0", "0", f"tail -n +1 {FOLDER}/jobs/*/log")
 
-    # ----------------------------------------------------------------
+    # ---------------------------------------------------------------- all commands
 
-    def _ssh(self, why: str, worker: str, remote: str) -> Command:
-        worker, remote = f"--worker={worker}", f"--command={remote}"
-        return self._gcloud(why, "tpu-vm", "ssh", self.resource, worker, "--quiet", remote)
+    def _ssh(self, purpose: str, worker: str, remote: str) -> Command:
+        flags = (f"--worker={worker}", "--quiet", f"--command={remote}")
+        return self._gcloud(purpose, "tpu-vm", "ssh", self.resource, *flags)
 
-    def _gcloud(self, why: str, *words: str) -> Command:
-        place = (f"--project={self.project}", f"--zone={self.zone}")
-        return Command(("gcloud", "compute", "tpus", *words[:3], *place, *words[3:]), why)
+    def _gcloud(self, purpose: str, *words: str) -> Command:
+        location = (f"--project={self.project}", f"--zone={self.zone}")
+        return Command(("gcloud", "compute", "tpus", *words[:3], *location, *words[3:]), purpose)
 
 
 def _environment(archive: Archive) -> str:
     return f"packages-{archive.lock}"
 
 
-def on_host(archive: Archive, what: str, *arguments: str) -> str:
+def _agent(archive: Archive, action: str, *arguments: str) -> str:
     """The remote command that runs launch/tpu_vm/agent.py."""
-    return f"cd {FOLDER}/{archive.digest} && {shlex.join(['python3', '-m', 'launch.tpu_vm.agent', what, *arguments])}"
+    return f"cd {FOLDER}/{archive.digest} && {shlex.join(['python3', '-m', 'launch.tpu_vm.agent', action, *arguments])}"

@@ -1,150 +1,145 @@
-"""A slice of TPU VMs that is queued for, may be taken away, and is always deleted in the end."""
+"""A slice of TPU VMs: it is created as a queued resource, may be preempted, and is always deleted at the end."""
 
-import functools
-import sys
-import time
+import logging
 from collections.abc import Callable
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime.signals import StopSignals
+from launch import cloud
 from launch.command import Command, execute
-from launch.signals import StopRequests
 from launch.source_archive import Archive
 from launch.tpu_vm.commands import TpuVmCommands
 
+logger = logging.getLogger(__name__)
+
 WAITING = ("ACCEPTED", "CREATING", "PROVISIONING", "WAITING_FOR_RESOURCES", "")
-ABSENT = "ABSENT"  # our word for: there is none
+ABSENT = "ABSENT"  # not a state of the cloud: the queued resource does not exist
 POLL_SECONDS = 15.0
-DELETE_TRIES = 4
-UNREACHABLE = 255  # of ssh, when it is not the remote command that failed
+SSH_FAILED = 255  # exit code of ssh if the connection failed, and not the remote command
 
 
-class Lost(Exception):
-    """The slice, or one of its hosts, is gone: with another slice the job can go on. The message is the reason."""
+class SliceLost(Exception):
+    """The slice or one of its hosts is gone; the job can resume on another slice. The message is the reason."""
 
 
-class Deleted(Exception):
-    """Somebody else deleted the slice, who will have meant it."""
-
-
-say = functools.partial(print, flush=True)
+class SliceDeleted(Exception):
+    """The slice was deleted externally; it is not created again."""
 
 
 class QueuedResource:
     """The slice of an experiment.
 
     Args:
-        commands: about it.
+        commands: the commands for this slice.
         create: the command that creates it.
-        archive: the source that its hosts get.
-        asked: requests to stop.
-        pace: seconds of waiting for each that is meant; less in tests.
+        source: the source code that its hosts get.
+        stop: counts the signals that ask the launcher to stop.
+        pace: multiplier for all waits (tests use less than 1).
     """
 
-    def __init__(
-        self, commands: TpuVmCommands, create: Command, archive: Archive, asked: StopRequests, pace: float = 1.0
-    ):
-        self._commands, self._create, self._archive, self._asked = commands, create, archive, asked
-        self._pace, self._created, self._installed = pace, False, False
+    def __init__(self, commands: TpuVmCommands, create: Command, source: Archive, stop: StopSignals, pace: float = 1.0):
+        self._commands, self._create_command, self._source = commands, create, source
+        self._stop, self._pace = stop, pace
+        self._created = self._installed = False
 
     def make_ready(self) -> None:
-        """Creates the slice if there is none, waits for it, and installs the source on its hosts.
+        """Creates the slice if it does not exist, waits until it is active, and installs the source on its hosts.
 
         Raises:
             UserError: it cannot be created.
-            Lost: it was taken away meanwhile.
-            Deleted: it was deleted meanwhile.
+            SliceLost: it was preempted meanwhile.
+            SliceDeleted: it was deleted meanwhile.
             Stopped: a signal asked to stop.
         """
         if not self._created:
-            self._try_to_create()
-        self._wait()
+            self._create()
+        self._wait_until_active()
         if not self._installed:
-            for step in (self._commands.copy(self._archive), self._commands.install(self._archive)):
-                self.on_hosts(step)
+            for command in (self._commands.copy(self._source), self._commands.install(self._source)):
+                self.run_on_hosts(command)
             self._installed = True
 
-    def _try_to_create(self) -> None:
-        say(f"codellama_jax: creating {self._commands.resource} in {self._commands.zone}")
-        made = execute(self._create)  # never cut short: what is half created would not be known of
-        if made.code == 0:
+    def _create(self) -> None:
+        logger.info(f"codellama_jax: creating {self._commands.resource} in {self._commands.zone}")
+        result = execute(self._create_command)  # not interruptible: an incomplete creation could not be cleaned up
+        if result.code == 0:
             self._created = True
             return
-        if "ALREADY_EXISTS" in made.err or "already exists" in made.err:
+        if "ALREADY_EXISTS" in result.stderr or "already exists" in result.stderr:
             raise UserError(
-                f"{self._commands.resource} exists already in {self._commands.zone}: another launcher uses it, or one"
-                f" was killed: python xm_launch.py stop NAME --executor=tpu_vm deletes it; or use another --name"
+                f"{self._commands.resource} exists already in {self._commands.zone}, from another launcher or one that"
+                " was killed: python xm_launch.py stop NAME --executor=tpu_vm deletes it; or use another --name"
             )
         self._created = self.state()[0] != ABSENT
-        raise UserError(self._refused(made.reason, made.err))
+        raise self._refusal(result.reason, result.stderr)
 
-    def _refused(self, reason: str, text: str) -> str:
-        if "quota" in text.lower() or "RESOURCE_EXHAUSTED" in text:
-            cure = "ask for more at https://console.cloud.google.com/iam-admin/quotas, or take another --zone"
-            return f"no quota for {self._commands.resource} in {self._commands.zone} ({reason}): {cure}"
-        return f"{self._commands.resource} cannot be created in {self._commands.zone}: {reason}"
+    def _refusal(self, reason: str, message: str) -> UserError:
+        where = f"{self._commands.resource} in {self._commands.zone}"
+        if "quota" in message.lower() or "RESOURCE_EXHAUSTED" in message:
+            remedy = "request more at https://console.cloud.google.com/iam-admin/quotas, or use another --zone"
+            return UserError(f"no quota for {where} ({reason}): {remedy}")
+        return UserError(f"cannot create {where}: {reason}")
 
-    def _wait(self) -> None:
-        seen = None
+    def _wait_until_active(self) -> None:
+        previous = None
         while True:
             state, message = self.state()
             if state == "ACTIVE":
                 return
-            if state != seen:
-                say(f"codellama_jax: {self._commands.resource} is {state or 'not known yet'}")
-            seen = state
+            if state != previous:
+                logger.info(f"codellama_jax: {self._commands.resource} is {state or 'in an unknown state'}")
+            previous = state
             if state == ABSENT:
-                raise Deleted
+                raise SliceDeleted
             if state == "FAILED" and message:
-                raise UserError(self._refused(message, message))
+                raise self._refusal(message, message)
             if state not in WAITING:
-                raise Lost(f"the slice is {state}")
-            self._asked.sleep(POLL_SECONDS * self._pace)
+                raise SliceLost(f"the slice is {state}")
+            self._stop.sleep(POLL_SECONDS * self._pace)
 
     def state(self) -> tuple[str, str]:
-        """Its state, and what there is to say of it; "" where the cloud does not answer."""
-        found = execute(self._commands.state())
-        if found.code:
-            absent = "NOT_FOUND" in found.err or "not found" in found.err
-            return (ABSENT if absent else ""), found.reason
-        state, _, message = found.out.decode().strip().partition("\t")
+        """Its state and the cloud's message about it; the state is "" if the cloud does not answer."""
+        result = execute(self._commands.state())
+        if result.code:
+            absent = "NOT_FOUND" in result.stderr or "not found" in result.stderr
+            return (ABSENT if absent else ""), result.reason
+        state, _, message = result.stdout.decode().strip().partition("\t")
         return state, message.strip()
 
-    def check_there(self) -> None:
-        """Returns if it is active, or the cloud does not answer. Raises Lost or Deleted."""
+    def check_active(self) -> None:
+        """Returns if the slice is active, or if the cloud does not answer. Raises SliceLost or SliceDeleted."""
         state, _ = self.state()
         if state == ABSENT:
-            raise Deleted
+            raise SliceDeleted
         if state not in ("ACTIVE", ""):
-            raise Lost(f"the slice was taken away ({state})")
+            raise SliceLost(f"the slice was preempted ({state})")
 
-    def on_hosts(self, command: Command, seen: Callable[[bytes], None] | None = None, allowed: int = 0) -> bytes:
+    def run_on_hosts(
+        self, command: Command, on_output: Callable[[bytes], None] | None = None, allowed: int = 0
+    ) -> bytes:
         """Runs a command on hosts and returns its output.
 
         Raises:
-            UserError: it failed there.
-            Lost: a host cannot be reached, or the slice is gone.
-            Deleted: the slice was deleted.
+            UserError: the command failed on a host.
+            SliceLost: a host cannot be reached, or the slice is gone.
+            SliceDeleted: the slice was deleted.
             Stopped: more than `allowed` signals asked to stop.
         """
-        ended = execute(command, self._asked, allowed, seen)
-        if ended.code == 0:
-            return ended.out
-        self.check_there()
-        if ended.code == UNREACHABLE:
-            raise Lost("a host cannot be reached")
-        raise UserError(f"could not {command.why} (exit code {ended.code}: {ended.reason})")
+        result = execute(command, self._stop, allowed, on_output)
+        if result.code == 0:
+            return result.stdout
+        self.check_active()
+        if result.code == SSH_FAILED:
+            raise SliceLost("a host cannot be reached")
+        raise UserError(f"failed to {command.purpose} (exit code {result.code}: {result.reason})")
 
     def delete(self) -> None:
-        """Deletes it, if it was created; signals that come meanwhile change nothing."""
+        """Deletes the slice if it was created, regardless of stop signals."""
         if not self._created:
             return
-        say(f"codellama_jax: deleting {self._commands.resource}")
-        command = self._commands.delete()
-        for number in range(DELETE_TRIES):
-            ended = execute(command)
-            if ended.code == 0 or self.state()[0] == ABSENT:
-                self._created = self._installed = False
-                return
-            time.sleep(2**number * self._pace)
-        lines = f"{self._commands.resource} could not be deleted ({ended.reason}) and costs money: {command.shown()}"
-        print(f"codellama_jax: {lines}", file=sys.stderr)
+        logger.info(f"codellama_jax: deleting {self._commands.resource}")
+        if cloud.delete(self._commands.delete(), self._commands.resource, self._is_absent, self._pace):
+            self._created = self._installed = False
+
+    def _is_absent(self) -> bool:
+        return self.state()[0] == ABSENT

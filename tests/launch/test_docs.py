@@ -1,4 +1,4 @@
-"""docs/launching.md shows what --dry_run prints, and an executor that works."""
+"""docs/launching.md shows the output of --dry_run, and an executor that works."""
 
 import re
 import shlex
@@ -7,26 +7,26 @@ import sys
 import textwrap
 
 from launch.source_archive import source
-from tests.launch.toy import ROOT
+from tests.launch.fake_cloud import ROOT
 
 TEXT = (ROOT / "docs/launching.md").read_text()
 
 
 def blocks() -> list[str]:
-    return [textwrap.dedent(found).strip() for found in re.findall(r"(?:^    .*\n|^\n(?=    ))+", TEXT, re.M)]
+    return [textwrap.dedent(block).strip() for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", TEXT, re.M)]
 
 
-def run(line: str, folder, *flags: str) -> str:
-    words = shlex.split(line.replace("\\\n", " "))
+def run(command: str, folder, *flags: str) -> str:
+    words = shlex.split(command.replace("\\\n", " "))
     assert words[:2] == ["python", "xm_launch.py"]
-    command = [sys.executable, str(ROOT / "xm_launch.py"), *words[2:], *flags]
+    argv = [sys.executable, str(ROOT / "xm_launch.py"), *words[2:], *flags]
     environment = {"PATH": str(folder / "none"), "XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(folder)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    result = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def test_the_commands_are_those_of_a_dry_run(tmp_path):
+def test_shown_commands_are_those_of_a_dry_run(tmp_path):
     [typed] = [block for block in blocks() if "--name=lcft7b" in block and block.startswith("python xm_launch.py")]
     [shown] = [block for block in blocks() if block.startswith("# CACHE/")]
     printed = run(typed, tmp_path).partition("\n")[2].strip()
@@ -35,10 +35,10 @@ def test_the_commands_are_those_of_a_dry_run(tmp_path):
     assert printed.replace(f"packages-{source().lock}", "packages-LOCK") == shown
 
 
-def test_the_executor_of_ones_own_works(tmp_path):
+def test_shown_executor_works(tmp_path):
     [program] = [block for block in blocks() if block.startswith("# mine.py")]
     program, _, typed = program.partition("\n\nPYTHONPATH=. ")
     (tmp_path / "mine.py").write_text(program)
     config = ["--gin_file=gin/models/local.gin", "--run_dir=gs://b/runs", "--chain"]
-    seen = run(typed.replace("...", ""), tmp_path, *config)
-    assert seen.count("qsub -sync y -q tpu -b y 'python -m codellama_jax.train --gin_file=gin/") == 2
+    output = run(typed.replace("...", ""), tmp_path, *config)
+    assert output.count("qsub -sync y -q tpu -b y 'python -m codellama_jax.train --gin_file=gin/") == 2

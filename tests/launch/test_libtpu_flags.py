@@ -1,4 +1,4 @@
-"""Each bundle of flags goes through the real compiler: an unknown one aborts it, and some do not go together."""
+"""Each bundle of flags is tested with the real compiler: unknown flags abort it, and some flags are incompatible."""
 
 import importlib.util
 import os
@@ -13,9 +13,9 @@ from codellama_jax.errors import UserError
 from codellama_jax.planning.chips import CHIPS
 from launch.libtpu_flags import BUNDLES, NONE, libtpu_init_args
 
-COMPILER = ROOT / ".venv" / "tpu_compiler"  # where `make test` has put it
+COMPILER = ROOT / ".venv" / "tpu_compiler"  # where `make test` installs it
 SLICES = {"v4": "v4:2x2x2", "v5e": "v5e:4x4", "v5p": "v5p:2x2x2", "v6e": "v6e:4x4", "tpu7x": "tpu7x:2x2x2"}
-# A step in little: parameters gathered over one axis under a scan, gradients summed over the other.
+# A small training step: parameters are gathered over one axis in a scan, gradients are summed over the other.
 PROGRAM = """
     import sys
     import jax, jax.numpy as jnp
@@ -40,7 +40,7 @@ PROGRAM = """
 """
 
 
-def compiled(slice_: str, flags: str) -> subprocess.CompletedProcess:
+def compile_with(slice_: str, flags: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", ""), str(COMPILER)])
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "LIBTPU_INIT_ARGS": flags}
     environment |= {"PYTHONPATH": path, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-128"}
@@ -55,21 +55,21 @@ def compiler():
 
 
 @pytest.mark.parametrize(("chip", "bundle"), [(chip, bundle) for chip in BUNDLES for bundle in BUNDLES[chip]])
-def test_a_bundle_compiles(compiler, chip, bundle):
-    ended = compiled(SLICES[chip], libtpu_init_args(CHIPS[chip], bundle))
-    assert ended.stdout == "compiled\n", ended.stderr[-2000:]
+def test_bundle_compiles(compiler, chip, bundle):
+    result = compile_with(SLICES[chip], libtpu_init_args(CHIPS[chip], bundle))
+    assert result.stdout == "compiled\n", result.stderr[-2000:]
 
 
-def test_the_compiler_does_read_them(compiler):
-    ended = compiled("v5p:2x2x2", "--xla_tpu_no_such_flag=true")
-    assert ended.returncode and "no_such_flag" in ended.stderr
+def test_compiler_reads_the_flags(compiler):
+    result = compile_with("v5p:2x2x2", "--xla_tpu_no_such_flag=true")
+    assert result.returncode and "no_such_flag" in result.stderr
 
 
-def test_which_flags_are_set(monkeypatch):
+def test_default_sets_no_flags_and_the_environment_overrides_a_bundle(monkeypatch):
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     assert BUNDLES.keys() == CHIPS.keys()
     assert all(libtpu_init_args(chip) == libtpu_init_args(chip, NONE) == "" for chip in CHIPS.values())
-    with pytest.raises(UserError, match=r"v5e has none \(overlap is of v4, v5p, v6e\)"):
+    with pytest.raises(UserError, match=r"v5e has none \(overlap exists for v4, v5p, v6e\)"):
         libtpu_init_args(CHIPS["v5e"], "overlap")
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--mine=1")
     assert libtpu_init_args(CHIPS["v5p"], "overlap") == "--mine=1"

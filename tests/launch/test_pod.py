@@ -1,8 +1,8 @@
-"""A run on a slice of two hosts, from the launcher to the bucket, with nothing played but the cloud itself.
+"""A run on a slice of two hosts, from the launcher to the bucket. Only the cloud is fake.
 
-gcloud is the stand-in, which runs what is meant for the hosts through bash, each in a home of its own; the packages are
-this interpreter's, and what a TPU host's environment tells JAX of its neighbours is told by variables. Training, the
-bucket's clients, the launcher and what it runs on the hosts are the real ones.
+The fake gcloud runs the remote commands with bash on this machine, with a home directory for each host. The packages
+are those of this interpreter, and environment variables replace the metadata of a TPU host from which JAX learns the
+addresses of the others. Training, the clients of the bucket, the launcher and its agent on the hosts are the real ones.
 """
 
 import json
@@ -17,11 +17,12 @@ import pytest
 
 from codellama_jax.config import gin_files
 from codellama_jax.planning.chips import topology
-from launch.executor import Requirements
-from launch.job import ROOT, Experiment, Job
+from codellama_jax.runtime import console
+from launch.executor import Experiment, Job, Requirements
 from launch.local.executor import free_port
+from launch.source_archive import ROOT
 from launch.tpu_vm.executor import TpuVm
-from tests.launch.stand_in import HOSTS, Cloud
+from tests.launch.fake_cloud import HOSTS, FakeCloud
 from tests.object_store import object_store
 
 ACTIVE, SUSPENDED = {"out": "ACTIVE\n"}, {"out": "SUSPENDED\n"}
@@ -33,33 +34,34 @@ TOY += ("Evaluation.batches=1", "Evaluation.context_windows=0", "Evaluation.samp
 @pytest.fixture
 def store(tmp_path):
     (tmp_path / "store").mkdir()
-    with object_store(tmp_path / "store") as found:
-        yield found
+    with object_store(tmp_path / "store") as server:
+        yield server
 
 
 @pytest.fixture
 def cloud(tmp_path, monkeypatch, store):
-    """With hosts on which `python3 -m uv venv` makes this interpreter's environment, whose processes know the bucket
-    and each other."""
-    made = Cloud(tmp_path / "cloud", run=True, state=[ACTIVE, SUSPENDED, ACTIVE])
-    meet = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port(str(tmp_path))}", "JAX_NUM_PROCESSES": str(len(HOSTS))}
-    told = (
+    """With hosts on which `python3 -m uv venv` installs a wrapper of this interpreter, which sets the variables that
+    processes need to reach the bucket and each other."""
+    console.configure_logging()
+    made = FakeCloud(tmp_path / "cloud", run=True, state=[ACTIVE, SUSPENDED, ACTIVE])
+    connect = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port(str(tmp_path))}", "JAX_NUM_PROCESSES": str(len(HOSTS))}
+    variables = (
         store.environment
-        | meet
+        | connect
         | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     )
     host_bin = made.folder / "host_bin"
     host_bin.mkdir()
-    (host_bin / "of_host").write_text(
+    (host_bin / "host_python").write_text(
         "#!/bin/bash\n"
-        + "".join(f"export {name}={value!r}\n" for name, value in told.items())
+        + "".join(f"export {name}={value!r}\n" for name, value in variables.items())
         + f'export JAX_PROCESS_ID="${{HOME##*-}}" XDG_CACHE_HOME={os.environ.get("XDG_CACHE_HOME", ROOT / ".cache")}\n'
         + f'exec {sys.executable} "$@"\n'
     )
     (host_bin / "python3").write_text(
         "#!/bin/bash\n"
         'case "$*" in\n'
-        f'  *"uv --quiet venv"*) mkdir -p "${{!#}}/bin" && ln -sf {host_bin}/of_host "${{!#}}/bin/python";;\n'
+        f'  *"uv --quiet venv"*) mkdir -p "${{!#}}/bin" && ln -sf {host_bin}/host_python "${{!#}}/bin/python";;\n'
         '  *"pip install"*) ;;\n'
         f'  *) exec {sys.executable} "$@";;\n'
         "esac\n"
@@ -68,47 +70,47 @@ def cloud(tmp_path, monkeypatch, store):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{made.bin}:{os.environ['PATH']}")
     yield made
-    assert not made.running, "a slice is left"
+    assert not made.running, "the slice was not deleted"
 
 
-def test_a_slice_that_is_preempted_and_then_loses_a_host_goes_on_from_the_bucket(cloud, store, capfd):
+def test_resumes_after_a_preemption_and_after_the_loss_of_a_host(cloud, store, capfd):
     files = ("gin/code.gin", "gin/models/local.gin")
     config = gin_files.load(files, TOY).resolve()
     paths = tuple(str(ROOT / file) for file in files)
     job = Job("code", paths, TOY, "gs://bucket/runs", "toy", (), config)
-    harm = threading.Thread(target=harmed, args=(cloud, store))
-    harm.start()
+    faults = threading.Thread(target=cause_faults, args=(cloud, store))
+    faults.start()
     needs = Requirements(topology=topology("v5p:2x2x2"), restarts=2)
     assert TpuVm(needs, "p", "z", ("--spot",), pace=0.02).run(Experiment("toy", "gs://bucket/runs", (job,))) == 0
-    harm.join()
+    faults.join()
     once = ["create", "state", "scp", "install", "start", "watch", "result"]
     assert cloud.calls() == [*once, "state", "delete", *once, "delete", *once, "delete"]
-    said = capfd.readouterr().out
-    [saved] = re.findall(r"saved at step (\d+) of 120", said)
-    assert said.count(f"going on from step {saved}\n") == 2 and "report in gs://bucket/runs/toy/report.html" in said
+    output = capfd.readouterr().out
+    [saved] = re.findall(r"saved at step (\d+) of 120", output)
+    assert output.count(f"resuming from step {saved}\n") == 2 and "report in gs://bucket/runs/toy/report.html" in output
     lines = store.text("runs/toy/code/metrics.jsonl").splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 121))
     assert store.names("runs/toy/code/checkpoints/120/checksums.json") and not store.names("runs/toy/code/.lock")
     assert store.names("runs/toy/code/tensorboard/events") and "<svg" in store.text("runs/toy/report.html")
 
 
-def harmed(cloud, store):
-    """Sends one host the signal that comes before a preemption, once it trains; the next time, kills it in a save."""
-    of_host = cloud.folder / HOSTS[1] / "codellama_jax/jobs"
+def cause_faults(cloud, store):
+    """Sends one host the signal of a preemption while it trains; on the next slice, kills it while it saves."""
+    jobs = cloud.folder / HOSTS[1] / "codellama_jax/jobs"
     log = cloud.folder / HOSTS[0] / "codellama_jax/jobs/code.0/log"
-    until(lambda: log.exists() and "step" in log.read_text())
-    os.kill(int((of_host / "code.0/process").read_text()), signal.SIGTERM)
-    until(lambda: (of_host / "code.1/process").exists())
-    store.refuse(("POST|PUT", "/checkpoints/100/.*params", 503))  # so this save does not end
-    until(lambda: store.matched()[0])
-    os.kill(int((of_host / "code.1/process").read_text()), signal.SIGKILL)
-    until(lambda: (of_host / "code.2").exists())
+    wait_until(lambda: log.exists() and "step" in log.read_text())
+    os.kill(int((jobs / "code.0/process").read_text()), signal.SIGTERM)
+    wait_until(lambda: (jobs / "code.1/process").exists())
+    store.refuse(("POST|PUT", "/checkpoints/100/.*params", 503))  # so that this save does not end
+    wait_until(lambda: store.matched()[0])
+    os.kill(int((jobs / "code.1/process").read_text()), signal.SIGKILL)
+    wait_until(lambda: (jobs / "code.2").exists())
     assert store.names("runs/toy/code/checkpoints/100/")
     store.refuse()
 
 
-def until(so):
+def wait_until(condition):
     deadline = time.monotonic() + 200
-    while not so():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A run that goes through the motions in seconds, for tests of how it is launched."""
+"""A run of a tiny model that takes seconds, for tests of the launcher."""
 
 import os
 import subprocess
@@ -17,11 +17,11 @@ FLAGS = [
 
 
 def start(run_dir: Path, *flags: str) -> subprocess.Popen:
-    """Starts the launcher on a toy run; what it prints comes through its stdout."""
+    """Starts the launcher on a toy run; its stdout has all output."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "xm_launch.py"), f"--run_dir={run_dir}", *FLAGS, *flags],
         cwd=run_dir.parent,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiled in half of the time
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # halves the time of compilation
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -29,12 +29,12 @@ def start(run_dir: Path, *flags: str) -> subprocess.Popen:
     )
 
 
-def wait_for(process: subprocess.Popen, found: Path, text: str, seconds: float = 90) -> None:
-    """Returns when the file has the text."""
+def wait_for(process: subprocess.Popen, file: Path, text: str, seconds: float = 90) -> None:
+    """Returns when the file contains the text."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
-        if found.exists() and text in found.read_text():
+        if file.exists() and text in file.read_text():
             return
         time.sleep(0.02)
     process.kill()
-    raise AssertionError(f"{text!r} was not seen in {found}: {process.communicate()[0]}")
+    raise AssertionError(f"{text!r} did not appear in {file}: {process.communicate()[0]}")

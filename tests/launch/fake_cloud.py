@@ -1,0 +1,160 @@
+"""A fake gcloud and kubectl that give scripted answers and record their calls.
+
+As a program: `python fake_cloud.py FOLDER gcloud ARGUMENTS...`. As a module: FakeCloud, which makes both programs.
+FOLDER/script.json maps each kind of call (see `kind`) to the answers for its first, second, ... call; the last one is
+repeated: {"code", "out", "err", "signal": sent to the launcher meanwhile, "gone": the slice is deleted}. A call without
+answers succeeds. FOLDER/exists exists while the slice, or the JobSet, does.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTS = ("host-0", "host-1")
+
+
+def result(*codes, stop_requested=False, last=("step 3",)):
+    """The output of agent.result on all hosts."""
+    lines = [
+        json.dumps(
+            {
+                "host": host,
+                "code": code,
+                "stop_requested": stop_requested,
+                "last_lines": last[number % len(last) :][:1],
+            }
+        )
+        for number, (host, code) in enumerate(zip(HOSTS, codes, strict=True))
+    ]
+    return {"out": "".join(f"\n{line}\n" for line in lines)}
+
+
+def kind(program, argv):
+    """The kind of a call, as one word."""
+    words = [word for word in argv if not word.startswith("-")]
+    if program == "kubectl":
+        return words[0] if words[:2] != ["get", "customresourcedefinition"] else "definition"
+    if words[0] in ("config", "storage"):
+        return f"{words[0]} {words[1]}"
+    if words[3] == "ssh":
+        [remote] = [word for word in argv if word.startswith("--command=")]
+        for action in ("start", "watch", "result", "stop"):
+            if f"launch.tpu_vm.agent {action} " in remote:
+                return action
+        return "install" if "tar -xzf" in remote else "logs"
+    return words[3] if words[3] != "describe" else "state"
+
+
+DEFAULTS = {
+    "state": {"out": "ACTIVE\n"},
+    "config get-value": {"out": "(unset)\n"},
+    "watch": {"out": "\x1e@@0\x1estep 1\nstep 2\nstep 3\n"},
+    "result": result(0, 0),
+    "storage ls": {"code": 1, "err": "ERROR: (gcloud.storage.ls) One or more URLs matched no objects."},
+}
+NOT_FOUND = {"code": 1, "err": "ERROR: NOT_FOUND: Resource was not found"}
+
+
+def play(folder, program, argv):
+    """Records a call and gives its answer; returns the exit code."""
+    call, exists = kind(program, argv), folder / "exists"
+    with (folder / "calls.jsonl").open("a") as calls:
+        calls.write(json.dumps([call, [program, *argv]]) + "\n")
+    script = json.loads((folder / "script.json").read_text())
+    number = sum(line.startswith(f'["{call}"') for line in (folder / "calls.jsonl").read_text().splitlines()) - 1
+    answers = script.get(call, [DEFAULTS.get(call, {})])
+    answer = answers[min(number, len(answers) - 1)]
+    about_slice = argv[:2] not in (["create", "configmap"], ["delete", "configmap"])
+    if call in ("state", "delete") and about_slice and not exists.exists():
+        answer = NOT_FOUND
+    if "signal" in answer:
+        os.kill(os.getppid(), getattr(signal, answer["signal"]))
+        signal.pause() if answer.get("hangs") else None
+    if script.get("run") and call in ("install", "start", "watch", "result", "stop", "scp"):
+        return run_on_hosts(folder, call, argv)
+    sys.stdout.write(answer.get("out", ""))
+    sys.stderr.write(answer.get("err", ""))
+    if answer.get("code", 0) == 0 and call == "create" and about_slice:
+        exists.touch()
+    if answer.get("gone") or (answer.get("code", 0) == 0 and call == "delete" and about_slice):
+        exists.unlink(missing_ok=True)
+    return answer.get("code", 0)
+
+
+def run_on_hosts(folder, call, argv):
+    """Runs the remote command on this machine, once for each host in its own home directory."""
+    homes = [folder / host for host in HOSTS]
+    if call == "scp":
+        source, target = [word for word in argv if not word.startswith("-")][4:]
+        for home in homes:
+            home.mkdir(exist_ok=True)
+            (home / target.partition(":")[2]).write_bytes(Path(source).read_bytes())
+        return 0
+    [remote] = [word.removeprefix("--command=") for word in argv if word.startswith("--command=")]
+    homes = homes if "--worker=all" in argv else homes[:1]
+    path = f"{folder / 'host_bin'}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "LANG": "C.UTF-8", "FAKE_CLOUD": str(folder)}
+    ran = [subprocess.Popen(["bash", "-c", remote], cwd=home, env={**environment, "HOME": str(home)}) for home in homes]
+    return max(process.wait() for process in ran)
+
+
+class FakeCloud:
+    """A folder with a fake gcloud and kubectl."""
+
+    def __init__(self, folder: Path, **script):
+        self.folder, self.bin = folder, folder / "bin"
+        self.bin.mkdir(parents=True)
+        for program in ("gcloud", "kubectl"):
+            path = self.bin / program
+            path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {__file__} {folder} {program} "$@"\n')
+            path.chmod(0o755)
+        self.script(**script)
+
+    def script(self, **script):
+        """Sets the answers by kind of call; `config_get_value` means "config get-value"."""
+        kinds = {"storage_cp": "storage cp", "storage_ls": "storage ls", "config_get_value": "config get-value"}
+        text = json.dumps({kinds.get(name, name): answers for name, answers in script.items()})
+        (self.folder / "script.json").write_text(text)
+
+    def calls(self) -> list[str]:
+        """The kinds of the calls so far, in order."""
+        return [kind for kind, _ in self.commands()]
+
+    def commands(self) -> list[tuple[str, list[str]]]:
+        """The calls so far, as (kind, argv)."""
+        path = self.folder / "calls.jsonl"
+        return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def launch(self, *flags: str, code: int = 0, stdin: str | None = None) -> str:
+        """Runs the launcher with the programs in `bin` only, and without libtpu, so that planning takes no time.
+
+        Checks the exit code and that an error is one line; returns all output.
+        """
+        environment = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+        environment |= {"PATH": str(self.bin), "XDG_CACHE_HOME": str(self.folder / "cache")}
+        run = subprocess.run(
+            [sys.executable, str(ROOT / "xm_launch.py"), *flags],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            input=stdin,
+        )
+        assert run.returncode == code, run.stdout + run.stderr
+        errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == (1 if code in (1, 2) else 0) and "Traceback" not in run.stderr
+        return run.stdout + run.stderr
+
+    @property
+    def running(self) -> bool:
+        """Whether a slice or JobSet exists."""
+        return (self.folder / "exists").exists()
+
+
+if __name__ == "__main__":
+    sys.exit(play(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
