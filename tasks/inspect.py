@@ -30,7 +30,7 @@ from codellama_jax.runtime import cli
 from codellama_jax.runtime.console import quiet_stderr
 from codellama_jax.tokenizer import Tokenizer
 from tasks.packing import Packed
-from tasks.sources.folder import Document
+from tasks.sources.base import Document
 from tasks.tokenizer_training import trained_tokenizer
 
 DATA = (Corpus, Filters, TokenizerSettings, Fim, Packing, StreamSettings, Chat)

@@ -116,7 +116,7 @@ def _run(job: Ledger, rules: read.Rules, against: Sequence[Problem], keep_steps:
     }
     page = report.page(job, summary)
     storage.write(storage.join(job.out, report.NAME), page.encode("utf-8", "replace"))
-    storage.write(storage.join(job.out, manifest.NAME), manifest.written(parts))  # last: it says that all is there
+    storage.write(storage.join(job.out, manifest.NAME), manifest.to_bytes(parts))  # last: it says that all is there
     with contextlib.suppress(FileNotFoundError):
         os.unlink(storage.join(job.out, STEPS, LOG))
     if not keep_steps:

@@ -10,12 +10,12 @@ from planted import contents
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.tokenizer import Tokenizer
 from tasks import inspect as inspection
-from tasks.sources.embedded import stream_source
-from tasks.sources.folder import Document, items
+from tasks import sources
+from tasks.sources.base import Document, items
 
 
 def read(place: object, split: str = "train", **settings: object) -> list[Document]:
-    source = stream_source("code", split, Corpus(code=str(place)), Filters(**settings))  # type: ignore[arg-type]
+    source = sources.open(str(place), "code", split, Corpus(), Filters(**settings))  # type: ignore[arg-type]
     return [document for piece in range(len(source)) for document in items(source, piece)]
 
 
@@ -39,7 +39,7 @@ def test_its_fingerprint_is_of_what_it_holds(built: Path, tmp_path: Path) -> Non
     moved = Path(shutil.copytree(built, tmp_path / "moved"))
 
     def fingerprint(place: Path) -> str:
-        return stream_source("code", "train", Corpus(code=str(place)), Filters()).fingerprint()
+        return sources.open(str(place), "code", "train", Corpus(), Filters()).fingerprint()
 
     assert fingerprint(moved) == fingerprint(built / "manifest.json")
     record = json.loads((moved / "manifest.json").read_text())
@@ -52,8 +52,8 @@ def test_beside_other_places(built: Path, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     for number in range(30):
         (tmp_path / f"more/file{number}.py").write_text(f"def more(): return {number}\n")
-    corpus = Corpus(code=(str(built), str(tmp_path / "more")))
-    source = stream_source("code", "train", corpus, Filters())
+    paths = (str(built), str(tmp_path / "more"))
+    source = sources.open(paths, "code", "train", Corpus(), Filters())
     documents = [document for piece in range(len(source)) for document in items(source, piece)]
     assert {document.path for document in read(built)} < {document.path for document in documents}
 

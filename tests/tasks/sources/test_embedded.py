@@ -15,8 +15,12 @@ from codellama_jax.config.data import SPLITS, STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources import embedded as embedded_module
 from tasks.sources import folder
-from tasks.sources.embedded import description, docstrings, embedded, exercises, stream_source
-from tasks.sources.folder import ANY, ConcatenatedSource, Dialogue, Document, File, Folder, Source
+from tasks.sources.base import ConcatenatedSource, Dialogue, Document, Source
+from tasks.sources.distributions import description
+from tasks.sources.docstrings import docstrings, exercises
+from tasks.sources.embedded import embedded_source, stream_source
+from tasks.sources.filters import TEXT_ONLY
+from tasks.sources.folder import File, Folder
 
 TEXT_STREAMS = tuple(stream for stream in STREAMS if stream != "instruct")
 SIDES = tuple(itertools.product(STREAMS, SPLITS))
@@ -32,7 +36,7 @@ def items() -> dict[tuple[str, str], list]:
     """All that the embedded corpus holds, read once."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the library's sources must not warn while they are parsed
-        return {side: everything(embedded(*side, Corpus(), USUAL)) for side in SIDES}
+        return {side: everything(embedded_source(*side, Corpus(), USUAL)) for side in SIDES}
 
 
 def file_of(path: str) -> str:
@@ -104,7 +108,9 @@ def test_listing_is_fast_and_reads_nearly_nothing():
 
 
 def test_reading_is_repeatable_and_settings_are_obeyed():
-    whole, cut = (embedded("code", "validation", Corpus(document_characters=limit), USUAL) for limit in (None, 1000))
+    whole, cut = (
+        embedded_source("code", "validation", Corpus(document_characters=limit), USUAL) for limit in (None, 1000)
+    )
     assert len(whole) == len(cut) and whole.fingerprint() != cut.fingerprint()
     for index in range(len(whole)):
         pieces = list(folder.items(cut, index))
@@ -112,26 +118,26 @@ def test_reading_is_repeatable_and_settings_are_obeyed():
         text = "".join(document.text for document in folder.items(whole, index))
         assert "".join(piece.text for piece in pieces) == text
         assert all(len(piece.text) <= 1000 for piece in pieces)
-    one, other = (embedded("code", "train", Corpus(), Filters()) for _ in range(2))
+    one, other = (embedded_source("code", "train", Corpus(), Filters()) for _ in range(2))
     assert one.fingerprint() == other.fingerprint()
-    half = embedded("code", "validation", Corpus(validation_share=0.5), USUAL)
+    half = embedded_source("code", "validation", Corpus(validation_share=0.5), USUAL)
     assert len(half) > 5 * len(whole)
 
 
 def test_filters_apply_and_say_what_they_left_out():
     """The library has generated files and long lines; a setting for repositories means nothing here."""
-    usual, any_ = (embedded("python", "train", Corpus(), settings) for settings in (USUAL, ANY))
+    usual, any_ = (embedded_source("python", "train", Corpus(), settings) for settings in (USUAL, TEXT_ONLY))
     left_out = [pair for piece in range(len(usual)) for block in usual.read(piece) for pair in block.left_out]
     assert {"generated", "long_line"} & {reason for reason, _ in left_out}
     assert len(everything(usual)) + sum(reason != "blank" for reason, _ in left_out) == len(everything(any_))
-    together = embedded("python", "train", Corpus(group_by_repository=True), USUAL)
+    together = embedded_source("python", "train", Corpus(group_by_repository=True), USUAL)
     assert len(together) == len(usual) and list(together.read(0)) == list(usual.read(0))
 
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_tiny_validation_share_leaves_something_or_says_so(stream: str):
     try:
-        source = embedded(stream, "validation", Corpus(validation_share=1e-9), USUAL)
+        source = embedded_source(stream, "validation", Corpus(validation_share=1e-9), USUAL)
     except UserError as refusal:
         assert "Corpus.validation_share" in str(refusal)
     else:
@@ -140,9 +146,9 @@ def test_a_tiny_validation_share_leaves_something_or_says_so(stream: str):
 
 def test_unknown_streams_and_splits():
     with pytest.raises(ValueError, match="code, python, nl_code, nl, instruct"):
-        embedded("prose", "train", Corpus(), USUAL)
+        embedded_source("prose", "train", Corpus(), USUAL)
     with pytest.raises(ValueError, match="train, validation"):
-        embedded("code", "test", Corpus(), USUAL)
+        embedded_source("code", "test", Corpus(), USUAL)
 
 
 def test_a_named_folder_replaces_the_embedded_stream(tmp_path: Path):
@@ -220,19 +226,19 @@ def paths_elsewhere(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(folder / name))
     monkeypatch.setattr("site.getsitepackages", lambda: [str(folder / "purelib")])
     for listed in (embedded_module._library, embedded_module._prose):
-        monkeypatch.setattr(embedded, listed.__name__, listed.__wrapped__)
+        monkeypatch.setattr(embedded_source, listed.__name__, listed.__wrapped__)
 
 
 def test_natural_language_without_distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths_elsewhere(monkeypatch, tmp_path)
     for split in SPLITS:
-        assert everything(embedded("nl", split, Corpus(), USUAL))[0].text.strip()
+        assert everything(embedded_source("nl", split, Corpus(), USUAL))[0].text.strip()
 
 
 def test_a_python_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths_elsewhere(monkeypatch, tmp_path)
     with pytest.raises(UserError, match=r"--gin.CODE_CORPUS=None.*name a folder"):
-        embedded("code", "train", Corpus(), USUAL)
+        embedded_source("code", "train", Corpus(), USUAL)
 
 
 def test_distributions_give_descriptions_and_licences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -250,7 +256,9 @@ def test_distributions_give_descriptions_and_licences(tmp_path: Path, monkeypatc
     }.items():
         (tmp_path / "purelib" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "purelib" / path).write_bytes(text.encode("latin-1"))
-    found = {item.path: item.text for item in everything(embedded("nl", "train", Corpus(validation_share=0.0), USUAL))}
+    found = {
+        item.path: item.text for item in everything(embedded_source("nl", "train", Corpus(validation_share=0.0), USUAL))
+    }
     assert found == {
         "A-2.0.dist-info/licenses/LICENCE.txt": f"(c) Copyright 2025 A and others\n\n{licence}",
         "A-2.0.dist-info/licenses/src/inner.md": "Another licence.\n",

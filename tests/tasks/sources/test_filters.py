@@ -9,8 +9,8 @@ from codellama_jax.config.data import Chat, Corpus, Filters, Fim
 from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import DataLoader, StreamInput
 from tasks.packing import Encoder
-from tasks.sources.filters import LeftOut, check_code, check_size, decoded, listed
-from tasks.sources.folder import ANY, File, Folder, TextFiles, readable
+from tasks.sources.filters import TEXT_ONLY, LeftOut, check_code, check_size, decode, format_counts, text_or_none
+from tasks.sources.folder import File, Folder, TextFiles
 
 USUAL = Filters()
 
@@ -112,8 +112,8 @@ def test_bytes_are_counted_and_not_characters():
     """Of texts that come as such as well."""
     limit = Filters(longest_bytes=100)
     for text in ("é" * 50, "x" * 100, "🙂" * 25):
-        assert decoded(text, limit) == decoded(text.encode(), limit) == text
-        assert reason(decoded, text + "x", limit) == reason(decoded, (text + "x").encode(), limit) == "too_large"
+        assert decode(text, limit) == decode(text.encode(), limit) == text
+        assert reason(decode, text + "x", limit) == reason(decode, (text + "x").encode(), limit) == "too_large"
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -140,15 +140,15 @@ NO_TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_a_text_is_taken_as_it_is(text: str):
-    for settings in (USUAL, ANY):
-        assert decoded(text.encode(), settings) == decoded(text, settings) == text
-    assert readable(text) == readable(text.encode()) == text
+    for settings in (USUAL, TEXT_ONLY):
+        assert decode(text.encode(), settings) == decode(text, settings) == text
+    assert text_or_none(text) == text_or_none(text.encode()) == text
 
 
 @pytest.mark.parametrize("data, expected", NO_TEXTS.items(), ids=map(ascii, NO_TEXTS))
 def test_what_is_no_text_is_left_out_whatever_is_asked_for(data: bytes | str, expected: str):
-    assert reason(decoded, data, USUAL) == reason(decoded, data, ANY) == expected
-    assert readable(data) is None
+    assert reason(decode, data, USUAL) == reason(decode, data, TEXT_ONLY) == expected
+    assert text_or_none(data) is None
 
 
 # --- where it is counted ----------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_a_folder_names_what_it_leaves_out(corpus: Path):
     assert [document.path for block in blocks for document in block.items] == ["fine.c", "good.py"]
     assert {path: why for block in blocks for why, path in block.left_out} == LEFT_OUT
     assert len(source) == 2 + len(LEFT_OUT)
-    every = folder(corpus, settings=ANY)
+    every = folder(corpus, settings=TEXT_ONLY)
     left_out = {why for piece in range(len(every)) for block in every.read(piece) for why, _ in block.left_out}
     assert left_out == {"not_utf8", "binary", "blank"} and len(every) == len(FILES) - 1
 
@@ -258,5 +258,5 @@ def test_counts_reach_the_stream(corpus: Path, small_tokenizer: Tokenizer, reade
         pass
     counts = stream.left_out()["code"]
     assert counts == dict.fromkeys(LEFT_OUT.values(), 1)
-    expected = {f"left out of code: {listed({why: 1})}, the first {path}" for path, why in LEFT_OUT.items()}
+    expected = {f"left out of code: {format_counts({why: 1})}, the first {path}" for path, why in LEFT_OUT.items()}
     assert set(stream.left_out_lines()) == expected and len(stream.left_out_lines()) == len(LEFT_OUT)

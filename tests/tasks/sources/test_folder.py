@@ -14,19 +14,11 @@ from codellama_jax.config.data import SPLITS, Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources import files
-from tasks.sources.folder import (
-    ConcatenatedSource,
-    Document,
-    File,
-    Folder,
-    Source,
-    TextFiles,
-    cut,
-    grouped,
-    items,
-)
+from tasks.sources.base import ConcatenatedSource, Document, Source, items
+from tasks.sources.documents import cut, grouped
+from tasks.sources.folder import File, Folder, TextFiles
 from tasks.sources.languages import LANGUAGES
-from tasks.sources.splits import chosen, share_of
+from tasks.sources.splits import hash_fraction, select_split
 
 ALL = Corpus(validation_share=0.0)
 USUAL = Filters()
@@ -448,7 +440,7 @@ def test_one_file_is_for_training_and_says_so(tmp_path: Path):
 
 def test_shares_of_two_purposes_are_independent():
     paths = [f"{i}.py" for i in range(3000)]
-    both = sum(share_of(path, "split") < 0.5 and share_of(path, "python") < 0.5 for path in paths)
+    both = sum(hash_fraction(path, "split") < 0.5 and hash_fraction(path, "python") < 0.5 for path in paths)
     assert 0.21 < both / 3000 < 0.29
 
 
@@ -535,5 +527,5 @@ def test_a_repository_is_cut_as_a_file_is(tmp_path: Path):
 
 def test_chosen_keeps_order():
     entries = [File(f"{i}", 1, lambda: "") for i in range(50)]
-    train = chosen(entries, "train", Corpus(validation_share=0.3), "here")
+    train = select_split(entries, "train", Corpus(validation_share=0.3), "here")
     assert train == [entry for entry in entries if entry in train]

@@ -20,8 +20,10 @@ from tensorflow_datasets.core.utils import gcs_utils
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources import records as records_module
-from tasks.sources.folder import ANY, Block, Dialogue, items
-from tasks.sources.records import is_record_file, open_records
+from tasks.sources.base import Block, Dialogue, items
+from tasks.sources.filters import TEXT_ONLY
+from tasks.sources.record_formats import is_record_file
+from tasks.sources.records import open_records
 
 FILE_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "tfrecord")
 FORMATS = (*FILE_FORMATS, "tfds")
@@ -132,7 +134,7 @@ def talks(number: int = 40) -> list[dict]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def opened(place: str | Path, split: str = "train", name: str = "code", settings: Filters = ANY, **corpus):
+def opened(place: str | Path, split: str = "train", name: str = "code", settings: Filters = TEXT_ONLY, **corpus):
     corpus = {"validation_share": 0.3, "shuffle_bytes": LIMIT} | corpus
     return open_records(str(place), split, name=name, corpus=Corpus(**corpus), settings=settings)
 
