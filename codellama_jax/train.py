@@ -124,7 +124,9 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
     from codellama_jax.training.watchdog import Profiler, Watchdog
 
     with quiet_stderr():  # TensorFlow's start-up notes
+        from tasks.sources import import_modules
         from tasks.stage_data import StageData
+    import_modules(config.imports)
     from tasks.loader import prefetched
 
     # ---------------------------------------------------------------- the run folder

@@ -121,7 +121,7 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _reason(error: str) -> str:
-    """The remedy for an error of SentencePiece, whose own message names options that users of this project cannot set."""
+    """The remedy for an error of SentencePiece, whose own message names options that users cannot set here."""
     if match := re.search(r"value <= (\d+)", error):
         return f"set --gin.Tokenizer.vocab_size={match[1]} or fewer, or give more text"
     if match := re.search(r"required_chars\. \d+ vs (\d+)", error):

@@ -83,7 +83,7 @@ class Source(Protocol[Item]):
         """The blocks of a shard without the first `skip`, which are skipped as cheaply as the format allows."""
 
     def fingerprint(self) -> str:
-        """Hex hash of the paths and sizes of the files, in order, and of the settings that decide what `read` yields."""
+        """Hex hash of the paths and sizes of the files, in order, and of the settings that decide what is read."""
 
 
 def items(source: Source[Item], shard: int) -> Iterator[Item]:

@@ -66,7 +66,7 @@ def read_bytes(location: str) -> bytes:
         with open_binary(location) as file:
             return _translated(file.read)
     except OSError as error:
-        raise UserError(f"{location} cannot be read ({error.strerror or error}): mend or remove it") from None
+        raise UserError(f"{location} cannot be read ({error.strerror or error}): repair or remove it") from None
 
 
 def size_of(location: str) -> int:

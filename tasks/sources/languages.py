@@ -47,5 +47,5 @@ def of_path(path: str) -> str:
 
 
 def canonical_name(name: str) -> str:
-    """The name in LANGUAGES of a language, in upper or lower case or an alias; an unknown name is returned unchanged."""
+    """The name in LANGUAGES for a name or alias in upper or lower case; an unknown name is returned unchanged."""
     return _BY_NAME.get(name.strip().lower(), name)

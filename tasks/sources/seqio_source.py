@@ -18,7 +18,7 @@ import difflib
 import functools
 import hashlib
 import inspect
-import os
+import itertools
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -293,8 +293,9 @@ def _size_or_unknown(location: str) -> int:
 
 def _common_folder(paths: Sequence[str]) -> str:
     """The folder that all paths are below, with a slash at its end; "" for none."""
-    common = os.path.commonprefix([os.path.dirname(path) + "/" for path in paths])
-    return common[: common.rfind("/") + 1] if len(common) > 1 else ""
+    folders = [path.split("/")[:-1] for path in paths]
+    common = list(itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
+    return "/".join(names[0] for names in common) + "/" if common else ""
 
 
 def _accepts_seed(source: Any) -> bool:
