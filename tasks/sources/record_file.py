@@ -166,7 +166,7 @@ def open_checked(file: Found) -> BinaryIO:
 def unreadable(location: str, error: Exception) -> UserError:
     """The UserError for a file that cannot be opened or read."""
     reason = getattr(error, "strerror", None) or message_of(error)
-    return UserError(f"{location} cannot be read ({reason}): repair or remove it")
+    return UserError(f"{location} cannot be read ({reason}): fix or remove it")
 
 
 def message_of(error: Exception) -> str:

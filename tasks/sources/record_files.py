@@ -49,7 +49,7 @@ def with_size(file: Found) -> Found:
     try:
         return dataclasses.replace(file, size=files.size_of(file.location))
     except OSError as error:
-        raise UserError(f"{file.location} cannot be read ({error.strerror or error}): repair or remove it") from None
+        raise UserError(f"{file.location} cannot be read ({error.strerror or error}): fix or remove it") from None
 
 
 def _entry(location: str, folder: str) -> Found:

@@ -222,7 +222,8 @@ class _TaskReader:
     def identity(self) -> tuple:
         """What the examples depend on besides the shards, as a value whose repr is the same in every process."""
         folder = _common_folder([shard.location for shard in self.shards])
-        source = re.sub(r" at 0x[0-9a-f]+", "", repr(self._task.source))
+        arguments = {name: value for name, value in vars(self._task.source).items() if isinstance(value, int | str)}
+        source = re.sub(r" at 0x[0-9a-f]+", "", f"{self._task.source!r} {sorted(arguments.items())}")
         preprocessors = [_description(function) for function in self._task.preprocessors]
         return self._task.name, self._split, source.replace(folder, ""), preprocessors, self._features
 

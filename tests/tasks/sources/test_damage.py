@@ -174,7 +174,7 @@ def test_a_file_that_was_deleted_ends_the_run(tmp_path: Path, form: str, on_dama
     files = [path for path in sorted((tmp_path / "corpus").rglob("*")) if is_record_file(path.name)]
     for path in files:
         path.unlink()
-    with pytest.raises(UserError, match=r"cannot be read \(.*No such file.*\): repair or remove it") as refusal:
+    with pytest.raises(UserError, match=r"cannot be read \(.*No such file.*\): fix or remove it") as refusal:
         everything(source)
     assert str(tmp_path) in one_line(refusal)
     if form in FILE_FORMATS:
@@ -198,7 +198,7 @@ def test_a_read_error_is_not_damage(tmp_path: Path, monkeypatch, form: str, erro
     source = opened(written(form, tmp_path / "corpus", RECORDS), on_damage="skip")
     for shard in range(len(source)):
         monkeypatch.setattr("tasks.sources.files.open_binary", lambda location: Failing(Path(location).read_bytes()))
-        with pytest.raises(UserError, match=rf"part\d.{form} cannot be read \(lost the disk\): repair or remove it"):
+        with pytest.raises(UserError, match=rf"part\d.{form} cannot be read \(lost the disk\): fix or remove it"):
             list(source.read(shard))
 
 

@@ -88,9 +88,9 @@ def test_opening_is_fast():
     code = (
         "import time; start = time.perf_counter()\n"
         "from codellama_jax.config.data import SPLITS, STREAMS, Corpus, Filters\n"
-        "from tasks.sources.embedded import embedded\n"
-        "sources = [embedded(stream, split, Corpus(), Filters()) for stream in STREAMS for split in SPLITS]\n"
-        "[source.fingerprint() for source in sources]\n"
+        "from tasks import sources\n"
+        "opened = [sources.open(None, stream, split, Corpus(), Filters()) for stream in STREAMS for split in SPLITS]\n"
+        "[source.fingerprint() for source in opened]\n"
         "print(time.perf_counter() - start)"
     )
     root = Path(__file__).parents[3]

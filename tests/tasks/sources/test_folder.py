@@ -212,7 +212,7 @@ def test_a_missing_or_empty_remote_folder_is_refused(ram: str):
 def test_a_remote_file_that_was_deleted_is_an_error(ram: str):
     source = folder(upload(f"{ram}/vanishing", {"a.py": "a\n", "b.py": "b\n"}))
     files.gfile().remove(f"{ram}/vanishing/b.py")
-    with pytest.raises(UserError, match=r"sources/vanishing/b.py cannot be read \(.+\): repair or remove it") as error:
+    with pytest.raises(UserError, match=r"sources/vanishing/b.py cannot be read \(.+\): fix or remove it") as error:
         everything(source)
     assert "\n" not in str(error.value)
 

@@ -98,7 +98,7 @@ OPENED = """if True:
     from tasks import sources
     for split in SPLITS:
         for stream in STREAMS:
-            assert any(block.items for block in sources.open(None, stream, split, Corpus(), Filters()).read(0))
+            assert list(sources.open(None, stream, split, Corpus(), Filters()).read(0))
         for path in sys.argv[1:]:
             assert list(sources.open(path, "code", split, Corpus(), Filters()).read(0))
     print({"tensorflow", "tensorflow_datasets", "seqio"} & set(sys.modules))"""
