@@ -15,7 +15,6 @@ from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.runtime import cli
 from codellama_jax.tokenizer import Tokenizer
-from tasks.sources import import_modules
 
 DESCRIPTION = """\
 Builds a training set from code: filters, removes duplicates and what evaluations contain, replaces secrets,
@@ -79,7 +78,6 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, arguments: list[
     task = options.task or "code"
     bindings = gin_files.load(["gin/data.gin", *flags.gin_files], flags.bindings, imports=flags.imports)
     config = bindings.resolve(Corpus, Filters, Quality, Build, Decontamination)
-    import_modules(config.imports)
     corpus = config.corpus
     if options.source:
         places: dict[str, Any] = {task: tuple(options.source)}
@@ -99,7 +97,16 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, arguments: list[
 
     against = tuple(options.against or ())
     build(
-        Settings(task, corpus, config.filters, config.quality, config.build, config.decontamination, against),
+        Settings(
+            task,
+            corpus,
+            config.filters,
+            config.quality,
+            config.build,
+            config.decontamination,
+            against,
+            config.imports,
+        ),
         os.path.expanduser(options.out).rstrip("/"),
         tokenizer,
         workers=options.workers or (1 if _runner(arguments) else os.cpu_count() or 1),

@@ -45,12 +45,14 @@ class Inputs:
     Attributes:
         stream: whose kind the documents are: code, python, nl_code or nl.
         fingerprint: of the source as it was when the build began.
+        imports: modules that register SeqIO tasks; worker processes import them too.
     """
 
     stream: str
     corpus: Corpus
     filters: Filters
     fingerprint: str = ""
+    imports: tuple[str, ...] = ()
 
     def open(self) -> Source:
         """All documents, of both splits.
@@ -61,6 +63,7 @@ class Inputs:
         whole = dataclasses.replace(
             self.corpus, validation_share=0.0, document_characters=None, group_by_repository=False
         )
+        sources.import_modules(self.imports)
         source = sources.open(whole.paths(self.stream), self.stream, "train", whole, self.filters)
         if self.fingerprint and source.fingerprint() != self.fingerprint:
             raise UserError(f"{self.place} has changed since the build began: build into a new --out")
@@ -71,7 +74,9 @@ class Inputs:
         """The places of the source, those that may be folders of files."""
         places = getattr(self.corpus, self.stream) or ()
         found = (places,) if isinstance(places, str) else tuple(places)
-        return tuple(place for place in found if not is_record_file(place) and not place.startswith("tfds:"))
+        return tuple(
+            place for place in found if not is_record_file(place) and not place.startswith(("tfds:", "seqio:"))
+        )
 
     @property
     def place(self) -> str:
