@@ -80,7 +80,9 @@ def run_stage(config: Config, run_dir: Path) -> int:
 
     with quiet_stderr():  # TensorFlow's start-up notes
         from tasks.loader import prefetched
+        from tasks.sources import import_modules
         from tasks.stage_data import StageData
+    import_modules(config.imports)
 
     # The run folder. One host writes everything but the checkpoints.
     writes = jax.process_index() == 0

@@ -30,7 +30,8 @@ from codellama_jax.runtime import cli
 from codellama_jax.runtime.console import quiet_stderr
 from codellama_jax.tokenizer import Tokenizer
 from tasks.packing import Packed
-from tasks.sources.folder import Document
+from tasks.sources import import_modules
+from tasks.sources.base import Document
 from tasks.tokenizer_training import trained_tokenizer
 
 DATA = (Corpus, Filters, TokenizerSettings, Fim, Packing, StreamSettings, Chat)
@@ -110,6 +111,7 @@ def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
         bindings = gin_files.load(["gin/data.gin"], flags.bindings, imports=flags.imports)
         length = SEQUENCE_LENGTH
     config = bindings.resolve(*DATA)
+    import_modules(config.imports)
     mixture = bindings.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
     tokenizer = trained_tokenizer(
         config.corpus, config.filters, config.tokenizer, lambda line: print(line, file=sys.stderr)

@@ -22,8 +22,8 @@ from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import UserError
 from tasks.packing import FEATURES, Encoder, Packed, Packer, PackerState
 from tasks.reader import Reader
-from tasks.sources.filters import listed
-from tasks.sources.folder import Source
+from tasks.sources.base import Source
+from tasks.sources.filters import format_counts
 
 # The fractional part of the golden ratio in 64 bits: multiples of it modulo 2^64 fill the range evenly at every length.
 GOLDEN = 0x9E3779B97F4A7C15
@@ -235,7 +235,7 @@ class DataLoader:
         for index, (name, reasons) in enumerate(self.left_out().items()):
             for reason, count in reasons.most_common():
                 first = next(row[index].examples[reason] for row in self._lanes if reason in row[index].examples)
-                lines.append(f"left out of {name}: {listed({reason: count})}, the first {first}")
+                lines.append(f"left out of {name}: {format_counts({reason: count})}, the first {first}")
         return lines
 
     def metrics(self, batch: Batch) -> dict[str, float]:

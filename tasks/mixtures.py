@@ -15,11 +15,11 @@ import tensorflow as tf
 
 from codellama_jax.config.data import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
 from codellama_jax.tokenizer import Tokenizer
+from tasks import sources
 from tasks.loader import StreamInput, task_seed
 from tasks.packing import FEATURES, Cursor, Encoder, Packer
 from tasks.reader import Reader
-from tasks.sources.embedded import stream_source
-from tasks.sources.folder import Dialogue, Document, Source
+from tasks.sources.base import Dialogue, Document, Source
 from tasks.vocabulary import LlamaVocabulary
 
 
@@ -33,7 +33,8 @@ class CorpusSource(seqio.DataSource):
     @functools.cache  # noqa: B019 - a source lives as long as its registration
     def files(self, split: str) -> Source:
         """The files of a split."""
-        return stream_source(self._stream, split, self._corpus, self._filters)
+        paths = self._corpus.paths(self._stream)
+        return sources.open(paths, self._stream, split, self._corpus, self._filters)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

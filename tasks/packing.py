@@ -16,7 +16,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import chat
 from tasks.fim import Cut, draw, encode_cut, encode_plain
-from tasks.sources.folder import Dialogue, Document
+from tasks.sources.base import Dialogue, Document
 
 FEATURES = {
     "tokens": np.int32,

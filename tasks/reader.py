@@ -8,8 +8,8 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from tasks.packing import Cursor
-from tasks.sources.filters import LeftOut, listed
-from tasks.sources.folder import Block, Dialogue, Document, Source, binding
+from tasks.sources.base import Block, Dialogue, Document, Source, binding
+from tasks.sources.filters import LeftOut, format_counts
 
 
 @functools.lru_cache(maxsize=16)
@@ -90,7 +90,7 @@ class Reader:
         name = self._source.name
         raise UserError(
             f"{binding(name)}: there is no usable document in {name}"
-            + (f"; left out: {listed(self.left_out)}" if self.left_out else "")
+            + (f"; left out: {format_counts(self.left_out)}" if self.left_out else "")
         )
 
     def _documents(self, piece: int, block: int) -> list | None:
@@ -129,7 +129,7 @@ class Reader:
                 self._check(item)
                 taken.append(item)
             except LeftOut as refusal:
-                left_out.append((refusal.reason, getattr(item, "place", item.path)))
+                left_out.append((refusal.reason, getattr(item, "location", item.path)))
         self._first = piece if self._first < 0 else self._first
         within = self.number(piece) - self._first * self._lanes < self.pieces
         if counts and within and (piece, number) > self._counted:

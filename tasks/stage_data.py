@@ -13,10 +13,9 @@ from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import Tokenizer
-from tasks import mixtures
+from tasks import mixtures, sources
 from tasks.loader import DataLoader, LoaderState
-from tasks.sources.embedded import stream_source
-from tasks.sources.folder import Document, Source, items
+from tasks.sources.base import Document, Source, items
 from tasks.tokenizer_training import trained_tokenizer
 
 # Characters of validation documents that are looked through for long ones: a real corpus has plenty.
@@ -103,7 +102,8 @@ class StageData:
         Documents are whole files; the first stretch of each comes before the second of any.
         """
         corpus = dataclasses.replace(self._config.corpus, document_characters=None, group_by_repository=False)
-        source = stream_source(self._preferred("code"), "validation", corpus, self._config.filters)
+        stream = self._preferred("code")
+        source = sources.open(corpus.paths(stream), stream, "validation", corpus, self._config.filters)
         wanted, searched = self._config.evaluation.context_windows, 0
         long: list[np.ndarray] = []
         for document in _documents(source):
@@ -126,7 +126,8 @@ class StageData:
     def excerpts(self, count: int) -> list[tuple[str, str]]:
         """(stream, text) of validation documents, in an order that is the same each time, at most `count`."""
         stream = self._preferred("python", "code")
-        source = stream_source(stream, "validation", self._config.corpus, self._config.filters)
+        corpus = self._config.corpus
+        source = sources.open(corpus.paths(stream), stream, "validation", corpus, self._config.filters)
         each = -(-count // len(source))  # of a piece: they should not all be of one file where there are more
         return [(stream, document.text) for document in itertools.islice(_documents(source, each), count)]
 

@@ -13,8 +13,8 @@ from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.chat import Message, check, encode_dialogue, encode_open_dialogue
 from tasks.packing import Encoder
+from tasks.sources.base import Dialogue, Document
 from tasks.sources.filters import LeftOut
-from tasks.sources.folder import Dialogue, Document
 
 FORMATS = ("inst", "source")
 STEP = 32015

@@ -10,7 +10,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.fim import Cut, Order, draw, encode_cut, encode_plain
 from tasks.packing import Encoder
-from tasks.sources.folder import Dialogue, Document
+from tasks.sources.base import Dialogue, Document
 
 ORDERS: tuple[Order, Order] = ("psm", "spm")
 DRAWS = 20_000

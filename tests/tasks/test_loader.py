@@ -24,8 +24,8 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import Batch, DataLoader, LoaderState, StreamInput, prefetched, task_seed
 from tasks.packing import FEATURES, Cursor, Encoder
 from tasks.reader import Reader
+from tasks.sources.base import Block, Document, hash_of
 from tasks.sources.filters import LeftOut
-from tasks.sources.folder import Block, Document, hash_of
 
 ROOT = Path(__file__).parents[2]
 Fuzz = Callable[[np.random.Generator, int], str]

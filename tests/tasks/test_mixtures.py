@@ -20,8 +20,8 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import Batch, DataLoader, task_seed
 from tasks.packing import FEATURES, Cursor, Encoder, Packer
 from tasks.reader import Reader
+from tasks.sources.base import Dialogue, Document, Source, items
 from tasks.sources.filters import LeftOut
-from tasks.sources.folder import Dialogue, Document, Source, items
 
 with quiet_stderr():
     import seqio

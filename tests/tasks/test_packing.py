@@ -12,7 +12,7 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks import packing
 from tasks.fim import encode_cut
 from tasks.packing import FEATURES, Cursor, Encoder, Packed, Packer, PackerState, Window
-from tasks.sources.folder import Dialogue, Document
+from tasks.sources.base import Dialogue, Document
 
 LENGTHS = [1, 2, 3, 7, 16, 64, 257]
 QUEUES = [0, 1, 4, 16]

@@ -1,0 +1,114 @@
+"""Source over a registered SeqIO task, so that a user's own task can be the corpus of a stream: seqio:NAME.
+
+The task's examples must be text: its preprocessors are applied, and none of them may tokenise. These features are read,
+all of them strings:
+
+    text streams   content, text or code; otherwise targets, after inputs and a line break where there are any inputs;
+                   also the path, language, repository and licence (tasks/sources/record_fields.py)
+    dialogues      messages as JSON; or prompt and completion; or inputs and targets
+
+A shard is a shard of the task's source, read in its own order without shuffling, and a block is consecutive examples of
+about Corpus.shuffle_bytes. Documents are found again by shard and number, so that exact resume needs no tf.data
+iterator state. Random preprocessors get a seed that is a hash of the task's name and the shard: they draw the same
+numbers in each epoch. SeqIO and TensorFlow are imported when a task is opened.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from codellama_jax.config.data import Corpus, Filters
+from codellama_jax.errors import UserError
+from tasks.sources.base import Source, hash_of
+from tasks.sources.record_file import Damaged, Record, RecordLocation, message_of
+from tasks.sources.records import Records
+from tasks.sources.seqio_task import TaskReader, find_task
+from tasks.sources.tf_examples import tensorflow
+
+PREFIX = "seqio:"
+
+
+def open_task(
+    name: str,
+    split: str,
+    *,
+    corpus: Corpus,
+    filters: Filters,
+    stream: str | None = None,
+    where: str | None = None,
+) -> Source:
+    """Opens one split of a registered task.
+
+    The task's own splits train and validation are used. If it has no validation split, train is divided by a hash as
+    other records are. Other splits, such as test, are never read.
+
+    Args:
+        name: of the task.
+        split: train or validation.
+        corpus: how documents are split, cut and grouped, and the size of a block.
+        filters: which documents are left out.
+        stream: whose corpus the task is, one of STREAMS. None takes the task's name as that of the stream, reads
+            dialogues if the examples have messages or prompt and completion, and applies no filters for code.
+        where: names what the user wrote, for errors.
+
+    Raises:
+        UserError: no such task or split, the task yields tokens or no text, or no usable document.
+        ValueError: no such split.
+    """
+    where = where or f"{PREFIX}{name}"
+    task = find_task(name, where)
+    has_validation = "validation" in task.splits
+    read_split = split if has_validation else "train"
+    if read_split not in task.splits:
+        raise UserError(f"{where}: the task has no split {read_split} (but {', '.join(task.splits) or 'none'})")
+    reader = TaskReader(task, read_split, where)
+    dialogues = stream == "instruct" if stream else reader.has_messages
+    reader.select_features(dialogues)
+    return SeqioSource(
+        reader,
+        split,
+        name=stream or name,
+        corpus=corpus,
+        settings=filters,
+        where=where,
+        single_split=has_validation,
+        dialogues=dialogues,
+    )
+
+
+class SeqioSource(Records):
+    """A Source over the shards of a SeqIO task."""
+
+    def __init__(self, reader: TaskReader, split: str, **options: Any):
+        """See open_task, and Records for the options."""
+        self._reader = reader
+        super().__init__([TaskShard(reader, index) for index in range(len(reader.shards))], split, **options)
+
+    def fingerprint(self) -> str:
+        return hash_of(self.name, ("seqio", super().fingerprint(), self._single_split, *self._reader.identity()), ())
+
+
+class TaskShard:
+    """A Format: one shard of a task, whose records are the preprocessed examples."""
+
+    def __init__(self, reader: TaskReader, index: int):
+        self.file, self._reader, self._index = reader.shards[index], reader, index
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, shard: int) -> Iterator[Record]:
+        tf = tensorflow()
+        number = 0
+        try:
+            for number, example in enumerate(self._reader.examples(self._index), 1):
+                location = RecordLocation(self.file, number, separator="#")
+                size = sum(len(value) for value in example.values() if isinstance(value, bytes))
+                yield Record(location, size, functools.partial(self._reader.fields, example))
+        except tf.errors.DataLossError as error:
+            raise Damaged(message_of(error), RecordLocation(self.file, number + 1, separator="#")) from None
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"{self._reader.where}: example {number + 1} of {self.file.path} cannot be read ({message_of(error)}):"
+                " correct the task's source or its preprocessors"
+            ) from error
