@@ -38,8 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codellama_jax.config.curation import Decontamination
 from tasks.curation.clean import quality, redaction
-from tasks.curation.decontaminate import index as decontamination
-from tasks.curation.decontaminate.problems import Problem, problems
+from tasks.curation.clean.content_hash import content_hash
+from tasks.curation.decontaminate.index import Index
+from tasks.curation.decontaminate.problems import Problem, read_problems
 from tasks.curation.dedup import minhash
 from tasks.sources import languages
 from tasks.sources.filters import LeftOut
@@ -85,7 +86,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     yield from speed([text for _, text in files[: options.files]], options.rounds)
     if options.problems:
         plain = [text for path, text in files if path.startswith(library) and "site-packages" not in path]
-        yield from planted(problems(options.problems.split(",")), plain, [text for _, text in files])
+        yield from planted(read_problems(options.problems.split(",")), plain, [text for _, text in files])
     yield from other_costs(files)
 
 
@@ -113,7 +114,7 @@ def documents(roots: Iterable[str]) -> Iterator[tuple[str, str]]:
             text = Path(path).read_bytes().decode("utf-8")
         except (OSError, UnicodeError):
             continue
-        key = minhash.exact_key(text)
+        key = content_hash(text)
         if text.strip() and key not in seen:
             seen.add(key)
             yield path, text
@@ -235,7 +236,7 @@ def buckets_to_pairs(signatures: np.ndarray, meeting: float = THRESHOLD) -> set[
         if len(members) > 1:
             # names that sort as the numbers do
             named = [(f"{number:09}", signatures[number]) for number in members]
-            pairs.update((int(a), int(b)) for a, b in minhash.edges_of_bucket(named, THRESHOLD))
+            pairs.update((int(a), int(b)) for a, b in minhash.similar_pairs(named, THRESHOLD))
     return pairs
 
 
@@ -341,7 +342,7 @@ def stages(texts: list[str], megabytes: float) -> Iterator[str]:
     signatures, sketching = timed(lambda: sketch.signatures(sets))
     _, keying = timed(lambda: [minhash.band_keys(signature, bands, rows) for signature in signatures])
     _, pairing = timed(lambda: buckets_to_pairs(signatures))
-    _, keys = timed(lambda: [minhash.exact_key(text) for text in texts])
+    _, keys = timed(lambda: [content_hash(text) for text in texts])
     each = 1e6 / len(texts)
     yield (
         f"Ours, by stage: shingles {megabytes / shingling:,.0f} MB a second; signatures {sketching * each:,.0f} µs,"
@@ -408,14 +409,14 @@ def plants(problem: Problem) -> Iterator[tuple[str, str]]:
 
 def planted(needles: list[Problem], plain: list[str], many: list[str]) -> Iterator[str]:
     """Evaluation problems in documents, and documents without any."""
-    index, seconds = timed(lambda: decontamination.Index(needles))
+    index, seconds = timed(lambda: Index(needles))
     found: collections.Counter[tuple[str, str]] = collections.Counter()
     totals: collections.Counter[tuple[str, str]] = collections.Counter()
     for problem in needles:
         for kind, text in plants(problem):
             key = (kind, problem.name.partition(":")[0])
             totals[key] += 1
-            found[key] += bool(decontamination.hits(BEFORE + text + AFTER, index))
+            found[key] += bool(index.hits(BEFORE + text + AFTER))
     sets = sorted({name for _, name in totals}, key=str.lower)
     yield "## Evaluation problems"
     yield ""
@@ -431,15 +432,15 @@ def planted(needles: list[Problem], plain: list[str], many: list[str]) -> Iterat
     yield ""
     sizes = itertools.accumulate(len(text.encode()) for text in plain)
     twenty = [text for text, size in zip(plain, sizes, strict=True) if size <= 20e6]
-    without = decontamination.Index(needles, Decontamination(structure=0))
+    without = Index(needles, Decontamination(structure=0))
     for texts, what in ((plain, "the standard library"), (many, "all files")):
-        found_in = [decontamination.hits(text, index) for text in texts]
+        found_in = [index.hits(text) for text in texts]
         words = sum(any(not hit.renamed for hit in hits) for hits in found_in)
         structure = sum(any(hit.renamed for hit in hits) for hits in found_in)
         yield f"Of {what} ({len(texts):,}) {words:,} are hits by words and {structure:,} by structure."
     size = sum(len(text.encode()) for text in twenty) / 1e6
-    rates = [size / timed(lambda: [decontamination.hits(text, index) for text in twenty])[1] for _ in range(3)]
-    plainer = [size / timed(lambda: [decontamination.hits(text, without) for text in twenty])[1] for _ in range(3)]
+    rates = [size / timed(lambda: [index.hits(text) for text in twenty])[1] for _ in range(3)]
+    plainer = [size / timed(lambda: [without.hits(text) for text in twenty])[1] for _ in range(3)]
     yield (
         f"Speed on {size:.0f} MB of the standard library: {statistics.median(rates):,.0f} MB a CPU-second,"
         f" {statistics.median(plainer):,.0f} by words alone."
@@ -459,7 +460,7 @@ def other_costs(files: list[tuple[str, str]]) -> Iterator[str]:
 
     def redact() -> None:
         for _, text in sample:
-            counts.update(redaction.redacted(text)[1])
+            counts.update(redaction.redact(text)[1])
 
     def check() -> None:
         settings = quality.Quality()

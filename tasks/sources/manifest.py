@@ -13,7 +13,7 @@ from codellama_jax.errors import UserError
 from tasks.sources import files
 
 NAME = "manifest.json"
-BEGUN = ".steps/build.json"  # in the folder of a build
+STARTED = ".steps/build.json"  # in the folder of a build
 KIND = "codellama_jax training set"
 FORMAT = 1
 _BLOCK = 1 << 20
@@ -68,7 +68,7 @@ def path_of(place: str) -> str | None:
     if place.startswith("tfds:") or re.search(r"[*?\[]|\.(jsonl|parquet|tfrecord|gz|zst)$", place):
         return None  # no folder, and asking a store takes time
     if not files.exists(path, place):
-        if files.exists(f"{place.rstrip('/')}/{BEGUN}", place):
+        if files.exists(f"{place.rstrip('/')}/{STARTED}", place):
             raise UserError(f"{place} holds a build that is not finished: run the same `python -m tasks.build` again")
         return None
     try:
@@ -100,7 +100,7 @@ def read(path: str, where: str) -> Manifest:
     return Manifest(path.rpartition("/")[0] or ".", stream, shards, hashlib.sha256(data).hexdigest())
 
 
-def written(parts: dict[str, Any]) -> bytes:
+def to_bytes(parts: dict[str, Any]) -> bytes:
     """A manifest as bytes; its kind comes first, by which it is known."""
     return (json.dumps({"kind": KIND, "format": FORMAT} | parts, indent=1) + "\n").encode()
 
