@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one a core)")
     parser.add_argument(
-        "--keep_steps", action="store_true", help="keep the intermediate files, which are as large as the source"
+        "--keep_steps", action="store_true", help="keep the intermediate files, about half as large as the text"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""The settings of a training-set build (python -m tasks.build), beside its sources."""
+"""Settings of the training-set build, `python -m tasks.build`."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -74,7 +74,7 @@ class Engine:
         self._workers, self._flags, self._memory, self._log = workers, list(flags), memory, log
         self._preload = preload
         self._server: Workers | None = None
-        self._reshuffle = not self.embedded  # a single process has nobody to distribute inputs to
+        self._reshuffle = not self.embedded  # a single process does not need it
         # worker processes import this package
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(_ROOT) not in path:

@@ -134,9 +134,9 @@ class Ledger:
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """How two sets of parameters differ: "Build.seed: 0 there, 1 here"."""
+    """How two sets of parameters differ: "Build.seed: 0 in the folder, 1 now"."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
-        yield f"{current_name(name)}: {old} there, {new} here"
+        yield f"{current_name(name)}: {old} in the folder, {new} now"

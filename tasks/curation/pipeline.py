@@ -198,7 +198,7 @@ def _parameters(
         "Quality": dataclasses.asdict(settings.quality),
         "Evidence": dataclasses.asdict(settings.decontamination),  # the key in manifests of format 1
     }
-    return json.loads(json.dumps(parameters))  # as they compare with those of a file
+    return json.loads(json.dumps(parameters))  # with the types that they have when read from a file
 
 
 def _versions() -> dict[str, str]:

@@ -63,7 +63,7 @@ class InvertedIndex(HashSet):
 
         Args:
             ngrams: the hashes of the n-grams of each text, without duplicates.
-            excluded: n-grams that are left out.
+            excluded: n-grams that are not indexed.
         """
         hashes = np.concatenate([NO_HASHES, *ngrams])
         texts = owners(ngrams)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from codellama_jax.config.curation import Decontamination
+from tasks.curation import ngram_hash
 from tasks.curation.decontaminate.hash_sets import NO_HASHES, HashSet, InvertedIndex, union
 from tasks.curation.decontaminate.problems import Problem
 from tasks.curation.decontaminate.references import (
@@ -23,7 +24,6 @@ from tasks.curation.decontaminate.references import (
     word_ngrams,
 )
 from tasks.curation.decontaminate.tokens import Tokens, shape_sums, structure_hashes, tokenize, variables
-from tasks.curation.dedup import ngram_hash
 
 _NO_INDICES = np.empty(0, np.int64)
 

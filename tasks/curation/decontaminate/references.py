@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from codellama_jax.config.curation import Decontamination
+from tasks.curation import ngram_hash
 from tasks.curation.decontaminate import hash_sets
 from tasks.curation.decontaminate.hash_sets import NO_HASHES
 from tasks.curation.decontaminate.problems import Problem, is_solution
@@ -17,7 +18,6 @@ from tasks.curation.decontaminate.tokens import (
     tokenize,
     variables,
 )
-from tasks.curation.dedup import ngram_hash
 
 _MIN_STRUCTURE_WORDS = 5  # distinct words of a structural n-gram: fewer could be any table of calls
 

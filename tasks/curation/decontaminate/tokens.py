@@ -8,8 +8,8 @@ import functools
 
 import numpy as np
 
+from tasks.curation import ngram_hash
 from tasks.curation.decontaminate.hash_sets import HashSet
-from tasks.curation.dedup import ngram_hash
 from tasks.curation.splitmix64 import mix
 
 _EXCERPT = 120  # characters at most

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tasks.curation.dedup import ngram_hash
+from tasks.curation import ngram_hash
 from tasks.curation.splitmix64 import mix
 
 _CHUNK = 1 << 14  # shingles processed at a time, so that they stay in the cache

@@ -268,7 +268,9 @@ def test_a_folder_with_another_build_is_rejected(
     before = contents(built)
     assert main([*inputs, f"--out={built}", "--gin.Build.threshold=0.7"]) == 1
     error = capsys.readouterr().err
-    assert "Build.threshold: 0.85 there, 0.7 here" in error and error.count("\n") == 1 and contents(built) == before
+    assert (
+        "Build.threshold: 0.85 in the folder, 0.7 now" in error and error.count("\n") == 1 and contents(built) == before
+    )
 
 
 def test_without_beam_the_error_names_what_to_install(

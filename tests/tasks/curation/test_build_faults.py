@@ -176,7 +176,7 @@ def test_a_damaged_record_stops_the_build_unless_it_is_skipped(
     arguments.append("--gin.Corpus.on_damage=skip")
     assert main([*arguments, "--gin.Build.seed=3"]) == 0
     assert "1 damaged (Corpus.on_damage)" in capsys.readouterr().out
-    assert main(arguments) == 1 and "Build.seed: 3 there, 0 here" in capsys.readouterr().err
+    assert main(arguments) == 1 and "Build.seed: 3 in the folder, 0 now" in capsys.readouterr().err
 
 
 def test_two_builds_into_one_folder_exclude_each_other(command: Start, inputs: list[str], tmp_path: Path) -> None:

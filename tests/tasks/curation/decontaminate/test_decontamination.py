@@ -74,7 +74,7 @@ def index() -> Index:
     return Index([ROTATE, SUM])
 
 
-def found(text: str, index: Index) -> set[tuple[str, str]]:
+def problems_in(text: str, index: Index) -> set[tuple[str, str]]:
     return {(hit.problem, hit.part) for hit in index.hits(BEFORE + text + AFTER)}
 
 
@@ -84,8 +84,8 @@ FORMS = [str, reindented, commented, textwrap.dedent, str.upper, json.dumps, lam
 @pytest.mark.parametrize("form", FORMS)
 def test_a_problem_is_found_in_any_layout(index: Index, form):
     for part, text in ROTATE.texts.items():
-        assert (ROTATE.name, part) in found(form(text), index)
-    assert found(form(SUM.texts["text"]), index) == {(SUM.name, "text")}
+        assert (ROTATE.name, part) in problems_in(form(text), index)
+    assert problems_in(form(SUM.texts["text"]), index) == {(SUM.name, "text")}
 
 
 def test_a_hit_has_the_part_the_overlap_and_an_excerpt(index: Index):
@@ -255,9 +255,11 @@ def test_every_problem_of_humaneval_and_mbpp_is_found(real: list[Problem], real_
     assert len(real) == 164 + 974
     for problem in real:
         for form in (str, reindented):
-            assert found(form(as_document(problem)), real_index), problem.name
+            assert problems_in(form(as_document(problem)), real_index), problem.name
     alone = [problem.texts.get("canonical_solution") or problem.texts["code"] for problem in real]
-    assert sum(not found(text, real_index) for text in alone) <= 8  # with less than five words, such as "len(string)"
+    assert (
+        sum(not problems_in(text, real_index) for text in alone) <= 8
+    )  # with less than five words, such as "len(string)"
 
 
 def test_the_standard_library_has_no_evaluation_problem(real_index: Index):
