@@ -25,7 +25,7 @@ from result_file import processor
 from training_set import contamination, recall, secrets_and_quality, speed  # first: makes the project importable
 from training_set.documents import documents
 
-from tasks.curation.decontaminate.problems import problems
+from tasks.curation.decontaminate.problems import read_problems
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     yield from speed.section([text for _, text in files[: options.files]], options.rounds)
     if options.problems:
         plain = [text for path, text in files if path.startswith(library) and "site-packages" not in path]
-        yield from contamination.section(problems(options.problems.split(",")), plain, [text for _, text in files])
+        yield from contamination.section(read_problems(options.problems.split(",")), plain, [text for _, text in files])
     yield from secrets_and_quality.section(files)
 
 

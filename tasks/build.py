@@ -1,4 +1,4 @@
-"""The command: python -m tasks.build --source=PLACE --out=FOLDER --tokenizer=tokenizer.model"""
+"""The command: python -m tasks.build --source=PATH --out=FOLDER --tokenizer=tokenizer.model"""
 
 import argparse
 import dataclasses
@@ -17,62 +17,76 @@ from codellama_jax.runtime import cli
 from codellama_jax.tokenizer import Tokenizer
 
 DESCRIPTION = """\
-Builds a training set from code: filters, removes duplicates and what evaluations contain, replaces secrets,
+Builds a training set from source code: filters documents, removes duplicates and evaluation problems, redacts secrets,
 shuffles, and writes shards with a manifest that the trainer reads (--gin.CODE_CORPUS=FOLDER).
-A build that was stopped goes on when the same command is given again."""
+If a build was stopped, run the same command again: it resumes at the last finished step."""
 
 EPILOG = """\
 examples:
   python -m tasks.build --source=~/checkouts --out=/data/set --tokenizer=tokenizer.model --workers=8
   python -m tasks.build --source='/data/the-stack/*.parquet' --out=/data/set --tokenizer=tokenizer.model
       --against=humaneval.jsonl --against=mbpp.jsonl --gin.Build.threshold=0.8 --gin.Filters.longest_line=500
-Flags of Beam stand after --, such as -- --runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp
-What can be set with --gin, and what Dataflow, Flink and Spark need: docs/dataset.md"""
+Beam's own flags follow --, such as -- --runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp
+Settings for --gin, and what Dataflow, Flink and Spark need: docs/dataset.md"""
 
 STREAMS = ("code", "python", "nl_code", "nl")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Builds; returns the exit code."""
+    """Runs the command; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
     argv = sys.argv[1:] if argv is None else argv
     split = argv.index("--") if "--" in argv else len(argv)
+
+    def body(flags: gin_files.Flags, options: argparse.Namespace) -> int:
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return _build(flags, options, beam_flags=argv[split + 1 :])
+        except KeyboardInterrupt:
+            message = "interrupted: run the same command again to resume at the last finished step"
+            raise UserError(message, EXIT_INTERRUPTED) from None
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    return cli.run(_parser(), argv[:split], body)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.build",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        usage="python -m tasks.build --source=PLACE --out=FOLDER --tokenizer=MODEL [options] [-- flags of Beam]",
+        usage="python -m tasks.build --source=PATH --out=FOLDER --tokenizer=MODEL [options] [-- Beam's flags]",
     )
-    parser.add_argument("--source", metavar="PLACE", action="append", help="a folder, files of records; repeatable")
-    parser.add_argument("--task", choices=STREAMS, help="kind of the documents (code); alone: its corpus from gin")
     parser.add_argument(
-        "--out", metavar="FOLDER", help="where the shards and the manifest go: new, or to be gone on with"
+        "--source", metavar="PATH", action="append", help="folder, record files or a pattern to read; repeatable"
     )
-    parser.add_argument("--tokenizer", metavar="MODEL", help="a SentencePiece model, for the counts of tokens")
-    parser.add_argument("--against", metavar="JSONL", action="append", help="problems to remove; repeatable")
-    parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (all cores)")
-    parser.add_argument("--keep_steps", action="store_true", help="keep what the steps wrote, as large as the source")
+    parser.add_argument(
+        "--task", choices=STREAMS, help="kind of the documents (code); without --source, read this stream's corpus"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="output folder: a new one, or one in which to resume a build")
+    parser.add_argument("--tokenizer", metavar="MODEL", help="SentencePiece model that counts the tokens")
+    parser.add_argument(
+        "--against",
+        metavar="JSONL",
+        action="append",
+        help="evaluation problems that documents must not contain; repeatable",
+    )
+    parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one a core)")
+    parser.add_argument(
+        "--keep_steps", action="store_true", help="keep the intermediate files, about half as large as the text"
+    )
+    return parser
 
-    def body(flags: gin_files.Flags, options: argparse.Namespace) -> int:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            return _build(flags, options, argv[split + 1 :])
-        except KeyboardInterrupt:
-            raise UserError("interrupted: the same command goes on where it stopped", EXIT_INTERRUPTED) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
-    return cli.run(parser, argv[:split], body)
-
-
-def _build(flags: gin_files.Flags, options: argparse.Namespace, arguments: list[str]) -> int:
-    for name, what in (("out", "a folder: --out=FOLDER"), ("tokenizer", "a tokenizer: --tokenizer=tokenizer.model")):
+def _build(flags: gin_files.Flags, options: argparse.Namespace, beam_flags: list[str]) -> int:
+    for name, needed in (("out", "an output folder: --out=FOLDER"), ("tokenizer", "--tokenizer=tokenizer.model")):
         if not getattr(options, name):
-            raise UserError(f"the build needs {what}", EXIT_USAGE)
+            raise UserError(f"the build needs {needed}", EXIT_USAGE)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers={options.workers} must be at least 1", EXIT_USAGE)
     task = options.task or "code"
@@ -80,23 +94,19 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, arguments: list[
     config = bindings.resolve(Corpus, Filters, Quality, Build, Decontamination)
     corpus = config.corpus
     if options.source:
-        places: dict[str, Any] = {task: tuple(options.source)}
-        corpus = dataclasses.replace(corpus, **places)
+        paths: dict[str, Any] = {task: tuple(options.source)}
+        corpus = dataclasses.replace(corpus, **paths)
     elif not options.task and getattr(corpus, task) is None:
-        raise UserError("nothing to read: give --source=PLACE, or --task=code for its embedded corpus", EXIT_USAGE)
+        message = "nothing to read: give --source=PATH, or --task=code for the embedded corpus"
+        raise UserError(message, EXIT_USAGE)
     tokenizer = Tokenizer.from_file(options.tokenizer, infilling=False)
-    logging.disable(logging.WARNING)  # of packages for clouds that nobody asked for
-    try:
-        import apache_beam  # noqa: F401
-    except ImportError:
-        cure = "pip install -r requirements-build.txt, or pip install 'codellama_jax[build]'"
-        raise UserError(f"apache-beam is not installed: {cure}") from None
-    finally:
-        logging.disable(logging.NOTSET)
+    _import_beam()
     from tasks.curation.pipeline import Settings, build
 
     against = tuple(options.against or ())
-    build(
+    out = os.path.expanduser(options.out).rstrip("/")
+    runner_given = any(flag.startswith("--runner") for flag in beam_flags)
+    summary = build(
         Settings(
             task,
             corpus,
@@ -107,18 +117,32 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, arguments: list[
             against,
             config.imports,
         ),
-        os.path.expanduser(options.out).rstrip("/"),
+        out,
         tokenizer,
-        workers=options.workers or (1 if _runner(arguments) else os.cpu_count() or 1),
-        arguments=arguments,
+        workers=options.workers or (1 if runner_given else os.cpu_count() or 1),
+        beam_flags=beam_flags,
         keep_steps=options.keep_steps,
-        say=print,
     )
+    if summary is not None:
+        for line in summary.lines(out):
+            print(line)
     return EXIT_DONE
 
 
-def _runner(arguments: list[str]) -> bool:
-    return any(argument.startswith("--runner") for argument in arguments)
+def _import_beam() -> None:
+    """Imports Apache Beam without the warnings of optional packages for cloud services.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    logging.disable(logging.WARNING)
+    try:
+        import apache_beam  # noqa: F401
+    except ImportError:
+        fix = "pip install -r requirements-build.txt, or pip install 'codellama_jax[build]'"
+        raise UserError(f"apache-beam is not installed: {fix}") from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterator
 
 from codellama_jax.config.curation import Decontamination
-from tasks.curation.decontaminate import index as decontamination
+from tasks.curation.decontaminate.index import Index
 from tasks.curation.decontaminate.problems import Problem
 from training_set.speed import timed
 
@@ -52,14 +52,14 @@ def variants(problem: Problem) -> Iterator[tuple[str, str]]:
 
 def section(needles: list[Problem], plain: list[str], many: list[str]) -> Iterator[str]:
     """The lines of this part of the result file."""
-    index, seconds = timed(lambda: decontamination.Index(needles))
+    index, seconds = timed(lambda: Index(needles))
     found: collections.Counter[tuple[str, str]] = collections.Counter()
     totals: collections.Counter[tuple[str, str]] = collections.Counter()
     for problem in needles:
         for kind, text in variants(problem):
             key = (kind, problem.name.partition(":")[0])
             totals[key] += 1
-            found[key] += bool(decontamination.hits(BEFORE + text + AFTER, index))
+            found[key] += bool(index.hits(BEFORE + text + AFTER))
     sets = sorted({name for _, name in totals}, key=str.lower)
     yield "## Evaluation problems"
     yield ""
@@ -75,15 +75,15 @@ def section(needles: list[Problem], plain: list[str], many: list[str]) -> Iterat
     yield ""
     sizes = itertools.accumulate(len(text.encode()) for text in plain)
     sample = [text for text, size in zip(plain, sizes, strict=True) if size <= 20e6]
-    without = decontamination.Index(needles, Decontamination(structure=0))
+    without = Index(needles, Decontamination(structure=0))
     for texts, name in ((plain, "the standard library"), (many, "all files")):
-        all_hits = [decontamination.hits(text, index) for text in texts]
+        all_hits = [index.hits(text) for text in texts]
         words = sum(any(not hit.renamed for hit in hits) for hits in all_hits)
         structure = sum(any(hit.renamed for hit in hits) for hits in all_hits)
         yield f"Of {name} ({len(texts):,}) {words:,} have hits by words and {structure:,} by structure."
     size = sum(len(text.encode()) for text in sample) / 1e6
-    rates = [size / timed(lambda: [decontamination.hits(text, index) for text in sample])[1] for _ in range(3)]
-    words_only = [size / timed(lambda: [decontamination.hits(text, without) for text in sample])[1] for _ in range(3)]
+    rates = [size / timed(lambda: [index.hits(text) for text in sample])[1] for _ in range(3)]
+    words_only = [size / timed(lambda: [without.hits(text) for text in sample])[1] for _ in range(3)]
     yield (
         f"Speed on {size:.0f} MB of the standard library: {statistics.median(rates):,.0f} MB per CPU-second,"
         f" {statistics.median(words_only):,.0f} by words only."

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.curation.dedup import minhash
+from tasks.curation.clean.content_hash import content_hash
 from tasks.sources import languages
 
 
@@ -27,7 +27,7 @@ def documents(roots: Iterable[str]) -> Iterator[tuple[str, str]]:
             text = Path(path).read_bytes().decode("utf-8")
         except (OSError, UnicodeError):
             continue
-        key = minhash.exact_key(text)
+        key = content_hash(text)
         if text.strip() and key not in seen:
             seen.add(key)
             yield path, text

@@ -26,7 +26,7 @@ def buckets_to_pairs(signatures: np.ndarray, band_threshold: float = THRESHOLD) 
         if len(members) > 1:
             # names that sort in the order of the numbers
             named = [(f"{number:09}", signatures[number]) for number in members]
-            pairs.update((int(a), int(b)) for a, b in minhash.edges_of_bucket(named, THRESHOLD))
+            pairs.update((int(a), int(b)) for a, b in minhash.similar_pairs(named, THRESHOLD))
     return pairs
 
 

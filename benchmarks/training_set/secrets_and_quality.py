@@ -19,7 +19,7 @@ def section(files: list[tuple[str, str]]) -> Iterator[str]:
 
     def redact() -> None:
         for _, text in sample:
-            counts.update(redaction.redacted(text)[1])
+            counts.update(redaction.redact(text)[1])
 
     def check() -> None:
         settings = quality.Quality()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tasks.curation.clean.content_hash import content_hash
 from tasks.curation.dedup import minhash
 from training_set.methods import (
     PERMUTATIONS,
@@ -72,7 +73,7 @@ def stages(texts: list[str], megabytes: float) -> Iterator[str]:
     signatures, sketching = timed(lambda: sketch.signatures(sets))
     _, keying = timed(lambda: [minhash.band_keys(signature, bands, rows) for signature in signatures])
     _, pairing = timed(lambda: buckets_to_pairs(signatures))
-    _, keys = timed(lambda: [minhash.exact_key(text) for text in texts])
+    _, keys = timed(lambda: [content_hash(text) for text in texts])
     each = 1e6 / len(texts)
     yield (
         f"Ours, by stage: shingles {megabytes / shingling:,.0f} MB per second; signatures {sketching * each:,.0f} µs,"

@@ -1,28 +1,31 @@
-"""What a build can be told beside its sources. gin binds it."""
+"""Settings of the training-set build, `python -m tasks.build`."""
 
 import dataclasses
 from collections.abc import Sequence
 
-# Kinds of personal data and secrets, and what stands in their place (tasks/curation/clean/redaction.py).
+# Kinds of personal data and secrets, and what replaces them (tasks/curation/clean/redaction.py).
 PLACEHOLDERS = {"email": "<EMAIL>", "key": "<KEY>", "private_key": "<KEY>", "password": "<PASSWORD>"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """Attributes:
-    seed: of the shuffle, the split and the permutations.
-    redact: kinds of what is replaced by a placeholder (tasks/curation/clean/redaction.py): email, key,
-        private_key, password.
-    near: whether near-duplicates are left out, not only exact ones.
-    threshold: estimated Jaccard similarity of the sets of n-grams from which on two documents are near-duplicates.
-    permutations: of MinHash; the more, the better the estimate and the dearer.
-    ngram: tokens of an n-gram of near-deduplication.
-    validation_share: share of the repositories (of documents where none is known) that is kept for validation.
-    group_by_repository: a repository's files become one document, each after those it imports, else by path.
-    repository_bytes: a repository's document that would be longer is cut between files.
-    shard_bytes: of text in a shard, about: shards are equal shares of the documents, in a random order.
-    memory: bytes that Beam's embedded runner may hold of what documents exchange; more is done in several passes. It
-        does not shape the result. Other runners spill to disk themselves.
+    """How a training set is built.
+
+    Attributes:
+        seed: of the shuffle and of the MinHash permutations.
+        redact: kinds of secrets to replace by placeholders (tasks/curation/clean/redaction.py): email, key,
+            private_key, password.
+        near: whether to remove near-duplicates in addition to exact duplicates.
+        threshold: estimated Jaccard similarity of the sets of n-grams at which two documents are near-duplicates.
+        permutations: of MinHash; more of them estimate the similarity better and take longer.
+        ngram: tokens in an n-gram for near-deduplication.
+        validation_share: share of the repositories (or of the documents without one) that is used for validation.
+        group_by_repository: whether to concatenate the files of a repository into one document, each file after those
+            that it imports, otherwise by path.
+        repository_bytes: maximum size of such a document; a larger one is split between files.
+        shard_bytes: approximate bytes of text in a shard. Shards are equal shares of the shuffled documents.
+        memory: bytes that Beam's embedded runner may use for data that is exchanged between documents; more data is
+            exchanged in several passes. It does not affect the result. Other runners spill to disk themselves.
     """
 
     seed: int = 0
@@ -50,27 +53,28 @@ class Build:
             if getattr(self, field) < 1:
                 raise ValueError(f"Build.{field}={getattr(self, field)} must be at least 1")
         if self.shard_bytes > self.memory / 4:
-            cure = f"raise Build.memory to {4 * self.shard_bytes} or lower Build.shard_bytes"
-            raise ValueError(f"Build.shard_bytes={self.shard_bytes} must be at most a quarter of Build.memory: {cure}")
+            fix = f"raise Build.memory to {4 * self.shard_bytes} or lower Build.shard_bytes"
+            raise ValueError(f"Build.shard_bytes={self.shard_bytes} must be at most a quarter of Build.memory: {fix}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """Which documents are left out of a training set, and counted under the name of the filter.
+    """Quality filters. A document that fails one is excluded, and counted under the filter's name.
 
-    The mean and the longest line (that one is Filters.longest_line) and the share of alphanumeric characters are as in
-    Codex (arXiv 2107.03374, section 3.1), the share's value from CodeParrot; the rest is ours.
+    The limits on the mean line and the longest line (Filters.longest_line) and on the share of alphanumeric characters
+    are those of Codex (arXiv 2107.03374, section 3.1), the value of the share is CodeParrot's; the other filters are
+    ours.
 
     Attributes:
-        shortest: characters that are not white space that a document has at least; None takes any.
-        licences: names of licences that are taken (such as "MIT" or "Apache-2.0", in any case of letters), of which a
-            document must have one; "" is that of documents whose licence is not known. None takes all.
-        content_language: whether code is left out that is not what its extension says: markup, or a script of another
-            language by its first line.
-        mean_line: of code, the longest mean of the lines' lengths, in characters, blank lines not counted; None takes
-            any.
-        alphanumeric: of code, the least share of letters and digits among the characters; None takes any.
-        minified: whether code is left out that has almost no white space.
+        shortest: minimum number of characters that are not white space; None disables the filter.
+        licences: allowed licences, such as "MIT" or "Apache-2.0", case-insensitive; "" allows documents with an unknown
+            licence. None allows all.
+        content_language: whether to exclude code whose content contradicts its extension: markup, or a script whose
+            shebang names another language.
+        mean_line: of code, maximum mean length of the lines that are not blank, in characters; None disables the
+            filter.
+        alphanumeric: of code, minimum share of letters and digits among the characters; None disables the filter.
+        minified: whether to exclude code with almost no white space.
     """
 
     shortest: int | None = 20
@@ -93,18 +97,18 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True)
 class Decontamination:
-    """What counts as evidence.
+    """When a document counts as containing an evaluation problem (tasks/curation/decontaminate/index.py).
 
     Attributes:
-        words: of a stretch. Ten, as in Llama 2's study of contamination (arXiv 2307.09288, A.6), there of its tokens:
-            half of the solutions of HumanEval and MBPP have no more than 22, so that a wider one would leave them few.
-        shortest: a text of fewer words than `words` is one stretch if it has so many.
-        share: of a text's stretches that a document has to have.
-        structure: tokens of a stretch by structure; 0 does not look at structure.
-        structure_share: the same as `share`, of stretches by structure, which are more often met by chance.
-        common: stretches in more problems of one file than this are no evidence: what all its problems begin with.
-            Problems that have a whole text in common, as the infilling forms of one problem do, count as one.
-        distinct: words, not numbers, that a stretch must have for evidence: "0, 1, 2, 3 ..." is anybody's.
+        words: words in an n-gram. Ten, as in Llama 2's contamination analysis (arXiv 2307.09288, A.6), where they are
+            tokens: half of the solutions of HumanEval and MBPP have at most 22 words, so longer n-grams would be few.
+        shortest: minimum number of words of a text; one with fewer words than `words` is a single n-gram.
+        share: minimum share of the n-grams of one text of a problem that the document contains.
+        structure: tokens in a structural n-gram; 0 disables the structural search.
+        structure_share: like `share`, for structural n-grams, which match by chance more often.
+        common: n-grams that occur in more problems of one file than this are ignored, such as a common instruction.
+            Problems that share a complete text, such as the infilling variants of one problem, count as one.
+        distinct: minimum number of distinct words, without numbers, in an n-gram: "0, 1, 2, 3 ..." identifies nothing.
     """
 
     words: int = 10

@@ -1,7 +1,7 @@
-"""Runs pipelines: inputs go to work, what it gives is grouped by number, and goes on to the next work, and so on.
+"""Runs MapReduce pipelines on Beam: inputs are mapped, the results are grouped by partition and reduced, repeatedly.
 
-The embedded runner is Beam's own FnApiRunner, in this process or with worker processes. (What Beam calls DirectRunner
-tries Prism first, a program that it downloads.) Any other runner that the flags of Beam name is Beam's affair.
+The embedded runner is Beam's FnApiRunner, in this process or with worker processes. (Beam's DirectRunner would first
+try Prism, a program that it downloads.) Any other runner is selected and configured by Beam's own flags.
 """
 
 import argparse
@@ -26,48 +26,55 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE, UserError
 from codellama_jax.runtime.console import stderr_to
 from tasks.curation import storage, tables
-from tasks.curation.counters import Counters, added
+from tasks.curation.counters import Counters, merge
 from tasks.curation.workers import Workers
 
-Result = Counters | tuple[int, bytes]
-Work = Callable[[Any], Iterator[Result]]
-Receive = Callable[[int, Any], Iterator[Result]]  # number, table of all rows that were given to it
+Result = Counters | tuple[int, bytes]  # counters, or a block of rows for a partition
+Mapper = Callable[[Any], Iterator[Result]]
+Reducer = Callable[[int, Any], Iterator[Result]]  # takes a partition and the table of all its rows
 
 EMBEDDED = ("DirectRunner", "FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
-# Below this, to start worker processes takes longer than the work.
-SMALL = 8 << 20
-# Beam's runner holds what is exchanged as it comes, grouped, and on its way: about so many times.
-HELD = 5
-# What a pipeline of less than this leaves behind is not worth looking for.
-HELD_ON = 1 << 20
-_TELLS = "line for the user:"
+# For smaller inputs, starting worker processes takes longer than the work.
+MULTIPROCESS_MIN_BYTES = 8 << 20
+# Copies of exchanged data that the embedded runner holds: as received, grouped, and on the way.
+BUFFER_COPIES = 5
+# After smaller pipelines, collecting garbage is not worth the time.
+GARBAGE_MIN_BYTES = 1 << 20
+_USER_ERROR = "line for the user:"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Engine:
     """Attributes:
-    embedded: whether it all runs on this machine.
+    embedded: whether the embedded runner is used, that is, everything runs on this machine.
     """
 
-    def __init__(self, workers: int, arguments: Sequence[str], memory: int, log: str | None = None):
-        """Takes the number of worker processes of the embedded runner, Beam's flags, Build.memory, and a local file
-        that gets what workers write to standard error.
+    def __init__(
+        self, workers: int, flags: Sequence[str], memory: int, log: str | None = None, preload: Sequence[str] = ()
+    ):
+        """Configures the runner.
+
+        Args:
+            workers: number of worker processes of the embedded runner.
+            flags: Beam's flags.
+            memory: Build.memory.
+            log: local file to which workers' standard error is appended; None discards it.
+            preload: modules that worker processes import before they are forked.
 
         Raises:
             UserError: Beam does not know a flag.
         """
-        parsed, unknown = _parsed(arguments)
+        options, unknown = _parse(flags)
         if unknown:
-            raise UserError(
-                f"Beam knows no flag {unknown[0]}: its flags stand after --, see docs/dataset.md", EXIT_USAGE
-            )
-        name = parsed.view_as(StandardOptions).runner
-        self.embedded = name is None or name.rpartition(".")[2] in EMBEDDED
+            raise UserError(f"Beam has no flag {unknown[0]}: Beam's flags follow --, see docs/dataset.md", EXIT_USAGE)
+        runner = options.view_as(StandardOptions).runner
+        self.embedded = runner is None or runner.rpartition(".")[2] in EMBEDDED
         if workers > 1 and not self.embedded:
-            raise UserError(f"--workers is for this machine alone: {name} has flags of its own, after --", EXIT_USAGE)
-        self._workers, self._arguments, self._memory, self._log = workers, list(arguments), memory, log
-        self._processes: Workers | None = None
-        self._spreads = not self.embedded  # one process has nothing to spread work over
+            raise UserError(f"--workers applies to this machine only: {runner} has its own flags, after --", EXIT_USAGE)
+        self._workers, self._flags, self._memory, self._log = workers, list(flags), memory, log
+        self._preload = preload
+        self._server: Workers | None = None
+        self._reshuffle = not self.embedded  # a single process does not need it
         # worker processes import this package
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(_ROOT) not in path:
@@ -75,162 +82,165 @@ class Engine:
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
     def close(self) -> None:
-        """Ends what it has started."""
-        if self._processes is not None:
-            self._processes.close()
+        """Ends the worker processes."""
+        if self._server is not None:
+            self._server.close()
 
-    def slices(self, partitions: int, size: int) -> Iterator[range]:
-        """Ranges of partitions that one pass each takes, so that what is exchanged, `size` bytes in all, fits."""
-        passes = min(partitions, self.passes(size))
-        for number in range(passes):
-            yield range(partitions * number // passes, partitions * (number + 1) // passes)
+    def passes(self, partitions: int, size: int) -> Iterator[range]:
+        """The partitions of each pass, where `size` bytes are exchanged in total and each pass fits in memory."""
+        count = min(partitions, self.pass_count(size))
+        for number in range(count):
+            yield range(partitions * number // count, partitions * (number + 1) // count)
 
-    def partitions(self, size: int, largest: int) -> int:
-        """How many partitions it takes for what one call sees to be no more than `largest` bytes, nor too much of what
-        may be held."""
-        return size // (min(largest, self._memory // (2 * HELD)) if self.embedded else largest) + 1
+    def pass_count(self, size: int) -> int:
+        """How many passes are needed to exchange this many bytes."""
+        return max(1, -(-size * BUFFER_COPIES // self._memory)) if self.embedded else 1
 
-    def passes(self, size: int) -> int:
-        """How many passes it takes to exchange so many bytes."""
-        return max(1, -(-size * HELD // self._memory)) if self.embedded else 1
+    def pass_size(self, size: int) -> int:
+        """How many of this many bytes are exchanged in one pass."""
+        return size // self.pass_count(size)
 
-    def of_pass(self, size: int) -> int:
-        """How many of so many bytes a pass exchanges."""
-        return size // self.passes(size)
+    def partition_count(self, size: int, largest: int) -> int:
+        """How many partitions are needed so that a reducer receives at most `largest` bytes, and not too large a part
+        of the memory."""
+        return size // (min(largest, self._memory // (2 * BUFFER_COPIES)) if self.embedded else largest) + 1
 
     def run(
-        self, name: str, folder: str, inputs: Iterable[Any], work: Work, *receivers: Receive, size: int
+        self, name: str, folder: str, inputs: Iterable[Any], mapper: Mapper, *reducers: Reducer, size: int
     ) -> Counters:
-        """Runs a pipeline to its end.
+        """Runs a pipeline and waits for it.
 
         Args:
             name: of the pipeline, without spaces.
-            folder: where its tally is written.
-            inputs: what work is called with, one after the other.
-            work: gives tallies, and (number, block of a table) for the first receiver.
-            receivers: each is called with a number and all rows that came for it, in no order; the last gives tallies.
-            size: of what is read, in bytes, about.
+            folder: where its counters are written.
+            inputs: the mapper is called with each.
+            mapper: yields counters, and (partition, block) for the first reducer.
+            reducers: each is called with a partition and all rows for it, in no particular order. A reducer yields
+                what a mapper yields, for the next one; the last yields counters only.
+            size: approximate number of bytes that are read.
 
         Returns:
-            The sum of the tallies.
+            The sum of all counters.
 
         Raises:
-            UserError: something the user can mend went wrong in the pipeline.
+            UserError: the pipeline failed for a reason that the user can fix.
         """
         path = storage.join(folder, f"{name}.json")
         pipeline = beam.Pipeline(*self._runner(size))
         elements = pipeline | "Inputs" >> beam.Create(list(inputs), reshuffle=False)
-        if self._spreads:
-            elements |= "Spread" >> beam.Reshuffle()
-        results = elements | f"{name}-0" >> beam.ParDo(_Do(work)).with_outputs("tallies", main="blocks")
-        counted = [results.tallies]
-        for number, receive in enumerate(receivers, 1):
+        if self._reshuffle:
+            elements |= "Reshuffle" >> beam.Reshuffle()
+        results = elements | f"{name}-0" >> beam.ParDo(_Do(mapper)).with_outputs("counters", main="blocks")
+        counters = [results.counters]
+        for number, reducer in enumerate(reducers, 1):
             results = (
                 results.blocks
                 | f"Group{number}" >> beam.GroupByKey()
-                | f"{name}-{number}" >> beam.ParDo(_Do(_Receiver(receive))).with_outputs("tallies", main="blocks")
+                | f"{name}-{number}" >> beam.ParDo(_Do(_Reduce(reducer))).with_outputs("counters", main="blocks")
             )
-            counted.append(results.tallies)
+            counters.append(results.counters)
         _ = (
-            tuple(counted)
-            | "AllTallies" >> beam.Flatten()
-            | "OneKey" >> beam.WithKeys(0)  # there are few: CombineGlobally would be five stages
-            | "Together" >> beam.GroupByKey()
-            | "Write" >> beam.ParDo(_Do(_Writer(path)))
+            tuple(counters)
+            | "AllCounters" >> beam.Flatten()
+            | "OneKey" >> beam.WithKeys(0)  # they are small: CombineGlobally would add five stages
+            | "GroupCounters" >> beam.GroupByKey()
+            | "WriteCounters" >> beam.ParDo(_Do(_WriteCounters(path)))
         )
-        self._finish(pipeline)
-        if size > HELD_ON:
-            gc.collect()  # a pipeline that has run holds what went through it, in circles
+        self._wait(pipeline)
+        if size > GARBAGE_MIN_BYTES:
+            gc.collect()  # a finished pipeline keeps the exchanged data in reference cycles
         data = storage.read(path)
-        return Counters() if data is None else Counters.of_json(json.loads(data))  # none where there was nothing to do
+        return Counters() if data is None else Counters.from_json(json.loads(data))  # no file if there were no inputs
 
     def _runner(self, size: int) -> tuple[Any, PipelineOptions]:
         if not self.embedded:
-            return None, PipelineOptions(self._arguments)
-        workers = self._workers if size > SMALL else 1
+            return None, PipelineOptions(self._flags)
+        workers = self._workers if size > MULTIPROCESS_MIN_BYTES else 1
         environment = None
         if workers > 1:
             environment = SubprocessSDKEnvironment.from_command_string(self._worker_command())
-        return FnApiRunner(environment), PipelineOptions([*self._arguments, f"--direct_num_workers={workers}"])
+        return FnApiRunner(environment), PipelineOptions([*self._flags, f"--direct_num_workers={workers}"])
 
     def _worker_command(self) -> str:
-        self._spreads = True
-        if sys.platform != "linux":  # elsewhere what has been imported does not bear a fork
+        self._reshuffle = True
+        if sys.platform != "linux":  # elsewhere the imported libraries are not fork-safe
             return shlex.join([sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"])
-        self._processes = self._processes or Workers(self._log)
-        return self._processes.command
+        self._server = self._server or Workers(self._log, self._preload)
+        return self._server.command
 
-    def _finish(self, pipeline: beam.Pipeline) -> None:
+    def _wait(self, pipeline: beam.Pipeline) -> None:
         try:
-            # Beam's threads and worker processes tell of every channel
+            # Beam's threads and worker processes write a line for every closed channel
             with stderr_to(self._log or os.devnull) if self.embedded else contextlib.nullcontext():
                 pipeline.run().wait_until_finish()
         except Exception as error:
-            if told := re.search(rf"{_TELLS} (\{{.*?\}}) end of line", str(error)):
-                line = json.loads(told[1])
-                raise UserError(line["line"], line["code"]) from error
+            if match := re.search(rf"{_USER_ERROR} (\{{.*?\}}) end of line", str(error)):
+                message = json.loads(match[1])
+                raise UserError(message["line"], message["code"]) from error
             if "Channel closed prematurely" in str(error):
-                cure = "if it was for memory, take fewer --workers or a smaller Build.memory"
-                said = f" (see {self._log})" if self._log else ""
-                line = f"a worker process died{said}: the same command goes on where it stopped; {cure}"
-                raise UserError(line) from error
+                log = f" (see {self._log})" if self._log else ""
+                raise UserError(
+                    f"a worker process died{log}: run the same command again to resume; if it ran out of memory,"
+                    " use fewer --workers or a smaller Build.memory"
+                ) from error
             raise
 
 
 class _Do(beam.DoFn):
-    """Calls a function that yields results; what it tells the user gets through whatever a runner wraps it in."""
+    """Calls a mapper or reducer. Errors that the user can fix are encoded in the message of a RuntimeError, which
+    survives however a runner wraps it."""
 
-    def __init__(self, function: Work):
+    def __init__(self, function: Mapper):
         self._function = function
 
     def process(self, element: Any) -> Iterator[Any]:
         try:
             for result in self._function(element):
-                yield beam.pvalue.TaggedOutput("tallies", result) if isinstance(result, Counters) else result
+                yield beam.pvalue.TaggedOutput("counters", result) if isinstance(result, Counters) else result
         except UserError as error:
-            raise _told(str(error), error.exit_code) from error
+            raise _encoded(str(error), error.exit_code) from error
         except OSError as error:
-            raise _told(_line(error), EXIT_FAILED) from error
+            raise _encoded(_file_error(error), EXIT_FAILED) from error
 
 
-class _Receiver:
-    def __init__(self, receive: Receive):
-        self._receive = receive
+class _Reduce:
+    def __init__(self, reducer: Reducer):
+        self._reducer = reducer
 
     def __call__(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Result]:
-        number, blocks = element
-        return self._receive(number, tables.joined(blocks))
+        partition, blocks = element
+        return self._reducer(partition, tables.concat_blocks(blocks))
 
 
-class _Writer:
+class _WriteCounters:
     def __init__(self, path: str):
         self._path = path
 
     def __call__(self, element: tuple[int, Iterable[Counters]]) -> Iterator[Result]:
-        with storage.writing(self._path) as file:
-            file.write(json.dumps(added(element[1]).as_json()).encode())
+        with storage.open_output(self._path) as file:
+            file.write(json.dumps(merge(element[1]).to_json()).encode())
         yield from ()
 
 
-def _told(line: str, code: int) -> RuntimeError:
-    return RuntimeError(f"{_TELLS} {json.dumps({'line': line, 'code': code})} end of line")
+def _encoded(line: str, code: int) -> RuntimeError:
+    return RuntimeError(f"{_USER_ERROR} {json.dumps({'line': line, 'code': code})} end of line")
 
 
-def _line(error: OSError) -> str:
-    """What went wrong with a file, and the cure."""
+def _file_error(error: OSError) -> str:
+    """What went wrong with a file, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"no space left for {error.filename}: free some, then the same command goes on where it stopped"
+        return f"no space left for {error.filename}: free some space, then run the same command again to resume"
     where = f": {error.filename}" if error.filename else ""
-    return f"{error.strerror or error}{where}: mend it, then the same command goes on where it stopped"
+    return f"{error.strerror or error}{where}: fix this, then run the same command again to resume"
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
-    """Beam's options, and the arguments that none of them takes."""
+def _parse(flags: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
+    """Beam's options, and the flags that none of its options takes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     kinds = list(PipelineOptions.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
         if "_add_argparse_args" in vars(kind):
             kind._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(arguments))
-    return PipelineOptions([argument for argument in arguments if argument not in unknown]), unknown
+    _, unknown = parser.parse_known_args(list(flags))
+    return PipelineOptions([flag for flag in flags if flag not in unknown]), unknown

@@ -1,10 +1,12 @@
-"""The whole build: its steps in order, then the manifest and the report."""
+"""The whole build: its steps in order, then the report and the manifest."""
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -18,33 +20,35 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks.curation import report, storage
 from tasks.curation.clean import read
 from tasks.curation.counters import Counters
-from tasks.curation.decontaminate import step
-from tasks.curation.decontaminate.problems import Problem, problems
+from tasks.curation.decontaminate import step as decontamination
+from tasks.curation.decontaminate.problems import Problem, read_problems
 from tasks.curation.dedup import components, exact, lsh_buckets, near, signatures, similar_pairs
-from tasks.curation.dedup.keep_rule import Removals
 from tasks.curation.engine import Engine
-from tasks.curation.ledger import FORMAT, STEPS, Inputs, Ledger, units
+from tasks.curation.inputs import Inputs
+from tasks.curation.ledger import FORMAT, STEPS, Ledger
+from tasks.curation.removals import Removals
 from tasks.curation.summary import Summary
+from tasks.curation.units import split_into_units
 from tasks.curation.write import shards, shuffle_split
 from tasks.sources import manifest
 from tasks.sources.files import is_remote
 
-LOG = "workers.log"  # beside the steps: what worker processes write to standard error
-Step = Callable[[Ledger, str], Counters]
-# What does not shape a build's result.
-_NO_MATTER = ("memory",)
-# Steps that give the documents to leave out, in the order in which they do; by the name of why.
-_REMOVING = {exact.REASON: exact.NAME, near.REASON: near.NAME, step.REASON: step.NAME}
+WORKER_LOG = "workers.log"  # in the folder of the steps: standard error of worker processes
+RESULT_NEUTRAL = ("memory",)  # fields of Build that do not affect the result
+# Reason -> step, in order, of the steps that remove documents.
+_REMOVING = {exact.REASON: exact.NAME, near.REASON: near.NAME, decontamination.REASON: decontamination.NAME}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a build is made by.
+    """The settings of a build.
 
     Attributes:
-        stream: whose kind the documents are: code, python, nl_code or nl.
-        corpus, filters, quality, build, evidence: what is read, what is left out, and how it is built.
-        against: files of problems that the documents must not contain.
+        stream: kind of the documents: code, python, nl_code or nl.
+        corpus, filters, quality, build, decontamination: the settings that gin binds.
+        against: files of evaluation problems that documents must not contain.
         imports: modules that register SeqIO tasks.
     """
 
@@ -58,128 +62,149 @@ class Settings:
     imports: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step of a build: its name, what the user reads of it, and what runs it in a folder."""
+
+    name: str
+    description: str
+    run: Callable[[Ledger, str], Counters]
+
+
 def build(
-    settings: Settings,
-    out: str,
-    tokenizer: Tokenizer,
-    *,
-    workers: int,
-    arguments: Sequence[str],
-    keep_steps: bool,
-    say: Callable[[str], None],
-) -> None:
-    """Builds into a folder, or goes on with what a killed build left there.
+    settings: Settings, out: str, tokenizer: Tokenizer, *, workers: int, beam_flags: Sequence[str], keep_steps: bool
+) -> Summary | None:
+    """Builds a training set, or resumes a build that was stopped.
 
     Args:
         settings: of the build.
-        out: the folder, local or in a store.
-        tokenizer: that counts tokens.
-        workers: processes on this machine.
-        arguments: flags of Beam.
-        keep_steps: whether what the steps wrote stays.
-        say: takes a line for the user.
+        out: output folder, local or in a store.
+        tokenizer: counts the tokens.
+        workers: number of processes on this machine.
+        beam_flags: Beam's flags.
+        keep_steps: whether to keep the files that the steps exchange.
+
+    Returns:
+        What was counted; None if the build was already finished.
 
     Raises:
         UserError: the source, the folder, a flag or a file cannot be used.
     """
-    log = None if is_remote(out) else storage.join(out, STEPS, LOG)
-    engine = Engine(workers, arguments, settings.build.memory, log)
-    against = problems(settings.against)
+    log = None if is_remote(out) else storage.join(out, STEPS, WORKER_LOG)
+    engine = Engine(workers, beam_flags, settings.build.memory, log, preload=[__name__])
+    problems = read_problems(settings.against)
     inputs = Inputs(settings.stream, settings.corpus, settings.filters, imports=settings.imports)
     source = inputs.open()
     inputs = dataclasses.replace(inputs, fingerprint=source.fingerprint())
-    parameters = _parameters(settings, inputs, tokenizer, against)
-    job = Ledger(out, inputs, settings.build, settings.decontamination, parameters, engine, units(len(source)), say)
-    with contextlib.closing(engine), job.claimed():
+    parameters = _parameters(settings, inputs, tokenizer, problems)
+    units = split_into_units(len(source))
+    ledger = Ledger(out, inputs, settings.build, settings.decontamination, parameters, engine, units)
+    with contextlib.closing(engine), ledger.claim():
         if storage.exists(storage.join(out, manifest.NAME)):
-            say(f"{out} holds this build, finished")
-            return
+            _log.info("%s already holds this build, finished", out)
+            return None
         rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), tokenizer.model)
-        _run(job, rules, against, keep_steps)
+        return _run(ledger, rules, problems, keep_steps)
 
 
-def _run(job: Ledger, rules: read.Rules, against: Sequence[Problem], keep_steps: bool) -> None:
-    """Runs the steps that are left, and writes what tells of them."""
-    steps = _steps(job, rules, against)
-    for number, (name, what, run) in enumerate(steps, 1):
-        job.step(number, len(steps), name, what, run)
-        if not (summary := Summary.of(job.tallies)).documents:
-            reasons = summary.told_left_out() or "it is empty"
+def _run(ledger: Ledger, rules: read.Rules, problems: Sequence[Problem], keep_steps: bool) -> Summary:
+    """Runs the steps that are not finished, then writes the report and the manifest."""
+    steps = _steps(ledger, rules, problems)
+    for number, step in enumerate(steps, 1):
+        ledger.step(number, len(steps), step.name, step.description, step.run)
+        if not (summary := Summary.of(ledger.counters)).documents:
+            reasons = summary.removal_reasons() or "it is empty"
             raise UserError(
-                f"nothing is left of {job.inputs.place}: {reasons}; change what is bound, and name a new --out"
+                f"no document of {ledger.inputs.description} is left: {reasons}; change these settings and use a new"
+                " --out"
             )
-    parts = {
-        "stream": job.inputs.stream,
-        "digest": job.digest,
-        "parameters": job.parameters,
+    entries = {
+        "stream": ledger.inputs.stream,
+        "digest": ledger.digest,
+        "parameters": ledger.parameters,
         "versions": _versions(),
         "shards": summary.shards,
         "steps": summary.steps(),
     }
-    page = report.page(job, summary)
-    storage.write(storage.join(job.out, report.NAME), page.encode("utf-8", "replace"))
-    storage.write(storage.join(job.out, manifest.NAME), manifest.to_bytes(parts))  # last: it says that all is there
+    page = report.page(ledger, summary)
+    storage.write(storage.join(ledger.out, report.NAME), page.encode("utf-8", "replace"))
+    # last: a folder with a manifest is complete
+    storage.write(storage.join(ledger.out, manifest.NAME), manifest.to_bytes(entries))
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(storage.join(job.out, STEPS, LOG))
+        os.unlink(storage.join(ledger.out, STEPS, WORKER_LOG))
     if not keep_steps:
-        for name, _, _ in steps:
-            storage.remove(job.folder(name))
-    for line in summary.lines(job.out):
-        job.say(line)
+        for step in steps:
+            storage.remove_tree(ledger.folder(step.name))
+    return summary
 
 
-def _steps(job: Ledger, rules: read.Rules, against: Sequence[Problem]) -> list[tuple[str, str, Step]]:
-    """(name, what is said of it, how it runs) of the steps, in order."""
-    steps: list[tuple[str, str, Step]] = [
-        (read.NAME, "read and filtered", lambda job, folder: read.run(job, folder, rules)),
-        (exact.NAME, "exact duplicates", exact.run),
+def _steps(ledger: Ledger, rules: read.Rules, problems: Sequence[Problem]) -> list[Step]:
+    """The steps of a build, in order."""
+    steps = [
+        Step(read.NAME, "read and filter", functools.partial(read.run, rules=rules)),
+        Step(exact.NAME, "exact duplicates", exact.run),
     ]
-    if job.settings.near:
+    if ledger.settings.near:
         steps += [
-            (signatures.NAME, "near-duplicates: signatures", signatures.run),
-            (lsh_buckets.NAME, "near-duplicates: buckets", lsh_buckets.run),
-            (similar_pairs.NAME, "near-duplicates: comparison", similar_pairs.run),
-            (components.NAME, "near-duplicates: connected components", components.run),
-            (near.NAME, "near-duplicates: choice", near.run),
+            Step(signatures.NAME, "near-duplicates: signatures", signatures.run),
+            Step(lsh_buckets.NAME, "near-duplicates: buckets", lsh_buckets.run),
+            Step(similar_pairs.NAME, "near-duplicates: comparison", similar_pairs.run),
+            Step(components.NAME, "near-duplicates: connected components", components.run),
+            Step(near.NAME, "near-duplicates: selection", near.run),
         ]
-    if against:
-        look: Step = lambda job, folder: step.run(job, folder, _removals(job), against)  # noqa: E731
-        steps.append((step.NAME, f"{len(against):,} evaluation problems", look))
+    if problems:
+        description = f"{len(problems):,} evaluation problems"
+        steps.append(
+            Step(
+                decontamination.NAME,
+                description,
+                lambda ledger, folder: decontamination.run(ledger, folder, _removals(ledger), problems),
+            )
+        )
     steps += [
-        (shuffle_split.NAME, "split and shuffled", lambda job, folder: shuffle_split.run(job, folder, _removals(job))),
-        (shards.NAME, "shards", shards.run),
+        Step(
+            shuffle_split.NAME,
+            "split and shuffle",
+            lambda ledger, folder: shuffle_split.run(ledger, folder, _removals(ledger)),
+        ),
+        Step(shards.NAME, "shards", shards.run),
     ]
     return steps
 
 
-def _removals(job: Ledger) -> Removals:
-    """Of the steps that are finished."""
-    return {reason: tuple(job.passes(step)) for reason, step in _REMOVING.items() if step in job.tallies}
+def _removals(ledger: Ledger) -> Removals:
+    """What the finished steps remove."""
+    return {reason: tuple(ledger.pass_folders(step)) for reason, step in _REMOVING.items() if step in ledger.counters}
 
 
-def _parameters(settings: Settings, inputs: Inputs, tokenizer: Tokenizer, against: Sequence[Problem]) -> dict[str, Any]:
-    """All that shapes the result. Corpus.on_damage is none of it: a source that stops at damage is not read to its end,
-    and may be read on with "skip"."""
+def _parameters(
+    settings: Settings, inputs: Inputs, tokenizer: Tokenizer, problems: Sequence[Problem]
+) -> dict[str, Any]:
+    """Everything that determines the result, as JSON values.
+
+    Corpus.on_damage is not included: with "stop", a damaged source is not read to its end, so the build may be resumed
+    with "skip".
+    """
     digest = hashlib.sha256()
-    for problem in against:
+    for problem in problems:
         digest.update(repr((problem.name, sorted(problem.texts.items()))).encode("utf-8", "replace"))
-    shaping = {name: value for name, value in dataclasses.asdict(settings.build).items() if name not in _NO_MATTER}
+    build = {name: value for name, value in dataclasses.asdict(settings.build).items() if name not in RESULT_NEUTRAL}
     parameters = {
         "format": FORMAT,
         "source": inputs.fingerprint,
         "stream": settings.stream,
         "tokenizer": tokenizer.fingerprint,
-        "problems": digest.hexdigest() if against else None,
-        "Build": shaping,
+        "problems": digest.hexdigest() if problems else None,
+        "Build": build,
         "Filters": dataclasses.asdict(settings.filters),
         "Quality": dataclasses.asdict(settings.quality),
-        "Decontamination": dataclasses.asdict(settings.decontamination),
+        "Evidence": dataclasses.asdict(settings.decontamination),  # the key in manifests of format 1
     }
-    return json.loads(json.dumps(parameters))  # as they are read again
+    return json.loads(json.dumps(parameters))  # with the types that they have when read from a file
 
 
 def _versions() -> dict[str, str]:
-    """Of what the result may depend on."""
+    """The versions of the code that may affect the result."""
     packages = ("apache-beam", "numpy", "pyarrow", "sentencepiece")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {"codellama_jax": cli.code_version(), "python": platform.python_version(), **versions}

@@ -1,64 +1,66 @@
-"""report.html: what is in a training set, and what was left out of it and why.
+"""report.html: what a training set contains, and which documents were removed and why.
 
-The same build gives the same page: no times stand in it.
+The page contains no times, so the same build gives the same page.
 """
 
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from codellama_jax.config.run import current_name
 from codellama_jax.report import html as pages
 from codellama_jax.report.charts import Line, chart, escape, number
 from tasks.curation import storage, tables
 from tasks.curation.clean import read
-from tasks.curation.ledger import Ledger, Unit
-from tasks.curation.summary import BINDINGS, SAID, SPLITS, Summary
+from tasks.curation.ledger import Ledger
+from tasks.curation.summary import BINDINGS, LABELS, SPLITS, Summary
+from tasks.curation.units import unit_file
 
 NAME = "report.html"
-EXAMPLES = 6  # pairs shown side by side
-LINES, CHARACTERS = 28, 1600  # of each side
-LANGUAGES = 16  # in the table; the rest as one
+MAX_PAIRS = 6  # shown side by side
+MAX_LINES, MAX_CHARACTERS = 28, 1600  # of each side
+MAX_LANGUAGES = 16  # rows of the table; the last sums up the others
+
+Row = tuple[str, float, str, tuple[str, ...]]  # label, share for the bar, colour, cells
 
 
-def page(job: Ledger, summary: Summary) -> str:
+def page(ledger: Ledger, summary: Summary) -> str:
     """The page of a build whose steps are finished."""
     body = f"""
-<header><h1>Training set <small>{escape(job.inputs.stream)}</small></h1>
-<p class="muted">{escape(job.inputs.place)} · build {job.digest[:12]}</p></header>
+<header><h1>Training set <small>{escape(ledger.inputs.stream)}</small></h1>
+<p class="muted">{escape(ledger.inputs.description)} · build {ledger.digest[:12]}</p></header>
 {_figures(summary)}
 <div class="grid">
 {_steps(summary)}
-{_left_out(summary)}
+{_removed(summary)}
 {_lengths(summary)}
 {_clusters(summary)}
 </div>
 {_languages(summary)}
-{_pairs(job, summary)}
+{_pairs(ledger, summary)}
 {_contaminated(summary)}
-{_parameters(job.parameters)}"""
-    return pages.html("Training set", body, _STYLE, f"build {job.digest}")
+{_parameters(ledger.parameters)}"""
+    return pages.html("Training set", body, _STYLE, f"build {ledger.digest}")
 
 
 def _figures(summary: Summary) -> str:
     counts = summary.counts
     kept = {m: sum(counts[f"{m}/{split}"] for split in SPLITS) for m in ("documents", "tokens")}
-    lost = 1 - kept["tokens"] / max(1, counts["tokens/read"])
+    removed = 1 - kept["tokens"] / max(1, counts["tokens/read"])
     figures = {
         "documents": f"{kept['documents']:,}",
         "tokens": number(kept["tokens"]),
-        "of them validation": f"{counts['tokens/validation'] / max(1, kept['tokens']):.2%}",
-        "tokens left out": f"{lost:.1%}",
+        "in validation": f"{counts['tokens/validation'] / max(1, kept['tokens']):.2%}",
+        "tokens removed": f"{removed:.1%}",
         "shards": f"{len(summary.shards):,}",
         "size": f"{number(sum(shard['bytes'] for shard in summary.shards))}B",
     }
-    known = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in figures.items())
-    return f'<dl class="figures">{known}</dl>'
+    entries = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in figures.items())
+    return f'<dl class="figures">{entries}</dl>'
 
 
-def _table(
-    title: str, about: str, head: tuple[str, ...], rows: Iterator[tuple[str, float, str, tuple[str, ...]]]
-) -> str:
-    """A table with bars: (label, share for the bar, colour, cells) a row."""
+def _table(title: str, about: str, head: tuple[str, ...], rows: Iterator[Row]) -> str:
+    """A table with a bar in each row."""
     body = ""
     for label, share, colour, cells in rows:
         bar = f'<td class="bars"><i style="width:{min(1.0, max(0.0, share)):.2%}"></i></td>'
@@ -70,38 +72,31 @@ def _table(
 
 
 def _steps(summary: Summary) -> str:
-    whole = max(1, summary.counts["tokens/read"])
+    tokens_read = max(1, summary.counts["tokens/read"])
 
-    def rows() -> Iterator[tuple[str, float, str, tuple[str, ...]]]:
-        for step, left, _ in summary.left():
-            share = left["tokens"] / whole
-            yield SAID[step], share, "c1", (f"{left['documents']:,}", number(left["tokens"]), f"{share:.1%}")
-        for split in SPLITS:
-            documents, tokens = (summary.counts[f"{measure}/{split}"] for measure in ("documents", "tokens"))
-            yield f"in {split}", tokens / whole, "c3", (f"{documents:,}", number(tokens), f"{tokens / whole:.1%}")
+    def row(label: str, counts: Mapping[str, int], colour: str) -> Row:
+        share = counts["tokens"] / tokens_read
+        return label, share, colour, (f"{counts['documents']:,}", number(counts["tokens"]), f"{share:.1%}")
 
-    return _table("What every step left", "by tokens", ("documents", "tokens", ""), rows())
+    rows = [row(LABELS[remaining.step], remaining.total, "c1") for remaining in summary.remaining()]
+    rows += [row(f"in {split}", summary.split(split), "c3") for split in SPLITS]
+    return _table("What remains after each step", "by tokens", ("documents", "tokens", ""), iter(rows))
 
 
-def _left_out(summary: Summary) -> str:
-    reading = {name: (count, BINDINGS.get(name, "")) for name, count in summary.left_out().items()}
-    steps = {name: (summary.counts[f"documents/{name}"], BINDINGS.get(name, "")) for name in summary.removing}
-    entries = sorted({**reading, **steps}.items(), key=lambda entry: -entry[1][0])
-    most = max([count for _, (count, _) in entries] or [1]) or 1
-
-    def rows() -> Iterator[tuple[str, float, str, tuple[str, ...]]]:
-        for name, (count, binding) in entries:
-            label = f'{escape(name)}<br><code class="muted">{escape(binding)}</code>' if binding else escape(name)
-            yield label, count / most, "c4", (f"{count:,}",)
-
-    redacted = summary.prefixed("redacted/")
-    replaced = ", ".join(f"{count:,} {escape(kind)}" for kind, count in redacted.items())
-    note = ""
-    if redacted:
+def _removed(summary: Summary) -> str:
+    counts = summary.filtered() | {name: summary.counts[f"documents/{name}"] for name in summary.removing}
+    largest = max([*counts.values(), 1])
+    rows: list[Row] = []
+    for name, count in sorted(counts.items(), key=lambda entry: -entry[1]):
+        setting = f'<br><code class="muted">{escape(BINDINGS[name])}</code>' if name in BINDINGS else ""
+        rows.append((escape(name) + setting, count / largest, "c4", (f"{count:,}",)))
+    table = _table("Removed documents", "by reason, with the setting that controls it", ("documents",), iter(rows))
+    if redacted := summary.with_prefix("redacted/"):
+        kinds = ", ".join(f"{count:,} {escape(kind)}" for kind, count in redacted.items())
         documents, share = summary.counts["redacted_documents"], summary.redacted_share()
-        note = f"Replaced: {replaced}, in {documents:,} documents; {share:.4%} of the characters."
-    table = _table("What was left out", "documents, and what to bind to change it", ("documents",), rows())
-    return table.removesuffix("</section>") + (f'<p class="muted">{note}</p>' if note else "") + "</section>"
+        note = f"Redacted: {kinds}, in {documents:,} documents; {share:.4%} of the characters."
+        table = table.removesuffix("</section>") + f'<p class="muted">{note}</p></section>'
+    return table
 
 
 def _languages(summary: Summary) -> str:
@@ -109,18 +104,19 @@ def _languages(summary: Summary) -> str:
     validation = summary.languages("validation")
     kept = {name: after.get(name, {}).get("tokens", 0) + validation.get(name, {}).get("tokens", 0) for name in before}
     names = sorted(before, key=lambda name: (-kept[name], name))
-    shown = names if len(names) <= LANGUAGES else names[: LANGUAGES - 1]
-    most = max(list(kept.values()) or [0]) or 1
+    shown = names if len(names) <= MAX_LANGUAGES else names[: MAX_LANGUAGES - 1]
+    largest = max([*kept.values(), 1])
     total = sum(kept.values()) or 1
 
-    def row(label: str, members: list[str]) -> tuple[str, float, str, tuple[str, ...]]:
-        read_, left = sum(before[name]["tokens"] for name in members), sum(kept[name] for name in members)
-        return label, left / most, "c1", (number(left), f"{left / total:.1%}", f"{left / max(1, read_):.0%}")
+    def row(label: str, members: list[str]) -> Row:
+        tokens_read, tokens = sum(before[name]["tokens"] for name in members), sum(kept[name] for name in members)
+        cells = (number(tokens), f"{tokens / total:.1%}", f"{tokens / max(1, tokens_read):.0%}")
+        return label, tokens / largest, "c1", cells
 
     rows = [row(escape(name), [name]) for name in shown]
-    if rest := names[len(shown) :]:
-        rows.append(row(f"{len(rest)} others", rest))
-    return _table("Tokens by language", "kept", ("tokens", "share", "of those read"), iter(rows))
+    if others := names[len(shown) :]:
+        rows.append(row(f"{len(others)} others", others))
+    return _table("Tokens by language", "kept", ("tokens", "share", "of tokens read"), iter(rows))
 
 
 def _lengths(summary: Summary) -> str:
@@ -128,7 +124,7 @@ def _lengths(summary: Summary) -> str:
     for label, name, colour in (("read", "read", "c4"), ("kept", "kept", "c1")):
         points = [(float(max(size, 1)), float(count)) for size, count in summary.histogram(f"length/{name}/")]
         lines.append(Line(label, points, colour, "marked"))
-    note = "A point at 1,024 counts the documents of 1,024 to 2,047 tokens."
+    note = "The point at 1,024 counts the documents with 1,024 to 2,047 tokens."
     return chart("Lengths of documents", "documents", "tokens", lines, log=True, note=note)
 
 
@@ -137,40 +133,40 @@ def _clusters(summary: Summary) -> str:
     for label, reason, colour in (("exact", "exact_duplicate", "c5"), ("near", "near_duplicate", "c2")):
         points = [(float(size), float(count)) for size, count in summary.histogram(f"clusters/{reason}/")]
         lines.append(Line(label, points, colour, "marked"))
-    note = "Groups of duplicates, of each of which one document is kept. A point at 4 counts those of 4 to 7 documents."
+    note = "One document of each cluster of duplicates is kept. The point at 4 counts the clusters of 4 to 7 documents."
     return chart("Sizes of clusters", "clusters", "documents of a cluster", lines, log=True, note=note)
 
 
-def _pairs(job: Ledger, summary: Summary) -> str:
-    """Near-duplicates side by side, what differs marked."""
+def _pairs(ledger: Ledger, summary: Summary) -> str:
+    """A sample of near-duplicates side by side, with the differences marked."""
     blocks = []
-    for _, (left_out, kept, path, other) in summary.tally.samples.get("pairs/near_duplicate", [])[:EXAMPLES]:
-        texts = [_text(job, id) for id in (left_out, kept)]
-        sides = _marked(*texts)
-        for title, name, side in zip(("left out", "kept"), (path, other), sides, strict=True):
+    for _, (removed, kept, path, kept_path) in summary.counters.samples.get("pairs/near_duplicate", [])[:MAX_PAIRS]:
+        sides = _mark_differences(_text(ledger, removed), _text(ledger, kept))
+        for title, name, side in zip(("removed", "kept"), (path, kept_path), sides, strict=True):
             blocks.append(f'<div><span class="muted">{title}</span> <b>{escape(name)}</b><pre>{side}</pre></div>')
     pairs = "".join(
         f'<article class="card pair">{a}{b}</article>' for a, b in zip(blocks[::2], blocks[1::2], strict=True)
     )
-    about = "Drawn by hash. Where they first differ; lines that only one side has are marked."
+    about = "A random sample, each pair from its first difference on. Lines that occur on one side only are marked."
     return f'<h2>Near-duplicates</h2><p class="muted">{about}</p>{pairs}' if pairs else ""
 
 
-def _text(job: Ledger, id: int) -> str:
-    unit, wanted = Unit(id >> 32, 0, 0), id & 0xFFFFFFFF
-    for group in tables.read(storage.join(job.folder(read.NAME), unit.file), ["number", "text"]):
-        numbers = tables.integers(group["number"])
-        if len(numbers) and numbers[0] <= wanted <= numbers[-1]:
-            return group["text"][int(wanted - numbers[0])].as_py()
+def _text(ledger: Ledger, id: int) -> str:
+    """The text of a document."""
+    unit, index = id >> 32, id & 0xFFFFFFFF
+    for group in tables.read(storage.join(ledger.folder(read.NAME), unit_file(unit)), ["number", "text"]):
+        numbers = tables.to_numpy(group["number"])
+        if len(numbers) and numbers[0] <= index <= numbers[-1]:
+            return group["text"][int(index - numbers[0])].as_py()
     return ""
 
 
-def _marked(left_out: str, kept: str) -> tuple[str, str]:
-    """Both as HTML from a little before the first difference, with the lines marked that the other has not."""
-    a, b = left_out.splitlines()[:4000], kept.splitlines()[:4000]
+def _mark_differences(removed: str, kept: str) -> tuple[str, str]:
+    """Both texts as HTML from shortly before the first difference, with lines marked that the other does not have."""
+    a, b = removed.splitlines()[:4000], kept.splitlines()[:4000]
     first = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     begin = max(0, first - 4)
-    a, b = a[begin : begin + LINES], b[begin : begin + LINES]
+    a, b = a[begin : begin + MAX_LINES], b[begin : begin + MAX_LINES]
     same_a: set[int] = set()
     same_b: set[int] = set()
     for match in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
@@ -183,7 +179,7 @@ def _side(lines: list[str], same: set[int], begin: int) -> str:
     shown, characters = ["<span>⋯</span>"] if begin else [], 0
     for index, line in enumerate(lines):
         characters += len(line) + 1
-        if characters > CHARACTERS:
+        if characters > MAX_CHARACTERS:
             shown.append("<span>⋯</span>")
             break
         shown.append(f"<span>{escape(line)}</span>" if index in same else f"<mark>{escape(line) or ' '}</mark>")
@@ -191,36 +187,32 @@ def _side(lines: list[str], same: set[int], begin: int) -> str:
 
 
 def _contaminated(summary: Summary) -> str:
-    """Documents with the problem that they hit."""
+    """A sample of the documents that contain evaluation problems."""
     if "contaminated" not in summary.removing:
         return ""
-    hits = summary.prefixed("problems/hit/")
-    found = ", ".join(f"{escape(name)} {count:,}" for name, count in hits.items()) or "none"
-    documents = summary.counts["documents/contaminated"]
+    hits = ", ".join(f"{escape(name)} {count:,}" for name, count in summary.with_prefix("problems/hit/").items())
+    documents, sample = summary.counts["documents/contaminated"], summary.counters.samples.get("contaminated", [])
     rows = ""
-    for _, hit in summary.tally.samples.get("contaminated", []):
+    for _, hit in sample:
         how = "by structure" if hit["renamed"] else "by words"
         rows += (
             f"<tr><th>{escape(hit['path'])}</th><th>{escape(hit['problem'])}</th><th>{escape(hit['part'])}</th>"
             f"<td>{hit['overlap']:.0%}</td><th>{how}</th>"
             f'<th class="excerpt"><code>{escape(hit["excerpt"])}</code></th></tr>'
         )
-    head = "<tr class='muted'><th>document</th><th>problem</th><th>its</th><td>overlap</td><th></th><th>from</th></tr>"
-    table = f'<div class="scroll"><table>{head}{rows}</table></div>' if rows else ""
-    about = f"{documents:,} documents were left out, which hit: {found}."
-    drawn = (
-        " Those below are drawn by hash; all are listed in left-out."
-        if documents > len(summary.tally.samples.get("contaminated", []))
-        else ""
-    )
-    return f'<h2>Evaluation problems</h2><section class="card"><p>{about}{drawn}</p>{table}</section>'
+    names = ("document", "problem", "part", "overlap", "found", "excerpt")
+    head = "".join("<td>overlap</td>" if name == "overlap" else f"<th>{name}</th>" for name in names)
+    table = f'<div class="scroll"><table><tr class="muted">{head}</tr>{rows}</table></div>' if rows else ""
+    about = f"{documents:,} documents were removed. Problems found: {hits or 'none'}."
+    note = " The table is a random sample; left-out has all of them." if documents > len(sample) else ""
+    return f'<h2>Evaluation problems</h2><section class="card"><p>{about}{note}</p>{table}</section>'
 
 
 def _parameters(parameters: Mapping[str, Any]) -> str:
     lines = []
     for name, value in parameters.items():
         if isinstance(value, Mapping):
-            lines += [f"{name}.{field} = {setting!r}" for field, setting in value.items()]
+            lines += [f"{current_name(f'{name}.{field}')} = {setting!r}" for field, setting in value.items()]
         else:
             lines.append(f"{name} = {value!r}")
     text = escape("\n".join(lines))

@@ -31,10 +31,10 @@ def join(*parts: str) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: str, lasting: bool = False) -> Iterator[BinaryIO]:
+def open_output(path: str, durable: bool = False) -> Iterator[BinaryIO]:
     """A file to write to, which is there under its name when the block ends without an error; folders are made.
 
-    `lasting`: it is on the disk by then, for what a power cut must not take.
+    `durable`: it is on the disk by then, for what a power cut must not take.
     """
     if is_remote(path):
         try:
@@ -50,7 +50,7 @@ def writing(path: str, lasting: bool = False) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "wb") as file:
             yield file
-            if lasting:
+            if durable:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -62,14 +62,14 @@ def writing(path: str, lasting: bool = False) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
-def opened(path: str) -> BinaryIO:
+def open_input(path: str) -> BinaryIO:
     """A file to read, seekable. Raises OSError."""
     return _stores().open(path, compression_type=_plain()) if is_remote(path) else open(path, "rb")
 
 
 def write(path: str, data: bytes) -> None:
     """Writes a whole file."""
-    with writing(path, lasting=True) as file:
+    with open_output(path, durable=True) as file:
         file.write(data)
 
 
@@ -82,11 +82,11 @@ def read(path: str) -> bytes | None:
     """The bytes of a file; None if there is none."""
     if not exists(path):
         return None
-    with opened(path) as file:
+    with open_input(path) as file:
         return file.read()
 
 
-def names(folder: str) -> list[str]:
+def list_folder(folder: str) -> list[str]:
     """Names of the files and folders in a folder, sorted; none where there is no folder."""
     if not is_remote(folder):
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -95,9 +95,9 @@ def names(folder: str) -> list[str]:
     return sorted({entry.path[below:].partition("/")[0] for entry in match.metadata_list})
 
 
-def remove(folder: str) -> None:
+def remove_tree(folder: str) -> None:
     """Removes a folder and all below it, if it is there."""
     if not is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
-    elif names(folder):
+    elif list_folder(folder):
         _stores().delete([folder.rstrip("/") + "/"])

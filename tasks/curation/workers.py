@@ -1,80 +1,94 @@
-"""Worker processes of Beam's embedded runner, forked from one that has imported everything.
+"""Worker processes of Beam's embedded runner, forked from a server that has imported everything.
 
-Beam starts new processes for every pipeline, a second of imports each, and a build is a dozen pipelines or many more.
-So the command that it starts is this file as a plain script, a client without imports: it hands its environment to the
-server, which forks, and ends when the worker ends. The server ends with the process that began it.
+Beam starts new processes for every pipeline, each of which spends a second on imports, and a build is a dozen pipelines
+or more. So the command that Beam starts is this file as a plain script, a client that imports almost nothing: it sends
+its environment to the server, which forks, and it ends when the forked worker ends. The server ends when the process
+that started it closes its standard input or dies.
 """
 
 import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
-HANDED = ("CONTROL_API_SERVICE_DESCRIPTOR", "LOGGING_API_SERVICE_DESCRIPTOR", "PIPELINE_OPTIONS", "WORKER_ID")
-REAPED = 0.2  # seconds after which those are waited for that have ended
-KILLED = 137  # exit code of what a signal ended, as shells have it
+# What Beam passes to a worker.
+FORWARDED_VARIABLES = (
+    "CONTROL_API_SERVICE_DESCRIPTOR",
+    "LOGGING_API_SERVICE_DESCRIPTOR",
+    "PIPELINE_OPTIONS",
+    "WORKER_ID",
+)
+REAP_SECONDS = 0.2  # interval for reaping finished workers
+EXIT_KILLED = 137  # what shells report for SIGKILL
 
 
 class Workers:
-    """Starts the server; ends it when it is closed, or this process ends.
+    """The server process. It ends when this object is closed or this process ends.
 
     Attributes:
-        command: for Beam to start a worker by.
+        command: the shell command by which Beam starts a worker.
     """
 
-    def __init__(self, log: str | None = None):
-        """Starts it, without waiting. `log`: a file that gets what workers write to standard error."""
+    def __init__(self, log: str | None = None, preload: Sequence[str] = ()):
+        """Starts the server without waiting for it.
+
+        Args:
+            log: file to which workers' standard output and error are appended; None discards them.
+            preload: modules that the server imports before it forks.
+        """
+        # imported here: the client runs this file too, and must start fast
         import shlex
         import subprocess
         import tempfile
 
         self._folder = tempfile.TemporaryDirectory(prefix="workers-")
-        place = os.path.join(self._folder.name, "socket")
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(place)
-        listening.listen(64)
-        with open(log or os.devnull, "ab") as errors, listening:
+        address = os.path.join(self._folder.name, "socket")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(address)
+        listener.listen(64)
+        with open(log or os.devnull, "ab") as errors, listener:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "tasks.curation.workers", str(listening.fileno())],
+                [sys.executable, "-m", "tasks.curation.workers", str(listener.fileno()), *preload],
                 stdin=subprocess.PIPE,
                 stdout=errors,
                 stderr=errors,
-                pass_fds=[listening.fileno()],
+                pass_fds=[listener.fileno()],
             )
-        self.command = shlex.join([sys.executable, "-I", "-S", os.path.abspath(__file__), place])
+        self.command = shlex.join([sys.executable, "-I", "-S", os.path.abspath(__file__), address])
 
     def close(self) -> None:
-        """Ends the server; workers end with their pipelines."""
+        """Ends the server. The workers end with their pipelines."""
         if self._server.stdin:
             self._server.stdin.close()
         self._server.wait()
         self._folder.cleanup()
 
 
-def serve(listening: socket.socket) -> None:
-    """Forks a worker for each client, until standard input ends."""
+def serve(listener: socket.socket, preload: Sequence[str]) -> None:
+    """Imports the modules, then forks a worker for each client until standard input is closed."""
+    import importlib
     import select
 
-    # all that workers will want: what is imported before the fork is there in each, and shared
     from apache_beam.runners.worker import sdk_worker_main
 
-    import tasks.curation.pipeline  # noqa: F401
-
+    for name in preload:
+        importlib.import_module(name)
     running = 0
     while True:
-        ready, _, _ = select.select([listening, sys.stdin], [], [], REAPED if running else None)
+        ready, _, _ = select.select([listener, sys.stdin], [], [], REAP_SECONDS if running else None)
         while running and os.waitpid(-1, 0 if sys.stdin in ready else os.WNOHANG)[0]:
             running -= 1
         if sys.stdin in ready:
             return
-        if listening not in ready:
+        if listener not in ready:
             continue
-        client, _ = listening.accept()
+        client, _ = listener.accept()
         if os.fork():
             client.close()
             running += 1
             continue
-        listening.close()
+        listener.close()
         code = 1
         try:
             with client.makefile("rb") as request:
@@ -86,18 +100,18 @@ def serve(listening: socket.socket) -> None:
             os._exit(code)
 
 
-def ask(place: str) -> int:
-    """The client: starts a worker and waits for its end; returns its exit code."""
+def start_worker(address: str) -> int:
+    """The client: has the server start a worker, waits until it ends, and returns its exit code."""
     with socket.socket(socket.AF_UNIX) as server:
-        server.connect(place)
-        handed = {name: os.environ[name] for name in HANDED if name in os.environ}
-        server.sendall(json.dumps(handed).encode() + b"\n")
+        server.connect(address)
+        environment = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ}
+        server.sendall(json.dumps(environment).encode() + b"\n")
         code = server.recv(1)
-    return code[0] if code else KILLED
+    return code[0] if code else EXIT_KILLED
 
 
 if __name__ == "__main__":
     if sys.argv[1].isdigit():
-        serve(socket.socket(fileno=int(sys.argv[1])))
+        serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
     else:
-        sys.exit(ask(sys.argv[1]))
+        sys.exit(start_worker(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Reading documents: quality filters, licences, and redaction of secrets."""

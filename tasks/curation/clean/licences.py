@@ -1,7 +1,7 @@
-"""The licence of files that come without one: by their own SPDX line, or by the licence file of their repository.
+"""Licences of files that come without one: from their SPDX line, or from the licence file of their repository.
 
-Licence files are told by phrases that only that licence has. What none of them fits stays unknown (""), which an
-allow-list then leaves out.
+Licence files are recognized by phrases that only one licence has. A licence that is not recognized is unknown (""), and
+an allow-list excludes it.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from tasks.curation import storage
 from tasks.sources import files
 from tasks.sources.base import Document
 
-_LOOKED_AT = 4096  # characters of a document in which an SPDX line stands
+_HEAD = 4096  # characters of a document in which an SPDX line is searched for
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*([\w.+-]+(?:\s+(?:OR|AND|WITH)\s+[\w.+-]+)*)")
 _FILE = re.compile(r"(un)?licen[cs]e|copying", re.IGNORECASE)
-_LARGEST = 1 << 17  # bytes of a licence file that are read
+_READ_BYTES = 1 << 17  # of a licence file
 
-# In this order: a text of the LGPL speaks of the GPL, and so on. All phrases have to be there, with single spaces.
+# The order matters: the LGPL's text mentions the GPL, and so on. All phrases must occur, with white space normalized.
 _PHRASES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("AGPL-3.0", ("gnu affero general public license", "version 3")),
     ("LGPL-2.1", ("gnu lesser general public license", "version 2.1")),
@@ -43,35 +43,35 @@ _PHRASES: Sequence[tuple[str, tuple[str, ...]]] = (
 
 
 def licence_of(document: Document, roots: Sequence[str]) -> str:
-    """The document's own, or else what is found; "" where nothing is.
+    """The licence that the document states, or else that of its repository; "" if it is unknown.
 
     Args:
         roots: the folders that documents are read from.
     """
     if document.licence:
         return document.licence
-    if found := _SPDX.search(document.text, 0, _LOOKED_AT):
-        return " ".join(found[1].split())
-    return _of_repository(document.repository, tuple(roots)) if document.repository else ""
+    if match := _SPDX.search(document.text, 0, _HEAD):
+        return " ".join(match[1].split())
+    return _repository_licence(document.repository, tuple(roots)) if document.repository else ""
 
 
-def named(text: str) -> str:
-    """The SPDX name of a licence's text; "" for none of those that are known."""
+def identify(text: str) -> str:
+    """The SPDX name of the licence with this text; "" if it is not recognized."""
     words = " ".join(text.lower().replace("’", "'").split())
     return next((name for name, phrases in _PHRASES if all(phrase in words for phrase in phrases)), "")
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _of_repository(repository: str, roots: tuple[str, ...]) -> str:
-    """By the first licence file, by name, in the repository's folder, or, for those it may be part of, in one above."""
+def _repository_licence(repository: str, roots: tuple[str, ...]) -> str:
+    """The licence of the first licence file, by name, in the repository's folder or else in the folders above it."""
     for root in roots:
         folder = repository
         while folder:
-            place = storage.join(files.expanded(root), folder)
-            for name in storage.names(place):
+            path = storage.join(files.expanded(root), folder)
+            for name in storage.list_folder(path):
                 if _FILE.match(name):
-                    with contextlib.suppress(OSError, UserError), storage.opened(storage.join(place, name)) as file:
-                        if found := named(file.read(_LARGEST).decode("utf-8", "replace")):
-                            return found
+                    with contextlib.suppress(OSError, UserError), storage.open_input(storage.join(path, name)) as file:
+                        if licence := identify(file.read(_READ_BYTES).decode("utf-8", "replace")):
+                            return licence
             folder = folder.rpartition("/")[0]
     return ""

@@ -1,9 +1,7 @@
-"""Which documents a training set does without, besides those of tasks/sources/filters.py. Each filter has a name, and
-counts.
+"""Quality filters of a training set, in addition to those of tasks/sources/filters.py. Each has a name that is counted.
 
 too_short, licence                                      any document
 content_language, mean_line, alphanumeric, minified     code
-and what tasks.sources.filters.check_code has                   code
 """
 
 import re
@@ -16,7 +14,7 @@ from codellama_jax.config.data import Filters
 from tasks.sources import filters, languages
 from tasks.sources.filters import LeftOut
 
-# What to change where a filter leaves out what it should not.
+# The setting to change if a filter excludes too much.
 BINDINGS = {
     "too_short": "Quality.shortest",
     "licence": "Quality.licences",
@@ -27,9 +25,10 @@ BINDINGS = {
 }
 
 _ALPHANUMERIC = np.array([chr(byte).isalnum() if byte < 128 else byte >= 0xC0 for byte in range(256)])
-_TRAILING = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
-_COUNTED = bytes(2 if byte in _TRAILING else int(_ALPHANUMERIC[byte]) for byte in range(256))
-_SMALLEST_MINIFIED = 500  # characters: less is a line or two
+_CONTINUATION = range(0x80, 0xC0)  # bytes of UTF-8 that do not start a character
+# Byte -> 1 starts an alphanumeric character, 0 another character, 2 continues a character.
+_BYTE_CLASSES = bytes(2 if byte in _CONTINUATION else int(_ALPHANUMERIC[byte]) for byte in range(256))
+_MIN_MINIFIED = 500  # characters: shorter texts are a line or two
 
 _SHEBANG = re.compile(
     r"#![ \t]*(?:\S*/)?(?:env[ \t]+(?:-\S+[ \t]+|\w+=\S+[ \t]+)*)?(?P<program>[A-Za-z][A-Za-z+]*)[\d.]*(?=\s|$)"
@@ -45,30 +44,30 @@ _CPP = re.compile(
 )
 _PROLOG = re.compile(r"^:-[ \t]|^[a-z]\w*\([^()\n]*\)[ \t]*(?::-|\.[ \t]*$)", re.MULTILINE)
 _PERL = re.compile(r"^[ \t]*(?:use[ \t]+[\w:]+|my[ \t]*[$@%(]|sub[ \t]+\w+|package[ \t]+[\w:]+)", re.MULTILINE)
-_LOOKED_AT = 1 << 14  # characters of the beginning that say what the language is
+_HEAD = 1 << 14  # characters at the start from which the language is detected
 
 
 def check_document(text: str, licence: str, quality: Quality) -> None:
-    """Raises LeftOut if a document has none of the licences asked for, or is too short.
+    """Raises LeftOut if a document has none of the allowed licences, or is too short.
 
     Args:
-        licence: "" where it is not known; "MIT, Apache-2.0", "MIT OR GPL-3.0" are several, of which one is enough;
-            of "MIT AND GPL-3.0" all are needed.
+        licence: "" if it is unknown. Of alternatives ("MIT, Apache-2.0" or "MIT OR GPL-3.0") one must be allowed; of
+            "MIT AND GPL-3.0" all must be.
     """
     if quality.licences is not None and not _allowed(licence, quality.licences):
         raise LeftOut("licence")
     limit = quality.shortest
-    # of most documents the beginning is enough
+    # for most documents the start is long enough
     if limit is not None and all(len("".join(part.split())) < limit for part in (text[: 8 * limit], text)):
         raise LeftOut("too_short")
 
 
 def check_code(text: str, language: str, quality: Quality, settings: Filters | None = None) -> None:
-    """Raises LeftOut if a document of code is not fit to learn from.
+    """Raises LeftOut if a document of code fails a quality filter.
 
     Args:
-        language: by the document's extension or record; "" where it is not known.
-        settings: those of tasks.sources.filters.check_code, which is asked first; None does not ask it.
+        language: from the document's extension or record; "" if it is unknown.
+        settings: apply tasks.sources.filters.check_code with these settings first; None skips it.
     """
     if settings is not None:
         filters.check_code(text, language, settings)
@@ -80,7 +79,7 @@ def check_code(text: str, language: str, quality: Quality, settings: Filters | N
     if quality.mean_line is not None and _mean_line(text) > quality.mean_line:
         raise LeftOut("mean_line")
     if quality.alphanumeric is not None:
-        kinds = data.translate(_COUNTED)
+        kinds = data.translate(_BYTE_CLASSES)
         if kinds.count(1) < quality.alphanumeric * (len(kinds) - kinds.count(2)):
             raise LeftOut("alphanumeric")
     if quality.minified and is_minified(text):
@@ -88,10 +87,10 @@ def check_code(text: str, language: str, quality: Quality, settings: Filters | N
 
 
 def language_of(text: str, language: str) -> str:
-    """The language of a document's content, where its extension may say more than one; "" if it is not that at all.
+    """The language of a document from its content, where the extension is ambiguous; "" if the content contradicts it.
 
-    A .h is C++ if it has what C has not; a .pl that has clauses and no Perl is "Prolog"; a file without a language is
-    what its first line (#!) says. What is markup is none of these, and a script of one language none of another.
+    A .h file with C++ syntax is C++; a .pl file with clauses and without Perl syntax is "Prolog"; a file without a
+    language is that of its shebang line. Markup, and a script whose shebang names an unrelated language, give "".
     """
     program = _SHEBANG.match(text)
     if program:
@@ -103,30 +102,30 @@ def language_of(text: str, language: str) -> str:
             return (language or scripted) if same else ""
     if language not in ("", "PHP") and _MARKUP.match(text):
         return ""
-    if language == "C" and _CPP.search(text, 0, _LOOKED_AT):
+    if language == "C" and _CPP.search(text, 0, _HEAD):
         return "C++"
-    if language == "Perl" and _PROLOG.search(text, 0, _LOOKED_AT) and not _PERL.search(text, 0, _LOOKED_AT):
+    if language == "Perl" and _PROLOG.search(text, 0, _HEAD) and not _PERL.search(text, 0, _HEAD):
         return "Prolog"
     return language
 
 
 def is_minified(text: str) -> bool:
-    """Whether white space is less than a twentieth of the characters, which no code has that was written by hand."""
-    if len(text) < _SMALLEST_MINIFIED:
+    """Whether less than a twentieth of the characters are white space, which does not happen in hand-written code."""
+    if len(text) < _MIN_MINIFIED:
         return False
     return 20 * sum(map(text.count, " \n\t")) < len(text)
 
 
 def _mean_line(text: str) -> float:
     """The mean length of the lines that are not blank."""
-    filled = [len(line) for line in text.split("\n") if line and not line.isspace()]
-    return sum(filled) / max(1, len(filled))
+    lengths = [len(line) for line in text.split("\n") if line and not line.isspace()]
+    return sum(lengths) / max(1, len(lengths))
 
 
 def _allowed(licence: str, licences: Sequence[str]) -> bool:
     allowed = {name.strip().lower() for name in licences}
     if not licence.strip():
         return "" in allowed
-    choices = re.split(r",|;|\bOR\b", licence.replace("(", " ").replace(")", " "), flags=re.IGNORECASE)
-    every = ([name.strip().lower() for name in re.split(r"\bAND\b", choice, flags=re.IGNORECASE)] for choice in choices)
-    return any(all(name in allowed for name in names) for names in every)
+    alternatives = re.split(r",|;|\bOR\b", licence.replace("(", " ").replace(")", " "), flags=re.IGNORECASE)
+    required = (re.split(r"\bAND\b", alternative, flags=re.IGNORECASE) for alternative in alternatives)
+    return any(all(name.strip().lower() in allowed for name in names) for names in required)

@@ -1,7 +1,6 @@
-"""The source's documents, filtered, with secrets replaced, tokens counted, and the key of their content.
+"""Step 1: reads the source, filters its documents, redacts secrets, counts tokens and hashes the content.
 
-Out: a file of documents for each unit, in the order of the source. A document's id is its unit's number and its own
-number in the unit; it means something within one build only.
+Output: for each unit a file of its documents in the order of the source, and a file of those that were filtered out.
 """
 
 import dataclasses
@@ -15,9 +14,11 @@ from codellama_jax.config.curation import PLACEHOLDERS, Quality
 from codellama_jax.tokenizer import Tokenizer
 from tasks.curation import storage, tables
 from tasks.curation.clean import licences, quality, redaction
-from tasks.curation.counters import Counters, bucket
-from tasks.curation.dedup import keep_rule, minhash
-from tasks.curation.ledger import Inputs, Ledger, Unit
+from tasks.curation.clean.content_hash import content_hash
+from tasks.curation.counters import Counters, histogram_bin
+from tasks.curation.inputs import Inputs
+from tasks.curation.ledger import Ledger
+from tasks.curation.units import Unit
 from tasks.sources import languages
 from tasks.sources.base import CODE_STREAMS, Document, Source
 from tasks.sources.filters import LeftOut
@@ -34,7 +35,7 @@ SCHEMA = pa.schema(
         pa.field("licence", pa.string(), False),
         pa.field("bytes", pa.uint32(), False),
         pa.field("tokens", pa.uint32(), False),
-        pa.field("key", pa.binary(16), False),
+        pa.field("key", pa.binary(16), False),  # content hash
     ]
 )
 LEFT_OUT = pa.schema([pa.field(name, pa.string(), False) for name in ("path", "reason", "detail")])
@@ -45,7 +46,7 @@ class Rules:
     """What is read, and how.
 
     Attributes:
-        redact: kinds of what is replaced.
+        redact: kinds of secrets that are replaced.
         tokenizer: a SentencePiece model.
     """
 
@@ -55,44 +56,45 @@ class Rules:
     tokenizer: bytes
 
 
-def run(job: Ledger, folder: str, rules: Rules) -> Counters:
+def run(ledger: Ledger, folder: str, rules: Rules) -> Counters:
     """Reads the source."""
-    return job.engine.run("read", folder, job.units, _Read(folder, rules), size=1 << 40)
+    return ledger.engine.run("read", folder, ledger.units, _ReadUnit(folder, rules), size=1 << 40)
 
 
-class _Read:
-    """Work: a unit in, its files and its counts out."""
+class _ReadUnit:
+    """Mapper: writes the files of a unit, and yields its counters."""
 
     def __init__(self, folder: str, rules: Rules):
         self._folder, self._rules = folder, rules
 
     def __call__(self, unit: Unit) -> Iterator[Counters]:
-        tally = Counters()
+        counters = Counters()
         left_out: list[tuple[str, str, str]] = []
-        groups = self._groups(unit, _source(self._rules.inputs), tally, left_out)
+        groups = self._groups(unit, _source(self._rules.inputs), counters, left_out)
         tables.write(storage.join(self._folder, unit.file), SCHEMA, groups)
         columns = list(zip(*left_out, strict=True)) or [(), (), ()]
         table = pa.table([pa.array(column, pa.string()) for column in columns], LEFT_OUT)
         tables.write(storage.join(self._folder, f"left-out-{unit.file}"), LEFT_OUT, [table])
-        yield tally
+        yield counters
 
     def _groups(
-        self, unit: Unit, source: Source, tally: Counters, left_out: list[tuple[str, str, str]]
+        self, unit: Unit, source: Source, counters: Counters, left_out: list[tuple[str, str, str]]
     ) -> Iterator[pa.Table]:
         rows: list[dict[str, Any]] = []
         number = size = 0
         for piece in range(unit.begin, unit.end):
             for block in source.read(piece):
-                for reason, place in block.left_out:
-                    # str() of a place in a file of lines would count the lines before it
-                    left_out.append((place.path if isinstance(place, RecordLocation) else str(place), reason, ""))
-                    tally.count(f"left_out/{reason}")
+                for reason, location in block.left_out:
+                    # str() of a location in a file of lines would count the lines before it
+                    path = location.path if isinstance(location, RecordLocation) else str(location)
+                    left_out.append((path, reason, ""))
+                    counters.add(f"left_out/{reason}")
                 for document in block.items:
                     try:
-                        rows.append(row := self._row(document, number, tally))
-                    except LeftOut as refusal:
-                        left_out.append((document.path, refusal.reason, ""))
-                        tally.count(f"left_out/{refusal.reason}")
+                        rows.append(row := self._row(document, number, counters))
+                    except LeftOut as error:
+                        left_out.append((document.path, error.reason, ""))
+                        counters.add(f"left_out/{error.reason}")
                         continue
                     number += 1
                     size += row["bytes"]
@@ -101,8 +103,8 @@ class _Read:
                         rows, size = [], 0
         yield pa.Table.from_pylist(rows, SCHEMA)
 
-    def _row(self, document: Document, number: int, tally: Counters) -> dict[str, Any]:
-        """Raises LeftOut."""
+    def _row(self, document: Document, number: int, counters: Counters) -> dict[str, Any]:
+        """The row of a document. Raises LeftOut."""
         text, language = document.text, document.language
         licence = licences.licence_of(document, self._rules.inputs.folders)
         quality.check_document(text, licence, self._rules.quality)
@@ -113,12 +115,10 @@ class _Read:
                 wanted = self._rules.inputs.filters.languages
                 if wanted is not None and language not in map(languages.canonical_name, wanted):
                     raise LeftOut("language")
-        text = self._redacted(text, tally)
-        tokens, size = len(_encoder(self._rules.tokenizer).encode(text)), len(text.encode())
-        for name, count in (("documents", 1), ("tokens", tokens), ("bytes", size)):
-            tally.count(f"{name}/read", count)
-            tally.count(f"{name}/read/{language or keep_rule.UNKNOWN}", count)
-        tally.count(f"length/read/{bucket(tokens)}")
+        text = self._redact(text, counters)
+        tokens, size = len(_tokenizer(self._rules.tokenizer).encode(text)), len(text.encode())
+        counters.add_document("read", language, tokens, size)
+        counters.add(f"length/read/{histogram_bin(tokens)}")
         return {
             "number": number,
             "text": text,
@@ -128,29 +128,29 @@ class _Read:
             "licence": licence,
             "bytes": size,
             "tokens": tokens,
-            "key": bytes.fromhex(minhash.exact_key(text)),
+            "key": bytes.fromhex(content_hash(text)),
         }
 
-    def _redacted(self, text: str, tally: Counters) -> str:
-        tally.count("characters", len(text))
+    def _redact(self, text: str, counters: Counters) -> str:
+        counters.add("characters", len(text))
         if not self._rules.redact:
             return text
-        result, kinds = redaction.redacted(text, self._rules.redact)
+        result, kinds = redaction.redact(text, self._rules.redact)
         if kinds:
-            placed = sum(len(PLACEHOLDERS[kind]) * count for kind, count in kinds.items())
-            tally.count("redacted_characters", len(text) - len(result) + placed)
-            tally.count("redacted_documents")
+            inserted = sum(len(PLACEHOLDERS[kind]) * count for kind, count in kinds.items())
+            counters.add("redacted_characters", len(text) - len(result) + inserted)
+            counters.add("redacted_documents")
             for kind, count in kinds.items():
-                tally.count(f"redacted/{kind}", count)
+                counters.add(f"redacted/{kind}", count)
         return result
 
 
 @functools.lru_cache(maxsize=1)
 def _source(inputs: Inputs) -> Source:
-    """Opened once in each worker process: it lists all files."""
+    """Opened once in each worker process, because opening lists all files."""
     return inputs.open()
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(model: bytes) -> Tokenizer:
+def _tokenizer(model: bytes) -> Tokenizer:
     return Tokenizer(model, infilling=False)

@@ -1,15 +1,15 @@
-"""Secrets and e-mail addresses of people, replaced by placeholders.
+"""Redaction: replaces secrets and personal e-mail addresses by placeholders.
 
     email        addresses: <EMAIL>
-    key          what services issue, which shows by its form, and strings given to names such as api_key: <KEY>
+    key          keys that services issue, by their format, and strings assigned to names such as api_key: <KEY>
     private_key  PEM and PGP blocks: <KEY>
-    password     in addresses (scheme://user:password@host), and strings given to names such as password: <PASSWORD>
+    password     in URLs (scheme://user:password@host), and strings assigned to names such as password: <PASSWORD>
 
-Left alone are addresses of domains that are nobody's (example.com and others of RFC 2606), "git@host", which names a
-service and not a person, and what stands for a secret rather than is one: words, "changeme", "${TOKEN}".
+Not replaced: addresses of reserved domains (example.com and others of RFC 2606), "git@host", which names a service and
+not a person, and placeholders of secrets: words, "changeme", "${TOKEN}".
 
-Written here and not taken from detect-secrets, whose plug-ins look at every line with every rule: 0.1 MB a second, and
-they report lines, not what to replace.
+detect-secrets is not used because its plug-ins apply every rule to every line (0.1 MB a second) and report lines, not
+the span to replace.
 """
 
 import math
@@ -23,11 +23,11 @@ from codellama_jax.config.curation import PLACEHOLDERS
 
 Span = tuple[int, int, str]  # begin, end, kind
 
-# What services' keys begin with, and look like. The first is searched for in every document, the second where it is.
+# Literal part -> format of the keys that services issue. A format is matched only in documents with the literal part.
 _WORD_BEFORE, _WORD_AFTER = r"(?<![A-Za-z0-9_+/-])", r"(?![A-Za-z0-9_])"
-_ISSUED = {
-    anchor.encode(): re.compile(_WORD_BEFORE + form + _WORD_AFTER)
-    for anchor, form in {
+_KEY_FORMATS = {
+    literal.encode(): re.compile(_WORD_BEFORE + pattern + _WORD_AFTER)
+    for literal, pattern in {
         "AKIA": r"AKIA[0-9A-Z]{16}",  # Amazon
         "ASIA": r"ASIA[0-9A-Z]{16}",
         "AIza": r"AIza[0-9A-Za-z_-]{35}",  # Google
@@ -54,37 +54,37 @@ _ISSUED = {
         "eyJ": r"eyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{16,}",  # JSON web tokens
     }.items()
 }
-_SHORTEST_KEY = 16
-_CONTEXT = 60  # before the last part of a key, in which its beginning is
-_BETWEEN_WORDS = bytes(not (chr(byte).isalnum() or byte in b"_-") if byte < 128 else 1 for byte in range(256))
+_MIN_KEY = 16
+_CONTEXT = 60  # characters before the last part of a key that contain its start
+_IS_DELIMITER = bytes(not (chr(byte).isalnum() or byte in b"_-") if byte < 128 else 1 for byte in range(256))
 _DIGIT = re.compile(rb"[0-9]")
 
 _PRIVATE = "PRIVATE KEY"
 _PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?P<of>[A-Z0-9 ]{0,30})PRIVATE KEY(?P<block> BLOCK)?-----(?P<body>(?:(?!-----).){60,20000}?)"
-    r"-----END (?P=of)PRIVATE KEY(?(block) BLOCK)-----",
+    r"-----BEGIN (?P<type>[A-Z0-9 ]{0,30})PRIVATE KEY(?P<block> BLOCK)?-----(?P<body>(?:(?!-----).){60,20000}?)"
+    r"-----END (?P=type)PRIVATE KEY(?(block) BLOCK)-----",
     re.DOTALL,
 )
 _KEY_MATERIAL = re.compile(r"[0-9A-Za-z+/=]{40}")
 
-# Names that secrets are given to, in lower case, and what follows such a name.
+# Names of variables that hold secrets, in lower case, and the assignment of a string to such a name.
 _NAMES = ("passw", "pwd", "secret", "token", "api_key", "apikey", "api-key", "access_key", "accesskey", "auth_key")
-_GIVEN = re.compile(
+_ASSIGNMENT = re.compile(
     r"[\w-]{0,40}[\"'`]?\]?(?:\s{0,3}:\s{0,3}[\w.]{1,20})?\s{0,10}(?:=>|:=|[:=](?!=))\s{0,10}[bru]?"
     r"(?P<quote>[\"'`])(?P<value>[^\s\"'`\\]{6,256})(?P=quote)",
 )
-_RANDOM = re.compile(r"[0-9A-Za-z_+/=.~-]{20,}")  # shorter ones are mostly numbers of versions and digests
-_STANDS_FOR = re.compile(
+_RANDOM = re.compile(r"[0-9A-Za-z_+/=.~-]{20,}")  # shorter ones are mostly version numbers and digests
+_PLACEHOLDER = re.compile(
     r"[<{$%*]|x{4}|X{4}|\.\.\.|0{6}|1{6}|EXAMPLE|(?i:example|sample|dummy|fake|change_?me|placeholder|redacted|"
     r"your|passw|secret|token|foobar|12345|abcd)"
 )
 
-_LOCAL = re.compile(r"[\w.%+-]{1,64}")  # of an address, matched backwards
+_LOCAL_PART = re.compile(r"[\w.%+-]{1,64}")  # of an address, matched backwards
 _DOMAIN = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[a-z]{2,12}|[A-Z]{2,12})(?![\w@(\[=])"
 )
-# Of domains that addresses are of; two letters are a country's.
-_TOPS = frozenset(
+# Top-level domains in which people have addresses, beside the countries' of two letters.
+_TOP_LEVEL = frozenset(
     re.findall(
         r"\w+",
         """
@@ -93,19 +93,19 @@ _TOPS = frozenset(
         """,
     )
 )
-_NOBODYS = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)$", re.IGNORECASE)
-_NO_COUNTRIES = frozenset(("js", "ts", "hs", "jl", "kt"))  # but files
-_SERVICES = frozenset(("git", "hg", "svn"))
+_RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)$", re.IGNORECASE)
+_FILE_EXTENSIONS = frozenset(("js", "ts", "hs", "jl", "kt"))  # of two letters, and not countries
+_SERVICE_USERS = frozenset(("git", "hg", "svn"))
 _CREDENTIALS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>{}$]{0,64}:(?P<password>[^\s/:@\"'<>{}$]{3,128})$")
 
 
-def redacted(text: str, kinds: Collection[str] = tuple(PLACEHOLDERS)) -> tuple[str, Counter[str]]:
-    """A text without secrets and addresses, and how many of each kind were replaced.
+def redact(text: str, kinds: Collection[str] = tuple(PLACEHOLDERS)) -> tuple[str, Counter[str]]:
+    """Replaces secrets and addresses; returns the text and how many of each kind were replaced.
 
-    Redacting again changes nothing.
+    It is idempotent.
 
     Args:
-        kinds: of PLACEHOLDERS, which are looked for.
+        kinds: the keys of PLACEHOLDERS to replace.
     """
     counts: Counter[str] = Counter()
     parts: list[str] = []
@@ -125,39 +125,39 @@ def _spans(text: str) -> Iterator[Span]:
             if _KEY_MATERIAL.search(match["body"]):
                 yield *match.span(), "private_key"
     words = _long_words(text)
-    for anchor, form in _ISSUED.items():
-        if anchor in words:
-            for match in form.finditer(text):
+    for literal, pattern in _KEY_FORMATS.items():
+        if literal in words:
+            for match in pattern.finditer(text):
                 if "EXAMPLE" not in match[0]:
                     yield *match.span(), "key"
     if "@" in text:
-        yield from _around_at(text)
+        yield from _at_signs(text)
     if '"' in text or "'" in text or "`" in text:
-        yield from _given(text)
+        yield from _assignments(text)
 
 
 def _long_words(text: str) -> bytes:
-    """What may be issued keys: stretches of 16 characters of words with a digit among them, and what is before each.
+    """The parts of a text that may contain keys: words of 16 characters or more with a digit, and the text before them.
 
-    It is for speed: one look at the text, and not one for each form of key.
+    This is for speed: one pass over the text instead of one for each key format.
     """
     data = text.encode("utf-8", "surrogatepass")
-    ends = np.append(np.flatnonzero(np.frombuffer(data.translate(_BETWEEN_WORDS), np.uint8)), len(data))
+    ends = np.append(np.flatnonzero(np.frombuffer(data.translate(_IS_DELIMITER), np.uint8)), len(data))
     lengths = np.diff(ends, prepend=-1) - 1
-    long = np.flatnonzero(lengths >= _SHORTEST_KEY)
+    long = np.flatnonzero(lengths >= _MIN_KEY)
     spans = zip((ends[long] - lengths[long]).tolist(), ends[long].tolist(), strict=True)
     return b"\n".join(data[max(0, begin - _CONTEXT) : end] for begin, end in spans if _DIGIT.search(data, begin, end))
 
 
-def _around_at(text: str) -> Iterator[Span]:
-    """Addresses of people, and passwords in those of hosts."""
+def _at_signs(text: str) -> Iterator[Span]:
+    """E-mail addresses, and passwords in URLs."""
     at = text.find("@")
     while at >= 0:
         if at and not text[at - 1].isspace():
             before = text[max(0, at - 220) : at]
             credentials = _CREDENTIALS.search(before) if "://" in before else None
             if credentials:
-                if not _STANDS_FOR.search(credentials["password"]):
+                if not _PLACEHOLDER.search(credentials["password"]):
                     begin, end = credentials.span("password")
                     yield at - len(before) + begin, at - len(before) + end, "password"
             else:
@@ -166,26 +166,26 @@ def _around_at(text: str) -> Iterator[Span]:
 
 
 def _address(text: str, at: int, before: str) -> Iterator[Span]:
-    local = _LOCAL.match(before[: -65 - 1 : -1])
+    local = _LOCAL_PART.match(before[: -65 - 1 : -1])
     domain = _DOMAIN.match(text, at + 1)
     if not local or not domain:
         return
     name = local[0][::-1].lstrip(".%+-")
     top = domain[0].rpartition(".")[2].lower()
-    is_top = top not in _NO_COUNTRIES if len(top) == 2 else top in _TOPS
-    if name and name not in _SERVICES and is_top and not _NOBODYS.search(domain[0]):
+    is_top = top not in _FILE_EXTENSIONS if len(top) == 2 else top in _TOP_LEVEL
+    if name and name not in _SERVICE_USERS and is_top and not _RESERVED.search(domain[0]):
         yield at - len(name), domain.end(), "email"
 
 
-def _given(text: str) -> Iterator[Span]:
-    """Strings that are given to a name which says that they are secret."""
+def _assignments(text: str) -> Iterator[Span]:
+    """Strings that are assigned to a name that marks them as secret."""
     lower = text.lower()
     if len(lower) != len(text):  # a few letters are longer in lower case
         lower = text
     for name in _NAMES:
-        place = lower.find(name)
-        while place >= 0:
-            match = _GIVEN.match(text, place)
+        begin = lower.find(name)
+        while begin >= 0:
+            match = _ASSIGNMENT.match(text, begin)
             if match:
                 value = match["value"]
                 if name in ("passw", "pwd"):
@@ -194,20 +194,20 @@ def _given(text: str) -> Iterator[Span]:
                     kind = "key" if _is_random(value) else ""
                 if kind:
                     yield *match.span("value"), kind
-            place = lower.find(name, place + len(name))
+            begin = lower.find(name, begin + len(name))
 
 
 def _is_password(value: str) -> bool:
-    """Whether it is more than a word: letters, and digits or signs among them, and nothing that stands for another."""
+    """Whether a string has letters, and digits or punctuation, and is not a placeholder."""
     letters = any(map(str.isalpha, value))
     others = any(character.isdigit() or character in "!#^&?;,~" for character in value)
-    return letters and others and not _STANDS_FOR.search(value)
+    return letters and others and not _PLACEHOLDER.search(value)
 
 
 def _is_random(value: str) -> bool:
-    """Whether it has both digits and letters, and at least 3 bits of entropy a character."""
+    """Whether a string has digits, letters and at least 3 bits of entropy a character, and is not a placeholder."""
     if not _RANDOM.fullmatch(value) or not any(map(str.isdigit, value)) or not any(map(str.isalpha, value)):
         return False
     counts = Counter(value).values()
     entropy = -sum(count / len(value) * math.log2(count / len(value)) for count in counts)
-    return entropy >= 3 and not _STANDS_FOR.search(value)
+    return entropy >= 3 and not _PLACEHOLDER.search(value)

@@ -1,7 +1,7 @@
-"""The problems that models are evaluated with, read from the files that benchmarks come as.
+"""Reads evaluation problems from the files of benchmarks.
 
-HumanEval and its infilling forms, MBPP, APPS, MultiPL-E, HumanEval-X, and whatever else is JSON: one record a line, or
-a list of records, also with gzip.
+HumanEval and its infilling variants, MBPP, APPS, MultiPL-E, HumanEval-X, and any other JSON: one record a line, or a
+list of records, optionally compressed with gzip.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from typing import Any
 from codellama_jax.errors import UserError
 from tasks.sources import files
 
-# The fields of known benchmarks that are worth finding in a document.
+# The fields of known benchmarks to search documents for.
 PROMPTS = ("prompt", "text", "question", "description", "instruction", "docstring", "intent", "rewritten_intent")
 SOLUTIONS = ("canonical_solution", "code", "solution", "solutions", "reference_code", "snippet", "body")
 TESTS = ("test", "tests", "test_list", "challenge_test_list", "example_test")
 OTHERS = ("declaration", "starter_code", "suffix")
 _KNOWN = (*PROMPTS, *SOLUTIONS, *TESTS, *OTHERS)
 _NAMES = ("task_id", "name", "id", "problem_id", "question_id")
-_SHORTEST = 40  # characters of a field that is not known, below which it names something rather than says it
+_MIN_TEXT = 40  # characters of an unknown field: a shorter one is a name or an id
 _FILE = re.compile(r"\.(jsonl|ndjson|json)(\.gz)?$", re.IGNORECASE)
 
 
@@ -33,8 +33,8 @@ class Problem:
 
     Attributes:
         name: file and id: "HumanEval:HumanEval/0".
-        texts: by the part of the problem, which is the field; of alternative solutions "solutions[0]" and so on.
-        file: that it comes from.
+        texts: by the part of the problem, the name of its field; alternative solutions are "solutions[0]" and so on.
+        file: location of the file.
     """
 
     name: str
@@ -43,42 +43,42 @@ class Problem:
 
 
 def is_solution(part: str) -> bool:
-    """Whether a part of a problem is code that solves it."""
+    """Whether a part of a problem is a solution."""
     return part.partition("[")[0] in SOLUTIONS
 
 
-def problems(places: Iterable[str | os.PathLike[str]]) -> list[Problem]:
-    """The problems of files, patterns of files, or folders of them; local or gs://.
+def read_problems(paths: Iterable[str | os.PathLike[str]]) -> list[Problem]:
+    """The problems of files, patterns of files, or folders, local or gs://.
 
-    Of a record the fields that known benchmarks have are taken; of one that has none of them, all longer texts.
+    A record's fields that known benchmarks have are used; if it has none of them, all its longer texts.
 
     Raises:
-        UserError: a file that is not there or cannot be read, or holds no problem.
+        UserError: a file does not exist, cannot be read, or has no problem.
     """
-    return [problem for place in places for location in _located(os.fspath(place)) for problem in _read(location)]
+    return [problem for path in paths for location in _locate(os.fspath(path)) for problem in _read(location)]
 
 
-def _located(place: str) -> list[str]:
-    if files.is_folder(place, place):
-        found = [file.location for file in files.walk(place, lambda name: _FILE.search(name) is not None)]
+def _locate(path: str) -> list[str]:
+    if files.is_folder(path, path):
+        locations = [file.location for file in files.walk(path, lambda name: _FILE.search(name) is not None)]
     else:
-        found = [place] if files.exists(place, place) else files.matching(place, place)
-    if not found:
-        raise UserError(f"{place}: no file of evaluation problems (.jsonl or .json, also .gz): check the path")
-    return found
+        locations = [path] if files.exists(path, path) else files.matching(path, path)
+    if not locations:
+        raise UserError(f"{path}: no file of evaluation problems (.jsonl or .json, also .gz): check the path")
+    return locations
 
 
 def _read(location: str) -> list[Problem]:
     file = _FILE.sub("", location.rstrip("/").rpartition("/")[2])
-    found = []
+    problems = []
     for number, record in enumerate(_records(location), 1):
         texts = {part: text for part, text in _texts(record) if text.strip()}
         if texts:
             name = next((record[field] for field in _NAMES if record.get(field) not in (None, "")), f"#{number}")
-            found.append(Problem(f"{file}:{name}", texts, location))
-    if not found:
-        raise UserError(f"{location} holds no evaluation problem: its records have no text worth looking for")
-    return found
+            problems.append(Problem(f"{file}:{name}", texts, location))
+    if not problems:
+        raise UserError(f"{location} has no evaluation problem: none of its records has a text to search for")
+    return problems
 
 
 def _records(location: str) -> list[dict[str, Any]]:
@@ -86,12 +86,12 @@ def _records(location: str) -> list[dict[str, Any]]:
     try:
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
         try:
-            whole = json.loads(text)
-            records = whole if isinstance(whole, list) else [whole]
+            value = json.loads(text)
+            records = value if isinstance(value, list) else [value]
         except json.JSONDecodeError:
             records = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{location} is no JSON of evaluation problems ({error}): mend or leave it out") from None
+        raise UserError(f"{location} is not JSON with evaluation problems ({error}): fix or remove it") from None
     return [record for record in records if isinstance(record, dict)]
 
 
@@ -100,11 +100,11 @@ def _texts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for field in known:
         yield from _of_field(field, record[field])
     if not known:
-        yield from ((name, text) for name, text in record.items() if isinstance(text, str) and len(text) >= _SHORTEST)
+        yield from ((name, text) for name, text in record.items() if isinstance(text, str) and len(text) >= _MIN_TEXT)
 
 
 def _of_field(field: str, value: Any) -> Iterator[tuple[str, str]]:
-    if field == "solutions":  # alternatives: a list, in APPS written as JSON, in CodeContests within {"solution": ...}
+    if field == "solutions":  # alternatives: a list, encoded as JSON in APPS, in {"solution": ...} in CodeContests
         if isinstance(value, str) and value.lstrip().startswith("["):
             try:
                 value = json.loads(value)

@@ -1,0 +1,1 @@
+"""Removing duplicates: exact ones by content hash, near-duplicates by MinHash and locality-sensitive hashing."""

@@ -1,8 +1,9 @@
-"""Connected components, by alternating large and small stars until nothing changes.
+"""Step 6: finds connected components, by alternating large-star and small-star operations until nothing changes.
 
 Kiveris, Lattanzi, Mirrokni, Rastogi and Vassilvitskii, Connected components in MapReduce and beyond (2014). In each
-round a document passes its neighbours to the smallest id that it knows, first those with larger ids, then those with
-smaller ones; in the end each is joined to the smallest of its component alone. No call sees more than its partition.
+round every node links its neighbours to the smallest id among them and itself: first the larger neighbours, then the
+smaller ones and itself. In the end every node is linked to the smallest node of its component only. No reducer holds
+more than its partition.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,122 +12,126 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.curation import storage, tables
-from tasks.curation.counters import Counters, added
+from tasks.curation.counters import Counters, merge
 from tasks.curation.dedup import similar_pairs
-from tasks.curation.dedup.exact import PARTITION
+from tasks.curation.dedup.exact import PARTITION_BYTES
+from tasks.curation.dedup.similar_pairs import EDGES
 from tasks.curation.engine import Result
 from tasks.curation.ledger import Ledger
+from tasks.curation.splitmix64 import mix
 
 NAME = "components"
-ROUNDS = "rounds"  # count of them
+ROUNDS = "rounds"  # name of their count
 
-# Node, neighbour, the smallest neighbour of the node -> pairs (larger, smaller), and how many of them are new.
+# Nodes, their neighbours, and the smallest neighbour of each node -> edges (larger, smaller), and how many are new.
 Star = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, int]]
 
 
-def run(job: Ledger, folder: str) -> Counters:
-    """Runs rounds."""
+def run(ledger: Ledger, folder: str) -> Counters:
+    """Runs rounds until one changes nothing."""
     total = Counters()
-    before, count = job.folder(similar_pairs.NAME), job.tallies["edges"].counts["edges"]
+    edges, count = ledger.folder(similar_pairs.NAME), ledger.counters[similar_pairs.NAME].counts["edges"]
     while True:
-        label = storage.join(folder, f"round-{total.counts[ROUNDS]:02d}")
-        larger = _star(job, before, storage.join(label, "larger"), count, _Both, _large)
-        smaller = _star(job, storage.join(label, "larger"), label, larger.counts["edges"], _Larger, _small)
+        result = storage.join(folder, f"round-{total.counts[ROUNDS]:02d}")
+        between = storage.join(result, "larger")
+        large = _run_star(ledger, edges, between, count, _FromBothEnds, _large_star)
+        small = _run_star(ledger, between, result, large.counts["edges"], _FromLargerEnd, _small_star)
         if total.counts[ROUNDS]:
-            storage.remove(before)
-        storage.remove(storage.join(label, "larger"))
-        total.count(ROUNDS)
-        before, count = label, smaller.counts["edges"]
-        if not larger.counts["changes"] + smaller.counts["changes"]:
-            total.count("edges", count)
+            storage.remove_tree(edges)
+        storage.remove_tree(between)
+        total.add(ROUNDS)
+        edges, count = result, small.counts["edges"]
+        if not large.counts["changes"] + small.counts["changes"]:
+            total.add("edges", count)
             return total
 
 
-def last_round(job: Ledger) -> str:
-    """The folder with the edges of the last round: each (document, smallest of its component)."""
-    return storage.join(job.folder(NAME), f"round-{job.tallies['components'].counts[ROUNDS] - 1:02d}")
+def last_round(ledger: Ledger) -> str:
+    """The folder with the edges of the last round: (document, smallest document of its component)."""
+    return storage.join(ledger.folder(NAME), f"round-{ledger.counters[NAME].counts[ROUNDS] - 1:02d}")
 
 
-def parts(folder: str) -> list[str]:
+def edge_files(folder: str) -> list[str]:
     """The files of edges in a folder."""
-    return [storage.join(folder, name) for name in storage.names(folder) if name.startswith("part-")]
+    return [storage.join(folder, name) for name in storage.list_folder(folder) if name.startswith("part-")]
 
 
-def _star(job: Ledger, before: str, folder: str, count: int, work: type["_Both"], star: Star) -> Counters:
-    """All stars of a kind over the edges in the files of a folder, about `count`, to files of another. A node sees all
-    of its neighbours, however many passes it takes."""
+def _run_star(
+    ledger: Ledger, edges: str, folder: str, count: int, mapper: type["_FromBothEnds"], star: Star
+) -> Counters:
+    """Applies a star operation to about `count` edges in the files of a folder, and writes the result to another. Every
+    node sees all its neighbours, in however many passes."""
     size = 32 * count
-    partitions = job.engine.partitions(size, PARTITION)
-    files, tallies = parts(before), []
-    for number, only in enumerate(job.engine.slices(partitions, size)):
-        given, write = work(partitions, only), _Write(folder, star)
-        tallies.append(job.engine.run(f"pass-{number}", folder, files, given, write, size=job.engine.of_pass(size)))
-    return added(tallies)
+    partitions = ledger.engine.partition_count(size, PARTITION_BYTES)
+    files, counters, pass_size = edge_files(edges), [], ledger.engine.pass_size(size)
+    for number, selected in enumerate(ledger.engine.passes(partitions, size)):
+        nodes, writer = mapper(partitions, selected), _WriteEdges(folder, star)
+        counters.append(ledger.engine.run(f"pass-{number}", folder, files, nodes, writer, size=pass_size))
+    return merge(counters)
 
 
-class _Both:
-    """Work: a file's edges, from either end."""
+class _FromBothEnds:
+    """Mapper: each edge of a file at both of its nodes."""
 
-    def __init__(self, partitions: int, only: range):
-        self._partitions, self._only = partitions, only
-
-    def __call__(self, path: str) -> Iterator[Result]:
-        for group in tables.read(path):
-            ends = [tables.integers(group[name]) for name in similar_pairs.EDGES.names]
-            one, other = np.concatenate(ends), np.concatenate(ends[::-1])
-            yield from self._sent(one, other)
-
-    def _sent(self, one: np.ndarray, other: np.ndarray) -> Iterator[Result]:
-        """Pairs, to the partition of the first."""
-        table = pa.table([one, other], similar_pairs.EDGES)
-        yield from tables.partitioned(table, tables.share(tables.hashed(one), self._partitions), self._only)
-
-
-class _Larger(_Both):
-    """Work: a file's edges, from the larger end."""
+    def __init__(self, partitions: int, selected: range):
+        self._partitions, self._selected = partitions, selected
 
     def __call__(self, path: str) -> Iterator[Result]:
         for group in tables.read(path):
-            yield from self._sent(*(tables.integers(group[name]) for name in similar_pairs.EDGES.names))
+            ends = [tables.to_numpy(group[name]) for name in EDGES.names]
+            yield from self._by_node(np.concatenate(ends), np.concatenate(ends[::-1]))
+
+    def _by_node(self, nodes: np.ndarray, neighbours: np.ndarray) -> Iterator[Result]:
+        """(node, neighbour), partitioned by node."""
+        partitions = tables.hash_partition(mix(nodes), self._partitions)
+        yield from tables.partition_blocks(pa.table([nodes, neighbours], EDGES), partitions, self._selected)
 
 
-def neighbours(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs (node, neighbour), sorted, each once; and the smallest neighbour of each row's node."""
-    node, other = (tables.integers(table[name]) for name in similar_pairs.EDGES.names)
-    order = np.lexsort((other, node))
-    node, other = node[order], other[order]
-    first = tables.starts_of(node, other)
-    node, other = node[first], other[first]
-    starts = tables.starts_of(node)
-    return node, other, np.repeat(other[starts], np.diff(np.append(starts, len(node))))
+class _FromLargerEnd(_FromBothEnds):
+    """Mapper: each edge of a file at its larger node."""
+
+    def __call__(self, path: str) -> Iterator[Result]:
+        for group in tables.read(path):
+            yield from self._by_node(*(tables.to_numpy(group[name]) for name in EDGES.names))
 
 
-class _Write:
-    """Receives nodes with their neighbours, and writes the edges of their stars."""
+def adjacency(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes, their neighbours, and the smallest neighbour of each node: sorted, without duplicates, [edges] each."""
+    nodes, neighbours = (tables.to_numpy(table[name]) for name in EDGES.names)
+    order = np.lexsort((neighbours, nodes))
+    nodes, neighbours = nodes[order], neighbours[order]
+    first = tables.group_starts(nodes, neighbours)
+    nodes, neighbours = nodes[first], neighbours[first]
+    starts = tables.group_starts(nodes)
+    return nodes, neighbours, np.repeat(neighbours[starts], np.diff(np.append(starts, len(nodes))))
+
+
+class _WriteEdges:
+    """Reducer: writes the edges that a star operation gives for the nodes of a partition."""
 
     def __init__(self, folder: str, star: Star):
         self._folder, self._star = folder, star
 
     def __call__(self, partition: int, table: pa.Table) -> Iterator[Result]:
-        pairs, changes = self._star(*neighbours(table))
-        pairs = np.unique(pairs, axis=1)
+        edges, changes = self._star(*adjacency(table))
+        edges = np.unique(edges, axis=1)
         path = storage.join(self._folder, f"part-{partition:06d}.parquet")
-        tables.write(path, similar_pairs.EDGES, [pa.table([pairs[0], pairs[1]], similar_pairs.EDGES)])
-        tally = Counters()
-        tally.count("changes", changes)
-        tally.count("edges", pairs.shape[1])
-        yield tally
+        tables.write(path, EDGES, [pa.table([edges[0], edges[1]], EDGES)])
+        counters = Counters()
+        counters.add("changes", changes)
+        counters.add("edges", edges.shape[1])
+        yield counters
 
 
-def _large(node: np.ndarray, other: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, int]:
-    """Of nodes with all neighbours: joins the larger of them to the smallest of all."""
-    least = np.minimum(least, node)
-    larger = other > node
-    return np.stack([other[larger], least[larger]]), int(np.count_nonzero(larger & (least != node)))
+def _large_star(nodes: np.ndarray, neighbours: np.ndarray, smallest: np.ndarray) -> tuple[np.ndarray, int]:
+    """Links the larger neighbours of each node to the smallest of the node and its neighbours."""
+    smallest = np.minimum(smallest, nodes)
+    larger = neighbours > nodes
+    return np.stack([neighbours[larger], smallest[larger]]), int(np.count_nonzero(larger & (smallest != nodes)))
 
 
-def _small(node: np.ndarray, other: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, int]:
-    """Of nodes with their smaller neighbours: joins those, and the node itself, to the smallest."""
-    moved = other != least
-    joined = [np.concatenate([node, other[moved]]), np.concatenate([least, least[moved]])]
-    return np.stack(joined), int(np.count_nonzero(moved))
+def _small_star(nodes: np.ndarray, neighbours: np.ndarray, smallest: np.ndarray) -> tuple[np.ndarray, int]:
+    """Links each node and its neighbours, all of which are smaller, to the smallest neighbour."""
+    moved = neighbours != smallest
+    edges = [np.concatenate([nodes, neighbours[moved]]), np.concatenate([smallest, smallest[moved]])]
+    return np.stack(edges), int(np.count_nonzero(moved))

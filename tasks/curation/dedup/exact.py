@@ -1,65 +1,64 @@
-"""Exact duplicates, by the key of their normalised content.
+"""Step 2: removes exact duplicates, documents with the same content hash.
 
-Of those with one key tasks/curation/dedup/keep_rule.py says which is kept. Out: for each unit its documents that
-are left out, and the ids of those kept in their stead.
+Output: for each unit the table of its removed documents (tasks/curation/removals.py).
 """
 
 from collections.abc import Iterator
 
 import pyarrow as pa
 
-from tasks.curation import storage, tables
+from tasks.curation import removals, storage, tables
 from tasks.curation.clean import read
-from tasks.curation.counters import Counters, added
+from tasks.curation.counters import Counters, merge
 from tasks.curation.dedup import keep_rule
 from tasks.curation.engine import Result
-from tasks.curation.ledger import Ledger, Unit
+from tasks.curation.ledger import Ledger
+from tasks.curation.units import Unit, unit_file
 
 NAME = "exact"
 REASON = "exact_duplicate"
-ROW = 150  # bytes of what a document exchanges, about
-PARTITION = 8 << 20  # bytes of what one call groups
+ROW_BYTES = 150  # that a document exchanges, about
+PARTITION_BYTES = 8 << 20  # that one reducer receives
 
 
-def run(job: Ledger, folder: str) -> Counters:
-    """Groups the documents by their keys."""
-    size = ROW * job.tallies["read"].counts["documents/read"]
-    partitions = job.engine.partitions(size, PARTITION)
-    tallies = []
-    for number, only in enumerate(job.engine.slices(partitions, size)):
-        work = _Keys(job.folder(read.NAME), partitions, only)
-        write = Verdicts(storage.join(folder, f"pass-{number:03d}"))
-        tallies.append(
-            job.engine.run(f"exact-{number}", folder, job.units, work, _choose, write, size=job.engine.of_pass(size))
+def run(ledger: Ledger, folder: str) -> Counters:
+    """Groups the documents by content hash and keeps one of each group."""
+    size = ROW_BYTES * ledger.counters[read.NAME].counts["documents/read"]
+    partitions = ledger.engine.partition_count(size, PARTITION_BYTES)
+    counters = []
+    for number, selected in enumerate(ledger.engine.passes(partitions, size)):
+        mapper = _ByContent(ledger.folder(read.NAME), partitions, selected)
+        writer = WriteRemovals(storage.join(folder, f"pass-{number:03d}"))
+        pass_size = ledger.engine.pass_size(size)
+        counters.append(
+            ledger.engine.run(f"exact-{number}", folder, ledger.units, mapper, _keep_one, writer, size=pass_size)
         )
-    return added(tallies)
+    return merge(counters)
 
 
-class _Keys:
-    """Work: what decides among the documents of a unit, by key."""
+class _ByContent:
+    """Mapper: the documents of a unit as candidates, partitioned by content hash."""
 
-    def __init__(self, documents: str, partitions: int, only: range):
-        self._documents, self._partitions, self._only = documents, partitions, only
+    def __init__(self, documents: str, partitions: int, selected: range):
+        self._documents, self._partitions, self._selected = documents, partitions, selected
 
     def __call__(self, unit: Unit) -> Iterator[Result]:
         for group in tables.read(storage.join(self._documents, unit.file), [*keep_rule.COLUMNS, "key"]):
             table = keep_rule.candidates(group, unit.number, group["key"].combine_chunks())
-            yield from tables.partitioned(
-                table, tables.share(tables.prefixes(group["key"]), self._partitions), self._only
-            )
+            partitions = tables.hash_partition(tables.leading_uint64(group["key"]), self._partitions)
+            yield from tables.partition_blocks(table, partitions, self._selected)
 
 
-def _choose(_: int, table: pa.Table) -> Iterator[Result]:
-    return keep_rule.verdicts(table, REASON)
+def _keep_one(_: int, table: pa.Table) -> Iterator[Result]:
+    return keep_rule.remove_duplicates(table, REASON)
 
 
-class Verdicts:
-    """Receives what is left out of a unit, and writes it."""
+class WriteRemovals:
+    """Reducer: writes the removed documents of a unit."""
 
     def __init__(self, folder: str):
         self._folder = folder
 
     def __call__(self, unit: int, rows: pa.Table) -> Iterator[Result]:
-        table = rows.sort_by("number")
-        tables.write(storage.join(self._folder, Unit(unit, 0, 0).file), keep_rule.VERDICTS, [table])
+        tables.write(storage.join(self._folder, unit_file(unit)), removals.SCHEMA, [rows.sort_by("number")])
         yield from ()

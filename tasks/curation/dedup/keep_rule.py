@@ -1,109 +1,68 @@
-"""Which of several documents that are alike is kept.
+"""Which of several duplicates is kept.
 
-The first by: a known licence before none; fewer folders in the path (copies of others' code lie deeper); the path in
-the order of its characters; its place in the source. The last decides only where one path is there twice.
+The first in this order: documents with a known licence before those without; fewer folders in the path (copies of other
+people's code are nested deeper); the path in lexicographic order; the position in the source. The last matters only if
+a path occurs twice.
 """
 
 from collections.abc import Iterator
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.curation import storage, tables
-from tasks.curation.counters import Counters, bucket
+from tasks.curation import removals, tables
+from tasks.curation.counters import Counters, histogram_bin
 from tasks.curation.engine import Result
-from tasks.curation.ledger import Unit
+from tasks.curation.units import document_ids, number_in_unit, unit_of
 
-_ORDER = ("unlicensed", "depth", "path", "id")
-_RANK = [("unlicensed", pa.bool_()), ("depth", pa.uint32()), ("path", pa.string()), ("id", pa.uint64())]
-_SIZES = [("tokens", pa.uint32()), ("bytes", pa.uint32()), ("language", pa.string())]
-COLUMNS = ("number", "path", "licence", "tokens", "bytes", "language")  # of a document that has to be known
-# What is left out of a unit, and the id and path of what is kept in its stead.
-UNKNOWN = "unknown"  # a language, in counts
-VERDICTS = pa.schema(
-    [
-        pa.field("number", pa.uint32(), False),
-        pa.field("kept", pa.uint64(), False),
-        pa.field("kept_path", pa.string(), False),
-    ]
-)
+_ORDER = [("unlicensed", pa.bool_()), ("depth", pa.uint32()), ("path", pa.string()), ("id", pa.uint64())]
+_COUNTED = [("tokens", pa.uint32()), ("bytes", pa.uint32()), ("language", pa.string())]
+COLUMNS = ("number", "path", "licence", "tokens", "bytes", "language")  # of a document, from which a candidate is made
 
 
-Removals = dict[str, tuple[str, ...]]  # why documents are left out -> the folders of verdicts that say so
-
-
-def removed(removals: Removals, unit: Unit) -> dict[int, tuple[str, str]]:
-    """Number -> (why, in whose favour) of the unit's documents that are left out."""
-    found: dict[int, tuple[str, str]] = {}
-    for reason, folders in removals.items():
-        table = tables.whole([storage.join(folder, unit.file) for folder in folders], VERDICTS)
-        for number, path in zip(table["number"].to_pylist(), table["kept_path"].to_pylist(), strict=True):
-            found.setdefault(number, (reason, path))
-    return found
-
-
-def spread(text: str) -> str:
-    """A hash to draw samples by."""
-    return blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def candidates(documents: pa.Table, unit: int, group: pa.Array) -> pa.Table:
-    """Documents with what decides among those of a group; `group` is a column of keys."""
-    schema = pa.schema([("group", group.type), *_RANK, *_SIZES])
+def candidates(documents: pa.Table, unit: int, groups: pa.Array) -> pa.Table:
+    """The columns that decide among the documents of a group. `groups` is the key of each document's group."""
+    schema = pa.schema([("group", groups.type), *_ORDER, *_COUNTED])
     columns = {
-        "group": group,
+        "group": groups,
         "unlicensed": pc.equal(documents["licence"], ""),
         "depth": pc.count_substring(documents["path"], "/"),
         "path": documents["path"],
-        "id": ids(documents["number"], unit),
-        **{name: documents[name] for name, _ in _SIZES},
+        "id": document_ids(documents["number"], unit),
+        **{name: documents[name] for name, _ in _COUNTED},
     }
     return pa.table(columns).cast(schema)
 
 
-def ids(numbers: pa.ChunkedArray, unit: int) -> np.ndarray:
-    """The ids of documents of a unit: uint64 [documents]."""
-    return tables.integers(numbers).astype(np.uint64) | np.uint64(unit << 32)
-
-
-def chosen(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Candidates sorted by group and order, and the index of the first of the group of each."""
-    table = table.sort_by([("group", "ascending"), *((name, "ascending") for name in _ORDER)]).combine_chunks()
+def select_kept(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
+    """Sorts candidates by group and rule; returns them, and for each the index of the one that is kept of its group."""
+    order = [("group", "ascending"), *((name, "ascending") for name, _ in _ORDER)]
+    table = table.sort_by(order).combine_chunks()
     groups = table["group"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    starts = tables.starts_of(groups)
+    starts = tables.group_starts(groups)
     sizes = np.diff(np.append(starts, len(groups)))
     return table, np.repeat(starts, sizes)
 
 
-def verdicts(table: pa.Table, name: str) -> Iterator[Result]:
-    """Who is left out, for the unit of each; and the counts of it under `name`."""
-    table, first = chosen(table)
-    lost = np.flatnonzero(first != np.arange(len(first)))
-    tally = Counters()
-    _, sizes = np.unique(first, return_counts=True)
+def remove_duplicates(table: pa.Table, reason: str) -> Iterator[Result]:
+    """Yields the candidates that are not kept, in the table of removals of each one's unit, and the counters."""
+    table, kept_index = select_kept(table)
+    removed_index = np.flatnonzero(kept_index != np.arange(len(kept_index)))
+    counters = Counters()
+    _, sizes = np.unique(kept_index, return_counts=True)
     for size in sizes[sizes > 1].tolist():
-        tally.count(f"clusters/{name}/{bucket(size)}")
-    if len(lost):
-        losers = table.take(pa.array(lost))
-        count_left_out(tally, losers, name)
-        id = tables.integers(losers["id"])
-        kept = table.take(pa.array(first[lost]))
-        pairs = zip(id.tolist(), tables.integers(kept["id"]).tolist(), losers["path"].to_pylist(), strict=True)
-        for (left_out, in_favour, path), other in zip(pairs, kept["path"].to_pylist(), strict=True):
-            tally.sample(f"pairs/{name}", spread(f"{left_out} {in_favour}"), [left_out, in_favour, path, other])
-        numbers = pa.array((id & np.uint64(0xFFFFFFFF)).astype(np.uint32))
-        rows = pa.table([numbers, kept["id"], kept["path"]], VERDICTS)
-        yield from tables.partitioned(rows, (id >> np.uint64(32)).astype(np.int64))
-    yield tally
-
-
-def count_left_out(tally: Counters, documents: pa.Table, name: str) -> None:
-    """Adds documents that a step leaves out: "documents/left_out/NAME/LANGUAGE" and so on."""
-    for language, tokens, size in zip(
-        *(documents[c].to_pylist() for c in ("language", "tokens", "bytes")), strict=True
-    ):
-        for what, count in (("documents", 1), ("tokens", tokens), ("bytes", size)):
-            tally.count(f"{what}/{name}", count)
-            tally.count(f"{what}/{name}/{language or UNKNOWN}", count)
+        counters.add(f"clusters/{reason}/{histogram_bin(size)}")
+    if len(removed_index):
+        removed = table.take(pa.array(removed_index))
+        removals.count_removed(counters, removed, reason)
+        ids = tables.to_numpy(removed["id"])
+        kept = table.take(pa.array(kept_index[removed_index]))
+        columns = (ids.tolist(), tables.to_numpy(kept["id"]).tolist())
+        paths = (removed["path"].to_pylist(), kept["path"].to_pylist())
+        for id, kept_id, path, kept_path in zip(*columns, *paths, strict=True):
+            key = removals.sample_key(f"{id} {kept_id}")
+            counters.add_sample(f"pairs/{reason}", key, [id, kept_id, path, kept_path])
+        rows = pa.table([pa.array(number_in_unit(ids)), kept["id"], kept["path"]], removals.SCHEMA)
+        yield from tables.partition_blocks(rows, unit_of(ids))
+    yield counters

@@ -1,7 +1,8 @@
-"""Which documents meet another in a bucket of some band. Only ids and keys travel.
+"""Step 4: finds documents that share an LSH bucket with another one. Only ids and keys are exchanged.
 
-Out: for each unit the documents that do, with the buckets. A bucket of more than LARGEST is cut, its first document in
-every part, so that no call ever holds more; what is alike to the first still meets it, and other bands cut elsewhere.
+Output: for each unit such documents, with their buckets. A bucket of more than MAX_BUCKET documents is split into parts
+that all contain its first document, to bound what a reducer holds: documents that are similar to the first one still
+meet it, and other bands split elsewhere.
 """
 
 from collections.abc import Iterator
@@ -11,84 +12,88 @@ import pyarrow as pa
 
 from codellama_jax.config.curation import Build
 from tasks.curation import storage, tables
-from tasks.curation.counters import Counters, added, bucket
+from tasks.curation.counters import Counters, histogram_bin, merge
 from tasks.curation.dedup import signatures
-from tasks.curation.dedup.exact import PARTITION
-from tasks.curation.dedup.keep_rule import ids
+from tasks.curation.dedup.exact import PARTITION_BYTES
 from tasks.curation.dedup.minhash import bands_and_rows
 from tasks.curation.engine import Result
-from tasks.curation.ledger import Ledger, Unit
+from tasks.curation.ledger import Ledger
+from tasks.curation.splitmix64 import mix
+from tasks.curation.units import Unit, document_ids, number_in_unit, unit_file, unit_of
 
 NAME = "buckets"
-LARGEST = 4096
-ROWS = pa.schema([pa.field("key", pa.uint64(), False), pa.field("id", pa.uint64(), False)])
+MAX_BUCKET = 4096
+KEYS = pa.schema([pa.field("key", pa.uint64(), False), pa.field("id", pa.uint64(), False)])
 MEMBERS = pa.schema([pa.field("number", pa.uint32(), False), pa.field("key", pa.uint64(), False)])
 
 
-def run(job: Ledger, folder: str) -> Counters:
-    """Groups the keys of all bands."""
-    bands, rows = bands_and_rows(job.settings.threshold, job.settings.permutations)
-    size = 16 * bands * job.tallies["signatures"].counts["documents/signed"]
-    partitions = job.engine.partitions(size, PARTITION)
-    tallies = [Counters()]
-    tallies[0].count("bands", bands)
-    tallies[0].count("rows", rows)
-    for number, only in enumerate(job.engine.slices(partitions, size)):
-        work = _Keys(job.folder(signatures.NAME), job.settings, partitions, only)
-        write = _Members(storage.join(folder, f"pass-{number:03d}"))
-        tallies.append(
-            job.engine.run(f"buckets-{number}", folder, job.units, work, _meet, write, size=job.engine.of_pass(size))
+def run(ledger: Ledger, folder: str) -> Counters:
+    """Groups the documents by the keys of all bands."""
+    bands, rows = bands_and_rows(ledger.settings.threshold, ledger.settings.permutations)
+    size = 16 * bands * ledger.counters[signatures.NAME].counts["documents/signed"]
+    partitions = ledger.engine.partition_count(size, PARTITION_BYTES)
+    counters = [Counters()]
+    counters[0].add("bands", bands)
+    counters[0].add("rows", rows)
+    for number, selected in enumerate(ledger.engine.passes(partitions, size)):
+        mapper = _BandKeys(ledger.folder(signatures.NAME), ledger.settings, partitions, selected)
+        writer = _WriteMembers(storage.join(folder, f"pass-{number:03d}"))
+        pass_size = ledger.engine.pass_size(size)
+        counters.append(
+            ledger.engine.run(f"buckets-{number}", folder, ledger.units, mapper, shared_buckets, writer, size=pass_size)
         )
-    return added(tallies)
+    return merge(counters)
 
 
-class _Keys:
-    """Work: the keys of a unit's documents."""
+class _BandKeys:
+    """Mapper: the keys of a unit's documents."""
 
-    def __init__(self, folder: str, settings: Build, partitions: int, only: range):
-        self._folder, self._settings, self._partitions, self._only = folder, settings, partitions, only
+    def __init__(self, folder: str, settings: Build, partitions: int, selected: range):
+        self._folder, self._settings, self._partitions, self._selected = folder, settings, partitions, selected
 
     def __call__(self, unit: Unit) -> Iterator[Result]:
         for group in tables.read(storage.join(self._folder, unit.file)):
             keys = signatures.buckets(signatures.matrix(group["signature"]), self._settings)
-            id = np.repeat(ids(group["number"], unit.number), keys.shape[1])
-            table = pa.table([keys.ravel(), id], ROWS)
-            yield from tables.partitioned(table, tables.share(keys.ravel(), self._partitions), self._only)
+            ids = np.repeat(document_ids(group["number"], unit.number), keys.shape[1])
+            table = pa.table([keys.ravel(), ids], KEYS)
+            partitions = tables.hash_partition(keys.ravel(), self._partitions)
+            yield from tables.partition_blocks(table, partitions, self._selected)
 
 
-def _meet(_: int, table: pa.Table) -> Iterator[Result]:
-    """Of buckets with more than one document, their documents, for the unit of each."""
-    key, id = tables.integers(table["key"]), tables.integers(table["id"])
-    order = np.lexsort((id, key))
-    key, id = key[order], id[order]
-    starts = tables.starts_of(key)
-    sizes = np.diff(np.append(starts, len(key)))
-    tally = Counters()
+def shared_buckets(_: int, table: pa.Table) -> Iterator[Result]:
+    """Reducer: of buckets with more than one document, the documents, partitioned by unit."""
+    keys, ids = tables.to_numpy(table["key"]), tables.to_numpy(table["id"])
+    order = np.lexsort((ids, keys))
+    keys, ids = keys[order], ids[order]
+    starts = tables.group_starts(keys)
+    sizes = np.diff(np.append(starts, len(keys)))
+    counters = Counters()
     for size in sizes[sizes > 1].tolist():
-        tally.count(f"buckets/{bucket(size)}")
-    meets = np.repeat(sizes > 1, sizes)
-    inside = np.arange(len(key)) - np.repeat(starts, sizes)
-    parts = key + tables.hashed((inside // LARGEST).astype(np.uint64)) * (inside >= LARGEST).astype(np.uint64)
-    rows = [(parts[meets], id[meets])]
-    for start, size in zip(starts[sizes > LARGEST].tolist(), sizes[sizes > LARGEST].tolist(), strict=True):
-        of_parts = np.unique(parts[start : start + size])
-        of_parts = of_parts[of_parts != key[start]]
-        rows.append((of_parts, np.full(len(of_parts), id[start])))
-    key, id = (np.concatenate(column) for column in zip(*rows, strict=True))
-    tally.count("members", len(key))
-    yield tally
-    if len(key):
-        members = pa.table([(id & np.uint64(0xFFFFFFFF)).astype(np.uint32), key], MEMBERS)
-        yield from tables.partitioned(members, (id >> np.uint64(32)).astype(np.int64))
+        counters.add(f"buckets/{histogram_bin(size)}")
+    shared = np.repeat(sizes > 1, sizes)
+    index = np.arange(len(keys)) - np.repeat(starts, sizes)  # of a document in its bucket
+    parts = keys + mix((index // MAX_BUCKET).astype(np.uint64)) * (index >= MAX_BUCKET).astype(np.uint64)
+    rows = [(parts[shared], ids[shared])]
+    # the first document of a split bucket, for each part but the first
+    for start, size in zip(starts[sizes > MAX_BUCKET].tolist(), sizes[sizes > MAX_BUCKET].tolist(), strict=True):
+        other_parts = np.unique(parts[start : start + size])
+        other_parts = other_parts[other_parts != keys[start]]
+        rows.append((other_parts, np.full(len(other_parts), ids[start])))
+    keys, ids = (np.concatenate(column) for column in zip(*rows, strict=True))
+    counters.add("members", len(keys))
+    yield counters
+    if len(keys):
+        members = pa.table([number_in_unit(ids), keys], MEMBERS)
+        yield from tables.partition_blocks(members, unit_of(ids))
 
 
-class _Members:
-    """Receives the buckets of a unit's documents, and writes them."""
+class _WriteMembers:
+    """Reducer: writes the buckets of a unit's documents."""
 
     def __init__(self, folder: str):
         self._folder = folder
 
     def __call__(self, unit: int, rows: pa.Table) -> Iterator[Result]:
         table = rows.sort_by([("number", "ascending"), ("key", "ascending")])
-        tables.write(storage.join(self._folder, Unit(unit, 0, 0).file), MEMBERS, [table])
+        tables.write(storage.join(self._folder, unit_file(unit)), MEMBERS, [table])
         yield from ()

@@ -1,4 +1,7 @@
-"""The signatures of what is left (tasks/curation/dedup/minhash.py), by unit."""
+"""Step 3: computes the MinHash signatures of the documents that are not exact duplicates.
+
+Output: for each unit a file of signatures.
+"""
 
 from collections.abc import Iterator
 
@@ -9,56 +12,58 @@ from codellama_jax.config.curation import Build
 from tasks.curation import storage, tables
 from tasks.curation.clean import read
 from tasks.curation.counters import Counters
-from tasks.curation.dedup import exact, keep_rule
+from tasks.curation.dedup import exact
 from tasks.curation.dedup.minhash import MinHash, band_keys, bands_and_rows, shingles_of
 from tasks.curation.engine import Result
-from tasks.curation.ledger import Ledger, Unit
+from tasks.curation.ledger import Ledger
+from tasks.curation.removals import Removals, removed_documents
+from tasks.curation.splitmix64 import mix
+from tasks.curation.units import Unit
 
 NAME = "signatures"
 
 
 def schema(settings: Build) -> pa.Schema:
-    """Of the files: a document's number, and its signature as bytes."""
+    """The schema of the files: a document's number, and its signature as bytes."""
     signature = pa.binary(4 * settings.permutations)
     return pa.schema([pa.field("number", pa.uint32(), False), pa.field("signature", signature, False)])
 
 
-def run(job: Ledger, folder: str) -> Counters:
-    """Signs the documents that are no exact duplicates."""
-    size = job.tallies["read"].counts["bytes/read"]
-    work = _Sign(job.folder(read.NAME), {exact.REASON: tuple(job.passes(exact.NAME))}, folder, job.settings)
-    return job.engine.run("signatures", folder, job.units, work, size=size)
+def run(ledger: Ledger, folder: str) -> Counters:
+    """Computes the signatures."""
+    size = ledger.counters[read.NAME].counts["bytes/read"]
+    removals = {exact.REASON: tuple(ledger.pass_folders(exact.NAME))}
+    mapper = _ComputeSignatures(ledger.folder(read.NAME), removals, folder, ledger.settings)
+    return ledger.engine.run("signatures", folder, ledger.units, mapper, size=size)
 
 
-class _Sign:
-    """Work: a unit in, its file out."""
+class _ComputeSignatures:
+    """Mapper: writes the file of a unit."""
 
-    def __init__(self, documents: str, removals: keep_rule.Removals, folder: str, settings: Build):
+    def __init__(self, documents: str, removals: Removals, folder: str, settings: Build):
         self._documents, self._removals, self._folder, self._settings = documents, removals, folder, settings
 
     def __call__(self, unit: Unit) -> Iterator[Result]:
-        tally = Counters()
-        removed = keep_rule.removed(self._removals, unit)
+        counters = Counters()
+        tables.write(storage.join(self._folder, unit.file), schema(self._settings), self._groups(unit, counters))
+        yield counters
+
+    def _groups(self, unit: Unit, counters: Counters) -> Iterator[pa.Table]:
+        removed = removed_documents(self._removals, unit)
         minhash = MinHash(self._settings.permutations, self._settings.seed)
-
-        def groups() -> Iterator[pa.Table]:
-            for group in tables.read(storage.join(self._documents, unit.file), ["number", "text"]):
-                pairs = zip(group["number"].to_pylist(), group["text"].to_pylist(), strict=True)
-                left = [(number, text) for number, text in pairs if number not in removed]
-                shingles = shingles_of((text for _, text in left), self._settings.ngram)
-                signatures = [minhash.signature(found).astype("<u4").tobytes() for found in shingles]
-                tally.count("documents/signed", len(left))
-                columns = [[number for number, _ in left], signatures]
-                fields = schema(self._settings)
-                arrays = [pa.array(column, kind) for column, kind in zip(columns, fields.types, strict=True)]
-                yield pa.table(arrays, fields)
-
-        tables.write(storage.join(self._folder, unit.file), schema(self._settings), groups())
-        yield tally
+        fields = schema(self._settings)
+        for group in tables.read(storage.join(self._documents, unit.file), ["number", "text"]):
+            pairs = zip(group["number"].to_pylist(), group["text"].to_pylist(), strict=True)
+            remaining = [(number, text) for number, text in pairs if number not in removed]
+            sets = shingles_of((text for _, text in remaining), self._settings.ngram)
+            signatures = [minhash.signature(shingles).astype("<u4").tobytes() for shingles in sets]
+            counters.add("documents/signed", len(remaining))
+            columns = [[number for number, _ in remaining], signatures]
+            yield pa.table([pa.array(c, kind) for c, kind in zip(columns, fields.types, strict=True)], fields)
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """Signatures of a column: uint32 [documents, permutations]."""
+    """The signatures of a column: uint32 [documents, permutations]."""
     array = column.combine_chunks()
     width = array.type.byte_width
     data = np.frombuffer(array.buffers()[1], np.uint8)[array.offset * width : (array.offset + len(array)) * width]
@@ -66,10 +71,9 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def buckets(signatures: np.ndarray, settings: Build) -> np.ndarray:
-    """The buckets of documents: uint64 [documents, bands]. That some are equal by chance does no harm: pairs are
-    verified."""
+    """The LSH buckets of documents: uint64 [documents, bands]. Collisions do no harm: pairs are verified."""
     bands, rows = bands_and_rows(settings.threshold, settings.permutations)
     keys = b"".join(key for signature in signatures for key in band_keys(signature, bands, rows))
     parts = np.frombuffer(keys, np.dtype([("band", ">u2"), ("rows", ">u8")]))
-    mixed = tables.hashed(parts["rows"].astype(np.uint64) + tables.hashed(parts["band"]))
+    mixed = mix(parts["rows"].astype(np.uint64) + mix(parts["band"].astype(np.uint64)))
     return mixed.reshape(len(signatures), bands)

@@ -1,6 +1,6 @@
-"""Within buckets, signatures are compared; pairs that reach the threshold are the edges of a graph.
+"""Step 5: compares signatures within each bucket. Pairs whose similarity reaches the threshold are edges of a graph.
 
-Out: a file of edges for each partition of the buckets.
+Output: a file of edges for each partition of the buckets.
 """
 
 from collections.abc import Iterator
@@ -11,77 +11,76 @@ import pyarrow as pa
 
 from codellama_jax.config.curation import Build
 from tasks.curation import storage, tables
-from tasks.curation.counters import Counters, added
-from tasks.curation.dedup import lsh_buckets, signatures
-from tasks.curation.dedup.keep_rule import ids
-from tasks.curation.dedup.minhash import edges_of_bucket
+from tasks.curation.counters import Counters, merge
+from tasks.curation.dedup import lsh_buckets, minhash, signatures
 from tasks.curation.engine import Result
-from tasks.curation.ledger import Ledger, Unit
+from tasks.curation.ledger import Ledger
+from tasks.curation.units import Unit, document_ids
 
 NAME = "edges"
 EDGES = pa.schema([pa.field(name, pa.uint64(), False) for name in ("larger", "smaller")])
-PARTITION = 32 << 20  # bytes of what one call compares: signatures are large
+PARTITION_BYTES = 32 << 20  # that one reducer compares: signatures are large
 
 
-def run(job: Ledger, folder: str) -> Counters:
-    """Compares all that meet."""
-    members = job.tallies["buckets"].counts["members"]
-    size = (4 * job.settings.permutations + 16) * members
-    partitions = job.engine.partitions(size, PARTITION)
-    tallies = []
-    for number, only in enumerate(job.engine.slices(partitions, size)):
-        found = tuple(job.passes(lsh_buckets.NAME))
-        work = _Signed(job.folder(signatures.NAME), found, job.settings, partitions, only)
-        compare = _Compare(folder, job.settings.threshold)
-        tallies.append(
-            job.engine.run(f"edges-{number}", folder, job.units, work, compare, size=job.engine.of_pass(size))
-        )
-    return added(tallies)
+def run(ledger: Ledger, folder: str) -> Counters:
+    """Compares the members of all buckets."""
+    members = ledger.counters[lsh_buckets.NAME].counts["members"]
+    size = (4 * ledger.settings.permutations + 16) * members
+    partitions = ledger.engine.partition_count(size, PARTITION_BYTES)
+    member_folders = tuple(ledger.pass_folders(lsh_buckets.NAME))
+    compare = _Compare(folder, ledger.settings.threshold)
+    counters = []
+    for number, selected in enumerate(ledger.engine.passes(partitions, size)):
+        mapper = _Members(ledger.folder(signatures.NAME), member_folders, ledger.settings, partitions, selected)
+        pass_size = ledger.engine.pass_size(size)
+        counters.append(ledger.engine.run(f"edges-{number}", folder, ledger.units, mapper, compare, size=pass_size))
+    return merge(counters)
 
 
-class _Signed:
-    """Work: the signatures of a unit's documents, once for each bucket in which they meet others."""
+class _Members:
+    """Mapper: the signatures of a unit's documents, once for each bucket that they share."""
 
-    def __init__(self, folder: str, members: tuple[str, ...], settings: Build, partitions: int, only: range):
+    def __init__(self, folder: str, members: tuple[str, ...], settings: Build, partitions: int, selected: range):
         self._folder, self._members, self._settings = folder, members, settings
-        self._partitions, self._only = partitions, only
+        self._partitions, self._selected = partitions, selected
 
     def __call__(self, unit: Unit) -> Iterator[Result]:
-        members = tables.whole([storage.join(folder, unit.file) for folder in self._members], lsh_buckets.MEMBERS)
+        members = tables.read_all([storage.join(folder, unit.file) for folder in self._members], lsh_buckets.MEMBERS)
         if not members.num_rows:
             return
         members = members.sort_by([("number", "ascending"), ("key", "ascending")])
-        number, key = tables.integers(members["number"]), tables.integers(members["key"])
+        numbers, keys = tables.to_numpy(members["number"]), tables.to_numpy(members["key"])
         for group in tables.read(storage.join(self._folder, unit.file)):
-            signed = tables.integers(group["number"])  # ascending
-            begin, end = np.searchsorted(number, [signed[0], signed[-1] + 1]).tolist()
-            rows = group.take(pa.array(np.searchsorted(signed, number[begin:end])))
-            columns = {"key": pa.array(key[begin:end]), "id": ids(rows["number"], unit.number)}
+            signed = tables.to_numpy(group["number"])  # ascending
+            begin, end = np.searchsorted(numbers, [signed[0], signed[-1] + 1]).tolist()
+            rows = group.take(pa.array(np.searchsorted(signed, numbers[begin:end])))
+            columns = {"key": pa.array(keys[begin:end]), "id": document_ids(rows["number"], unit.number)}
             table = pa.table(columns | {"signature": rows["signature"]})
-            yield from tables.partitioned(table, tables.share(key[begin:end], self._partitions), self._only)
+            partitions = tables.hash_partition(keys[begin:end], self._partitions)
+            yield from tables.partition_blocks(table, partitions, self._selected)
 
 
 class _Compare:
-    """Receives the documents of buckets, and writes the edges."""
+    """Reducer: writes the similar pairs of the buckets of a partition."""
 
     def __init__(self, folder: str, threshold: float):
         self._folder, self._threshold = folder, threshold
 
-    def __call__(self, number: int, table: pa.Table) -> Iterator[Result]:
+    def __call__(self, partition: int, table: pa.Table) -> Iterator[Result]:
         table = table.sort_by([("key", "ascending"), ("id", "ascending")])
-        id, matrix = tables.integers(table["id"]).tolist(), signatures.matrix(table["signature"])
-        starts = tables.starts_of(tables.integers(table["key"]))
+        ids, matrix = tables.to_numpy(table["id"]).tolist(), signatures.matrix(table["signature"])
+        starts = tables.group_starts(tables.to_numpy(table["key"]))
         edges: set[tuple[int, int]] = set()
-        for start, end in tables.spans(starts, len(id)):
-            members: Any = zip(id[start:end], matrix[start:end], strict=True)
-            edges.update(cast(list[tuple[int, int]], edges_of_bucket(members, self._threshold)))
-        yield write(storage.join(self._folder, f"part-{number:06d}.parquet"), edges)
+        for start, end in tables.spans(starts, len(ids)):
+            members: Any = zip(ids[start:end], matrix[start:end], strict=True)
+            edges.update(cast(list[tuple[int, int]], minhash.similar_pairs(members, self._threshold)))
+        yield write(storage.join(self._folder, f"part-{partition:06d}.parquet"), edges)
 
 
 def write(path: str, edges: set[tuple[int, int]]) -> Counters:
     """Writes edges (smaller, larger) and counts them."""
     pairs = np.array(sorted(edges), np.uint64).reshape(-1, 2)
     tables.write(path, EDGES, [pa.table([pairs[:, 1], pairs[:, 0]], EDGES)])
-    tally = Counters()
-    tally.count("edges", len(pairs))
-    return tally
+    counters = Counters()
+    counters.add("edges", len(pairs))
+    return counters

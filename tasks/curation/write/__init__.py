@@ -1,0 +1,1 @@
+"""Writing the training set: split, global shuffle, and TFRecord shards."""

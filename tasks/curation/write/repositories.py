@@ -1,7 +1,7 @@
-"""The order of a repository's files in one document: each after those of the repository that it imports.
+"""Orders the files of a repository topologically: each file comes after those that it imports.
 
-Imports are found by their lines, in Python, JavaScript, TypeScript, C and C++; of other languages, and where files
-import one another, the order is that of the paths.
+Imports are found with regular expressions in Python, JavaScript, TypeScript, C and C++. Files in other languages, and
+files that import one another, are ordered by path.
 """
 
 import heapq
@@ -14,43 +14,43 @@ _PYTHON = re.compile(
 )
 _SCRIPT = re.compile(r"""(?:\bfrom[ \t]+|\bimport[ \t]*\(?[ \t]*|\brequire[ \t]*\([ \t]*)["'](\.[^"'\n]*)["']""")
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
-_SCRIPT_ENDINGS = ("", ".js", ".ts", ".tsx", ".jsx", ".mjs", ".cjs", "/index.js", "/index.ts")
+_SCRIPT_SUFFIXES = ("", ".js", ".ts", ".tsx", ".jsx", ".mjs", ".cjs", "/index.js", "/index.ts")
 _SCRIPTS = (".js", ".ts", ".tsx", ".jsx", ".mjs", ".cjs", ".mts", ".cts")
 _C = (".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu", ".cuh")
 
 
-def ordered(texts: Mapping[str, str]) -> list[str]:
-    """The paths of the files of one repository (path -> text), each after those that it imports, else by path.
+def import_order(texts: Mapping[str, str]) -> list[str]:
+    """The paths of the files of one repository (path -> text), each after those that it imports, otherwise by path.
 
-    Where files import one another, the first by path of those that are left goes next.
+    A cycle of imports is broken at the first remaining file by path.
     """
     modules = _modules(texts)
-    before = {path: {found for found in _imports(path, texts[path], texts, modules) if found != path} for path in texts}
-    after: dict[str, list[str]] = {path: [] for path in texts}
-    for path, wanted in before.items():
-        for other in wanted:
-            after[other].append(path)
-    waiting = {path: len(wanted) for path, wanted in before.items()}
-    ready = [path for path, count in waiting.items() if not count]
+    imports = {path: _imports(path, texts[path], texts, modules) - {path} for path in texts}
+    importers: dict[str, list[str]] = {path: [] for path in texts}
+    for path, imported in imports.items():
+        for other in imported:
+            importers[other].append(path)
+    pending = {path: len(imported) for path, imported in imports.items()}  # path -> imports that are not yet placed
+    ready = [path for path, count in pending.items() if not count]
     heapq.heapify(ready)
-    rest = iter(sorted(texts))
+    by_path = iter(sorted(texts))
     result: list[str] = []
     while len(result) < len(texts):
-        path = heapq.heappop(ready) if ready else next(path for path in rest if path in waiting)
-        if path not in waiting:
+        path = heapq.heappop(ready) if ready else next(path for path in by_path if path in pending)
+        if path not in pending:
             continue
-        del waiting[path]
+        del pending[path]
         result.append(path)
-        for other in after[path]:
-            if other in waiting:
-                waiting[other] -= 1
-                if not waiting[other]:
+        for other in importers[path]:
+            if other in pending:
+                pending[other] -= 1
+                if not pending[other]:
                     heapq.heappush(ready, other)
     return result
 
 
 def _modules(paths: Iterable[str]) -> dict[str, list[str]]:
-    """Last name of a Python module -> the files that go by it: "c" -> a/b/c.py, a/b/c/__init__.py."""
+    """Last part of the name of a Python module -> its files: "c" -> a/b/c.py, a/b/c/__init__.py."""
     modules: dict[str, list[str]] = {}
     for path in sorted(paths):
         if path.endswith((".py", ".pyi")):
@@ -63,39 +63,40 @@ def _module(path: str) -> str:
 
 
 def _imports(path: str, text: str, paths: Mapping[str, str], modules: Mapping[str, list[str]]) -> set[str]:
-    ending = posixpath.splitext(path)[1].lower()
+    """The files of the repository that a file imports."""
+    extension = posixpath.splitext(path)[1].lower()
     folder = posixpath.dirname(path)
-    if ending in (".py", ".pyi"):
-        return _python(folder, text, modules)
-    found = set()
-    if ending in _SCRIPTS:
+    if extension in (".py", ".pyi"):
+        return _python_imports(folder, text, modules)
+    imported = set()
+    if extension in _SCRIPTS:
         for name in _SCRIPT.findall(text):
-            place = posixpath.normpath(posixpath.join(folder, name))
-            found |= {place + ending for ending in _SCRIPT_ENDINGS if place + ending in paths}
-    elif ending in _C:
+            target = posixpath.normpath(posixpath.join(folder, name))
+            imported |= {target + suffix for suffix in _SCRIPT_SUFFIXES if target + suffix in paths}
+    elif extension in _C:
         for name in _INCLUDE.findall(text):
-            # beside the file, or in its folder "include", or in those of the folders above
-            places = [posixpath.normpath(posixpath.join(above, name)) for above in _above(folder)]
-            found |= set([place for place in places if place in paths][:1])
-    return found
+            targets = [posixpath.normpath(posixpath.join(base, name)) for base in _include_folders(folder)]
+            imported |= set([target for target in targets if target in paths][:1])
+    return imported
 
 
-def _above(folder: str) -> list[str]:
+def _include_folders(folder: str) -> list[str]:
+    """The folder and its "include", and those of the folders above it."""
     folders = [folder]
     while folders[-1]:
         folders.append(posixpath.dirname(folders[-1]))
-    return [place for above in folders for place in (above, posixpath.join(above, "include"))]
+    return [path for base in folders for path in (base, posixpath.join(base, "include"))]
 
 
-def _python(folder: str, text: str, modules: Mapping[str, list[str]]) -> set[str]:
+def _python_imports(folder: str, text: str, modules: Mapping[str, list[str]]) -> set[str]:
     names: list[str] = []
-    for origin, imported, plain in _PYTHON.findall(text):
+    for origin, from_names, plain in _PYTHON.findall(text):
         if plain:
             names += [name.split()[0] for name in plain.split(",") if name.split()]
             continue
-        attributes = [name.split()[0] for name in imported.split(",") if name.split()]
+        attributes = [name.split()[0] for name in from_names.split(",") if name.split()]
         names += [origin, *(f"{origin}{'' if origin.endswith('.') else '.'}{name}" for name in attributes)]
-    found = set()
+    imported = set()
     for name in names:
         dots = len(name) - len(name.lstrip("."))
         below = "/".join(filter(None, name.lstrip(".").split(".")))
@@ -104,14 +105,14 @@ def _python(folder: str, text: str, modules: Mapping[str, list[str]]) -> set[str
             for _ in range(dots - 1):
                 base = posixpath.dirname(base)
             wanted = posixpath.join(base, below) if below else base
-            found |= {path for path in modules.get(posixpath.basename(wanted), ()) if _module(path) == wanted}
+            imported |= {path for path in modules.get(posixpath.basename(wanted), ()) if _module(path) == wanted}
         elif below:
-            ends = modules.get(posixpath.basename(below), ())
-            matches = [path for path in ends if f"/{_module(path)}".endswith(f"/{below}")]
-            found |= set(_nearest(matches, folder)) if "/" in below or len(matches) == 1 else set(matches[:1])
-    return found
+            candidates = modules.get(posixpath.basename(below), ())
+            matches = [path for path in candidates if f"/{_module(path)}".endswith(f"/{below}")]
+            imported |= set(_nearest(matches, folder)) if "/" in below or len(matches) == 1 else set(matches[:1])
+    return imported
 
 
 def _nearest(matches: Sequence[str], folder: str) -> list[str]:
-    """The one that shares most of its path with the folder."""
+    """The path that has the longest common prefix with the folder."""
     return [max(matches, key=lambda path: (len(posixpath.commonprefix([path, folder])), path))] if matches else []

@@ -1,6 +1,6 @@
-"""Shards as TFRecord files of tf.train.Example, written without TensorFlow, the same bytes everywhere.
+"""Writes TFRecord files of tf.train.Example without TensorFlow, with the same bytes on any machine.
 
-TensorFlow's own writer leaves the order of a message's features to protobuf; here they are sorted.
+Features are sorted by name; TensorFlow's writer leaves their order to protobuf.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ _CHECKSUM = struct.Struct("<I")
 
 
 def example(features: Mapping[str, str | int]) -> bytes:
-    """A serialized tf.train.Example: a text is a bytes_list of one, an integer an int64_list of one."""
+    """A serialized tf.train.Example: strings become a bytes_list of one value, integers an int64_list of one value."""
     entries = []
     for name in sorted(features):
         value = features[name]
@@ -32,7 +32,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Protobuf's integer of variable length; of at least 0."""
+    """Protobuf's variable-length encoding of an integer that is at least 0."""
     data = bytearray()
     while value > 0x7F:
         data.append(value & 0x7F | 0x80)
@@ -42,7 +42,8 @@ def _varint(value: int) -> bytes:
 
 
 def write(file: BinaryIO, records: Iterable[bytes]) -> tuple[int, str]:
-    """Writes records with their lengths and masked CRC-32C; returns the bytes written and their SHA-256, hex."""
+    """Writes records with their lengths and masked CRC-32Cs; returns the number of bytes written and their SHA-256,
+    hex."""
     size, digest = 0, hashlib.sha256()
     for record in records:
         length = _LENGTH.pack(len(record))

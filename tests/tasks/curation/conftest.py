@@ -1,4 +1,4 @@
-"""A corpus with what a build has to find in it, and one build of it for all tests."""
+"""A corpus with planted duplicates, problems and secrets, and one build of it for all tests."""
 
 import json
 import os
@@ -18,7 +18,7 @@ FLAGS = ("--gin.Build.shard_bytes=300_000", "--gin.Build.validation_share=0.15",
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten repositories; copies, exact and nearly so; problems; secrets; and files that filters leave out."""
+    """Ten repositories with exact and near-duplicates, problems, secrets, and files that filters exclude."""
     root = tmp_path_factory.mktemp("checkouts")
 
     def write(path: str, text: str | bytes) -> None:
@@ -50,7 +50,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory, corpus: Path, small_tokenizer: Tokenizer) -> list[str]:
-    """The arguments of a build of the corpus, but for --out and --workers."""
+    """The arguments of a build of the corpus, without --out and --workers."""
     pytest.importorskip("apache_beam", reason="the extra `build` is not installed")
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "a.model").write_bytes(small_tokenizer.model)
@@ -70,7 +70,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, inputs: list[str]) -> Path:
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.Popen]:
-    """Starts the command as a user does."""
+    """Starts the command in a process."""
 
     def start(*arguments: str, **settings: object) -> subprocess.Popen:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -1,4 +1,4 @@
-"""What is planted in the corpus of these tests, and what a build leaves."""
+"""What is planted in the corpus of these tests, and the files that a build writes."""
 
 import re
 import sysconfig
@@ -29,18 +29,18 @@ SECRETS = {
 
 
 def library(count: int) -> list[tuple[str, str]]:
-    """(path, text) of Python files of the standard library that filters let in."""
+    """(path, text) of `count` Python files of the standard library that pass the filters."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = []
+    files = []
     for path in sorted(root.rglob("*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")
         ordinary = 500 < len(text) < 40_000 and max(map(len, text.split("\n"))) < 300 and "enerated" not in text
         if ordinary and not re.search(r"site-packages|/test/|/encodings/|idle_test|lib2to3", str(path)):
-            found.append((path.relative_to(root).as_posix(), text))
-    return found[:: max(1, len(found) // count)][:count]
+            files.append((path.relative_to(root).as_posix(), text))
+    return files[:: max(1, len(files) // count)][:count]
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Name -> bytes of all that a build leaves."""
-    found = [path for path in out.rglob("*") if path.is_file() and ".steps" not in path.parts]
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
+    """Name -> bytes of the files of a finished build, without those in .steps."""
+    paths = [path for path in out.rglob("*") if path.is_file() and ".steps" not in path.parts]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}

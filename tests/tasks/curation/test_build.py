@@ -1,4 +1,4 @@
-"""A build from end to end: what it keeps, what it leaves out, and that nothing else decides its bytes."""
+"""A build from end to end: what it keeps, what it removes, and that its bytes depend on its parameters only."""
 
 import hashlib
 import html.parser
@@ -26,17 +26,17 @@ from tasks.sources.tf_examples import TfRecords, tensorflow
 
 
 def documents(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Split -> records, as the trainer's reader gives them."""
-    found: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    """Split -> records, as the trainer's reader returns them."""
+    records: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for shard in manifest.read(f"{out}/manifest.json", "").shards:
         path = out / shard.name
         for record in TfRecords(Found(shard.name, str(path), path.stat().st_size, "")).read(0):
             fields = record.fields()
-            found[shard.split].append({n: v.decode() if isinstance(v, bytes) else v for n, v in fields.items()})
-    return found
+            records[shard.split].append({n: v.decode() if isinstance(v, bytes) else v for n, v in fields.items()})
+    return records
 
 
-def left_out(out: Path) -> dict[str, tuple[str, str]]:
+def removed_documents(out: Path) -> dict[str, tuple[str, str]]:
     """Path -> (reason, detail)."""
     rows = [row for path in sorted((out / "left-out").iterdir()) for row in pq.read_table(path).to_pylist()]
     return {row["path"]: (row["reason"], row["detail"]) for row in rows}
@@ -47,48 +47,51 @@ def kept(built: Path) -> dict[str, list[dict[str, Any]]]:
     return documents(built)
 
 
-def test_every_file_is_in_a_shard_once_or_in_the_list_of_what_was_left_out(
+def test_every_file_is_in_a_shard_once_or_in_the_list_of_removed_documents(
     corpus: Path, built: Path, kept: dict[str, list[dict[str, Any]]]
 ) -> None:
-    there = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*.py")}
+    files = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*.py")}
     paths = [document["path"] for split in kept.values() for document in split]
+    removed = set(removed_documents(built))
     assert len(set(paths)) == len(paths)
-    assert set(paths).isdisjoint(left_out(built)) and set(paths) | set(left_out(built)) == there
+    assert set(paths).isdisjoint(removed) and set(paths) | removed == files
 
 
-def test_what_was_planted_is_found(built: Path, kept: dict[str, list[dict[str, Any]]]) -> None:
-    out = left_out(built)
-    reasons = Counter(reason for reason, _ in out.values())
-    for path, (reason, favoured) in out.items():
+def test_planted_duplicates_problems_secrets_and_bad_files_are_found(
+    built: Path, kept: dict[str, list[dict[str, Any]]]
+) -> None:
+    removed = removed_documents(built)
+    reasons = Counter(reason for reason, _ in removed.values())
+    for path, (reason, kept_path) in removed.items():
         if path.startswith("fork/exact/"):
             original = path.split("/", 3)[3]
-            assert reason == "exact_duplicate" and favoured.endswith(original) and favoured.startswith("repo")
+            assert reason == "exact_duplicate" and kept_path.endswith(original) and kept_path.startswith("repo")
         if path.startswith("fork/vendor_copies/"):
-            assert reason == "near_duplicate" and favoured.endswith(path.split("/", 3)[3])
-    copies = [path for path in out if path.startswith("fork/vendor_copies/")]
+            assert reason == "near_duplicate" and kept_path.endswith(path.split("/", 3)[3])
+    copies = [path for path in removed if path.startswith("fork/vendor_copies/")]
     assert len(copies) >= 38 and reasons["exact_duplicate"] == 10
     for number in range(len(PROBLEMS)):
-        assert out[f"leak/solved{number}.py"] == ("contaminated", f"planted:Planted/{number}")
+        assert removed[f"leak/solved{number}.py"] == ("contaminated", f"planted:Planted/{number}")
     assert reasons["contaminated"] == len(PROBLEMS)
-    refused = {"data": "binary", "short": "too_short", "page": "content_language", "made": "generated"}
-    refused |= {"wide": "long_line"}
-    assert {name: out[f"bad/{name}.py"][0] for name in refused} == refused
+    filtered = {"data": "binary", "short": "too_short", "page": "content_language", "made": "generated"}
+    filtered |= {"wide": "long_line"}
+    assert {name: removed[f"bad/{name}.py"][0] for name in filtered} == filtered
     texts = "".join(document["text"] for split in kept.values() for document in split)
     assert not any(secret in texts for secret in SECRETS.values())
 
 
-def test_no_two_documents_that_are_left_are_alike(kept: dict[str, list[dict[str, Any]]]) -> None:
+def test_no_two_remaining_documents_are_near_duplicates(kept: dict[str, list[dict[str, Any]]]) -> None:
     sets = [shingles(document["text"]) for split in kept.values() for document in split]
-    # above the threshold by more than the estimate's error
+    # a margin above the threshold, for the error of the estimate
     assert not [1 for a, b in itertools.combinations(sets, 2) if jaccard(a, b) > 0.95]
 
 
-def test_a_repository_is_on_one_side(kept: dict[str, list[dict[str, Any]]]) -> None:
-    sides = [{document["repository"] for document in split} for split in kept.values()]
-    assert all(sides) and sides[0].isdisjoint(sides[1])
+def test_a_repository_is_in_one_split(kept: dict[str, list[dict[str, Any]]]) -> None:
+    repositories = [{document["repository"] for document in split} for split in kept.values()]
+    assert all(repositories) and repositories[0].isdisjoint(repositories[1])
 
 
-def test_the_manifest_says_what_there_is(
+def test_the_manifest_agrees_with_the_shards(
     built: Path, kept: dict[str, list[dict[str, Any]]], small_tokenizer: Tokenizer
 ) -> None:
     record = json.loads((built / "manifest.json").read_text())
@@ -97,42 +100,43 @@ def test_the_manifest_says_what_there_is(
     for shard in shards:
         data = (built / shard.name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
-    for split, found in kept.items():
-        tokens = sum(len(small_tokenizer.encode(document["text"])) for document in found)
-        assert tokens == sum(document["tokens"] for document in found)
-        of = [shard for shard in shards if shard.split == split]
-        assert (sum(shard.documents for shard in of), sum(shard.tokens for shard in of)) == (len(found), tokens)
+    for split, members in kept.items():
+        tokens = sum(len(small_tokenizer.encode(document["text"])) for document in members)
+        assert tokens == sum(document["tokens"] for document in members)
+        of_split = [shard for shard in shards if shard.split == split]
+        assert sum(shard.documents for shard in of_split) == len(members)
+        assert sum(shard.tokens for shard in of_split) == tokens
         (step,) = (step for step in record["steps"] if step["step"] == split)
-        assert (step["left"]["documents"], step["left"]["tokens"]) == (len(found), tokens)
+        assert (step["left"]["documents"], step["left"]["tokens"]) == (len(members), tokens)
         assert {"Python": step["left"]} == step["languages"]
-    # what a step leaves is what the one before left, but for what it leaves out
+    # what remains after a step is what remained before it, without what it removes
     for before, after in itertools.pairwise(record["steps"][:-2]):
-        lost = after["left_out"]
-        assert {name: count - lost[name] for name, count in before["left"].items()} == after["left"]
+        removed = after["left_out"]
+        assert {name: count - removed[name] for name, count in before["left"].items()} == after["left"]
     sums = Counter(record["steps"][-1]["left"]) + Counter(record["steps"][-2]["left"])
     assert dict(sums) == record["steps"][-3]["left"]
-    replaced = record["steps"][0]["redacted"]
-    assert replaced["by_kind"]["key"] == 2 and replaced["by_kind"]["email"] >= 2 and 0 < replaced["share"] < 0.01
+    redacted = record["steps"][0]["redacted"]
+    assert redacted["by_kind"]["key"] == 2 and redacted["by_kind"]["email"] >= 2 and 0 < redacted["share"] < 0.01
 
 
 def test_the_order_is_shuffled_over_all_shards(built: Path) -> None:
     paths = [document["path"] for document in documents(built)["train"]]
-    places = np.argsort(np.argsort(paths))
-    assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.3
+    ranks = np.argsort(np.argsort(paths))
+    assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.3
 
 
 PORTABLE = ("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")
 
 
-@pytest.mark.parametrize("how", [("--workers=2", "--gin.Build.memory=1_200_000"), ("--", *PORTABLE)])
-def test_neither_workers_nor_memory_nor_the_runner_change_a_byte(
-    how: tuple[str, ...], built: Path, inputs: list[str], tmp_path: Path
+@pytest.mark.parametrize("flags", [("--workers=2", "--gin.Build.memory=1_200_000"), ("--", *PORTABLE)])
+def test_the_bytes_do_not_depend_on_workers_memory_or_runner(
+    flags: tuple[str, ...], built: Path, inputs: list[str], tmp_path: Path
 ) -> None:
-    assert main([*inputs, f"--out={tmp_path}/set", *how]) == 0
+    assert main([*inputs, f"--out={tmp_path}/set", *flags]) == 0
     assert contents(tmp_path / "set") == contents(built)
 
 
-def test_a_seed_changes_the_order_and_nothing_else(built: Path, inputs: list[str], tmp_path: Path) -> None:
+def test_the_seed_changes_only_the_order(built: Path, inputs: list[str], tmp_path: Path) -> None:
     flags = ["--gin.Build.near=False", "--gin.Build.shard_bytes=3_000_000"]
     inputs = [inputs[0] + "/repo0", *inputs[1:]]
     orders = []
@@ -143,7 +147,7 @@ def test_a_seed_changes_the_order_and_nothing_else(built: Path, inputs: list[str
     assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
 
-def test_a_repository_as_one_document(inputs: list[str], tmp_path: Path, built: Path) -> None:
+def test_group_by_repository_makes_one_document_of_a_repository(inputs: list[str], tmp_path: Path, built: Path) -> None:
     out = tmp_path / "set"
     flags = ["--gin.Build.group_by_repository=True", "--gin.Build.repository_bytes=10_000_000"]
     assert main([*inputs, f"--out={out}", "--workers=1", *flags]) == 0
@@ -156,7 +160,9 @@ def test_a_repository_as_one_document(inputs: list[str], tmp_path: Path, built: 
         assert document["tokens"] == sum(member["tokens"] for member in members)
 
 
-def test_columns_of_the_stack(tmp_path: Path, inputs: list[str], small_tokenizer: Tokenizer) -> None:
+def test_reads_the_columns_of_the_stack_and_filters_by_licence(
+    tmp_path: Path, inputs: list[str], small_tokenizer: Tokenizer
+) -> None:
     rows = {
         "content": [
             f"def function_{n}(value):\n    return value * {n} + {n * n} - offset_{n % 7}\n" for n in range(60)
@@ -170,16 +176,18 @@ def test_columns_of_the_stack(tmp_path: Path, inputs: list[str], small_tokenizer
     model = next(flag for flag in inputs if flag.startswith("--tokenizer"))
     arguments = [f"--source={tmp_path}/*.parquet", model, f"--out={tmp_path}/set", "--workers=1"]
     assert main([*arguments, "--gin.Quality.licences=['mit']", "--gin.Build.near=False"]) == 0
-    found = [document for split in documents(tmp_path / "set").values() for document in split]
-    assert len(found) == 40 and {document["licence"] for document in found} == {"MIT"}
-    assert {document["path"] for document in found} <= {
+    kept = [document for split in documents(tmp_path / "set").values() for document in split]
+    assert len(kept) == 40 and {document["licence"] for document in kept} == {"MIT"}
+    assert {document["path"] for document in kept} <= {
         f"someone/project{n % 12}/src/module_{n}.py" for n in range(60) if n % 3
     }
     record = json.loads((tmp_path / "set/manifest.json").read_text())
     assert record["steps"][0]["left_out"] == {"licence": 20}
 
 
-class _Balanced(html.parser.HTMLParser):
+class _TagParser(html.parser.HTMLParser):
+    """Counts tags, and checks that they are balanced."""
+
     VOID = frozenset(("meta", "br"))
 
     def __init__(self) -> None:
@@ -196,24 +204,24 @@ class _Balanced(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_report_is_whole_and_shows_what_was_found(built: Path) -> None:
+def test_the_report_is_valid_and_shows_duplicates_problems_and_filters(built: Path) -> None:
     text = (built / "report.html").read_text()
-    parser = _Balanced()
+    parser = _TagParser()
     parser.feed(text)
     assert not parser.open and parser.seen["script"] == 0 and parser.seen["article"] >= 3 and parser.seen["svg"] == 2
     assert "planted:Planted/1" in text and "# patched" in text and "Filters.longest_line" in text
 
 
-def test_a_finished_build_is_left_as_it_is(built: Path, inputs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_build_is_not_changed(built: Path, inputs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(built)
     assert main([*inputs, f"--out={built}", "--workers=1"]) == 0
-    assert "holds this build, finished" in capsys.readouterr().out and contents(built) == before
+    assert "already holds this build, finished" in capsys.readouterr().out and contents(built) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--out={out}", "--tokenizer={model}"], "nothing to read: give --source=PLACE"),
+        (["--out={out}", "--tokenizer={model}"], "nothing to read: give --source=PATH"),
         (["--source={corpus}", "--tokenizer={model}"], "--out=FOLDER"),
         (
             ["--source={corpus}", "--out={out}", "--tokenizer={model}", "--gin.Build.treshold=0.7"],
@@ -223,16 +231,16 @@ def test_a_finished_build_is_left_as_it_is(built: Path, inputs: list[str], capsy
         (["--source={corpus}", "--out={out}", "--tokenizer={model}", "--workers=0"], "--workers=0"),
         (
             ["--source={corpus}", "--out={out}", "--tokenizer={model}", "--", "--number=3"],
-            "Beam knows no flag --number",
+            "Beam has no flag --number",
         ),
         (["--source={corpus}/no", "--out={out}", "--tokenizer={model}"], "no such file or folder"),
         (["--source={corpus}", "--out={corpus}", "--tokenizer={model}"], "holds other files"),
         (["--source={corpus}", "--out={out}", "--tokenizer={model}", "--against=/no.jsonl"], "/no.jsonl"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
+def test_errors_are_one_line(
     arguments: list[str],
-    said: str,
+    message: str,
     corpus: Path,
     inputs: list[str],
     tmp_path: Path,
@@ -242,26 +250,30 @@ def test_what_is_wrong_is_said_in_a_line(
     values = {"out": tmp_path / "set", "corpus": corpus, "model": model}
     assert main([argument.format(**values) for argument in arguments]) in (1, 2)
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
-def test_nothing_is_left(corpus: Path, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_build_without_documents_names_the_filters(
+    corpus: Path, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [f"--source={corpus}/repo0", *inputs[1:], f"--out={tmp_path}/set", "--workers=1"]
     assert main([*arguments, "--gin.Quality.shortest=1_000_000"]) == 1
     error = capsys.readouterr().err
-    assert "nothing is left of" in error and "too_short (Quality.shortest)" in error and error.count("\n") == 1
+    assert "no document of" in error and "too_short (Quality.shortest)" in error and error.count("\n") == 1
 
 
-def test_another_build_in_the_folder_is_refused(
+def test_a_folder_with_another_build_is_rejected(
     built: Path, inputs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(built)
     assert main([*inputs, f"--out={built}", "--gin.Build.threshold=0.7"]) == 1
     error = capsys.readouterr().err
-    assert "Build.threshold: 0.85 there, 0.7 here" in error and error.count("\n") == 1 and contents(built) == before
+    assert (
+        "Build.threshold: 0.85 in the folder, 0.7 now" in error and error.count("\n") == 1 and contents(built) == before
+    )
 
 
-def test_without_beam_it_says_what_to_install(
+def test_without_beam_the_error_names_what_to_install(
     inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)
@@ -269,14 +281,14 @@ def test_without_beam_it_says_what_to_install(
     assert "requirements-build.txt" in capsys.readouterr().err
 
 
-def test_help_is_for_people(command: Callable[..., subprocess.Popen]) -> None:
+def test_help_shows_options_and_examples(command: Callable[..., subprocess.Popen]) -> None:
     out, error = command("--help").communicate()
     assert "--source" in out and "examples:" in out and not error
 
 
-def test_records_are_what_tensorflow_reads_and_writes(built: Path) -> None:
+def test_records_equal_those_that_tensorflow_writes(built: Path) -> None:
     tf = tensorflow()
     for path in sorted(built.glob("*.tfrecord")):
         for data in tf.data.TFRecordDataset(str(path)).take(20).as_numpy_iterator():
-            again = tf.train.Example.FromString(data)
-            assert again.SerializeToString(deterministic=True) == data
+            example = tf.train.Example.FromString(data)
+            assert example.SerializeToString(deterministic=True) == data

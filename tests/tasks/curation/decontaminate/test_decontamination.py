@@ -1,4 +1,4 @@
-"""Evaluation problems are found where they stand, however they are indented; and not where they do not."""
+"""Evaluation problems are found in any layout and with renamed variables, and not in other code."""
 
 import ast
 import glob
@@ -16,7 +16,8 @@ import pytest
 
 from codellama_jax.config.curation import Decontamination
 from codellama_jax.errors import UserError
-from tasks.curation.decontaminate.index import Hit, Index, Problem, hits, problems
+from tasks.curation.decontaminate.index import Hit, Index
+from tasks.curation.decontaminate.problems import Problem, read_problems
 
 PROMPT = '''from typing import List
 
@@ -46,7 +47,7 @@ AFTER = "\n\n\nif __name__ == '__main__':\n    walk('.')\n"
 
 
 def renamed(code: str) -> str:
-    """The function with names of our own for its variables."""
+    """The function with other names for its variables."""
     names = {
         "values": "data",
         "by": "shift",
@@ -60,7 +61,7 @@ def renamed(code: str) -> str:
 
 
 def reindented(code: str) -> str:
-    """Deeper, by tabs, and with other line ends."""
+    """Indented further, with tabs, and with other line ends."""
     return "\r\n".join("\t\t" + line.replace("    ", "\t") for line in code.split("\n"))
 
 
@@ -73,8 +74,8 @@ def index() -> Index:
     return Index([ROTATE, SUM])
 
 
-def found(text: str, index: Index) -> set[tuple[str, str]]:
-    return {(hit.problem, hit.part) for hit in hits(BEFORE + text + AFTER, index)}
+def problems_in(text: str, index: Index) -> set[tuple[str, str]]:
+    return {(hit.problem, hit.part) for hit in index.hits(BEFORE + text + AFTER)}
 
 
 FORMS = [str, reindented, commented, textwrap.dedent, str.upper, json.dumps, lambda text: "print(" + repr(text) + ")"]
@@ -83,79 +84,81 @@ FORMS = [str, reindented, commented, textwrap.dedent, str.upper, json.dumps, lam
 @pytest.mark.parametrize("form", FORMS)
 def test_a_problem_is_found_in_any_layout(index: Index, form):
     for part, text in ROTATE.texts.items():
-        assert (ROTATE.name, part) in found(form(text), index)
-    assert found(form(SUM.texts["text"]), index) == {(SUM.name, "text")}
+        assert (ROTATE.name, part) in problems_in(form(text), index)
+    assert problems_in(form(SUM.texts["text"]), index) == {(SUM.name, "text")}
 
 
-def test_a_hit_says_what_was_found(index: Index):
-    whole = {part: 1.0 for part in ROTATE.texts}
-    assert {hit.part: hit.overlap for hit in hits(PROMPT + SOLUTION + TESTS, index)} == whole
-    (hit,) = hits(BEFORE + SOLUTION + AFTER, index)
+def test_a_hit_has_the_part_the_overlap_and_an_excerpt(index: Index):
+    complete = {part: 1.0 for part in ROTATE.texts}
+    assert {hit.part: hit.overlap for hit in index.hits(PROMPT + SOLUTION + TESTS)} == complete
+    (hit,) = index.hits(BEFORE + SOLUTION + AFTER)
     assert hit == Hit(ROTATE.name, "canonical_solution", 1.0, hit.excerpt)
     assert hit.excerpt.startswith("if not values: return values cut = by % len(values)") and len(hit.excerpt) <= 120
     most = SOLUTION[: len(SOLUTION) * 2 // 3]
-    (hit,) = hits(most, index)
+    (hit,) = index.hits(most)
     assert 0.3 <= hit.overlap < 0.7
 
 
-def test_what_is_not_there_is_not_found(index: Index):
-    assert hits("", index) == hits(" ", index) == hits("x", index) == []
-    assert hits(BEFORE + AFTER, index) == []
-    assert hits(PROMPT, Index([])) == [] and len(Index([])) == 0
+def test_other_text_has_no_hit(index: Index):
+    assert index.hits("") == index.hits(" ") == index.hits("x") == []
+    assert index.hits(BEFORE + AFTER) == []
+    assert Index([]).hits(PROMPT) == [] and len(Index([])) == 0
 
 
-def test_renaming_variables_hides_no_solution(index: Index):
-    (hit,) = hits(BEFORE + renamed(SOLUTION) + AFTER, index)
+def test_a_solution_with_renamed_variables_is_found(index: Index):
+    (hit,) = index.hits(BEFORE + renamed(SOLUTION) + AFTER)
     assert hit.renamed and hit.problem == ROTATE.name and hit.overlap > 0.9
-    assert hits(renamed(SOLUTION), Index([ROTATE], Decontamination(structure=0))) == []
+    assert Index([ROTATE], Decontamination(structure=0)).hits(renamed(SOLUTION)) == []
     swapped = renamed(SOLUTION).replace("left", "?").replace("right", "left").replace("?", "right")
-    assert hits(swapped, index) != []  # names that trade places are names
+    assert index.hits(swapped) != []  # exchanging two names is renaming
     other = SOLUTION.replace("values[:cut], values[cut:]", "values[:by], cut[cut:]").replace(
         "append(value)", "append(cut)"
     )
-    assert hits(renamed(other).replace("list(right)", "list(left)"), index) == []  # and variables that do are not
+    assert index.hits(renamed(other).replace("list(right)", "list(left)")) == []  # using other variables is not
 
 
-def test_stretches_that_problems_share_are_no_evidence():
-    """Nor are numbers. Problems with a whole text in common count as one."""
+def test_ngrams_that_many_problems_share_and_numbers_do_not_count():
+    """Problems that share a complete text count as one."""
     start = "Write a python function that takes a list of numbers and then it will return "
     ends = ("the largest of them", "how many are odd", "those that are prime", "the sum of squares", "its median value")
     many = [Problem(f"a:{end}", {"text": start + end}, "a") for end in ends]
-    assert hits(start + "something", Index(many)) == []
-    assert [hit.problem for hit in hits(start + ends[1], Index(many))] == ["a:how many are odd"]
-    assert len(hits(start + "something", Index(many[:3]))) == 3
+    assert Index(many).hits(start + "something") == []
+    assert [hit.problem for hit in Index(many).hits(start + ends[1])] == ["a:how many are odd"]
+    assert len(Index(many[:3]).hits(start + "something")) == 3
     same = [Problem(p.name, {**p.texts, "test": "assert one two three four five six seven"}, "a") for p in many]
-    assert len(hits(start + "something", Index(same))) == 5
-    across = [Problem(p.name, p.texts, p.name) for p in many]  # as the description of one problem in many languages
-    assert len(hits(start + "something", Index(across))) == 5
+    assert len(Index(same).hits(start + "something")) == 5
+    across = [
+        Problem(p.name, p.texts, p.name) for p in many
+    ]  # such as the description of one problem in many languages
+    assert len(Index(across).hits(start + "something")) == 5
     numbers = Problem("n", {"test": "x = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]"})
     assert len(Index([numbers])) == 0
 
 
-def test_a_short_text_is_found_whole():
+def test_a_short_text_is_one_ngram():
     short = Problem("s", {"code": "def first_of_pair(pair):\n    return pair[0]"})
     too_short = Problem("t", {"code": "return number % 1.0"})
     index = Index([short, too_short])
-    assert [hit.problem for hit in hits("x = 1\ndef first_of_pair(pair): return pair[0]\ny = 2", index)] == ["s"]
-    assert hits("def first_of_pair(pair): return pair[1]", index) == []
-    assert hits("return number % 1.0", index) == []
+    assert [hit.problem for hit in index.hits("x = 1\ndef first_of_pair(pair): return pair[0]\ny = 2")] == ["s"]
+    assert index.hits("def first_of_pair(pair): return pair[1]") == []
+    assert index.hits("return number % 1.0") == []
 
 
 def test_a_text_that_two_problems_share_is_reported_once(index: Index):
     twice = Index([ROTATE, Problem("other:rotate", ROTATE.texts, "other"), SUM])
     assert len(twice) == len(index)
-    assert hits(PROMPT, twice) == hits(PROMPT, index)
+    assert twice.hits(PROMPT) == index.hits(PROMPT)
 
 
-def test_an_index_is_the_same_after_pickling_and_small(index: Index):
-    hits(PROMPT, index)  # makes what is not pickled
+def test_a_pickled_index_is_small_and_gives_the_same_hits(index: Index):
+    index.hits(PROMPT)  # creates the tables that are not pickled
     data = pickle.dumps(index)
     assert len(data) < 60 * len(index) + 5_000
-    assert hits(PROMPT + renamed(SOLUTION), pickle.loads(data)) == hits(PROMPT + renamed(SOLUTION), index)
+    assert pickle.loads(data).hits(PROMPT + renamed(SOLUTION)) == index.hits(PROMPT + renamed(SOLUTION))
 
 
 @pytest.mark.parametrize("settings", [{"share": 0}, {"structure_share": 1.1}, {"distinct": 7}, {"shortest": 11}])
-def test_settings_that_mean_nothing_are_refused(settings: dict):
+def test_invalid_settings_are_rejected(settings: dict):
     with pytest.raises(ValueError, match="Decontamination"):
         Decontamination(**settings)
 
@@ -163,19 +166,19 @@ def test_settings_that_mean_nothing_are_refused(settings: dict):
 # --- files of problems ------------------------------------------------------------------------------------------------
 
 
-def written(path: Path, records: list[dict]) -> Path:
+def write_records(path: Path, records: list[dict]) -> Path:
     data = "".join(json.dumps(record) + "\n" for record in records).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
 
 
 def test_the_fields_of_known_benchmarks_are_read(tmp_path: Path):
-    def only(record: dict) -> dict[str, str]:
-        (problem,) = problems([written(tmp_path / "a.jsonl", [record])])
+    def texts(record: dict) -> dict[str, str]:
+        (problem,) = read_problems([write_records(tmp_path / "a.jsonl", [record])])
         return dict(problem.texts)
 
     code = {"prompt": "p", "canonical_solution": "c", "test": "t"}
-    assert only({"task_id": "HumanEval/0", "entry_point": "f", **code}) == code
+    assert texts({"task_id": "HumanEval/0", "entry_point": "f", **code}) == code
     mbpp = {
         "task_id": 7,
         "text": "w",
@@ -184,37 +187,37 @@ def test_the_fields_of_known_benchmarks_are_read(tmp_path: Path):
         "challenge_test_list": [],
         "test_setup_code": "",
     }
-    assert only(mbpp) == {"text": "w", "code": "d", "test_list": "a\nb"}
-    assert only({"question": "q", "solutions": json.dumps(["x", "y"]), "input_output": "{}", "url": "u"}) == {
+    assert texts(mbpp) == {"text": "w", "code": "d", "test_list": "a\nb"}
+    assert texts({"question": "q", "solutions": json.dumps(["x", "y"]), "input_output": "{}", "url": "u"}) == {
         "question": "q", "solutions[0]": "x", "solutions[1]": "y"
     }  # fmt: skip
-    assert only({"description": "q", "solutions": {"language": [1], "solution": ["z"]}}) == {
+    assert texts({"description": "q", "solutions": {"language": [1], "solution": ["z"]}}) == {
         "description": "q", "solutions[0]": "z"
     }  # fmt: skip
-    assert only({"name": "n", "language": "java", "prompt": "p", "tests": "t", "stop_tokens": ["\n"]}) == {
+    assert texts({"name": "n", "language": "java", "prompt": "p", "tests": "t", "stop_tokens": ["\n"]}) == {
         "prompt": "p", "tests": "t"
     }  # fmt: skip
     long = "some text of a benchmark that nobody here has heard of"
-    assert only({"id": 3, "what": long, "licence": "MIT", "size": 12}) == {"what": long}
+    assert texts({"id": 3, "what": long, "licence": "MIT", "size": 12}) == {"what": long}
 
 
-def test_files_of_problems_come_in_several_forms(tmp_path: Path):
+def test_problems_are_read_from_several_formats(tmp_path: Path):
     records = [{"task_id": "X/1", "prompt": PROMPT}, {"id": 2, "prompt": SOLUTION}, {"prompt": TESTS}, {"url": "-"}]
-    written(tmp_path / "Own.jsonl", records)
-    written(tmp_path / "Zipped.jsonl.gz", records)
+    write_records(tmp_path / "Own.jsonl", records)
+    write_records(tmp_path / "Zipped.jsonl.gz", records)
     (tmp_path / "List.json").write_text(json.dumps(records))
     (tmp_path / "notes.txt").write_text("not this")
-    assert [problem.name for problem in problems([tmp_path / "Zipped.jsonl.gz"])] == [
+    assert [problem.name for problem in read_problems([tmp_path / "Zipped.jsonl.gz"])] == [
         "Zipped:X/1",
         "Zipped:2",
         "Zipped:#3",
     ]
-    everything = problems([tmp_path])
-    assert len(everything) == 9 and everything == problems([str(tmp_path / "*.json*")])
+    everything = read_problems([tmp_path])
+    assert len(everything) == 9 and everything == read_problems([str(tmp_path / "*.json*")])
     assert len(Index(everything)) == len(Index(everything[:3]))
 
 
-def test_what_is_no_file_of_problems_is_an_error(tmp_path: Path):
+def test_a_file_without_problems_is_an_error(tmp_path: Path):
     for name, data in [
         ("a.jsonl", b"{"),
         ("b.json.gz", b"\x1f\x8b no"),
@@ -223,17 +226,17 @@ def test_what_is_no_file_of_problems_is_an_error(tmp_path: Path):
     ]:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=name):
-            problems([tmp_path / name])
+            read_problems([tmp_path / name])
     with pytest.raises(UserError, match="no file of evaluation problems"):
-        problems([tmp_path / "none.jsonl"])
+        read_problems([tmp_path / "none.jsonl"])
 
 
-# --- real ones --------------------------------------------------------------------------------------------------------
+# --- real benchmarks --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def real(shared_data: Path) -> list[Problem]:
-    return problems([shared_data / "humaneval/HumanEval.jsonl.gz", shared_data / "mbpp/mbpp.jsonl"])
+    return read_problems([shared_data / "humaneval/HumanEval.jsonl.gz", shared_data / "mbpp/mbpp.jsonl"])
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +244,7 @@ def real_index(real: list[Problem]) -> Index:
     return Index(real)
 
 
-def planted(problem: Problem) -> str:
+def as_document(problem: Problem) -> str:
     texts = problem.texts
     return (
         texts["prompt"] + texts["canonical_solution"] if "prompt" in texts else f"# {texts['text']}\n{texts['code']}\n"
@@ -252,21 +255,22 @@ def test_every_problem_of_humaneval_and_mbpp_is_found(real: list[Problem], real_
     assert len(real) == 164 + 974
     for problem in real:
         for form in (str, reindented):
-            assert found(form(planted(problem)), real_index), problem.name
+            assert problems_in(form(as_document(problem)), real_index), problem.name
     alone = [problem.texts.get("canonical_solution") or problem.texts["code"] for problem in real]
-    assert sum(not found(text, real_index) for text in alone) <= 8  # of less than five words, such as "len(string)"
+    assert (
+        sum(not problems_in(text, real_index) for text in alone) <= 8
+    )  # with less than five words, such as "len(string)"
 
 
 def test_the_standard_library_has_no_evaluation_problem(real_index: Index):
     rng = np.random.default_rng(0)
     files = sorted(glob.glob(os.path.join(sysconfig.get_paths()["stdlib"], "*.py")))
     texts = [Path(file).read_text(encoding="utf-8") for file in rng.choice(files, 80, replace=False)]
-    every = [hit for text in texts for hit in hits(text, real_index)]
-    assert [hit for hit in every if not hit.renamed] == []
-    assert len(every) <= 1
+    hits = [hit for text in texts for hit in real_index.hits(text)]
+    assert [hit for hit in hits if not hit.renamed] == []
+    assert len(hits) <= 1
 
 
-def test_a_solution_in_another_file_is_still_python(real: list[Problem]):
-    """What the plants are made of."""
+def test_the_documents_of_these_tests_are_valid_python(real: list[Problem]):
     for problem in real[:164]:
-        ast.parse(planted(problem))
+        ast.parse(as_document(problem))

@@ -1,4 +1,4 @@
-"""A build into a store of objects, which has neither folders nor renaming: what gs:// and its like are to Beam."""
+"""A build into an object store, which has neither folders nor renaming, through Beam's file systems, like gs://."""
 
 import io
 import json
@@ -20,7 +20,7 @@ OBJECTS: dict[str, bytes] = {}
 
 
 class _Object(io.BytesIO):
-    """Is there when it is closed, not before."""
+    """Appears in the store when it is closed."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -32,8 +32,8 @@ class _Object(io.BytesIO):
         super().close()
 
 
-class Memory(FileSystem):
-    """objects://NAME, in this process."""
+class MemoryStore(FileSystem):
+    """objects://NAME, in the memory of this process."""
 
     @classmethod
     def scheme(cls) -> str:
@@ -74,28 +74,28 @@ class Memory(FileSystem):
                 del OBJECTS[name]
 
     def copy(self, *_: Any) -> None:
-        raise AssertionError("a store has to be spared this")
+        raise AssertionError("a build must not do this in a store")
 
     rename = size = last_updated = checksum = metadata = copy
 
 
-def test_a_build_into_a_store_is_the_same_bytes(built: Path, inputs: list[str]) -> None:
+def test_a_build_into_a_store_gives_the_same_bytes(built: Path, inputs: list[str]) -> None:
     out = "objects://bucket/sets/one"
     assert main([*inputs, f"--out={out}", "--workers=1"]) == 0
-    there = {name.removeprefix(f"{out}/"): data for name, data in OBJECTS.items()}
-    assert {name: data for name, data in there.items() if not name.startswith(".steps/")} == contents(built)
-    assert [name for name in there if name.startswith(".steps/")] == [".steps/build.json"]
+    objects = {name.removeprefix(f"{out}/"): data for name, data in OBJECTS.items()}
+    assert {name: data for name, data in objects.items() if not name.startswith(".steps/")} == contents(built)
+    assert [name for name in objects if name.startswith(".steps/")] == [".steps/build.json"]
 
 
-def test_what_is_not_written_to_its_end_is_not_there() -> None:
+def test_an_interrupted_write_leaves_no_object() -> None:
     path = "objects://bucket/half"
-    with pytest.raises(ValueError, match="half way"), storage.writing(path) as file:
+    with pytest.raises(ValueError, match="half way"), storage.open_output(path) as file:
         file.write(b"half")
         raise ValueError("half way")
     assert not storage.exists(path)
 
 
-def test_another_build_in_a_store_is_refused(
+def test_a_store_folder_with_another_build_is_rejected(
     built: Path, inputs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = "objects://bucket/sets/two"
@@ -104,5 +104,5 @@ def test_another_build_in_a_store_is_refused(
     storage.write(f"{out}/manifest.json", b"{}")
     assert main([*inputs, f"--out={out}", "--workers=1"]) == 1
     assert "holds another build" in capsys.readouterr().err
-    storage.remove(f"{out}/.steps")
-    assert not storage.names(f"{out}/.steps") and storage.read(f"{out}/.steps/build.json") is None
+    storage.remove_tree(f"{out}/.steps")
+    assert not storage.list_folder(f"{out}/.steps") and storage.read(f"{out}/.steps/build.json") is None

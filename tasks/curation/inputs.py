@@ -1,0 +1,58 @@
+"""The source that a build reads."""
+
+import dataclasses
+
+from codellama_jax.config.data import Corpus, Filters
+from codellama_jax.errors import UserError
+from tasks import sources
+from tasks.sources.base import Source
+from tasks.sources.record_formats import is_record_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What documents are read from. It is sent to the workers, each of which opens the source itself.
+
+    Attributes:
+        stream: kind of the documents: code, python, nl_code or nl.
+        fingerprint: of the source when the build started; "" before it is known.
+        imports: modules that register SeqIO tasks; worker processes import them too.
+    """
+
+    stream: str
+    corpus: Corpus
+    filters: Filters
+    fingerprint: str = ""
+    imports: tuple[str, ...] = ()
+
+    def open(self) -> Source:
+        """Opens the source with the documents of both splits.
+
+        Raises:
+            UserError: the source cannot be read, or has changed since the build started.
+        """
+        unsplit = dataclasses.replace(
+            self.corpus, validation_share=0.0, document_characters=None, group_by_repository=False
+        )
+        sources.import_modules(self.imports)
+        source = sources.open(self._paths or None, self.stream, "train", unsplit, self.filters)
+        if self.fingerprint and source.fingerprint() != self.fingerprint:
+            raise UserError(f"{self.description} has changed since the build started: build into a new --out")
+        return source
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The paths of the source that may be folders of files."""
+        return tuple(
+            path for path in self._paths if not is_record_file(path) and not path.startswith(("tfds:", "seqio:"))
+        )
+
+    @property
+    def description(self) -> str:
+        """The source as messages name it."""
+        return ", ".join(self._paths) if self._paths else "the embedded corpus"
+
+    @property
+    def _paths(self) -> tuple[str, ...]:
+        paths = getattr(self.corpus, self.stream)
+        return () if paths is None else (paths,) if isinstance(paths, str) else tuple(paths)
