@@ -57,7 +57,7 @@ def _explain(error: BaseException) -> str | None:
         return "interrupted; nothing was written"
     if isinstance(error, OSError) and error.filename is None:
         return f"it could not be written ({error.strerror or error}); nothing was left of it"
-    return cli.explained(error)
+    return cli.describe_os_error(error)
 
 
 def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
@@ -89,7 +89,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from codellama_jax.conversion import formats, hf, meta, tokenizer_files
-    from codellama_jax.conversion.output import whole_folder
+    from codellama_jax.runtime.filesystem import new_folder
 
     began = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
@@ -98,7 +98,7 @@ def _export(options: argparse.Namespace) -> int:
     if dtype:
         source.model = dataclasses.replace(source.model, dtypes=dict.fromkeys(source.model.dtypes, dtype))
     tokenizer = tokenizer_files.model_for(options.tokenizer or opened.tokenizer, source.model.llama.vocab_size)
-    with whole_folder(options.to, formats.nbytes(source.model)) as folder:
+    with new_folder(options.to, formats.nbytes(source.model)) as folder:
         if options.format == "hf":
             hf.write(source, folder, _bytes(options.shard_size))
         else:

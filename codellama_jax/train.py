@@ -25,8 +25,8 @@ from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.report.goodput import goodput
-from codellama_jax.runtime import cli, distributed, filesystem
-from codellama_jax.runtime.run_dir import check_same_configuration, final_step, lock, saved_steps
+from codellama_jax.runtime import cli, distributed, filesystem, lock
+from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
     origin_path = None if saved_steps(stage_dir) else starting_checkpoint(config, run_dir)
     if writes:
         stage_dir.mkdir(parents=True, exist_ok=True)
-        locked = lock(stage_dir, tell)
+        locked = lock.acquire(stage_dir)
         held.callback(locked.release)
         filesystem.write_atomically(stage_dir / "config.gin", operative)
 

@@ -23,9 +23,9 @@ import tensorstore as ts
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, orbax_stream
 from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Source, Tensor
-from codellama_jax.conversion.output import whole_folder
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import checksums
+from codellama_jax.runtime.filesystem import new_folder
 
 # What is read at once of an array whose chunks are large or hold many layers: a chunk is decoded whole.
 SLAB_BYTES = 1 << 30
@@ -64,7 +64,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         "config": "",
         "imported": imported,
     }
-    with whole_folder(path, sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())) as folder:
+    with new_folder(path, sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())) as folder:
         orbax_stream.save(tree, folder / "params")
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))

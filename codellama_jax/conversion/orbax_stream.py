@@ -77,7 +77,7 @@ class _Handler(type_handlers.NumpyHandler):
                 process_index=0,
                 arg=ocp.SaveArgs(),
             )
-            for part in ("base", "manifest"):  # synced to disk once, when the folder is whole (whole_folder)
+            for part in ("base", "manifest"):  # synced to disk once, by filesystem.new_folder
                 spec["kvstore"][part]["file_io_sync"] = False
             writing = deque([(ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context), 0)])
             try:

@@ -9,6 +9,7 @@ from typing import Any
 from codellama_jax.config.training import LossSpikes
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
+from codellama_jax.runtime.append_file import AppendFile
 
 
 class LossSpike(Exception):
@@ -71,7 +72,7 @@ class LossSpikeMonitor:
     def _skipped(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> None:
         documents = [f"{stream}: {where}" for stream, where in batch.documents]
         values = {name: repr(float(metrics[name])) for name in ("loss", "grad_norm")}  # "nan" is no number of JSON
-        notes = filesystem.AppendFile(self.notes)  # not held open: there is seldom one
+        notes = AppendFile(self.notes)  # not held open: there is seldom one
         notes.write(json.dumps({"step": step, **values, "documents": documents}) + "\n")
         notes.sync()
         notes.close()

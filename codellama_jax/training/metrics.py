@@ -14,10 +14,11 @@ import tqdm
 
 from codellama_jax.config.training import Stage
 from codellama_jax.runtime import cli, filesystem
+from codellama_jax.runtime.append_file import AppendFile
 
 
 class JsonLines:
-    """A file of one JSON object a line, each written out as storage.GrowingFile does.
+    """A file of one JSON object a line, each written out as AppendFile does.
 
     Opening drops a truncated last line and every line of a step after `last_step`: those steps are run again.
     Floats are written with repr precision, so equal runs have equal text; those that are not finite are null. With
@@ -31,7 +32,7 @@ class JsonLines:
                 with contextlib.suppress(ValueError):  # a crash cut this line short; its step is run again
                     self.lines.append(json.loads(line))
         self._path, self._writes = path, writes
-        self._file: filesystem.AppendFile | None = None
+        self._file: AppendFile | None = None
         self.dropped = self.forget_after(last_step)
 
     def forget_after(self, step: int, keep_kind: str = "") -> list[dict[str, Any]]:
@@ -43,7 +44,7 @@ class JsonLines:
             self._file.close()
         if self._writes:
             text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            self._file = filesystem.AppendFile(self._path, text)
+            self._file = AppendFile(self._path, text)
         return [line for line, keeps in zip(lines, kept, strict=True) if not keeps]
 
     def write(self, record: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.runtime import distributed
 from codellama_jax.runtime.filesystem import is_remote
-from codellama_jax.runtime.run_dir import check_not_in_use, holder
+from codellama_jax.runtime.lock import check_not_in_use, holder
 from launch.executor import Requirements
 from launch.job import ROOT, Experiment, Job
 from launch.local import processes

@@ -207,7 +207,7 @@ class _Writer:
         self._path = path
 
     def __call__(self, element: tuple[int, Iterable[Counters]]) -> Iterator[Result]:
-        with storage.writing(self._path) as file:
+        with storage.open_output(self._path) as file:
             file.write(json.dumps(added(element[1]).as_json()).encode())
         yield from ()
 

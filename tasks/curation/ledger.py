@@ -21,12 +21,12 @@ from typing import Any
 from codellama_jax.config.curation import Build, Decontamination
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime.filesystem import is_remote
 from tasks.curation import storage
 from tasks.curation.counters import Counters
 from tasks.curation.engine import Engine
 from tasks.sources import manifest
 from tasks.sources.embedded import stream_source
-from tasks.sources.files import is_remote
 from tasks.sources.folder import Source
 from tasks.sources.record_formats import is_record_file
 
@@ -163,8 +163,8 @@ class Ledger:
             if any(map(storage.exists, finished)):
                 changed = ", ".join(_differences(there["parameters"], self.parameters))
                 raise UserError(f"{self.out} holds another build ({changed}): name another --out, or remove it")
-            storage.remove(self.folder(FIRST))  # begun, and nothing of it is finished: this one may have the folder
-        elif found := [name for name in storage.names(self.out) if not name.startswith(".")]:
+            storage.remove_tree(self.folder(FIRST))  # an earlier build finished nothing there: replace it
+        elif found := [name for name in storage.list_folder(self.out) if not name.startswith(".")]:
             raise UserError(f"{self.out} holds other files ({found[0]}): name another --out")
         record = {"digest": self.digest, "parameters": self.parameters}
         storage.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
@@ -178,7 +178,7 @@ class Ledger:
             record = json.loads(data)
             self.say(f"{line}: finished before")
         else:
-            storage.remove(folder)
+            storage.remove_tree(folder)
             begin = time.monotonic()
             tally = run(self, folder)
             record = {"digest": self.digest, "seconds": time.monotonic() - begin, "tally": tally.as_json()}
@@ -190,7 +190,7 @@ class Ledger:
     def passes(self, step: str) -> list[str]:
         """The folders of a step's passes."""
         folder = self.folder(step)
-        return [storage.join(folder, name) for name in storage.names(folder) if name.startswith("pass-")]
+        return [storage.join(folder, name) for name in storage.list_folder(folder) if name.startswith("pass-")]
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:

@@ -14,6 +14,7 @@ from codellama_jax.config.curation import Build, Decontamination, Quality
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import cli
+from codellama_jax.runtime.filesystem import is_remote
 from codellama_jax.tokenizer import Tokenizer
 from tasks.curation import report, storage
 from tasks.curation.clean import read
@@ -27,7 +28,6 @@ from tasks.curation.ledger import FORMAT, STEPS, Inputs, Ledger, units
 from tasks.curation.summary import Summary
 from tasks.curation.write import shards, shuffle_split
 from tasks.sources import manifest
-from tasks.sources.files import is_remote
 
 LOG = "workers.log"  # beside the steps: what worker processes write to standard error
 Step = Callable[[Ledger, str], Counters]
@@ -121,7 +121,7 @@ def _run(job: Ledger, rules: read.Rules, against: Sequence[Problem], keep_steps:
         os.unlink(storage.join(job.out, STEPS, LOG))
     if not keep_steps:
         for name, _, _ in steps:
-            storage.remove(job.folder(name))
+            storage.remove_tree(job.folder(name))
     for line in summary.lines(job.out):
         job.say(line)
 

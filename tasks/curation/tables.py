@@ -25,7 +25,7 @@ GROUP_BYTES = 1 << 20
 
 def write(path: str, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
     """Writes a Parquet file with a row group for each table that has rows."""
-    with storage.writing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with storage.open_output(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for group in groups:
             if group.num_rows:
                 writer.write_table(group.cast(schema), row_group_size=group.num_rows)
@@ -35,7 +35,7 @@ def read(
     path: str, columns: Sequence[str] | None = None, wanted: Callable[[pq.RowGroupMetaData], bool] | None = None
 ) -> Iterator[pa.Table]:
     """The row groups of a file, one after the other; those that `wanted` takes."""
-    with storage.opened(path) as file:
+    with storage.open_input(path) as file:
         reader = pq.ParquetFile(file, pre_buffer=False)
         for index in range(reader.num_row_groups):
             if wanted is None or wanted(reader.metadata.row_group(index)):

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from codellama_jax.config.data import STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files, manifest
 from tasks.sources.curated import CuratedDataset
 from tasks.sources.folder import (
@@ -92,7 +93,7 @@ def stream_source(stream: str, split: str, corpus: Corpus, filters: Filters) -> 
 def _opened(place: str, stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
     """The source of a place. A folder is read as a build, if it has the manifest of one; as its files of source; or if
     there are more bytes in files of records (a data set with a README.md, say), as those."""
-    root, where = files.expanded(place), f"{binding(stream)}={place}"
+    root, where = filesystem.expand_home(place), f"{binding(stream)}={place}"
     if stream != "instruct" and (path := manifest.path_of(root)) is not None:
         return CuratedDataset(path, split, name=stream, corpus=corpus, settings=filters)
     if stream != "instruct" and files.is_folder(root, where):

@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files, filters, languages
 from tasks.sources.filters import LeftOut
 from tasks.sources.languages import LANGUAGES
@@ -267,7 +268,7 @@ class Folder(TextFiles):
             UserError: it is no folder, or has no usable file for this split.
         """
         corpus, settings = corpus or Corpus(), settings or Filters()
-        root = files.expanded(root)
+        root = filesystem.expand_home(root)
         where = f"{binding(name)}={root}"
         if not files.is_folder(root, where):
             raise UserError(f"{where}: {'not a folder' if files.exists(root, where) else 'no such folder'}")

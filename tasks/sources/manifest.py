@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files
 
 NAME = "manifest.json"
@@ -72,7 +73,7 @@ def path_of(place: str) -> str | None:
             raise UserError(f"{place} holds a build that is not finished: run the same `python -m tasks.build` again")
         return None
     try:
-        with files.open_binary(path) as file:
+        with filesystem.open_input(path) as file:
             return path if KIND.encode() in file.read(256) else None
     except OSError:
         return None
@@ -108,7 +109,7 @@ def written(parts: dict[str, Any]) -> bytes:
 def digest(location: str) -> str:
     """Hex SHA-256 of a file. Raises OSError."""
     value = hashlib.sha256()
-    with files.open_binary(location) as file:
+    with filesystem.open_input(location) as file:
         while data := file.read(_BLOCK):
             value.update(data)
     return value.hexdigest()

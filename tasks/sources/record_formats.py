@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from codellama_jax.runtime.console import quiet_stderr
-from tasks.sources import files
 from tasks.sources.files import Found
 
 PLAIN = re.compile(r"\.(jsonl|ndjson|json)$", re.IGNORECASE)
@@ -340,7 +340,7 @@ class _Checked(io.RawIOBase):
 
     def __init__(self, location: str):
         self._location = location
-        self._file = self._tried(files.open_binary, location)
+        self._file = self._tried(filesystem.open_input, location)
 
     def _tried(self, call: Callable, *arguments: Any) -> Any:
         try:

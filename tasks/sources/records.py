@@ -28,6 +28,7 @@ from typing import Any
 
 from codellama_jax.config.data import STOP, Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files, filters, languages
 from tasks.sources.files import Found
 from tasks.sources.filters import LeftOut
@@ -329,7 +330,7 @@ def _refusal(where: str, damage: Damaged) -> UserError:
 
 def _found(place: str, where: str, settings: Filters) -> list[Found]:
     """The files of records of a place that is not TFDS's, sorted by path; sizes of remote ones are not asked for."""
-    root = files.expanded(place)
+    root = filesystem.expand_home(place)
     if files.is_folder(root, where):
         if found := files.walk(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where):
             return found
@@ -358,7 +359,7 @@ def _sized(file: Found) -> Found:
     if file.size != files.UNKNOWN_SIZE:
         return file
     try:
-        return dataclasses.replace(file, size=files.size_of(file.location))
+        return dataclasses.replace(file, size=filesystem.size(file.location))
     except OSError as error:
         raise UserError(f"{file.location} cannot be read ({error.strerror or error}): mend or remove it") from None
 
@@ -381,7 +382,7 @@ def _prepared(name: str, where: str) -> list[Found]:
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
     try:
-        info = builder_from_files(name, data_dir=data_dir and files.expanded(data_dir)).info
+        info = builder_from_files(name, data_dir=data_dir and filesystem.expand_home(data_dir)).info
         splits = dict(info.splits)  # a plain dict, which does not take "train[:5%]" for a key
     except Exception as error:  # TFDS raises errors of its own, and whatever its parsers of metadata raise
         reason = str(error).strip().partition("\n")[0]

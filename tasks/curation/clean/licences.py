@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.curation import storage
-from tasks.sources import files
 from tasks.sources.folder import Document
 
 _LOOKED_AT = 4096  # characters of a document in which an SPDX line stands
@@ -67,10 +67,10 @@ def _of_repository(repository: str, roots: tuple[str, ...]) -> str:
     for root in roots:
         folder = repository
         while folder:
-            place = storage.join(files.expanded(root), folder)
-            for name in storage.names(place):
+            place = storage.join(filesystem.expand_home(root), folder)
+            for name in storage.list_folder(place):
                 if _FILE.match(name):
-                    with contextlib.suppress(OSError, UserError), storage.opened(storage.join(place, name)) as file:
+                    with contextlib.suppress(OSError, UserError), storage.open_input(storage.join(place, name)) as file:
                         if found := named(file.read(_LARGEST).decode("utf-8", "replace")):
                             return found
             folder = folder.rpartition("/")[0]

@@ -25,7 +25,7 @@ REASON = "contaminated"
 def run(job: Ledger, folder: str, removals: keep_rule.Removals, problems: Sequence[Problem]) -> Counters:
     """Looks for the problems in all documents that are left."""
     index = storage.join(folder, "index.pickle")
-    with storage.writing(index) as file:
+    with storage.open_output(index) as file:
         file.write(pickle.dumps(Index(problems, job.decontamination)))
     size = job.tallies["read"].counts["bytes/read"]
     work = _Look(job.folder(read.NAME), removals, storage.join(folder, "pass-000"), index)
@@ -70,5 +70,5 @@ def _tell(tally: Counters, path: str, hits: Sequence[Hit]) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _index(path: str) -> Index:
-    with storage.opened(path) as file:
+    with storage.open_input(path) as file:
         return pickle.load(file)

@@ -33,8 +33,8 @@ def run(job: Ledger, folder: str) -> Counters:
         larger = _star(job, before, storage.join(label, "larger"), count, _Both, _large)
         smaller = _star(job, storage.join(label, "larger"), label, larger.counts["edges"], _Larger, _small)
         if total.counts[ROUNDS]:
-            storage.remove(before)
-        storage.remove(storage.join(label, "larger"))
+            storage.remove_tree(before)
+        storage.remove_tree(storage.join(label, "larger"))
         total.count(ROUNDS)
         before, count = label, smaller.counts["edges"]
         if not larger.counts["changes"] + smaller.counts["changes"]:
@@ -49,7 +49,7 @@ def last_round(job: Ledger) -> str:
 
 def parts(folder: str) -> list[str]:
     """The files of edges in a folder."""
-    return [storage.join(folder, name) for name in storage.names(folder) if name.startswith("part-")]
+    return [storage.join(folder, name) for name in storage.list_folder(folder) if name.startswith("part-")]
 
 
 def _star(job: Ledger, before: str, folder: str, count: int, work: type["_Both"], star: Star) -> Counters:

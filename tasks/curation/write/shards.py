@@ -78,7 +78,7 @@ class _Write:
                 written["tokens"] += row["tokens"]
                 yield tfrecord.example(row)
 
-        with storage.writing(storage.join(self._out, name), lasting=True) as file:
+        with storage.open_output(storage.join(self._out, name), durable=True) as file:
             size, digest = tfrecord.write(file, examples())
         entry = {"name": name, "split": split, "documents": written["documents"], "tokens": written["tokens"]}
         tally = Counters()

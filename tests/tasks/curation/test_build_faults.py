@@ -16,8 +16,8 @@ from planted import contents
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.build import main
-from tasks.sources import files
 from tasks.sources.embedded import stream_source
 from tasks.sources.folder import items
 from tasks.sources.manifest import BEGUN
@@ -125,7 +125,7 @@ def test_a_source_that_vanishes_half_way(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     away, out, count = tmp_path / "away", tmp_path / "set", 0
-    opened = files.open_binary
+    opened = filesystem.open_input
 
     def vanishing(location: str) -> BinaryIO:
         nonlocal count
@@ -136,7 +136,7 @@ def test_a_source_that_vanishes_half_way(
 
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(files, "open_binary", vanishing)
+            patched.setattr(filesystem, "open_input", vanishing)
             assert main([*inputs, f"--out={out}", "--workers=1"]) == 1
         error = capsys.readouterr().err
         assert one_line(error) and str(corpus) in error and "cannot be read" in error

@@ -108,10 +108,10 @@ def test_shares_are_equal_and_in_order() -> None:
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path = f"{tmp_path}/a/b"
-    with pytest.raises(ValueError, match="half way"), storage.writing(path) as file:
+    with pytest.raises(ValueError, match="half way"), storage.open_output(path) as file:
         file.write(b"half")
         raise ValueError("half way")
-    assert not storage.exists(path) and storage.names(f"{tmp_path}/a") == []
+    assert not storage.exists(path) and storage.list_folder(f"{tmp_path}/a") == []
 
 
 def test_tallies_add_in_any_order() -> None:

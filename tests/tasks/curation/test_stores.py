@@ -89,7 +89,7 @@ def test_a_build_into_a_store_is_the_same_bytes(built: Path, inputs: list[str]) 
 
 def test_what_is_not_written_to_its_end_is_not_there() -> None:
     path = "objects://bucket/half"
-    with pytest.raises(ValueError, match="half way"), storage.writing(path) as file:
+    with pytest.raises(ValueError, match="half way"), storage.open_output(path) as file:
         file.write(b"half")
         raise ValueError("half way")
     assert not storage.exists(path)
@@ -104,5 +104,5 @@ def test_another_build_in_a_store_is_refused(
     storage.write(f"{out}/manifest.json", b"{}")
     assert main([*inputs, f"--out={out}", "--workers=1"]) == 1
     assert "holds another build" in capsys.readouterr().err
-    storage.remove(f"{out}/.steps")
-    assert not storage.names(f"{out}/.steps") and storage.read(f"{out}/.steps/build.json") is None
+    storage.remove_tree(f"{out}/.steps")
+    assert not storage.list_folder(f"{out}/.steps") and storage.read(f"{out}/.steps/build.json") is None

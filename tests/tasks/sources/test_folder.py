@@ -12,6 +12,7 @@ import pytest
 
 from codellama_jax.config.data import SPLITS, Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources import files
 from tasks.sources.folder import (
@@ -304,7 +305,7 @@ def test_grouping_keeps_what_all_members_share():
 def ram() -> Iterator[str]:
     """A folder of TensorFlow's in-memory file system, which is used as an object store is."""
     with quiet_stderr():
-        gfile = files.gfile()
+        gfile = filesystem.gfile()
     root = "ram://sources"
     gfile.makedirs(root)
     yield root
@@ -314,8 +315,8 @@ def ram() -> Iterator[str]:
 def upload(root: str, contents: dict[str, str | bytes]) -> str:
     for path, content in contents.items():
         location = f"{root}/{path}"
-        files.gfile().makedirs(location.rpartition("/")[0])
-        with files.gfile().GFile(location, "wb") as file:
+        filesystem.gfile().makedirs(location.rpartition("/")[0])
+        with filesystem.gfile().GFile(location, "wb") as file:
             file.write(content)
     return root
 
@@ -372,17 +373,17 @@ def test_a_remote_folder_that_is_missing_or_empty_says_so(ram: str):
 
 def test_a_remote_file_that_vanishes_says_so(ram: str):
     source = folder(upload(f"{ram}/vanishing", {"a.py": "a\n", "b.py": "b\n"}))
-    files.gfile().remove(f"{ram}/vanishing/b.py")
-    with pytest.raises(UserError, match=r"ram://sources/vanishing/b.py cannot be read \(.+\): mend or remove it") as no:
+    filesystem.gfile().remove(f"{ram}/vanishing/b.py")
+    with pytest.raises(UserError, match=r"ram://sources/vanishing/b.py cannot be read \(.+\): fix or remove it") as no:
         everything(source)
     assert "\n" not in str(no.value)
 
 
 def test_locations_with_a_scheme_are_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert all(map(files.is_remote, ("gs://bucket/path", "ram://x", "s3://a", "GS://b")))
-    assert not any(map(files.is_remote, ("/data/x", "relative", "C:\\x", "~/x", "a/b://c", "", "x:/y")))
+    assert all(map(filesystem.is_remote, ("gs://bucket/path", "ram://x", "s3://a", "GS://b")))
+    assert not any(map(filesystem.is_remote, ("/data/x", "relative", "C:\\x", "~/x", "a/b://c", "", "x:/y")))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.expanded("~/x") == str(tmp_path / "x") and files.expanded("gs://~/x") == "gs://~/x"
+    assert filesystem.expand_home("~/x") == str(tmp_path / "x") and filesystem.expand_home("gs://~/x") == "gs://~/x"
     assert paths(folder(write(tmp_path / "there", {"a.py": "x\n"}))) == paths(folder("~/there")) == ["a.py"]
 
 

@@ -672,7 +672,9 @@ def test_a_file_that_can_no_longer_be_read_is_not_damaged(tmp_path: Path, monkey
 
     source = opened(written(form, tmp_path / "corpus", WHOLE), on_damage="skip")
     for piece in range(len(source)):
-        monkeypatch.setattr("tasks.sources.files.open_binary", lambda location: Failing(Path(location).read_bytes()))
+        monkeypatch.setattr(
+            "codellama_jax.runtime.filesystem.open_input", lambda location: Failing(Path(location).read_bytes())
+        )
         with pytest.raises(UserError, match=rf"part\d.{form} cannot be read \(lost the disk\): mend or remove it"):
             list(source.read(piece))
 
