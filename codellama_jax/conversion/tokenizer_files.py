@@ -19,8 +19,9 @@ _NAMED = {"prefix_token": 7, "suffix_token": 8, "middle_token": 9, "eot_token": 
 
 
 def model_for(path: Path | None, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer of a model with `vocab_size` rows: with infilling pieces if it has rows for them. None if there is
-    no file.
+    """The tokenizer of a model with `vocab_size` rows, with infilling pieces if the model has rows for them.
+
+    None if there is no file.
 
     Raises:
         UserError: the file is not a Llama tokenizer, or has more pieces than the model has rows.

@@ -111,10 +111,10 @@ def _digest(files: dict[str, Entry]) -> str:
 
 def _read(folder: Path) -> tuple[str, dict[str, Entry]]:
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        files = {name: (int(size), str(checksum)) for name, (size, checksum) in found["files"].items()}
-        if _digest(files) == found["digest"]:
-            return found["digest"], files
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        files = {name: (int(size), str(checksum)) for name, (size, checksum) in content["files"].items()}
+        if _digest(files) == content["digest"]:
+            return content["digest"], files
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{folder} is damaged: {NAME} has changed since it was written")

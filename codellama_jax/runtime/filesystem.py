@@ -1,9 +1,9 @@
 """Files and folders, local or in an object store (gs://...). All of the project reads and writes through this module.
 
 A location with a scheme is accessed through TensorFlow's file system, `tf.io.gfile`, which is imported at the first
-such location; local files need no TensorFlow. It is that client because SeqIO and etils.epath use it too. Two others
-remain: runtime/gcs.py has what only the API of Cloud Storage offers, and tasks/curation/storage.py is the access of a
-build, which Beam provides.
+such location; local files need no TensorFlow. SeqIO and etils.epath use the same client. Three others remain:
+runtime/gcs.py has what only the API of Cloud Storage offers, tasks/curation/storage.py accesses the stores of a build
+through Beam, and launch/cloud.py runs gcloud, with the user's own credentials and without TensorFlow.
 
 An object store can neither append nor rename, but an object appears complete or not at all.
 """
