@@ -1,11 +1,11 @@
-"""Checkpoints in and out, and whether two are the same.
+"""Imports, exports and compares checkpoints.
 
     python -m codellama_jax.convert import --from=DIR --to=DIR [--vocab_size=N [--new_rows=mean|zero]]
     python -m codellama_jax.convert export --from=DIR --to=DIR --format=hf|meta [--dtype=bfloat16] [--tokenizer=PATH]
     python -m codellama_jax.convert verify --a=DIR --b=DIR [--logits] [--json] [--tolerance=0]
 
-What lies in a folder is seen from its files: ours (runs/NAME/STAGE, one of its checkpoints, or an import), Hugging
-Face's, Meta's, llama2.c's .bin.
+The format of a folder is detected from its files: a checkpoint of this project (runs/NAME/STAGE, one of its
+checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c.
 """
 
 import argparse
@@ -29,26 +29,40 @@ def main(argv: list[str] | None = None) -> int:
     """Converts or compares; returns the exit code (0 done or equal, 1 failed or different, 2 wrong usage)."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.convert", description="Converts checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="import|export|verify")
-    into = commands.add_parser("import", help="Hugging Face, Meta or llama2.c -> a checkpoint that a stage starts from")
-    into.add_argument("--vocab_size", type=int, help="grow the vocabulary to so many rows (default: as it is)")
-    into.add_argument("--new_rows", choices=("mean", "zero"), default="mean", help="what they hold (default: mean)")
-    into.add_argument("--sequence_length", type=int, help="positions the model is meant for, if its files do not say")
-    out = commands.add_parser("export", help="a checkpoint -> Hugging Face or Meta")
-    out.add_argument("--format", choices=("hf", "meta"), required=True)
+    importing = commands.add_parser(
+        "import", help="Hugging Face, Meta or llama2.c -> a checkpoint that a stage can start from"
+    )
+    importing.add_argument(
+        "--vocab_size", type=int, help="grow the vocabulary to this number of rows (default: unchanged)"
+    )
+    importing.add_argument(
+        "--new_rows", choices=("mean", "zero"), default="mean", help="values of new rows (default: mean)"
+    )
+    importing.add_argument("--sequence_length", type=int, help="number of positions, if the files do not have it")
+    exporting = commands.add_parser("export", help="a checkpoint -> Hugging Face or Meta")
+    exporting.add_argument("--format", choices=("hf", "meta"), required=True)
     dtypes = ("bfloat16", "float16", "float32")
-    out.add_argument("--dtype", choices=dtypes, help="of all tensors (default: as imported; bfloat16 if trained)")
-    out.add_argument("--shard_size", default="5GB", help="hf: the most one file has, as 5GB or 500MB (default: 5GB)")
-    out.add_argument("--shards", type=int, help="meta: model-parallel parts (default: as imported, or Meta's number)")
-    for command in (into, out):
-        command.add_argument("--from", dest="origin", type=Path, required=True, help="what to read")
-        command.add_argument("--to", type=Path, required=True, help="the folder to make")
-        command.add_argument("--tokenizer", type=Path, help="a tokenizer.model (default: that of --from)")
-    verify = commands.add_parser("verify", help="whether two checkpoints of any two formats are the same")
+    exporting.add_argument(
+        "--dtype", choices=dtypes, help="dtype of all tensors (default: as imported; bfloat16 if trained)"
+    )
+    exporting.add_argument(
+        "--shard_size", default="5GB", help="hf: maximum size of a file, such as 5GB or 500MB (default: 5GB)"
+    )
+    exporting.add_argument(
+        "--shards", type=int, help="meta: number of model-parallel parts (default: as imported, or Meta's number)"
+    )
+    for command in (importing, exporting):
+        command.add_argument("--from", dest="origin", type=Path, required=True, help="checkpoint to read")
+        command.add_argument("--to", type=Path, required=True, help="folder to create")
+        command.add_argument("--tokenizer", type=Path, help="a tokenizer.model file (default: that of --from)")
+    verify = commands.add_parser("verify", help="compare two checkpoints of any formats")
     verify.add_argument("--a", type=Path, required=True)
     verify.add_argument("--b", type=Path, required=True)
-    verify.add_argument("--logits", action="store_true", help="compare logits on fixed random ids too, in float32")
-    verify.add_argument("--tolerance", type=float, default=0.0, help="largest difference that is equal (default: 0)")
-    verify.add_argument("--json", action="store_true", help="print one JSON object")
+    verify.add_argument("--logits", action="store_true", help="also compare the logits of fixed random ids, in float32")
+    verify.add_argument(
+        "--tolerance", type=float, default=0.0, help="largest difference that counts as equal (default: 0)"
+    )
+    verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return cli.run(parser, argv, _convert, _explain)
 
 
@@ -56,8 +70,8 @@ def _explain(error: BaseException) -> str | None:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was written"
     if isinstance(error, OSError) and error.filename is None:
-        return f"it could not be written ({error.strerror or error}); nothing was left of it"
-    return cli.explained(error)
+        return f"the checkpoint could not be written ({error.strerror or error}); its files were removed"
+    return cli.describe_os_error(error)
 
 
 def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
@@ -67,38 +81,38 @@ def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    # Imported here: Orbax takes a second, and a wrong flag should not.
+    # Imported here: Orbax takes a second, and a wrong flag should be reported at once.
     from codellama_jax.conversion import checkpoint, formats
     from codellama_jax.conversion.canonical import Source
-    from codellama_jax.conversion.vocabulary import Grown
+    from codellama_jax.conversion.vocabulary import GrownVocabulary
 
-    began = time.monotonic()
+    started = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
     source: Source = opened.source
     if options.sequence_length:
         source.model = dataclasses.replace(source.model, sequence_length=options.sequence_length)
     if options.vocab_size is not None:
-        source = Grown(source, options.vocab_size, options.new_rows)
+        source = GrownVocabulary(source, options.vocab_size, options.new_rows)
     tokenizer = options.tokenizer or opened.tokenizer
     checkpoint.write(source, options.to, f"{opened.format}: {options.origin.absolute()}", tokenizer)
     source.close()
-    _say_done(source.model, opened.format, options.to, began)
-    print(f"a stage starts from it with --gin.INITIAL_CHECKPOINT={options.to}")
+    _print_summary(source.model, opened.format, options.to, started)
+    print(f"start a stage from it with --gin.INITIAL_CHECKPOINT={options.to}")
     return EXIT_DONE
 
 
 def _export(options: argparse.Namespace) -> int:
     from codellama_jax.conversion import formats, hf, meta, tokenizer_files
-    from codellama_jax.conversion.output import whole_folder
+    from codellama_jax.runtime.filesystem import new_folder
 
-    began = time.monotonic()
+    started = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
     source = opened.source
     dtype = options.dtype or ("bfloat16" if opened.trained else None)
     if dtype:
         source.model = dataclasses.replace(source.model, dtypes=dict.fromkeys(source.model.dtypes, dtype))
     tokenizer = tokenizer_files.model_for(options.tokenizer or opened.tokenizer, source.model.llama.vocab_size)
-    with whole_folder(options.to, formats.nbytes(source.model)) as folder:
+    with new_folder(options.to, formats.nbytes(source.model)) as folder:
         if options.format == "hf":
             hf.write(source, folder, _bytes(options.shard_size))
         else:
@@ -106,23 +120,23 @@ def _export(options: argparse.Namespace) -> int:
         if tokenizer is not None:
             tokenizer_files.write(tokenizer, folder, options.format, source.model.sequence_length)
     source.close()
-    _say_done(source.model, opened.format, options.to, began)
+    _print_summary(source.model, opened.format, options.to, started)
     if tokenizer is None:
-        print("no tokenizer is known for it: --tokenizer=PATH adds its files")
+        print("the checkpoint has no tokenizer: --tokenizer=PATH adds its files")
     return EXIT_DONE
 
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+)(MB|GB|)", text)
     if not match or int(match[1]) == 0:
-        raise UserError(f"--shard_size={text} is no size: write 5GB or 500MB", EXIT_USAGE)
+        raise UserError(f"--shard_size={text} is not a size: write 5GB or 500MB", EXIT_USAGE)
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _say_done(model: Any, format: str, to: Path, began: float) -> None:
+def _print_summary(model: Any, format: str, to: Path, started: float) -> None:
     from codellama_jax.conversion import formats
 
-    seconds, nbytes = time.monotonic() - began, formats.nbytes(model)
+    seconds, nbytes = time.monotonic() - started, formats.nbytes(model)
     print(
         f"{format} -> {to}: {model.llama.parameters:,} parameters, {nbytes / 1e6:,.0f} MB in {seconds:.1f} s"
         f" ({nbytes / 1e6 / seconds:,.0f} MB/s)"

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explain(error: BaseException) -> str | None:
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else cli.explained(error)
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else cli.describe_os_error(error)
 
 
 def _run(flags: gin_files.Flags, options: argparse.Namespace) -> int:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from codellama_jax.config import gin_files
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED
-from codellama_jax.runtime import cli, distributed, filesystem
+from codellama_jax.runtime import cli, distributed, filesystem, lock
 from codellama_jax.runtime.console import quiet_stderr
-from codellama_jax.runtime.run_dir import check_same_configuration, final_step, lock, saved_steps
+from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
 from codellama_jax.runtime.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
         locked = None
         if writes:
             stage_dir.mkdir(parents=True, exist_ok=True)
-            locked = lock(stage_dir, log.info)
+            locked = lock.acquire(stage_dir)
             resources.callback(locked.release)
             filesystem.write_atomically(stage_dir / "config.gin", operative_text(config))
 

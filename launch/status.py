@@ -13,7 +13,8 @@ from typing import Any
 
 from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
-from codellama_jax.runtime.run_dir import final_step, holder, saved_steps
+from codellama_jax.runtime.lock import holder
+from codellama_jax.runtime.run_dir import final_step, saved_steps
 from launch import cloud
 from launch.executor import Executor
 from launch.remote_run_dir import RunDir

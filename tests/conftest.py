@@ -3,8 +3,9 @@
 import difflib
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -13,8 +14,9 @@ import pytest
 
 from codellama_jax.tokenizer import Tokenizer
 from tasks.tokenizer_training import train
+from tests.object_store import Store, object_store
 
-# TensorFlow reads it when it is imported, whichever test is first; programs set it before that (storage.folder).
+# TensorFlow reads this when it is imported, by whichever test is first; commands set it before (filesystem.to_path).
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 
 # Eight devices on any machine, for the laws of sharding; and no silent broadcasting between ranks.
@@ -29,7 +31,7 @@ LONGEST = (
     "launch/test_pod.py",
     "tasks/curation/test_build_faults.py",
     "tasks/curation/test_build.py",
-    "runtime/test_gcs.py",
+    "training/test_gcs_checkpoints.py",
     "launch/local/test_local.py",
     "planning/test_aot_compile.py",
     "kernels/test_attention.py",
@@ -100,3 +102,32 @@ def fuzzed() -> Callable[[np.random.Generator, int], str]:
         return "".join(parts)[:characters]
 
     return text
+
+
+@pytest.fixture(scope="session")
+def _object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One server for all tests of this process: TensorStore reads its address once."""
+    with object_store(tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def _object_store_environment(_object_store: Store) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _object_store.environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def store(_object_store: Store, _object_store_environment: None) -> Store:
+    """An empty object store, which the client libraries of this process use as gs://."""
+    _object_store.clear()
+    return _object_store
+
+
+@pytest.fixture
+def bucket_folder(request: pytest.FixtureRequest) -> str:
+    """The name of a folder in the store. Each test has its own: a refused upload of one test may be retried later."""
+    name = re.sub(r"\W+", "-", request.node.name)
+    return f"runs/{name}/code"

@@ -1,1 +1,1 @@
-"""Checkpoints in and out: Hugging Face, Meta and llama2.c to our folders and back, a block of a tensor at a time."""
+"""Import and export of checkpoints: Hugging Face, Meta and llama2.c, one block of a tensor at a time."""

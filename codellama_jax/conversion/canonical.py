@@ -1,8 +1,8 @@
-"""The form in which every format meets every other: our names, a layer by itself, rows of [out, in].
+"""The canonical form between all formats: this project's tensor names, one tensor per layer, rows of [out, in].
 
-Foreign files hold a matrix as [out, in], one a layer; our arrays are [layers, in, out] with heads apart. A Source reads
-any format as rows [out, in] with half-split rotary channels, so a conversion is a Source and a writer, and a block of
-rows is all that is ever in memory.
+Other formats store a matrix as [out, in], one per layer. The native arrays of this project are [layers, in, out], with
+separate head dimensions. A Source reads any format as rows of [out, in] with half-split rotary channels. A conversion
+is therefore a Source and a writer, and only one block of rows is in memory at a time.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import numpy as np
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
 
-BLOCK_BYTES = 16 << 20  # of a block of rows, where rows are not larger than that
-CUTS = 16  # along the model width, which training cuts over devices: what a device restores is few whole chunks
+BLOCK_BYTES = 16 << 20  # size of a block of rows, unless a single row is larger
+WIDTH_CHUNKS = 16  # chunks along the model width, which training shards: a device restores a few complete chunks
 
 IN_LAYERS = ("attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w3", "w2")
 NORMS = ("attention_norm", "ffn_norm", "norm")
@@ -28,11 +28,11 @@ DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32",
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor by our name.
+    """The name of one tensor.
 
     Attributes:
         name: "embedding", "norm", "head", or one of IN_LAYERS.
-        layer: of IN_LAYERS; None for the others.
+        layer: the layer, for IN_LAYERS; None for the others.
     """
 
     name: str
@@ -43,20 +43,20 @@ class Tensor:
 
     @property
     def parameter(self) -> str:
-        """The name of the array that holds it with us, all layers of it."""
+        """The name of the native array that holds this tensor, for all layers."""
         return self.name if self.layer is None else f"blocks.{self.name}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a checkpoint says of itself.
+    """The description of a checkpoint.
 
     Attributes:
         llama: shape and rotary base.
-        sequence_length: the most positions it is meant for.
-        dtypes: what each tensor is, or was, stored as in its own format, by str(tensor); "float32" and the like.
-        tied: whether the head is the embedding, and stored once.
-        notes: what else a format wants back, as JSON values: parts of Meta's, ids of special tokens.
+        sequence_length: the largest number of positions.
+        dtypes: the dtype of each tensor in its original format, such as "float32", by str(tensor).
+        tied: whether the head is the embedding, stored once.
+        notes: what else the export to the original format needs, as JSON values: Meta's parts, ids of special tokens.
     """
 
     llama: Llama
@@ -70,18 +70,18 @@ class Source(Protocol):
     """A checkpoint of any format, open for reading.
 
     Attributes:
-        model: what it says of itself.
+        model: its description.
     """
 
     model: Model
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop of a tensor [out, in] (of a norm: [dim]), in its dtype, rotary channels half-split.
+        """Rows start to stop of a tensor [out, in] (a norm: [dim]), in its dtype, with half-split rotary channels.
 
-        Of wq, wk and wv only whole heads are asked for.
+        Rows of wq, wk and wv are requested for whole heads only.
 
         Raises:
-            UserError: names the file that is damaged.
+            UserError: a file is damaged; names it.
         """
         ...
 
@@ -91,7 +91,7 @@ class Source(Protocol):
 
 
 def tensors(llama: Llama) -> Iterator[Tensor]:
-    """Every tensor of a model, layers of one kind after each other, as our arrays hold them."""
+    """All tensors of a model, in the order of the native arrays: all layers of one name, then the next name."""
     yield Tensor("embedding")
     for name in IN_LAYERS:
         for layer in range(llama.layers):
@@ -100,20 +100,25 @@ def tensors(llama: Llama) -> Iterator[Tensor]:
     yield Tensor("head")
 
 
-def check_names(where: Path, wanted: Set[str], found: Set[str], whole: str) -> None:
-    """Returns if a foreign file or folder has the tensors that it should, by its own names, and no others.
+def check_names(path: Path, expected: Set[str], actual: Set[str], content: str) -> None:
+    """Checks that a file or folder of another format has exactly the expected tensors.
+
+    Args:
+        path: of the file or folder.
+        expected, actual: names of tensors in that format.
+        content: what the path should contain, for the message.
 
     Raises:
-        UserError: it has not: it is no `whole`; names three at most.
+        UserError: a tensor is missing or unknown; names up to three.
     """
-    for names, what in ((wanted - found, "has no"), (found - wanted, "has an unknown tensor,")):
+    for names, problem in ((expected - actual, "has no"), (actual - expected, "has an unknown tensor,")):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{where} {what} {', '.join(sorted(names)[:3])}{more}: it is no {whole}")
+            raise UserError(f"{path} {problem} {', '.join(sorted(names)[:3])}{more}: it is not a {content}")
 
 
 def shape(llama: Llama, name: str) -> tuple[int, ...]:
-    """[out, in] of a matrix, [dim] of a norm."""
+    """The canonical shape: [out, in] of a matrix, [dim] of a norm."""
     queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
     return {
         "embedding": (llama.vocab_size, llama.dim),
@@ -128,8 +133,8 @@ def shape(llama: Llama, name: str) -> tuple[int, ...]:
     }.get(name, (llama.dim,))
 
 
-def our_shape(llama: Llama, name: str) -> tuple[int, ...]:
-    """Shape of one layer in our arrays."""
+def native_shape(llama: Llama, name: str) -> tuple[int, ...]:
+    """The shape of one layer in the native arrays."""
     out, *within = shape(llama, name)
     if name in ("wq", "wk", "wv"):
         return (llama.dim, out // llama.head_dim, llama.head_dim)
@@ -138,8 +143,8 @@ def our_shape(llama: Llama, name: str) -> tuple[int, ...]:
     return (out, *within) if name == "embedding" or not within else (*within, out)
 
 
-def our_rows(llama: Llama, name: str, start: int, stop: int) -> tuple[slice, ...]:
-    """Where rows start to stop of [out, in] lie within one layer of ours."""
+def native_slices(llama: Llama, name: str, start: int, stop: int) -> tuple[slice, ...]:
+    """The slices of one layer in the native array that hold rows start to stop of [out, in]."""
     everything = slice(None)
     if name in ("wq", "wk", "wv"):
         return (everything, slice(start // llama.head_dim, stop // llama.head_dim), everything)
@@ -152,12 +157,12 @@ def our_rows(llama: Llama, name: str, start: int, stop: int) -> tuple[slice, ...
 
 
 def width_axis(name: str) -> int:
-    """Which axis of one layer of ours is the model width."""
+    """The axis of one layer in the native array that is the model width."""
     return {"embedding": 1, "wo": 2, "w2": 1}.get(name, 0)
 
 
-def to_ours(llama: Llama, name: str, rows: np.ndarray) -> np.ndarray:
-    """Rows [out, in] as our arrays have them."""
+def to_native(llama: Llama, name: str, rows: np.ndarray) -> np.ndarray:
+    """Converts rows [out, in] to the native layout."""
     if name == "embedding" or name in NORMS:
         return rows
     within = {"wq": (-1, llama.head_dim), "wk": (-1, llama.head_dim), "wv": (-1, llama.head_dim)}
@@ -166,8 +171,8 @@ def to_ours(llama: Llama, name: str, rows: np.ndarray) -> np.ndarray:
     return _transposed(rows).reshape(rows.shape[1], *within.get(name, (-1,)))
 
 
-def from_ours(llama: Llama, name: str, block: np.ndarray) -> np.ndarray:
-    """The way back."""
+def from_native(llama: Llama, name: str, block: np.ndarray) -> np.ndarray:
+    """The inverse of `to_native`."""
     if name == "embedding" or name in NORMS:
         return block
     inner = llama.heads * llama.head_dim if name == "wo" else block.shape[0]
@@ -175,7 +180,7 @@ def from_ours(llama: Llama, name: str, block: np.ndarray) -> np.ndarray:
 
 
 def _transposed(matrix: np.ndarray) -> np.ndarray:
-    """The transpose, copied sixteen rows at a time: the whole at once keeps missing the cache (7 times slower)."""
+    """The transpose, copied sixteen rows at a time: copying it at once misses the cache and is 7 times slower."""
     copy = np.empty(matrix.shape[::-1], matrix.dtype)
     for row in range(0, len(matrix), 16):
         copy[:, row : row + 16] = matrix[row : row + 16].T
@@ -183,25 +188,28 @@ def _transposed(matrix: np.ndarray) -> np.ndarray:
 
 
 def blocks(llama: Llama, name: str, itemsize: int) -> list[tuple[int, int]]:
-    """Rows in blocks of about BLOCK_BYTES: (start, stop), whole heads of wq, wk and wv, whole cuts of the width."""
+    """Divides the rows into blocks of about BLOCK_BYTES: (start, stop).
+
+    A block has whole heads of wq, wk and wv, and whole chunks of the model width of wo and w2.
+    """
     out, *within = shape(llama, name)
     unit = llama.head_dim if name in ("wq", "wk", "wv") else 1
     if name in ("wo", "w2"):
-        unit = llama.dim // math.gcd(llama.dim, CUTS)
+        unit = llama.dim // math.gcd(llama.dim, WIDTH_CHUNKS)
     units = max(1, BLOCK_BYTES // (unit * math.prod(within) * itemsize))
-    # of equal size, but for the last: a small rest would be a whole chunk on disk
+    # equal sizes, except the last: a small remainder would occupy a whole chunk on disk
     number = -(-out // (units * unit))
     step = -(-out // (number * unit)) * unit
     return [(start, min(start + step, out)) for start in range(0, out, step)]
 
 
 def half_split(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows of whole heads whose channels 2i and 2i + 1 rotate together (Meta) -> i and i + K/2 (Hugging Face, ours)."""
+    """Reorders the channels of whole heads: from rotary pairs (2i, 2i + 1), as Meta stores them, to (i, i + K/2)."""
     return np.ascontiguousarray(_heads(rows, head_dim // 2, 2))
 
 
 def adjacent_pairs(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """The way back."""
+    """The inverse of `half_split`."""
     return np.ascontiguousarray(_heads(rows, 2, head_dim // 2))
 
 
@@ -210,25 +218,25 @@ def _heads(rows: np.ndarray, first: int, second: int) -> np.ndarray:
 
 
 def dtype_of(model: Model, tensor: Tensor) -> np.dtype:
-    """A tensor's own dtype."""
+    """The dtype of a tensor in its original format."""
     return DTYPES[model.dtypes[str(tensor)]]
 
 
 def stored_dtype(model: Model, parameter: str) -> np.dtype:
-    """One dtype for all layers of an array, in which each layer's values are exact."""
+    """The dtype of a native array: one that represents the values of all layers exactly."""
     names = {model.dtypes[str(tensor)] for tensor in tensors(model.llama) if tensor.parameter == parameter}
     return DTYPES[names.pop() if len(names) == 1 else "float32"]
 
 
-def checked_llama(where: str, **fields: Any) -> Llama:
-    """A Llama from a foreign file's numbers.
+def checked_llama(path: Path, **fields: Any) -> Llama:
+    """The configuration of a Llama, from the values of a file.
 
     Raises:
-        UserError: they are not a Llama's.
+        UserError: the values are not those of a Llama.
     """
     try:
         if min(fields[name] for name in ("dim", "layers", "heads", "kv_heads", "ffn_dim", "vocab_size")) < 1:
             raise ValueError("sizes must be positive")
         return Llama(**fields)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where} does not describe a Llama: {error}") from None
+        raise UserError(f"{path} does not describe a Llama: {error}") from None

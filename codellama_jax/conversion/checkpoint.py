@@ -1,12 +1,12 @@
-"""Our own checkpoint folders: written a block at a time as Orbax writes them whole, and read in the same way.
+"""Checkpoint folders of this project: written in Orbax's format one block at a time, and read in the same way.
 
-    params/              every array, in the layout of Orbax's PyTreeSave: training/checkpoints.load_params reads it
-    metadata/metadata    JSON: step, stage, sequence_length, llama, config (none), imported (what export wants back)
-    tokenizer.model      of the checkpoint that was imported, if it had one
+    params/              all arrays, in the layout of Orbax's PyTreeSave: training/checkpoints.load_params reads it
+    metadata/metadata    JSON: step, stage, sequence_length, llama, config (empty), imported (what an export needs)
+    tokenizer.model      of the imported checkpoint, if it had one
     checksums.json
 
-Arrays keep the dtype of their source and become float32 when they are loaded; where layers of one array differ in dtype
-it is float32, which holds all of them exactly, and export gives each layer its own again.
+Arrays keep the dtype of their source, and are loaded as float32. If the layers of one array have different dtypes, the
+array is float32, which represents all of them exactly; export converts each layer to its original dtype.
 """
 
 import dataclasses
@@ -23,25 +23,25 @@ import tensorstore as ts
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, orbax_stream
 from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Source, Tensor
-from codellama_jax.conversion.output import whole_folder
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import checksums
+from codellama_jax.runtime.filesystem import new_folder
 
-# What is read at once of an array whose chunks are large or hold many layers: a chunk is decoded whole.
+# Size of a read from an array whose chunks are large or hold many layers: TensorStore decodes complete chunks.
 SLAB_BYTES = 1 << 30
 
 
 def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None) -> None:
-    """Writes a source as a checkpoint folder, which any stage takes as its start.
+    """Writes a checkpoint folder, from which any stage can start.
 
     Args:
-        source: any format.
-        path: of the folder; its parent is made.
-        imported_from: format and place, for the metadata.
-        tokenizer: the model's, copied.
+        source: a checkpoint of any format.
+        path: of the new folder; its parent is created.
+        imported_from: format and path of the source, for the metadata.
+        tokenizer: the SentencePiece model file to copy, if any.
 
     Raises:
-        UserError: path exists, there is no room, or the source is damaged; then nothing is left of the folder.
+        UserError: the path exists, the disk has too little space, or the source is damaged. The folder is removed.
     """
     model = source.model
     names = dict.fromkeys(tensor.parameter for tensor in canonical.tensors(model.llama))
@@ -64,7 +64,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         "config": "",
         "imported": imported,
     }
-    with whole_folder(path, sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())) as folder:
+    with new_folder(path, sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())) as folder:
         orbax_stream.save(tree, folder / "params")
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))
@@ -74,7 +74,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
 
 
 def _grouped(model: Model) -> dict[str, str]:
-    """The dtypes by array, and by tensor where a layer has another one than its first."""
+    """The dtype of the first layer of each array, and those of tensors that differ from it."""
     grouped: dict[str, str] = {}
     for tensor in canonical.tensors(model.llama):
         dtype = model.dtypes[str(tensor)]
@@ -84,7 +84,7 @@ def _grouped(model: Model) -> dict[str, str]:
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint at a path: the folder itself, or the newest one of a stage's folder (runs/NAME/STAGE)."""
+    """The checkpoint folder at a path: the path itself, or the newest one of a stage (runs/NAME/STAGE)."""
     if (path / "metadata" / "metadata").is_file() and (path / "params").is_dir():
         return path
     steps = [int(folder.name) for folder in (path / "checkpoints").glob("*") if folder.name.isdigit()]
@@ -94,19 +94,19 @@ def find(path: Path) -> Path | None:
 
 
 class Checkpoint:
-    """A Source of a checkpoint folder of ours, imported or trained.
+    """The Source of a checkpoint folder of this project, imported or trained.
 
     Attributes:
-        model: its dtypes are those of the source it was imported from; of a trained one, float32.
+        model: with the dtypes of the original format if it was imported, or float32 if it was trained.
         trained: whether training wrote it.
-        tokenizer: the tokenizer's model file, if it is known.
+        tokenizer: its SentencePiece model file, if known.
     """
 
     def __init__(self, path: Path):
-        """Opens it, after its checksums are verified.
+        """Verifies the checksums and opens the arrays.
 
         Raises:
-            UserError: it is damaged, or no checkpoint.
+            UserError: the folder is damaged, or not a checkpoint.
         """
         checksums.verify(path)
         self._path = path
@@ -117,35 +117,35 @@ class Checkpoint:
             raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
         imported = metadata.get("imported")
         self.trained = imported is None
-        # runs/NAME/STAGE/checkpoints/STEP: the tokenizer is the run's
+        # runs/NAME/STAGE/checkpoints/STEP: the tokenizer is in the folder of the run
         candidates = [path / "tokenizer.model", *(path.absolute().parents[2:3] if self.trained else [])]
-        files = [place / "tokenizer.model" if place.is_dir() else place for place in candidates]
+        files = [path / "tokenizer.model" if path.is_dir() else path for path in candidates]
         self.tokenizer = next((file for file in files if file.is_file()), None)
         self._stores: dict[str, Any] = {}
         for tensor in canonical.tensors(llama):
             if tensor.parameter not in self._stores:
                 layers = () if tensor.layer is None else (llama.layers,)
-                wanted = (*layers, *canonical.our_shape(llama, tensor.name))
-                self._stores[tensor.parameter] = self._opened(tensor.parameter, wanted)
+                shape = (*layers, *canonical.native_shape(llama, tensor.name))
+                self._stores[tensor.parameter] = self._open(tensor.parameter, shape)
         dtypes = {}
         for tensor in canonical.tensors(llama):
-            own = self._stores[tensor.parameter].dtype.name
-            kept = imported["dtypes"] if imported else {}
-            dtypes[str(tensor)] = kept.get(str(tensor), kept.get(tensor.parameter, own))
+            stored = self._stores[tensor.parameter].dtype.name
+            original = imported["dtypes"] if imported else {}
+            dtypes[str(tensor)] = original.get(str(tensor), original.get(tensor.parameter, stored))
         notes = imported["notes"] if imported else {}
         self.model = Model(llama, length, dtypes, tied=bool(imported and imported["tied"]), notes=notes)
-        self._slab: tuple[str, int, np.ndarray] | None = None  # an array's name, the first layer, some of its layers
+        self._slab: tuple[str, int, np.ndarray] | None = None  # array name, first layer, layers from it on
 
-    def _opened(self, name: str, wanted: tuple[int, ...]) -> Any:
+    def _open(self, name: str, shape: tuple[int, ...]) -> Any:
         kvstore = {"driver": "ocdbt", "base": f"file://{self._path.absolute() / 'params'}/", "path": f"{name}/"}
         try:
             store = ts.open({"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}).result()
         except (ValueError, OSError) as error:
             raise self._unreadable(name, error) from None
-        if store.shape != wanted:
-            raise UserError(f"{self._path}: {name} is {list(store.shape)}, its metadata says {list(wanted)}")
+        if store.shape != shape:
+            raise UserError(f"{self._path}: {name} is {list(store.shape)}, its metadata says {list(shape)}")
         if store.dtype.name not in DTYPES:
-            raise UserError(f"{self._path}: {name} is {store.dtype.name}, which no other format has")
+            raise UserError(f"{self._path}: {name} is {store.dtype.name}, which no other format supports")
         return store
 
     def _unreadable(self, name: str, error: Exception) -> UserError:
@@ -153,39 +153,39 @@ class Checkpoint:
         return UserError(f"{self._path} is damaged: {name} cannot be read ({reason})")
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """As Source.rows; cast to the dtype that the model has for this tensor."""
+        """See Source.rows; in the original dtype of the tensor."""
         store, llama = self._stores[tensor.parameter], self.model.llama
-        within = canonical.our_rows(llama, tensor.name, start, stop)
+        slices = canonical.native_slices(llama, tensor.name, start, stop)
         chunk = store.chunk_layout.read_chunk.shape
         small = math.prod(chunk) * store.dtype.numpy_dtype.itemsize <= 4 * BLOCK_BYTES
         try:
             if small and (tensor.layer is None or chunk[0] == 1):
-                block = (store if tensor.layer is None else store[tensor.layer])[within].read().result()
+                block = (store if tensor.layer is None else store[tensor.layer])[slices].read().result()
             else:
-                block = self._from_slab(tensor, store, chunk)[within]
+                block = self._from_slab(tensor, store, chunk)[slices]
         except (ValueError, OSError) as error:
             raise self._unreadable(tensor.parameter, error) from None
-        own = canonical.dtype_of(self.model, tensor)
-        return canonical.from_ours(llama, tensor.name, block.astype(own, copy=False))
+        dtype = canonical.dtype_of(self.model, tensor)
+        return canonical.from_native(llama, tensor.name, block.astype(dtype, copy=False))
 
     def _from_slab(self, tensor: Tensor, store: Any, chunk: tuple[int, ...]) -> np.ndarray:
-        """One layer (or the whole of an array without layers), of those that lie in the same chunks."""
+        """One layer, or the whole array if it has no layers; reads the other layers in the same chunks with it."""
         layer = tensor.layer or 0
         if self._slab is not None and self._slab[0] == tensor.parameter:
-            first, held = self._slab[1:]
-            if first <= layer < first + len(held):
-                return held[layer - first]
-        self._slab = None  # before another one is read
+            first, layers = self._slab[1:]
+            if first <= layer < first + len(layers):
+                return layers[layer - first]
+        self._slab = None  # frees its memory before another one is read
         if tensor.layer is None:
             self._slab = (tensor.parameter, 0, store.read().result()[None])
         else:
             nbytes = math.prod(store.shape[1:]) * store.dtype.numpy_dtype.itemsize
-            layers = max(1, min(chunk[0], SLAB_BYTES // nbytes))
-            first = layer // layers * layers
-            self._slab = (tensor.parameter, first, store[first : min(first + layers, store.shape[0])].read().result())
+            count = max(1, min(chunk[0], SLAB_BYTES // nbytes))
+            first = layer // count * count
+            self._slab = (tensor.parameter, first, store[first : min(first + count, store.shape[0])].read().result())
         return self._slab[2][layer - self._slab[1]]
 
     def close(self) -> None:
-        """As Source.close."""
+        """See Source.close."""
         self._stores.clear()
         self._slab = None

@@ -1,4 +1,4 @@
-"""Which format lies at a path."""
+"""Detects the format of a checkpoint, and opens it."""
 
 import math
 from pathlib import Path
@@ -9,13 +9,13 @@ from codellama_jax.conversion.canonical import Model, Source, Tensor
 from codellama_jax.errors import UserError
 
 
-class Opened(NamedTuple):
-    """A checkpoint that was found and opened.
+class OpenedCheckpoint(NamedTuple):
+    """A checkpoint that is open for reading.
 
     Attributes:
-        source: it.
+        source: reads its tensors.
         format: "Hugging Face", "Meta", "llama2.c" or "codellama_jax".
-        tokenizer: the tokenizer's model file beside it, if there is one.
+        tokenizer: the SentencePiece model file beside it, if there is one.
         trained: whether training wrote it, in float32.
     """
 
@@ -25,37 +25,37 @@ class Opened(NamedTuple):
     trained: bool = False
 
 
-def open_checkpoint(path: Path) -> Opened:
-    """Opens what lies at a path.
+def open_checkpoint(path: Path) -> OpenedCheckpoint:
+    """Opens the checkpoint at a path, in any format.
 
     Raises:
-        UserError: nothing that is known, or it is damaged.
+        UserError: there is no checkpoint of a known format, or it is damaged.
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such folder")
-    beside = path / "tokenizer.model"
-    tokenizer = beside if beside.is_file() else None
-    if found := checkpoint.find(path):
-        ours = checkpoint.Checkpoint(found)
-        return Opened(ours, "codellama_jax", ours.tokenizer, ours.trained)
+    model_file = path / "tokenizer.model"
+    tokenizer = model_file if model_file.is_file() else None
+    if folder := checkpoint.find(path):
+        source = checkpoint.Checkpoint(folder)
+        return OpenedCheckpoint(source, "codellama_jax", source.tokenizer, source.trained)
     if (path / "config.json").is_file():
-        return Opened(hf.HuggingFace(path), "Hugging Face", tokenizer)
+        return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer)
     if (path / meta.PARAMS).is_file() or any(path.glob("consolidated.*.pth")):
-        return Opened(meta.Meta(path), "Meta", tokenizer)
+        return OpenedCheckpoint(meta.Meta(path), "Meta", tokenizer)
     if file := llama2c.find(path):
-        return Opened(llama2c.Llama2c(file), "llama2.c", None)
+        return OpenedCheckpoint(llama2c.Llama2c(file), "llama2.c", None)
     raise UserError(
-        f"{path} is no checkpoint that is known: a folder with config.json and *.safetensors (Hugging Face),"
-        " params.json and consolidated.*.pth (Meta), params/ and metadata/ (ours), or a .bin of llama2.c"
+        f"{path} is not a checkpoint of a known format: a folder with config.json and *.safetensors (Hugging Face),"
+        " params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project), or a .bin file of llama2.c"
     )
 
 
 def nbytes(model: Model) -> int:
-    """Bytes of all tensors in their own dtypes."""
-    kept = (tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head"))
-    return sum(size(model, tensor) for tensor in kept)
+    """The size of all tensors in their original dtypes, in bytes."""
+    stored = (tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head"))
+    return sum(size(model, tensor) for tensor in stored)
 
 
 def size(model: Model, tensor: Tensor) -> int:
-    """Bytes of one."""
+    """The size of one tensor in its original dtype, in bytes."""
     return math.prod(canonical.shape(model.llama, tensor.name)) * canonical.dtype_of(model, tensor).itemsize

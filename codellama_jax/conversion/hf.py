@@ -1,8 +1,7 @@
-"""Hugging Face's LlamaForCausalLM: config.json beside safetensors files, with an index where they are several.
+"""Hugging Face's LlamaForCausalLM: config.json and safetensors files, with an index if there are several.
 
-Old folders with pytorch_model*.bin instead are read as Meta's files are, by torch_file.
-
-Matrices are [out, in], and rotary channels half-split, as with us.
+Older folders have pytorch_model*.bin instead, which torch_file reads. Matrices are [out, in], and rotary channels are
+half-split.
 """
 
 import json
@@ -15,7 +14,7 @@ import numpy as np
 
 from codellama_jax.conversion import canonical, safetensors, torch_file
 from codellama_jax.conversion.canonical import DTYPES, Model, Source, Tensor
-from codellama_jax.conversion.tensor_file import InputFile, Stored, json_object
+from codellama_jax.conversion.tensor_file import InputFile, StoredTensor, json_object
 from codellama_jax.errors import UserError
 
 SHARD_BYTES = 5_000_000_000
@@ -47,25 +46,25 @@ def name_of(tensor: Tensor) -> str:
 
 
 class HuggingFace:
-    """A Source of a Hugging Face folder."""
+    """The Source of a Hugging Face folder."""
 
     def __init__(self, folder: Path):
-        """Opens its files and checks every name and shape.
+        """Opens the files and checks all names and shapes.
 
         Raises:
-            UserError: something is missing, damaged or no plain Llama; the message names it.
+            UserError: a file is missing or damaged, or the model is not a plain Llama; names the file.
         """
         config = json_object(folder / "config.json")
         llama, length = _llama(folder / "config.json", config)
         self._files: dict[str, InputFile] = {}
         self._stored = self._read(folder)
         tied = bool(config.get("tie_word_embeddings", False)) and _GLOBAL["head"] not in self._stored
-        wanted = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
+        tensors = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
         if tied:
             self._stored[_GLOBAL["head"]] = self._stored.get(_GLOBAL["embedding"])  # type: ignore[assignment]
-        canonical.check_names(folder, wanted.keys(), self._stored.keys(), "whole Llama")
+        canonical.check_names(folder, tensors.keys(), self._stored.keys(), "complete Llama")
         dtypes = {}
-        for name, tensor in wanted.items():
+        for name, tensor in tensors.items():
             stored, shape = self._stored[name], canonical.shape(llama, tensor.name)
             if stored.shape != shape:
                 raise UserError(
@@ -76,7 +75,7 @@ class HuggingFace:
         notes = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
         self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
 
-    def _read(self, folder: Path) -> dict[str, Stored]:
+    def _read(self, folder: Path) -> dict[str, StoredTensor]:
         safe = (folder / INDEX).exists() or (folder / SINGLE).exists() or not any(folder.glob("pytorch_model*.bin*"))
         index, names = (folder / INDEX, [SINGLE]) if safe else (folder / _OLD_INDEX, [_OLD_SINGLE])
         read = safetensors.read if safe else torch_file.read
@@ -85,46 +84,46 @@ class HuggingFace:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise UserError(f"{index} is damaged: it has no weight_map; fetch it again")
             names = sorted(set(weight_map.values()))
-        found: dict[str, Stored] = {}
+        stored: dict[str, StoredTensor] = {}
         for name in names:
             self._files[name] = InputFile(folder / name)
-            found |= read(self._files[name])
-        return {name: stored for name, stored in found.items() if not name.endswith(_IGNORED)}
+            stored |= read(self._files[name])
+        return {name: tensor for name, tensor in stored.items() if not name.endswith(_IGNORED)}
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """As Source.rows."""
+        """See Source.rows."""
         return self._stored[name_of(tensor)].rows(start, stop)
 
     def close(self) -> None:
-        """As Source.close."""
+        """See Source.close."""
         for file in self._files.values():
             file.close()
 
 
 def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
-    """The shape and the positions that config.json tells; UserError for what our decoder does not compute."""
+    """The shape and the number of positions in config.json; UserError for what the decoder does not support."""
 
     def refuse(reason: str) -> UserError:
-        return UserError(f"{path}: {reason}; a plain Llama is needed")
+        return UserError(f"{path}: {reason}; only plain Llama models are supported")
 
     architectures = config.get("architectures") or ["LlamaForCausalLM"]
     if config.get("model_type") != "llama" or architectures != ["LlamaForCausalLM"]:
         raise refuse(f"model_type is {config.get('model_type')!r}, architectures {architectures}")
     for key in ("quantization_config", "attention_bias", "mlp_bias"):
         if config.get(key):
-            raise refuse(f"{key} is {config[key]!r}, which this program cannot read")
+            raise refuse(f"{key} is {config[key]!r}, which is not supported")
     if config.get("hidden_act", "silu") != "silu":
         raise refuse(f"hidden_act is {config['hidden_act']!r}")
     if config.get("partial_rotary_factor", 1) != 1:
         raise refuse(f"partial_rotary_factor is {config['partial_rotary_factor']}")
-    # rope_parameters is transformers 5's word for rope_theta and rope_scaling of 4
+    # transformers 5 has rope_parameters in place of rope_theta and rope_scaling of version 4
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "linear"):
         raise refuse(f"rotary scaling of type {kind!r} is not supported")
     try:
         llama = canonical.checked_llama(
-            str(path),
+            path,
             dim=config["hidden_size"],
             layers=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
@@ -143,16 +142,16 @@ def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
 
 
 def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes a folder's tensors, index, config.json and generation_config.json.
+    """Writes tensors, index, config.json and generation_config.json.
 
     Args:
-        source: any format.
-        folder: exists, and is empty.
-        shard_bytes: the most that one file of tensors has.
+        source: a checkpoint of any format.
+        folder: an empty folder.
+        shard_bytes: maximum size of one file of tensors.
     """
     model = source.model
-    kept = [tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head")]
-    by_name = {name_of(tensor): tensor for tensor in kept}
+    stored = [tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head")]
+    by_name = {name_of(tensor): tensor for tensor in stored}
     shapes = {name: canonical.shape(model.llama, tensor.name) for name, tensor in by_name.items()}
     dtypes = {name: model.dtypes[str(tensor)] for name, tensor in by_name.items()}
     sizes = {name: math.prod(shapes[name]) * DTYPES[dtypes[name]].itemsize for name in by_name}
@@ -179,7 +178,7 @@ def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
 
 
 def config_json(model: Model) -> dict[str, Any]:
-    """The model for transformers 4 and 5, vLLM and llama.cpp: 4 reads rope_theta, 5 reads rope_parameters."""
+    """The configuration for transformers, vLLM and llama.cpp. Transformers 4 reads rope_theta, 5 rope_parameters."""
     llama = model.llama
     dtype = model.dtypes[str(Tensor("embedding"))]
     rope: dict[str, Any] = {"rope_theta": llama.rope_theta, "rope_type": "default"}

@@ -1,7 +1,8 @@
-"""llama2.c's one-file checkpoints (.bin, the legacy form of its export.py): in only.
+"""llama2.c's single-file checkpoints (.bin, the legacy version of its export.py): import only.
 
-Seven int32 (dim, ffn, layers, heads, kv heads, vocabulary, positions; a negative vocabulary: the head is not the
-embedding), then float32 tensors, each of all layers, then cosines and sines, then the head if it is there.
+A file has seven int32 values: dim, ffn, layers, heads, kv heads, vocabulary, positions; the vocabulary is negative if
+the head is not tied to the embedding. The float32 tensors follow, each with all layers, then cosines and sines, then
+the head if it is not tied.
 """
 
 import math
@@ -12,20 +13,20 @@ import numpy as np
 
 from codellama_jax.conversion import canonical
 from codellama_jax.conversion.canonical import Model, Tensor
-from codellama_jax.conversion.tensor_file import InputFile, Stored
+from codellama_jax.conversion.tensor_file import InputFile, StoredTensor
 from codellama_jax.errors import UserError
 
 _HEADER = struct.Struct("<7i")
-_VERSIONED = 0x616B3432  # "ak42", with which the newer forms begin
+_VERSIONED = 0x616B3432  # "ak42", the first bytes of newer versions
 _ORDER = ("embedding", "attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w2", "w3", "norm")
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint at a path: the file itself, or the one .bin of a folder whose size is what its header says."""
+    """The checkpoint at a path: the file itself, or the only .bin file of a folder whose size matches its header."""
     if path.is_file():
         return path if path.suffix == ".bin" else None
-    found = [file for file in sorted(path.glob("*.bin")) if _size(file) == file.stat().st_size]
-    return found[0] if len(found) == 1 else None
+    files = [file for file in sorted(path.glob("*.bin")) if _size(file) == file.stat().st_size]
+    return files[0] if len(files) == 1 else None
 
 
 def _numbers(path: Path) -> tuple[int, ...] | None:
@@ -35,7 +36,7 @@ def _numbers(path: Path) -> tuple[int, ...] | None:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes that the file should have; None if its first bytes are no header."""
+    """The size of the file according to its header; None if it has no valid header."""
     numbers = _numbers(path)
     if numbers is None or min(numbers[:5]) < 1 or numbers[6] < 1 or numbers[3] % numbers[4] or numbers[0] % numbers[3]:
         return None
@@ -47,25 +48,25 @@ def _size(path: Path) -> int | None:
 
 
 class Llama2c:
-    """A Source of a .bin file."""
+    """The Source of a .bin file."""
 
     def __init__(self, path: Path):
-        """Opens it.
+        """Opens the file.
 
         Raises:
-            UserError: it is another kind of file, or cut short.
+            UserError: it has another format, or is truncated.
         """
         numbers = _numbers(path)
         if numbers and numbers[0] & 0xFFFFFFFF == _VERSIONED:
-            raise UserError(f"{path} is of llama2.c's newer forms: export it with --version 0")
-        wanted, size = _size(path), path.stat().st_size
-        if numbers is None or wanted is None:
-            raise UserError(f"{path} is not a checkpoint of llama2.c: its first 28 bytes are no header")
-        if wanted != size:
-            raise UserError(f"{path} has {size:,} bytes, its header says {wanted:,}: fetch it again")
+            raise UserError(f"{path} is a newer version of llama2.c's format: export it with --version 0")
+        expected_size, size = _size(path), path.stat().st_size
+        if numbers is None or expected_size is None:
+            raise UserError(f"{path} is not a checkpoint of llama2.c: its first 28 bytes are not a valid header")
+        if expected_size != size:
+            raise UserError(f"{path} has {size:,} bytes, its header says {expected_size:,}: fetch it again")
         dim, ffn, layers, heads, kv_heads, signed_vocab, positions = numbers
         llama = canonical.checked_llama(
-            str(path),
+            path,
             dim=dim,
             layers=layers,
             heads=heads,
@@ -81,20 +82,20 @@ class Llama2c:
             self._offsets[name] = offset
             copies = layers if name in canonical.IN_LAYERS else 1
             offset += 4 * copies * math.prod(canonical.shape(llama, name))
-        # cosines and sines of every position lie in between
+        # the cosines and sines of all positions are before the head
         self._offsets["head"] = (
             self._offsets["embedding"] if self.model.tied else offset + 4 * positions * (dim // heads)
         )
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """As Source.rows."""
+        """See Source.rows."""
         shape = canonical.shape(self.model.llama, tensor.name)
         offset = self._offsets[tensor.name] + 4 * (tensor.layer or 0) * math.prod(shape)
-        rows = Stored(self._file, offset, shape, np.dtype("<f4")).rows(start, stop)
+        rows = StoredTensor(self._file, offset, shape, np.dtype("<f4")).rows(start, stop)
         if tensor.name in canonical.ROTARY:
             return canonical.half_split(rows, self.model.llama.head_dim)
         return rows
 
     def close(self) -> None:
-        """As Source.close."""
+        """See Source.close."""
         self._file.close()

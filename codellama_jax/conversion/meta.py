@@ -1,7 +1,8 @@
 """Meta's checkpoints: params.json and consolidated.NN.pth, one file for each model-parallel part.
 
-wq, wk, wv, w1, w3 and the head are cut along their rows, wo, w2 and the embedding along their columns, norms are whole
-in every part. Rotary channels are adjacent pairs. An embedding that is cut along its rows, as Llama 3's, is read too.
+wq, wk, wv, w1, w3 and the head are split along their rows, wo, w2 and the embedding along their columns; norms are
+complete in every part. Rotary channels are adjacent pairs. An embedding split along its rows, as in Llama 3, can be
+read too.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 
 from codellama_jax.conversion import canonical, torch_file
 from codellama_jax.conversion.canonical import Model, Source, Tensor
-from codellama_jax.conversion.tensor_file import InputFile, Stored, json_object
+from codellama_jax.conversion.tensor_file import InputFile, StoredTensor, json_object
 from codellama_jax.errors import UserError
 
 PARAMS = "params.json"
@@ -26,9 +27,9 @@ _BLOCK |= {name: f"feed_forward.{name}" for name in ("w1", "w2", "w3")}
 _BLOCK |= {"attention_norm": "attention_norm", "ffn_norm": "ffn_norm"}
 _AXES = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "head": 0, "wo": 1, "w2": 1, "embedding": 1}
 _IGNORED = "rope.freqs"
-# Meta's own numbers of parts, by (dim, layers): 7B, 13B, 34B, 70B
+# the number of parts of Meta's checkpoints by (dim, layers): 7B, 13B, 34B, 70B
 _PARTS = {(4096, 32): 1, (5120, 40): 2, (8192, 48): 4, (8192, 80): 8}
-_LENGTHS = {1e4: 4096, 1e6: 16384}  # positions, which params.json does not tell: Llama 2's and Code Llama's
+_LENGTHS = {1e4: 4096, 1e6: 16384}  # positions by rope_theta (Llama 2, Code Llama): params.json does not have them
 
 
 def name_of(tensor: Tensor) -> str:
@@ -39,78 +40,78 @@ def name_of(tensor: Tensor) -> str:
 
 
 class Meta:
-    """A Source of a folder of Meta's."""
+    """The Source of a folder in Meta's format."""
 
     def __init__(self, folder: Path):
-        """Opens its files and checks every name and shape.
+        """Opens the files and checks all names and shapes.
 
         Raises:
-            UserError: something is missing, damaged, refused or no Llama; the message names it.
+            UserError: a file is missing, damaged or refused, or the model is not a Llama; names the file.
         """
         params = json_object(folder / PARAMS)
         paths = sorted(folder.glob("consolidated.*.pth"))
         numbers = [int(match[1]) for path in paths if (match := re.fullmatch(r"consolidated\.(\d+)\.pth", path.name))]
         if not numbers or numbers != list(range(len(numbers))):
             missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
-            raise UserError(f"{folder}/consolidated.{missing:02d}.pth is missing: fetch the whole checkpoint again")
+            raise UserError(f"{folder}/consolidated.{missing:02d}.pth is missing: fetch the complete checkpoint again")
         self._files = [InputFile(path) for path in paths]
         files = [torch_file.read(file) for file in self._files]
         llama = _llama(folder / PARAMS, params, files)
-        self._parts: dict[Tensor, tuple[int | None, list[Stored]]] = {}
-        wanted = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
-        for file, found in zip(self._files, files, strict=True):
-            canonical.check_names(file.path, wanted.keys(), found.keys() - {_IGNORED}, "part of a whole Llama")
-        for name, tensor in wanted.items():
-            self._parts[tensor] = self._joined(llama, tensor, [found[name] for found in files])
+        self._parts: dict[Tensor, tuple[int | None, list[StoredTensor]]] = {}
+        tensors = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
+        for file, stored in zip(self._files, files, strict=True):
+            canonical.check_names(file.path, tensors.keys(), stored.keys() - {_IGNORED}, "part of a complete Llama")
+        for name, tensor in tensors.items():
+            self._parts[tensor] = self._matched(llama, tensor, [stored[name] for stored in files])
         dtypes = {str(tensor): parts[0].dtype.name for tensor, (_, parts) in self._parts.items()}
         notes = {"params": params, "parts": len(files), "embedding_axis": self._parts[Tensor("embedding")][0]}
         length = _LENGTHS.get(llama.rope_theta, _LENGTHS[1e4])
         self.model = Model(llama, length, dtypes, notes=notes)
 
-    def _joined(self, llama: Any, tensor: Tensor, parts: list[Stored]) -> tuple[int | None, list[Stored]]:
-        """Along which axis parts are cut, and the parts."""
+    def _matched(self, llama: Any, tensor: Tensor, parts: list[StoredTensor]) -> tuple[int | None, list[StoredTensor]]:
+        """The axis along which the tensor is split, and its parts; checks their shapes and dtypes."""
         shape = canonical.shape(llama, tensor.name)
         axes = [0, 1] if tensor.name == "embedding" and len(parts) > 1 else [_AXES.get(tensor.name)]
         for axis in axes:
-            cut = tuple(size // len(parts) if at == axis else size for at, size in enumerate(shape))
-            if all(part.shape == cut and part.dtype == parts[0].dtype for part in parts):
+            expected = tuple(size // len(parts) if i == axis else size for i, size in enumerate(shape))
+            if all(part.shape == expected and part.dtype == parts[0].dtype for part in parts):
                 return axis, parts
-        name, wrong = name_of(tensor), next((part for part in parts if part.shape != cut), parts[-1])
+        name, wrong = name_of(tensor), next((part for part in parts if part.shape != expected), parts[-1])
         raise UserError(
-            f"{wrong.file.path}: {name} is {list(wrong.shape)} {wrong.dtype}, {PARAMS} and the {len(parts)} parts want"
-            f" {list(cut)} {parts[0].dtype}: they do not belong together"
+            f"{wrong.file.path}: {name} is {list(wrong.shape)} {wrong.dtype}, {PARAMS} and {len(parts)} parts require"
+            f" {list(expected)} {parts[0].dtype}: they do not belong together"
         )
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """As Source.rows."""
+        """See Source.rows."""
         axis, parts = self._parts[tensor]
         if axis is None:
             return parts[0].rows(start, stop)
         if axis == 1:
-            pieces = [part.rows(start, stop) for part in parts]
+            arrays = [part.rows(start, stop) for part in parts]
         else:
-            of_part = parts[0].shape[0]
-            ranges = [(max(start - n * of_part, 0), min(stop - n * of_part, of_part)) for n in range(len(parts))]
-            pieces = [part.rows(*range_) for part, range_ in zip(parts, ranges, strict=True) if range_[0] < range_[1]]
-        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
+            size = parts[0].shape[0]
+            ranges = [(max(start - n * size, 0), min(stop - n * size, size)) for n in range(len(parts))]
+            arrays = [part.rows(*range_) for part, range_ in zip(parts, ranges, strict=True) if range_[0] < range_[1]]
+        rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
         if tensor.name in canonical.ROTARY:
             return canonical.half_split(rows, self.model.llama.head_dim)
         return rows
 
     def close(self) -> None:
-        """As Source.close."""
+        """See Source.close."""
         for file in self._files:
             file.close()
 
 
-def _llama(path: Path, params: dict[str, Any], files: list[dict[str, Stored]]) -> Any:
+def _llama(path: Path, params: dict[str, Any], files: list[dict[str, StoredTensor]]) -> Any:
     if params.get("use_scaled_rope"):
         raise UserError(f"{path}: use_scaled_rope is Llama 3.1's rotary scaling, which is not supported")
     rows, widths = _rows(files, _GLOBAL["head"]), _rows(files, name_of(Tensor("w1", 0)))
     vocab = int(params.get("vocab_size", -1))
     try:
         llama = canonical.checked_llama(
-            str(path),
+            path,
             dim=params["dim"],
             layers=params["n_layers"],
             heads=params["n_heads"],
@@ -126,44 +127,44 @@ def _llama(path: Path, params: dict[str, Any], files: list[dict[str, Stored]]) -
     if _ffn_dim(llama.dim, multiple, params.get("ffn_dim_multiplier")) != llama.ffn_dim:
         raise UserError(f"{path} and the .pth files do not belong together: feed_forward.w1 has {widths} rows")
     if llama.kv_heads % len(files):
-        raise UserError(f"{path}: {llama.kv_heads} key-value heads in {len(files)} parts: heads are not cut")
+        raise UserError(f"{path}: {llama.kv_heads} key-value heads in {len(files)} parts: a head cannot be split")
     return llama
 
 
-def _rows(files: list[dict[str, Stored]], name: str) -> int:
-    return sum(found[name].shape[0] for found in files if name in found and found[name].shape)
+def _rows(files: list[dict[str, StoredTensor]], name: str) -> int:
+    return sum(stored[name].shape[0] for stored in files if name in stored and stored[name].shape)
 
 
 def _ffn_dim(dim: int, multiple: int, multiplier: float | None) -> int:
-    """The feed-forward width as Meta's code reckons it."""
+    """The feed-forward width, as Meta's code computes it."""
     hidden = int(2 * 4 * dim / 3)
     if multiplier is not None:
         hidden = int(multiplier * hidden)
     return -(-hidden // multiple) * multiple
 
 
-def _ffn_words(dim: int, ffn_dim: int) -> dict[str, Any]:
-    """multiple_of, and ffn_dim_multiplier where it takes one, that give this width."""
+def _ffn_settings(dim: int, ffn_dim: int) -> dict[str, Any]:
+    """multiple_of, and ffn_dim_multiplier if needed, that result in this feed-forward width."""
     exact = math.gcd(ffn_dim, 4096)
     middle = (ffn_dim - exact / 2 if exact > 1 else ffn_dim + 0.5) / int(8 * dim / 3)
     candidates = [(256, None), (1024, None), (4096, 1.3), (exact, None), (exact, middle)]
     for multiple, multiplier in candidates:
         if _ffn_dim(dim, multiple, multiplier) == ffn_dim:
-            words: dict[str, Any] = {"multiple_of": multiple}
-            return words if multiplier is None else words | {"ffn_dim_multiplier": multiplier}
-    raise UserError(f"no params.json of Meta's gives a feed-forward width of {ffn_dim} at dim {dim}")
+            settings: dict[str, Any] = {"multiple_of": multiple}
+            return settings if multiplier is None else settings | {"ffn_dim_multiplier": multiplier}
+    raise UserError(f"Meta's params.json cannot express a feed-forward width of {ffn_dim} at dim {dim}")
 
 
 def write(source: Source, folder: Path, parts: int | None = None) -> None:
-    """Writes a folder's params.json and consolidated.NN.pth.
+    """Writes params.json and consolidated.NN.pth.
 
     Args:
-        source: any format.
-        folder: exists, and is empty.
-        parts: model-parallel parts; None takes those of the import, or Meta's number for the size, or 1.
+        source: a checkpoint of any format.
+        folder: an empty folder.
+        parts: number of model-parallel parts; None: as imported, or Meta's number for the size, or 1.
 
     Raises:
-        UserError: heads, widths or vocabulary cannot be cut into so many.
+        UserError: heads, widths or vocabulary are not divisible by the number of parts.
     """
     model = source.model
     llama, notes = model.llama, model.notes
@@ -171,27 +172,27 @@ def write(source: Source, folder: Path, parts: int | None = None) -> None:
         raise UserError("Meta's format has no position interpolation (Llama.rope_scale): use --format=hf")
     parts = parts or notes.get("parts") or _PARTS.get((llama.dim, llama.layers), 1)
     embedding_axis = notes.get("embedding_axis", 1)
-    for what in ("heads", "kv_heads", "ffn_dim", "vocab_size", "dim"):
-        if getattr(llama, what) % parts:
-            raise UserError(f"{what} {getattr(llama, what)} cannot be cut into {parts} parts: use another --shards")
+    for field in ("heads", "kv_heads", "ffn_dim", "vocab_size", "dim"):
+        if getattr(llama, field) % parts:
+            raise UserError(f"{field} {getattr(llama, field)} cannot be split into {parts} parts: use another --shards")
     axes = _AXES | {"embedding": embedding_axis}
 
     def layout(tensor: Tensor) -> tuple[str, str, tuple[int, ...]]:
         shape, axis = canonical.shape(llama, tensor.name), axes.get(tensor.name)
-        cut = tuple(size // parts if at == axis else size for at, size in enumerate(shape))
-        return name_of(tensor), model.dtypes[str(tensor)], cut
+        part_shape = tuple(size // parts if i == axis else size for i, size in enumerate(shape))
+        return name_of(tensor), model.dtypes[str(tensor)], part_shape
 
     entries = [layout(tensor) for tensor in canonical.tensors(llama)]
     writers = [torch_file.Writer(folder / f"consolidated.{part:02d}.pth", entries) for part in range(parts)]
     try:
         for tensor in canonical.tensors(llama):
             itemsize = canonical.dtype_of(model, tensor).itemsize
-            of_part = canonical.shape(llama, tensor.name)[0] // parts
+            part_rows = canonical.shape(llama, tensor.name)[0] // parts
             for start, stop in canonical.blocks(llama, tensor.name, itemsize):
                 rows = source.rows(tensor, start, stop)
                 if tensor.name in canonical.ROTARY:
                     rows = canonical.adjacent_pairs(rows, llama.head_dim)
-                _share(rows, axes.get(tensor.name), start, of_part, [writer.write for writer in writers])
+                _write_rows(rows, axes.get(tensor.name), start, part_rows, [writer.write for writer in writers])
         for writer in writers:
             writer.close()
     except BaseException:
@@ -201,33 +202,33 @@ def write(source: Source, folder: Path, parts: int | None = None) -> None:
     (folder / PARAMS).write_text(json.dumps(_params_json(model), indent=2) + "\n")
 
 
-def _share(
-    rows: np.ndarray, axis: int | None, start: int, of_part: int, writes: list[Callable[[np.ndarray], None]]
+def _write_rows(
+    rows: np.ndarray, axis: int | None, start: int, part_rows: int, writes: list[Callable[[np.ndarray], None]]
 ) -> None:
-    """Gives each part what it has of these rows, which begin at `start`."""
+    """Writes to each part its share of the rows of a tensor, of which `start` is the first."""
     if axis == 0:
         for part, write in enumerate(writes):
-            begin, end = max(part * of_part - start, 0), min((part + 1) * of_part - start, len(rows))
+            begin, end = max(part * part_rows - start, 0), min((part + 1) * part_rows - start, len(rows))
             if begin < end:
                 write(rows[begin:end])
         return
-    pieces = [rows] * len(writes) if axis is None else np.split(rows, len(writes), axis)
-    for write, piece in zip(writes, pieces, strict=True):
-        write(piece)
+    arrays = [rows] * len(writes) if axis is None else np.split(rows, len(writes), axis)
+    for write, array in zip(writes, arrays, strict=True):
+        write(array)
 
 
 def _params_json(model: Model) -> dict[str, Any]:
     llama = model.llama
-    words: dict[str, Any] = {
+    params: dict[str, Any] = {
         "dim": llama.dim,
         "n_layers": llama.layers,
         "n_heads": llama.heads,
         "n_kv_heads": llama.kv_heads,
     }
-    words |= {"norm_eps": llama.norm_eps, "vocab_size": llama.vocab_size}
-    words |= _ffn_words(llama.dim, llama.ffn_dim)
-    if llama.rope_theta != 1e4:  # Llama 2's own code does not know the word
-        words["rope_theta"] = llama.rope_theta
-    # What an import's params.json said stays as it was, but for the vocabulary, which may be -1 there, or have grown.
-    kept = model.notes.get("params", {})
-    return words | {key: value for key, value in kept.items() if key != "vocab_size"}
+    params |= {"norm_eps": llama.norm_eps, "vocab_size": llama.vocab_size}
+    params |= _ffn_settings(llama.dim, llama.ffn_dim)
+    if llama.rope_theta != 1e4:  # Llama 2's own code rejects the key
+        params["rope_theta"] = llama.rope_theta
+    # Values of an imported params.json are kept, except the vocabulary size, which may be -1 or have been increased.
+    imported = model.notes.get("params", {})
+    return params | {key: value for key, value in imported.items() if key != "vocab_size"}

@@ -1,4 +1,4 @@
-"""What foreign files hold: a tensor, read a few rows at a time from where its bytes lie; a JSON object."""
+"""Reading checkpoint files of other formats: tensors, a few rows at a time, and JSON objects."""
 
 import dataclasses
 import json
@@ -13,10 +13,10 @@ from codellama_jax.errors import UserError
 
 
 class InputFile:
-    """A file that is read in ranges; not mapped, so that pages which were read do not count as the process's memory."""
+    """A file that is read by byte ranges. It is not memory-mapped: pages of a mapped file count as process memory."""
 
     def __init__(self, path: Path):
-        """Opens it.
+        """Opens the file.
 
         Raises:
             UserError: it cannot be opened.
@@ -25,39 +25,39 @@ class InputFile:
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            raise UserError(f"{path} is missing: fetch the whole checkpoint again") from None
+            raise UserError(f"{path} is missing: fetch the complete checkpoint again") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, count: int) -> np.ndarray:
-        """These bytes, uint8 [count].
+        """Reads bytes: uint8 [count].
 
         Raises:
-            UserError: the file ends before.
+            UserError: the file is too short.
         """
         buffer, done = np.empty(count, np.uint8), 0
         while done < count:
             number = os.preadv(self._descriptor, [buffer[done:].data], offset + done)
             if number == 0:
                 raise UserError(
-                    f"{self.path} is cut short: {self.size:,} bytes, {offset + count:,} wanted; fetch it again"
+                    f"{self.path} is truncated: {self.size:,} bytes, needed {offset + count:,}; fetch it again"
                 )
             done += number
         return buffer
 
     def close(self) -> None:
-        """Closes it."""
+        """Closes the file."""
         os.close(self._descriptor)
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """A tensor of a file, row after row.
+class StoredTensor:
+    """A tensor in a file, stored row by row.
 
     Attributes:
-        file: that holds it.
-        offset: of its first byte.
+        file: the open file.
+        offset: position of the first byte.
         shape, dtype: of the tensor.
     """
 
@@ -69,7 +69,7 @@ class Stored:
     def __post_init__(self):
         if self.offset < 0 or self.offset + self.nbytes > self.file.size:
             raise UserError(
-                f"{self.file.path} is cut short: {self.file.size:,} bytes, a tensor of it ends at"
+                f"{self.file.path} is truncated: {self.file.size:,} bytes, but a tensor ends at byte"
                 f" {self.offset + self.nbytes:,}; fetch it again"
             )
 
@@ -85,16 +85,16 @@ class Stored:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The object of a JSON file.
+    """Reads a JSON file whose content is an object.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other content.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        reason = "it is no object"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = "it is not a JSON object"
     except (OSError, ValueError) as error:
         reason = str(error)
     raise UserError(f"{path} is damaged ({reason}): fetch it again")

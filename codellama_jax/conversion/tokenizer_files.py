@@ -1,7 +1,8 @@
-"""The tokenizer as transformers, vLLM and llama.cpp read it: tokenizer.model, tokenizer.json and their settings.
+"""The tokenizer files that transformers, vLLM and llama.cpp read: tokenizer.model, tokenizer.json and their settings.
 
-tokenizer.model serves llama.cpp and Meta's code; transformers (vLLM too) reads tokenizer.json. The latter made from the
-former by transformers 5.23 orders merges by id, which is wrong; here they have SentencePiece's order, by score.
+llama.cpp and Meta's code read tokenizer.model; transformers and vLLM read tokenizer.json. The tokenizer.json that
+transformers 5.23 makes of tokenizer.model orders merges by id, which is wrong; the one written here has SentencePiece's
+order, by score.
 """
 
 import json
@@ -13,32 +14,36 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import INFILLING_PIECES, INFILLING_ROWS, Tokenizer
 
-_NORMAL, _CONTROL = 1, 3  # kinds of pieces in a SentencePiece model
-_NAMED = {"prefix_token": 7, "suffix_token": 8, "middle_token": 9, "eot_token": 10}  # of the infilling rows
+_NORMAL, _CONTROL = 1, 3  # types of pieces in a SentencePiece model
+_NAMED = {"prefix_token": 7, "suffix_token": 8, "middle_token": 9, "eot_token": 10}  # numbers of the infilling pieces
 
 
 def model_for(path: Path | None, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer of a model with so many rows; None without a file.
+    """The tokenizer of a model with `vocab_size` rows, with infilling pieces if the model has rows for them.
+
+    None if there is no file.
 
     Raises:
-        UserError: the file is no Llama's, or has more pieces than the model has rows.
+        UserError: the file is not a Llama tokenizer, or has more pieces than the model has rows.
     """
     if path is None:
         return None
     plain = Tokenizer(path, infilling=False)
     if plain.rows > vocab_size:
-        raise UserError(f"{path} has {plain.rows} pieces, the model {vocab_size} rows: --tokenizer takes its own")
+        raise UserError(
+            f"{path} has {plain.rows} pieces, the model {vocab_size} rows: pass --tokenizer=PATH with the model's own"
+        )
     return Tokenizer(plain.model, infilling=vocab_size == plain.pieces + INFILLING_ROWS)
 
 
 def sentencepiece_model(tokenizer: Tokenizer) -> bytes:
-    """The model file's bytes, with infilling the sixteen pieces at its end.
+    """The content of tokenizer.model, with the sixteen infilling pieces at the end if the tokenizer has them.
 
-    They are control pieces: as any other kind they change how some texts are cut.
+    They are control pieces: pieces of any other type would change how some texts are tokenized.
     """
     if not tokenizer.infilling:
         return tokenizer.model
-    proto = model_pb2.ModelProto.FromString(tokenizer.model)  # type: ignore[attr-defined]  # made at import by protobuf
+    proto = model_pb2.ModelProto.FromString(tokenizer.model)  # type: ignore[attr-defined]  # protobuf defines it at import
     lowest = min(piece.score for piece in proto.pieces)
     for number, text in enumerate(INFILLING_PIECES, 1):
         proto.pieces.add(piece=text, score=lowest - number, type=_CONTROL)
@@ -47,14 +52,14 @@ def sentencepiece_model(tokenizer: Tokenizer) -> bytes:
 
 
 def write(tokenizer: Tokenizer, folder: Path, format: str, sequence_length: int) -> None:
-    """Writes tokenizer.model, and for "hf" what transformers wants beside it."""
+    """Writes tokenizer.model, and for the format "hf" also the files that transformers needs."""
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(tokenizer))
     if format != "hf":
         return
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings: dict[str, Any] = {
-        # The class that takes tokenizer.json as it is: LlamaTokenizer of transformers 5 puts another pre-tokenizer in,
-        # which loses the first of a text's leading spaces.
+        # This class uses tokenizer.json unchanged. LlamaTokenizer of transformers 5 replaces the pre-tokenizer, and
+        # then drops the first of the leading spaces of a text.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": True,
         "add_eos_token": False,
@@ -72,10 +77,10 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The same tokenizer for Hugging Face's tokenizers.
+    """The tokenizer in the format of Hugging Face's tokenizers library.
 
-    Text never yields an infilling id: no merge leads to those pieces. The four that prompts are made of, and <s> and
-    its like, are special tokens, which are recognised where a text has them, as in Hugging Face's own files.
+    Text never results in an infilling id, because no merge produces those pieces. The four that prompts consist of, and
+    <s>, </s> and <unk>, are special tokens: the library recognises them in a text, as with Hugging Face's own files.
     """
     proto = model_pb2.ModelProto.FromString(sentencepiece_model(tokenizer))  # type: ignore[attr-defined]
     pieces = [piece.piece for piece in proto.pieces]
@@ -86,7 +91,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         for cut in range(1, len(piece))
         if piece[:cut] in scores and piece[cut:] in scores
     ]
-    merges.sort(key=lambda merge: merge[0])  # stable: of one piece, by where it is cut
+    merges.sort(key=lambda merge: merge[0])  # a stable sort: the splits of one piece keep their order
     special = [0, 1, 2] + ([tokenizer.pieces + row for row in _NAMED.values()] if tokenizer.infilling else [])
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}

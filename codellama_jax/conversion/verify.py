@@ -1,4 +1,4 @@
-"""Whether two checkpoints of any two formats are the same model."""
+"""Compares two checkpoints, of any formats: configuration, tensors and logits."""
 
 import dataclasses
 import math
@@ -10,19 +10,19 @@ import numpy as np
 from codellama_jax.conversion import canonical
 from codellama_jax.conversion.canonical import Source
 
-TOKENS = 64  # random ids that logits are compared on
+TOKENS = 64  # number of random token ids whose logits are compared
 _CONFIG = ("dim", "layers", "heads", "kv_heads", "ffn_dim", "vocab_size", "norm_eps", "rope_theta", "rope_scale")
 
 
 def tensors(a: Source, b: Source) -> dict[str, Any]:
-    """Compares what both say of themselves, and every number, as float32.
+    """Compares the configurations, and all values of all tensors as float32.
 
     Returns:
-        unlike: what differs in shape and rotary base, "NAME: A there, B here"; if a shape does, nothing else is given.
-        max_tensor_difference: the largest absolute difference; infinite where one has a NaN and the other has not.
-        worst_tensor: where it is; None if there is none.
-        same_dtypes: whether every tensor has one dtype in both.
-        tensors: how many were compared.
+        unlike: settings that differ, as "NAME: A and B". If shapes differ, this is the only key.
+        max_tensor_difference: the largest absolute difference; infinite if only one of the values is NaN.
+        worst_tensor: the tensor with this difference; None if there is no difference.
+        same_dtypes: whether every tensor has the same dtype in both.
+        tensors: the number of tensors.
     """
     unlike = [
         f"{field}: {getattr(a.model.llama, field)} and {getattr(b.model.llama, field)}"
@@ -52,7 +52,7 @@ def tensors(a: Source, b: Source) -> dict[str, Any]:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest absolute difference; equal infinities, and NaN beside NaN, differ by nothing."""
+    """The largest absolute difference. Equal infinities have no difference, and two NaNs have none."""
     if a.dtype == b.dtype and a.tobytes() == b.tobytes():
         return 0.0
     x, y = a.astype(np.float32), b.astype(np.float32)
@@ -64,13 +64,13 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def logits(a: Source, b: Source) -> float:
-    """The largest difference of logits on random ids, the same every time, by our decoder in float32."""
+    """The largest difference of the logits of fixed random ids, computed by this project's decoder in float32."""
     ids = np.random.default_rng(0).integers(0, a.model.llama.vocab_size, TOKENS)
     return float(np.abs(logits_of(a, ids) - logits_of(b, ids)).max())
 
 
 def logits_of(source: Source, ids: np.ndarray) -> np.ndarray:
-    """Logits [S, V] of ids [S], in float32; the whole model is in memory."""
+    """Logits [S, V] of ids [S], in float32. Loads the complete model into memory."""
     import jax
     import jax.numpy as jnp
 
@@ -90,23 +90,25 @@ def logits_of(source: Source, ids: np.ndarray) -> np.ndarray:
 
 
 def load(source: Source) -> dict[str, Any]:
-    """All parameters in float32, nested as the modules have them."""
+    """All parameters in float32, as the nested dictionary of the modules."""
     llama = source.model.llama
     params: dict[str, Any] = {"blocks": {}}
     for tensor in canonical.tensors(llama):
         layers = () if tensor.layer is None else (llama.layers,)
         group = params if tensor.layer is None else params["blocks"]
         if tensor.name not in group:
-            group[tensor.name] = np.empty((*layers, *canonical.our_shape(llama, tensor.name)), np.float32)
-        place = group[tensor.name] if tensor.layer is None else group[tensor.name][tensor.layer]
+            group[tensor.name] = np.empty((*layers, *canonical.native_shape(llama, tensor.name)), np.float32)
+        array = group[tensor.name] if tensor.layer is None else group[tensor.name][tensor.layer]
         for start, stop in canonical.blocks(llama, tensor.name, 4):
             rows = source.rows(tensor, start, stop)
-            place[canonical.our_rows(llama, tensor.name, start, stop)] = canonical.to_ours(llama, tensor.name, rows)
+            array[canonical.native_slices(llama, tensor.name, start, stop)] = canonical.to_native(
+                llama, tensor.name, rows
+            )
     return params
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:
-    """A result for the terminal."""
+    """The lines of a result, for the terminal."""
     yield "equal" if result["equal"] else "different"
     for line in result["unlike"]:
         yield f"  {line}"

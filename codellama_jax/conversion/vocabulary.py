@@ -1,4 +1,4 @@
-"""A source with more rows of vocabulary: 32,000 -> 32,016 for infilling."""
+"""Growing the vocabulary of a checkpoint during conversion: 32,000 -> 32,016 for infilling."""
 
 import dataclasses
 
@@ -9,27 +9,30 @@ from codellama_jax.conversion.canonical import Source, Tensor
 from codellama_jax.errors import UserError
 
 
-class Grown:
-    """A source with more rows of vocabulary.
+class GrownVocabulary:
+    """A Source that adds vocabulary rows to another one.
 
     Attributes:
-        model: with the larger vocabulary.
+        model: description, with the larger vocabulary.
     """
 
     def __init__(self, source: Source, vocab_size: int, new_rows: str):
-        """Rows are added to embedding and head up to vocab_size.
+        """Adds rows to embedding and head.
 
         Args:
-            source: what is read.
-            vocab_size: rows there shall be.
-            new_rows: "mean" of the old ones, in float32 as training's grow_vocabulary has it, or "zero".
+            source: the checkpoint to read.
+            vocab_size: number of rows afterwards.
+            new_rows: their values: "mean" of the existing rows, computed in float32 like training's grow_vocabulary,
+                or "zero".
 
         Raises:
-            UserError: there are more rows already.
+            UserError: the checkpoint has more rows already.
         """
         self._source, self._old = source, source.model.llama.vocab_size
         if vocab_size < self._old:
-            raise UserError(f"the checkpoint has {self._old} vocabulary rows, --vocab_size={vocab_size}: none can go")
+            raise UserError(
+                f"the checkpoint has {self._old} vocabulary rows, --vocab_size={vocab_size}: rows cannot be removed"
+            )
         self.model = dataclasses.replace(
             source.model, llama=dataclasses.replace(source.model.llama, vocab_size=vocab_size)
         )
@@ -43,12 +46,12 @@ class Grown:
             self._new[name] = (mean / self._old).astype(np.float32).astype(dtype)
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """As Source.rows."""
+        """See Source.rows."""
         if tensor.name not in self._new or stop <= self._old:
             return self._source.rows(tensor, start, stop)
         new = np.tile(self._new[tensor.name], (stop - max(start, self._old), 1))
         return new if start >= self._old else np.concatenate([self._source.rows(tensor, start, self._old), new])
 
     def close(self) -> None:
-        """As Source.close."""
+        """See Source.close."""
         self._source.close()

@@ -1,14 +1,15 @@
-"""What can be made again is kept below $XDG_CACHE_HOME, or ~/.cache, where there is one."""
+"""A cache of reproducible files: below $XDG_CACHE_HOME, or ~/.cache."""
 
 import os
-import tempfile
 from pathlib import Path
+
+from codellama_jax.runtime import filesystem
 
 
 def directory(kind: str) -> Path | None:
-    """Where things of a kind are kept; None if there is no home to keep them in."""
+    """The folder for one kind of file, which may not exist yet; None if there is no home directory."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # so the XDG specification says: a relative path counts as unset
+    if not os.path.isabs(base):  # the XDG specification: a relative path counts as unset
         try:
             base = os.path.join(Path.home(), ".cache")
         except RuntimeError:
@@ -17,17 +18,10 @@ def directory(kind: str) -> Path | None:
 
 
 def store(path: Path, data: bytes) -> bool:
-    """Writes the file whole or not at all, so that others may read and write it at once; False if it cannot."""
+    """Writes a file atomically; several processes may do so at once. False if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        filesystem.write_atomically(path, data)
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What the programs of this project share: flags in, an exit code out, errors as one line, an end with their parent."""
+"""The frame of every command: flags, exit codes, errors as one line. Also the code version of this process."""
 
 import argparse
 import functools
@@ -15,11 +15,11 @@ from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_FAILED, UserError
 from codellama_jax.runtime import console
 
-PROCESS_STARTED = time.time()  # of this process, nearly
+PROCESS_STARTED = time.time()  # seconds since the epoch; approximate
 
 
-def explained(error: BaseException) -> str | None:
-    """One line for the user; None for what only we can mend."""
+def describe_os_error(error: BaseException) -> str | None:
+    """One line for the user about an OSError; None for other errors, which are bugs."""
     if not isinstance(error, OSError):
         return None
     return f"{error.strerror}: {error.filename}" if error.strerror else str(error)
@@ -29,15 +29,15 @@ def run(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
     body: Callable[[gin_files.Flags, argparse.Namespace], int],
-    explain: Callable[[BaseException], str | None] = explained,
+    explain: Callable[[BaseException], str | None] = describe_os_error,
 ) -> int:
-    """Runs a program; returns its exit code.
+    """Runs a command; returns its exit code.
 
     Args:
-        parser: takes what is left beside gin files and --gin flags; --verbose is added.
-        argv: without the program's name; None takes the process's.
-        body: the program.
-        explain: the line for an error that is no UserError; where it gives None, the error goes on as it is.
+        parser: of the arguments other than gin files and --gin flags; --verbose is added.
+        argv: without the name of the command; None: those of the process.
+        body: the command.
+        explain: gives one line for an error that is not a UserError, or None for a bug, which is raised again.
     """
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     verbose = False
@@ -59,7 +59,7 @@ def run(
 
 @functools.cache
 def code_version() -> str:
-    """The package's version and a digest of its source, which says what no version number can: what really ran."""
+    """The version of the package and a digest of its source files, which identifies local changes too."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for path in sorted(path for package in ("codellama_jax", "tasks") for path in (root / package).rglob("*.py")):
@@ -68,7 +68,7 @@ def code_version() -> str:
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Asks the kernel for a signal when the parent process dies, so that nothing is left behind unseen (Linux only)."""
+    """Has the kernel send this process a signal when its parent dies, so that it does not outlive it (Linux only)."""
     if sys.platform == "linux":
         import ctypes
 

@@ -1,4 +1,4 @@
-"""The terminal: log messages as the lines a user reads, and libraries' own output kept off it.
+"""The terminal: log messages as the lines that a user reads, without the output of libraries.
 
 Modules log through the standard library, `logging.getLogger(__name__)`; only commands print, and what they print is
 their result. `configure_logging` is called by the commands: importing the package as a library installs no handler.
@@ -14,8 +14,8 @@ LOGGERS = ("codellama_jax", "tasks", "launch", "xm_launch")
 
 
 class TerminalHandler(logging.Handler):
-    """Writes a message as one line: to standard output, or from WARNING on to standard error. Above a progress bar if
-    there is one. A reader that has gone away is ignored: it must not end a run, nor keep it from saving."""
+    """Writes each message as a line, above a progress bar if there is one: to standard output, or from WARNING on to
+    standard error. Errors of a closed terminal or pipe are ignored: they must neither end a run nor prevent a save."""
 
     def emit(self, record: logging.LogRecord) -> None:
         # looked up each time: tests and notebooks replace these streams
@@ -47,8 +47,7 @@ def configure_logging() -> None:
 def quiet_stderr() -> Iterator[None]:
     """Discards what C++ code writes to standard error, such as TensorFlow's start-up notes.
 
-    TF_CPP_MIN_LOG_LEVEL alone leaves some lines, which are written before it is read; only redirecting the descriptor
-    removes them.
+    Some lines are written before TF_CPP_MIN_LOG_LEVEL is read; only redirecting the file descriptor removes them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with stderr_to(os.devnull):
@@ -57,7 +56,7 @@ def quiet_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stderr_to(path: str) -> Iterator[None]:
-    """Appends what is written to standard error, by C++ code and child processes too, to a file."""
+    """Appends standard error to a file, including the output of C++ code and child processes."""
     sys.stderr.flush()
     saved = os.dup(2)
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

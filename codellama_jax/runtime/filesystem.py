@@ -1,183 +1,353 @@
-"""Folders and files of a run, on this machine or in a bucket (gs://...).
+"""Files and folders, local or in an object store (gs://...). All of the project reads and writes through this module.
 
-A bucket has no appending and no renaming, but an object appears whole or not at all. It is spoken to through epath,
-that is TensorFlow's file access; codellama_jax/runtime/gcs.py has what that lacks.
+A location with a scheme is accessed through TensorFlow's file system, `tf.io.gfile`, which is imported at the first
+such location; local files need no TensorFlow. SeqIO and etils.epath use the same client. Three others remain:
+runtime/gcs.py has what only the API of Cloud Storage offers, tasks/curation/storage.py accesses the stores of a build
+through Beam, and launch/cloud.py runs gcloud, with the user's own credentials and without TensorFlow.
+
+An object store can neither append nor rename, but an object appears complete or not at all.
 """
 
 import contextlib
+import glob as local_glob
+import io
 import os
+import re
+import secrets
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from codellama_jax.errors import EXIT_INTERRUPTED, UserError
+from codellama_jax.errors import EXIT_INTERRUPTED, EXIT_USAGE, UserError
+
+Location = str | os.PathLike[str]
 
 GCS_SCHEME = "gs://"
-UPLOAD_SECONDS = 60.0  # a growing file is written anew in a bucket as often
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_SPARE_BYTES = 64 << 20  # free space that a new folder needs besides its tensors
 
 
-def to_path(place: str | os.PathLike[str]) -> Path:
-    """The path of a folder or file: with ~ replaced on this machine, epath's for one in a bucket.
+# ---------------------------------------------------------------- locations
 
-    What epath gives is no pathlib.Path, but has its methods; those of it are used that both have.
+
+def is_remote(location: Location) -> bool:
+    """Whether a location has a scheme, such as gs://."""
+    return _SCHEME.match(os.fspath(location)) is not None
+
+
+def to_path(location: Location) -> Path:
+    """The path of a file or folder: a pathlib.Path with ~ expanded, or for gs:// one of etils.epath.
+
+    An epath object is no pathlib.Path but has its methods; use only those that both have.
+
+    Raises:
+        UserError: the location has another scheme.
     """
-    text = os.fspath(place)
-    if not text.startswith(GCS_SCHEME):
+    text = os.fspath(location)
+    if not is_remote(text):
         return Path(text).expanduser()
-    # what TensorFlow remembers of an object for some seconds, another host may have changed
+    if not text.startswith(GCS_SCHEME):
+        raise UserError(f"{text}: the path must be local or start with {GCS_SCHEME}", EXIT_USAGE)
+    # TensorFlow caches the state of an object for some seconds; another host may have changed it
     os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
     from etils import epath
 
-    found: Any = epath.Path(text.rstrip("/"))
-    return found
-
-
-def is_remote(path: PurePath | str) -> bool:
-    """Whether a path is one of a bucket."""
-    return os.fspath(path).startswith(GCS_SCHEME)
+    path: Any = epath.Path(text.rstrip("/"))
+    return path
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root; one in a bucket is that, though its own methods do not know it."""
+    """The absolute path. A remote one is absolute, although its own methods treat it as relative."""
     return path if is_remote(path) else path.absolute()
 
 
-@contextlib.contextmanager
-def store_failures_as_user_errors(place: PurePath) -> Iterator[None]:
-    """What TensorFlow raises where a bucket does not do what it was asked for, as a UserError for `place` that asks to
-    be started again: it has errors of its own, and has tried for half a minute."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith("tensorflow."):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{place}: the bucket does not answer as it should ({reason}); what was saved is untouched, the same"
-            " command goes on from there",
-            EXIT_INTERRUPTED,
-        ) from error
+def expand_home(location: Location) -> str:
+    """The location with ~ expanded if it is local."""
+    text = os.fspath(location)
+    return text if is_remote(text) else os.path.expanduser(text)
 
 
 def split_url(path: PurePath) -> tuple[str, str]:
-    """The bucket of a path that is in one, and the object's name."""
+    """The bucket and the object name of a remote path."""
     parts = urlsplit(os.fspath(path))
     return parts.netloc, parts.path.strip("/")
 
 
-def read_text(path: Path) -> str:
-    """The text of a file; what is not UTF-8 in it is replaced."""
-    return path.read_bytes().decode("utf-8", "replace")
+# ---------------------------------------------------------------- TensorFlow's client and its errors
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a small file so that it is either the old one or the new one, whole. Lone surrogates become question
-    marks."""
-    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    if is_remote(path):
-        path.write_bytes(data)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def gfile() -> Any:
+    """TensorFlow's file system."""
+    import tensorflow as tf
+
+    return tf.io.gfile
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """Copies a folder of this machine, and what is in it, to any place."""
-    for path in sorted(source.rglob("*")):
-        if path.is_file():
-            into = target.joinpath(*path.relative_to(source).parts)
-            into.parent.mkdir(parents=True, exist_ok=True)
-            into.write_bytes(path.read_bytes())
+class StoreError(OSError):
+    """An object store failed. TensorFlow, whose own errors are not OSErrors, has retried for half a minute."""
 
 
-def remove_tree(folder: Path) -> None:
-    """Removes a folder and what is in it, if it is there."""
-    if is_remote(folder):
-        with contextlib.suppress(FileNotFoundError):
-            folder.rmtree()  # type: ignore[attr-defined]  # epath's
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+def _is_tensorflow_error(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "tensorflow" and not isinstance(error, OSError)
 
 
 @contextlib.contextmanager
-def staged_locally(place: Path) -> Iterator[Path]:
-    """A folder of this machine for what can be written on no other: `place` itself, or one that is copied to `place`
-    when the block ends."""
-    if not is_remote(place):
-        yield place
+def tensorflow_errors_as_os_errors() -> Iterator[None]:
+    """Converts errors of TensorFlow to StoreError, with one line."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_tensorflow_error(error):
+            raise
+        raise StoreError(str(error).partition("\n")[0] or type(error).__name__) from None
+
+
+@contextlib.contextmanager
+def store_failures_as_user_errors(location: PurePath) -> Iterator[None]:
+    """Converts failures of an object store to a UserError that names `location` and asks for a restart.
+
+    Raises:
+        UserError: with EXIT_INTERRUPTED.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, StoreError) or _is_tensorflow_error(error)):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{location}: the bucket failed ({reason}); saved checkpoints are not affected, the same command resumes"
+            " from the last one",
+            EXIT_INTERRUPTED,
+        ) from error
+
+
+# ---------------------------------------------------------------- reading
+
+
+def open_input(location: Location) -> BinaryIO:
+    """Opens a file for reading; seekable.
+
+    Raises:
+        OSError: it cannot be opened. A read of a remote file may raise TensorFlow's errors:
+            see `tensorflow_errors_as_os_errors`.
+    """
+    if not is_remote(location):
+        return open(location, "rb")
+    with tensorflow_errors_as_os_errors():
+        return gfile().GFile(os.fspath(location), "rb")
+
+
+def read_bytes(location: Location) -> bytes:
+    """The content of a file. Raises OSError."""
+    with tensorflow_errors_as_os_errors(), open_input(location) as file:
+        return file.read()
+
+
+def read_text(location: Location) -> str:
+    """The text of a file, with bytes that are not UTF-8 replaced. Raises OSError."""
+    return read_bytes(location).decode("utf-8", "replace")
+
+
+def size(location: Location) -> int:
+    """The size of a file in bytes. Raises OSError."""
+    if not is_remote(location):
+        return os.stat(location).st_size
+    with tensorflow_errors_as_os_errors():
+        return gfile().stat(os.fspath(location)).length
+
+
+def exists(location: Location) -> bool:
+    """Whether there is such a file or folder. Raises OSError."""
+    if not is_remote(location):
+        return os.path.exists(location)
+    with tensorflow_errors_as_os_errors():
+        return gfile().exists(os.fspath(location).rstrip("/"))
+
+
+def is_folder(location: Location) -> bool:
+    """Whether there is such a folder. Raises OSError."""
+    if not is_remote(location):
+        return os.path.isdir(location)
+    with tensorflow_errors_as_os_errors():
+        return gfile().isdir(os.fspath(location).rstrip("/"))
+
+
+def list_folder(location: Location) -> list[str]:
+    """The names of the files and folders in a folder, sorted; empty if there is no such folder. Raises OSError."""
+    if not is_folder(location):
+        return []
+    if not is_remote(location):
+        return sorted(os.listdir(location))
+    with tensorflow_errors_as_os_errors():
+        return sorted(name.rstrip("/") for name in gfile().listdir(os.fspath(location)))
+
+
+def glob(pattern: str) -> list[str]:
+    """The locations that match a pattern (* ? [], and ** if local), sorted. Raises OSError."""
+    if not is_remote(pattern):
+        return sorted(local_glob.glob(pattern, recursive=True))
+    with tensorflow_errors_as_os_errors():
+        return sorted(gfile().glob(pattern))
+
+
+def walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields (folder, names of its subfolders, names of its files) top-down, as os.walk does.
+
+    Subfolders that the caller removes from the list are not entered. Links to folders are followed, and each folder is
+    entered once, so a link to a parent does not loop.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    if not is_remote(root):
+        yield from _walk_local(root)
         return
-    with tempfile.TemporaryDirectory(prefix="codellama_jax_") as here:
-        yield Path(here)
-        copy_tree(Path(here), place)
+    with tensorflow_errors_as_os_errors():
+        for folder, subfolders, files in gfile().walk(root.rstrip("/")):
+            subfolders[:] = [name.rstrip("/") for name in subfolders]  # object stores mark folders by a slash
+            yield folder.rstrip("/"), subfolders, files
 
 
-class AppendFile:
-    """A text file that lines are added to.
+def _walk_local(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    entered = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            subfolders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        yield folder, subfolders, files
 
-    On this machine a line is handed to the operating system at once. In a bucket the whole file is written anew, by a
-    thread: UPLOAD_SECONDS after it was last, and with `sync`.
+
+# ---------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def open_output(location: Location, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """A new file that appears under its name, complete, when the block ends without an error.
+
+    A local file is written under a hidden name beside it and renamed, so readers see the old file or the new one, and
+    several processes may write it at once. A remote one is held in memory and written as one object.
 
     Args:
-        path: of the file.
-        text: what it begins with, instead of what it holds; None keeps that.
+        location: of the file, in an existing folder.
+        durable: sync it to disk, so that it survives a power failure.
+
+    Raises:
+        OSError: it cannot be written; names the file.
     """
+    if is_remote(location):
+        buffer = io.BytesIO()
+        yield buffer
+        with tensorflow_errors_as_os_errors(), gfile().GFile(os.fspath(location), "wb") as file:
+            file.write(buffer.getvalue())
+        return
+    path = Path(location)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with temporary.open("wb") as output:
+            yield output
+            if durable:
+                output.flush()
+                os.fsync(output.fileno())
+        os.replace(temporary, path)
+        if durable:
+            _sync(path.parent)
+    except OSError as error:
+        if isinstance(error, StoreError) or error.filename not in (None, os.fspath(temporary)):
+            raise  # not about this file
+        # C++ writers raise errors without a file name
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
-    def __init__(self, path: Path, text: str | None = None):
-        self.path = path
-        self._remote = is_remote(path)
-        if text is not None:
-            write_atomically(path, text)
-        if self._remote:
-            self._parts = [text if text is not None else read_text(path) if path.exists() else ""]
-            self._lock = threading.Lock()
-            self._uploader = ThreadPoolExecutor(1, thread_name_prefix="upload")
-            self._upload: Future[None] | None = None
-            self._uploaded = time.monotonic()
-        else:
-            self._file = path.open("a", encoding="utf-8")
 
-    def write(self, text: str) -> None:
-        """Adds a text. An upload that fails is tried again with the next; `sync` says so."""
-        if not self._remote:
-            self._file.write(text)
-            self._file.flush()
-            return
-        self._parts.append(text)
-        idle = self._upload is None or self._upload.done()
-        if idle and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
-            self._uploaded = time.monotonic()
-            self._upload = self._uploader.submit(self._write_all)
+def write_atomically(location: Location, content: str | bytes, *, durable: bool = False) -> None:
+    """Writes a file through `open_output`. Lone surrogates of a text become question marks."""
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    with open_output(location, durable=durable) as file:
+        file.write(data)
 
-    def _write_all(self) -> None:
-        with self._lock:
-            count = len(self._parts)  # what is added meanwhile is of the next time
-            self._parts[:count] = ["".join(self._parts[:count])]
-            self.path.write_bytes(self._parts[0].encode("utf-8", "replace"))
 
-    def sync(self) -> None:
-        """Returns when all of it is where it is to stay.
+@contextlib.contextmanager
+def new_folder(path: Path, nbytes: int) -> Iterator[Path]:
+    """A new local folder that appears under its name, complete, when the block ends without an error.
 
-        Raises:
-            OSError: it could not be written (or what TensorFlow raises in its place).
-        """
-        if self._remote:
-            self._write_all()
-        else:
-            os.fsync(self._file.fileno())
+    The block writes to a hidden folder beside it, which is then synced to disk and renamed, or removed after an error.
 
-    def close(self) -> None:
-        """Lets go of the file, without `sync`."""
-        if self._remote:
-            self._uploader.shutdown(wait=True)
-        else:
-            self._file.close()
+    Args:
+        path: of the folder; its parent is created.
+        nbytes: size of the tensors that will be written.
+
+    Raises:
+        UserError: the path exists, or the disk has too little space.
+    """
+    path = path.absolute()
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists: move it away, or choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < nbytes + _SPARE_BYTES:
+        raise UserError(f"{path.parent} has {free / 1e9:,.1f} GB free, {nbytes / 1e9:,.1f} GB are needed: free space")
+    parent = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        folder = parent / path.name
+        folder.mkdir()
+        yield folder
+        for entry in [*folder.rglob("*"), folder]:
+            _sync(entry)
+        os.rename(folder, path)
+        _sync(path.parent)
+        parent.rmdir()
+    except BaseException:
+        for pause in (0.0, 0.1, 0.4):  # a thread that is still writing recreates its folder
+            time.sleep(pause)
+            shutil.rmtree(parent, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copies a local folder with its content to a local or remote folder."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            destination = target.joinpath(*path.relative_to(source).parts)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            destination.write_bytes(path.read_bytes())
+
+
+def remove_tree(location: Location) -> None:
+    """Removes a folder with its content, if it exists."""
+    if not is_remote(location):
+        shutil.rmtree(location, ignore_errors=True)
+        return
+    import tensorflow as tf
+
+    with tensorflow_errors_as_os_errors(), contextlib.suppress(tf.errors.NotFoundError):
+        tf.io.gfile.rmtree(os.fspath(location))
+
+
+@contextlib.contextmanager
+def staged_locally(folder: Path) -> Iterator[Path]:
+    """A local folder for writers that cannot write to an object store: `folder` itself, or a temporary one that is
+    copied to `folder` when the block ends."""
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="codellama_jax_") as temporary:
+        yield Path(temporary)
+        copy_tree(Path(temporary), folder)

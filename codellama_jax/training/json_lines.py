@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama_jax.runtime import filesystem
+from codellama_jax.runtime.append_file import AppendFile
 
 
 class JsonLines:
@@ -32,7 +33,7 @@ class JsonLines:
                 with contextlib.suppress(ValueError):  # truncated by a crash; its step runs again
                     self.lines.append(json.loads(line))
         self._path, self._writes = path, writes
-        self._file: filesystem.AppendFile | None = None
+        self._file: AppendFile | None = None
         self.dropped = self.drop_after(last_step)
 
     def drop_after(self, step: int, keep_kind: str = "") -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ class JsonLines:
             self._file.close()
         if self._writes:
             text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            self._file = filesystem.AppendFile(self._path, text)
+            self._file = AppendFile(self._path, text)
         return [line for line, keep in zip(lines, kept, strict=True) if not keep]
 
     def write(self, record: dict[str, Any]) -> None:

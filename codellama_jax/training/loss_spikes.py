@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from codellama_jax.config.training import LossSpikes
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
+from codellama_jax.runtime.append_file import AppendFile
 from codellama_jax.training.data_interface import HostBatch
 
 
@@ -89,7 +90,7 @@ class LossSpikeMonitor:
     def _record_skipped(self, step: int, batch: HostBatch, metrics: Mapping[str, Any]) -> None:
         documents = [f"{stream}: {path}" for stream, path in batch.documents]
         values = {name: repr(float(metrics[name])) for name in ("loss", "grad_norm")}  # JSON has no nan: as text
-        file = filesystem.AppendFile(self.path)  # opened only when needed, which is rare
+        file = AppendFile(self.path)  # opened only when needed, which is rare
         file.write(json.dumps({"step": step, **values, "documents": documents}) + "\n")
         file.sync()
         file.close()

@@ -18,7 +18,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import cli
-from codellama_jax.runtime.run_dir import Locked
+from codellama_jax.runtime.lock import Lock
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sharding import put_batch, put_flag
 from codellama_jax.training.checkpoints import StageCheckpoints
@@ -79,7 +79,7 @@ class Trainer:
         *,
         stop: StopSignals,
         watchdog: Watchdog,
-        lock: Locked | None,
+        lock: Lock | None,
         logger: logging.LoggerAdapter[Any],
     ):
         stage, masked = config.stage, config.packing.mask_documents

@@ -15,7 +15,7 @@ from pathlib import Path
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.runtime import distributed
 from codellama_jax.runtime.filesystem import is_remote
-from codellama_jax.runtime.run_dir import check_not_in_use, holder
+from codellama_jax.runtime.lock import check_not_in_use, holder
 from launch import source_archive
 from launch.executor import Experiment, Job, Requirements, error_line, log_last_lines
 from launch.local import processes

@@ -22,13 +22,13 @@ from typing import Any
 from codellama_jax.config.curation import Build, Decontamination
 from codellama_jax.config.run import current_name
 from codellama_jax.errors import UserError
+from codellama_jax.runtime.filesystem import is_remote
 from tasks.curation import storage
 from tasks.curation.counters import Counters
 from tasks.curation.engine import Engine
 from tasks.curation.inputs import Inputs
 from tasks.curation.units import Unit
 from tasks.sources import manifest
-from tasks.sources.files import is_remote
 
 STEPS, DONE = ".steps", "done.json"
 FIRST_STEP = "read"

@@ -16,6 +16,7 @@ from codellama_jax.config.curation import Build, Decontamination, Quality
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import cli
+from codellama_jax.runtime.filesystem import is_remote
 from codellama_jax.tokenizer import Tokenizer
 from tasks.curation import report, storage
 from tasks.curation.clean import read
@@ -31,7 +32,6 @@ from tasks.curation.summary import Summary
 from tasks.curation.units import split_into_units
 from tasks.curation.write import shards, shuffle_split
 from tasks.sources import manifest
-from tasks.sources.files import is_remote
 
 WORKER_LOG = "workers.log"  # in the folder of the steps: standard error of worker processes
 RESULT_NEUTRAL = ("memory",)  # fields of Build that do not affect the result

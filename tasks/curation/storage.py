@@ -1,85 +1,73 @@
 """Files of a build's folder, local or in any store that Beam can write to (gs://, s3://, hdfs://).
 
-A file is there whole or not at all: locally it is written under another name and renamed, in stores it appears when it
-is closed.
+Stores are accessed through Beam's client, not through runtime/filesystem.py: Beam's workers write to the same folder,
+and Beam supports stores that TensorFlow does not. A file appears complete or not at all in both.
 """
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from tasks.sources.files import is_remote
+from codellama_jax.runtime import filesystem
+from codellama_jax.runtime.filesystem import is_remote
 
 
-def _stores() -> Any:
+def _beam() -> Any:
     from apache_beam.io.filesystems import FileSystems  # imported here: the trainer reads manifests without Beam
 
     return FileSystems
 
 
-def _plain() -> Any:
+def _uncompressed() -> Any:
     from apache_beam.io.filesystem import CompressionTypes
 
     return CompressionTypes.UNCOMPRESSED
 
 
 def join(*parts: str) -> str:
-    """A path with forward slashes, as stores have them."""
+    """A path with forward slashes, which stores require."""
     return "/".join(part.rstrip("/") for part in parts)
 
 
 @contextlib.contextmanager
 def open_output(path: str, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to, which is there under its name when the block ends without an error; folders are made.
+    """A file to write, which appears when the block ends without an error; creates the folders above it.
 
-    `durable`: it is on the disk by then, for what a power cut must not take.
+    durable: sync a local file to disk, so that it survives a power failure.
     """
-    if is_remote(path):
-        try:
-            with _stores().create(path, compression_type=_plain()) as file:
-                yield file
-        except BaseException:
-            with contextlib.suppress(Exception):  # what was closed half way is there
-                _stores().delete([path])
-            raise
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
+    if not is_remote(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with filesystem.open_output(path, durable=durable) as file:
             yield file
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        # what writes through C++ names no file
-        raise OSError(error.errno, error.strerror or str(error), path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        return
+    try:
+        with _beam().create(path, compression_type=_uncompressed()) as file:
+            yield file
+    except BaseException:
+        with contextlib.suppress(Exception):  # closing the file after an error created the object
+            _beam().delete([path])
+        raise
 
 
 def open_input(path: str) -> BinaryIO:
     """A file to read, seekable. Raises OSError."""
-    return _stores().open(path, compression_type=_plain()) if is_remote(path) else open(path, "rb")
+    return _beam().open(path, compression_type=_uncompressed()) if is_remote(path) else filesystem.open_input(path)
 
 
 def write(path: str, data: bytes) -> None:
-    """Writes a whole file."""
+    """Writes a complete file, durably."""
     with open_output(path, durable=True) as file:
         file.write(data)
 
 
 def exists(path: str) -> bool:
     """Whether there is such a file."""
-    return _stores().exists(path) if is_remote(path) else os.path.exists(path)
+    return _beam().exists(path) if is_remote(path) else filesystem.exists(path)
 
 
 def read(path: str) -> bytes | None:
-    """The bytes of a file; None if there is none."""
+    """The content of a file; None if there is none."""
     if not exists(path):
         return None
     with open_input(path) as file:
@@ -87,17 +75,17 @@ def read(path: str) -> bytes | None:
 
 
 def list_folder(folder: str) -> list[str]:
-    """Names of the files and folders in a folder, sorted; none where there is no folder."""
+    """The names of the files and folders in a folder, sorted; empty if there is no such folder."""
     if not is_remote(folder):
-        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    (match,) = _stores().match([join(folder, "**")])
-    below = len(folder.rstrip("/")) + 1
-    return sorted({entry.path[below:].partition("/")[0] for entry in match.metadata_list})
+        return filesystem.list_folder(folder)
+    (match,) = _beam().match([join(folder, "**")])
+    prefix = len(folder.rstrip("/")) + 1
+    return sorted({entry.path[prefix:].partition("/")[0] for entry in match.metadata_list})
 
 
 def remove_tree(folder: str) -> None:
-    """Removes a folder and all below it, if it is there."""
+    """Removes a folder with its content, if it exists."""
     if not is_remote(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        filesystem.remove_tree(folder)
     elif list_folder(folder):
-        _stores().delete([folder.rstrip("/") + "/"])
+        _beam().delete([folder.rstrip("/") + "/"])

@@ -8,6 +8,7 @@ from functools import cache
 
 from codellama_jax.config.data import Corpus, Filters, Paths
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files, manifest, seqio_source
 from tasks.sources.base import ConcatenatedSource, Source, binding
 from tasks.sources.curated import CuratedDataset
@@ -68,7 +69,7 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
         where = f"{binding(stream)}={path}"
         return seqio_source.open_task(name, split, stream=stream, corpus=corpus, filters=filters, where=where)
     if stream != "instruct" and not path.startswith(TFDS):
-        root, where = files.expanded(path), f"{binding(stream)}={path}"
+        root, where = filesystem.expand_home(path), f"{binding(stream)}={path}"
         if (manifest_path := manifest.path_of(root)) is not None:
             return CuratedDataset(manifest_path, split, name=stream, corpus=corpus, settings=filters)
         if files.is_folder(root, where):

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
-from tasks.sources import files, manifest
+from codellama_jax.runtime import filesystem
+from tasks.sources import manifest
 from tasks.sources.base import binding, hash_of
 from tasks.sources.files import Found
 from tasks.sources.manifest import Shard
@@ -67,7 +68,7 @@ class _VerifiedShard:
     def __init__(self, shard: Shard, folder: str):
         location = f"{folder}/{shard.name}"
         try:
-            size = files.size_of(location)
+            size = filesystem.size(location)
         except OSError as error:
             raise UserError(f"the shard {location} cannot be read ({error.strerror or error}): {_REMEDY}") from None
         if size != shard.bytes:

@@ -1,22 +1,18 @@
-"""Local files and those of an object store (gs://) alike.
-
-A location with a scheme goes through TensorFlow's gfile, which is imported when the first such one is seen.
-"""
+"""The files of a corpus, on top of runtime/filesystem.py: which files of a folder count, and errors for the user."""
 
 import dataclasses
 import fnmatch
-import functools
-import glob
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import TypeVar
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 UNKNOWN_SIZE = -1
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,80 +33,47 @@ class Found:
     repository: str
 
 
-def is_remote(location: str) -> bool:
-    """Whether a location has a scheme, such as gs://."""
-    return _SCHEME.match(location) is not None
-
-
-def gfile() -> Any:
-    """TensorFlow's file access."""
-    import tensorflow as tf
-
-    return tf.io.gfile
-
-
-def open_binary(location: str) -> BinaryIO:
-    """Opens for reading; seekable. Raises OSError, also where TensorFlow raises errors of its own."""
-    if not is_remote(location):
-        return open(location, "rb")
-    return _translated(lambda: gfile().GFile(location, "rb"))
-
-
 def read_bytes(location: str) -> bytes:
-    """The whole file.
+    """The content of a file.
 
     Raises:
         UserError: it cannot be read. (Skipping the file would silently change the stream.)
     """
     try:
-        with open_binary(location) as file:
-            return _translated(file.read)
+        return filesystem.read_bytes(location)
     except OSError as error:
         raise UserError(f"{location} cannot be read ({error.strerror or error}): fix or remove it") from None
 
 
-def size_of(location: str) -> int:
-    """In bytes. Raises OSError."""
-    if not is_remote(location):
-        return os.stat(location).st_size
-    return _translated(lambda: gfile().stat(location).length)
-
-
 def is_folder(location: str, where: str = "") -> bool:
-    """Whether it is a folder that is there. `where` names what the user wrote, for errors.
+    """Whether there is such a folder. `where` is what the user wrote, for error messages.
 
     Raises:
-        UserError: the store cannot be asked; so do the functions below.
+        UserError: the store cannot be read. The functions below raise it too.
     """
-    return _asked(lambda: gfile().isdir(location.rstrip("/")), os.path.isdir, location, where)
+    return _or_user_error(filesystem.is_folder, location, where)
 
 
 def exists(location: str, where: str = "") -> bool:
     """Whether there is such a file or folder."""
-    return _asked(lambda: gfile().exists(location.rstrip("/")), os.path.exists, location, where)
+    return _or_user_error(filesystem.exists, location, where)
 
 
 def matching(pattern: str, where: str = "") -> list[str]:
-    """Locations of the files that a pattern (* ? []) names, sorted."""
-    local = functools.partial(glob.glob, recursive=True)
-    return sorted(_asked(lambda: gfile().glob(pattern), local, pattern, where))
+    """The locations of the files that match a pattern (* ? []), sorted."""
+    return _or_user_error(filesystem.glob, pattern, where)
 
 
-def _asked(remote: Callable[[], Any], local: Callable[[str], Any], location: str, where: str) -> Any:
-    if not is_remote(location):
-        return local(location)
+def _or_user_error(function: Callable[[str], T], location: str, where: str) -> T:
+    """Calls the function; if a store cannot be read, raises UserError. Errors of local files are not changed."""
     try:
-        return _translated(remote)
+        return function(location)
     except OSError as error:
+        if not filesystem.is_remote(location):
+            raise
         raise UserError(
             f"{where or location}: the store cannot be read ({error}): check its name and your credentials"
         ) from None
-
-
-def expanded(location: str | os.PathLike[str]) -> str:
-    """The location with ~ replaced, where it is local."""
-    text = os.fspath(location)
-    return text if is_remote(text) else os.path.expanduser(text)
 
 
 def walk(
@@ -135,39 +98,35 @@ def walk(
         where: names what the user wrote, for errors.
     """
     ignored = re.compile("|".join(fnmatch.translate(pattern) for pattern in ignore)) if ignore else None
-    entries: list[Found] = _asked(
-        lambda: list(_remote_entries(root, skip, wanted, sizes)),
-        lambda root: list(_local_entries(root, skip, wanted)),
-        root,
-        where,
-    )
+    entries = _or_user_error(lambda root: list(_entries(root, skip, wanted, sizes)), root, where)
     found = [entry for entry in entries if ignored is None or not ignored.match("/" + entry.path)]
     return sorted(found, key=lambda entry: entry.path)
 
 
-def _local_entries(root: str, skip: frozenset[str], wanted: Callable[[str], bool]) -> Iterator[Found]:
-    entered = set()
-    below = len(os.path.join(root, ""))
+def _entries(root: str, skip: frozenset[str], wanted: Callable[[str], bool], sizes: bool) -> Iterator[Found]:
+    prefix = len(os.path.join(root.rstrip("/") if filesystem.is_remote(root) else root, ""))
     repositories: dict[str, str] = {}
-    for folder, folders, names in os.walk(root, followlinks=True):
-        identity = os.stat(folder)
-        if (identity.st_dev, identity.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((identity.st_dev, identity.st_ino))
-        shown = _shown(folder[below:])
-        repository = _repository(shown, repositories, ".git" in folders or ".git" in names)
-        folders[:] = sorted(name for name in folders if name not in skip and not name.startswith("."))
+    for folder, subfolders, names in filesystem.walk(root):
+        shown = _shown(folder[prefix:])
+        repository = _repository(shown, repositories, ".git" in subfolders or ".git" in names)
+        subfolders[:] = sorted(name for name in subfolders if name not in skip and not name.startswith("."))
         for name in names:
             if name.startswith(".") or not wanted(name):
                 continue
             location = os.path.join(folder, name)
-            try:
-                status = os.stat(location)
-            except OSError:
-                continue  # a link that leads nowhere
-            if stat.S_ISREG(status.st_mode):
-                yield Found(f"{shown}/{_shown(name)}" if shown else _shown(name), location, status.st_size, repository)
+            if (size := _size(location, sizes)) is not None:
+                yield Found(f"{shown}/{_shown(name)}" if shown else _shown(name), location, size, repository)
+
+
+def _size(location: str, remote_sizes: bool) -> int | None:
+    """In bytes, UNKNOWN_SIZE for a remote file unless `remote_sizes`; None for what is no regular local file."""
+    if filesystem.is_remote(location):
+        return filesystem.size(location) if remote_sizes else UNKNOWN_SIZE
+    try:
+        status = os.stat(location)
+    except OSError:
+        return None  # a broken link
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _shown(path: str) -> str:
@@ -181,31 +140,3 @@ def _repository(folder: str, known: dict[str, str], is_root: bool) -> str:
         repository = folder
     known[folder] = repository
     return repository
-
-
-def _remote_entries(root: str, skip: frozenset[str], wanted: Callable[[str], bool], sizes: bool) -> Iterator[Found]:
-    root = root.rstrip("/")
-    repositories: dict[str, str] = {}
-    for folder, folders, names in gfile().walk(root):
-        shown = folder[len(root) :].strip("/")
-        inside = shown.split("/") if shown else []
-        if any(part in skip or part.startswith(".") for part in inside):
-            continue
-        repository = _repository(shown, repositories, any(name.strip("/") == ".git" for name in (*folders, *names)))
-        for name in names:
-            if not name.startswith(".") and wanted(name):
-                location = f"{folder.rstrip('/')}/{name}"
-                size = size_of(location) if sizes else UNKNOWN_SIZE
-                yield Found("/".join([*inside, name]), location, size, repository)
-
-
-def _translated(call: Callable[[], Any]) -> Any:
-    """What the call returns; TensorFlow's errors as OSError."""
-    try:
-        return call()
-    except OSError:
-        raise
-    except Exception as error:
-        if type(error).__module__.startswith("tensorflow"):
-            raise OSError(str(error).partition("\n")[0] or type(error).__name__) from None
-        raise

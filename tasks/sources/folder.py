@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files, filters, languages
 from tasks.sources.base import CODE_STREAMS, Block, Document, binding, has_documents, hash_of, left_out_summary
 from tasks.sources.documents import check_document_characters, grouped, parts
@@ -137,7 +138,7 @@ class Folder(TextFiles):
             UserError: there is no such folder, or it has no usable file for this split.
         """
         corpus, settings = corpus or Corpus(), settings or Filters()
-        root = files.expanded(root)
+        root = filesystem.expand_home(root)
         where = f"{binding(name)}={root}"
         if not files.is_folder(root, where):
             raise UserError(f"{where}: {'not a folder' if files.exists(root, where) else 'no such folder'}")

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files
 
 NAME = "manifest.json"
@@ -72,7 +73,7 @@ def path_of(path: str) -> str | None:
             raise UserError(f"{path} holds a build that is not finished: run the same `python -m tasks.build` again")
         return None
     try:
-        with files.open_binary(manifest) as file:
+        with filesystem.open_input(manifest) as file:
             return manifest if KIND.encode() in file.read(256) else None
     except OSError:
         return None
@@ -108,7 +109,7 @@ def to_bytes(parts: dict[str, Any]) -> bytes:
 def digest(location: str) -> str:
     """Hex SHA-256 of a file. Raises OSError."""
     value = hashlib.sha256()
-    with files.open_binary(location) as file:
+    with filesystem.open_input(location) as file:
         while data := file.read(_BLOCK):
             value.update(data)
     return value.hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from codellama_jax.errors import UserError
-from tasks.sources import files
+from codellama_jax.runtime import filesystem
 from tasks.sources.files import Found
 
 BUFFER = 1 << 18
@@ -124,7 +124,7 @@ class _CheckedFile(io.RawIOBase):
 
     def __init__(self, location: str):
         self._location = location
-        self._file = self._call(files.open_binary, location)
+        self._file = self._call(filesystem.open_input, location)
 
     def _call(self, function: Callable, *arguments: Any) -> Any:
         try:

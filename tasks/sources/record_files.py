@@ -6,6 +6,7 @@ import re
 
 from codellama_jax.config.data import Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files
 from tasks.sources.files import Found
 from tasks.sources.record_formats import KINDS, is_corpus_file, is_record_file
@@ -24,7 +25,7 @@ def find_files(path: str, where: str, settings: Filters) -> list[Found]:
     """
     if path.startswith(TFDS):
         return _prepared_dataset(path.removeprefix(TFDS), where)
-    root = files.expanded(path)
+    root = filesystem.expand_home(path)
     if files.is_folder(root, where):
         if entries := files.walk(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where):
             return entries
@@ -47,7 +48,7 @@ def with_size(file: Found) -> Found:
     if file.size != files.UNKNOWN_SIZE:
         return file
     try:
-        return dataclasses.replace(file, size=files.size_of(file.location))
+        return dataclasses.replace(file, size=filesystem.size(file.location))
     except OSError as error:
         raise UserError(f"{file.location} cannot be read ({error.strerror or error}): fix or remove it") from None
 
@@ -72,7 +73,7 @@ def _prepared_dataset(name: str, where: str) -> list[Found]:
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
     try:
-        info = builder_from_files(name, data_dir=data_dir and files.expanded(data_dir)).info
+        info = builder_from_files(name, data_dir=data_dir and filesystem.expand_home(data_dir)).info
         splits = dict(info.splits)  # a plain dict: "train[:5%]" is not a key of it
     except Exception as error:  # TFDS raises its own errors, and those of its metadata parsers
         reason = str(error).strip().partition("\n")[0]

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources import files
 from tasks.sources.files import Found
@@ -187,7 +188,7 @@ class TaskReader:
 
 def _size_or_unknown(location: str) -> int:
     try:
-        return files.size_of(location)
+        return filesystem.size(location)
     except OSError:
         return files.UNKNOWN_SIZE
 

@@ -1,4 +1,4 @@
-"""How tests of conversion run the command."""
+"""Runs the command `python -m codellama_jax.convert` in this process."""
 
 import pytest
 
@@ -7,17 +7,17 @@ from codellama_jax import convert
 
 @pytest.fixture
 def run(capsys):
-    """Runs a command, expects an exit code, and returns what the user saw."""
+    """A function that runs the command, checks its exit code, and returns its output."""
 
-    def runs(*argv: object, code: int = 0) -> str:
+    def run_command(*argv: object, code: int = 0) -> str:
         try:
-            found = convert.main([str(argument) for argument in argv])
+            exit_code = convert.main([str(argument) for argument in argv])
         except SystemExit as error:
-            found = error.code
-        seen = capsys.readouterr()
-        assert found == code, seen.out + seen.err
-        if code == 1 and seen.err:
-            assert seen.err.startswith("error: ") and seen.err.count("\n") == 1, seen.err
-        return seen.out + seen.err
+            exit_code = error.code
+        output = capsys.readouterr()
+        assert exit_code == code, output.out + output.err
+        if code == 1 and output.err:
+            assert output.err.startswith("error: ") and output.err.count("\n") == 1, output.err
+        return output.out + output.err
 
-    return runs
+    return run_command

@@ -1,4 +1,4 @@
-"""Random checkpoints in memory, and a reader of safetensors that shares nothing with ours."""
+"""Random checkpoints in memory, and an independent reader of safetensors."""
 
 import json
 import struct
@@ -10,7 +10,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical
 from codellama_jax.conversion.canonical import DTYPES, Model, Tensor
 
-# Head dims and grouping as in 7B and 70B, the rest tiny; 70B's eight key-value heads can lie in eight parts.
+# Head grouping as in 7B and 70B, all else tiny. The eight key-value heads of 70B can be split into eight parts.
 SIZES = {
     "7b": Llama(dim=64, layers=3, heads=4, kv_heads=4, ffn_dim=256, vocab_size=320),
     "70b": Llama(dim=128, layers=2, heads=16, kv_heads=8, ffn_dim=512, vocab_size=336, rope_theta=1e6),
@@ -18,7 +18,7 @@ SIZES = {
 
 
 class Random:
-    """A Source of random numbers, no two layers alike; norms are of the size of one."""
+    """A Source of random values, different in every layer; norms are close to one."""
 
     def __init__(self, llama: Llama, dtype: str = "bfloat16", tied: bool = False, norm_dtype: str | None = None):
         names = list(canonical.tensors(llama))
@@ -41,14 +41,14 @@ class Random:
 
 
 def safetensors_content(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """dtype, shape and bytes of every tensor in a folder's files."""
-    found = {}
+    """dtype, shape and bytes of every tensor in a folder."""
+    tensors = {}
     for path in sorted(folder.glob("*.safetensors")):
         raw = path.read_bytes()
         (length,) = struct.unpack("<Q", raw[:8])
         for name, entry in json.loads(raw[8 : 8 + length]).items():
             if name != "__metadata__":
                 begin, end = (8 + length + offset for offset in entry["data_offsets"])
-                assert name not in found
-                found[name] = (entry["dtype"], tuple(entry["shape"]), raw[begin:end])
-    return found
+                assert name not in tensors
+                tensors[name] = (entry["dtype"], tuple(entry["shape"]), raw[begin:end])
+    return tensors

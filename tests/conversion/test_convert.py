@@ -1,4 +1,4 @@
-"""The command: what it refuses, leaves behind and compares, and a real stage that starts from an import."""
+"""The convert command: imports that a stage starts from, exports, comparison, and errors that leave no files."""
 
 import dataclasses
 import json
@@ -34,41 +34,42 @@ def theirs(tmp_path):
     return folder
 
 
-def test_an_import_is_a_start_on_any_mesh(tmp_path, theirs, run):
-    """What a stage reads of it is float32, exact, and laid out over eight devices as over one."""
-    seen = run("import", "--from", theirs, "--to", tmp_path / "ours")
-    assert f"--gin.INITIAL_CHECKPOINT={tmp_path / 'ours'}" in seen
+def test_an_import_can_be_loaded_on_any_mesh(tmp_path, theirs, run):
+    """A stage loads exact values as float32, with the same result for any sharding over eight devices."""
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours")
+    assert f"--gin.INITIAL_CHECKPOINT={tmp_path / 'ours'}" in output
     checksums.verify(tmp_path / "ours")
     metadata = read_metadata(tmp_path / "ours")
     assert (metadata["step"], metadata["sequence_length"]) == (0, 512)
-    wanted = verify.load(Random(SIZES["7b"]))
+    expected = verify.load(Random(SIZES["7b"]))
     for shape in (Mesh(fsdp=8), Mesh(fsdp=2, tensor=4)):
         origin = ParentCheckpoint.read(tmp_path / "ours", SIZES["7b"])
         params = origin.load_params(sharding.make_mesh(shape))
         assert len(params["blocks"]["w1"].sharding.device_set) == 8
-        jax.tree.map(np.testing.assert_array_equal, params, wanted)
+        jax.tree.map(np.testing.assert_array_equal, params, expected)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("new_rows", ["mean", "zero"])
-def test_the_vocabulary_grows_as_it_does_in_training(tmp_path, theirs, run, new_rows):
+def test_vocabulary_grows_as_in_training(tmp_path, theirs, run, new_rows):
     run("import", "--from", theirs, "--to", tmp_path / "ours", "--vocab_size=336", f"--new_rows={new_rows}")
     llama = dataclasses.replace(SIZES["7b"], vocab_size=336)
     params = load_params(tmp_path / "ours", abstract_params(llama))
     grown = grow_vocabulary(jax.tree.map(jnp.asarray, verify.load(Random(SIZES["7b"]))), 336)
     if new_rows == "zero":
         assert not params["embedding"][320:].any() and not params["head"][:, 320:].any()
-    else:  # stored in bfloat16, as the rows before them
+    else:  # stored in bfloat16 like the existing rows
         as_stored = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), grown)
         for name in ("embedding", "head"):
             np.testing.assert_allclose(params[name], as_stored[name], rtol=1 / 128, atol=1e-9)
     np.testing.assert_array_equal(params["embedding"][:320], grown["embedding"][:320])
     np.testing.assert_array_equal(params["head"][:, :320], grown["head"][:, :320])
     jax.tree.map(np.testing.assert_array_equal, params["blocks"], grown["blocks"])
-    assert "none can go" in run("import", "--from", theirs, "--to", tmp_path / "no", "--vocab_size=8", code=1)
+    output = run("import", "--from", theirs, "--to", tmp_path / "no", "--vocab_size=8", code=1)
+    assert "rows cannot be removed" in output
 
 
-def test_what_exists_is_not_overwritten(tmp_path, theirs, run):
+def test_an_existing_folder_is_not_overwritten(tmp_path, theirs, run):
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "mine").write_text("mine")
@@ -77,32 +78,32 @@ def test_what_exists_is_not_overwritten(tmp_path, theirs, run):
     assert [path.name for path in kept.iterdir()] == ["mine"]
 
 
-def test_nothing_is_left_of_a_conversion_that_stops(tmp_path, theirs, monkeypatch, capsys):
+def test_an_interrupted_conversion_leaves_no_files(tmp_path, theirs, monkeypatch, capsys):
     rows = hf.HuggingFace.rows
 
-    def stops(self, tensor, start, stop):
+    def interrupted(self, tensor, start, stop):
         if tensor == Tensor("w2", 1):
             raise KeyboardInterrupt
         return rows(self, tensor, start, stop)
 
-    monkeypatch.setattr(hf.HuggingFace, "rows", stops)
+    monkeypatch.setattr(hf.HuggingFace, "rows", interrupted)
     for argv in (["import"], ["export", "--format=hf"], ["export", "--format=meta"]):
         assert convert.main([*argv, f"--from={theirs}", f"--to={tmp_path / 'ours'}"]) == 1
         assert capsys.readouterr().err == "error: interrupted; nothing was written\n"
         assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
-def test_a_damaged_import_is_named(tmp_path, theirs, run):
+def test_a_damaged_file_of_an_import_is_named(tmp_path, theirs, run):
     run("import", "--from", theirs, "--to", tmp_path / "ours")
     largest = max((tmp_path / "ours/params").rglob("d/*"), key=lambda path: path.stat().st_size)
     raw = bytearray(largest.read_bytes())
     raw[len(raw) // 2] ^= 1
     largest.write_bytes(raw)
-    seen = run("export", "--from", tmp_path / "ours", "--to", tmp_path / "out", "--format=hf", code=1)
-    assert f"{largest.name} has changed" in seen
+    output = run("export", "--from", tmp_path / "ours", "--to", tmp_path / "out", "--format=hf", code=1)
+    assert f"{largest.name} has changed" in output
 
 
-def test_verify_finds_one_bit(tmp_path, theirs, run):
+def test_verify_detects_one_changed_bit(tmp_path, theirs, run):
     run("import", "--from", theirs, "--to", tmp_path / "ours")
     result = json.loads(run("verify", "--a", tmp_path / "ours", "--b", theirs, "--logits", "--json"))
     assert result["equal"] and result["same_dtypes"] and result["tensors"] == 30
@@ -111,19 +112,20 @@ def test_verify_finds_one_bit(tmp_path, theirs, run):
     raw = bytearray(shard.read_bytes())
     raw[-1] ^= 1
     shard.write_bytes(raw)
-    seen = run("verify", "--a", tmp_path / "ours", "--b", theirs, "--logits", "--json", code=1)
-    result = json.loads(seen)
+    output = run("verify", "--a", tmp_path / "ours", "--b", theirs, "--logits", "--json", code=1)
+    result = json.loads(output)
     assert not result["equal"] and result["max_tensor_difference"] > 0 and result["worst_tensor"]
     tolerance = 2 * max(result["max_tensor_difference"], result["max_logit_difference"])
     assert run("verify", "--a", tmp_path / "ours", "--b", theirs, f"--tolerance={tolerance}").startswith("equal")
 
 
-def test_verify_tells_other_shapes_and_frequencies(tmp_path, theirs, run):
+def test_verify_reports_different_shapes_and_rotary_bases(tmp_path, theirs, run):
     other = tmp_path / "other"
     other.mkdir()
     hf.write(Random(SIZES["70b"]), other)
-    seen = run("verify", "--a", theirs, "--b", other, "--logits", code=1)
-    assert seen.startswith("different") and "rope_theta: 10000.0 and 1000000.0" in seen and "dim: 64 and 128" in seen
+    output = run("verify", "--a", theirs, "--b", other, "--logits", code=1)
+    assert output.startswith("different")
+    assert "rope_theta: 10000.0 and 1000000.0" in output and "dim: 64 and 128" in output
     config = json.loads((theirs / "config.json").read_text())
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -135,8 +137,8 @@ def test_verify_tells_other_shapes_and_frequencies(tmp_path, theirs, run):
     assert result["unlike"] == ["rope_theta: 10000.0 and 1000000.0"] and result["max_tensor_difference"] == 0
 
 
-def test_a_trained_checkpoint_goes_out_in_bfloat16_or_as_asked(tmp_path, run):
-    """As training writes it: float32, all layers in one chunk."""
+def test_a_trained_checkpoint_is_exported_in_bfloat16_by_default(tmp_path, run):
+    """Training writes float32, with all layers in one chunk."""
     llama = SIZES["70b"]
     params = init_params(llama, 0)
     opt_state = make_optimizer(AdamW(peak_learning_rate=1e-3), 10).init(params)
@@ -155,7 +157,7 @@ def test_a_trained_checkpoint_goes_out_in_bfloat16_or_as_asked(tmp_path, run):
     assert half["lm_head.weight"] == ("BF16", head.shape, head.tobytes())
 
 
-# What a full disk is to a program, without filling one: no file may grow beyond a size.
+# Simulates a full disk: no file may grow beyond a limit.
 LIMITED = """
 import resource, signal, sys
 from codellama_jax import convert
@@ -165,7 +167,7 @@ sys.exit(convert.main(sys.argv[1:]))
 """
 
 
-def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path, theirs):
+def test_a_failed_write_is_reported_in_one_line_and_leaves_no_files(tmp_path, theirs):
     for argv in (["import"], ["export", "--format=hf"], ["export", "--format=meta"]):
         command = [sys.executable, "-c", LIMITED, *argv, f"--from={theirs}", f"--to={tmp_path / 'ours'}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -174,8 +176,8 @@ def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path, theirs):
         assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
-def test_conversion_needs_no_data_plane():
-    program = "import sys; from codellama_jax.conversion import compare, formats, grown, tokenizer_files;"
+def test_conversion_imports_no_data_libraries():
+    program = "import sys; from codellama_jax.conversion import formats, tokenizer_files, verify, vocabulary;"
     program += "import codellama_jax.training.step;"  # for logits
     program += "print(sorted({'tensorflow', 'seqio', 'gin', 'torch', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -193,15 +195,15 @@ def test_wrong_usage(tmp_path, theirs, run, argv):
     assert not (tmp_path / "ours").exists()
 
 
-def test_nothing_known_lies_there(tmp_path, run):
+def test_other_folders_are_refused(tmp_path, run):
     assert "there is no such folder" in run("import", "--from", tmp_path / "a", "--to", tmp_path / "b", code=1)
-    assert "is no checkpoint that is known" in run("import", "--from", tmp_path, "--to", tmp_path / "b", code=1)
-    with pytest.raises(UserError, match="is no checkpoint"):
+    assert "is not a checkpoint of a known format" in run("import", "--from", tmp_path, "--to", tmp_path / "b", code=1)
+    with pytest.raises(UserError, match="is not a checkpoint"):
         formats.open_checkpoint(tmp_path)
 
 
-def test_a_stage_starts_from_an_import_and_its_model_goes_out(tmp_path, shared_data, run):
-    """stories260K -> two steps of code training -> Hugging Face, with the run's tokenizer and its infilling rows."""
+def test_a_stage_starts_from_an_import_and_is_exported(tmp_path, shared_data, run):
+    """stories260K -> two steps of code training -> Hugging Face, with the tokenizer of the run and infilling rows."""
     stories = shared_data / "stories260K"
     run("import", "--from", stories, "--to", tmp_path / "stories")
     size = {"dim": 64, "layers": 5, "heads": 8, "kv_heads": 4, "ffn_dim": 172}
@@ -214,8 +216,8 @@ def test_a_stage_starts_from_an_import_and_its_model_goes_out(tmp_path, shared_d
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"starts from the parameters of {tmp_path / 'stories'}" in done.stdout + done.stderr
     stage = tmp_path / "runs/local/code"
-    seen = run("export", "--from", stage, "--to", tmp_path / "out", "--format=hf")
-    assert "tokenizer" not in seen
+    output = run("export", "--from", stage, "--to", tmp_path / "out", "--format=hf")
+    assert "tokenizer" not in output
     assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 528
     names = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
     assert names <= {path.name for path in (tmp_path / "out").iterdir()}

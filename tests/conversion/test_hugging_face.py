@@ -1,4 +1,4 @@
-"""Hugging Face in and out: the same bits, the same logits, and nothing read that is not a plain Llama."""
+"""Hugging Face import and export: the same bits, the same logits, and only plain Llama models are accepted."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def test_export_of_import_is_the_identity(tmp_path, run, size, dtype, norms, tie
     assert json.loads((tmp_path / "back/config.json").read_text()) == json.loads((theirs / "config.json").read_text())
 
 
-def test_layers_of_unequal_dtypes_come_back_as_they_were(tmp_path, run):
+def test_layers_keep_their_different_dtypes(tmp_path, run):
     source = Random(SIZES["7b"], "bfloat16")
     for layer, dtype in ((1, "float16"), (2, "float32")):
         source.model.dtypes[f"blocks.w1.{layer}"] = dtype
@@ -48,7 +48,7 @@ def test_layers_of_unequal_dtypes_come_back_as_they_were(tmp_path, run):
 
 
 @pytest.mark.parametrize("size, theta, scale", [("7b", 1e4, 1.0), ("70b", 1e6, 1.0), ("7b", 1e4, 0.25)])
-def test_transformers_computes_our_logits(tmp_path, run, size, theta, scale):
+def test_transformers_computes_the_same_logits(tmp_path, run, size, theta, scale):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     llama = dataclasses.replace(SIZES[size], rope_theta=theta, rope_scale=scale)
@@ -67,7 +67,7 @@ def test_transformers_computes_our_logits(tmp_path, run, size, theta, scale):
     np.testing.assert_allclose(ours, logits, atol=2e-5, rtol=0)
 
 
-def test_the_safetensors_library_reads_and_writes_the_same(tmp_path):
+def test_the_safetensors_library_reads_and_writes_the_same_files(tmp_path):
     library = pytest.importorskip("safetensors.numpy")
     source = Random(SIZES["7b"], "float16")
     theirs = written(tmp_path / "theirs", source)
@@ -79,7 +79,7 @@ def test_the_safetensors_library_reads_and_writes_the_same(tmp_path):
     assert verify.tensors(formats.open_checkpoint(theirs).source, source)["max_tensor_difference"] == 0
 
 
-def test_a_checkpoint_of_transformers_is_read(tmp_path, run):
+def test_imports_a_checkpoint_of_transformers(tmp_path, run):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
@@ -103,7 +103,7 @@ def test_a_checkpoint_of_transformers_is_read(tmp_path, run):
     with torch.no_grad():
         logits = model(torch.tensor(ids)[None]).logits[0].numpy()
     np.testing.assert_allclose(verify.logits_of(source, ids), logits, atol=2e-5, rtol=0)
-    # and its old form
+    # and in the older format
     (tmp_path / "old").mkdir()
     shutil.move(tmp_path / "pytorch_model.bin", tmp_path / "old/pytorch_model.bin")
     shutil.copy(tmp_path / "theirs/config.json", tmp_path / "old")
@@ -124,24 +124,24 @@ def test_a_checkpoint_of_transformers_is_read(tmp_path, run):
     ({"num_hidden_layers": 4}, "has no model.layers.3.input_layernorm.weight"),
     ({"num_hidden_layers": 2}, "has an unknown tensor, model.layers.2."),
 ])  # fmt: skip
-def test_what_is_no_plain_llama_is_refused(tmp_path, run, change, words):
+def test_other_models_are_refused(tmp_path, run, change, words):
     theirs = written(tmp_path / "theirs", Random(SIZES["7b"]))
     config = json.loads((theirs / "config.json").read_text()) | change
     (theirs / "config.json").write_text(json.dumps(config))
-    seen = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
-    assert words in seen and "theirs" in seen
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+    assert words in output and "theirs" in output
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
 @pytest.mark.parametrize("name, damage, words", [
     ("model-00002-of-*", lambda path: path.unlink(), "is missing"),
-    ("model-00003-of-*", lambda path: cut(path, 0.5), "is cut short"),
-    ("model-00001-of-*", lambda path: cut(path, 1e-3), "is cut short"),
+    ("model-00003-of-*", lambda path: cut(path, 0.5), "is truncated"),
+    ("model-00001-of-*", lambda path: cut(path, 1e-3), "is truncated"),
     ("model-00001-of-*", lambda path: scribble(path), "is damaged"),
     (hf.INDEX, lambda path: cut(path, 0.5), "is damaged"),
     ("config.json", lambda path: cut(path, 0.5), "is damaged"),
 ])  # fmt: skip
-def test_damage_is_named(tmp_path, run, name, damage, words):
+def test_damaged_files_are_named(tmp_path, run, name, damage, words):
     theirs = written(tmp_path / "theirs", Random(SIZES["7b"]), shard_bytes=120_000)
     (path,) = theirs.glob(name)
     damage(path)

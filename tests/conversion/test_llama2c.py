@@ -1,4 +1,4 @@
-"""A real trained Llama, stories260K (grouped queries, tied head, adjacent-pair rotary): its text and its logits."""
+"""A trained Llama, stories260K (grouped queries, tied head, adjacent rotary pairs): reference text and logits."""
 
 import dataclasses
 import json
@@ -27,13 +27,13 @@ def imported(stories, tmp_path, run):
     return formats.open_checkpoint(tmp_path / "ours").source
 
 
-def test_the_logits_are_the_kept_ones(stories, imported):
+def test_logits_equal_the_reference(stories, imported):
     with np.load(stories / "golden_logits.npz") as golden:
         logits = verify.logits_of(imported, golden["tokens"])
         np.testing.assert_allclose(logits, golden["logits"], atol=1e-4, rtol=0)
 
 
-def test_the_greedy_text_is_the_kept_one(stories, imported):
+def test_greedy_text_equals_the_reference(stories, imported):
     golden = json.loads((stories / "golden_greedy.json").read_text())
     ids = golden["greedy_ids"]
     assert len(ids) >= 200
@@ -52,15 +52,15 @@ def test_the_greedy_text_is_the_kept_one(stories, imported):
     assert tokens.tolist() == ids
 
 
-def test_every_format_is_the_same_model(stories, imported, tmp_path, run):
+def test_all_formats_hold_the_same_model(stories, imported, tmp_path, run):
     for format in ("hf", "meta"):
         run("export", "--from", tmp_path / "ours", "--to", tmp_path / format, f"--format={format}")
-        seen = run("verify", "--a", stories / "stories260K.bin", "--b", tmp_path / format, "--logits", "--json")
-        result = json.loads(seen)
+        output = run("verify", "--a", stories / "stories260K.bin", "--b", tmp_path / format, "--logits", "--json")
+        result = json.loads(output)
         assert result["equal"] and result["max_tensor_difference"] == result["max_logit_difference"] == 0
 
 
-def test_an_untied_head_lies_at_the_end(stories, tmp_path, run):
+def test_an_untied_head_is_at_the_end_of_the_file(stories, tmp_path, run):
     raw = bytearray((stories / "stories260K.bin").read_bytes())
     raw[20:24] = (-512).to_bytes(4, "little", signed=True)
     head = np.arange(512 * 64, dtype="<f4").reshape(512, 64)

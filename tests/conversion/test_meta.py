@@ -1,4 +1,4 @@
-"""Meta's files in and out: the same bits in any number of parts, and pickles that can do nothing but tensors."""
+"""Import and export of Meta's files: the same bits in any number of parts, and pickles cannot execute code."""
 
 import dataclasses
 import json
@@ -52,8 +52,8 @@ def test_export_of_import_is_the_identity(tmp_path, run, size, dtype, parts):
 
 
 @pytest.mark.parametrize("size, parts", [("7b", 1), ("70b", 8)])
-def test_torch_reads_what_is_written(tmp_path, size, parts):
-    """Also mapped; and each part is what Meta's layers want: rows or columns of the whole, rotary pairs adjacent."""
+def test_torch_loads_exported_files(tmp_path, size, parts):
+    """With memory mapping. Each part has the rows or columns that Meta's layers expect, with adjacent rotary pairs."""
     torch = pytest.importorskip("torch")
     llama = SIZES[size]
     source = Random(llama, "float32")
@@ -73,8 +73,8 @@ def test_torch_reads_what_is_written(tmp_path, size, parts):
 
 
 @pytest.mark.parametrize("embedding_axis", [0, 1])
-def test_what_torch_saves_is_read(tmp_path, run, embedding_axis):
-    """Two parts by torch.save, with what real files have besides: rotary frequencies and no vocab_size."""
+def test_imports_files_of_torch_save(tmp_path, run, embedding_axis):
+    """Two parts with details of real checkpoints: rotary frequencies, and a vocab_size of -1."""
     torch = pytest.importorskip("torch")
     llama = SIZES["70b"]
     source = Random(llama, "bfloat16")
@@ -107,8 +107,8 @@ def test_what_torch_saves_is_read(tmp_path, run, embedding_axis):
         assert all(torch.equal(after[key], before[key]) for key in after)
 
 
-def test_rotary_channels_that_turn_together_stay_together():
-    """Channel 2i of Meta's head is ours i, channel 2i + 1 is i + K/2; the way back is the way back."""
+def test_rotary_pairs_are_reordered():
+    """Channel 2i of Meta's head becomes i, channel 2i + 1 becomes i + K/2; adjacent_pairs is the inverse."""
     rows = np.arange(2 * 8 * 3).reshape(16, 3)  # two heads of eight channels
     split = canonical.half_split(rows, 8)
     for head in range(2):
@@ -119,11 +119,11 @@ def test_rotary_channels_that_turn_together_stay_together():
 
 
 @pytest.mark.parametrize("dim, ffn", [(4096, 11008), (5120, 13824), (8192, 22016), (8192, 28672), (64, 172), (64, 97)])
-def test_params_json_tells_the_feed_forward_width(dim, ffn):
-    words = meta._ffn_words(dim, ffn)
+def test_params_json_expresses_the_feed_forward_width(dim, ffn):
+    words = meta._ffn_settings(dim, ffn)
     assert meta._ffn_dim(dim, words["multiple_of"], words.get("ffn_dim_multiplier")) == ffn
     if ffn == 28672:
-        assert words == {"multiple_of": 4096, "ffn_dim_multiplier": 1.3}  # as the real one has it
+        assert words == {"multiple_of": 4096, "ffn_dim_multiplier": 1.3}  # as in Meta's 70B
 
 
 class Malicious:
@@ -147,31 +147,31 @@ def test_a_malicious_pickle_is_refused_and_named(tmp_path, run, function, argume
     arguments = [argument.format(proof) if isinstance(argument, str) else argument for argument in arguments]
     with zipfile.ZipFile(theirs / "consolidated.00.pth", "w") as archive:
         archive.writestr("consolidated.00/data.pkl", pickle.dumps({"a": Malicious(function, *arguments)}, protocol))
-    seen = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
-    assert "consolidated.00.pth is refused" in seen and name in seen
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+    assert "consolidated.00.pth is refused" in output and name in output
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
 @pytest.mark.parametrize("name, share, words", [
-    ("consolidated.01.pth", 0.5, "is cut short"),
-    ("consolidated.01.pth", 0, "is cut short"),
+    ("consolidated.01.pth", 0.5, "is truncated"),
+    ("consolidated.01.pth", 0, "is truncated"),
     ("consolidated.00.pth", None, "is missing"),
     ("consolidated.01.pth", None, "do not belong together"),
     ("params.json", 0.5, "is damaged"),
     ("params.json", None, "params.json is damaged"),
 ])  # fmt: skip
-def test_damage_is_named(tmp_path, run, name, share, words):
+def test_damaged_files_are_named(tmp_path, run, name, share, words):
     theirs = written(tmp_path / "theirs", Random(SIZES["70b"]), 2)
     raw = (theirs / name).read_bytes()
     (theirs / name).unlink()
     if share is not None:
         (theirs / name).write_bytes(raw[: int(len(raw) * share)])
-    seen = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
-    assert words in seen and str(theirs) in seen
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+    assert words in output and str(theirs) in output
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
-def test_a_flipped_bit_in_the_pickle_is_an_error_of_one_line(tmp_path, run):
+def test_a_changed_bit_in_the_pickle_is_reported_in_one_line(tmp_path, run):
     theirs = written(tmp_path / "theirs", Random(SIZES["7b"]))
     path = theirs / "consolidated.00.pth"
     raw = path.read_bytes()
@@ -181,11 +181,11 @@ def test_a_flipped_bit_in_the_pickle_is_an_error_of_one_line(tmp_path, run):
         assert str(theirs) in run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
 
 
-def test_parts_that_would_cut_heads_are_refused(tmp_path, run):
+def test_parts_that_would_split_heads_are_refused(tmp_path, run):
     theirs = written(tmp_path / "theirs", Random(SIZES["7b"]))
     run("import", "--from", theirs, "--to", tmp_path / "ours")
-    seen = run("export", "--from", tmp_path / "ours", "--to", tmp_path / "out", "--format=meta", "--shards=8", code=1)
-    assert "heads 4 cannot be cut into 8 parts" in seen
+    output = run("export", "--from", tmp_path / "ours", "--to", tmp_path / "out", "--format=meta", "--shards=8", code=1)
+    assert "heads 4 cannot be split into 8 parts" in output
     interpolated = Random(dataclasses.replace(SIZES["7b"], rope_scale=0.25))
     assert interpolated.rows(Tensor("norm"), 0, 1).shape == (1,)
     with pytest.raises(Exception, match="no position interpolation"):

@@ -1,4 +1,4 @@
-"""Memory in converting does not grow with the model: each direction in a process of its own, its peak measured."""
+"""Memory use of a conversion does not depend on the size of the model: peaks measured in separate processes."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from codellama_jax.conversion import canonical, formats, hf, verify
 from codellama_jax.conversion.canonical import DTYPES, Model, Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
-# 40 layers of 11 MB in bfloat16: 0.5 GB; the largest tensor is the embedding with 39 MB, as is the head
+# 40 layers of 11 MB in bfloat16, 0.5 GB; the largest tensors are embedding and head with 39 MB
 LARGE = Llama(dim=1024, layers=40, heads=16, kv_heads=4, ffn_dim=1024, vocab_size=19_200)
 PARTS = 2
-# Ours: blocks on their way, their transposes, and what TensorStore holds; the same for 70B.
+# For the current blocks, their transposes and TensorStore's buffers; does not depend on the model.
 CONSTANT = 200e6
 
-# VmHWM at the start counts what the libraries take.
+# The VmHWM at the start includes the memory of the libraries.
 MEASURED = """
 import json, sys
 from codellama_jax import convert
@@ -37,8 +37,8 @@ print(json.dumps({"code": code, "growth": peak() - before}))
 """
 
 
-class Counted:
-    """A Source whose numbers are made as they are read."""
+class Generated:
+    """A Source whose values are generated when they are read."""
 
     def __init__(self, llama: Llama):
         self.model = Model(llama, 512, {str(tensor): "bfloat16" for tensor in canonical.tensors(llama)})
@@ -54,7 +54,7 @@ class Counted:
 
 
 def peak_growth(*argv: object) -> float:
-    """Bytes by which converting raised a process's peak."""
+    """The increase of the peak memory by a conversion, in bytes."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", MEASURED, *map(str, argv)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -67,7 +67,7 @@ def peak_growth(*argv: object) -> float:
 def theirs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large") / "theirs"
     folder.mkdir()
-    hf.write(Counted(LARGE), folder, 200_000_000)
+    hf.write(Generated(LARGE), folder, 200_000_000)
     return folder
 
 
@@ -76,27 +76,27 @@ def test_peak_memory_is_bounded_by_the_largest_tensor(theirs):
     source = formats.open_checkpoint(theirs).source
     largest = max(formats.size(source.model, tensor) for tensor in canonical.tensors(LARGE))
     assert formats.nbytes(source.model) > 4e8 and formats.nbytes(source.model) > 2 * (1.3 * largest + CONSTANT)
-    place = theirs.parent
+    folder = theirs.parent
     for argv in (
-        ("import", "--from", theirs, "--to", place / "ours"),
-        ("export", "--from", place / "ours", "--to", place / "hf", "--format=hf"),
-        ("export", "--from", place / "ours", "--to", place / "meta", "--format=meta", f"--shards={PARTS}"),
-        ("import", "--from", place / "meta", "--to", place / "again", "--vocab_size=19_216"),
+        ("import", "--from", theirs, "--to", folder / "ours"),
+        ("export", "--from", folder / "ours", "--to", folder / "hf", "--format=hf"),
+        ("export", "--from", folder / "ours", "--to", folder / "meta", "--format=meta", f"--shards={PARTS}"),
+        ("import", "--from", folder / "meta", "--to", folder / "again", "--vocab_size=19_216"),
     ):
         growth = peak_growth(*argv)
         assert growth <= 1.3 * largest + CONSTANT, (argv[0], growth / 1e6)
-    # and all of it is there
+    # and the result is complete
     for name in ("ours", "hf", "meta"):
-        result = verify.tensors(source, formats.open_checkpoint(place / name).source)
+        result = verify.tensors(source, formats.open_checkpoint(folder / name).source)
         assert not result["unlike"] and result["max_tensor_difference"] == 0
 
 
-def test_every_array_is_written_in_small_chunks_of_one_layer(theirs, tmp_path):
-    """What a device reads of an array is whole chunks: of one layer, and of a sixteenth of the model width."""
+def test_arrays_are_written_in_small_chunks_of_one_layer(theirs, tmp_path):
+    """A device reads complete chunks: they have one layer, and a sixteenth of the model width."""
     from codellama_jax.conversion.orbax_stream import StreamedArray
 
     llama = Llama(dim=8192, layers=80, heads=64, kv_heads=8, ffn_dim=28_672, vocab_size=32_016)
-    source = Counted(llama)
+    source = Generated(llama)
     for parameter in dict.fromkeys(tensor.parameter for tensor in canonical.tensors(llama)):
         array = StreamedArray(source, parameter)
         assert np.prod(array.chunk, dtype=np.int64) * 2 <= 64 << 20

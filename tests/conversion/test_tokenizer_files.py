@@ -1,4 +1,4 @@
-"""The tokenizer that goes out with a model cuts every text as ours does, whoever reads it."""
+"""Exported tokenizer files tokenize every text as the original does, with any library."""
 
 import json
 
@@ -17,9 +17,9 @@ def texts(fuzzed):
     return [fuzzed(rng, int(rng.integers(1, 400))) for _ in range(300)]
 
 
-@pytest.mark.parametrize("which", ["small_tokenizer", "llama_tokenizer"])
-def test_the_model_file_with_infilling_pieces_cuts_texts_as_before(request, texts, which):
-    tokenizer = request.getfixturevalue(which)
+@pytest.mark.parametrize("fixture", ["small_tokenizer", "llama_tokenizer"])
+def test_infilling_pieces_do_not_change_how_texts_are_tokenized(request, texts, fixture):
+    tokenizer = request.getfixturevalue(fixture)
     model = tokenizer_files.sentencepiece_model(tokenizer)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     assert processor.get_piece_size() == tokenizer.rows
@@ -29,21 +29,21 @@ def test_the_model_file_with_infilling_pieces_cuts_texts_as_before(request, text
     assert Tokenizer(model, infilling=True).fingerprint == tokenizer.fingerprint
 
 
-@pytest.mark.parametrize("which", ["small_tokenizer", "llama_tokenizer"])
-def test_hugging_faces_tokenizers_cut_texts_alike(request, texts, which):
+@pytest.mark.parametrize("fixture", ["small_tokenizer", "llama_tokenizer"])
+def test_hugging_faces_tokenizers_library_tokenizes_alike(request, texts, fixture):
     library = pytest.importorskip("tokenizers")
-    tokenizer = request.getfixturevalue(which)
+    tokenizer = request.getfixturevalue(fixture)
     theirs = library.Tokenizer.from_str(json.dumps(tokenizer_files.tokenizer_json(tokenizer)))
     assert theirs.get_vocab_size() == tokenizer.rows
     for text in texts:
-        if any(piece in text for piece in ("<s>", "</s>", "<unk>")):  # special tokens there, text with us
+        if any(piece in text for piece in ("<s>", "</s>", "<unk>")):  # special tokens for the library, plain text here
             continue
         ids = theirs.encode(text).ids
         assert ids == [tokenizer.bos_id, *tokenizer.encode(text)], text
         assert theirs.decode(ids) == tokenizer.decode(ids)
 
 
-def test_transformers_loads_what_is_written(tmp_path, llama_tokenizer, texts):
+def test_transformers_loads_the_files(tmp_path, llama_tokenizer, texts):
     transformers = pytest.importorskip("transformers")
     tokenizer_files.write(llama_tokenizer, tmp_path, "hf", 16384)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -60,7 +60,7 @@ def test_transformers_loads_what_is_written(tmp_path, llama_tokenizer, texts):
     )
 
 
-def test_rows_decide_over_infilling(tmp_path, small_tokenizer):
+def test_infilling_depends_on_the_number_of_rows(tmp_path, small_tokenizer):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(small_tokenizer.model)
     assert tokenizer_files.model_for(None, 512) is None

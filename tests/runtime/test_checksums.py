@@ -1,4 +1,4 @@
-"""Checksums: every kind of damage has a name."""
+"""Checksums: every kind of damage is detected and named."""
 
 import json
 
@@ -18,7 +18,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_was_written_passes_and_has_a_digest(folder):
+def test_an_unchanged_folder_passes_and_has_a_digest(folder):
     checksums.verify(folder)
     assert checksums.digest(folder) == checksums.write(folder)
     (folder / "new").touch()
@@ -42,13 +42,13 @@ def test_a_folder_without_checksums_passes(tmp_path):
         ("checksums.json", b"[1]", "checksums.json has changed"),
     ],
 )
-def test_damage_is_named(folder, name, content, words):
+def test_damaged_files_are_named(folder, name, content, words):
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=words):
         checksums.verify(folder)
 
 
-def test_the_checksums_vouch_for_themselves(folder):
+def test_changed_checksums_are_detected(folder):
     found = json.loads((folder / checksums.NAME).read_text())
     found["files"]["d/b"] = [1, "0" * 64]
     (folder / checksums.NAME).write_text(json.dumps(found))
@@ -56,7 +56,7 @@ def test_the_checksums_vouch_for_themselves(folder):
         checksums.verify(folder)
 
 
-def test_parts_look_at_every_file_between_them(folder):
+def test_parts_verify_every_file_together(folder):
     (folder / "d" / "b").write_bytes(b"c")
     found = 0
     for part in range(3):

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.curation import storage
-from tasks.sources import files
 from tasks.sources.base import Document
 
 _HEAD = 4096  # characters of a document in which an SPDX line is searched for
@@ -67,7 +67,7 @@ def _repository_licence(repository: str, roots: tuple[str, ...]) -> str:
     for root in roots:
         folder = repository
         while folder:
-            path = storage.join(files.expanded(root), folder)
+            path = storage.join(filesystem.expand_home(root), folder)
             for name in storage.list_folder(path):
                 if _FILE.match(name):
                     with contextlib.suppress(OSError, UserError), storage.open_input(storage.join(path, name)) as file:

@@ -16,9 +16,9 @@ from planted import contents
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks import sources
 from tasks.build import main
-from tasks.sources import files
 from tasks.sources.base import items
 from tasks.sources.manifest import STARTED
 
@@ -129,7 +129,7 @@ def test_a_source_that_disappears_during_the_build_is_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     away, out, count = tmp_path / "away", tmp_path / "set", 0
-    open_binary = files.open_binary
+    open_binary = filesystem.open_input
 
     def disappearing(location: str) -> BinaryIO:
         nonlocal count
@@ -140,7 +140,7 @@ def test_a_source_that_disappears_during_the_build_is_reported(
 
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(files, "open_binary", disappearing)
+            patched.setattr(filesystem, "open_input", disappearing)
             assert main([*inputs, f"--out={out}", "--workers=1"]) == 1
         error = capsys.readouterr().err
         assert is_one_line(error) and str(corpus) in error and "cannot be read" in error

@@ -197,7 +197,9 @@ def test_a_read_error_is_not_damage(tmp_path: Path, monkeypatch, form: str, erro
 
     source = opened(written(form, tmp_path / "corpus", RECORDS), on_damage="skip")
     for shard in range(len(source)):
-        monkeypatch.setattr("tasks.sources.files.open_binary", lambda location: Failing(Path(location).read_bytes()))
+        monkeypatch.setattr(
+            "tasks.sources.filesystem.open_input", lambda location: Failing(Path(location).read_bytes())
+        )
         with pytest.raises(UserError, match=rf"part\d.{form} cannot be read \(lost the disk\): fix or remove it"):
             list(source.read(shard))
 

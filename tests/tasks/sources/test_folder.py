@@ -9,6 +9,7 @@ from written_folders import ALL, REPOSITORIES, everything, folder, paths, write
 
 from codellama_jax.config.data import Corpus
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources import files
 from tasks.sources.base import Document
@@ -143,7 +144,7 @@ def test_a_file_that_was_deleted_is_an_error(tmp_path: Path):
 def ram() -> Iterator[str]:
     """A folder in TensorFlow's in-memory file system, which has the interface of an object store."""
     with quiet_stderr():
-        gfile = files.gfile()
+        gfile = filesystem.gfile()
     root = "ram://sources"
     gfile.makedirs(root)
     yield root
@@ -153,8 +154,8 @@ def ram() -> Iterator[str]:
 def upload(root: str, contents: dict[str, str | bytes]) -> str:
     for path, content in contents.items():
         location = f"{root}/{path}"
-        files.gfile().makedirs(location.rpartition("/")[0])
-        with files.gfile().GFile(location, "wb") as file:
+        filesystem.gfile().makedirs(location.rpartition("/")[0])
+        with filesystem.gfile().GFile(location, "wb") as file:
             file.write(content)
     return root
 
@@ -211,15 +212,15 @@ def test_a_missing_or_empty_remote_folder_is_refused(ram: str):
 
 def test_a_remote_file_that_was_deleted_is_an_error(ram: str):
     source = folder(upload(f"{ram}/vanishing", {"a.py": "a\n", "b.py": "b\n"}))
-    files.gfile().remove(f"{ram}/vanishing/b.py")
+    filesystem.gfile().remove(f"{ram}/vanishing/b.py")
     with pytest.raises(UserError, match=r"sources/vanishing/b.py cannot be read \(.+\): fix or remove it") as error:
         everything(source)
     assert "\n" not in str(error.value)
 
 
 def test_locations_with_a_scheme_are_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert all(map(files.is_remote, ("gs://bucket/path", "ram://x", "s3://a", "GS://b")))
-    assert not any(map(files.is_remote, ("/data/x", "relative", "C:\\x", "~/x", "a/b://c", "", "x:/y")))
+    assert all(map(filesystem.is_remote, ("gs://bucket/path", "ram://x", "s3://a", "GS://b")))
+    assert not any(map(filesystem.is_remote, ("/data/x", "relative", "C:\\x", "~/x", "a/b://c", "", "x:/y")))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.expanded("~/x") == str(tmp_path / "x") and files.expanded("gs://~/x") == "gs://~/x"
+    assert filesystem.expand_home("~/x") == str(tmp_path / "x") and filesystem.expand_home("gs://~/x") == "gs://~/x"
     assert paths(folder(write(tmp_path / "corpus", {"a.py": "x\n"}))) == paths(folder("~/corpus")) == ["a.py"]

@@ -1,0 +1,43 @@
+"""The cache of reproducible files."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from codellama_jax.runtime import cache
+
+
+def test_the_folder_follows_the_xdg_specification(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache.directory("plans") == tmp_path / "cache/codellama_jax/plans"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache.directory("plans") == tmp_path / "home/.cache/codellama_jax/plans"
+
+
+def test_there_may_be_no_home_directory(monkeypatch):
+    def no_home():
+        raise RuntimeError("no home directory")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache.directory("plans") is None
+
+
+def test_stores_complete_files(tmp_path):
+    path = tmp_path / "codellama_jax" / "plans" / "one"
+    assert cache.store(path, b"first") and cache.store(path, b"second")
+    assert path.read_bytes() == b"second" and [entry.name for entry in path.parent.iterdir()] == ["one"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_not_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    assert not cache.store(tmp_path / "codellama_jax" / "one", b"")
+
+
+def test_a_file_in_place_of_the_folder_is_not_an_error(tmp_path):
+    (tmp_path / "codellama_jax").touch()
+    assert not cache.store(tmp_path / "codellama_jax" / "one", b"")
