@@ -19,7 +19,7 @@ from tasks.tokenizer_training import train
 # (runtime/filesystem.py).
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 
-# Caches of this session go to a temporary folder. The workers of pytest-xdist inherit the variable and share the folder.
+# Caches of this session go to a temporary folder, which the workers of pytest-xdist inherit and share.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="codellama_jax_tests_")  # removed when this process exits
     os.environ["XDG_CACHE_HOME"] = _cache.name

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -72,6 +73,31 @@ def test_every_test_file_is_collected():
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
     found = {Path(line.partition(": ")[2]) for line in done.stdout.splitlines() if line.startswith("collected: ")}
     assert found == {path for path in source_files("tests") if path.name.startswith("test_")}
+
+
+# ---------------------------------------------------------------- documentation
+
+
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_paths_in_the_documentation_exist(page):
+    """Links to files, and paths of source files."""
+    text = page.read_text()
+    links = {page.parent / link for link in re.findall(r"\]\(([^)#:]+)\)", text)}
+    folders = "|".join((*PACKAGES, "tests", "benchmarks", "docs", "gin"))
+    paths = {ROOT / path for path in re.findall(rf"(?<![\w/.-])((?:{folders})/[\w/.-]*\.(?:py|md|gin))\b", text)}
+    written = [path for path in links | paths if not path.stem.isupper()]  # STAGE.gin stands for any
+    assert not [str(path) for path in sorted(written) if not path.exists()]
+
+
+def test_the_training_core_is_as_long_as_the_documentation_says():
+    section = (ROOT / "docs" / "code.md").read_text().partition("## The training core")[2].partition("## ")[0]
+    stated = int(re.search(r"about ([\d,]+) lines", section)[1].replace(",", ""))
+    files = [line.split()[0] for line in section.splitlines() if line.startswith("    ")]
+    assert len(files) > 10
+    assert sum((ROOT / file).read_text().count("\n") for file in files) == pytest.approx(stated, rel=0.1)
 
 
 # ---------------------------------------------------------------- imports
