@@ -28,23 +28,35 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Files of half a minute or more, the longest first. Two workers take a file at a time: a long file that started last
-# would leave the other worker idle.
+# Files of ten seconds or more on two cores, the longest first. Two workers take a file at a time: a long file that
+# started last would leave the other worker idle.
 LONGEST = (
     "test_faults.py",
     "test_cascade.py",
     "launch/test_pod.py",
     "tasks/curation/test_build_faults.py",
-    "tasks/curation/test_build.py",
-    "runtime/test_gcs.py",
-    "launch/local/test_local.py",
     "planning/test_plan.py",
-    "kernels/test_attention.py",
     "training/test_step.py",
-    "model/test_llama.py",
+    "kernels/test_attention.py",
+    "launch/local/test_local.py",
     "model/test_hf.py",
+    "model/test_llama.py",
     "test_sharding.py",
     "training/test_checkpoints.py",
+    "launch/tpu_vm/test_tpu_vm.py",
+    "tasks/curation/test_build.py",
+    "runtime/test_gcs.py",
+    "launch/test_command_line.py",
+    "conversion/test_convert.py",
+    "conversion/test_streaming.py",
+    "tasks/curation/test_stores.py",
+    "training/test_elastic.py",
+)
+# Those of them that `make check` runs too. The others are marked slow.
+CHECKED = (
+    "launch/tpu_vm/test_tpu_vm.py",
+    "runtime/test_gcs.py",
+    "launch/test_command_line.py",
     "conversion/test_convert.py",
 )
 
@@ -58,8 +70,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts files into the order of LONGEST, the others after them as they were, and marks the slow ones."""
     order = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+    slow = order.keys() - {Path(__file__).parent / file for file in CHECKED}
     for item in items:
-        if item.path in order:
+        if item.path in slow:
             item.add_marker(pytest.mark.slow)
 
 

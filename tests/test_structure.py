@@ -75,6 +75,13 @@ def test_every_test_file_is_collected():
     assert found == {path for path in source_files("tests") if path.name.startswith("test_")}
 
 
+def test_the_lists_of_slow_test_files_are_current():
+    for node in ast.parse((ROOT / "tests" / "conftest.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("LONGEST", "CHECKED"):
+            files = ast.literal_eval(node.value)
+            assert not [file for file in files if not (ROOT / "tests" / file).is_file()]
+
+
 # ---------------------------------------------------------------- documentation
 
 

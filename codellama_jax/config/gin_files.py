@@ -102,7 +102,7 @@ class _File:
 
     @property
     def order(self) -> int:
-        """0: a stage or another shipped file. 1: a size, which overrides stages. 2: a user's file, which overrides both.
+        """0: a stage or another shipped file. 1: a size, which overrides 0. 2: a user's file, which overrides both.
 
         A saved configuration binds stage and size: it counts as a size.
         """
