@@ -60,7 +60,7 @@ RESULT_NEUTRAL = (
 
 # Settings of earlier versions -> their current names, so that saved configurations can still be read.
 RENAMED_CLASSES = {"Stream": "DataLoader", "BadSteps": "LossSpikes", "Evidence": "Decontamination"}
-RENAMED_SETTINGS = {"DataLoader.lanes": "DataLoader.readers"}  # codespell:ignore lanes
+RENAMED_SETTINGS = {"DataLoader.lanes": "DataLoader.readers"}
 
 
 def current_name(setting: str) -> str:
