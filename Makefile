@@ -1,17 +1,18 @@
-# make demo    trains code and long context on this machine, then shows where the report is
-# make test    everything that the tests check
+# make demo    trains code and long context on this machine, then prints the path of the report
+# make check   lint, types and the fast tests: before every commit (under 3 minutes on two cores)
+# make test    all tests (under 15 minutes on two cores)
+# make lint    ruff, mypy, import-linter and codespell
 # make setup   the environment only
-# make pods    docs/pods.md: what every stage of every size needs on every chip, compiled here (half an hour)
-# make bench   benchmarks beside other programs, each with its result file (half an hour); what they want is told
-# make faults  kills, lost hosts, damage, full disks, and what saving costs, with its result file (half an hour)
-# make lint    ruff and mypy
+# make pods    writes docs/pods.md: what every stage of every size needs on every chip, compiled here (half an hour)
+# make bench   benchmarks against other programs, each with its result file (half an hour); prints what they need
+# make faults  kills, lost hosts, damage, full disks and the cost of saving, with its result file (half an hour)
 # make lock    the requirement files, from pyproject.toml (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test setup pods bench faults lint lock
+.PHONY: demo check test lint setup pods bench faults lock
 
 demo: setup
 	$(BIN)/python xm_launch.py --gin_file=gin/lcft.gin
@@ -30,14 +31,14 @@ setup: .venv/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt -r requirements-build.txt
 	@touch $@
 
-# The compiler is libtpu, which exists for Linux on x86-64; elsewhere the tests that want it are skipped.
+# The compiler is libtpu, which exists for Linux on x86-64; elsewhere the tests that need it are skipped.
 .venv/.installed-compiler: .venv/.installed requirements-tpu.txt
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then grep '^libtpu' requirements-tpu.txt > .venv/compiler.txt; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	    --target .venv/tpu_compiler -r .venv/compiler.txt; fi
 	@touch $@
 
-# Beside the environment, not in it: see the file's head.
+# Installed next to the environment, not into it; requirements-oracles.txt says why.
 .venv/.installed-oracles: .venv/.installed-test requirements-oracles.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oracles \
 	  -r requirements-oracles.txt && PYTHONPATH=.venv/oracles $(BIN)/python -c 'import torch, transformers' || \
@@ -47,13 +48,16 @@ setup: .venv/.installed
 test: .venv/.installed-test .venv/.installed-compiler .venv/.installed-oracles
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
 pods: .venv/.installed-compiler
 	PYTHONPATH=.:.venv/tpu_compiler $(BIN)/python benchmarks/pods.py
 
-# Each wants an environment of its own for the program it compares with: see the head of the benchmark.
+# Each needs an environment with the program that it compares with: the head of each benchmark says how to make it.
 bench: .venv/.installed-compiler
 	@test -n "$(TORCH_PYTHON)$(MAXTEXT_PYTHON)$(TOKENIZER)" || { echo "make bench TORCH_PYTHON=..." \
-	  "MAXTEXT_PYTHON=... TOKENIZER=tokenizer.model: those given are run; benchmarks/*.py say what they want" >&2; exit 2; }
+	  "MAXTEXT_PYTHON=... TOKENIZER=tokenizer.model: give one or more; benchmarks/*.py say what they need" >&2; exit 2; }
 	$(if $(TORCH_PYTHON),$(BIN)/python benchmarks/train_cpu.py --torch_python=$(TORCH_PYTHON) --out=benchmarks/train_cpu.md)
 	$(if $(MAXTEXT_PYTHON),PYTHONPATH=.venv/tpu_compiler $(BIN)/python benchmarks/maxtext.py \
 	  --maxtext_python=$(MAXTEXT_PYTHON) --out=benchmarks/maxtext.md)
@@ -67,10 +71,12 @@ lint: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell -D - -D .codespell/retired_words.txt
 
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 
-# requirements-oracles.txt is kept by hand: uv's lock would have torch bring CUDA.
+# requirements-oracles.txt is edited by hand: uv would lock torch's CUDA packages too.
 lock:
 	$(COMPILE) pyproject.toml -o requirements.txt
 	$(COMPILE) --extra test -c requirements.txt pyproject.toml -o requirements-test.txt

@@ -1,10 +1,11 @@
-"""Fixtures that more than one file of tests uses."""
+"""Settings of the test session, and fixtures that more than one test file uses."""
 
 import difflib
 import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,15 +17,21 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks.tokenizer_training import train
 from tests.object_store import Store, object_store
 
-# TensorFlow reads this when it is imported, by whichever test is first; commands set it before (filesystem.to_path).
+# TensorFlow reads this once, when it is imported, so it is set before any test runs; commands set it too
+# (runtime/filesystem.py).
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 
-# Eight devices on any machine, for the laws of sharding; and no silent broadcasting between ranks.
+# Caches of this session go to a temporary folder, which the workers of pytest-xdist inherit and share.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="codellama_jax_tests_")  # removed when this process exits
+    os.environ["XDG_CACHE_HOME"] = _cache.name
+
+# Eight devices on any machine, for the tests of sharding. Broadcasting between ranks is an error.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What takes half a minute or more, the longest first. Of two workers that take a file at a time, one that came to such
-# a file last would leave the other idle.
+# Files of ten seconds or more on two cores, the longest first. Two workers take a file at a time: a long file that
+# started last would leave the other worker idle.
 LONGEST = (
     "test_faults.py",
     "test_cascade.py",
@@ -32,34 +39,52 @@ LONGEST = (
     "tasks/curation/test_build_faults.py",
     "tasks/curation/test_build.py",
     "training/test_gcs_checkpoints.py",
-    "launch/local/test_local.py",
     "planning/test_aot_compile.py",
-    "kernels/test_attention.py",
     "training/test_step.py",
-    "model/test_llama.py",
+    "kernels/test_attention.py",
+    "launch/local/test_local.py",
     "model/test_hf.py",
+    "model/test_llama.py",
     "test_sharding.py",
     "training/test_checkpoints.py",
+    "launch/tpu_vm/test_tpu_vm.py",
+    "runtime/test_gcs.py",
+    "launch/test_command_line.py",
+    "conversion/test_convert.py",
+    "conversion/test_streaming.py",
+    "tasks/curation/test_build_object_store.py",
+    "training/test_elastic.py",
+)
+# Those of them that `make check` runs too. The others are marked slow.
+CHECKED = (
+    "launch/tpu_vm/test_tpu_vm.py",
+    "runtime/test_gcs.py",
+    "launch/test_command_line.py",
     "conversion/test_convert.py",
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Has pytest-xdist keep this order: it would begin with the files of the most tests, which are the quick ones."""
+    """Makes pytest-xdist keep this order. By default it starts with the files of the most tests, which are quick."""
     config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files in the order of LONGEST, then the others as they were."""
+    """Sorts files into the order of LONGEST, the others after them as they were, and marks the slow ones."""
     order = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+    slow = order.keys() - {Path(__file__).parent / file for file in CHECKED}
+    for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
 
 
-# What tests compare with, where `make test` has put it: behind the environment's packages, not among them.
+# Packages that tests compare with (requirements-oracles.txt), where `make test` installs them. They come last on the
+# path, so that the environment's own packages win.
 sys.path.append(str(Path(__file__).resolve().parent.parent / ".venv" / "oracles"))
 
-# What tends to break a tokenizer, a cut or a format: white space, line ends, wide and control characters, and text that
-# looks like control tokens. Without U+2581, the one character that does not survive SentencePiece.
+# Text that tends to break a tokenizer, a cut or a format: white space, line ends, wide and control characters, and text
+# that looks like control tokens. U+2581 is missing: the one character that does not survive SentencePiece.
 _STRANGE = [*" \t\n\r\0\x7f\u2028\u00a0\ufeff\U0010ffff🙂éx", "", "  ", "\r\n", "\n    ", "e\u0301", "生活", "1234"]
 _STRANGE += ["<s>", "</s>", "<unk>", "<0x0A>", "<PRE>", " <PRE>", " <SUF>", " <MID>", " <EOT>", "<EOT>", "<step>"]
 _STRANGE += ["[INST]", "[/INST]", "<<SYS>>\n", "\n<</SYS>>\n\n", "Source: user", "def f(a):\n"]
@@ -67,7 +92,7 @@ _STRANGE += ["[INST]", "[/INST]", "<<SYS>>\n", "\n<</SYS>>\n\n", "Source: user",
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of the project's test data; tests that want it are skipped where it is absent."""
+    """The folder of the project's test data; tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("CODELLAMA_JAX_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder} (CODELLAMA_JAX_TEST_DATA names the folder)")
@@ -76,7 +101,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
-    """512 pieces and the infilling rows, trained on three files of the standard library: there on any machine."""
+    """512 pieces and the infilling rows, trained on three files of Python's standard library."""
     sources = [json.decoder.__file__, json.encoder.__file__, difflib.__file__]
     return Tokenizer(train([Path(file).read_text(encoding="utf-8") for file in sources], 512), infilling=True)
 
@@ -89,14 +114,14 @@ def llama_tokenizer(shared_data: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def fuzzed() -> Callable[[np.random.Generator, int], str]:
-    """Draws a text of about so many characters: lines of real code, with strange things strewn among its words."""
+    """A function that draws a text of about as many characters: real code with strange text between its words."""
     words = Path(json.decoder.__file__).read_text(encoding="utf-8").split(" ")
 
     def text(rng: np.random.Generator, characters: int) -> str:
         parts: list[str] = []
         while sum(map(len, parts)) < characters:
-            begin = int(rng.integers(len(words)))
-            parts.append(" ".join(words[begin : begin + int(rng.integers(1, 12))]))
+            start = int(rng.integers(len(words)))
+            parts.append(" ".join(words[start : start + int(rng.integers(1, 12))]))
             if rng.random() < 0.5:
                 parts.append(_STRANGE[rng.integers(len(_STRANGE))])
         return "".join(parts)[:characters]

@@ -1,4 +1,4 @@
-"""What gin files and flags bind, as a value: it resolves to the dataclasses of config/run.py and explains itself."""
+"""The assignments of gin files and flags as a value that resolves to the dataclasses of config/run.py."""
 
 import dataclasses
 import difflib
@@ -18,8 +18,8 @@ def usage_error(message: str) -> UserError:
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-    """A reference to a macro, %NAME, in the value of a binding. The macro "gin.REQUIRED" is a constant: a value is
-    missing."""
+    """A reference to a macro, %NAME, in the value of a binding. "gin.REQUIRED" is not a macro but marks a missing
+    value."""
 
     name: str
 
@@ -37,7 +37,7 @@ class Binding:
     Attributes:
         name: of a setting ("Stage.steps") or of a macro ("CODE_STEPS").
         value: Python literals, with a Macro for each reference.
-        origin: where it was made: "gin/code.gin:12", or the flag as it was given.
+        origin: where it is written: "gin/code.gin:12", or the flag.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Bindings:
     """A loaded configuration.
 
     Attributes:
-        bound: all assignments in the order in which they apply: of two of one name, the later counts.
-        unused: macros given as flags that no setting of this configuration refers to.
-        imports: modules that the gin files and flags ask to be imported.
-        stage_files, size_files: gin files to name where the user gave none, as they are shown to a person.
+        bound: all assignments in the order in which they apply: a later one overrides an earlier one of the same name.
+        unused: macros set by flags that no setting of this configuration refers to.
+        imports: modules that gin files and flags import.
+        stage_files, size_files: the gin files that messages suggest where one is missing.
     """
 
     bound: tuple[Binding, ...]
@@ -64,22 +64,21 @@ class Bindings:
 
     @property
     def effective(self) -> Mapping[str, Binding]:
-        """Name -> the assignment that counts."""
+        """Name -> the assignment that applies."""
         return {binding.name: binding for binding in self.bound}
 
     def resolve(self, *kinds: type) -> Config:
-        """The dataclasses that these bindings describe: all of a run, or only `kinds`, whose values alone are then
-        required.
+        """The dataclasses that these bindings describe: all of a run, or only `kinds`. Only their values are required.
 
         Raises:
-            UserError: values that are required and not given (all of them in one message), a value of the wrong type,
-                or one that its dataclass refuses.
+            UserError: required values are missing (one message names all of them), or a value has the wrong type or is
+                refused by its dataclass.
         """
         effective = self.effective
         kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in CURATION_PARTS)
-        asked = {attribute: kind for attribute, kind in PARTS.items() if kind in kinds}
+        requested = {attribute: kind for attribute, kind in PARTS.items() if kind in kinds}
         parts, missing = dict[str, dict[str, Any]](), list[str]()
-        for attribute, kind in asked.items():
+        for attribute, kind in requested.items():
             parts[attribute] = values = {}
             hints = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
@@ -91,7 +90,7 @@ class Bindings:
         if missing:
             raise self._required(list(dict.fromkeys(missing)))
         try:
-            made: dict[str, Any] = {attribute: kind(**parts[attribute]) for attribute, kind in asked.items()}
+            made: dict[str, Any] = {attribute: kind(**parts[attribute]) for attribute, kind in requested.items()}
         except (ValueError, ZeroDivisionError) as error:
             zero = isinstance(error, ZeroDivisionError)
             raise usage_error("a dimension, length or number of parts is 0" if zero else str(error)) from error
@@ -118,7 +117,7 @@ class Bindings:
         Assignments that were overridden follow, marked as such.
 
         Raises:
-            UserError: no such setting or macro; names the nearest.
+            UserError: there is no such setting or macro; the message names the nearest.
         """
         effective = self.effective
         if name not in effective and name not in SETTINGS:
@@ -150,10 +149,10 @@ def check_names(bound: Iterable[Binding], known_macros: Iterable[str]) -> set[st
 
     Args:
         bound: in the order in which they apply.
-        known_macros: names that mean something for other stages or sizes.
+        known_macros: macros that other stages or sizes use.
 
     Raises:
-        UserError: a name that is no setting and no macro, or a macro without a value; names the nearest.
+        UserError: a name is neither a setting nor a macro, or a macro has no value; the message names the nearest.
     """
     effective = {binding.name: binding for binding in bound}
     used = {macro for binding in effective.values() for macro in macros(binding.value)}
@@ -170,10 +169,10 @@ def check_names(bound: Iterable[Binding], known_macros: Iterable[str]) -> set[st
 
 
 def unknown(name: str, macro_names: set[str]) -> str:
-    """What to tell the user about a name that is neither a setting nor one of these macros."""
+    """The message for a name that is neither a setting nor one of these macros."""
     if "." in name:
         near = nearest(name, SETTINGS)
-    else:  # a setting's field alone, such as "steps", is a likely slip
+    else:  # users write a field without its class, such as "steps"
         fields = {setting.rpartition(".")[2]: setting for setting in sorted(SETTINGS)}
         near = [fields.get(word, word) for word in nearest(name, macro_names | fields.keys(), 2)]
     classes = ", ".join(kind.__name__ for kind in PARTS.values())
@@ -182,13 +181,13 @@ def unknown(name: str, macro_names: set[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """Those of the known names that are most like `name`, at most `count`."""
+    """The known names that are most similar to `name`, at most `count`."""
     folded = {word.lower(): word for word in sorted(known)}
     return [folded[word] for word in difflib.get_close_matches(name.lower(), folded, count)]
 
 
 def one_of(files: Iterable[str]) -> str:
-    """The remedy where a gin file is missing."""
+    """What to do where a gin file is missing."""
     return "add one of " + ", ".join(f"--gin_file={file}" for file in files)
 
 
@@ -210,7 +209,7 @@ def _references(value: Any) -> Iterator[Macro]:
 
 
 def _chain(effective: Mapping[str, Binding], name: str) -> Iterator[Binding]:
-    """The assignment of a name, then those of the macros in its value, each once, in depth."""
+    """The assignment of a name, then those of the macros in its value, depth first and each once."""
     seen, waiting = set[str](), [name]
     while waiting:
         name = waiting.pop(0)
@@ -222,7 +221,7 @@ def _chain(effective: Mapping[str, Binding], name: str) -> Iterator[Binding]:
 
 
 def _follow(effective: Mapping[str, Binding], value: Any, name: str) -> tuple[Any, str]:
-    """What is bound to `name`, or at the end of its chain of macros, and the last name on the way."""
+    """The value at the end of the chain of macros that starts with `value`, the value of `name`, and its name."""
     passed = {name}
     while isinstance(value, Macro) and value != REQUIRED:
         name = value.name
@@ -240,7 +239,7 @@ _EXPECTED |= {type(None): "None", dict[str, float]: "a dict of strings and numbe
 
 
 def _value(effective: Mapping[str, Binding], setting: str, hint: Any, missing: list[str]) -> Any:
-    """The value of a setting with its macros followed, of the type `hint`. Adds what it lacks to `missing`."""
+    """The value of a setting with its macros resolved, of the type `hint`. Adds required names to `missing`."""
     value, name = _follow(effective, effective[setting].value, setting)
     entries = {key: _follow(effective, entry, name) for key, entry in value.items()} if isinstance(value, dict) else {}
     if lacking := [end for entry, end in [(value, name), *entries.values()] if entry is REQUIRED]:

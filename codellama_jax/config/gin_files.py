@@ -1,16 +1,16 @@
-"""gin files and flags in, one value out. The only module that imports gin, and only its parser: nothing is global.
+"""Loads gin files and flags into one value. The only module that imports gin, of which it uses only the parser.
 
     flags = gin_files.split_flags(sys.argv[1:])
     bindings = gin_files.load(flags.gin_files, flags.bindings, default_size="local")
-    config = bindings.resolve()            # or bindings.resolve(Corpus, Tokenizer): only what a tool needs
+    config = bindings.resolve()            # or only some parts: bindings.resolve(Corpus, Tokenizer)
     print(bindings.explain("Stage.steps"))
 
 A run is composed of a stage file (gin/code.gin), a size file (gin/models/7b.gin), the user's own files and
---gin.NAME=VALUE flags, applied in this order whatever their order on the command line; among equals the later wins.
-NAME is a setting (Stage.steps) or a macro (CODE_STEPS): what a stage file leaves to the size.
+--gin.NAME=VALUE flags. They apply in this order whatever their order on the command line; of two files or flags of one
+kind the later wins. NAME is a setting (Stage.steps) or a macro (CODE_STEPS): a value that a stage leaves to the size.
 
-gin itself accepts a misspelt macro, a value of the wrong type and a value that nobody uses. Here each is a UserError
-with EXIT_USAGE and a message of one line.
+gin itself accepts misspelt macros and values of the wrong type. Here each is a UserError with EXIT_USAGE and a message
+of one line. No state is global: several configurations can be loaded side by side.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from codellama_jax.config.bindings import (
 from codellama_jax.config.run import RESULT_NEUTRAL, current_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# In a checkout the gin files are beside the package; in an installed wheel they are within it.
+# In a checkout the gin files lie next to the package; in an installed wheel they lie inside it.
 SHIPPED = ROOT / "gin" if (ROOT / "gin" / "models").is_dir() else Path(__file__).resolve().parents[1] / "gin"
 SIZES = SHIPPED / "models"
 
@@ -58,9 +58,10 @@ class Flags:
 
 
 def split_flags(argv: Sequence[str]) -> Flags:
-    """Takes --gin_file=FILE, --gin.NAME=VALUE and --import=MODULE out of argv (without the program's name).
+    """Separates --gin_file=FILE, --gin.NAME=VALUE and --import=MODULE from the other arguments.
 
-    --gin_file FILE and --import MODULE are understood too.
+    Args:
+        argv: without the program's name. --gin_file FILE and --import MODULE are accepted too.
 
     Raises:
         UserError: --gin_file without a file, --import without a module, or --gin.NAME without "=".
@@ -101,7 +102,7 @@ class _File:
 
     @property
     def order(self) -> int:
-        """0: a stage, or else shipped. 1: a size, which overrides a stage. 2: a file of the user, which overrides both.
+        """0: a stage or another shipped file. 1: a size, which overrides 0. 2: a user's file, which overrides both.
 
         A saved configuration binds stage and size: it counts as a size.
         """
@@ -111,11 +112,11 @@ class _File:
 
 
 def find(name: str, including: Path | None = None) -> Path:
-    """The absolute path of a gin file, looked for beside the file that includes it, in the current directory and where
-    the shipped ones are, in this order.
+    """The absolute path of a gin file. It is searched next to the file that includes it, in the current directory and
+    among the shipped files, in this order.
 
     Raises:
-        UserError: there is none; names the nearest.
+        UserError: there is no such file; the message names the nearest.
     """
     for folder in (including.parent if including else Path.cwd(), Path.cwd(), SHIPPED.parent):
         path = folder / Path(name).expanduser()
@@ -124,26 +125,26 @@ def find(name: str, including: Path | None = None) -> Path:
     shipped = [_shown(path) for path in sorted(SHIPPED.rglob("*.gin"))]
     words = {Path(path).stem: path for path in shipped} | {path: path for path in shipped}
     hint = "".join(f"did you mean {words[word]}? " for word in nearest(name, words))
-    asked = f"{_shown(including)} includes {name}, which" if including else f"--gin_file={name}"
-    raise usage_error(f"{asked} does not exist: {hint}There are {', '.join(shipped)}")
+    subject = f"{_shown(including)} includes {name}, which" if including else f"--gin_file={name}"
+    raise usage_error(f"{subject} does not exist: {hint}There are {', '.join(shipped)}")
 
 
 def shipped_stages() -> dict[str, Path]:
-    """Name of each stage that comes with the project -> its gin file."""
+    """Name of each shipped stage -> its gin file."""
     names = {path: [b.value for b in _read(path).bindings if b.name == "Stage.name"] for path in SHIPPED.glob("*.gin")}
     return {bound[-1]: path for path, bound in sorted(names.items()) if bound}
 
 
 def is_size_file(name: str) -> bool:
-    """Whether a gin file sets the size. Raises UserError as load does."""
+    """Whether a gin file sets the size. Raises UserError for the same reasons as load."""
     return _read(find(name)).order == 1
 
 
 def is_stage_file(name: str) -> bool:
-    """Whether a gin file is a stage's: one that binds Stage.name, itself or by what it includes.
+    """Whether a gin file defines a stage: it, or a file that it includes, binds Stage.name.
 
     Raises:
-        UserError: as load does.
+        UserError: for the same reasons as load.
     """
     return _read(find(name)).binds("Stage.name")
 
@@ -155,15 +156,17 @@ def load(
     default_size: str | None = None,
     imports: Sequence[str] = (),
 ) -> Bindings:
-    """What files and "NAME=VALUE" bindings set, in the order that the module's docstring states.
+    """Loads gin files and bindings; they apply in the order that the module's docstring states.
 
-    Files are looked for as find() says. If none of them is a size, gin/models/`default_size`.gin is added. The VALUE of
-    a binding is a gin literal, or a bare word or path, which is taken as a string. `imports` are modules beside those
-    that the files import; nothing is imported here.
+    Args:
+        gin_files: names or paths, resolved by find().
+        bindings: "NAME=VALUE". VALUE is a gin literal, or a bare word or path, which is taken as a string.
+        default_size: if no file sets the size, gin/models/`default_size`.gin is added.
+        imports: modules in addition to those that the files import. They are listed in the result, not imported.
 
     Raises:
-        UserError: no such file, a file that cannot be read, a stage without a size, an unknown setting or macro, a
-            macro without a value.
+        UserError: a file does not exist or cannot be read, a stage has no size, a setting or macro is unknown, or a
+            macro has no value.
     """
     size_files = tuple(_shown(path) for path in sorted(SIZES.glob("*.gin")))
     files = [_read(find(name)) for name in gin_files]
@@ -188,8 +191,9 @@ def load(
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Settings that shape the result and in which two operative configurations differ, `old` being there and `new`
-    here: "AdamW.peak_learning_rate: 0.0003 there, 0.001 here".
+    """The differences between two operative configurations in settings that change the result.
+
+    Each is a text such as "AdamW.peak_learning_rate: 0.0003 there, 0.001 here": `old` is there, `new` is here.
 
     Raises:
         UserError: one of the texts is not a configuration.
@@ -205,7 +209,7 @@ def differences(old: str, new: str) -> list[str]:
 
 
 def _shown(path: Path) -> str:
-    """A path as it is shown to a person: gin/code.gin for a shipped file."""
+    """A path as messages show it: gin/code.gin for a shipped file."""
     return str(path.relative_to(SHIPPED.parent) if path.is_relative_to(SHIPPED.parent) else path)
 
 
@@ -216,7 +220,7 @@ def _module(name: str, origin: str) -> str:
 
 
 def _read(path: Path, including: tuple[Path, ...] = ()) -> _File:
-    """The bindings of a file and of what it includes, in order. `including` is the chain of files that led here."""
+    """The bindings of a file and of the files it includes, in order. `including` is the chain of including files."""
     if path in including:
         raise usage_error(f"{_shown(path)} includes itself")
     try:
@@ -227,7 +231,7 @@ def _read(path: Path, including: tuple[Path, ...] = ()) -> _File:
 
 
 def _parse(text: str, origin: str, path: Path = Path(), including: tuple[Path, ...] = ()) -> _File:
-    """The bindings and imports of a text. `origin` is what the text is called in messages."""
+    """The bindings and imports of a text. `origin` names the text in messages."""
     file = _File(path, [], [])
     for statement in _statements(text, origin):
         at = f"{origin}:{statement.location.line_num}"
@@ -256,7 +260,7 @@ def _statements(text: str, origin: str) -> Iterator[Any]:
 
 
 class _ReferencesAsValues(config_parser.ParserDelegate):
-    """Has gin's parser give a reference to a macro as a value, and refuse one to a Python object (@name)."""
+    """Makes gin's parser return references to macros as values and refuse references to Python objects (@name)."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
         raise ValueError(f"@{scoped_configurable_name} is a reference to a Python object")
@@ -271,7 +275,7 @@ def _binding(statement: Any, origin: str) -> Binding:
     return Binding(current_name(name), statement.value, origin)
 
 
-# A value on the command line that may go without quotes: no brackets, no quotes, no reference.
+# A value on the command line that needs no quotes: it has no brackets, no quotes and no reference.
 _BARE = re.compile(r"[^@%'\"()\[\]{}\s][^'\"()\[\]{}\n]*")
 
 

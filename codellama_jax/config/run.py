@@ -14,10 +14,10 @@ UNRESOLVED: Any = None
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. A part that was not asked for is UNRESOLVED (None).
+    """The settings of a run. A part that was not requested is UNRESOLVED (None).
 
     Attributes:
-        imports: modules to import before the data is opened, such as those that register SeqIO tasks of one's own.
+        imports: modules to import before the data is opened, such as those that register custom SeqIO tasks.
     """
 
     stage: Stage = UNRESOLVED
@@ -47,18 +47,18 @@ PARTS: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Con
 CURATION_PARTS = (Build, Quality, Decontamination)  # settings of tasks.build, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 
-# Prefixes of the settings that do not change what is computed: two configurations that differ in these alone are the
-# same run.
+# Prefixes of the settings that do not change the result: two configurations that differ only in these describe the same
+# run.
 RESULT_NEUTRAL = (
     # how often to save and to validate
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
     *("Mesh.", "Corpus.on_damage", "LossSpikes.", "Monitoring."),
-    # how the same numbers are computed: last digits may change
+    # other ways to compute the same result: last digits may change
     *("Stage.micro_batches", "Llama.remat", "Llama.offload", "Llama.ffn_parts", "Llama.unroll", "Llama.attention"),
     *("Llama.gathered_heads", "Llama.splash_block", "Llama.loss_chunk"),
 )
 
-# Settings of earlier versions -> their names now, so that configurations saved by them can still be read.
+# Settings of earlier versions -> their current names, so that saved configurations can still be read.
 RENAMED_CLASSES = {"Stream": "DataLoader", "BadSteps": "LossSpikes", "Evidence": "Decontamination"}
 RENAMED_SETTINGS = {
     "DataLoader.lanes": "DataLoader.readers",
@@ -70,14 +70,14 @@ RENAMED_SETTINGS = {
 
 
 def current_name(setting: str) -> str:
-    """The name that a setting, as it may have been called in an earlier version, has now."""
+    """The current name of a setting, given its name in this or an earlier version."""
     kind, dot, field = setting.rpartition(".")
     setting = RENAMED_CLASSES.get(kind, kind) + dot + field
     return RENAMED_SETTINGS.get(setting, setting)
 
 
 def operative_text(config: Config) -> str:
-    """Every setting of `config` with its value, as a gin file that needs no other file and resolves to `config`."""
+    """Every setting of `config` with its value: a gin file that includes no other file and resolves to `config`."""
     text = "# The complete configuration of a run: --gin_file=THIS_FILE alone sets every value of it again.\n"
     text += "".join(f"import {module}\n" for module in config.imports)
     for attribute, kind in PARTS.items():

@@ -55,7 +55,7 @@ def cloud(tmp_path, monkeypatch, store):
     (host_bin / "host_python").write_text(
         "#!/bin/bash\n"
         + "".join(f"export {name}={value!r}\n" for name, value in variables.items())
-        + f'export JAX_PROCESS_ID="${{HOME##*-}}" XDG_CACHE_HOME={os.environ.get("XDG_CACHE_HOME", ROOT / ".cache")}\n'
+        + f'export JAX_PROCESS_ID="${{HOME##*-}}" XDG_CACHE_HOME={os.environ["XDG_CACHE_HOME"]}\n'
         + f'exec {sys.executable} "$@"\n'
     )
     (host_bin / "python3").write_text(

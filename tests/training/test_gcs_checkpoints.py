@@ -13,7 +13,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem
 from codellama_jax.runtime.run_dir import saved_steps
 from codellama_jax.training import checkpoints
-from codellama_jax.training.watchdog import Profiler
+from codellama_jax.training.profiler import Profiler
 from tests.training.test_checkpoints import METADATA, STREAM, abstract_on, equal, state_on
 
 
@@ -55,7 +55,7 @@ def test_restored_checkpoint_equals_the_saved_one(store, stage, mesh):
 def test_an_unfinished_save_is_not_listed_and_can_be_repeated(store, stage, mesh, bucket_folder):
     save(stage, 3, mesh=mesh)
     store.refuse(("POST|PUT", "/6/commit_success.txt", 403))
-    with pytest.raises(UserError, match=r"step 6 could not be written .* goes on from step 3, which is whole"):
+    with pytest.raises(UserError, match=r"step 6 could not be written .* resumes from step 3, which is complete"):
         save(stage, 6, mesh=mesh)
     store.refuse()
     assert store.names(f"{bucket_folder}/checkpoints/6/params") and saved_steps(stage) == [3]
@@ -89,7 +89,7 @@ def test_damaged_files_are_named(store, stage, mesh, bucket_folder):
         largest = max(store.names(f"{bucket_folder}/checkpoints/6/params/"), key=lambda name: len(store.read(name)))
         content = store.read(largest)
         store.put(largest, damage(content))
-        with pytest.raises(UserError, match=f"{largest.rpartition('/')[2]} {message}.*; step 3 is whole"):
+        with pytest.raises(UserError, match=f"{largest.rpartition('/')[2]} {message}.*; step 3 is intact"):
             restore(stage, 6, mesh)
         store.put(largest, content)
     equal(restore(stage, 6, mesh).state, state_on(mesh, 6))
@@ -118,7 +118,7 @@ def test_checkpoints_can_be_copied_to_and_from_a_bucket(store, stage, mesh, tmp_
 
 
 def test_the_profiler_does_not_send_requests_in_every_step(store, stage):
-    profiler = Profiler(0, 0, ask=stage / "profile", folder=stage / "tensorboard")
+    profiler = Profiler(0, 0, trigger=stage / "profile", log_dir=stage / "tensorboard")
     for step in range(1, 50):
         profiler.step_done(step)
     assert 1 <= sum("profile" in path for _, path in store.requests()) <= 3

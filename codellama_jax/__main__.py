@@ -1,0 +1,60 @@
+"""The commands of this project under one name: codellama-jax COMMAND, or python -m codellama_jax COMMAND.
+
+    codellama-jax launch --gin_file=gin/lcft.gin      is      python xm_launch.py --gin_file=gin/lcft.gin
+
+Each command is a module with main(argv), which returns the exit code. Only the module of the command that runs is
+imported, by name: this file depends on none of them.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from codellama_jax import __version__
+from codellama_jax.errors import EXIT_DONE, EXIT_USAGE
+
+# Command -> its module, and what it does.
+COMMANDS = {
+    "launch": ("xm_launch", "run a stage, here or on TPUs in the cloud; status, logs and stop"),
+    "train": ("codellama_jax.train", "train one stage in this process: what each host runs"),
+    "plan": ("codellama_jax.plan", "compile a stage for a TPU slice without one: memory, time, cost"),
+    "convert": ("codellama_jax.convert", "checkpoints in and out: Hugging Face, Meta, llama2.c"),
+    "inspect": ("tasks.inspect", "print documents and statistics of a task or mixture"),
+    "build": ("tasks.build", "make a deduplicated training set from source code"),
+}
+
+
+def usage() -> str:
+    """The text of --help."""
+    rows = "".join(f"  {name:<10}{text}\n" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: codellama-jax COMMAND [FLAGS]\n\n"
+        f"Code Llama's training recipe in JAX and Flax, version {__version__}.\n\n"
+        f"commands:\n{rows}\n"
+        "codellama-jax COMMAND --help lists the flags of a command."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that the first argument names; returns its exit code (0 done, 2 wrong usage, or its own)."""
+    name, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return EXIT_DONE
+    if name == "--version":
+        print(__version__)
+        return EXIT_DONE
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        message = f"error: there is no command {name}: {hint}The commands are {', '.join(COMMANDS)}"
+        print(message, file=sys.stderr)
+        return EXIT_USAGE
+    module = importlib.import_module(COMMANDS[name][0])
+    code: int = module.main(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Attention and matrix-product kernels, one file for each backend."""

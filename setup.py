@@ -1,0 +1,12 @@
+"""Names the packages of a wheel; everything else is in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+# gin/ lies beside the packages in a checkout and inside one in a wheel. codellama_jax/config/gin_files.py reads both.
+GIN_PACKAGES = {"codellama_jax.gin": "gin", "codellama_jax.gin.models": "gin/models"}
+
+setup(
+    packages=[*find_packages(include=["codellama_jax*", "tasks*", "launch*"]), *GIN_PACKAGES],
+    package_dir=GIN_PACKAGES,
+    package_data={name: ["*.gin"] for name in GIN_PACKAGES},
+)

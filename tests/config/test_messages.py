@@ -1,0 +1,96 @@
+"""Every mistake of a user leads to a message of one line that says what to do."""
+
+import pytest
+
+from codellama_jax.config.gin_files import load
+from tests.config.recipe import message, refused
+
+
+@pytest.mark.parametrize(
+    "binding, expected",
+    [
+        ("Stage.step=3", "unknown setting Stage.step: did you mean Stage.steps?"),
+        ("stage.steps=3", "unknown setting stage.steps: did you mean Stage.steps?"),
+        ("scope/Stage.steps=3", "unknown setting scope/Stage.steps: did you mean Stage.steps?"),
+        ("Optimus.rate=3", "unknown setting Optimus.rate: "),
+        ("CODE_STEP=3", "unknown macro CODE_STEP: did you mean CODE_STEPS"),
+        ("steps=3", "unknown macro steps: did you mean Stage.steps"),
+        ("QQ=3", "unknown macro QQ: "),
+        ("CODE_STEPS=%LCFT_STEP", "CODE_STEPS is %LCFT_STEP, which has no value: did you mean %LCFT_STEPS?"),
+        ("CODE_STEPS=%gin.REQUIRD", "%gin.REQUIRD, which has no value"),
+        ("CODE_STEPS=%CODE_STEPS", "the macro CODE_STEPS refers to itself"),
+        ("CODE_STEPS=abc", "Stage.steps = 'abc' (--gin.CODE_STEPS=abc): expected an integer"),
+        ("CODE_STEPS=True", "Stage.steps = True (--gin.CODE_STEPS=True): expected an integer"),
+        ("CODE_STEPS=1e3", "Stage.steps = 1000.0 (--gin.CODE_STEPS=1e3): expected an integer"),
+        ("CODE_STEPS=None", "Stage.steps = None (--gin.CODE_STEPS=None): expected an integer"),
+        ("CODE_LEARNING_RATE=1/30", "AdamW.peak_learning_rate = '1/30' (--gin.CODE_LEARNING_RATE=1/30): expected"),
+        ("CODE_LEARNING_RATE=True", "expected a number"),
+        ("Packing.mask_documents=true", "expected True or False"),
+        ("CODE_CORPUS=3", "Corpus.code = 3 (--gin.CODE_CORPUS=3): expected a string"),
+        ("CODE_CORPUS=@Stage", "cannot read the value of --gin.CODE_CORPUS=@Stage"),
+        ("CODE_CORPUS=['/a', 3]", "Corpus.code = ['/a', 3] (--gin.CODE_CORPUS=['/a', 3]): expected a string"),
+        ("Filters.languages=Python", "Filters.languages = 'Python' (--gin.Filters.languages=Python): expected"),
+        ("Filters.ignore=None", "Filters.ignore = None (--gin.Filters.ignore=None): expected"),
+        ("Filters.longest_line=many", "Filters.longest_line = 'many' (--gin.Filters.longest_line=many): expected"),
+        ("Filters.longest_lines=3", "unknown setting Filters.longest_lines: did you mean Filters.longest_line?"),
+        ("Corpus.on_damage=ignore", "Corpus.on_damage='ignore' must be 'stop' or 'skip'"),
+        ("Corpus.shuffle_bytes=0", "Corpus.shuffle_bytes=0 must be at least 1"),
+        ("Packing.queue=-1", "Packing.queue=-1 must be at least 0"),
+        ("Fim.cut=word", "Fim.cut='word' must be 'character' or 'line'"),
+        ("Stage.size=7", "Stage.size = 7 (--gin.Stage.size=7): expected a string"),
+        ("Mixture.shares={'code': 'all'}", "expected a dict of strings and numbers"),
+        ("Mixture.shares=code", "expected a dict of strings and numbers"),
+        ("Mixture.shares={'code': 0.5}", "shares that add up to 1"),
+        ("Mixture.shares={'cod': 1.0}", "the streams are code, python"),
+        ("Mixture.shares={'code': 1.0", "cannot read the value of --gin.Mixture.shares={'code': 1.0"),
+        ("CODE_CORPUS='/data", "cannot read the value of --gin.CODE_CORPUS='/data"),
+        ("CODE_CORPUS=@Foo()", "cannot read the value of --gin.CODE_CORPUS=@Foo()"),
+        ("CODE_CORPUS=", "--gin.CODE_CORPUS= is not of the form --gin.NAME=VALUE"),
+        ("=3", "--gin.=3 is not of the form --gin.NAME=VALUE"),
+        ("Stage.batch_tokens=100", "must be a multiple of Stage.sequence_length=256"),
+        ("Llama.heads=3", "Llama.dim=160 must be an even multiple of Llama.heads=3"),
+        ("Llama.heads=0", "is 0"),
+        ("Llama.remat=all", "'all' is unknown; it must be 'none', 'full' or names joined by '+', of input, q,"),
+    ],
+)
+def test_wrong_flags(binding, expected):
+    assert expected in refused(binding)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Stage.seed = 1\nStage.sed = 2\n", "own.gin:2: unknown setting Stage.sed: did you mean Stage.seed?"),
+        ("CODE_STEP = 2\n", "own.gin:1: unknown macro CODE_STEP: did you mean CODE_STEPS"),
+        ("Stage:\n  seed = 1\n  sed = 2\n", "own.gin:3: unknown setting Stage.sed"),
+        ("Stage.seed = %SEED\n", "own.gin:1: Stage.seed is %SEED, which has no value"),
+        ("Stage.seed = 'one'\n", "own.gin:1): expected an integer"),
+        ("\nCODE_CORPUS = /data/x\n", "own.gin:2: cannot read 'CODE_CORPUS = /data/x': write NAME = VALUE"),
+        ("Stage.seed = 1 2\n", "own.gin:1: cannot read 'Stage.seed = 1 2'"),
+        ("Mixture.shares = {'code': 1.0\n", "own.gin"),
+        ("Stage.seed = @Foo()\n", "own.gin"),
+        ("import os as x\n", "own.gin:1: write import PACKAGE.MODULE, without from and as"),
+        ("from os import path\n", "own.gin:1: write import PACKAGE.MODULE, without from and as"),
+        ("include 'gin/dat.gin'\n", "own.gin includes gin/dat.gin, which does not exist: did you mean gin/data.gin?"),
+        ("include 'own.gin'\n", "own.gin includes itself"),
+    ],
+)
+def test_wrong_files(tmp_path, text, expected):
+    (tmp_path / "own.gin").write_text(text)
+
+    def run():
+        load(["gin/code.gin", str(tmp_path / "own.gin")], [], default_size="local").resolve()
+
+    assert expected in message(run)
+
+
+@pytest.mark.parametrize("name, near", [("gin/cod.gin", "code"), ("lcft", "lcft"), ("models/7b.gin", "models/7b")])
+def test_no_such_file(name, near):
+    text = message(load, [name], [], default_size="local")
+    assert text.startswith(f"--gin_file={name} does not exist: did you mean gin/{near}.gin?")
+    assert "gin/python_lcft.gin" in text
+
+
+def test_unreadable_file(tmp_path):
+    (tmp_path / "own.gin").write_bytes(b"\xff\xfe")
+    assert "own.gin" in message(load, [str(tmp_path / "own.gin")], [])
