@@ -107,13 +107,11 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
 
     stage = config.stage
     stage_dir = run_dir / stage.name
-    say(f"{stage.name}: loading JAX and TensorFlow")
+    say(f"{stage.name}: loading JAX")
 
     import jax
 
-    from codellama_jax.config.data import STREAMS
     from codellama_jax.report import training
-    from codellama_jax.runtime.console import quiet_stderr
     from codellama_jax.sharding import check_divides, host_group, make_mesh, put_batch, put_flag
     from codellama_jax.training import checkpoints, trainer
     from codellama_jax.training.initialization import ParentCheckpoint, fresh_state, restored_state
@@ -122,10 +120,8 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
     from codellama_jax.training.step import TrainState, make_train_step, state_shardings
     from codellama_jax.training.validation import Evaluator, infilling_samples, punch_holes
     from codellama_jax.training.watchdog import Profiler, Watchdog
-
-    with quiet_stderr():  # TensorFlow's start-up notes
-        from tasks.stage_data import StageData
     from tasks.loader import prefetched
+    from tasks.stage_data import StageData
 
     # ---------------------------------------------------------------- the run folder
     operative = operative_text(config)
@@ -196,7 +192,9 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
             if origin and params and longer and len(windows):
                 # The checkpoint before this stage, with ITS rotary frequencies: what the new ones are compared with.
                 tell("perplexity against context length, before")
-                before = Evaluator(origin.llama, mesh, masked, STREAMS).context_curve(params, windows, base_length)
+                before = Evaluator(origin.llama, mesh, masked, data.stream_names).context_curve(
+                    params, windows, base_length
+                )
             state = fresh_state(llama, stage, config.adamw, mesh, params)
             if origin:
                 tell(f"starts from the parameters of {origin.path}")
@@ -211,8 +209,8 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
             )
 
         # ------------------------------------------------------------ what is measured on the way
-        notes = StageLog(stage_dir, stage, STREAMS, resumed, writes)
-        evaluator = Evaluator(llama, mesh, masked, STREAMS)
+        notes = StageLog(stage_dir, stage, data.stream_names, resumed, writes)
+        evaluator = Evaluator(llama, mesh, masked, data.stream_names)
         validation = [put_batch(mesh, arrays) for arrays in data.validation_batches()]
 
         def validate(step: int, state: TrainState) -> float:
@@ -228,7 +226,7 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
             if writes:
                 devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
                 filesystem.write_atomically(
-                    stage_dir / "stage.json", json.dumps(describe(config, llama, devices), indent=1)
+                    stage_dir / "stage.json", json.dumps(describe(config, llama, data.shares, devices), indent=1)
                 )
             if before and origin:
                 note_curve("before", 0, stage.parent or "", origin.llama.rope_theta, before)
@@ -237,7 +235,7 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
         # ------------------------------------------------------------ train
         shardings = state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh)
         train_step = jax.jit(
-            make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh),
+            make_train_step(llama, stage, config.adamw, masked, len(data.stream_names), mesh),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
@@ -386,7 +384,7 @@ def starting_checkpoint(config: Config, run_dir: Path) -> Path | None:
     return run_dir / stage.parent / "checkpoints" / str(step)
 
 
-def describe(config: Config, llama: Llama, devices: str) -> dict[str, Any]:
+def describe(config: Config, llama: Llama, shares: dict[str, float], devices: str) -> dict[str, Any]:
     """What the report says of the stage before its first step."""
     stage = config.stage
     return {
@@ -400,7 +398,7 @@ def describe(config: Config, llama: Llama, devices: str) -> dict[str, Any]:
         "vocab_size": llama.vocab_size,
         "rope_theta": llama.rope_theta,
         "rope_scale": llama.rope_scale,
-        "shares": config.mixture.shares,
+        "shares": shares,
         "devices": devices,
         "peak_learning_rate": config.adamw.peak_learning_rate,
         "started": datetime.datetime.now().isoformat(timespec="seconds"),

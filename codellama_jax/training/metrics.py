@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+import types
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,9 @@ class TensorBoard:
 
     def __init__(self, directory: Path, last_step: int):
         # imported here: the training core runs without tensorboard, and importing it takes a while
+        if not filesystem.is_remote(directory):
+            # TensorBoard writes with TensorFlow, which takes seconds to import, unless a module of this name exists.
+            sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
