@@ -35,10 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codellama_jax.config.data import Chat, Corpus, Filters, Fim
 from codellama_jax.tokenizer import Tokenizer
+from tasks import sources
+from tasks.encoder import Encoder
 from tasks.loader import DataLoader, LoaderState, StreamInput, stream_seed
-from tasks.packing import Encoder
-from tasks.sources.embedded import stream_source
-from tasks.sources.folder import SKIPPED_FOLDERS, Folder, Source, items
+from tasks.sources.base import Source, items
+from tasks.sources.folder import SKIPPED_FOLDERS, Folder
 
 LENGTHS = (4_096, 16_384)
 QUEUES = (0, 4, 16, 64)
@@ -196,7 +197,7 @@ def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
     tasks = [
         StreamInput(
             name,
-            stream_source(name, "train", Corpus(), Filters()),
+            sources.open(None, name, "train", Corpus(), Filters()),
             Encoder(tokenizer, Fim(), Chat(), stream_seed(0, f"code/{name}")),
         )
         for name in shares
@@ -296,7 +297,7 @@ def peak_memory(tokenizer: Tokenizer, corpus: str) -> float:
     """MiB."""
     import resource
 
-    source = stream_source("code", "train", Corpus(code=corpus), Filters())
+    source = sources.open(corpus, "code", "train", Corpus(), Filters())
     task = StreamInput("code", source, Encoder(tokenizer, Fim(), Chat(), (0, 1)))
     stream = DataLoader([task], {"code": 1.0}, seed=0, readers=8, batch_size=8, length=4_096, mask_documents=False)
     for _ in range(250):

@@ -121,7 +121,10 @@ def run_stage(config: Config, run_dir: Path, held: contextlib.ExitStack) -> int:
     from codellama_jax.training.validation import Evaluator, infilling_samples, punch_holes
     from codellama_jax.training.watchdog import Profiler, Watchdog
     from tasks.loader import prefetched
+    from tasks.sources import import_modules
     from tasks.stage_data import StageData
+
+    import_modules(config.imports)
 
     # ---------------------------------------------------------------- the run folder
     operative = operative_text(config)

@@ -97,7 +97,16 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, arguments: list[
 
     against = tuple(options.against or ())
     build(
-        Settings(task, corpus, config.filters, config.quality, config.build, config.decontamination, against),
+        Settings(
+            task,
+            corpus,
+            config.filters,
+            config.quality,
+            config.build,
+            config.decontamination,
+            against,
+            config.imports,
+        ),
         os.path.expanduser(options.out).rstrip("/"),
         tokenizer,
         workers=options.workers or (1 if _runner(arguments) else os.cpu_count() or 1),

@@ -9,8 +9,8 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
+from tasks.sources.base import Message
 from tasks.sources.filters import LeftOut
-from tasks.sources.folder import Message
 
 INST, END_INST = "[INST]", "[/INST]"
 SYS, END_SYS = "<<SYS>>\n", "\n<</SYS>>\n\n"

@@ -8,7 +8,7 @@ from codellama_jax.config.data import Chat, Fim
 from codellama_jax.tokenizer import Tokenizer
 from tasks import chat
 from tasks.fim import FimSplit, draw_split, encode_infilling, encode_plain
-from tasks.sources.folder import Dialogue, Document
+from tasks.sources.base import Dialogue, Document
 
 
 @dataclasses.dataclass

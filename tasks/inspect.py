@@ -30,7 +30,8 @@ from codellama_jax.runtime import cli
 from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import DataLoader
 from tasks.packing import PackedDocument
-from tasks.sources.folder import Document
+from tasks.sources import import_modules
+from tasks.sources.base import Document
 from tasks.streams import StageStreams
 from tasks.tokenizer_training import trained_tokenizer
 
@@ -110,6 +111,7 @@ def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
         length = SEQUENCE_LENGTH
     mixture = bindings.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
     config = dataclasses.replace(bindings.resolve(*DATA), mixture=mixture)
+    import_modules(config.imports)
     if options.seed is not None:
         config = dataclasses.replace(config, data_loader=dataclasses.replace(config.data_loader, seed=options.seed))
     tokenizer = trained_tokenizer(

@@ -23,8 +23,8 @@ from tasks.encoder import Encoder
 from tasks.mixing import WindowSchedule
 from tasks.packing import FEATURES, PackedDocument, Packer, PackerState
 from tasks.reader import Reader
-from tasks.sources.filters import listed
-from tasks.sources.folder import Source
+from tasks.sources.base import Source
+from tasks.sources.filters import format_counts
 
 # Increased with every change of the code that changes the bytes of a configuration's batches.
 VERSION = 2
@@ -230,7 +230,7 @@ class DataLoader:
             for reason, count in reasons.most_common():
                 readers = (readers[index] for readers in self._readers if reason in readers[index].examples)
                 lines.append(
-                    f"left out of {name}: {listed({reason: count})}, the first {next(readers).examples[reason]}"
+                    f"left out of {name}: {format_counts({reason: count})}, the first {next(readers).examples[reason]}"
                 )
         return lines
 

@@ -25,7 +25,7 @@ from tasks.encoder import Encoder
 from tasks.loader import stream_seed
 from tasks.packing import FEATURES, START, Cursor, Packer
 from tasks.reader import Reader
-from tasks.sources.folder import Dialogue, Document, Source
+from tasks.sources.base import Dialogue, Document, Source
 from tasks.streams import StageStreams
 from tasks.vocabulary import LlamaVocabulary
 

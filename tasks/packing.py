@@ -15,7 +15,7 @@ import numpy as np
 from codellama_jax.errors import UserError
 from tasks.encoder import Encoder
 from tasks.fim import FimSplit
-from tasks.sources.folder import Dialogue, Document
+from tasks.sources.base import Dialogue, Document
 
 FEATURES = {
     "tokens": np.int32,

@@ -9,8 +9,8 @@ import numpy as np
 from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import UserError
 from tasks.packing import Cursor
-from tasks.sources.filters import LeftOut, listed
-from tasks.sources.folder import Block, Dialogue, Document, Source, binding
+from tasks.sources.base import Block, Dialogue, Document, Source, binding
+from tasks.sources.filters import LeftOut, format_counts
 
 
 @functools.lru_cache(maxsize=16)
@@ -91,7 +91,7 @@ class Reader:
         setting = binding(name) if name in STREAMS else "Mixture.seqio"
         raise UserError(
             f"{setting}: there is no usable document in {name}"
-            + (f"; left out: {listed(self.left_out)}" if self.left_out else "")
+            + (f"; left out: {format_counts(self.left_out)}" if self.left_out else "")
         )
 
     def _documents(self, shard: int, block: int) -> list | None:
@@ -130,7 +130,7 @@ class Reader:
                 self._validate(item)
                 passed.append(item)
             except LeftOut as error:
-                left_out.append((error.reason, getattr(item, "place", item.path)))
+                left_out.append((error.reason, getattr(item, "location", item.path)))
         self._first_shard = shard if self._first_shard < 0 else self._first_shard
         first_epoch = self.global_shard(shard) - self._first_shard * self._readers < self.shards
         if count and first_epoch and (shard, number) > self._last_counted:

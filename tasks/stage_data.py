@@ -13,7 +13,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import DataLoader, LoaderState
-from tasks.sources.folder import Document, Source, items
+from tasks.sources.base import Document, Source, items
 from tasks.streams import StageStreams
 from tasks.tokenizer_training import trained_tokenizer
 

@@ -12,10 +12,11 @@ from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.console import quiet_stderr
 from codellama_jax.tokenizer import Tokenizer
+from tasks import sources
 from tasks.encoder import Encoder
 from tasks.loader import StreamInput, stream_seed
-from tasks.sources.embedded import stream_source
-from tasks.sources.folder import Source
+from tasks.sources import seqio_source
+from tasks.sources.base import Source
 
 
 class StageStreams:
@@ -57,11 +58,9 @@ class StageStreams:
     def open(self, name: str, split: str, corpus: Corpus) -> Source:
         """The source of one split of a stream, with other corpus settings than those of the stage."""
         if self.seqio_mixture is not None:
-            from tasks.sources import seqio_source
-
             where = f"Mixture.seqio={self.seqio_mixture}: task {name}"
             return seqio_source.open_task(name, split, corpus=corpus, filters=self._config.filters, where=where)
-        return stream_source(name, split, corpus, self._config.filters)
+        return sources.open(corpus.paths(name), name, split, corpus, self._config.filters)
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of a stream."""

@@ -1,7 +1,7 @@
-"""The tokenizer of a run: the model file that is named, or one trained on the corpus, once.
+"""The tokenizer of a run: a given model file, or one that is trained on the corpus once and cached.
 
-Training follows Llama's options (its model file carries them): BPE with byte fallback, digits one by one, no
-normalisation, white space kept. Pieces 0 to 2 are <unk>, <s>, </s>, then come the 256 bytes, so newline is id 13.
+Training uses the options in Llama's model file: BPE with byte fallback, single digits, no normalisation, white space
+kept. Pieces 0 to 2 are <unk>, <s>, </s>, followed by the 256 bytes, so newline is id 13.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from codellama_jax.config.data import STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import cache
 from codellama_jax.tokenizer import BOS_ID, EOS_ID, UNK_ID, Tokenizer
-from tasks.sources.embedded import stream_source
-from tasks.sources.folder import Document, Source, items
+from tasks import sources
+from tasks.sources.base import Document, Source, items
 
-# Ours: enough for a few thousand pieces. More text would take longer and change the last pieces only.
+# Ours: enough for a few thousand pieces. More text takes longer and changes only the last pieces.
 SAMPLE_CHARACTERS = 6_000_000
 
 OPTIONS: dict[str, Any] = {
@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,
     "add_dummy_prefix": True,
-    "num_threads": 16,  # written into the model: the same on every machine, so that the bytes are
+    "num_threads": 16,  # written into the model, so fixed: the bytes are the same on every machine
 }
 
 
@@ -50,46 +50,45 @@ def trained_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of settings.model, or one of settings.vocab_size pieces trained on the corpus's train split.
 
-    The trained one is kept below $XDG_CACHE_HOME (or ~/.cache), under a name that tells its text and its options; the
-    same text gives the same bytes. `say` is told when training begins, which takes seconds, and when it is done.
+    A trained tokenizer is cached below $XDG_CACHE_HOME (or ~/.cache), under a hash of its text and options. The same
+    text gives the same bytes. `say` gets a line when training starts, which takes seconds, and one when it has ended.
 
     Raises:
-        UserError: the model file is not usable, a corpus is missing, or its text is too little for vocab_size pieces.
+        UserError: the model file is not usable, a corpus is missing, or it has too little text for vocab_size pieces.
     """
     if settings.model is not None:
         return Tokenizer.from_file(settings.model, settings.infilling)
-    # How documents are cut must not change the tokenizer: a cascade's stages may differ in it, and share the tokenizer.
-    usual = Corpus()
-    whole = dataclasses.replace(
+    # The stages of a run share the tokenizer, but may cut documents differently: always train with the defaults.
+    defaults = Corpus()
+    uncut = dataclasses.replace(
         corpus,
-        document_characters=usual.document_characters,
-        group_by_repository=usual.group_by_repository,
-        shuffle_bytes=usual.shuffle_bytes,
+        document_characters=defaults.document_characters,
+        group_by_repository=defaults.group_by_repository,
+        shuffle_bytes=defaults.shuffle_bytes,
     )
-    sources = [stream_source(stream, "train", whole, filters) for stream in STREAMS]
-    kept = _cached(sources, settings.vocab_size)
-    if kept is not None and kept.is_file():
+    streams = [sources.open(uncut.paths(stream), stream, "train", uncut, filters) for stream in STREAMS]
+    cached = _cache_path(streams, settings.vocab_size)
+    if cached is not None and cached.is_file():
         with contextlib.suppress(UserError):  # damaged: train it again
-            return Tokenizer.from_file(kept, settings.infilling)
+            return Tokenizer.from_file(cached, settings.infilling)
     say(f"training a tokenizer of {settings.vocab_size:,} pieces on the corpus (once)")
-    begin = time.monotonic()
-    model = train(sample(sources), settings.vocab_size)
+    start = time.monotonic()
+    model = train(sample(streams), settings.vocab_size)
     tokenizer = Tokenizer(model, settings.infilling)
-    where = (
-        f"kept in {kept}" if kept is not None and cache.store(kept, model) else "not kept: no cache folder to write to"
-    )
-    say(f"trained the tokenizer in {time.monotonic() - begin:.0f} s, {where}")
+    stored = cached is not None and cache.store(cached, model)
+    where = f"kept in {cached}" if stored else "not kept: no cache folder to write to"
+    say(f"trained the tokenizer in {time.monotonic() - start:.0f} s, {where}")
     return tokenizer
 
 
 def sample(sources: Sequence[Source], characters: int = SAMPLE_CHARACTERS) -> Iterator[str]:
-    """Texts of whole pieces of the sources, in an order drawn by hash, until there are enough characters.
+    """Texts of complete shards of the sources, in the order of a hash, until there are enough characters.
 
-    A source is there by the number of its pieces, whatever a stage's mixture is: the tokenizer is for all stages.
+    Sources are sampled by their number of shards and not by a stage's mixture: all stages use the tokenizer.
     """
-    pieces = [(source, index) for source in sources for index in range(len(source))]
-    pieces.sort(key=lambda piece: hashlib.blake2b(f"{piece[0].name} {piece[1]}".encode(), digest_size=8).digest())
-    for source, index in pieces:
+    shards = [(source, index) for source in sources for index in range(len(source))]
+    shards.sort(key=lambda shard: hashlib.blake2b(f"{shard[0].name} {shard[1]}".encode(), digest_size=8).digest())
+    for source, index in shards:
         for item in items(source, index):
             texts = [item.text] if isinstance(item, Document) else [message["content"] for message in item.messages]
             yield from texts
@@ -102,7 +101,7 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
     """A SentencePiece model of exactly vocab_size pieces, trained on the lines of texts.
 
     Raises:
-        UserError: there is too little text for so many pieces, or they are too few for its characters.
+        UserError: there is too little text for so many pieces, or too few pieces for its characters.
     """
     model = io.BytesIO()
     try:
@@ -110,7 +109,7 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
             sentence_iterator=(line for text in texts for line in text.split("\n") if line),
             model_writer=model,
             vocab_size=vocab_size,
-            minloglevel=5,  # its log would go to the terminal; what is fatal is raised
+            minloglevel=5,  # no log on the terminal; fatal errors are raised
             **OPTIONS,
         )
     except (RuntimeError, OSError) as error:
@@ -122,25 +121,25 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _reason(error: str) -> str:
-    """What SentencePiece's error asks for, in our terms: its own speaks of options that nobody here can set."""
-    if found := re.search(r"value <= (\d+)", error):
-        return f"set --gin.Tokenizer.vocab_size={found[1]} or fewer, or give more text"
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", error):
-        return f"its characters alone are more, set --gin.Tokenizer.vocab_size={found[1]} or more"
+    """The remedy for an error of SentencePiece, whose own message names options that users cannot set here."""
+    if match := re.search(r"value <= (\d+)", error):
+        return f"set --gin.Tokenizer.vocab_size={match[1]} or fewer, or give more text"
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", error):
+        return f"it has more distinct characters, set --gin.Tokenizer.vocab_size={match[1]} or more"
     return f"{' '.join(error.split())}; set --gin.Tokenizer.vocab_size=N, give more text"
 
 
-def _cached(sources: Sequence[Source], vocab_size: int) -> Path | None:
-    """Where the tokenizer of this text and these options is kept; None if there is no home to keep it in."""
+def _cache_path(sources: Sequence[Source], vocab_size: int) -> Path | None:
+    """The cache file for the tokenizer of this text and these options; None if there is no cache folder."""
     folder = cache.directory("tokenizers")
     if folder is None:
         return None
-    shaping = {
+    identity = {
         "options": OPTIONS,
         "vocab_size": vocab_size,
         "characters": SAMPLE_CHARACTERS,
         "sentencepiece": sentencepiece.__version__,
         "text": [source.fingerprint() for source in sources],
     }
-    key = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return folder / f"{key}.model"

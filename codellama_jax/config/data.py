@@ -1,4 +1,4 @@
-"""What the data can be told, as plain values (no TensorFlow here). gin binds these."""
+"""Settings of the data, as plain dataclasses that gin files and flags bind. Imports no TensorFlow."""
 
 import dataclasses
 import math
@@ -8,33 +8,34 @@ from collections.abc import Sequence
 STREAMS = ("code", "python", "nl_code", "nl", "instruct")
 SPLITS = ("train", "validation")
 
-
 Paths = str | Sequence[str] | None
 
-# What Corpus.on_damage may say.
+# The values of Corpus.on_damage.
 STOP, SKIP = "stop", "skip"
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Where the documents of each stream come from.
+    """Where the documents of each stream come from, and how they are divided.
 
     Attributes:
-        code, python, nl_code, nl, instruct: a place or a sequence of places, local or gs://: a folder of files, a
-            file of records (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tfrecord), a pattern of such files
-            ("gs://b/c/*.parquet"), or tfds:NAME (tasks/sources/records.py has the columns). None for the embedded
-            corpus: text that any machine with Python has (tasks/sources/embedded.py).
-        validation_share: share of the documents that is kept for validation, chosen by a hash of a file's path, of a
-            record's place, or of the repository: of a record that names one, and of files with group_by_repository.
+        code, python, nl_code, nl, instruct: a path or a sequence of paths, local or gs://: a folder of text files, a
+            record file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tfrecord), a pattern of such files
+            ("gs://b/c/*.parquet"), or a folder of them; tfds:NAME for a dataset of TFDS; seqio:NAME for a registered
+            SeqIO task (tasks/sources/record_fields.py lists the columns that are read). None is the embedded corpus,
+            text that every machine with Python has (tasks/sources/embedded.py).
+        validation_share: share of the documents in validation, chosen by a hash of the file's path, of the record's
+            location, or of the repository: where a record names one, and of files with group_by_repository. Curated
+            datasets, and SeqIO tasks with a validation split, keep their own splits.
         document_characters: files longer than this are cut at line ends into documents of at most this many
-            characters; None leaves them whole, as the paper does. Ours, for size local: at windows of 256 tokens no
-            whole source file would fit, and infilling is drawn only for documents that fit.
-        group_by_repository: the files of a repository become one document, a line with its path before each. A
-            repository is the nearest folder with .git, or else the first folder below the corpus; of records, those
-            with the same repository that stand together.
-        shuffle_bytes: records of a file are read, and shuffled, so many bytes at a time; no more of a repository's
-            files go into one document of group_by_repository.
-        on_damage: "stop" ends the run at a damaged file or record, naming it; "skip" counts it and goes on.
+            characters; None does not cut, as in the paper. Ours, for size local: no source file would fit into a
+            window of 256 tokens, and infilling is applied only to documents that fit.
+        group_by_repository: the files of a repository become one document, with a line with its path before each. A
+            repository is the nearest folder with .git, or else the first folder below the corpus; of records,
+            consecutive ones with the same repository.
+        shuffle_bytes: records of a file are read, and shuffled, in blocks of this many bytes. With group_by_repository,
+            also the limit of a document of a repository's files.
+        on_damage: "stop" ends the run at a damaged file or record and names it; "skip" counts it and continues.
     """
 
     code: Paths = None
@@ -54,20 +55,27 @@ class Corpus:
         if self.shuffle_bytes < 1:
             raise ValueError(f"Corpus.shuffle_bytes={self.shuffle_bytes} must be at least 1")
 
+    def paths(self, stream: str) -> Paths:
+        """The paths of a stream. Raises ValueError if there is no such stream."""
+        if stream not in STREAMS:
+            raise ValueError(f"stream is {stream!r}: it is one of {', '.join(STREAMS)}")
+        return getattr(self, stream)
+
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """Which documents are left out, and counted under the name of the filter (tasks/sources/filters.py). All of it is
-    ours.
+    """Which documents are left out. They are counted by the name of the filter (tasks/sources/filters.py). The paper
+    has no such filters: all of them are ours.
 
-    What is not UTF-8, binary or blank is always left out.
+    Text that is not UTF-8, binary or blank is always left out.
 
     Attributes:
-        longest_bytes: of a document; None takes any.
-        longest_line: of a document of code, in characters; longer ones are mostly data or minified. None takes any.
-        generated: whether code that says it was generated is left out.
-        ignore: patterns (fnmatch) of paths below a corpus that are left out, unread.
-        languages: languages of code that are taken (tasks/sources/languages.py lists them); None takes all.
+        longest_bytes: of a document; None is no limit.
+        longest_line: of a document of code, in characters: longer lines are mostly data or minified code. None is no
+            limit.
+        generated: whether code with the note of a generator is left out.
+        ignore: patterns (fnmatch) of paths below a corpus that are not read.
+        languages: programming languages to read (tasks/sources/languages.py lists them); None reads all.
     """
 
     longest_bytes: int | None = 1 << 20
@@ -148,10 +156,10 @@ class Mixture:
             `import MODULE` in a gin file). It replaces `shares`, which stage files bind. Each of its tasks becomes a
             stream with the task's name, and its rate becomes the stream's share of the tokens. The metrics are
             loss/TASK and tokens/TASK. The id in `stream_ids` of a task named like one of STREAMS is that stream's; the
-            other tasks have the ids after STREAMS, in alphabetical order. The tasks must give text (features text or
-            targets) or dialogues; tokenised tasks are refused. Documents of text are transformed for infilling as
-            those of the other streams are. The corpora of STREAMS are then used only to train a tokenizer, if
-            Tokenizer.model is None.
+            other tasks have the ids after STREAMS, in alphabetical order. The tasks must give text or dialogues
+            (tasks/sources/seqio_source.py lists the features); tokenised tasks are refused. Documents of text are
+            transformed for infilling like those of the other streams. The corpora of STREAMS are then used only to
+            train a tokenizer, if Tokenizer.model is None.
     """
 
     shares: dict[str, float] = dataclasses.field(default_factory=dict)

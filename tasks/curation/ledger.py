@@ -21,13 +21,13 @@ from typing import Any
 from codellama_jax.config.curation import Build, Decontamination
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from tasks import sources
 from tasks.curation import storage
 from tasks.curation.counters import Counters
 from tasks.curation.engine import Engine
 from tasks.sources import manifest
-from tasks.sources.embedded import stream_source
+from tasks.sources.base import Source
 from tasks.sources.files import is_remote
-from tasks.sources.folder import Source
 from tasks.sources.record_formats import is_record_file
 
 STEPS, DONE = ".steps", "done.json"
@@ -45,12 +45,14 @@ class Inputs:
     Attributes:
         stream: whose kind the documents are: code, python, nl_code or nl.
         fingerprint: of the source as it was when the build began.
+        imports: modules that register SeqIO tasks; worker processes import them too.
     """
 
     stream: str
     corpus: Corpus
     filters: Filters
     fingerprint: str = ""
+    imports: tuple[str, ...] = ()
 
     def open(self) -> Source:
         """All documents, of both splits.
@@ -61,7 +63,8 @@ class Inputs:
         whole = dataclasses.replace(
             self.corpus, validation_share=0.0, document_characters=None, group_by_repository=False
         )
-        source = stream_source(self.stream, "train", whole, self.filters)
+        sources.import_modules(self.imports)
+        source = sources.open(whole.paths(self.stream), self.stream, "train", whole, self.filters)
         if self.fingerprint and source.fingerprint() != self.fingerprint:
             raise UserError(f"{self.place} has changed since the build began: build into a new --out")
         return source
@@ -71,7 +74,9 @@ class Inputs:
         """The places of the source, those that may be folders of files."""
         places = getattr(self.corpus, self.stream) or ()
         found = (places,) if isinstance(places, str) else tuple(places)
-        return tuple(place for place in found if not is_record_file(place) and not place.startswith("tfds:"))
+        return tuple(
+            place for place in found if not is_record_file(place) and not place.startswith(("tfds:", "seqio:"))
+        )
 
     @property
     def place(self) -> str:

@@ -45,6 +45,7 @@ class Settings:
         stream: whose kind the documents are: code, python, nl_code or nl.
         corpus, filters, quality, build, evidence: what is read, what is left out, and how it is built.
         against: files of problems that the documents must not contain.
+        imports: modules that register SeqIO tasks.
     """
 
     stream: str
@@ -54,6 +55,7 @@ class Settings:
     build: Build
     decontamination: Decontamination
     against: Sequence[str]
+    imports: tuple[str, ...] = ()
 
 
 def build(
@@ -83,7 +85,7 @@ def build(
     log = None if is_remote(out) else storage.join(out, STEPS, LOG)
     engine = Engine(workers, arguments, settings.build.memory, log)
     against = problems(settings.against)
-    inputs = Inputs(settings.stream, settings.corpus, settings.filters)
+    inputs = Inputs(settings.stream, settings.corpus, settings.filters, imports=settings.imports)
     source = inputs.open()
     inputs = dataclasses.replace(inputs, fingerprint=source.fingerprint())
     parameters = _parameters(settings, inputs, tokenizer, against)
@@ -116,7 +118,7 @@ def _run(job: Ledger, rules: read.Rules, against: Sequence[Problem], keep_steps:
     }
     page = report.page(job, summary)
     storage.write(storage.join(job.out, report.NAME), page.encode("utf-8", "replace"))
-    storage.write(storage.join(job.out, manifest.NAME), manifest.written(parts))  # last: it says that all is there
+    storage.write(storage.join(job.out, manifest.NAME), manifest.to_bytes(parts))  # last: it says that all is there
     with contextlib.suppress(FileNotFoundError):
         os.unlink(storage.join(job.out, STEPS, LOG))
     if not keep_steps:

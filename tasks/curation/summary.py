@@ -65,7 +65,7 @@ class Summary:
     def told_left_out(self) -> str:
         """What steps left out, with the bindings, for a person."""
         lost = {reason: self.counts[f"documents/{reason}"] for reason in self.removing}
-        return filters.listed({reason: n for reason, n in {**self.left_out(), **lost}.items() if n}, BINDINGS)
+        return filters.format_counts({reason: n for reason, n in {**self.left_out(), **lost}.items() if n}, BINDINGS)
 
     def languages(self, name: str = "read") -> dict[str, dict[str, int]]:
         """Language -> documents, tokens and bytes under a name of the counts, most tokens first."""
@@ -129,7 +129,7 @@ class Summary:
         for split in SPLITS:
             yield _line(f"in {split}", {measure: self.counts[f"{measure}/{split}"] for measure in MEASURES}, whole)
         if left_out := self.left_out():
-            yield f"left out in reading: {filters.listed(left_out, BINDINGS)}"
+            yield f"left out in reading: {filters.format_counts(left_out, BINDINGS)}"
         if redacted := self.prefixed("redacted/"):
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in redacted.items())
             yield f"replaced: {kinds}; {self.redacted_share():.3%} of the characters"

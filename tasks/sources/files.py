@@ -60,13 +60,13 @@ def read_bytes(location: str) -> bytes:
     """The whole file.
 
     Raises:
-        UserError: it cannot be read. (Leaving it out would change the stream without a word.)
+        UserError: it cannot be read. (Skipping the file would silently change the stream.)
     """
     try:
         with open_binary(location) as file:
             return _translated(file.read)
     except OSError as error:
-        raise UserError(f"{location} cannot be read ({error.strerror or error}): mend or remove it") from None
+        raise UserError(f"{location} cannot be read ({error.strerror or error}): fix or remove it") from None
 
 
 def size_of(location: str) -> int:

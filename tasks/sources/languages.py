@@ -1,4 +1,4 @@
-"""Languages of code: their extensions, and the names that corpora give them."""
+"""Programming languages: their file extensions, and the names that corpora use for them."""
 
 import os
 
@@ -42,10 +42,10 @@ _BY_NAME |= {language.lower(): language for language in LANGUAGES}
 
 
 def of_path(path: str) -> str:
-    """The language of a file by its extension; "" if that is no language's."""
+    """The language of a file by its extension; "" if no language has it."""
     return _BY_EXTENSION.get(os.path.splitext(path)[1].lower(), "")
 
 
-def named(name: str) -> str:
-    """The language of LANGUAGES that goes by this name, in any case of letters; other names stay as they are."""
+def canonical_name(name: str) -> str:
+    """The name in LANGUAGES for a name or alias in upper or lower case; an unknown name is returned unchanged."""
     return _BY_NAME.get(name.strip().lower(), name)

@@ -1,6 +1,6 @@
-"""The manifest of a build: its shards with their digests, its parameters, and what every step counted.
+"""The manifest of a curated dataset: its shards with their digests, the parameters of the build, and its counts.
 
-Needs neither Beam nor pyarrow: the trainer reads it (tasks/sources/curated.py).
+Imports neither Beam nor pyarrow, since the trainer reads it (tasks/sources/curated.py).
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from codellama_jax.errors import UserError
 from tasks.sources import files
 
 NAME = "manifest.json"
-BEGUN = ".steps/build.json"  # in the folder of a build
+STARTED = ".steps/build.json"  # exists in the folder of a build from its start
 KIND = "codellama_jax training set"
 FORMAT = 1
 _BLOCK = 1 << 20
@@ -21,12 +21,12 @@ _BLOCK = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of a build.
+    """A file of a curated dataset.
 
     Attributes:
-        name: below the build's folder.
+        name: relative to the dataset's folder.
         split: train or validation.
-        documents, tokens: in it; tokens as the build's tokenizer counts, without BOS and EOS.
+        documents, tokens: counts; tokens of the build's tokenizer, without BOS and EOS.
         bytes: of the file.
         sha256: of the file, hex.
     """
@@ -41,11 +41,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What the trainer needs of a manifest.
+    """The parts of a manifest that the trainer needs.
 
     Attributes:
-        folder: that it stands in.
-        stream: whose documents they are: code, python, nl_code or nl.
+        folder: of the dataset.
+        stream: of its documents: code, python, nl_code or nl.
         shards: in order.
         sha256: of the manifest itself, hex.
     """
@@ -56,24 +56,24 @@ class Manifest:
     sha256: str
 
 
-def path_of(place: str) -> str | None:
-    """The manifest that a place names, itself or by its folder; None if it names none.
+def path_of(path: str) -> str | None:
+    """The manifest that a path names, directly or by its folder; None if there is none.
 
     Raises:
-        UserError: the folder holds a build that is not finished.
+        UserError: the folder holds an unfinished build.
     """
-    if place.rpartition("/")[2] == NAME:
-        return place
-    path = f"{place.rstrip('/')}/{NAME}"
-    if place.startswith("tfds:") or re.search(r"[*?\[]|\.(jsonl|parquet|tfrecord|gz|zst)$", place):
-        return None  # no folder, and asking a store takes time
-    if not files.exists(path, place):
-        if files.exists(f"{place.rstrip('/')}/{BEGUN}", place):
-            raise UserError(f"{place} holds a build that is not finished: run the same `python -m tasks.build` again")
+    if path.rpartition("/")[2] == NAME:
+        return path
+    if re.search(r"[*?\[]|\.(jsonl|parquet|tfrecord|gz|zst)$", path):
+        return None  # not a folder, and a request to an object store takes time
+    manifest = f"{path.rstrip('/')}/{NAME}"
+    if not files.exists(manifest, path):
+        if files.exists(f"{path.rstrip('/')}/{STARTED}", path):
+            raise UserError(f"{path} holds an unfinished build: run the same `python -m tasks.build` again")
         return None
     try:
-        with files.open_binary(path) as file:
-            return path if KIND.encode() in file.read(256) else None
+        with files.open_binary(manifest) as file:
+            return manifest if KIND.encode() in file.read(256) else None
     except OSError:
         return None
 
@@ -82,17 +82,17 @@ def read(path: str, where: str) -> Manifest:
     """Reads a manifest. `where` names what the user wrote.
 
     Raises:
-        UserError: it is none, or a damaged one.
+        UserError: there is no such file, it is not a manifest, or it is damaged.
     """
     if not files.exists(path, where):
-        raise UserError(f"{where}: no such file or folder; a build that was not finished has no {NAME}")
+        raise UserError(f"{where}: no such file or folder; an unfinished build has no {NAME}")
     data = files.read_bytes(path)
     try:
         value = json.loads(data)
         if value["kind"] != KIND:
-            raise UserError(f"{where}: it is no manifest of a build")
+            raise UserError(f"{where}: it is not the manifest of a curated dataset")
         if value["format"] != FORMAT:
-            raise UserError(f"{where}: its format is {value['format']}, this program knows {FORMAT}: build it anew")
+            raise UserError(f"{where}: its format is {value['format']}, this version reads {FORMAT}: build it again")
         shards = tuple(Shard(**shard) for shard in value["shards"])
         stream = str(value["stream"])
     except (ValueError, KeyError, TypeError):
@@ -100,8 +100,8 @@ def read(path: str, where: str) -> Manifest:
     return Manifest(path.rpartition("/")[0] or ".", stream, shards, hashlib.sha256(data).hexdigest())
 
 
-def written(parts: dict[str, Any]) -> bytes:
-    """A manifest as bytes; its kind comes first, by which it is known."""
+def to_bytes(parts: dict[str, Any]) -> bytes:
+    """A manifest as bytes. Its kind comes first, so that the first bytes identify it."""
     return (json.dumps({"kind": KIND, "format": FORMAT} | parts, indent=1) + "\n").encode()
 
 

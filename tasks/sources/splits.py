@@ -1,4 +1,7 @@
-"""Train and validation: which documents are on which side, by a hash of what they belong to."""
+"""Train and validation: a hash of a document's split key decides its split.
+
+The split key is the path of a file, the location of a record, or the repository where documents are kept together.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,12 +11,12 @@ from codellama_jax.config.data import SPLITS, Corpus
 from codellama_jax.errors import UserError
 
 
-class Unusable(UserError):
-    """A place has nothing for a split; in a list of places others may."""
+class EmptySplit(UserError):
+    """A path has no documents for a split. In a list of paths, another one may have some."""
 
 
-class Pathed(Protocol):
-    """What has a path, and the name of a repository or ""."""
+class FileEntry(Protocol):
+    """A file with its path and its repository, which may be ""."""
 
     @property
     def path(self) -> str: ...
@@ -22,60 +25,58 @@ class Pathed(Protocol):
     def repository(self) -> str: ...
 
 
-Entry = TypeVar("Entry", bound=Pathed)
+Entry = TypeVar("Entry", bound=FileEntry)
 
 
-def share_of(path: str, purpose: str) -> float:
-    """A number in [0, 1) that is a hash of the path; independent for each purpose."""
+def hash_fraction(path: str, purpose: str) -> float:
+    """A hash of the path as a number in [0, 1); independent for each purpose."""
     digest = hashlib.blake2b(path.encode("utf-8"), digest_size=8, person=purpose.encode("utf-8")).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def side_of(path: str, repository: str, corpus: Corpus) -> str:
-    """What the split is decided by: the path, or of files that are grouped by repository, the repository."""
+def split_key(path: str, repository: str, corpus: Corpus) -> str:
+    """The split key of a file: its path, or its repository with Corpus.group_by_repository."""
     return repository if corpus.group_by_repository and repository else path
 
 
-def chosen(entries: Sequence[Entry], split: str, corpus: Corpus, where: str) -> list[Entry]:
-    """The entries of one split, in their order: those whose side (side_of) is one of `validation_sides`, or not.
+def select_split(entries: Sequence[Entry], split: str, corpus: Corpus, where: str) -> list[Entry]:
+    """The entries of one split, in their order (see validation_keys).
 
     Raises:
-        UserError: nothing is left for validation, or the share is no share.
-        ValueError: the split has another name.
+        UserError: validation would be empty, or Corpus.validation_share is out of range.
+        ValueError: no such split.
     """
-    sides = [side_of(entry.path, entry.repository, corpus) for entry in entries]
-    validation = validation_sides(sides, split, corpus, where)
-    return [
-        entry for entry, side in zip(entries, sides, strict=True) if (side in validation) == (split == "validation")
-    ]
+    keys = [split_key(entry.path, entry.repository, corpus) for entry in entries]
+    validation = validation_keys(keys, split, corpus, where)
+    return [entry for entry, key in zip(entries, keys, strict=True) if (key in validation) == (split == "validation")]
 
 
-def validation_sides(sides: Sequence[str], split: str, corpus: Corpus, where: str) -> set[str]:
-    """Those of the sides that are validation: their hash is below the share.
+def validation_keys(keys: Sequence[str], split: str, corpus: Corpus, where: str) -> set[str]:
+    """Those of the split keys that are in validation: their hash is below Corpus.validation_share.
 
-    Where validation or train would be empty, what has the hash nearest to the share goes there.
+    If validation or train would be empty, the key whose hash is nearest to the share is moved there.
 
     Raises:
-        UserError: validation is asked for and the share is 0 or all are one; or the share is no share.
-        ValueError: the split has another name.
+        UserError: `split` is validation, and the share is 0 or there is only one key; or the share is out of range.
+        ValueError: no such split.
     """
     check_split(split, corpus)
     share = corpus.validation_share
-    hashes = {side: share_of(side, "split") for side in sides}
-    validation = {side for side, hashed in hashes.items() if hashed < share}
+    hashes = {key: hash_fraction(key, "split") for key in keys}
+    validation = {key for key, fraction in hashes.items() if fraction < share}
     if not validation and share > 0 and len(hashes) > 1:
         validation = {min(hashes, key=hashes.__getitem__)}
     elif len(hashes) > 0 and len(validation) == len(hashes):
-        validation.remove(max(hashes, key=hashes.__getitem__))  # also where there is only one: train goes first
+        validation.remove(max(hashes, key=hashes.__getitem__))  # a single key goes to train
     if split == "validation" and hashes and not validation:
-        what = "file or record" if len(hashes) == len(sides) else "repository"
-        reason = f"there is only one {what}" if share else "Corpus.validation_share is 0"
-        raise Unusable(f"{where}: nothing is left for validation, since {reason}")
+        unit = "file or record" if len(hashes) == len(keys) else "repository"
+        reason = f"there is only one {unit}" if share else "Corpus.validation_share is 0"
+        raise EmptySplit(f"{where}: validation is empty, since {reason}")
     return validation
 
 
 def check_split(split: str, corpus: Corpus) -> None:
-    """Raises UserError if the validation share is no share, ValueError if the split has another name."""
+    """Raises UserError if Corpus.validation_share is out of range, ValueError if there is no such split."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: it is one of {', '.join(SPLITS)}")
     if not 0 <= corpus.validation_share < 1:

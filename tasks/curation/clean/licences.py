@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from codellama_jax.errors import UserError
 from tasks.curation import storage
 from tasks.sources import files
-from tasks.sources.folder import Document
+from tasks.sources.base import Document
 
 _LOOKED_AT = 4096  # characters of a document in which an SPDX line stands
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*([\w.+-]+(?:\s+(?:OR|AND|WITH)\s+[\w.+-]+)*)")

@@ -96,7 +96,7 @@ def language_of(text: str, language: str) -> str:
     program = _SHEBANG.match(text)
     if program:
         name = program["program"].lower()
-        scripted = _PROGRAMS.get(name) or languages.named(name)
+        scripted = _PROGRAMS.get(name) or languages.canonical_name(name)
         if scripted in languages.LANGUAGES:
             related = {"JavaScript", "TypeScript"}
             same = not language or scripted == language or {scripted, language} <= related

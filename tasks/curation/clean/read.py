@@ -19,9 +19,9 @@ from tasks.curation.counters import Counters, bucket
 from tasks.curation.dedup import keep_rule, minhash
 from tasks.curation.ledger import Inputs, Ledger, Unit
 from tasks.sources import languages
+from tasks.sources.base import CODE_STREAMS, Document, Source
 from tasks.sources.filters import LeftOut
-from tasks.sources.folder import CODE_STREAMS, Document, Source
-from tasks.sources.record_formats import RecordLocation
+from tasks.sources.record_file import RecordLocation
 
 NAME = "read"
 SCHEMA = pa.schema(
@@ -111,7 +111,7 @@ class _Read:
             if self._rules.quality.content_language:
                 language = quality.language_of(text, language)
                 wanted = self._rules.inputs.filters.languages
-                if wanted is not None and language not in map(languages.named, wanted):
+                if wanted is not None and language not in map(languages.canonical_name, wanted):
                     raise LeftOut("language")
         text = self._redacted(text, tally)
         tokens, size = len(_encoder(self._rules.tokenizer).encode(text)), len(text.encode())

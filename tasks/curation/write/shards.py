@@ -16,7 +16,8 @@ from tasks.curation.engine import Result
 from tasks.curation.ledger import Ledger, Unit
 from tasks.curation.write import shuffle_split, tfrecord
 from tasks.curation.write.repositories import ordered
-from tasks.sources.folder import Document, grouped
+from tasks.sources.base import Document
+from tasks.sources.documents import grouped
 
 NAME = "shards"
 KINDS = ("text", "path", "language", "repository", "licence", "tokens")  # the features of a record

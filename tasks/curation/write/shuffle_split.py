@@ -19,7 +19,7 @@ from tasks.curation.counters import Counters, bucket
 from tasks.curation.dedup import keep_rule
 from tasks.curation.engine import Result
 from tasks.curation.ledger import Ledger, Unit
-from tasks.sources.splits import share_of
+from tasks.sources.splits import hash_fraction
 
 NAME = "arrange"
 SCHEMA = pa.schema(
@@ -106,7 +106,7 @@ class Arrange:
         validation, order = [], []
         for repository, path, key, tokens, size, language in zip(*columns, strict=True):
             side = repository or path
-            share = share_of(side, "split")
+            share = hash_fraction(side, "split")
             tally.sample("lowest", share, None)
             tally.sample("highest", -share, None)
             validation.append(share < self.settings.validation_share)

@@ -21,8 +21,8 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks.build import main
 from tasks.curation.dedup.minhash import jaccard, shingles
 from tasks.sources import manifest
-from tasks.sources.record_formats import TfRecords, tensorflow
-from tasks.sources.records import Found
+from tasks.sources.files import Found
+from tasks.sources.tf_examples import TfRecords, tensorflow
 
 
 def documents(out: Path) -> dict[str, list[dict[str, Any]]]:

@@ -16,11 +16,11 @@ from planted import contents
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from tasks import sources
 from tasks.build import main
 from tasks.sources import files
-from tasks.sources.embedded import stream_source
-from tasks.sources.folder import items
-from tasks.sources.manifest import BEGUN
+from tasks.sources.base import items
+from tasks.sources.manifest import STARTED
 
 Start = Callable[..., subprocess.Popen]
 
@@ -68,7 +68,7 @@ def test_killed_it_goes_on_at_the_last_finished_step_to_the_same_bytes(
     process.communicate()
     assert not (out / "manifest.json").exists()
     with pytest.raises(UserError, match="a build that is not finished"):
-        stream_source("code", "train", Corpus(code=str(out)), Filters())
+        sources.open(str(out), "code", "train", Corpus(), Filters())
     assert main([*inputs, f"--out={out}", "--workers=1"]) == 0
     said = capsys.readouterr().out
     assert "signatures: finished before" in said and "shards: finished before" not in said
@@ -178,7 +178,7 @@ def test_a_damaged_record_stops_it_until_it_is_to_be_skipped(
 def test_two_at_once_in_one_folder(command: Start, inputs: list[str], tmp_path: Path) -> None:
     out = tmp_path / "set"
     first = command(*inputs, f"--out={out}", "--workers=1")
-    waited((out / BEGUN).exists, first)
+    waited((out / STARTED).exists, first)
     second = command(*inputs, f"--out={out}", "--workers=1")
     _, error = second.communicate(timeout=60)
     first.kill()
@@ -195,7 +195,7 @@ def copy(built: Path, tmp_path: Path) -> Path:
 
 
 def all_of(place: Path, split: str = "train") -> list[str]:
-    source = stream_source("code", split, Corpus(code=str(place)), Filters())
+    source = sources.open(str(place), "code", split, Corpus(), Filters())
     return [document.text for piece in range(len(source)) for document in items(source, piece)]
 
 
@@ -214,14 +214,14 @@ def test_a_shard_cut_short_or_missing_is_named_at_once(copy: Path) -> None:
     shard = sorted(copy.glob("train-*"))[-1]
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(UserError, match=f"{shard.name} is damaged"):
-        stream_source("code", "train", Corpus(code=f"{copy}/manifest.json"), Filters())
+        sources.open(f"{copy}/manifest.json", "code", "train", Corpus(), Filters())
     shard.unlink()
     with pytest.raises(UserError, match=f"{shard.name} cannot be read"):
-        stream_source("code", "train", Corpus(code=f"{copy}/manifest.json"), Filters())
+        sources.open(f"{copy}/manifest.json", "code", "train", Corpus(), Filters())
 
 
 @pytest.mark.parametrize("text", ["", '{"kind": "codellama_jax training set", "format": 1}', "[1]"])
 def test_a_damaged_manifest(text: str, copy: Path) -> None:
     (copy / "manifest.json").write_text(text)
     with pytest.raises(UserError, match="manifest"):
-        stream_source("code", "train", Corpus(code=f"{copy}/manifest.json"), Filters())
+        sources.open(f"{copy}/manifest.json", "code", "train", Corpus(), Filters())

@@ -18,8 +18,8 @@ from tasks.curation.dedup import components, keep_rule, lsh_buckets, similar_pai
 from tasks.curation.engine import Engine
 from tasks.curation.write.repositories import ordered
 from tasks.curation.write.tfrecord import example
-from tasks.sources.folder import Document
-from tasks.sources.record_formats import tensorflow
+from tasks.sources.base import Document
+from tasks.sources.tf_examples import tensorflow
 
 
 def united(pairs: np.ndarray) -> dict[int, int]:

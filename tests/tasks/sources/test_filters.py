@@ -1,4 +1,4 @@
-"""Filters: what each leaves out, what it must not, and that what is left out is counted where it can be seen."""
+"""Filters: what each removes and what it keeps, and how removed documents are counted and reported."""
 
 import functools
 from pathlib import Path
@@ -7,16 +7,16 @@ import pytest
 
 from codellama_jax.config.data import Chat, Corpus, Filters, Fim
 from codellama_jax.tokenizer import Tokenizer
+from tasks.encoder import Encoder
 from tasks.loader import DataLoader, StreamInput
-from tasks.packing import Encoder
-from tasks.sources.filters import LeftOut, check_code, check_size, decoded, listed
-from tasks.sources.folder import ANY, File, Folder, TextFiles, readable
+from tasks.sources.filters import TEXT_ONLY, LeftOut, check_code, check_size, decode, format_counts, text_or_none
+from tasks.sources.folder import File, Folder, TextFiles
 
 USUAL = Filters()
 
 
 def reason(check, *arguments) -> str | None:
-    """The filter that leaves it out; None if it is taken."""
+    """The filter that removes it; None if it is kept."""
     try:
         check(*arguments)
     except LeftOut as left_out:
@@ -66,7 +66,7 @@ NO_MARKS = {
 
 
 @pytest.mark.parametrize("text", MARKS.values(), ids=MARKS)
-def test_what_says_that_it_was_generated_is_left_out(text: str):
+def test_code_with_the_note_of_a_generator_is_left_out(text: str):
     for settings in (USUAL, Filters(longest_line=None)):
         assert of_code(f"{text}\nrest = 1\n" * 3, settings) == "generated"
     assert of_code(f"{text}\nrest = 1\n", Filters(generated=False)) is None
@@ -74,28 +74,28 @@ def test_what_says_that_it_was_generated_is_left_out(text: str):
 
 
 @pytest.mark.parametrize("text", NO_MARKS.values(), ids=NO_MARKS)
-def test_what_was_written_is_taken(text: str):
+def test_written_code_is_kept(text: str):
     assert of_code(text, Filters(longest_line=None)) is None
 
 
 # --- lines, languages, sizes ------------------------------------------------------------------------------------------
 
 
-def test_a_line_too_long_is_left_out():
-    """The longest of the lines counts, whichever it is and whatever ends it; it may be as long as the limit."""
+def test_code_with_a_long_line_is_left_out():
+    """The longest line decides, whatever its position and line end. It may be as long as the limit."""
     for before, after in (("", ""), ("x\n" * 50, ""), ("", "\ny" * 50), ("a\r\n", "\r\nb"), ("x" * 20, "\n")):
         longest = max(map(len, (before + "7" * 80 + after).split("\n")))
         for limit, expected in ((longest, None), (longest - 1, "long_line")):
             assert of_code(f"{before}{'7' * 80}{after}", Filters(longest_line=limit)) == expected
     assert of_code("x" * 10**6, Filters(longest_line=None)) is None
-    assert of_code("line\n" * 10**4) is None  # long as a whole
+    assert of_code("line\n" * 10**4) is None  # long, but without a long line
     assert of_code("é" * 1000) is None and of_code("é" * 1001) == "long_line"  # characters, not bytes
 
 
-def test_only_the_languages_asked_for_are_taken():
-    asked = Filters(languages=("Python", "C++"))
+def test_only_the_configured_languages_are_kept():
+    configured = Filters(languages=("Python", "C++"))
     for language, expected in (("Python", None), ("C++", None), ("C", "language"), ("", "language")):
-        assert of_code("x\n", asked, language) == expected
+        assert of_code("x\n", configured, language) == expected
         assert of_code("x\n", USUAL, language) is None
     assert of_code("x\n", Filters(languages=()), "Python") == "language"
 
@@ -103,17 +103,17 @@ def test_only_the_languages_asked_for_are_taken():
 @pytest.mark.parametrize(
     "size, expected", [(0, None), (99, None), (100, None), (101, "too_large"), (10**12, "too_large")]
 )
-def test_size_is_judged_before_reading(size: int, expected: str | None):
+def test_the_size_is_checked_before_reading(size: int, expected: str | None):
     assert reason(check_size, size, Filters(longest_bytes=100)) == expected
     assert reason(check_size, size, Filters(longest_bytes=None)) is None
 
 
-def test_bytes_are_counted_and_not_characters():
-    """Of texts that come as such as well."""
+def test_the_size_is_in_bytes():
+    """Also that of a str."""
     limit = Filters(longest_bytes=100)
     for text in ("é" * 50, "x" * 100, "🙂" * 25):
-        assert decoded(text, limit) == decoded(text.encode(), limit) == text
-        assert reason(decoded, text + "x", limit) == reason(decoded, (text + "x").encode(), limit) == "too_large"
+        assert decode(text, limit) == decode(text.encode(), limit) == text
+        assert reason(decode, text + "x", limit) == reason(decode, (text + "x").encode(), limit) == "too_large"
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ TEXTS = ["x", "a\r\nb", "\ufeffbom", "a\u2028\x0c\x85", "生活 🙂 é", "\x01\
 NO_TEXTS = {
     b"a\0b": "binary",
     b"\0": "binary",
-    b"\xff\0\xfe": "binary",  # binary because of its NUL, whatever else it is not
+    b"\xff\0\xfe": "binary",  # NUL takes precedence over not_utf8
     b"\xff": "not_utf8",
     "é".encode("latin-1"): "not_utf8",
     b"'\xed\xa0\x80'": "not_utf8",  # half of a surrogate pair
@@ -139,16 +139,16 @@ NO_TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
-def test_a_text_is_taken_as_it_is(text: str):
-    for settings in (USUAL, ANY):
-        assert decoded(text.encode(), settings) == decoded(text, settings) == text
-    assert readable(text) == readable(text.encode()) == text
+def test_text_is_not_changed(text: str):
+    for settings in (USUAL, TEXT_ONLY):
+        assert decode(text.encode(), settings) == decode(text, settings) == text
+    assert text_or_none(text) == text_or_none(text.encode()) == text
 
 
 @pytest.mark.parametrize("data, expected", NO_TEXTS.items(), ids=map(ascii, NO_TEXTS))
-def test_what_is_no_text_is_left_out_whatever_is_asked_for(data: bytes | str, expected: str):
-    assert reason(decoded, data, USUAL) == reason(decoded, data, ANY) == expected
-    assert readable(data) is None
+def test_data_that_is_not_text_is_always_left_out(data: bytes | str, expected: str):
+    assert reason(decode, data, USUAL) == reason(decode, data, TEXT_ONLY) == expected
+    assert text_or_none(data) is None
 
 
 # --- where it is counted ----------------------------------------------------------------------------------------------
@@ -191,20 +191,20 @@ def folder(root: Path, name: str = "code", settings: Filters = SETTINGS) -> Fold
     return Folder(root, "train", name=name, corpus=Corpus(validation_share=0.0), settings=settings)
 
 
-def test_a_folder_names_what_it_leaves_out(corpus: Path):
-    """By filter and path; what is no file of the stream, or is ignored, is not worth a word."""
+def test_a_folder_lists_what_its_filters_remove(corpus: Path):
+    """By filter and path. Ignored files and files without an extension of the stream are not listed."""
     source = folder(corpus)
-    blocks = [block for piece in range(len(source)) for block in source.read(piece)]
+    blocks = [block for shard in range(len(source)) for block in source.read(shard)]
     assert [document.path for block in blocks for document in block.items] == ["fine.c", "good.py"]
     assert {path: why for block in blocks for why, path in block.left_out} == LEFT_OUT
     assert len(source) == 2 + len(LEFT_OUT)
-    every = folder(corpus, settings=ANY)
-    left_out = {why for piece in range(len(every)) for block in every.read(piece) for why, _ in block.left_out}
+    every = folder(corpus, settings=TEXT_ONLY)
+    left_out = {why for shard in range(len(every)) for block in every.read(shard) for why, _ in block.left_out}
     assert left_out == {"not_utf8", "binary", "blank"} and len(every) == len(FILES) - 1
 
 
-def test_prose_is_not_judged_as_code(tmp_path: Path):
-    """A book may have long lines, and an article may say what was generated by whom; but text it must be."""
+def test_filters_for_code_do_not_apply_to_prose(tmp_path: Path):
+    """A book may have long lines, and an article may mention generated code; but it must be text."""
     for path, text in (
         ("long.txt", "word " * 400),
         ("go.md", MARKS["Go"]),
@@ -215,7 +215,7 @@ def test_prose_is_not_judged_as_code(tmp_path: Path):
     limits = Filters(longest_bytes=299, longest_line=10, languages=("Python",))
     for stream in ("nl", "nl_code"):
         source = folder(tmp_path, stream, limits)
-        blocks = {piece: next(source.read(piece)) for piece in range(len(source))}
+        blocks = {shard: next(source.read(shard)) for shard in range(len(source))}
         assert [document.path for block in blocks.values() for document in block.items] == ["go.md"]
         assert {why for block in blocks.values() for why, _ in block.left_out} == {"blank", "too_large"}
 
@@ -234,15 +234,15 @@ def test_a_file_that_is_too_large_is_not_read():
             assert (block.items, block.left_out) == ([], [(expected, "a.py")])
 
 
-def test_what_is_not_worth_counting_is_not_counted():
-    """A file whose read says that there is no document in it."""
+def test_a_file_without_a_document_is_not_counted():
+    """Its read returns None."""
     (block,) = TextFiles("nl", [File("a", 1, functools.partial(dict().get, "a"))], Corpus(), USUAL).read(0)
     assert (block.items, block.left_out) == ([], [])
 
 
 @pytest.mark.parametrize("readers", [1, 4])
-def test_counts_reach_the_stream(corpus: Path, small_tokenizer: Tokenizer, readers: int):
-    """Each once, however often its file was come across, with a place; and they are told in lines."""
+def test_the_loader_counts_and_reports_what_is_left_out(corpus: Path, small_tokenizer: Tokenizer, readers: int):
+    """Each document once, however many epochs are read, with its location; and as lines for the log."""
     encoder = Encoder(small_tokenizer, Fim(), Chat(), (0, 1))
     stream = DataLoader(
         [StreamInput("code", folder(corpus), encoder)],
@@ -258,5 +258,5 @@ def test_counts_reach_the_stream(corpus: Path, small_tokenizer: Tokenizer, reade
         pass
     counts = stream.left_out()["code"]
     assert counts == dict.fromkeys(LEFT_OUT.values(), 1)
-    expected = {f"left out of code: {listed({why: 1})}, the first {path}" for path, why in LEFT_OUT.items()}
+    expected = {f"left out of code: {format_counts({why: 1})}, the first {path}" for path, why in LEFT_OUT.items()}
     assert set(stream.left_out_lines()) == expected and len(stream.left_out_lines()) == len(LEFT_OUT)

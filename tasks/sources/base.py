@@ -1,0 +1,140 @@
+"""What a source is: documents or dialogues, in shards of blocks.
+
+A source is one split of one stream. It consists of shards, which can be read in any order. A shard consists of blocks,
+which are read one after the other. Opening a source lists files and reads only as far as the first usable one. A shard
+yields the same documents every time.
+"""
+
+import bisect
+import collections
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from tasks.sources import filters
+
+CODE_STREAMS = ("code", "python")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """A text and its metadata.
+
+    Attributes:
+        path: relative to the corpus; with #N for the Nth part of a file that was cut.
+        language, repository, licence: "" where unknown.
+    """
+
+    text: str
+    path: str
+    language: str = ""
+    repository: str = ""
+    licence: str = ""
+
+
+Message = dict[str, str]  # role: system, user or assistant; content
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Messages in order, and where they were read.
+
+    Attributes:
+        path: names the dialogue; cheap to make.
+        location: the same for error messages: str(location) may have to count the lines of a file.
+    """
+
+    messages: list[Message]
+    path: str
+    location: object = dataclasses.field(default="", compare=False, repr=False)
+
+
+Item = TypeVar("Item", Document, Dialogue)
+
+
+@dataclasses.dataclass
+class Block(Generic[Item]):
+    """The unit that is read, and shuffled, at once.
+
+    Attributes:
+        items: the documents.
+        left_out: (name of the filter, location) of each document that a filter removed; str(location) is for messages.
+    """
+
+    items: list[Item]
+    left_out: list[tuple[str, object]]
+
+
+class Source(Protocol[Item]):
+    """One split of one stream. The text streams are Source[Document]; instruct is Source[Dialogue].
+
+    Attributes:
+        name: of the stream.
+    """
+
+    name: str
+
+    def __len__(self) -> int:
+        """Number of shards, at least 1: a shard is a file of a folder, or part of a file of records."""
+
+    def read(self, shard: int, skip: int = 0) -> Iterator[Block[Item]]:
+        """The blocks of a shard without the first `skip`, which are skipped as cheaply as the format allows."""
+
+    def fingerprint(self) -> str:
+        """Hex hash of the paths and sizes of the files, in order, and of the settings that decide what is read."""
+
+
+def items(source: Source[Item], shard: int) -> Iterator[Item]:
+    """All documents of a shard, in the order of the source."""
+    return itertools.chain.from_iterable(block.items for block in source.read(shard))
+
+
+class ConcatenatedSource:
+    """The shards of several sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.name, self._sources = sources[0].name, sources
+        self._ends = list(itertools.accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def read(self, shard: int, skip: int = 0) -> Iterator[Block]:
+        index = bisect.bisect_right(self._ends, shard)
+        return self._sources[index].read(shard - (self._ends[index - 1] if index else 0), skip)
+
+    def fingerprint(self) -> str:
+        return hash_of(self.name, "joined", ((source.fingerprint(), len(source)) for source in self._sources))
+
+
+def has_documents(source: Source) -> bool:
+    """Whether there is any document. Stops at the first, which usually is in shard 0."""
+    return any(block.items for shard in range(len(source)) for block in source.read(shard))
+
+
+def left_out_summary(source: Source) -> str:
+    """Why documents of a source's first 100 shards are left out, for an error message: "; left out: 3 generated"."""
+    blocks = (block for shard in range(min(len(source), 100)) for block in source.read(shard))
+    reasons = collections.Counter(reason for block in blocks for reason, _ in block.left_out)
+    return f"; left out: {filters.format_counts(reasons)}" if reasons else ""
+
+
+def binding(stream: str) -> str:
+    """How a user names the corpus of a stream: the setting, and its gin macro on the command line."""
+    return f"Corpus.{stream} / --gin.{stream.upper()}_CORPUS"
+
+
+def hash_of(name: str, rules: object, entries: Iterable[tuple[str, int]]) -> str:
+    """Hex hash for Source.fingerprint.
+
+    Args:
+        name: of the stream.
+        rules: settings that decide what is read; their repr() is hashed.
+        entries: (path, size) of each file.
+    """
+    digest = hashlib.blake2b(f"{name} {rules!r}\n".encode(), digest_size=16)
+    for path, size in entries:
+        digest.update(f"{size} {path}\n".encode())
+    return digest.hexdigest()

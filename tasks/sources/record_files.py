@@ -1,0 +1,88 @@
+"""The record files that a path names: a file, a folder, a pattern, or a dataset that TFDS has prepared."""
+
+import dataclasses
+import os
+import re
+
+from codellama_jax.config.data import Filters
+from codellama_jax.errors import UserError
+from tasks.sources import files
+from tasks.sources.files import Found
+from tasks.sources.record_formats import KINDS, is_corpus_file, is_record_file
+from tasks.sources.tf_examples import tensorflow
+
+TFDS = "tfds:"
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def find_files(path: str, where: str, settings: Filters) -> list[Found]:
+    """The record files of a path, sorted; sizes of remote files are not requested.
+
+    Raises:
+        UserError: there is none. `where` names what the user wrote.
+    """
+    if path.startswith(TFDS):
+        return _prepared_dataset(path.removeprefix(TFDS), where)
+    root = files.expanded(path)
+    if files.is_folder(root, where):
+        if entries := files.walk(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where):
+            return entries
+        raise UserError(f"{where}: no record file below the folder ({KINDS})")
+    if files.exists(root, where):
+        if is_record_file(root):
+            return [_entry(root, os.path.dirname(root))]
+        raise UserError(f"{where}: the file's name does not end like that of a record file ({KINDS})")
+    fixed = _MAGIC.split(root)[0]
+    if fixed == root:
+        raise UserError(f"{where}: no such file or folder")
+    matches = [location for location in files.matching(root, where) if is_record_file(location)]
+    if not matches:
+        raise UserError(f"{where}: the pattern matches no record file ({KINDS})")
+    return [_entry(location, os.path.dirname(fixed)) for location in matches]
+
+
+def with_size(file: Found) -> Found:
+    """The file with its size. Raises UserError if it cannot be read."""
+    if file.size != files.UNKNOWN_SIZE:
+        return file
+    try:
+        return dataclasses.replace(file, size=files.size_of(file.location))
+    except OSError as error:
+        raise UserError(f"{file.location} cannot be read ({error.strerror or error}): fix or remove it") from None
+
+
+def _entry(location: str, folder: str) -> Found:
+    """A file and its path relative to a folder."""
+    path = location.removeprefix(folder).lstrip("/")
+    return Found(os.fsencode(path).decode("utf-8", "replace").replace(os.sep, "/"), location, files.UNKNOWN_SIZE, "")
+
+
+def _prepared_dataset(name: str, where: str) -> list[Found]:
+    """The shards of NAME?data_dir=DIR&split=SPLIT, with paths below the dataset's full name.
+
+    Reads the prepared files only: neither the dataset's own code nor the network is used.
+    """
+    name, _, rest = name.partition("?")
+    options = dict(option.partition("=")[::2] for option in rest.split("&") if option)
+    if not name or options.keys() - {"data_dir", "split"}:
+        raise UserError(f"{where}: write tfds:NAME, optionally with ?data_dir=DIR and &split=SPLIT")
+    split, data_dir = options.get("split", "train"), options.get("data_dir")
+    tensorflow()
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    try:
+        info = builder_from_files(name, data_dir=data_dir and files.expanded(data_dir)).info
+        splits = dict(info.splits)  # a plain dict: "train[:5%]" is not a key of it
+    except Exception as error:  # TFDS raises its own errors, and those of its metadata parsers
+        reason = str(error).strip().partition("\n")[0]
+        remedy = "prepare it with `tfds build`, or name the folder that has it: ?data_dir=DIR"
+        raise UserError(f"{where}: TFDS has not prepared {name} ({reason}); {remedy}") from None
+    if info.file_format is not None and info.file_format.value != "tfrecord":
+        remedy = "prepare it with `tfds build --file_format=tfrecord`"
+        raise UserError(f"{where}: {info.full_name} is prepared as {info.file_format.value}; {remedy}")
+    if split not in splits:
+        remedy = f"name one of its splits, &split={' or &split='.join(sorted(splits))}"
+        raise UserError(f"{where}: {info.full_name} has no split {split!r}; {remedy}")
+    paths = [os.fspath(path) for path in splits[split].filepaths]
+    return [Found(f"{info.full_name}/{path.rpartition('/')[2]}", path, files.UNKNOWN_SIZE, "") for path in paths]

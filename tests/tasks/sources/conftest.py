@@ -1,0 +1,34 @@
+"""Fixtures that the tests of sources share."""
+
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tasks.sources import distributions, embedded
+from tasks.sources import records as records_module
+
+
+@pytest.fixture
+def other_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of this interpreter's library and packages; nothing is cached."""
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path / "purelib")])
+    monkeypatch.setattr(embedded, "_library", embedded._library.__wrapped__)
+    monkeypatch.setattr(distributions, "distribution_files", distributions.distribution_files.__wrapped__)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory) -> dict[str, str]:
+    """Format -> path of the same records."""
+    from written_records import FORMATS, codes, written  # imports TensorFlow, which most tests here do not need
+
+    return {form: written(form, tmp_path_factory.mktemp("corpus") / form, codes()) for form in FORMATS}
+
+
+@pytest.fixture(params=["small", "large"])
+def size(request, monkeypatch) -> None:
+    """Corpora that are read completely when they are opened, and larger ones that are not."""
+    if request.param == "large":
+        monkeypatch.setattr(records_module, "SMALL", -1)
