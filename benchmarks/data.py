@@ -36,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from codellama_jax.config.data import Chat, Corpus, Filters, Fim
 from codellama_jax.tokenizer import Tokenizer
 from tasks import sources
-from tasks.loader import DataLoader, LoaderState, StreamInput, task_seed
-from tasks.packing import Encoder
+from tasks.encoder import Encoder
+from tasks.loader import DataLoader, LoaderState, StreamInput, stream_seed
 from tasks.sources.base import Source, items
 from tasks.sources.folder import SKIPPED_FOLDERS, Folder
 
@@ -146,7 +146,7 @@ def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
 
 
 def code_stream(tokenizer: Tokenizer, source: Source, length: int, queue: int) -> DataLoader:
-    task = StreamInput("code", source, Encoder(tokenizer, Fim(), Chat(), task_seed(0, "code/code")))
+    task = StreamInput("code", source, Encoder(tokenizer, Fim(), Chat(), stream_seed(0, "code/code")))
     return DataLoader(
         [task], {"code": 1.0}, seed=0, readers=4, batch_size=4, length=length, mask_documents=False, queue=queue
     )
@@ -171,8 +171,8 @@ def draw(stream: DataLoader, tokens: int, seen: Seen) -> int:
     while drawn < tokens:
         batch = stream.next_batch()
         drawn += batch.arrays["tokens"].size
-        seen.tokens += batch.kinds["code"]
-        seen.documents.update(packed.kind for _, packed in batch.begun)
+        seen.tokens += batch.tokens["code"]
+        seen.documents.update(packed.kind for _, packed in batch.started)
     return drawn
 
 
@@ -198,7 +198,7 @@ def state_row(tokenizer: Tokenizer, queue: int, rounds: int) -> str:
         StreamInput(
             name,
             sources.open(None, name, "train", Corpus(), Filters()),
-            Encoder(tokenizer, Fim(), Chat(), task_seed(0, f"code/{name}")),
+            Encoder(tokenizer, Fim(), Chat(), stream_seed(0, f"code/{name}")),
         )
         for name in shares
     ]
@@ -311,24 +311,24 @@ def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
 
     start = time.perf_counter()
     with quiet_stderr():
-        from tasks import mixtures
-    from codellama_jax.config.data import Mixture, Packing
+        from tasks import mixtures  # noqa: F401 - what a SeqIO consumer imports
+    from codellama_jax.config.data import DataLoader as LoaderSettings
+    from codellama_jax.config.data import Mixture
+    from codellama_jax.config.run import Config
+    from tasks.streams import StageStreams
 
     imported = time.perf_counter()
-    mixture = mixtures.register(
-        "code",
-        Mixture({"code": 1.0}),
+    config = Config(
+        mixture=Mixture({"code": 1.0}),
         corpus=Corpus(code=folder),
         filters=Filters(),
-        tokenizer=tokenizer,
         fim=Fim(),
-        packing=Packing(),
         chat=Chat(),
-        seed=0,
+        data_loader=LoaderSettings(seed=0),
     )
-    tasks = mixtures.stream_tasks(mixture, "train")
+    streams = StageStreams(config, tokenizer, "code").inputs("train")
     listed = time.perf_counter()
-    stream = DataLoader(tasks, {"code": 1.0}, seed=0, readers=64, batch_size=64, length=4_096, mask_documents=False)
+    stream = DataLoader(streams, {"code": 1.0}, seed=0, readers=64, batch_size=64, length=4_096, mask_documents=False)
     stream.next_batch()
     done = time.perf_counter()
     return {"imports": imported - start, "listed": listed - imported, "batch": done - imported}

@@ -66,7 +66,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
     """
     stage = config.stage
     stage_dir = run_dir / stage.name
-    logger.info(f"{stage.name}: loading JAX and TensorFlow")
+    logger.info(f"{stage.name}: loading JAX")
 
     # Imported here: they take seconds, and a wrong flag should fail before.
     import jax
@@ -77,11 +77,10 @@ def run_stage(config: Config, run_dir: Path) -> int:
     from codellama_jax.training.stage_logger import StageLogger
     from codellama_jax.training.trainer import Trainer
     from codellama_jax.training.watchdog import Watchdog
+    from tasks.loader import prefetched
+    from tasks.sources import import_modules
+    from tasks.stage_data import StageData
 
-    with quiet_stderr():  # TensorFlow's start-up notes
-        from tasks.loader import prefetched
-        from tasks.sources import import_modules
-        from tasks.stage_data import StageData
     import_modules(config.imports)
 
     # The run folder. One host writes everything but the checkpoints.

@@ -1,4 +1,4 @@
-"""Everything about data: sources, infilling, packing, SeqIO tasks and the trainer's stream.
+"""The data side: sources, infilling, packing, the trainer's loader, and the same streams as SeqIO tasks.
 
-TensorFlow and SeqIO live in this package and nowhere else, and are imported only where data is read.
+Only this package imports TensorFlow and SeqIO, and only for a source, a gs:// path or a SeqIO task that needs them.
 """

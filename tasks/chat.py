@@ -1,6 +1,6 @@
 """The two dialogue formats of Code Llama - Instruct as token ids, with the loss on answers only.
 
-"inst" is that of 7B, 13B and 34B; "source" that of 70B. Loss on answers only is Llama 2's habit (assumption).
+7B, 13B and 34B use "inst", 70B uses "source". The loss on answers only is taken from Llama 2 (assumption).
 """
 
 from collections.abc import Sequence
@@ -31,22 +31,25 @@ def encode_dialogue(
 def encode_open_dialogue(
     tokenizer: Tokenizer, messages: Sequence[Message], chat_format: str, where: str = "dialogue"
 ) -> np.ndarray:
-    """Ids of a dialogue that ends with the user, ready for the model's answer.
+    """Ids of a dialogue that ends with a user message, followed by the start of the model's answer.
 
     Raises:
-        UserError: as encode_dialogue does.
+        UserError: as in encode_dialogue.
     """
     ids, _ = _encoded(tokenizer, messages, chat_format, where, last="user")
     if chat_format == "source":
-        # What is asked for names its destination, closed answers do not: so are the published ids.
+        # In the published ids, the answer to generate names its destination, and earlier answers do not.
         reply = [*_header(tokenizer, "assistant\nDestination: user"), *tokenizer.encode_continuation("\n\n ")]
         ids = np.concatenate([ids, np.asarray(reply, np.int32)])
     return ids
 
 
-def check(messages: Sequence[Message], chat_format: str) -> None:
-    """Raises LeftOut if a dialogue is no training example: "roles", "reserved_tag", "blank" (an answer is)."""
-    if _disorder(messages, "assistant"):
+def validate(messages: Sequence[Message], chat_format: str) -> None:
+    """Raises LeftOut for a dialogue that is not a training example.
+
+    The reasons are "roles" (their order), "reserved_tag" (a message contains one) and "blank" (an answer is blank).
+    """
+    if _wrong_roles(messages, "assistant"):
         raise LeftOut("roles")
     if any(message["role"] == "assistant" and not message["content"].strip() for message in messages):
         raise LeftOut("blank")
@@ -58,8 +61,8 @@ def _encoded(
     tokenizer: Tokenizer, messages: Sequence[Message], chat_format: str, where: str, last: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and weights of a dialogue that must end with the role `last`."""
-    if disorder := _disorder(messages, last):
-        raise UserError(f"{where}: {disorder}")
+    if problem := _wrong_roles(messages, last):
+        raise UserError(f"{where}: {problem}")
     if chat_format == "inst":
         ids, weights = _inst(tokenizer, messages, where)
     elif chat_format == "source":
@@ -69,8 +72,8 @@ def _encoded(
     return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
 
 
-def _disorder(messages: Sequence[Message], last: str) -> str:
-    """What is wrong with the order of the roles; "" if nothing is."""
+def _wrong_roles(messages: Sequence[Message], last: str) -> str:
+    """A message about the order of the roles if it is wrong, otherwise ""."""
     roles = [message["role"] for message in messages]
     rest = roles[1:] if roles[:1] == ["system"] else roles
     if rest == [("user", "assistant")[index % 2] for index in range(len(rest))] and rest[-1:] == [last]:
@@ -87,30 +90,30 @@ def _tag(text: str) -> str | None:
 
 
 def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tuple[list[int], list[float]]:
-    """Every turn on its own as BOS "[INST] user [/INST] answer " EOS, the system text in front of the first user's.
+    """Each turn as BOS "[INST] user [/INST] answer " EOS. The system text precedes the first user message.
 
-    A turn that still waits for its answer stops at [/INST].
+    A last turn without an answer ends with [/INST].
     """
     contents = [message["content"] for message in messages]
     for text in contents:
         if tag := _tag(text):
-            raise UserError(f"{where}: a message contains the reserved tag {tag}; remove it or leave the dialogue out")
+            raise UserError(f"{where}: a message contains the reserved tag {tag}; remove it or the dialogue")
     system = contents.pop(0) if messages[0]["role"] == "system" else None
     ids: list[int] = []
     weights: list[float] = []
     for index in range(0, len(contents), 2):
         user, *answer = contents[index : index + 2]
-        # the system text is part of the first user message, and is stripped with it
+        # The system text is part of the first user message, and is stripped with it.
         user = f"{SYS}{system}{END_SYS}{user}" if system is not None and index == 0 else user
         prompt = f"{INST} {user.strip()} {END_INST}"
         turn = prompt_ids = [tokenizer.bos_id, *map(int, tokenizer.encode(prompt))]
         if answer:
-            whole = tokenizer.encode(f"{prompt} {answer[0].strip()} ")
-            turn = [tokenizer.bos_id, *map(int, whole), tokenizer.eos_id]
-        # The answer begins where the ids of prompt and turn part, so that a token across the seam counts as answer.
-        seam = next((i for i, (a, b) in enumerate(zip(prompt_ids, turn, strict=False)) if a != b), len(prompt_ids))
+            text_ids = tokenizer.encode(f"{prompt} {answer[0].strip()} ")
+            turn = [tokenizer.bos_id, *map(int, text_ids), tokenizer.eos_id]
+        # The answer starts at the first id in which prompt and turn differ: a token of both counts as answer.
+        start = next((i for i, (a, b) in enumerate(zip(prompt_ids, turn, strict=False)) if a != b), len(prompt_ids))
         ids += turn
-        weights += [0.0] * seam + [1.0] * (len(turn) - seam)
+        weights += [0.0] * start + [1.0] * (len(turn) - start)
     return ids, weights
 
 

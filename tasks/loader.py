@@ -1,10 +1,9 @@
-"""The batches that the trainer consumes: exact to resume, and the same for any number of hosts.
+"""The batches of a training stage: exact to resume, and the same for any number of hosts.
 
-The global batch is made of a fixed number of readers. A reader has one packer for each stream of the mixture; which
-stream
-gives a window is a function of the window's number alone, and a packer's state is a few integers. So the whole state
-is [readers, streams, queue + 2, 4] integers, it travels with each batch, and a batch is a pure function of
-configuration, seed and number.
+The global batch is made by a fixed number of readers. A reader has one packer for each stream of the mixture. The
+stream of a window is a function of the window's number, and the state of a packer is a few integers. So the complete
+state is an array of integers [readers, streams, queue + 2, 4]. It is part of each batch, and a batch is a pure function
+of configuration, seed and number.
 """
 
 import dataclasses
@@ -20,38 +19,44 @@ import numpy as np
 
 from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import UserError
-from tasks.packing import FEATURES, Encoder, Packed, Packer, PackerState
+from tasks.encoder import Encoder
+from tasks.mixing import WindowSchedule
+from tasks.packing import FEATURES, PackedDocument, Packer, PackerState
 from tasks.reader import Reader
 from tasks.sources.base import Source
 from tasks.sources.filters import format_counts
 
-# The fractional part of the golden ratio in 64 bits: multiples of it modulo 2^64 fill the range evenly at every length.
-GOLDEN = 0x9E3779B97F4A7C15
-# Raised with every change to the code that gives other bytes for the same configuration.
+# Increased with every change of the code that changes the bytes of a configuration's batches.
 VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamInput:
-    """One stream as the packers need it: its name, its files, and how its documents become ids."""
+    """One stream of a mixture.
+
+    Attributes:
+        name: of the stream.
+        source: its documents.
+        encoder: how they become ids.
+    """
 
     name: str
     source: Source
     encoder: Encoder
 
 
-def task_seed(seed: int, task: str) -> tuple[int, int]:
-    """Integers to seed a task with. Its name is in it: tasks given one seed would draw identical numbers."""
-    return seed, int.from_bytes(hashlib.sha256(task.encode()).digest()[:8], "big")
+def stream_seed(seed: int, stream: str) -> tuple[int, int]:
+    """The seed of a stream. It depends on the name: streams with the same seed would draw identical numbers."""
+    return seed, int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big")
 
 
 @dataclasses.dataclass(frozen=True)
 class LoaderState:
-    """Where the stream stands after a batch.
+    """The state of a loader after a batch.
 
     Attributes:
-        batch: batches given out.
-        positions: int64 [readers of this host, streams, queue + 2, 4]: each packer's Position.
+        batch: number of batches returned so far.
+        positions: int64 [readers of this host, streams, queue + 2, 4]: the PackerState of each packer.
     """
 
     batch: int
@@ -60,45 +65,49 @@ class LoaderState:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Attributes:
-    arrays: FEATURES, each [rows of this host, length].
-    kinds: stream -> kind of document (plain, psm, spm, cut) -> tokens.
-    begun: (stream, document) for the documents that begin in this batch.
-    documents: (stream, path) of every document with tokens in it.
-    state: the stream's, after this batch.
+    """This host's rows of a global batch.
+
+    Attributes:
+        arrays: FEATURES, each [rows of this host, length].
+        tokens: stream -> kind of document (plain, psm, spm, cut) -> number of tokens.
+        started: (stream, document) for the documents that start in this batch.
+        documents: (stream, path) of every document with tokens in this batch.
+        state: the loader's state after this batch.
     """
 
     arrays: dict[str, np.ndarray]
-    kinds: dict[str, Counter[str]]
-    begun: list[tuple[str, Packed]]
+    tokens: dict[str, Counter[str]]
+    started: list[tuple[str, PackedDocument]]
     documents: list[tuple[str, str]]
     state: LoaderState
 
     @property
     def infilling_tokens(self) -> int:
         """Tokens of documents in an infilling form."""
-        return sum(kinds["psm"] + kinds["spm"] for kinds in self.kinds.values())
+        return sum(by_kind["psm"] + by_kind["spm"] for by_kind in self.tokens.values())
 
 
 class DataLoader:
     """This host's rows of the global batches.
 
     Args:
-        tasks: the mixture's streams with their sources and encoders.
-        shares: stream -> share of the windows, so of the tokens.
-        seed: of the mixture's phase; files and infilling are drawn with the seeds of the encoders.
-        readers: of the global batch; a multiple of hosts, divides batch_size.
+        streams: the streams of the mixture.
+        shares: stream -> share of the windows, and so of the tokens.
+        seed: decides which stream each window comes from. The order of documents and their infilling have the seeds of
+            the encoders.
+        readers: of the global batch; a multiple of `hosts` that divides `batch_size`.
         batch_size: windows of a global batch.
         length: tokens of a window.
-        mask_documents: positions restart with each document.
-        queue: documents that a packer may hold back until they fit a window.
-        host, hosts: this host's index, and how many there are; a host serves a contiguous share of the readers.
-        state: where to go on; None begins.
+        mask_documents: whether positions restart with each document.
+        queue: number of documents that a packer may hold back until they fit a window.
+        host, hosts: index of this host, and number of hosts. A host serves a contiguous share of the readers.
+        names: of all streams, in the order of their ids in `stream_ids`.
+        state: where to resume; None starts with the first batch.
     """
 
     def __init__(
         self,
-        tasks: Sequence[StreamInput],
+        streams: Sequence[StreamInput],
         shares: Mapping[str, float],
         *,
         seed: int,
@@ -109,6 +118,7 @@ class DataLoader:
         queue: int = 0,
         host: int = 0,
         hosts: int = 1,
+        names: Sequence[str] = STREAMS,
         state: LoaderState | None = None,
     ):
         if batch_size % readers or readers % hosts:
@@ -116,148 +126,134 @@ class DataLoader:
                 f"DataLoader.readers={readers} must divide the {batch_size} windows of a batch, and be a multiple of"
                 f" the number of hosts, {hosts}"
             )
-        # In one order whatever that of the shares is: it decides which stream gives a window, and the state's layout.
-        given = [task for task in tasks if shares.get(task.name, 0) > 0]
-        self.tasks = sorted(given, key=lambda task: STREAMS.index(task.name))
+        # Sorted by id: the order decides which stream a window comes from, and the layout of the state.
+        mixed = [stream for stream in streams if shares.get(stream.name, 0) > 0]
+        self.streams = sorted(mixed, key=lambda stream: names.index(stream.name))
         self.readers, self.batch_size, self.length = readers, batch_size, length
-        self._lane_numbers = range(host * readers // hosts, (host + 1) * readers // hosts)
-        self._rows_per_lane = batch_size // readers
-        shares_in_order = np.array([shares[task.name] for task in self.tasks])
-        # Thresholds in 64-bit integers: exact on every machine.
-        self._thresholds = np.round(np.cumsum(shares_in_order)[:-1] / shares_in_order.sum() * 2.0**64).astype(np.uint64)
-        self._phase = np.random.default_rng([seed, 0]).integers(0, 2**64, dtype=np.uint64)
+        self.schedule = WindowSchedule([shares[stream.name] for stream in self.streams], seed, batch_size)
+        self._ids = [names.index(stream.name) for stream in self.streams]
+        self._reader_indices = range(host * readers // hosts, (host + 1) * readers // hosts)
         self._batch, self._queue = state.batch if state else 0, queue
         self._identity = {
             "version": VERSION,
-            "shares": {task.name: shares[task.name] for task in self.tasks},
+            "shares": {stream.name: shares[stream.name] for stream in self.streams},
             "seed": seed,
-            "lanes": readers,  # the key that fingerprints of older checkpoints have
+            "lanes": readers,  # the key in the fingerprints of existing checkpoints
             "batch_size": batch_size,
             "length": length,
             "mask_documents": mask_documents,
             "queue": queue,
         }
-        self._lanes: list[list[Reader]] = []
-        self._packers: list[list[Packer]] = []
-        for index, number in enumerate(self._lane_numbers):
-            row = [Reader(task.source, number, readers, task.encoder.seed, task.encoder.check) for task in self.tasks]
-            at = [
-                PackerState.of_row(state.positions[index, task_index]) if state else None
-                for task_index in range(len(self.tasks))
+        if tuple(names) != STREAMS:
+            self._identity["names"] = list(names)
+        self._readers = [
+            [Reader(s.source, index, readers, s.encoder.seed, s.encoder.validate) for s in self.streams]
+            for index in self._reader_indices
+        ]
+        self._packers = [
+            [
+                Packer(
+                    reader,
+                    stream.encoder,
+                    length,
+                    mask_documents,
+                    queue,
+                    PackerState.of_row(state.positions[row, column]) if state else None,
+                )
+                for column, (reader, stream) in enumerate(zip(row_readers, self.streams, strict=True))
             ]
-            self._lanes.append(row)
-            self._packers.append(
-                [
-                    Packer(lane, task.encoder, length, mask_documents, queue, position)
-                    for lane, task, position in zip(row, self.tasks, at, strict=True)
-                ]
-            )
+            for row, row_readers in enumerate(self._readers)
+        ]
 
     def fingerprint(self) -> str:
-        """Digest of everything that shapes the stream but its position. A state is good only where this is equal."""
-        tasks = {
-            task.name: [
-                task.source.fingerprint(),
-                task.encoder.tokenizer.fingerprint,
-                dataclasses.asdict(task.encoder.fim),
-                dataclasses.asdict(task.encoder.chat),
-                task.encoder.seed,
+        """Digest of everything that determines the batches. A state is valid only for a loader with the same one."""
+        streams = {
+            stream.name: [
+                stream.source.fingerprint(),
+                stream.encoder.tokenizer.fingerprint,
+                dataclasses.asdict(stream.encoder.fim),
+                dataclasses.asdict(stream.encoder.chat),
+                stream.encoder.seed,
             ]
-            for task in self.tasks
+            for stream in self.streams
         }
-        return hashlib.sha256(json.dumps([self._identity, tasks], sort_keys=True).encode()).hexdigest()
-
-    def stream_of(self, windows: np.ndarray) -> np.ndarray:
-        """Index into `tasks` of each window of the run, given by number.
-
-        Windows are dealt out evenly rather than drawn: over any stretch of n windows every share is met to within a few
-        windows, where independent draws would be off by about sqrt(n).
-        """
-        points = windows.astype(np.uint64) * np.uint64(GOLDEN) + self._phase  # modulo 2^64
-        return np.searchsorted(self._thresholds, points, side="right")
+        return hashlib.sha256(json.dumps([self._identity, streams], sort_keys=True).encode()).hexdigest()
 
     def next_batch(self) -> Batch:
         """The next batch, and the state after it."""
         arrays: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
-        kinds: dict[str, Counter[str]] = {task.name: Counter() for task in self.tasks}
-        begun: list[tuple[str, Packed]] = []
+        tokens: dict[str, Counter[str]] = {stream.name: Counter() for stream in self.streams}
+        started: list[tuple[str, PackedDocument]] = []
         documents: list[tuple[str, str]] = []
-        streams = self._streams_of_rows()
-        for lane, packers in zip(self._lane_numbers, self._packers, strict=True):
-            first = lane * self._rows_per_lane
-            for task_index in streams[first : first + self._rows_per_lane]:
-                window = packers[task_index].next_window()
+        stream_indices = self.schedule.streams_of_rows(self._batch)
+        rows_per_reader = self.batch_size // self.readers
+        for reader, packers in zip(self._reader_indices, self._packers, strict=True):
+            first = reader * rows_per_reader
+            for stream_index in stream_indices[first : first + rows_per_reader]:
+                window = packers[stream_index].next_window()
                 assert window is not None, "a stream repeats and never ends"
                 for feature, values in window.arrays.items():
                     arrays[feature].append(values)
-                name = self.tasks[task_index].name
-                arrays["stream_ids"].append(np.full(self.length, STREAMS.index(name), np.int32))
-                kinds[name] += window.tokens
-                begun += [(name, packed) for packed in window.begun]
-                documents += [(name, item.path) for item in window.documents]
+                arrays["stream_ids"].append(np.full(self.length, self._ids[stream_index], np.int32))
+                name = self.streams[stream_index].name
+                tokens[name] += window.tokens
+                started += [(name, packed) for packed in window.started]
+                documents += [(name, document.path) for document in window.documents]
         self._batch += 1
         stacked = {name: np.stack(rows) for name, rows in arrays.items()}
-        return Batch(stacked, kinds, begun, documents, self.state())
-
-    def _streams_of_rows(self) -> np.ndarray:
-        """Index into `tasks` of each row of the next global batch.
-
-        The windows of a batch are dealt out to its rows in an order of its own: else batches of 8, 13, 21, ... windows,
-        whose ratios are near the golden one, would keep a lane with one stream for a long time.
-        """
-        windows = self._batch * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
-        order = np.random.default_rng([int(self._phase), self._batch]).permutation(self.batch_size)
-        return self.stream_of(windows[order])
+        return Batch(stacked, tokens, started, documents, self.state())
 
     def state(self) -> LoaderState:
-        """Where the stream stands."""
-        positions = [[packer.position.row(self._queue) for packer in row] for row in self._packers]
+        """The state after the last batch."""
+        positions = [[packer.state.row(self._queue) for packer in packers] for packers in self._packers]
         return LoaderState(self._batch, np.array(positions, np.int64))
 
     def epochs(self, state: LoaderState) -> dict[str, float]:
-        """How often each stream's pieces have been taken, over all readers of this host."""
+        """Stream -> how many times its shards have been read, averaged over the readers of this host."""
         return {
-            task.name: float(state.positions[:, index, 0, 0].mean() * self.readers / self._lanes[0][index].pieces)
-            for index, task in enumerate(self.tasks)
+            stream.name: float(state.positions[:, index, 0, 0].mean() * self.readers / self._readers[0][index].shards)
+            for index, stream in enumerate(self.streams)
         }
 
     def left_out(self) -> dict[str, Counter[str]]:
-        """Stream -> filter -> documents it left out of what this host has read since this Stream was made, of each
-        stream at most once through."""
+        """Stream -> filter -> number of documents that it removed from what this host has read since this loader was
+        created. At most one epoch of each stream is counted."""
         return {
-            task.name: sum((row[index].left_out for row in self._lanes), Counter())
-            for index, task in enumerate(self.tasks)
+            stream.name: sum((readers[index].left_out for readers in self._readers), Counter())
+            for index, stream in enumerate(self.streams)
         }
 
     def left_out_lines(self) -> list[str]:
-        """The same for a person: a line for each stream and filter, with the first place where it left one out."""
+        """The same as messages: a line for each stream and filter, with the first document that it removed."""
         lines = []
         for index, (name, reasons) in enumerate(self.left_out().items()):
             for reason, count in reasons.most_common():
-                first = next(row[index].examples[reason] for row in self._lanes if reason in row[index].examples)
-                lines.append(f"left out of {name}: {format_counts({reason: count})}, the first {first}")
+                readers = (readers[index] for readers in self._readers if reason in readers[index].examples)
+                lines.append(
+                    f"left out of {name}: {format_counts({reason: count})}, the first {next(readers).examples[reason]}"
+                )
         return lines
 
     def metrics(self, batch: Batch) -> dict[str, float]:
-        """What is logged of a batch: documents that begin in it, tokens and documents in infilling forms, epochs.
+        """What is logged about a batch: documents that start in it, tokens and documents in infilling forms, epochs.
 
-        Where there are several hosts the counts are an estimate: this one's, times the number of hosts.
+        With several hosts the counts are estimates: the counts of this host, times the number of hosts.
         """
-        hosts = self.readers // len(self._lanes)
-        kinds = Counter(packed.kind for _, packed in batch.begun)
+        hosts = self.readers // len(self._readers)
+        kinds = Counter(packed.kind for _, packed in batch.started)
         return {
             "infilling_tokens": batch.infilling_tokens * hosts,
             "infilling_share": batch.infilling_tokens / batch.arrays["tokens"].size,
-            "documents": len(batch.begun) * hosts,
+            "documents": len(batch.started) * hosts,
             "infilling_documents": (kinds["psm"] + kinds["spm"]) * hosts,
             **{f"epoch/{name}": epochs for name, epochs in self.epochs(batch.state).items()},
         }
 
 
-def prefetched(stream: DataLoader, depth: int = 2) -> Generator[Batch]:
-    """The stream's batches, made by a thread that keeps up to `depth` ahead.
+def prefetched(loader: DataLoader, depth: int = 2) -> Generator[Batch]:
+    """The loader's batches, made by a thread that stays up to `depth` batches ahead.
 
-    Each batch brings its own state, so what was prepared but not consumed is not lost on a resume.
+    Each batch contains its own state, so batches that were prepared but not consumed are not lost on a resume.
     """
     ready: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()
@@ -272,8 +268,8 @@ def prefetched(stream: DataLoader, depth: int = 2) -> Generator[Batch]:
     def work() -> None:
         try:
             while not stop.is_set():
-                put(stream.next_batch())
-        except BaseException as error:  # whatever it is, it belongs to the thread that asked for the batch
+                put(loader.next_batch())
+        except BaseException as error:  # raised again in the thread that requests the batch
             put(error)
 
     thread = threading.Thread(target=work, name="data", daemon=True)

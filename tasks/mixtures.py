@@ -1,8 +1,12 @@
-"""The streams as SeqIO tasks and a stage's mixture of them.
+"""The streams of a stage as SeqIO tasks and a mixture, for programs that read SeqIO.
 
-A task's source gives documents, its preprocessor packs them into windows; a mixture mixes windows, so its rates are
-shares of tokens whatever the documents' lengths. Anything that reads SeqIO tasks can use them. The trainer takes their
-sources and encoders (`stream_tasks`) and draws its windows through tasks/loader.py, with the same packer.
+A task's source gives documents, and its preprocessor packs them into windows. A mixture mixes windows, so its rates are
+shares of tokens whatever the lengths of the documents. The sources, encoders and packer are those of the trainer
+(tasks/streams.py, tasks/packing.py), so the windows have the same bytes.
+
+    from tasks import mixtures
+    mixtures.register(config, tokenizer)
+    seqio.get_mixture_or_task("code_mixture").get_dataset({"tokens": 4096}, split="train")
 """
 
 import functools
@@ -13,28 +17,29 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from codellama_jax.config.data import SPLITS, STREAMS, Chat, Corpus, Filters, Fim, Mixture, Packing
+from codellama_jax.config.data import SPLITS, STREAMS, Packing
+from codellama_jax.config.run import Config
+from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-from tasks import sources
-from tasks.loader import StreamInput, task_seed
-from tasks.packing import FEATURES, Cursor, Encoder, Packer
+from tasks.encoder import Encoder
+from tasks.loader import stream_seed
+from tasks.packing import FEATURES, START, Cursor, Packer
 from tasks.reader import Reader
 from tasks.sources.base import Dialogue, Document, Source
+from tasks.streams import StageStreams
 from tasks.vocabulary import LlamaVocabulary
 
 
 class CorpusSource(seqio.DataSource):
-    """Documents of one stream as SeqIO examples: text, path, messages (JSON, of a dialogue) and a key for drawing."""
+    """Documents of one stream as SeqIO examples: text, path, messages (a dialogue as JSON) and key (for infilling)."""
 
-    def __init__(self, stream: str, corpus: Corpus, filters: Filters, encoder: Encoder):
+    def __init__(self, streams: StageStreams, name: str):
         super().__init__(splits=SPLITS)
-        self._stream, self._corpus, self._filters, self._encoder = stream, corpus, filters, encoder
+        self._streams, self._name, self.encoder = streams, name, streams.encoder(name)
 
-    @functools.cache  # noqa: B019 - a source lives as long as its registration
-    def files(self, split: str) -> Source:
-        """The files of a split."""
-        paths = self._corpus.paths(self._stream)
-        return sources.open(paths, self._stream, split, self._corpus, self._filters)
+    def documents(self, split: str) -> Source:
+        """The plain source of a split."""
+        return self._streams.source(self._name, split)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -52,20 +57,21 @@ class CorpusSource(seqio.DataSource):
     ) -> tf.data.Dataset:
         """One pass over the documents; with `shuffle`, in the order of the trainer's first epoch."""
         index, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
-        order = self._encoder.seed if seed is None else task_seed(seed, self._stream)
+        order = self.encoder.seed if seed is None else stream_seed(seed, self._name)
 
         def examples() -> Iterator[dict]:
-            lane = Reader(self.files(split), index, shards, order, self._encoder.check, shuffle, endless=False)
-            place = (0, 0, 0)
-            while (found := lane.find(place)) is not None:
-                (piece, block, number), document = found
+            source, validate = self.documents(split), self.encoder.validate
+            reader = Reader(source, index, shards, order, validate, shuffle, repeat=False)
+            cursor = START
+            while (result := reader.seek(cursor)) is not None:
+                cursor, document = result
                 yield {
                     "text": document.text if isinstance(document, Document) else "",
                     "path": document.path,
                     "messages": json.dumps(document.messages) if isinstance(document, Dialogue) else "",
-                    "key": np.array(lane.key(found[0]), np.int64),
+                    "key": np.array(reader.key(cursor), np.int64),
                 }
-                place = piece, block, number + 1
+                cursor = cursor._replace(document=cursor.document + 1)
 
         signature = {name: tf.TensorSpec((), tf.string) for name in ("text", "path", "messages")}
         return tf.data.Dataset.from_generator(
@@ -73,38 +79,38 @@ class CorpusSource(seqio.DataSource):
         )
 
 
-class _Examples:
-    """The documents of a dataset, in its order, as a packer takes them."""
+class _ExampleReader:
+    """The documents of a dataset, in its order, as a DocumentReader. A packer must read them once, from the start."""
 
     def __init__(self, dataset: tf.data.Dataset):
         self._examples = enumerate(dataset.as_numpy_iterator())
         self._keys: dict[int, tuple[int, ...]] = {}
 
-    def find(self, place: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
-        """The next document: a packer that begins at the beginning asks for one after the other."""
+    def seek(self, cursor: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
+        """The next document, whatever the cursor: a new packer requests one after the other."""
         number, example = next(self._examples, (0, None))
         if example is None:
             return None
         self._keys[number] = tuple(map(int, example["key"]))
-        path = example["path"].decode()
+        cursor, path = Cursor(number, 0, 0), example["path"].decode()
         if example["messages"]:
-            return (number, 0, 0), Dialogue(json.loads(example["messages"]), path)
-        return (number, 0, 0), Document(example["text"].decode(), path)
+            return cursor, Dialogue(json.loads(example["messages"]), path)
+        return cursor, Document(example["text"].decode(), path)
 
-    def key(self, place: Cursor) -> tuple[int, ...]:
-        """What came with the example; asked for once."""
-        return self._keys.pop(place[0])
+    def key(self, cursor: Cursor) -> tuple[int, ...]:
+        """The key of the example. It is requested once."""
+        return self._keys.pop(cursor.shard)
 
 
 def pack(
-    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], *, encoder: Encoder, stream: str, packing: Packing
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int], *, encoder: Encoder, stream_id: int, packing: Packing
 ) -> tf.data.Dataset:
-    """SeqIO preprocessor: documents in, full windows of sequence_length["tokens"] out."""
+    """SeqIO preprocessor: turns documents into full windows of sequence_length["tokens"] tokens."""
     length = sequence_length["tokens"]
 
     def windows() -> Iterator[dict]:
-        packer = Packer(_Examples(dataset), encoder, length, packing.mask_documents, packing.queue)
-        stream_ids = np.full(length, STREAMS.index(stream), np.int32)
+        packer = Packer(_ExampleReader(dataset), encoder, length, packing.mask_documents, packing.queue)
+        stream_ids = np.full(length, stream_id, np.int32)
         while (window := packer.next_window()) is not None:
             yield window.arrays | {"stream_ids": stream_ids}
 
@@ -112,48 +118,49 @@ def pack(
     return tf.data.Dataset.from_generator(windows, output_signature=signature)
 
 
-def register(
-    stage: str,
-    mixture: Mixture,
-    *,
-    corpus: Corpus,
-    filters: Filters,
-    tokenizer: Tokenizer,
-    fim: Fim,
-    packing: Packing,
-    chat: Chat,
-    seed: int,
-) -> seqio.Mixture:
-    """Registers the five streams as tasks and `STAGE_mixture` of them; what was registered under those names goes."""
+def register(config: Config, tokenizer: Tokenizer) -> seqio.Mixture:
+    """Registers the streams of a stage as SeqIO tasks, and their mixture.
+
+    The tasks are named code, python, nl_code, nl and instruct, the mixture STAGE_mixture. For a mixture of SeqIO's own
+    registry (Mixture.seqio) a task of packed windows is registered for each of its tasks, as TASK_packed. Tasks and
+    mixtures that an earlier call registered under these names are replaced.
+
+    Args:
+        config: of the run: stage, mixture, corpus, filters, fim, packing, chat and data_loader are needed.
+        tokenizer: of the run.
+
+    Raises:
+        UserError: a task or mixture of somebody else has one of these names.
+    """
+    streams = StageStreams(config, tokenizer)
     vocabulary = LlamaVocabulary(tokenizer)
     features = {
         name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(dtype)) for name, dtype in FEATURES.items()
     }
-    for name in STREAMS:
-        # The stage is in the seed: a later stage must not read again what its parent read first, cut where it was cut.
-        encoder = Encoder(tokenizer, fim, chat, task_seed(seed, f"{stage}/{name}"))
-        seqio.TaskRegistry.remove(name)
-        seqio.TaskRegistry.add(
-            name,
-            source=CorpusSource(name, corpus, filters, encoder),
-            preprocessors=[functools.partial(pack, encoder=encoder, stream=name, packing=packing)],
-            output_features=features,
+    suffix = "" if streams.seqio_mixture is None else "_packed"
+    mixture_name = f"{streams.stage}_mixture"
+    names = STREAMS if streams.seqio_mixture is None else tuple(streams.shares)
+    for name in names:
+        _remove_own(seqio.TaskRegistry, name + suffix)
+    # A mixture keeps the task objects that it was created with, so it is replaced together with them.
+    _remove_own(seqio.MixtureRegistry, mixture_name)
+    for name in names:
+        source = CorpusSource(streams, name)
+        packed = functools.partial(
+            pack, encoder=source.encoder, stream_id=streams.names.index(name), packing=config.packing
         )
-    name = f"{stage}_mixture"
-    # A mixture keeps the task objects it was built with, so it is always built anew with them.
-    seqio.MixtureRegistry.remove(name)
-    return seqio.MixtureRegistry.add(name, [(stream, share) for stream, share in mixture.shares.items() if share])
+        seqio.TaskRegistry.add(name + suffix, source=source, preprocessors=[packed], output_features=features)
+    rates = [(stream + suffix, share) for stream, share in streams.shares.items()]
+    return seqio.MixtureRegistry.add(mixture_name, rates)
 
 
-def stream_tasks(mixture: seqio.Mixture, split: str) -> list[StreamInput]:
-    """The mixture's tasks as tasks/loader.py takes them."""
-    tasks = []
-    for task in mixture.tasks:
-        (preprocessor,) = task.preprocessors
-        tasks.append(StreamInput(task.name, task.source.files(split), preprocessor.keywords["encoder"]))
-    return tasks
-
-
-def shares(mixture: seqio.Mixture) -> dict[str, float]:
-    """Stream -> rate."""
-    return {task.name: mixture.get_rate(task) for task in mixture.tasks}
+def _remove_own(registry: type[seqio.TaskRegistry] | type[seqio.MixtureRegistry], name: str) -> None:
+    """Removes a task or mixture that `register` added. Raises UserError if it is somebody else's."""
+    if name not in registry.names():
+        return
+    registered = registry.get(name)
+    tasks = registered.tasks if isinstance(registered, seqio.Mixture) else [registered]
+    if not all(isinstance(task.source, CorpusSource) for task in tasks):
+        kind = "mixture" if isinstance(registered, seqio.Mixture) else "task"
+        raise UserError(f"a SeqIO {kind} named {name} is registered already: give yours another name")
+    registry.remove(name)

@@ -1,21 +1,20 @@
-"""Documents into full windows of a fixed length, resumable from a few integers.
+"""Packs documents into full windows of a fixed length. The state of a packer is a few integers.
 
-Documents are concatenated and cut at the window's edge (arXiv 2308.12950, section 2.3: infilling only for documents
-that are not cut). A document whose infilling form fits what is left of its window takes it, if one was drawn; else it
-is plain if that fits; else it is cut, and its rest opens the next window.
+Documents are concatenated and cut at the edge of the window (arXiv 2308.12950, section 2.3: only documents that are not
+cut are transformed for infilling). A document whose infilling form fits the rest of the window is written in that form,
+if one was drawn. Otherwise it is written plain. If the plain form does not fit either, it is cut, and its remaining
+tokens start the next window.
 """
 
 import dataclasses
 from collections import Counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from codellama_jax.config.data import Chat, Fim
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import Tokenizer
-from tasks import chat
-from tasks.fim import Cut, draw, encode_cut, encode_plain
+from tasks.encoder import Encoder
+from tasks.fim import FimSplit
 from tasks.sources.base import Dialogue, Document
 
 FEATURES = {
@@ -27,268 +26,259 @@ FEATURES = {
     "stream_ids": np.int32,
 }
 
-LIKELY = 2.5  # characters a token, below which a text of code is likely to fit
+# A text with more than this many characters per token of the available space probably does not fit it.
+CHARACTERS_PER_TOKEN = 2.5
 
 
-@dataclasses.dataclass
-class Encoder:
-    """Gives documents their forms as ids.
+class Cursor(NamedTuple):
+    """The location of a document in a reader.
 
     Attributes:
-        tokenizer, fim, chat: how.
-        seed: integers that, with a document's key, decide its infilling.
+        shard: number of the reader's shard, counted over all epochs.
+        block: number of the block in the shard.
+        document: number of the document in the block, in the reader's order.
     """
 
-    tokenizer: Tokenizer
-    fim: Fim
-    chat: Chat
-    seed: tuple[int, ...]
-
-    def check(self, document: Document | Dialogue) -> None:
-        """Raises LeftOut if it is a dialogue that the chat format cannot have."""
-        if isinstance(document, Dialogue):
-            chat.check(document.messages, self.chat.format)
-
-    def plain(self, document: Document | Dialogue) -> tuple[np.ndarray, np.ndarray | None]:
-        """Ids with BOS and EOS, and each id's weight as a target (None: all 1)."""
-        if isinstance(document, Dialogue):
-            return chat.encode_dialogue(self.tokenizer, document.messages, self.chat.format, document.path)
-        return encode_plain(self.tokenizer, document.text), None
-
-    def cut(self, document: Document | Dialogue, key: tuple[int, ...]) -> Cut | None:
-        """The infilling drawn for this document, a pure function of seed and key; None for dialogues."""
-        if isinstance(document, Dialogue) or self.fim.rate == 0:
-            return None
-        return draw(document.text, self.fim, np.random.default_rng([*self.seed, *key]))
-
-    def infilled(self, document: Document, cut: Cut) -> np.ndarray:
-        """Ids of the infilling form."""
-        return encode_cut(self.tokenizer, document.text, cut)
+    shard: int
+    block: int
+    document: int
 
 
-# Where a document stands in a lane: piece (counted over all epochs), block, document.
-Cursor = tuple[int, int, int]
+START = Cursor(0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class PackerState:
-    """Where a packer goes on: the whole of its state.
+    """The complete state of a packer: where it resumes.
 
     Attributes:
-        next: the place from which documents are taken.
-        held: documents before it that are not used up, in order: (place, tokens of it that were used up). Those are 0
-            but for one that was cut at the end of the last window, which comes first.
+        next: the cursor of the next document to read.
+        pending: (cursor, tokens already used) of the documents before `next` that are not used up, in order. Only the
+            first can have used tokens: it was cut at the end of the last window.
     """
 
-    next: Cursor = (0, 0, 0)
-    held: tuple[tuple[Cursor, int], ...] = ()
+    next: Cursor = START
+    pending: tuple[tuple[Cursor, int], ...] = ()
 
     def row(self, queue: int) -> np.ndarray:
-        """As int64 [queue + 2, 4]: next, then held; unused rows are -1."""
+        """The state as int64 [queue + 2, 4]: `next`, then `pending`. Unused rows are -1."""
         row = np.full((queue + 2, 4), -1, np.int64)
         row[0] = *self.next, 0
-        for index, (place, used) in enumerate(self.held, 1):
-            row[index] = *place, used
+        for index, (cursor, used) in enumerate(self.pending, 1):
+            row[index] = *cursor, used
         return row
 
     @classmethod
     def of_row(cls, row: np.ndarray) -> "PackerState":
-        """What `row` gave."""
-        (first, *held) = [((int(a), int(b), int(c)), int(used)) for a, b, c, used in row if a >= 0]
-        return cls(first[0], tuple(held))
+        """The inverse of `row`."""
+        (first, *pending) = [(Cursor(int(a), int(b), int(c)), int(used)) for a, b, c, used in row if a >= 0]
+        return cls(first[0], tuple(pending))
 
 
-class Documents(Protocol):
-    """The documents of one lane of one stream, in an order that never changes."""
+class DocumentReader(Protocol):
+    """Documents in an order that never changes."""
 
-    def find(self, place: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
-        """The first document at a place or after it, and where it stands; None past the last."""
+    def seek(self, cursor: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
+        """The first document at or after a cursor, with its own cursor; None at the end."""
 
-    def key(self, place: Cursor) -> tuple[int, ...]:
-        """Integers that identify the document at a place among all lanes and epochs."""
+    def key(self, cursor: Cursor) -> tuple[int, ...]:
+        """Integers that identify the document at a cursor among all readers and epochs."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Packed:
-    """A document that begins in a window.
+class PackedDocument:
+    """A document that starts in a window.
 
     Attributes:
-        document: as the source gave it.
+        document: from the source, unchanged.
         kind: plain, psm, spm, or cut (plain, and continued in the next window).
         tokens: all its ids in that form, with BOS and EOS.
-        cut: where an infilling form was cut.
+        split: of an infilling form.
     """
 
     document: Document | Dialogue
     kind: str
     tokens: np.ndarray
-    cut: Cut | None
+    split: FimSplit | None
 
 
 @dataclasses.dataclass
 class Window:
-    """Attributes:
-    arrays: the FEATURES but stream_ids, each [length].
-    tokens: by kind of their document: plain, psm, spm, cut.
-    begun: documents that begin here.
-    documents: all that have tokens here.
+    """A packed window.
+
+    Attributes:
+        arrays: the FEATURES without stream_ids, each [length].
+        tokens: kind of document (plain, psm, spm, cut) -> number of tokens.
+        started: documents that start in this window.
+        documents: all documents with tokens in this window.
     """
 
     arrays: dict[str, np.ndarray]
     tokens: Counter[str]
-    begun: list[Packed]
+    started: list[PackedDocument]
     documents: list[Document | Dialogue]
 
 
 @dataclasses.dataclass
-class _Held:
-    """A document that a packer has in hand, and its forms as far as they were asked for."""
+class _PendingDocument:
+    """A document that was read and is not used up. Its forms are encoded when they are first needed."""
 
-    place: Cursor
+    cursor: Cursor
     document: Document | Dialogue
     used: int = 0
     plain: tuple[np.ndarray, np.ndarray | None] | None = None
-    drawn: bool = False
-    cut: Cut | None = None
-    infilled: np.ndarray | None = None
+    split_drawn: bool = False
+    split: FimSplit | None = None
+    infilling: np.ndarray | None = None
 
 
 class Packer:
-    """Packs one lane of one stream.
+    """Packs the documents of one reader.
 
-    A document that fits what is left of its window is put there: in its infilling form if one was drawn and that fits,
-    else plain. With queue = 0, one that does not fit is cut. With a queue it may wait for a window that it fits, and
-    its place is given to the first one that does, of those that wait and then of those that come next; where the queue
-    is full and none fits, the first one of those that fit no window at all is cut, or else the first one.
+    A document that fits the rest of the window is added to it: in its infilling form if one was drawn and fits,
+    otherwise plain. With queue = 0, a document that does not fit is cut. With a queue it may wait for a window that it
+    fits; the first document that fits is added instead, first of those that wait, then of those that follow. If the
+    queue is full and none fits, a document is cut: the first one that is longer than any window, otherwise the first
+    one.
 
     Args:
-        documents: of the lane.
-        encoder: gives documents their forms.
+        reader: of the documents.
+        encoder: encodes the documents.
         length: tokens of a window.
-        restart_positions: count positions from 0 in each document instead of over the window.
-        queue: documents that may wait.
-        position: where to begin.
+        restart_positions: whether positions count from 0 in each document instead of in the window.
+        queue: number of documents that may wait.
+        state: where to resume; None starts at the first document.
     """
 
     def __init__(
         self,
-        documents: Documents,
+        reader: DocumentReader,
         encoder: Encoder,
         length: int,
         restart_positions: bool,
         queue: int = 0,
-        position: PackerState | None = None,
+        state: PackerState | None = None,
     ):
-        self._documents, self._encoder = documents, encoder
+        self._reader, self._encoder = reader, encoder
         self._length, self._restart_positions, self._queue = length, restart_positions, queue
-        position = position or PackerState()
-        self._next = position.next
-        # Found again when the first window is asked for: a source may be slow to open.
-        self._unread = position.held
-        self._held: list[_Held] = []
+        state = state or PackerState()
+        self._next = state.next
+        # Read again when the first window is requested: opening a source may be slow.
+        self._unread = state.pending
+        self._pending: list[_PendingDocument] = []
 
     @property
-    def position(self) -> PackerState:
-        """After the last window."""
-        return PackerState(self._next, self._unread or tuple((held.place, held.used) for held in self._held))
+    def state(self) -> PackerState:
+        """The state after the last window."""
+        return PackerState(self._next, self._unread or tuple((item.cursor, item.used) for item in self._pending))
 
     def next_window(self) -> Window | None:
-        """The next window; None when the documents are used up. Only the last one before None may be padded.
+        """The next window; None when all documents are used up. Only the last window can be padded.
 
         Raises:
-            UserError: the corpus has changed since the position was noted.
+            UserError: the corpus has changed since the state was saved.
         """
-        for place, used in self._unread:
-            found = self._documents.find(place)
-            if found is None or found[0] != place:
-                raise UserError("the corpus is not what it was: a document that the stream had begun is gone")
-            self._held.append(_Held(place, found[1], used))
-        self._unread = ()
+        self._read_pending()
         arrays = {name: np.zeros(self._length, dtype) for name, dtype in FEATURES.items() if name != "stream_ids"}
         window = Window(arrays, Counter(), [], [])
         filled = segment = 0
-        while filled < self._length and (held := self._choose(self._length - filled)) is not None:
+        while filled < self._length and (item := self._choose(self._length - filled)) is not None:
             segment += 1
-            ids, weights, kind, cut = self._form(held, self._length - filled)
-            offset = held.used
-            if offset >= len(ids):
-                raise UserError(f"the corpus is not what it was: {held.document.path} has become shorter")
-            taken = min(self._length - filled, len(ids) - offset)
-            here = slice(filled, filled + taken)
-            arrays["tokens"][here] = ids[offset : offset + taken]
-            arrays["segment_ids"][here] = segment
-            arrays["positions"][here] = np.arange(taken) + (0 if self._restart_positions else filled)
-            # A target is the next token of the same document. The last token of a document has none: what follows it
-            # belongs to another. The last of a window has one, which is the first token of the next window.
-            targets = ids[offset + 1 : offset + taken + 1]
-            there = slice(filled, filled + len(targets))
-            arrays["targets"][there] = targets
-            arrays["loss_weights"][there] = 1 if weights is None else weights[offset + 1 : offset + taken + 1]
-            if offset == 0:
-                window.begun.append(Packed(held.document, kind, ids, cut))
-            window.documents.append(held.document)
-            window.tokens[kind] += taken
-            filled += taken
-            held.used += taken
-            if held.used < len(ids):
-                self._held.insert(0, held)  # its rest opens the next window
+            filled += self._add(item, window, filled, segment)
         return window if filled else None
 
-    def _choose(self, room: int) -> _Held | None:
-        """Takes the document that comes next in a window with this much room; None at the end of all."""
-        waiting = self._held
-        if waiting and waiting[0].used:
-            return waiting.pop(0)
-        for index, held in enumerate(waiting):
-            if self._whole(held) <= room:
-                return waiting.pop(index)
-        while self._queue and len(waiting) <= self._queue and (taken := self._take()) is not None:
-            if self._whole(taken) <= room:
-                return taken
-            waiting.append(taken)
-        # Nothing fits. What fits no window is cut anyway, so it is what fills this one.
-        for index, held in enumerate(waiting):
-            if self._whole(held) > self._length:
-                return waiting.pop(index)
-        return waiting.pop(0) if waiting else self._take()
+    def _read_pending(self) -> None:
+        """Reads the pending documents of the state from which the packer resumes."""
+        for cursor, used in self._unread:
+            result = self._reader.seek(cursor)
+            if result is None or result[0] != cursor:
+                raise UserError("the corpus has changed: a document that was partly used is missing")
+            self._pending.append(_PendingDocument(cursor, result[1], used))
+        self._unread = ()
 
-    def _take(self) -> _Held | None:
-        found = self._documents.find(self._next)
-        if found is None:
+    def _add(self, item: _PendingDocument, window: Window, start: int, segment: int) -> int:
+        """Writes the document, from its first unused token on, into the window at `start`; returns the number of tokens
+        written."""
+        room = self._length - start
+        ids, weights, kind, split = self._form(item, room)
+        offset = item.used
+        if offset >= len(ids):
+            raise UserError(f"the corpus has changed: {item.document.path} has become shorter")
+        count = min(room, len(ids) - offset)
+        span = slice(start, start + count)
+        window.arrays["tokens"][span] = ids[offset : offset + count]
+        window.arrays["segment_ids"][span] = segment
+        window.arrays["positions"][span] = np.arange(count) + (0 if self._restart_positions else start)
+        # A target is the next token of the same document. The last token of a document has no target, because the next
+        # token belongs to another document. The last token of a window has one: the first token of the next window.
+        targets = ids[offset + 1 : offset + count + 1]
+        target_span = slice(start, start + len(targets))
+        window.arrays["targets"][target_span] = targets
+        window.arrays["loss_weights"][target_span] = 1 if weights is None else weights[offset + 1 : offset + count + 1]
+        if offset == 0:
+            window.started.append(PackedDocument(item.document, kind, ids, split))
+        window.documents.append(item.document)
+        window.tokens[kind] += count
+        item.used += count
+        if item.used < len(ids):
+            self._pending.insert(0, item)  # its remaining tokens start the next window
+        return count
+
+    def _choose(self, room: int) -> _PendingDocument | None:
+        """Takes the document that comes next in a window with this much room; None at the end of the documents."""
+        pending = self._pending
+        if pending and pending[0].used:
+            return pending.pop(0)
+        for index, item in enumerate(pending):
+            if self._full_length(item) <= room:
+                return pending.pop(index)
+        while self._queue and len(pending) <= self._queue and (item_read := self._read()) is not None:
+            if self._full_length(item_read) <= room:
+                return item_read
+            pending.append(item_read)
+        # No document fits. One that is longer than any window has to be cut anyway, so it fills this one.
+        for index, item in enumerate(pending):
+            if self._full_length(item) > self._length:
+                return pending.pop(index)
+        return pending.pop(0) if pending else self._read()
+
+    def _read(self) -> _PendingDocument | None:
+        result = self._reader.seek(self._next)
+        if result is None:
             return None
-        (piece, block, document), item = found
-        self._next = piece, block, document + 1
-        return _Held(found[0], item)
+        cursor, document = result
+        self._next = cursor._replace(document=cursor.document + 1)
+        return _PendingDocument(cursor, document)
 
-    def _whole(self, held: _Held) -> int:
-        """Tokens of the form that the document would have in a window of its own."""
-        infilled = self._infilled(held, self._length)
-        return len(infilled[1]) if infilled else len(self._plain(held)[0])
+    def _full_length(self, item: _PendingDocument) -> int:
+        """Tokens of the form that the document has in an empty window."""
+        infilling = self._infilling(item, self._length)
+        return len(infilling[1]) if infilling else len(self._plain(item)[0])
 
-    def _form(self, held: _Held, room: int) -> tuple[np.ndarray, np.ndarray | None, str, Cut | None]:
-        """The document's ids, weights, kind and cut in a window with this much room."""
-        if not held.used and (infilled := self._infilled(held, room)):
-            cut, ids = infilled
-            return ids, None, cut.order, cut
-        ids, weights = self._plain(held)
-        return ids, weights, "cut" if held.used or len(ids) > room else "plain", None
+    def _form(self, item: _PendingDocument, room: int) -> tuple[np.ndarray, np.ndarray | None, str, FimSplit | None]:
+        """The document's ids, weights, kind and split in a window with this much room."""
+        if not item.used and (infilling := self._infilling(item, room)):
+            split, ids = infilling
+            return ids, None, split.order, split
+        ids, weights = self._plain(item)
+        return ids, weights, "cut" if item.used or len(ids) > room else "plain", None
 
-    def _plain(self, held: _Held) -> tuple[np.ndarray, np.ndarray | None]:
-        if held.plain is None:
-            held.plain = self._encoder.plain(held.document)
-        return held.plain
+    def _plain(self, item: _PendingDocument) -> tuple[np.ndarray, np.ndarray | None]:
+        if item.plain is None:
+            item.plain = self._encoder.plain(item.document)
+        return item.plain
 
-    def _infilled(self, held: _Held, room: int) -> tuple[Cut, np.ndarray] | None:
+    def _infilling(self, item: _PendingDocument, room: int) -> tuple[FimSplit, np.ndarray] | None:
         """The document's infilling form, if one was drawn and it fits the room."""
-        if not held.drawn:
-            held.drawn = True
-            held.cut = self._encoder.cut(held.document, self._documents.key(held.place))
-        if held.cut is None or not isinstance(held.document, Document):
+        if not item.split_drawn:
+            item.split_drawn = True
+            item.split = self._encoder.draw_split(item.document, self._reader.key(item.cursor))
+        if item.split is None or not isinstance(item.document, Document):
             return None
-        if held.infilled is None:
-            # Encoding is what costs. A text that is likely not to fit is encoded plain first, which is what it then
-            # needs anyway; if that does not fit, neither does the other form, which has four ids and two seams more.
-            if len(held.document.text) > LIKELY * room and len(self._plain(held)[0]) > room:
+        if item.infilling is None:
+            # Encoding dominates the cost. A text that probably does not fit is encoded plain first: it needs that form
+            # if it does not fit. The infilling form is longer (four more ids, two more seams), so it cannot fit either.
+            if len(item.document.text) > CHARACTERS_PER_TOKEN * room and len(self._plain(item)[0]) > room:
                 return None
-            held.infilled = self._encoder.infilled(held.document, held.cut)
-        return (held.cut, held.infilled) if len(held.infilled) <= room else None
+            item.infilling = self._encoder.infilling(item.document, item.split)
+        return (item.split, item.infilling) if len(item.infilling) <= room else None

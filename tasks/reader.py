@@ -1,4 +1,4 @@
-"""The documents of one lane of one stream, in an order that is a function of seed, lane and number alone."""
+"""One reader of one stream: its documents, in an order that depends only on the seed and the reader's index."""
 
 import functools
 from collections import Counter
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import UserError
 from tasks.packing import Cursor
 from tasks.sources.base import Block, Dialogue, Document, Source, binding
@@ -14,127 +15,127 @@ from tasks.sources.filters import LeftOut, format_counts
 
 @functools.lru_cache(maxsize=16)
 def _permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
-    """The order of pieces in one epoch; one array for all readers."""
+    """The order of the shards in one epoch; all readers use the same array."""
     return np.random.default_rng(seed).permutation(count)
 
 
 class Reader:
-    """The documents of one lane of one stream: each lane takes each `readers`-th piece of an order that is drawn
-    anew for each epoch, and the documents of each block in an order that is drawn as well.
+    """The documents of one of the `readers` readers of a stream.
 
-    Where there are fewer pieces than readers, a piece is dealt out to several: each takes every n-th document of a
-    block.
+    The shards of the source are permuted for each epoch, and each reader takes every `readers`-th of them. The
+    documents of each block are permuted too. If the source has fewer shards than there are readers, several readers
+    read the same shard, and each takes every n-th document of a block.
 
     Args:
         source: of the stream.
-        lane, readers: this lane's number, and how many there are.
+        index, readers: which reader this is, and how many there are.
         seed: of the order.
-        check: raises LeftOut for a document that is not taken.
-        shuffle: False takes pieces and documents as the source has them.
-        endless: False ends after one epoch.
+        validate: raises LeftOut for a document that must be skipped.
+        shuffle: if False, shards and documents keep the order of the source.
+        repeat: if False, the reader ends after one epoch.
 
     Attributes:
-        left_out: filter -> documents that it left out of what this lane has read since it was opened, over at most as
-            many pieces as there are.
-        examples: filter -> the first place where it left one out.
+        shards: number of shards of all readers in one epoch. A shard that several readers share counts once for each.
+        left_out: filter -> number of documents that it removed from what this reader has read since it was opened. At
+            most one epoch is counted.
+        examples: filter -> the location of the first document that it removed.
     """
 
     def __init__(
         self,
         source: Source,
-        lane: int,
+        index: int,
         readers: int,
         seed: Sequence[int],
-        check: Callable[[Document | Dialogue], None],
+        validate: Callable[[Document | Dialogue], None],
         shuffle: bool = True,
-        endless: bool = True,
+        repeat: bool = True,
     ):
-        self._source, self._lane, self._lanes = source, lane, readers
-        self._seed, self._check, self._shuffle, self._endless = tuple(seed), check, shuffle, endless
-        self._shares = -(-readers // len(source))  # readers that a piece is dealt out to
-        self.pieces = len(source) * self._shares
-        self._block: tuple[int, int, list] = (-1, -1, [])  # the one in hand: piece, number, documents
-        self._blocks: Iterator[Block] = iter(())  # those after it
-        self._counted, self._first = (-1, -1), -1
-        self._barren = False  # no document has come of the piece in hand, all of which was read
-        self._empty: set[int] = set()  # pieces of the source of which none came, since the last document
+        self._source, self._index, self._readers = source, index, readers
+        self._seed, self._validate, self._shuffle, self._repeat = tuple(seed), validate, shuffle, repeat
+        self._readers_per_shard = -(-readers // len(source))
+        self.shards = len(source) * self._readers_per_shard
+        self._current: tuple[int, int, list] = (-1, -1, [])  # the block in memory: shard, number, documents
+        self._following_blocks: Iterator[Block] = iter(())
+        self._last_counted, self._first_shard = (-1, -1), -1
+        self._no_document_yet = False  # the current shard was read from its start and gave no document so far
+        self._empty_shards: set[int] = set()  # shards of the source without a document, since the last document
         self.left_out: Counter[str] = Counter()
         self.examples: dict[str, object] = {}
 
-    def number(self, piece: int) -> int:
-        """Number of the lane's piece among all readers' pieces, over all epochs."""
-        return piece * self._lanes + self._lane
+    def global_shard(self, shard: int) -> int:
+        """The number of this reader's shard among the shards of all readers, over all epochs."""
+        return shard * self._readers + self._index
 
-    def key(self, place: Cursor) -> tuple[int, ...]:
-        """What identifies a document among all readers and epochs."""
-        piece, block, document = place
-        return self.number(piece), block, document
+    def key(self, cursor: Cursor) -> tuple[int, ...]:
+        """Integers that identify the document at a cursor among all readers and epochs."""
+        return self.global_shard(cursor.shard), cursor.block, cursor.document
 
-    def find(self, place: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
-        """The first document at a place or after it, and where it stands; None past the last.
+    def seek(self, cursor: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
+        """The first document at or after a cursor, with its own cursor; None at the end.
 
         Raises:
-            UserError: all pieces were read, and there was none.
+            UserError: no shard has a usable document.
         """
-        piece, block, document = place
-        while len(self._empty) < len(self._source):
-            if not self._endless and self.number(piece) >= self.pieces:
+        while len(self._empty_shards) < len(self._source):
+            if not self._repeat and self.global_shard(cursor.shard) >= self.shards:
                 return None
-            documents = self._documents(piece, block)
+            documents = self._documents(cursor.shard, cursor.block)
             if documents is None:
-                piece, block, document = piece + 1, 0, 0
-            elif document < len(documents):
-                return (piece, block, document), documents[document]
+                cursor = Cursor(cursor.shard + 1, 0, 0)
+            elif cursor.document < len(documents):
+                return cursor, documents[cursor.document]
             else:
-                block, document = block + 1, 0
+                cursor = Cursor(cursor.shard, cursor.block + 1, 0)
         name = self._source.name
+        setting = binding(name) if name in STREAMS else "Mixture.seqio"
         raise UserError(
-            f"{binding(name)}: there is no usable document in {name}"
+            f"{setting}: there is no usable document in {name}"
             + (f"; left out: {format_counts(self.left_out)}" if self.left_out else "")
         )
 
-    def _documents(self, piece: int, block: int) -> list | None:
-        """The documents of a block in the lane's order; None past the last of a piece."""
-        if self._block[:2] == (piece, block):
-            return self._block[2]
-        epoch, index = divmod(self.number(piece), self.pieces)
+    def _documents(self, shard: int, block: int) -> list | None:
+        """The documents of a block in this reader's order; None after the last block of the shard."""
+        if self._current[:2] == (shard, block):
+            return self._current[2]
+        epoch, index = divmod(self.global_shard(shard), self.shards)
         if self._shuffle:
-            index = int(_permutation((*self._seed, epoch), self.pieces)[index])
-        index, share = divmod(index, self._shares)
-        if self._block[:2] != (piece, block - 1):
-            self._blocks = iter(self._source.read(index, block))
-            self._barren = block == 0
-        read = next(self._blocks, None)
+            index = int(_permutation((*self._seed, epoch), self.shards)[index])
+        source_shard, share = divmod(index, self._readers_per_shard)
+        if self._current[:2] != (shard, block - 1):
+            self._following_blocks = iter(self._source.read(source_shard, block))
+            self._no_document_yet = block == 0
+        read = next(self._following_blocks, None)
         if read is None:
-            self._block = (-1, -1, [])
-            if self._barren:
-                self._empty.add(index)
+            self._current = (-1, -1, [])
+            if self._no_document_yet:
+                self._empty_shards.add(source_shard)
             return None
-        documents = self._checked(read, piece, block, counts=share == 0)
+        documents = self._validated(read, shard, block, count=share == 0)
         if documents:
-            self._barren = False
-            self._empty.clear()
-        documents = documents[share :: self._shares]
+            self._no_document_yet = False
+            self._empty_shards.clear()
+        documents = documents[share :: self._readers_per_shard]
         if self._shuffle and len(documents) > 1:
-            order = np.random.default_rng([*self._seed, self.number(piece), block]).permutation(len(documents))
+            order = np.random.default_rng([*self._seed, self.global_shard(shard), block]).permutation(len(documents))
             documents = [documents[i] for i in order]
-        self._block = (piece, block, documents)
+        self._current = (shard, block, documents)
         return documents
 
-    def _checked(self, block: Block, piece: int, number: int, counts: bool) -> list:
-        """What is taken of a block; notes the rest, once."""
-        taken, left_out = [], list(block.left_out)
+    def _validated(self, block: Block, shard: int, number: int, count: bool) -> list:
+        """The documents of a block that pass `validate`. Counts the others, each once, if `count`."""
+        passed, left_out = [], list(block.left_out)
         for item in block.items:
             try:
-                self._check(item)
-                taken.append(item)
-            except LeftOut as refusal:
-                left_out.append((refusal.reason, getattr(item, "location", item.path)))
-        self._first = piece if self._first < 0 else self._first
-        within = self.number(piece) - self._first * self._lanes < self.pieces
-        if counts and within and (piece, number) > self._counted:
-            self._counted = piece, number
-            for reason, where in left_out:
+                self._validate(item)
+                passed.append(item)
+            except LeftOut as error:
+                left_out.append((error.reason, getattr(item, "location", item.path)))
+        self._first_shard = shard if self._first_shard < 0 else self._first_shard
+        first_epoch = self.global_shard(shard) - self._first_shard * self._readers < self.shards
+        if count and first_epoch and (shard, number) > self._last_counted:
+            self._last_counted = shard, number
+            for reason, location in left_out:
                 self.left_out[reason] += 1
-                self.examples.setdefault(reason, where)
-        return taken
+                self.examples.setdefault(reason, location)
+        return passed

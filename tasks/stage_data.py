@@ -1,4 +1,4 @@
-"""All data of one stage: its tokenizer, its training stream, and what it is evaluated on."""
+"""All data of one stage: its tokenizer, its training batches, and the documents it is evaluated on."""
 
 import dataclasses
 import itertools
@@ -8,59 +8,54 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax.config.data import STREAMS
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import Tokenizer
-from tasks import mixtures, sources
 from tasks.loader import DataLoader, LoaderState
 from tasks.sources.base import Document, Source, items
+from tasks.streams import StageStreams
 from tasks.tokenizer_training import trained_tokenizer
 
-# Characters of validation documents that are looked through for long ones: a real corpus has plenty.
-SEARCHED = 50_000_000
+# Limit of the search for long validation documents, in characters. A real corpus has enough of them before.
+SEARCHED_CHARACTERS = 50_000_000
 
 
 class StageData:
-    """Attributes:
-    tokenizer: the run's.
-    stream_names: names of all streams, in the order of their ids in `stream_ids`.
-    shares: stream -> share of the tokens.
+    """The data of a stage, for the trainer.
+
+    Attributes:
+        tokenizer: of the run.
+        stream_names: names of all streams, in the order of their ids in `stream_ids`.
+        shares: stream -> share of the tokens.
     """
 
     def __init__(self, configuration: Config, run_dir: Path, host: int, hosts: int, say: Callable[[str], None]):
-        """Opens the run's tokenizer, making it if it must, and registers the stage's tasks and mixture with SeqIO.
+        """Opens the tokenizer of the run, or trains it, and finds the streams of the stage's mixture.
 
         Args:
             configuration: of the run.
-            run_dir: the run's folder, where its tokenizer is kept.
-            host, hosts: which share of the batches is this host's, and how many there are (sharding.host_group).
-            say: takes a line for the user.
+            run_dir: the run's folder, which keeps its tokenizer.
+            host, hosts: this host's share of the batches, and the number of shares (sharding.host_group).
+            say: receives messages for the user.
 
         Raises:
-            UserError: a corpus or tokenizer that cannot be used.
+            UserError: a corpus, mixture or tokenizer cannot be used.
         """
         self._config, self._host, self._hosts = configuration, host, hosts
         self.tokenizer = _run_tokenizer(configuration, run_dir, say, writes=host == 0)
-        self._mixture = mixtures.register(
-            configuration.stage.name,
-            configuration.mixture,
-            corpus=configuration.corpus,
-            filters=configuration.filters,
-            tokenizer=self.tokenizer,
-            fim=configuration.fim,
-            packing=configuration.packing,
-            chat=configuration.chat,
-            seed=configuration.data_loader.seed,
-        )
-        self.stream_names, self.shares = STREAMS, configuration.mixture.shares
+        self._streams = StageStreams(configuration, self.tokenizer)
+        self.stream_names, self.shares = self._streams.names, self._streams.shares
+        if configuration.mixture.seqio is not None:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items())
+            replaced = " instead of the stage's Mixture.shares" if configuration.mixture.shares else ""
+            say(f"SeqIO mixture {configuration.mixture.seqio}{replaced}: {shares}")
 
     def stream(self, split: str, state: LoaderState | None = None) -> DataLoader:
-        """This host's share of the mixture's batches."""
+        """The loader of this host's share of the batches, from the first batch or from a state."""
         return DataLoader(
-            mixtures.stream_tasks(self._mixture, split),
-            mixtures.shares(self._mixture),
+            self._streams.inputs(split),
+            self.shares,
             seed=self._config.data_loader.seed,
             readers=self._config.data_loader.readers,
             batch_size=self._config.stage.batch_size,
@@ -69,83 +64,81 @@ class StageData:
             queue=self._config.packing.queue,
             host=self._host,
             hosts=self._hosts,
+            names=self.stream_names,
             state=state,
         )
 
     def saved(self, state: LoaderState, fingerprint: str) -> dict[str, Any]:
-        """The whole stream's state for a checkpoint, every host's lanes in it, as JSON values."""
+        """The state of the loaders of all hosts as JSON values, for a checkpoint."""
         positions = state.positions
         if self._hosts > 1:
             from jax.experimental import multihost_utils
 
             shares = np.asarray(multihost_utils.process_allgather(np.asarray(self._host))).tolist()
             gathered = np.asarray(multihost_utils.process_allgather(positions))
-            # hosts that share their windows have the same lanes: one of each group will do
+            # Hosts with the same share of the batches have the same readers: take one host for each share.
             positions = np.concatenate([gathered[shares.index(share)] for share in range(self._hosts)])
         return {"batch": state.batch, "positions": positions.tolist(), "fingerprint": fingerprint}
 
     def stream_state(self, saved: Mapping[str, Any]) -> LoaderState:
-        """This host's part of what `saved` gave, for any number of hosts."""
+        """This host's part of a state from `saved`, which any number of hosts may have saved."""
         positions = np.array(saved["positions"], np.int64)
-        lanes = len(positions)
-        mine = positions[self._host * lanes // self._hosts : (self._host + 1) * lanes // self._hosts]
-        return LoaderState(saved["batch"], mine)
+        readers = len(positions)
+        own = positions[self._host * readers // self._hosts : (self._host + 1) * readers // self._hosts]
+        return LoaderState(saved["batch"], own)
 
     def validation_batches(self) -> list[dict[str, np.ndarray]]:
-        """The first batches of the validation split: the same each time."""
-        stream = self.stream("validation")
-        return [stream.next_batch().arrays for _ in range(self._config.evaluation.batches)]
+        """The first batches of the validation split: the same every time."""
+        loader = self.stream("validation")
+        return [loader.next_batch().arrays for _ in range(self._config.evaluation.batches)]
 
     def long_windows(self, length: int) -> np.ndarray:
-        """Stretches of `length` + 1 tokens within one validation document of code each, int32 [windows, length + 1].
+        """Windows of `length` + 1 tokens, each from one validation document of code, int32 [windows, length + 1].
 
-        Documents are whole files; the first stretch of each comes before the second of any.
+        Documents are complete files. The first window of every document comes before the second window of any.
         """
         corpus = dataclasses.replace(self._config.corpus, document_characters=None, group_by_repository=False)
-        stream = self._preferred("code")
-        source = sources.open(corpus.paths(stream), stream, "validation", corpus, self._config.filters)
+        source = self._streams.open(self._first_available("code"), "validation", corpus)
         wanted, searched = self._config.evaluation.context_windows, 0
-        long: list[np.ndarray] = []
+        long_documents: list[np.ndarray] = []
         for document in _documents(source):
             searched += len(document.text)
-            # hardly a token is shorter than a byte, so shorter texts need not be encoded
+            # Very few tokens are shorter than a byte, so shorter texts need not be encoded.
             if len(document.text.encode()) >= length:
                 ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
-                long += [ids] if len(ids) > length else []
-            if len(long) >= wanted or searched > SEARCHED:
+                long_documents += [ids] if len(ids) > length else []
+            if len(long_documents) >= wanted or searched > SEARCHED_CHARACTERS:
                 break
-        stretches = [
+        windows = [
             (index, ids[index * length : (index + 1) * length + 1])
-            for ids in long
+            for ids in long_documents
             for index in range((len(ids) - 1) // length)
         ]
-        stretches.sort(key=lambda stretch: stretch[0])
-        chosen = [ids for _, ids in stretches[:wanted]]
+        windows.sort(key=lambda window: window[0])
+        chosen = [ids for _, ids in windows[:wanted]]
         return np.array(chosen, np.int32).reshape(len(chosen), length + 1)
 
     def excerpts(self, count: int) -> list[tuple[str, str]]:
-        """(stream, text) of validation documents, in an order that is the same each time, at most `count`."""
-        stream = self._preferred("python", "code")
-        corpus = self._config.corpus
-        source = sources.open(corpus.paths(stream), stream, "validation", corpus, self._config.filters)
-        each = -(-count // len(source))  # of a piece: they should not all be of one file where there are more
-        return [(stream, document.text) for document in itertools.islice(_documents(source, each), count)]
+        """(stream, text) of at most `count` validation documents, the same every time."""
+        stream = self._first_available("python", "code")
+        source = self._streams.source(stream, "validation")
+        per_shard = -(-count // len(source))  # so that they come from several files if there are several
+        return [(stream, document.text) for document in itertools.islice(_documents(source, per_shard), count)]
 
-    def _preferred(self, *streams: str) -> str:
-        """The first of these streams that the mixture has, or else its first."""
-        shares = self._config.mixture.shares
-        return next(name for name in (*streams, *shares) if name in shares)
+    def _first_available(self, *preferred: str) -> str:
+        """The first of these streams that the mixture has, otherwise the mixture's first stream."""
+        return next(name for name in (*preferred, *self.shares) if name in self.shares)
 
 
-def _documents(source: Source, each: int | None = None) -> Iterator[Document]:
-    """Texts of a source (at most `each` of a piece), its pieces in an order that is the same each time."""
-    for piece in np.random.default_rng(0).permutation(len(source)):
-        texts = (item for item in items(source, int(piece)) if isinstance(item, Document))
-        yield from itertools.islice(texts, each)
+def _documents(source: Source, per_shard: int | None = None) -> Iterator[Document]:
+    """Texts of a source, at most `per_shard` of each shard, with the shards in an order that is always the same."""
+    for shard in np.random.default_rng(0).permutation(len(source)):
+        documents = (item for item in items(source, int(shard)) if isinstance(item, Document))
+        yield from itertools.islice(documents, per_shard)
 
 
 def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], None], writes: bool) -> Tokenizer:
-    """The tokenizer of a run. A run keeps the one it began with: a later stage must not get another one."""
+    """The tokenizer of a run. The run keeps its first one: later stages must not get another."""
     settings, kept = configuration.tokenizer, run_dir / "tokenizer.model"
     if settings.model is None and kept.exists():
         return Tokenizer.from_file(kept, settings.infilling)

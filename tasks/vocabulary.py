@@ -12,9 +12,9 @@ from codellama_jax.tokenizer import Tokenizer
 
 
 class LlamaVocabulary(seqio.Vocabulary):
-    """Encodes and decodes as `Tokenizer` does; the infilling rows follow the pieces and never come out of text.
+    """Encodes and decodes as `Tokenizer` does. The infilling rows follow the pieces; no text is encoded to them.
 
-    In a TensorFlow graph SentencepieceTokenizer is used. (FastSentencepieceTokenizer loses newlines on Llama's model.)
+    TensorFlow graphs use SentencepieceTokenizer, because FastSentencepieceTokenizer loses newlines with Llama's model.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -63,7 +63,7 @@ class LlamaVocabulary(seqio.Vocabulary):
         if ids.shape.rank > 1:
             return tf.map_fn(self._decode_tf, ids, fn_output_signature=tf.TensorSpec(ids.shape[1:-1], tf.string))
 
-        # Rows beyond the pieces have no text: they must not reach the model, which would refuse them.
+        # The SentencePiece model raises for ids beyond its pieces, so the tokenizer removes them first.
         def decode(row: np.ndarray) -> bytes:
             return self.tokenizer.decode(row).encode()
 

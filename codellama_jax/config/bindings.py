@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from codellama_jax.config.run import CURATION_PARTS, PARTS, SETTINGS, Config
+from codellama_jax.config.run import CURATION_PARTS, DEFAULTS, PARTS, SETTINGS, Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 
 
@@ -85,7 +85,7 @@ class Bindings:
                 setting = f"{kind.__name__}.{field.name}"
                 if setting in effective:
                     values[field.name] = _value(effective, setting, hints[field.name], missing)
-                elif field.default is dataclasses.MISSING:
+                elif setting not in DEFAULTS:
                     missing.append(setting)
         if missing:
             raise self._required(list(dict.fromkeys(missing)))
@@ -128,11 +128,10 @@ class Bindings:
             shown = "required and not given" if value is REQUIRED else repr(value)
             rows = [(binding.origin, f"{binding.name} = {binding.value!r}") for binding in chain]
         else:
-            kind, _, field = name.rpartition(".")
+            kind = name.rpartition(".")[0]
             of = next(part for part in PARTS.values() if part.__name__ == kind)
-            default = next(f.default for f in dataclasses.fields(of) if f.name == field)
-            required = default is dataclasses.MISSING
-            shown = "required and not given" if required else repr(default)
+            required = name not in DEFAULTS
+            shown = "required and not given" if required else repr(DEFAULTS[name])
             rows = [(f"{of.__module__.replace('.', '/')}.py", "no default" if required else f"the default of {kind}")]
         names = {binding.name for binding in chain}
         rows += [

@@ -106,12 +106,13 @@ class Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class Fim:
-    """The infilling transform (arXiv 2308.12950, section 2.3).
+    """The infilling transform (arXiv 2308.12950, section 2.3). It applies to every document of text, not to dialogues.
 
     Attributes:
-        rate: probability that a document which fits its window is transformed.
-        psm_share: share of the transformed documents in prefix-suffix-middle order; the rest is suffix-prefix-middle.
-        cut: where a document may be cut: before any "character", as in the paper, or before any "line" (an ablation).
+        rate: probability that a document is transformed, if it fits its window.
+        psm_share: share of the transformed documents in prefix-suffix-middle order; the others are in
+            suffix-prefix-middle order.
+        cut: where a document may be split: before any "character", as in the paper, or before any "line" (an ablation).
     """
 
     rate: float = 0.9
@@ -128,11 +129,13 @@ class Fim:
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Attributes:
-    mask_documents: True masks the documents of a window from one another and restarts positions with each;
-        False lets attention and positions run over the whole window, as Llama does (assumption).
-    queue: documents that a packer may hold back until they fit a window whole. 0 is the paper's concatenation; more
-        means fewer documents that are cut, so more that can take their infilling form (ours).
+    """How documents are packed into windows.
+
+    Attributes:
+        mask_documents: if True, the documents of a window do not attend to one another, and positions restart with
+            each document. If False, attention and positions run over the complete window, as in Llama (assumption).
+        queue: number of documents that a packer may hold back until they fit a window. 0 concatenates documents, as in
+            the paper. With more, fewer documents are cut, so more of them can take their infilling form (ours).
     """
 
     mask_documents: bool = False
@@ -145,26 +148,41 @@ class Packing:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Attributes:
-    shares: stream -> share of the tokens. The shares add up to 1.
+    """The streams that a stage mixes.
+
+    Attributes:
+        shares: stream -> share of the tokens. The shares add up to 1.
+        seqio: name of a mixture in SeqIO's registry, which a module registers (Config.imports: --import=MODULE, or
+            `import MODULE` in a gin file). It replaces `shares`, which stage files bind. Each of its tasks becomes a
+            stream with the task's name, and its rate becomes the stream's share of the tokens. The metrics are
+            loss/TASK and tokens/TASK. The id in `stream_ids` of a task named like one of STREAMS is that stream's; the
+            other tasks have the ids after STREAMS, in alphabetical order. The tasks must give text or dialogues
+            (tasks/sources/seqio_source.py lists the features); tokenised tasks are refused. Documents of text are
+            transformed for infilling like those of the other streams. The corpora of STREAMS are then used only to
+            train a tokenizer, if Tokenizer.model is None.
     """
 
-    shares: dict[str, float]
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
+    seqio: str | None = None
 
     def __post_init__(self):
         unknown = [name for name in self.shares if name not in STREAMS]
         if unknown:
             raise ValueError(f"Mixture.shares names unknown streams {unknown}: the streams are {', '.join(STREAMS)}")
+        if not self.shares and self.seqio is not None:
+            return
         if not math.isclose(sum(self.shares.values()), 1.0, abs_tol=1e-6) or min(self.shares.values()) < 0:
             raise ValueError(f"Mixture.shares={self.shares} must be shares that add up to 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataLoader:
-    """Attributes:
-    seed: of shuffling, mixing and infilling.
-    readers: independent streams that the global batch is made of. Fixed for a run, whatever the number of hosts;
-        divides the batch size and is a multiple of the number of hosts.
+    """How the global batches are read.
+
+    Attributes:
+        seed: of the order of documents, of mixing and of infilling.
+        readers: number of independent readers that make the global batch. It is fixed for a run, whatever the number of
+            hosts. It divides the batch size and is a multiple of the number of hosts.
     """
 
     seed: int = 0
@@ -179,8 +197,10 @@ class DataLoader:
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """Attributes:
-    format: "inst" ([INST] ... [/INST], 7B to 34B) or "source" (Source: ..., 70B).
+    """The dialogue format.
+
+    Attributes:
+        format: "inst" ([INST] ... [/INST], used by 7B to 34B) or "source" (Source: ..., used by 70B).
     """
 
     format: str = "inst"

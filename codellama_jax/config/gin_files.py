@@ -32,7 +32,7 @@ from codellama_jax.config.bindings import (
     one_of,
     usage_error,
 )
-from codellama_jax.config.run import RESULT_NEUTRAL, current_name
+from codellama_jax.config.run import ADDED_SETTINGS, RESULT_NEUTRAL, current_name
 
 ROOT = Path(__file__).resolve().parents[2]
 # In a checkout the gin files lie next to the package; in an installed wheel they lie inside it.
@@ -177,6 +177,9 @@ def load(
             raise usage_error(f"{_shown(stages[0])} needs a size: {one_of(size_files)}")
     files.sort(key=lambda file: file.order)
     flags = [_read_flag(binding) for binding in bindings]
+    own_files = [binding for file in files if file.order == 2 for binding in file.bindings]
+    for level in (own_files, flags):
+        _check_one_mixture(level)
     bound = [binding for file in files for binding in file.bindings] + flags
     shipped = [binding for path in SHIPPED.rglob("*.gin") for binding in _read(path).bindings]
     used = check_names(bound, {macro for binding in shipped for macro in macros(binding.value)})
@@ -190,6 +193,14 @@ def load(
     )
 
 
+def _check_one_mixture(bindings: Sequence[Binding]) -> None:
+    """Raises UserError if the user's files, or the flags, set both Mixture.shares and Mixture.seqio."""
+    bound = {binding.name: binding for binding in bindings if binding.value is not None}
+    if {"Mixture.shares", "Mixture.seqio"} <= bound.keys():
+        origins = " and ".join(bound[name].origin for name in ("Mixture.shares", "Mixture.seqio"))
+        raise usage_error(f"Mixture.shares and Mixture.seqio contradict each other ({origins}): bind one of them")
+
+
 def differences(old: str, new: str) -> list[str]:
     """The differences between two operative configurations in settings that change the result.
 
@@ -200,6 +211,7 @@ def differences(old: str, new: str) -> list[str]:
     """
     there = {binding.name: repr(binding.value) for binding in _parse(old, "the configuration there").bindings}
     here = {binding.name: repr(binding.value) for binding in _parse(new, "the configuration here").bindings}
+    there = {name: repr(value) for name, value in ADDED_SETTINGS.items()} | there
     changed = [name for name in here | there if there.get(name) != here.get(name)]
     return [
         f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"

@@ -47,6 +47,14 @@ PARTS: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Con
 CURATION_PARTS = (Build, Quality, Decontamination)  # settings of tasks.build, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 
+# Setting -> its default, without the settings that are required.
+DEFAULTS: dict[str, Any] = {
+    f"{kind.__name__}.{field.name}": field.default_factory() if callable(field.default_factory) else field.default
+    for kind in PARTS.values()
+    for field in dataclasses.fields(kind)
+    if callable(field.default_factory) or field.default is not dataclasses.MISSING
+}
+
 # Prefixes of the settings that do not change the result: two configurations that differ only in these describe the same
 # run.
 RESULT_NEUTRAL = (
@@ -67,6 +75,8 @@ RENAMED_SETTINGS = {
     "LossSpikes.spike_window": "LossSpikes.window",
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
+# Settings that earlier versions did not have -> the value with which these behave as those versions.
+ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None}
 
 
 def current_name(setting: str) -> str:

@@ -1,4 +1,4 @@
-"""Dialogues: the published ids of both formats, what counts as an answer, and what is refused."""
+"""Dialogues: the published ids of both formats, the weights of answers, and errors."""
 
 import itertools
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import pytest
 from codellama_jax.config.data import Chat, Fim
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-from tasks.chat import Message, check, encode_dialogue, encode_open_dialogue
-from tasks.packing import Encoder
+from tasks.chat import Message, encode_dialogue, encode_open_dialogue, validate
+from tasks.encoder import Encoder
 from tasks.sources.base import Dialogue, Document
 from tasks.sources.filters import LeftOut
 
@@ -20,7 +20,7 @@ FORMATS = ("inst", "source")
 STEP = 32015
 Fuzz = Callable[[np.random.Generator, int], str]
 
-# The published ids of the 70B format (RECIPE section 6): three closed messages, then the open end.
+# The published ids of the 70B format: three complete messages, then an open dialogue.
 GOLDEN = [
     {"role": "system", "content": "System prompt"},
     {"role": "user", "content": "First user query"},
@@ -44,7 +44,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def dialogue(*contents: str, system: str | None = None) -> list[Message]:
-    """User and assistant in turn."""
+    """Alternating messages of user and assistant."""
     messages = [
         {"role": role, "content": content}
         for role, content in zip(["user", "assistant"] * len(contents), contents, strict=False)
@@ -53,7 +53,7 @@ def dialogue(*contents: str, system: str | None = None) -> list[Message]:
 
 
 def fuzzed_dialogues(fuzzed: Fuzz, seed: int, number: int = 60) -> list[tuple[list[Message], str | None, list[str]]]:
-    """(messages, system text, contents of the turns) of closed dialogues, none with a reserved tag."""
+    """(messages, system text, contents of the turns) of complete dialogues without reserved tags."""
     rng = np.random.default_rng(seed)
 
     def text() -> str:
@@ -71,10 +71,10 @@ def fuzzed_dialogues(fuzzed: Fuzz, seed: int, number: int = 60) -> list[tuple[li
 
 
 def split_after(ids: np.ndarray, end: int) -> list[list[int]]:
-    """Stretches of ids that end with `end`."""
+    """The ids, divided after every `end`."""
     ends = (np.flatnonzero(ids == end) + 1).tolist()
     assert ends and ends[-1] == len(ids)
-    return [ids[begin:stop].tolist() for begin, stop in zip([0, *ends], ends, strict=False)]
+    return [ids[start:stop].tolist() for start, stop in zip([0, *ends], ends, strict=False)]
 
 
 # --- [INST] -----------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def split_after(ids: np.ndarray, end: int) -> list[list[int]]:
 def test_inst_has_the_published_ids(llama_tokenizer: Tokenizer):
     messages = dialogue("How are you doing?", "A sample test")
     ids, weights = encode_dialogue(llama_tokenizer, messages, "inst")
-    # 29871 is the space that closes the answer
+    # 29871 is the space after the answer
     assert ids.tolist() == [1, *QUESTION_IDS, *ANSWER_IDS, 29871, 2]
     assert weights.tolist() == [0.0] * 13 + [1.0] * 5
     assert (ids.dtype, weights.dtype) == (np.int32, np.float32)
@@ -94,15 +94,15 @@ def test_inst_has_the_published_ids(llama_tokenizer: Tokenizer):
 
 
 def inst_prompts(system: str | None, contents: list[str]) -> list[str]:
-    """What stands in front of each answer."""
+    """The prompt of each answer."""
     users = contents[::2]
     if system is not None:
         users = [f"<<SYS>>\n{system}\n<</SYS>>\n\n{users[0]}", *users[1:]]
     return [f"[INST] {user.strip()} [/INST]" for user in users]
 
 
-def test_inst_encodes_each_turn_by_itself(tokenizer: Tokenizer, fuzzed: Fuzz):
-    """BOS, the turn as one text with user and answer stripped and a space at its end, EOS; nothing between turns."""
+def test_inst_encodes_each_turn_separately(tokenizer: Tokenizer, fuzzed: Fuzz):
+    """BOS, the turn as one text with stripped messages and a space at its end, EOS. Nothing is between turns."""
     for messages, system, contents in fuzzed_dialogues(fuzzed, 1):
         ids, weights = encode_dialogue(tokenizer, messages, "inst")
         assert ids.shape == weights.shape
@@ -114,7 +114,7 @@ def test_inst_encodes_each_turn_by_itself(tokenizer: Tokenizer, fuzzed: Fuzz):
         assert turns == expected
 
 
-def test_inst_puts_the_system_text_in_front_of_the_first_user_turn_only(small_tokenizer: Tokenizer):
+def test_inst_puts_the_system_text_only_before_the_first_user_message(small_tokenizer: Tokenizer):
     ids, _ = encode_dialogue(small_tokenizer, dialogue("one", "two", "three", "four", system=" be kind "), "inst")
     first, second = (small_tokenizer.decode(turn) for turn in split_after(ids, 2))
     assert first == "[INST] <<SYS>>\n be kind \n<</SYS>>\n\none [/INST] two "
@@ -158,10 +158,10 @@ def test_source_needs_the_step_id(small_tokenizer: Tokenizer):
         encode_dialogue(plain, GOLDEN[:3], "source", "a.jsonl:3")
     with pytest.raises(UserError, match="<step>"):
         encode_open_dialogue(plain, GOLDEN, "source")
-    assert len(encode_dialogue(plain, GOLDEN[:3], "inst")[0])  # which needs none
+    assert len(encode_dialogue(plain, GOLDEN[:3], "inst")[0])  # this format does not need the id
 
 
-# --- laws of both -----------------------------------------------------------------------------------------------------
+# --- both formats -----------------------------------------------------------------------------------------------------
 
 
 def test_weights_are_one_on_exactly_the_answers_and_their_end(tokenizer: Tokenizer, fuzzed: Fuzz):
@@ -173,11 +173,11 @@ def test_weights_are_one_on_exactly_the_answers_and_their_end(tokenizer: Tokeniz
             split_after(ids, 2), inst_prompts(system, contents), contents[1::2], strict=True
         ):
             on = weights[begin : begin + len(turn)].tolist()
-            learnt = on.count(1.0)
-            assert on == [0.0] * (len(turn) - learnt) + [1.0] * learnt
-            assert tokenizer.decode(turn[: len(turn) - learnt]) == prompt
+            learned = on.count(1.0)
+            assert on == [0.0] * (len(turn) - learned) + [1.0] * learned
+            assert tokenizer.decode(turn[: len(turn) - learned]) == prompt
             assert turn[-1] == 2
-            assert tokenizer.decode_continuation(turn[len(turn) - learnt :]) == f" {answer.strip()} "
+            assert tokenizer.decode_continuation(turn[len(turn) - learned :]) == f" {answer.strip()} "
             begin += len(turn)
 
         ids, weights = encode_dialogue(tokenizer, messages, "source")
@@ -189,12 +189,12 @@ def test_weights_are_one_on_exactly_the_answers_and_their_end(tokenizer: Tokeniz
 
 
 @pytest.mark.parametrize("chat_format", FORMATS)
-def test_an_open_dialogue_goes_on_as_the_closed_one_does(tokenizer: Tokenizer, fuzzed: Fuzz, chat_format: str):
-    """A model is asked with what it has seen in training: the closed turns, then the prompt of the last."""
+def test_an_open_dialogue_is_the_start_of_the_complete_one(tokenizer: Tokenizer, fuzzed: Fuzz, chat_format: str):
+    """Inference uses the ids of training: the complete turns, then the prompt of the last."""
     for messages, _, _ in fuzzed_dialogues(fuzzed, 4):
         closed, weights = encode_dialogue(tokenizer, messages, chat_format)
         opened = encode_open_dialogue(tokenizer, messages[:-1], chat_format)
-        # where the last answer begins, which is also where the loss begins
+        # the start of the last answer, which is also the start of its loss
         last = len(closed) - int(np.argmin(weights[::-1]))
         if chat_format == "inst":
             assert np.array_equal(opened, closed[:last])
@@ -213,9 +213,9 @@ def test_text_never_becomes_a_control_token(tokenizer: Tokenizer, chat_format: s
     assert [int(i) for i in ids if i < 3 or i >= tokenizer.pieces] == controls
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
-DISORDER: dict[str, list[str]] = {
+WRONG_ROLES: dict[str, list[str]] = {
     "nothing": [],
     "system alone": ["system"],
     "no answer": ["user"],
@@ -228,7 +228,7 @@ DISORDER: dict[str, list[str]] = {
     "two systems": ["system", "system", "user", "assistant"],
     "system at the end": ["user", "assistant", "system"],
 }
-OPEN_DISORDER: dict[str, list[str]] = {
+WRONG_OPEN_ROLES: dict[str, list[str]] = {
     "nothing": [],
     "system alone": ["system"],
     "closed": ["user", "assistant"],
@@ -244,41 +244,39 @@ def of_roles(roles: list[str]) -> list[Message]:
     return [{"role": role, "content": f"text {number}"} for number, role in enumerate(roles)]
 
 
-def refusal(encode: Callable[..., Any], *args: Any) -> str:
-    with pytest.raises(UserError) as refused:
+def error_of(encode: Callable[..., Any], *args: Any) -> str:
+    with pytest.raises(UserError) as error:
         encode(*args)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize("chat_format", FORMATS)
-@pytest.mark.parametrize("disorder", DISORDER)
-def test_roles_out_of_order_are_refused(small_tokenizer: Tokenizer, disorder: str, chat_format: str):
-    messages = of_roles(DISORDER[disorder])
-    message = refusal(encode_dialogue, small_tokenizer, messages, chat_format, "talk.jsonl:7")
+@pytest.mark.parametrize("case", WRONG_ROLES)
+def test_roles_out_of_order_are_refused(small_tokenizer: Tokenizer, case: str, chat_format: str):
+    messages = of_roles(WRONG_ROLES[case])
+    message = error_of(encode_dialogue, small_tokenizer, messages, chat_format, "talk.jsonl:7")
     assert message.startswith("talk.jsonl:7: roles are")
 
 
 @pytest.mark.parametrize("chat_format", FORMATS)
-@pytest.mark.parametrize("disorder", OPEN_DISORDER)
-def test_roles_out_of_order_are_refused_in_an_open_dialogue(
-    small_tokenizer: Tokenizer, disorder: str, chat_format: str
-):
-    message = refusal(encode_open_dialogue, small_tokenizer, of_roles(OPEN_DISORDER[disorder]), chat_format)
+@pytest.mark.parametrize("case", WRONG_OPEN_ROLES)
+def test_roles_out_of_order_are_refused_in_an_open_dialogue(small_tokenizer: Tokenizer, case: str, chat_format: str):
+    message = error_of(encode_open_dialogue, small_tokenizer, of_roles(WRONG_OPEN_ROLES[case]), chat_format)
     assert message.startswith("dialogue: ")
 
 
 @pytest.mark.parametrize("tag", ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"])
-@pytest.mark.parametrize("place", range(5))
-def test_inst_refuses_reserved_tags_wherever_they_are(small_tokenizer: Tokenizer, tag: str, place: int):
+@pytest.mark.parametrize("index", range(5))
+def test_inst_refuses_reserved_tags_in_every_message(small_tokenizer: Tokenizer, tag: str, index: int):
     messages = dialogue("one", "two", "three", "four", system="be kind")
-    messages[place]["content"] += f" {tag} "
-    message = refusal(encode_dialogue, small_tokenizer, messages, "inst", "talk.jsonl:7")
+    messages[index]["content"] += f" {tag} "
+    message = error_of(encode_dialogue, small_tokenizer, messages, "inst", "talk.jsonl:7")
     assert message.startswith("talk.jsonl:7: ") and tag in message
-    for opened in (messages[:4], messages[:2]):  # with closed turns, and with the system text alone
-        if place < len(opened):
-            assert tag in refusal(encode_open_dialogue, small_tokenizer, opened, "inst")
-    assert len(encode_dialogue(small_tokenizer, messages, "source")[0])  # where they mean nothing
+    for opened in (messages[:4], messages[:2]):  # with complete turns, and with the system text only
+        if index < len(opened):
+            assert tag in error_of(encode_open_dialogue, small_tokenizer, opened, "inst")
+    assert len(encode_dialogue(small_tokenizer, messages, "source")[0])  # where they have no meaning
 
 
 @pytest.mark.parametrize("chat_format", ["", "INST", "chatml"])
@@ -290,58 +288,58 @@ def test_an_unknown_format_is_refused(small_tokenizer: Tokenizer, chat_format: s
         (encode_open_dialogue, dialogue("a", system="c")),
         (encode_open_dialogue, dialogue("a", "b", "c")),
     ):
-        message = refusal(encode, small_tokenizer, messages, chat_format)
+        message = error_of(encode, small_tokenizer, messages, chat_format)
         assert f"Chat.format={chat_format!r}" in message and "'inst' or 'source'" in message
 
 
-def test_a_dialogue_of_a_source_is_named_by_its_path(small_tokenizer: Tokenizer, tmp_path: Path):
+def test_errors_name_the_path_of_a_dialogue(small_tokenizer: Tokenizer, tmp_path: Path):
     encoder = Encoder(small_tokenizer, fim=None, chat=Chat("inst"), seed=(0,))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^talks/a\.jsonl:12: "):
         encoder.plain(Dialogue(dialogue("a"), "talks/a.jsonl:12"))
 
 
-# --- what is left out of training -------------------------------------------------------------------------------------
+# --- dialogues that are left out of training --------------------------------------------------------------------------
 
 
 def left_out(messages: list[Message], chat_format: str) -> str | None:
     try:
-        check(messages, chat_format)
-    except LeftOut as refusal:
-        return refusal.reason
+        validate(messages, chat_format)
+    except LeftOut as error:
+        return error.reason
     return None
 
 
 @pytest.mark.parametrize("chat_format", FORMATS)
-def test_what_is_no_example_is_left_out_for_its_roles(small_tokenizer: Tokenizer, chat_format: str):
-    """Whatever cannot be encoded, and nothing else: all sequences of up to four roles."""
-    taken = 0
+def test_dialogues_with_wrong_roles_are_left_out(small_tokenizer: Tokenizer, chat_format: str):
+    """Exactly those that cannot be encoded, among all sequences of up to four roles."""
+    valid = 0
     for length in range(5):
         for roles in itertools.product(("system", "user", "assistant"), repeat=length):
             messages = of_roles(list(roles))
             reason = left_out(messages, chat_format)
             if reason is None:
-                taken += 1
+                valid += 1
                 assert len(encode_dialogue(small_tokenizer, messages, chat_format)[0])
             else:
                 assert reason == "roles"
-                refusal(encode_dialogue, small_tokenizer, messages, chat_format)
-    assert taken == 3  # one turn, with and without a system message, and two turns
+                error_of(encode_dialogue, small_tokenizer, messages, chat_format)
+    assert valid == 3  # one turn, with and without a system message, and two turns
     assert left_out(of_roles(["system", *("user", "assistant") * 2]), chat_format) is None
 
 
 @pytest.mark.parametrize("tag", ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"])
-@pytest.mark.parametrize("place", range(5))
-def test_what_contains_a_reserved_tag_is_left_out_where_it_means_something(tag: str, place: int):
+@pytest.mark.parametrize("index", range(5))
+def test_dialogues_with_a_reserved_tag_are_left_out_of_inst(tag: str, index: int):
     messages = dialogue("one", "two", "three", "four", system="be kind")
-    messages[place]["content"] += f"{tag}x"
+    messages[index]["content"] += f"{tag}x"
     assert left_out(messages, "inst") == "reserved_tag" and left_out(messages, "source") is None
-    assert left_out([*messages, *messages[1:2]], "inst") == "roles"  # which is seen first
+    assert left_out([*messages, *messages[1:2]], "inst") == "roles"  # checked first
 
 
-def test_an_encoder_leaves_out_dialogues_and_no_documents(small_tokenizer: Tokenizer):
+def test_an_encoder_leaves_out_dialogues_but_no_documents(small_tokenizer: Tokenizer):
     for chat_format in FORMATS:
         encoder = Encoder(small_tokenizer, Fim(), Chat(chat_format), seed=(0,))
-        encoder.check(Document("[INST] <<SYS>>", "a.py"))
-        encoder.check(Dialogue(dialogue("a", "b"), "a"))
+        encoder.validate(Document("[INST] <<SYS>>", "a.py"))
+        encoder.validate(Dialogue(dialogue("a", "b"), "a"))
         with pytest.raises(LeftOut, match="roles"):
-            encoder.check(Dialogue(dialogue("a"), "a"))
+            encoder.validate(Dialogue(dialogue("a"), "a"))

@@ -1,4 +1,4 @@
-"""The inspection CLI: its lists, the contract of --json, and what it says to wrong usage."""
+"""The inspection command: its lists, the contract of --json, statistics, and messages about wrong usage."""
 
 import collections
 import json
@@ -19,7 +19,7 @@ from tasks import inspect as inspection
 from tasks.inspect import main
 
 ROOT = Path(__file__).parents[2]
-LENGTH = 600  # tokens of a window: some files fit, some do not
+LENGTH = 600  # tokens of a window: some files fit, others do not
 STAGES = ("code", "lcft", "instruct", "python_code", "python", "python_lcft")
 Fuzz = Callable[[np.random.Generator, int], str]
 
@@ -56,7 +56,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory, fuzzed: Fuzz, small_tokenize
 
 @pytest.fixture
 def inspect(flags: list[str], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What main prints for these arguments, the corpus and tokenizer given."""
+    """Returns what main prints for these arguments, with the test's corpus and tokenizer."""
 
     def inspect(*arguments: str) -> str:
         assert main([*arguments, *flags]) == 0
@@ -85,7 +85,7 @@ def folder(flags: list[str], stream: str) -> Path:
 # --- --list -----------------------------------------------------------------------------------------------------------
 
 
-def test_list_names_every_task_and_each_stages_mixture_with_its_shares(capsys: pytest.CaptureFixture[str]):
+def test_list_prints_every_task_and_the_mixture_of_each_stage(capsys: pytest.CaptureFixture[str]):
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["tasks:", *STREAMS]
@@ -100,10 +100,10 @@ def test_list_names_every_task_and_each_stages_mixture_with_its_shares(capsys: p
 # --- --json -----------------------------------------------------------------------------------------------------------
 
 
-def test_json_shows_whole_files_and_their_ids(
+def test_json_prints_complete_files_and_their_ids(
     inspect: Callable[..., str], flags: list[str], small_tokenizer: Tokenizer
 ):
-    """Without a gin file: text is the file; tokens are the ids of its form, from which the text comes back."""
+    """Without a gin file, text is the file. Tokens are the ids of its form; they decode to the text."""
     shown = records(inspect("--task=code", "--json", "--num_examples=120", f"--sequence_length={LENGTH}"))
     assert len(shown) == 120
     for record in shown:
@@ -124,7 +124,7 @@ def test_json_shows_whole_files_and_their_ids(
     assert {record["kind"] for record in shown} == {"plain", "cut", "psm", "spm"}
 
 
-def test_json_gives_training_files_in_train_and_others_in_validation(inspect: Callable[..., str]):
+def test_json_prints_the_files_of_the_split(inspect: Callable[..., str]):
     paths = {
         split: {record["path"] for record in records(inspect("--task=nl", "--json", f"--split={split}"))}
         for split in ("train", "validation")
@@ -132,7 +132,7 @@ def test_json_gives_training_files_in_train_and_others_in_validation(inspect: Ca
     assert paths["train"] and paths["validation"] and not paths["train"] & paths["validation"]
 
 
-def test_json_of_dialogues_shows_their_messages(inspect: Callable[..., str], small_tokenizer: Tokenizer):
+def test_json_prints_the_messages_of_dialogues(inspect: Callable[..., str], small_tokenizer: Tokenizer):
     for record in records(inspect("--task=instruct", "--json", "--num_examples=5")):
         assert set(record) == {"stream", "kind", "path", "text", "messages", "tokens"}
         assert [message["role"] for message in record["messages"]] == ["user", "assistant"]
@@ -141,8 +141,8 @@ def test_json_of_dialogues_shows_their_messages(inspect: Callable[..., str], sma
         assert small_tokenizer.decode(record["tokens"]) == f"[INST] {question.strip()} [/INST] {answer.strip()} "
 
 
-def test_a_mixture_shows_its_streams_as_its_stage_has_them(inspect: Callable[..., str]):
-    """A stage's documents are as its gin file says: at size local cut into pieces that fit its windows."""
+def test_a_mixture_has_the_settings_of_its_stage(inspect: Callable[..., str]):
+    """At size local, gin files cut documents into parts that fit the windows."""
     shown = records(inspect("--task=code_mixture", "--json", "--num_examples=300"))
     assert {record["stream"] for record in shown} == {"code", "nl_code", "nl"}
     assert max(len(record["text"]) for record in shown) <= 400  # gin/models/local.gin
@@ -150,30 +150,30 @@ def test_a_mixture_shows_its_streams_as_its_stage_has_them(inspect: Callable[...
     assert tokens["code"] > 5 * tokens["nl"]
 
 
-def test_the_seed_decides_what_is_shown(inspect: Callable[..., str]):
-    usual = inspect("--task=code", "--json", "--num_examples=8")
-    assert inspect("--task=code", "--json", "--num_examples=8", "--seed=0") == usual
-    assert inspect("--task=code", "--json", "--num_examples=8", "--gin.DataLoader.seed=0") == usual
+def test_the_seed_decides_which_documents_are_printed(inspect: Callable[..., str]):
+    default = inspect("--task=code", "--json", "--num_examples=8")
+    assert inspect("--task=code", "--json", "--num_examples=8", "--seed=0") == default
+    assert inspect("--task=code", "--json", "--num_examples=8", "--gin.DataLoader.seed=0") == default
     other = inspect("--task=code", "--json", "--num_examples=8", "--seed=1")
-    assert other != usual
+    assert other != default
     assert inspect("--task=code", "--json", "--num_examples=8", "--gin.DataLoader.seed=1") == other
 
 
 def test_settings_of_the_stage_reach_the_documents(inspect: Callable[..., str]):
-    asked = ("--task=code", "--json", "--num_examples=40", "--gin_file=gin/code.gin", f"--sequence_length={LENGTH}")
-    kinds = {record["kind"] for record in records(inspect(*asked, "--gin.FIM_RATE=0"))}
+    arguments = ("--task=code", "--json", "--num_examples=40", "--gin_file=gin/code.gin", f"--sequence_length={LENGTH}")
+    kinds = {record["kind"] for record in records(inspect(*arguments, "--gin.FIM_RATE=0"))}
     assert kinds == {"plain", "cut"}
-    kinds = {record["kind"] for record in records(inspect(*asked, "--gin.Fim.rate=1", "--gin.Fim.psm_share=1"))}
+    kinds = {record["kind"] for record in records(inspect(*arguments, "--gin.Fim.rate=1", "--gin.Fim.psm_share=1"))}
     assert "psm" in kinds and "spm" not in kinds
 
 
-# --- for people -------------------------------------------------------------------------------------------------------
+# --- text output and statistics ---------------------------------------------------------------------------------------
 
 
-def test_examples_show_the_parts_of_a_document_in_the_order_of_its_ids(inspect: Callable[..., str]):
+def test_examples_have_the_parts_of_a_document_in_the_order_of_its_ids(inspect: Callable[..., str]):
     shown = records(inspect("--task=code", "--json", "--num_examples=20"))
     output = inspect("--task=code", "--num_examples=20")
-    assert "\033" not in output  # colours are for terminals
+    assert "\033" not in output  # colors are for terminals
     for record in shown:
         heading = f"code  {record['kind']}  {record['path']}  {len(record['tokens']):,} tokens"
         assert heading in output
@@ -188,51 +188,51 @@ NUMBER = r"\d{1,3}(?:,\d{3})*"
 
 
 def tables(output: str) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str], str]:
-    """The rows of streams and of kinds by name, the lines of what is left out, and the last line."""
+    """The rows of streams and of kinds by name, the lines about left out documents, and the last line."""
     streams, kinds, rest = (part.splitlines() for part in output.rstrip("\n").split("\n\n"))
     assert streams[0].split() == ["stream", "planned", "seen", "tokens", "documents", "epochs"]
     assert kinds[0].split() == ["kind", "documents", "share", "tokens", "share"]
-    assert len({len(line) for line in streams}) == len({len(line) for line in kinds}) == 1  # in columns
+    assert len({len(line) for line in streams}) == len({len(line) for line in kinds}) == 1  # aligned columns
     rows = [{line.split()[0]: line.split()[1:] for line in lines[1:]} for lines in (streams, kinds)]
     return rows[0], rows[1], rest[:-1], rest[-1]
 
 
 @pytest.mark.parametrize(
-    "flags_of", [(), ("--gin.Packing.queue=4", "--gin.FIM_RATE=0.5", "--seed=3"), ("--sequence_length=100",)], ids=str
+    "more_flags", [(), ("--gin.Packing.queue=4", "--gin.FIM_RATE=0.5", "--seed=3"), ("--sequence_length=100",)], ids=str
 )
-def test_stats_are_those_of_the_stream(
-    inspect: Callable[..., str], monkeypatch: pytest.MonkeyPatch, flags_of: tuple[str, ...]
+def test_stats_agree_with_the_loader(
+    inspect: Callable[..., str], monkeypatch: pytest.MonkeyPatch, more_flags: tuple[str, ...]
 ):
-    """Of each stream and kind tokens and documents, with their shares, and epochs: counted here once more."""
+    """Tokens, documents, shares and epochs of each stream and kind are counted again from the loader."""
     opened: list[tuple] = []
-    open_stream = inspection.open_stream
-    monkeypatch.setattr(inspection, "open_stream", lambda *how: opened.append(how) or open_stream(*how))
-    output = inspect("--task=code_mixture", "--num_examples=400", "--stats", *flags_of)
+    open_loader = inspection.open_loader
+    monkeypatch.setattr(inspection, "open_loader", lambda *args: opened.append(args) or open_loader(*args))
+    output = inspect("--task=code_mixture", "--num_examples=400", "--stats", *more_flags)
     streams, kinds, left_out, last = tables(output)
 
-    ((*_, length, seed),) = opened
-    assert (length, seed) == (
-        100 if "--sequence_length=100" in flags_of else 256,
-        3 if "--seed=3" in flags_of else None,
+    ((config, *_, length),) = opened
+    assert (length, config.data_loader.seed) == (
+        100 if "--sequence_length=100" in more_flags else 256,
+        3 if "--seed=3" in more_flags else 0,
     )
-    stream = open_stream(*opened[0])
-    held = 4 if "--gin.Packing.queue=4" in flags_of else 0
-    assert stream.state().positions.shape == (1, 3, held + 2, 4)
+    loader = open_loader(*opened[0])
+    queue = 4 if "--gin.Packing.queue=4" in more_flags else 0
+    assert loader.state().positions.shape == (1, 3, queue + 2, 4)
     tokens: collections.Counter[str] = collections.Counter()
-    of_kinds: collections.Counter[str] = collections.Counter()
+    by_kind: collections.Counter[str] = collections.Counter()
     documents: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in streams}
     while sum(counts.total() for counts in documents.values()) < 400:
-        batch = stream.next_batch()
+        batch = loader.next_batch()
         (index,) = set(batch.arrays["stream_ids"].flat)
         tokens[STREAMS[index]] += length
-        for counts in batch.kinds.values():
-            of_kinds += counts
-        for name, packed in batch.begun:
+        for counts in batch.tokens.values():
+            by_kind += counts
+        for name, packed in batch.started:
             documents[name][packed.kind] += 1
     total, number = tokens.total(), sum(counts.total() for counts in documents.values())
-    assert of_kinds.total() == total
+    assert by_kind.total() == total
     planned = {"code": 0.85, "nl_code": 0.08, "nl": 0.07}
-    epochs = stream.epochs(batch.state)
+    epochs = loader.epochs(batch.state)
     assert list(streams) == list(planned)
     for name, share in planned.items():
         shares = f"{share:.1%}", f"{tokens[name] / total:.1%}"
@@ -240,9 +240,9 @@ def test_stats_are_those_of_the_stream(
         assert abs(tokens[name] / total - share) < 4 * length / total  # a few windows
     assert list(kinds) == ["plain", "psm", "spm", "cut"]
     for kind, row in kinds.items():
-        begun = sum(counts[kind] for counts in documents.values())
-        assert row == [f"{begun:,}", f"{begun / number:.1%}", f"{of_kinds[kind]:,}", f"{of_kinds[kind] / total:.1%}"]
-    assert left_out == stream.left_out_lines() != []
+        started = sum(counts[kind] for counts in documents.values())
+        assert row == [f"{started:,}", f"{started / number:.1%}", f"{by_kind[kind]:,}", f"{by_kind[kind] / total:.1%}"]
+    assert left_out == loader.left_out_lines() != []
     assert re.fullmatch(rf"{total:,} tokens in windows of {length}, {NUMBER} tokens a second", last)
 
 
@@ -254,20 +254,22 @@ def test_stats_are_those_of_the_stream(
         ("instruct", {"roles": r"talks\.jsonl:[123]"}),
     ],
 )
-def test_stats_name_what_is_left_out_and_where(inspect: Callable[..., str], task: str, expected: dict[str, str]):
+def test_stats_report_left_out_documents_and_their_location(
+    inspect: Callable[..., str], task: str, expected: dict[str, str]
+):
     streams, _, left_out, _ = tables(inspect(f"--task={task}", "--stats", "--num_examples=300"))
     assert list(streams) == [task] and streams[task][:2] == ["100.0%", "100.0%"]
-    assert float(streams[task][-1]) > 1  # so that everything was come across
-    found = [
+    assert float(streams[task][-1]) > 1  # so that every document was read
+    matches = [
         re.fullmatch(rf"left out of {task}: ({NUMBER}) (\w+)(?: \(.*\))?, the first (.+)", line) for line in left_out
     ]
-    told = {match[2]: (int(match[1].replace(",", "")), match[3]) for match in found if match}
-    assert len(told) == len(found) and set(told) == set(expected)
-    for reason, (count, place) in told.items():
-        assert count >= 1 and re.fullmatch(expected[reason], place)
+    reported = {match[2]: (int(match[1].replace(",", "")), match[3]) for match in matches if match}
+    assert len(reported) == len(matches) and set(reported) == set(expected)
+    for reason, (count, location) in reported.items():
+        assert count >= 1 and re.fullmatch(expected[reason], location)
 
 
-def test_stats_of_few_documents_are_of_at_least_as_many(inspect: Callable[..., str]):
+def test_stats_read_at_least_the_requested_number_of_documents(inspect: Callable[..., str]):
     streams, kinds, _, _ = tables(inspect("--task=nl", "--stats", "--num_examples=1", "--sequence_length=8"))
     assert int(streams["nl"][3]) == sum(int(row[0]) for row in kinds.values()) >= 1
 
@@ -278,7 +280,9 @@ def test_stats_of_few_documents_are_of_at_least_as_many(inspect: Callable[..., s
 @pytest.mark.parametrize(
     "task, near", [("codee", "code"), ("pyton", "python"), ("code_mixtur", "code_mixture"), ("zzz_mixture", "")]
 )
-def test_an_unknown_task_is_wrong_usage_and_names_the_nearest(capsys: pytest.CaptureFixture[str], task: str, near: str):
+def test_an_unknown_task_is_a_usage_error_that_names_the_nearest(
+    capsys: pytest.CaptureFixture[str], task: str, near: str
+):
     assert main([f"--task={task}"]) == 2
     output, error = capsys.readouterr()
     assert output == "" and error.startswith(f"error: unknown task {task}: ") and error.count("\n") == 1
@@ -286,7 +290,7 @@ def test_an_unknown_task_is_wrong_usage_and_names_the_nearest(capsys: pytest.Cap
     assert all(name in error for name in (*STREAMS, *(f"{stage}_mixture" for stage in STAGES)))
 
 
-def test_asking_for_nothing_is_wrong_usage(capsys: pytest.CaptureFixture[str]):
+def test_no_list_and_no_task_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
     assert main([]) == 2
     assert "--list" in capsys.readouterr().err
 
@@ -294,14 +298,14 @@ def test_asking_for_nothing_is_wrong_usage(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     "flag", ["--seed=-1", "--seed=x", "--sequence_length=0", "--sequence_length=-5", "--num_examples=0", "--split=test"]
 )
-def test_values_that_mean_nothing_are_wrong_usage(capsys: pytest.CaptureFixture[str], flag: str):
+def test_invalid_values_are_usage_errors(capsys: pytest.CaptureFixture[str], flag: str):
     with pytest.raises(SystemExit) as stopped:
         main(["--task=code", flag])
     assert stopped.value.code == 2
     assert flag.partition("=")[0] in capsys.readouterr().err
 
 
-def test_a_missing_corpus_says_so_in_a_line(capsys: pytest.CaptureFixture[str], flags: list[str]):
+def test_a_missing_corpus_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str], flags: list[str]):
     assert main(["--task=code", *flags, "--gin.CODE_CORPUS=/no/such/folder"]) == 1
     output, error = capsys.readouterr()
     last = error.splitlines()[-1]
@@ -309,8 +313,8 @@ def test_a_missing_corpus_says_so_in_a_line(capsys: pytest.CaptureFixture[str], 
     assert last.startswith("error: ") and "--gin.CODE_CORPUS=/no/such/folder" in last
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(flags: list[str], tmp_path: Path):
-    """As `| head -1` does: reads a line and closes, long before everything is written."""
+def test_a_closed_pipe_is_not_an_error(flags: list[str], tmp_path: Path):
+    """`| head -1` reads one line and closes the pipe before everything is written."""
     command = [sys.executable, "-m", "tasks.inspect", "--task=instruct", "--json", "--num_examples=5000", *flags]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     with (tmp_path / "error").open("w+") as error:

@@ -1,0 +1,49 @@
+"""How the documents of a stream become token ids."""
+
+import dataclasses
+
+import numpy as np
+
+from codellama_jax.config.data import Chat, Fim
+from codellama_jax.tokenizer import Tokenizer
+from tasks import chat
+from tasks.fim import FimSplit, draw_split, encode_infilling, encode_plain
+from tasks.sources.base import Dialogue, Document
+
+
+@dataclasses.dataclass
+class Encoder:
+    """Encodes documents and dialogues, plain or in an infilling form.
+
+    Attributes:
+        tokenizer: of the run.
+        fim: the infilling transform. It applies to documents, not to dialogues.
+        chat: the dialogue format.
+        seed: integers that, together with a document's key, determine its infilling.
+    """
+
+    tokenizer: Tokenizer
+    fim: Fim
+    chat: Chat
+    seed: tuple[int, ...]
+
+    def validate(self, document: Document | Dialogue) -> None:
+        """Raises LeftOut for a dialogue that the chat format cannot express."""
+        if isinstance(document, Dialogue):
+            chat.validate(document.messages, self.chat.format)
+
+    def plain(self, document: Document | Dialogue) -> tuple[np.ndarray, np.ndarray | None]:
+        """Ids with BOS and EOS, and the weight of each id as a target (None: all 1)."""
+        if isinstance(document, Dialogue):
+            return chat.encode_dialogue(self.tokenizer, document.messages, self.chat.format, document.path)
+        return encode_plain(self.tokenizer, document.text), None
+
+    def draw_split(self, document: Document | Dialogue, key: tuple[int, ...]) -> FimSplit | None:
+        """The infilling split of this document: a pure function of seed and key. None if it is not transformed."""
+        if isinstance(document, Dialogue) or self.fim.rate == 0:
+            return None
+        return draw_split(document.text, self.fim, np.random.default_rng([*self.seed, *key]))
+
+    def infilling(self, document: Document, split: FimSplit) -> np.ndarray:
+        """Ids of the infilling form."""
+        return encode_infilling(self.tokenizer, document.text, split)

@@ -1,0 +1,105 @@
+"""The data of a stage: batches, saved states, validation and the tokenizer of the run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codellama_jax.config import data
+from codellama_jax.config.data import Chat, Corpus, Filters, Fim, Mixture, Packing
+from codellama_jax.config.run import Config
+from codellama_jax.config.training import Evaluation, Stage
+from codellama_jax.errors import UserError
+from codellama_jax.tokenizer import Tokenizer
+from tasks.loader import Batch, DataLoader
+from tasks.packing import FEATURES
+from tasks.stage_data import StageData
+
+LENGTH = 64
+SHARES = {"code": 0.6, "nl": 0.3, "instruct": 0.1}
+
+
+@pytest.fixture
+def stage_data(corpus: Corpus, small_tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., StageData]:
+    """Creates the data of a stage, in the same run folder every time, for one of several hosts."""
+    model = tmp_path / "a.model"
+    model.write_bytes(small_tokenizer.model)
+    config = Config(
+        stage=Stage("probe", "local", None, steps=10, batch_tokens=8 * LENGTH, sequence_length=LENGTH),
+        evaluation=Evaluation(batches=3),
+        corpus=corpus,
+        filters=Filters(),
+        tokenizer=data.Tokenizer(model=str(model)),
+        mixture=Mixture(SHARES),
+        fim=Fim(),
+        packing=Packing(queue=3),
+        data_loader=data.DataLoader(seed=3, readers=4),
+        chat=Chat(),
+    )
+    (tmp_path / "run").mkdir()
+    return lambda host=0, hosts=1: StageData(config, tmp_path / "run", host, hosts, lambda line: None)
+
+
+def same_batch(one: Batch, other: Batch) -> bool:
+    return all(np.array_equal(one.arrays[name], other.arrays[name]) for name in FEATURES) and np.array_equal(
+        one.state.positions, other.state.positions
+    )
+
+
+def through_a_checkpoint(data: StageData, loader: DataLoader, batch: Batch) -> dict[str, Any]:
+    return json.loads(json.dumps(data.saved(batch.state, loader.fingerprint())))
+
+
+def test_a_saved_state_is_json_and_resumes(stage_data: Callable[..., StageData]):
+    data = stage_data()
+    loader = data.stream("train")
+    batches = [loader.next_batch() for _ in range(12)]
+    assert batches[0].state.positions.shape[2] == 3 + 2  # the queue's length and two
+    for k in (1, 2, 5, 8):
+        saved = through_a_checkpoint(data, loader, batches[k - 1])
+        restarted = stage_data()
+        resumed = restarted.stream("train", restarted.stream_state(saved))
+        assert resumed.fingerprint() == saved["fingerprint"]
+        for expected in batches[k : k + 4]:
+            assert same_batch(resumed.next_batch(), expected), k
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_any_number_of_hosts_resumes_from_a_saved_state(stage_data: Callable[..., StageData], hosts: int):
+    data = stage_data()
+    loader = data.stream("train")
+    batches = [loader.next_batch() for _ in range(6)]
+    saved = through_a_checkpoint(data, loader, batches[2])
+    loaders = []
+    for host in range(hosts):
+        of_host = stage_data(host, hosts)
+        loaders.append(of_host.stream("train", of_host.stream_state(saved)))
+        assert loaders[-1].fingerprint() == saved["fingerprint"]
+    for expected in batches[3:]:
+        parts = [loader.next_batch().arrays for loader in loaders]
+        for name in FEATURES:
+            assert np.array_equal(np.concatenate([part[name] for part in parts]), expected.arrays[name])
+
+
+def test_validation_is_always_the_same_and_separate_from_training(stage_data: Callable[..., StageData]):
+    data = stage_data()
+    one, other = data.validation_batches(), stage_data().validation_batches()
+    assert len(one) == 3
+    for batch, again in zip(one, other, strict=True):
+        assert all(np.array_equal(batch[name], again[name]) for name in FEATURES)
+    paths = {
+        split: {packed.document.path for _ in range(20) for _, packed in loader.next_batch().started}
+        for split in ("train", "validation")
+        for loader in [data.stream(split)]
+    }
+    assert paths["train"] and paths["validation"] and not paths["train"] & paths["validation"]
+
+
+def test_a_run_keeps_its_first_tokenizer(stage_data: Callable[..., StageData], tmp_path: Path):
+    assert stage_data().tokenizer.model == (tmp_path / "run/tokenizer.model").read_bytes()
+    (tmp_path / "run/tokenizer.model").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"another tokenizer than .*: use another --name"):
+        stage_data()

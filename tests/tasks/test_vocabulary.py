@@ -1,0 +1,79 @@
+"""The Llama tokenizer as a SeqIO vocabulary."""
+
+import json
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codellama_jax.runtime.console import quiet_stderr
+from codellama_jax.tokenizer import Tokenizer
+
+with quiet_stderr():
+    import tensorflow as tf
+
+    from tasks.vocabulary import LlamaVocabulary
+
+Fuzz = Callable[[np.random.Generator, int], str]
+
+
+@pytest.fixture(params=["small", "llama"])
+def vocabulary(request: pytest.FixtureRequest) -> LlamaVocabulary:
+    return LlamaVocabulary(request.getfixturevalue(f"{request.param}_tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def strings(fuzzed: Fuzz) -> list[str]:
+    """Fuzzed strings, and complete source files with their newlines."""
+    rng = np.random.default_rng(4)
+    drawn = [fuzzed(rng, int(rng.integers(0, 80))) for _ in range(300)]
+    files = [Path(module.__file__ or "").read_text(encoding="utf-8") for module in (json, types, json.decoder)]
+    return ["", " ", "\n", "\n\n  x", "\r\n", "a\tb", *drawn, *files, files[0].replace("\n", "\r\n")]
+
+
+def test_encode_and_encode_tf_agree(vocabulary: LlamaVocabulary, strings: list[str]):
+    """With each other and with the tokenizer, for one string and for a batch."""
+    expected = [vocabulary.tokenizer.encode(text).tolist() for text in strings]
+    assert [vocabulary.encode(text) for text in strings] == expected
+    assert vocabulary.encode_tf(tf.constant(strings)).to_list() == expected
+    for text, ids in list(zip(strings, expected, strict=True))[::10]:
+        encoded = vocabulary.encode_tf(tf.constant(text))
+        assert encoded.dtype == tf.int32 and encoded.numpy().tolist() == ids
+
+
+def test_decoding_encoded_text_gives_the_text(vocabulary: LlamaVocabulary, strings: list[str]):
+    assert [vocabulary.decode(vocabulary.encode(text)) for text in strings] == strings
+    ragged = vocabulary.encode_tf(tf.constant(strings[:40]))
+    for ids in (ragged, ragged.to_tensor(), ragged.to_tensor(vocabulary.pad_id)):
+        assert [text.decode() for text in vocabulary.decode_tf(ids).numpy()] == strings[:40]
+    for text in [*strings[::10], strings[-1]]:
+        decoded = vocabulary.decode_tf(vocabulary.encode_tf(tf.constant(text)))
+        assert decoded.shape == () and decoded.numpy().decode() == text
+
+
+def test_decodes_in_a_graph_with_any_number_of_axes(vocabulary: LlamaVocabulary):
+    ids = vocabulary.encode_tf(tf.constant(["ab", "ab", "cd", "ab"])).to_tensor()
+    for shape, expected in (((4,), [b"ab", b"ab", b"cd", b"ab"]), ((2, 2), [[b"ab", b"ab"], [b"cd", b"ab"]])):
+        reshaped = tf.reshape(ids, (*shape, -1))
+        decode = tf.function(vocabulary.decode_tf, input_signature=[tf.TensorSpec((*shape, None), tf.int32)])
+        assert decode(reshaped).numpy().tolist() == expected
+    dataset = tf.data.Dataset.from_tensors("a b").map(vocabulary.encode_tf).map(vocabulary.decode_tf)
+    assert list(dataset.as_numpy_iterator()) == [b"a b"]
+
+
+def test_rows_beyond_the_pieces_have_no_text(vocabulary: LlamaVocabulary):
+    tokenizer = vocabulary.tokenizer
+    assert vocabulary.vocab_size == tokenizer.rows == tokenizer.pieces + 16
+    ids = [1, tokenizer.prefix_id, *tokenizer.encode("a <EOT>"), tokenizer.eot_id, tokenizer.step_id, 2]
+    assert vocabulary.decode(ids) == "a <EOT>"
+    assert vocabulary.decode_tf(tf.constant(ids)).numpy() == b"a <EOT>"
+    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id) == (1, 2, 0)
+
+
+def test_vocabularies_of_one_tokenizer_are_equal(small_tokenizer: Tokenizer):
+    """SeqIO refuses a mixture of tasks with different vocabularies."""
+    one, other = LlamaVocabulary(small_tokenizer), LlamaVocabulary(Tokenizer(small_tokenizer.model, infilling=True))
+    assert one == other and hash(one) == hash(other)
+    assert one != LlamaVocabulary(Tokenizer(small_tokenizer.model, infilling=False))
