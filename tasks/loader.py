@@ -138,7 +138,7 @@ class DataLoader:
             "version": VERSION,
             "shares": {stream.name: shares[stream.name] for stream in self.streams},
             "seed": seed,
-            "lanes": readers,  # the key in the fingerprints of existing checkpoints
+            "lanes": readers,  # the key in the fingerprints of existing checkpoints  # codespell:ignore lanes
             "batch_size": batch_size,
             "length": length,
             "mask_documents": mask_documents,

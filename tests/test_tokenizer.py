@@ -141,7 +141,7 @@ def test_infilling_prompts_in_both_orders(small: Tokenizer, prefix: str, suffix:
 
 def test_importing_the_tokenizer_loads_no_tensorflow_gin_or_jax():
     code = (
-        "import sys, codellama_jax.tokenizer, tasks.sources.embedded, tasks.tokenizer_training;"
+        "import sys, codellama_jax.tokenizer, tasks.sources.embedded.corpus, tasks.tokenizer_training;"
         "assert not {'tensorflow', 'seqio', 'gin', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

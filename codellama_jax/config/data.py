@@ -22,8 +22,8 @@ class Corpus:
         code, python, nl_code, nl, instruct: a path or a sequence of paths, local or gs://: a folder of text files, a
             record file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tfrecord), a pattern of such files
             ("gs://b/c/*.parquet"), or a folder of them; tfds:NAME for a dataset of TFDS; seqio:NAME for a registered
-            SeqIO task (tasks/sources/record_fields.py lists the columns that are read). None is the embedded corpus,
-            text that every machine with Python has (tasks/sources/embedded.py).
+            SeqIO task (tasks/sources/records/record_fields.py lists the columns that are read). None is the embedded
+            corpus, text that every machine with Python has (tasks/sources/embedded/corpus.py).
         validation_share: share of the documents in validation, chosen by a hash of the file's path, of the record's
             location, or of the repository: where a record names one, and of files with group_by_repository. Curated
             datasets, and SeqIO tasks with a validation split, keep their own splits.

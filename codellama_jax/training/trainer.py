@@ -27,7 +27,7 @@ from codellama_jax.training.data_interface import HostBatch, Loader, TrainingDat
 from codellama_jax.training.infilling_samples import infilling_samples, punch_holes
 from codellama_jax.training.initialization import load_start, restored_state
 from codellama_jax.training.loss_spikes import LossSpike, LossSpikeMonitor
-from codellama_jax.training.metrics import StageLog
+from codellama_jax.training.metrics.stage_log import StageLog
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.profiler import Profiler
 from codellama_jax.training.step import Batch, make_train_step, state_shardings

@@ -6,7 +6,7 @@ from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks import sources
 from tasks.sources.base import Source
-from tasks.sources.record_formats import is_record_file
+from tasks.sources.records.record_formats import is_record_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,10 +121,12 @@ class Ledger:
             storage.remove_tree(folder)
             begin = time.monotonic()
             counters = run(self, folder)
-            record = {"digest": self.digest, "seconds": time.monotonic() - begin, "tally": counters.to_json()}
+            seconds = time.monotonic() - begin
+            # the key in the folders of existing builds
+            record = {"digest": self.digest, "seconds": seconds, "tally": counters.to_json()}  # codespell:ignore tally
             storage.write(path, json.dumps(record, indent=1).encode())
             _log.info("%s: %.1f s", line, record["seconds"])
-        self.counters[name] = counters = Counters.from_json(record["tally"])
+        self.counters[name] = counters = Counters.from_json(record["tally"])  # codespell:ignore tally
         return counters
 
     def pass_folders(self, step: str) -> list[str]:

@@ -12,12 +12,12 @@ from codellama_jax.runtime import filesystem
 from tasks.sources import files, manifest, seqio_source
 from tasks.sources.base import ConcatenatedSource, Source, binding
 from tasks.sources.curated import CuratedDataset
-from tasks.sources.embedded import embedded_source
+from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, walk
 from tasks.sources.plugins import import_modules
-from tasks.sources.record_files import TFDS
-from tasks.sources.record_formats import is_corpus_file
-from tasks.sources.records import open_records
+from tasks.sources.records.record_files import TFDS
+from tasks.sources.records.record_formats import is_corpus_file
+from tasks.sources.records.record_source import open_records
 from tasks.sources.splits import EmptySplit
 
 __all__ = ["import_modules", "open"]

@@ -10,10 +10,10 @@ from tasks.sources import manifest
 from tasks.sources.base import binding, hash_of
 from tasks.sources.files import Found
 from tasks.sources.manifest import Shard
-from tasks.sources.record_file import Record
-from tasks.sources.records import Records
+from tasks.sources.records.record_file import Record
+from tasks.sources.records.record_source import Records
+from tasks.sources.records.tf_examples import TfRecords
 from tasks.sources.splits import EmptySplit, check_split
-from tasks.sources.tf_examples import TfRecords
 
 _REMEDY = "fetch it again, or run `python -m tasks.build` again"
 

@@ -4,7 +4,7 @@ The task's examples must be text: its preprocessors are applied, and none of the
 all of them strings:
 
     text streams   content, text or code; otherwise targets, after inputs and a line break where there are any inputs;
-                   also the path, language, repository and licence (tasks/sources/record_fields.py)
+                   also the path, language, repository and licence (tasks/sources/records/record_fields.py)
     dialogues      messages as JSON; or prompt and completion; or inputs and targets
 
 A shard is a shard of the task's source, read in its own order without shuffling, and a block is consecutive examples of
@@ -20,10 +20,10 @@ from typing import Any
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources.base import Source, hash_of
-from tasks.sources.record_file import Damaged, Record, RecordLocation, message_of
-from tasks.sources.records import Records
+from tasks.sources.records.record_file import Damaged, Record, RecordLocation, message_of
+from tasks.sources.records.record_source import Records
+from tasks.sources.records.tf_examples import tensorflow
 from tasks.sources.seqio_task import TaskReader, find_task
-from tasks.sources.tf_examples import tensorflow
 
 PREFIX = "seqio:"
 

@@ -19,9 +19,9 @@ from codellama_jax.runtime import filesystem
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources import files
 from tasks.sources.files import Found
-from tasks.sources.record_fields import LANGUAGE, LICENCE, MESSAGES, PATH, REPOSITORY, TEXT, TURNS
-from tasks.sources.record_file import message_of
-from tasks.sources.tf_examples import tensorflow
+from tasks.sources.records.record_fields import LANGUAGE, LICENCE, MESSAGES, PATH, REPOSITORY, TEXT, TURNS
+from tasks.sources.records.record_file import message_of
+from tasks.sources.records.tf_examples import tensorflow
 
 PAIR = ("inputs", "targets")
 
@@ -104,7 +104,7 @@ class TaskReader:
         self._features = [*chosen, *(name for name in metadata if self._is_text(name, scalar=False))]
 
     def fields(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields of an example under the names of tasks/sources/record_fields.py."""
+        """The fields of an example under the names of tasks/sources/records/record_fields.py."""
         fields = dict(example)
         if self._dialogues and self._pair:
             fields |= dict(zip(TURNS, (fields[name] for name in PAIR), strict=True))

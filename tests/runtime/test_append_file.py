@@ -6,7 +6,7 @@ import pytest
 
 from codellama_jax.runtime import append_file, filesystem
 from codellama_jax.runtime.append_file import AppendFile
-from codellama_jax.training.json_lines import JsonLines
+from codellama_jax.training.metrics.json_lines import JsonLines
 
 
 @pytest.fixture

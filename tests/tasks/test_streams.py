@@ -46,7 +46,7 @@ def test_training_data_needs_no_tensorflow(corpus: Corpus, small_tokenizer: Toke
         "import sys\n"
         "from pathlib import Path\n"
         "from codellama_jax.config import gin_files\n"
-        "from codellama_jax.training.metrics import TensorBoard\n"
+        "from codellama_jax.training.metrics.stage_log import TensorBoard\n"
         "from tasks.stage_data import StageData\n"
         "flags = gin_files.split_flags(sys.argv[2:])\n"
         "config = gin_files.load(flags.gin_files, flags.bindings, default_size='local').resolve()\n"

@@ -1,8 +1,8 @@
 """What a stage records while it trains."""
 
 from codellama_jax.config.training import Stage
-from codellama_jax.training.json_lines import JsonLines
-from codellama_jax.training.metrics import StageLog
+from codellama_jax.training.metrics.json_lines import JsonLines
+from codellama_jax.training.metrics.stage_log import StageLog
 
 STAGE = Stage("code", "local", None, steps=10, batch_tokens=64, sequence_length=32)
 METRICS = {"loss": 1.0, "learning_rate": 1e-3, "grad_norm": 1.0, "skipped": False}

@@ -16,7 +16,7 @@ from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSp
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.training.loss_spikes import LossSpike
-from codellama_jax.training.stage_logger import StageLogger
+from codellama_jax.training.metrics.stage_logger import StageLogger
 from codellama_jax.training.trainer import Trainer
 from codellama_jax.training.watchdog import Watchdog
 

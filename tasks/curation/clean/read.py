@@ -22,7 +22,7 @@ from tasks.curation.units import Unit
 from tasks.sources import languages
 from tasks.sources.base import CODE_STREAMS, Document, Source
 from tasks.sources.filters import LeftOut
-from tasks.sources.record_file import RecordLocation
+from tasks.sources.records.record_file import RecordLocation
 
 NAME = "read"
 SCHEMA = pa.schema(

@@ -22,7 +22,7 @@ from tasks.build import main
 from tasks.curation.dedup.minhash import jaccard, shingles
 from tasks.sources import manifest
 from tasks.sources.files import Found
-from tasks.sources.tf_examples import TfRecords, tensorflow
+from tasks.sources.records.tf_examples import TfRecords, tensorflow
 
 
 def documents(out: Path) -> dict[str, list[dict[str, Any]]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.sources import distributions, embedded
-from tasks.sources import records as records_module
+from tasks.sources.embedded.corpus import corpus, distributions
+from tasks.sources.records.record_source import record_source as records_module
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def other_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in the place of this interpreter's library and packages; nothing is cached."""
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
     monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path / "purelib")])
-    monkeypatch.setattr(embedded, "_library", embedded._library.__wrapped__)
+    monkeypatch.setattr(corpus, "_library", corpus._library.__wrapped__)
     monkeypatch.setattr(distributions, "distribution_files", distributions.distribution_files.__wrapped__)
     return tmp_path
 

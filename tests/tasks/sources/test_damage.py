@@ -28,7 +28,7 @@ from written_records import (
 
 from codellama_jax.config.data import Filters
 from codellama_jax.errors import UserError
-from tasks.sources.record_formats import is_record_file
+from tasks.sources.records.record_formats import is_record_file
 
 
 def with_line(line: bytes, form: str = "jsonl") -> bytes:

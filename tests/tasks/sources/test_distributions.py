@@ -6,9 +6,8 @@ import pytest
 from written_folders import everything
 
 from codellama_jax.config.data import SPLITS, Corpus, Filters
-from tasks.sources import distributions
-from tasks.sources.distributions import description, project_requirements, required_distributions
-from tasks.sources.embedded import embedded_source
+from tasks.sources.embedded.corpus import distributions, embedded_source
+from tasks.sources.embedded.distributions import description, project_requirements, required_distributions
 
 STORY = "Once upon a time there was a library.\n\nIt did what it said. " * 9
 LICENCE = "Permission is granted to everybody.\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from codellama_jax.config.data import Filters
-from tasks.sources.docstrings import docstrings, exercises
+from tasks.sources.embedded.docstrings import docstrings, exercises
 from tasks.sources.folder import File
 
 USUAL = Filters()

@@ -16,7 +16,7 @@ from codellama_jax.config.data import SPLITS, STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources import base
 from tasks.sources.base import Dialogue, Document
-from tasks.sources.embedded import embedded_source
+from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.filters import TEXT_ONLY
 
 USUAL = Filters()

@@ -67,7 +67,7 @@ def test_plain_lines_import_neither_tensorflow_nor_arrow(tmp_path: Path):
     program = """if True:
         import sys
         from codellama_jax.config.data import Corpus, Filters
-        from tasks.sources.records import open_records
+        from tasks.sources.records.record_source import open_records
         source = open_records(sys.argv[1], "train", name="code", corpus=Corpus(), settings=Filters())
         assert list(source.read(0))
         print({"tensorflow", "tensorflow_datasets", "pyarrow"} & set(sys.modules))"""

@@ -17,7 +17,7 @@ from tensorflow_datasets.core.utils import gcs_utils
 from codellama_jax.config.data import Corpus, Filters
 from tasks.sources.base import Block, items
 from tasks.sources.filters import TEXT_ONLY
-from tasks.sources.records import open_records
+from tasks.sources.records.record_source import open_records
 
 FILE_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "tfrecord")
 FORMATS = (*FILE_FORMATS, "tfds")

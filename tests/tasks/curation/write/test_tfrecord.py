@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.curation.write.tfrecord import example
-from tasks.sources.tf_examples import tensorflow
+from tasks.sources.records.tf_examples import tensorflow
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**31, 2**40])

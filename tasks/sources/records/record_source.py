@@ -1,8 +1,8 @@
 """Source over record files: JSON lines, Parquet, TFRecord, and datasets that TFDS has prepared.
 
-tasks/sources/record_fields.py lists the fields that are recognised. A shard is the smallest part of a file that can be
-read without what is before it: Corpus.shuffle_bytes of plain JSON lines, a row group of Parquet, a whole file of the
-other formats. A block is consecutive records of about Corpus.shuffle_bytes.
+tasks/sources/records/record_fields.py lists the fields that are recognised. A shard is the smallest part of a file that
+can be read without what is before it: Corpus.shuffle_bytes of plain JSON lines, a row group of Parquet, a whole file of
+the other formats. A block is consecutive records of about Corpus.shuffle_bytes.
 """
 
 import bisect
@@ -18,10 +18,10 @@ from tasks.sources.base import Block, Source, binding, has_documents, hash_of, l
 from tasks.sources.documents import check_document_characters, grouped, parts
 from tasks.sources.files import UNKNOWN_SIZE, Found
 from tasks.sources.filters import LeftOut
-from tasks.sources.record_fields import dialogue_of, document_of, repository_of, select_fields
-from tasks.sources.record_file import Damaged, DamagedFile, Format, Record
-from tasks.sources.record_files import find_files, with_size
-from tasks.sources.record_formats import open_file
+from tasks.sources.records.record_fields import dialogue_of, document_of, repository_of, select_fields
+from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record
+from tasks.sources.records.record_files import find_files, with_size
+from tasks.sources.records.record_formats import open_file
 from tasks.sources.splits import EmptySplit, check_split, hash_fraction, validation_keys
 
 # A corpus of at most so many bytes is read when it is opened, so that neither split is empty (splits.validation_keys).

@@ -9,9 +9,9 @@ from typing import Any
 
 from codellama_jax.config.training import Stage
 from codellama_jax.runtime import cli
-from codellama_jax.training.json_lines import JsonLines
-from codellama_jax.training.progress import Progress
-from codellama_jax.training.tensorboard import TensorBoard
+from codellama_jax.training.metrics.json_lines import JsonLines
+from codellama_jax.training.metrics.progress import Progress
+from codellama_jax.training.metrics.tensorboard import TensorBoard
 
 
 class StageLog:

@@ -9,8 +9,8 @@ from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from tasks.sources import files
 from tasks.sources.files import Found
-from tasks.sources.record_formats import KINDS, is_corpus_file, is_record_file
-from tasks.sources.tf_examples import tensorflow
+from tasks.sources.records.record_formats import KINDS, is_corpus_file, is_record_file
+from tasks.sources.records.tf_examples import tensorflow
 
 TFDS = "tfds:"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from tasks.sources.files import Found
-from tasks.sources.record_file import Damaged, Record, RecordLocation, open_checked
+from tasks.sources.records.record_file import Damaged, Record, RecordLocation, open_checked
 
 # A failed read loses what it had decompressed before the damage. Reads of this size are as fast as larger ones here.
 ZSTANDARD_READ = 1 << 10

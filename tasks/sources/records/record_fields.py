@@ -20,7 +20,7 @@ from codellama_jax.config.data import Filters
 from tasks.sources import filters, languages
 from tasks.sources.base import CODE_STREAMS, Dialogue, Document, Message
 from tasks.sources.filters import LeftOut
-from tasks.sources.record_file import Damaged, RecordLocation
+from tasks.sources.records.record_file import Damaged, RecordLocation
 
 TEXT = ("content", "text", "code")
 PATH = ("path", "max_stars_repo_path", "file_path", "filepath", "file_name")

@@ -19,7 +19,7 @@ from pathlib import Path
 from codellama_jax.config.data import STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources.base import Block, Dialogue, Source, binding, has_documents, hash_of
-from tasks.sources.docstrings import docstrings, exercises
+from tasks.sources.embedded.docstrings import docstrings, exercises
 from tasks.sources.filters import text_or_none
 from tasks.sources.folder import SKIPPED_FOLDERS, File, TextFiles, walk
 from tasks.sources.splits import hash_fraction, select_split
@@ -56,7 +56,7 @@ def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters) -
         elif stream == "nl_code":
             entries = select(_topics()) + [_docstring_file(file) for file in modules]
         else:
-            from tasks.sources.distributions import distribution_files  # only nl needs it
+            from tasks.sources.embedded.distributions import distribution_files  # only nl needs it
 
             entries = select(distribution_files())
         source = TextFiles(stream, entries, corpus, filters)

@@ -6,10 +6,10 @@ Opening a file reads at most Parquet's footer. pyarrow and TensorFlow are import
 import re
 
 from tasks.sources.files import Found
-from tasks.sources.json_lines import CompressedJsonLines, JsonLines
-from tasks.sources.parquet import Parquet
-from tasks.sources.record_file import Format, SelectColumns
-from tasks.sources.tf_examples import TfRecords
+from tasks.sources.records.json_lines import CompressedJsonLines, JsonLines
+from tasks.sources.records.parquet import Parquet
+from tasks.sources.records.record_file import Format, SelectColumns
+from tasks.sources.records.tf_examples import TfRecords
 
 PLAIN = re.compile(r"\.(jsonl|ndjson|json)$", re.IGNORECASE)
 COMPRESSED = re.compile(r"\.(jsonl|ndjson|json)\.(gz|zst|zstd)$", re.IGNORECASE)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tasks.sources.files import Found
-from tasks.sources.record_file import BUFFER, Damaged, Record, RecordLocation, SelectColumns, open_checked
+from tasks.sources.records.record_file import BUFFER, Damaged, Record, RecordLocation, SelectColumns, open_checked
 
 
 class Parquet:

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tasks.sources import files
-from tasks.sources.docstrings import SHORTEST_PROSE
+from tasks.sources.embedded.docstrings import SHORTEST_PROSE
 from tasks.sources.filters import text_or_none
 from tasks.sources.folder import File
 
@@ -61,7 +61,7 @@ def distribution_files() -> list[File]:
 
 def project_requirements() -> list[str]:
     """The requirements that this project declares: in pyproject.toml of a checkout, else in its installed metadata."""
-    path = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    path = Path(__file__).resolve().parents[3] / "pyproject.toml"
     if path.is_file():
         project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
         if canonicalize_name(project.get("name", "")) == PROJECT:

@@ -7,7 +7,7 @@ from typing import Any
 
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources.files import Found
-from tasks.sources.record_file import Damaged, Record, RecordLocation, message_of, unreadable
+from tasks.sources.records.record_file import Damaged, Record, RecordLocation, message_of, unreadable
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""The embedded corpus: text that any machine with Python has."""
