@@ -14,7 +14,7 @@ from tasks.sources.records import Records
 from tasks.sources.splits import EmptySplit, check_split
 from tasks.sources.tf_examples import TfRecords
 
-_REMEDY = "download it again, or run `python -m tasks.build` again"
+_REMEDY = "fetch it again, or run `python -m tasks.build` again"
 
 
 class CuratedDataset(Records):

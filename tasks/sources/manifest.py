@@ -69,7 +69,7 @@ def path_of(path: str) -> str | None:
     manifest = f"{path.rstrip('/')}/{NAME}"
     if not files.exists(manifest, path):
         if files.exists(f"{path.rstrip('/')}/{STARTED}", path):
-            raise UserError(f"{path} holds an unfinished build: run the same `python -m tasks.build` again")
+            raise UserError(f"{path} holds a build that is not finished: run the same `python -m tasks.build` again")
         return None
     try:
         with files.open_binary(manifest) as file:

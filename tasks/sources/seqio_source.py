@@ -13,52 +13,19 @@ iterator state. Random preprocessors get a seed that is a hash of the task's nam
 numbers in each epoch. SeqIO and TensorFlow are imported when a task is opened.
 """
 
-import concurrent.futures
-import difflib
 import functools
-import hashlib
-import inspect
-import itertools
-import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
-from codellama_jax.runtime.console import quiet_stderr
-from tasks.sources import files
 from tasks.sources.base import Source, hash_of
-from tasks.sources.files import Found
-from tasks.sources.record_fields import LANGUAGE, LICENCE, MESSAGES, PATH, REPOSITORY, TEXT, TURNS
 from tasks.sources.record_file import Damaged, Record, RecordLocation, message_of
 from tasks.sources.records import Records
+from tasks.sources.seqio_task import TaskReader, find_task
 from tasks.sources.tf_examples import tensorflow
 
 PREFIX = "seqio:"
-PAIR = ("inputs", "targets")
-
-_IMPORT = "import the module that registers it: `import my_package.tasks` in a gin file, or --import=my_package.tasks"
-_BUILDING = threading.Lock()  # SeqIO keeps the seed of the next preprocessor in a global variable
-
-
-def find_task(name: str, where: str) -> Any:
-    """The registered seqio.Task of this name.
-
-    Raises:
-        UserError: there is none. `where` names what the user wrote.
-    """
-    tensorflow()
-    with quiet_stderr():
-        import seqio
-
-    if name in seqio.TaskRegistry.names():
-        return seqio.TaskRegistry.get(name)
-    if name in seqio.MixtureRegistry.names():
-        raise UserError(f"{where}: {name} is a SeqIO mixture, not a task: name one of its tasks")
-    near = difflib.get_close_matches(name, seqio.TaskRegistry.names(), 2)
-    hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
-    raise UserError(f"{where}: no SeqIO task {name!r} is registered: {hint}{_IMPORT}")
 
 
 def open_task(
@@ -94,7 +61,7 @@ def open_task(
     read_split = split if has_validation else "train"
     if read_split not in task.splits:
         raise UserError(f"{where}: the task has no split {read_split} (but {', '.join(task.splits) or 'none'})")
-    reader = _TaskReader(task, read_split, where)
+    reader = TaskReader(task, read_split, where)
     dialogues = stream == "instruct" if stream else reader.has_messages
     reader.select_features(dialogues)
     return SeqioSource(
@@ -112,7 +79,7 @@ def open_task(
 class SeqioSource(Records):
     """A Source over the shards of a SeqIO task."""
 
-    def __init__(self, reader: "_TaskReader", split: str, **options: Any):
+    def __init__(self, reader: TaskReader, split: str, **options: Any):
         """See open_task, and Records for the options."""
         self._reader = reader
         super().__init__([TaskShard(reader, index) for index in range(len(reader.shards))], split, **options)
@@ -124,7 +91,7 @@ class SeqioSource(Records):
 class TaskShard:
     """A Format: one shard of a task, whose records are the preprocessed examples."""
 
-    def __init__(self, reader: "_TaskReader", index: int):
+    def __init__(self, reader: TaskReader, index: int):
         self.file, self._reader, self._index = reader.shards[index], reader, index
 
     def __len__(self) -> int:
@@ -145,176 +112,3 @@ class TaskShard:
                 f"{self._reader.where}: example {number + 1} of {self.file.path} cannot be read ({message_of(error)}):"
                 " correct the task's source or its preprocessors"
             ) from error
-
-
-class _TaskReader:
-    """Reads the examples of one split of a task, shard by shard.
-
-    Attributes:
-        where: names what the user wrote, for errors.
-        shards: of the task's source, with sizes where they are files.
-    """
-
-    def __init__(self, task: Any, split: str, where: str):
-        self.where = where
-        self._task, self._split = task, split
-        names = self._checked("list its shards", lambda: list(task.source.list_shards(split)))
-        if not names:
-            raise UserError(f"{where}: the split {split} of the task has no files")
-        self.shards = self._with_sizes(names)
-        self._spec = self._checked("build its dataset", lambda: self._dataset(0).element_spec)
-        self._features: list[str] = []
-
-    @property
-    def has_messages(self) -> bool:
-        """Whether the examples have messages, or prompt and completion."""
-        return self._is_text(MESSAGES) or all(map(self._is_text, TURNS))
-
-    def select_features(self, dialogues: bool) -> None:
-        """Chooses the features to read.
-
-        Raises:
-            UserError: the examples have no text, or are tokenised.
-        """
-        if dialogues:
-            options = [(MESSAGES,), TURNS, PAIR]
-            required = "neither messages, nor prompt and completion, nor inputs and targets"
-        else:
-            options = [*((name,) for name in TEXT), PAIR, ("targets",)]
-            required = f"none of {', '.join(TEXT)}, targets"
-        chosen = next((names for names in options if all(map(self._is_text, names))), None)
-        if chosen is None:
-            spec = self._spec if isinstance(self._spec, Mapping) else {}
-            content = {name for names in options for name in names}
-            tokenised = [name for name in spec if name in content and self._dtype(name).is_integer]
-            if tokenised:
-                kind = self._dtype(tokenised[0]).name
-                raise UserError(
-                    f"{self.where}: the task is already tokenised ({tokenised[0]} is {kind}), but documents are cut,"
-                    " infilled and packed as text: name a task whose output is text, without"
-                    " seqio.preprocessors.tokenize and append_eos"
-                )
-            raise UserError(
-                f"{self.where}: the task's examples have {required} as a string (but {', '.join(spec) or 'nothing'})"
-            )
-        self._pair = chosen == PAIR
-        self._dialogues = dialogues
-        metadata = REPOSITORY if dialogues else (*PATH, *LANGUAGE, *REPOSITORY, *LICENCE)
-        self._features = [*chosen, *(name for name in metadata if self._is_text(name, scalar=False))]
-
-    def fields(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields of an example under the names of tasks/sources/record_fields.py."""
-        fields = dict(example)
-        if self._dialogues and self._pair:
-            fields |= dict(zip(TURNS, (fields[name] for name in PAIR), strict=True))
-        elif not self._dialogues and "targets" in self._features:
-            inputs = fields.get("inputs", b"")
-            separator = b"" if not inputs or inputs.endswith(b"\n") else b"\n"
-            fields["text"] = inputs + separator + fields["targets"]
-        return fields
-
-    def examples(self, shard: int) -> Iterator[dict[str, Any]]:
-        """The selected features of a shard's examples, in an order that is always the same."""
-        dataset = self._checked("build its dataset", lambda: self._selected(shard))
-        for example in dataset.as_numpy_iterator():
-            yield {name: value.tolist() if hasattr(value, "tolist") else value for name, value in example.items()}
-
-    def identity(self) -> tuple:
-        """What the examples depend on besides the shards, as a value whose repr is the same in every process."""
-        folder = _common_folder([shard.location for shard in self.shards])
-        arguments = {name: value for name, value in vars(self._task.source).items() if isinstance(value, int | str)}
-        source = re.sub(r" at 0x[0-9a-f]+", "", f"{self._task.source!r} {sorted(arguments.items())}")
-        preprocessors = [_description(function) for function in self._task.preprocessors]
-        return self._task.name, self._split, source.replace(folder, ""), preprocessors, self._features
-
-    def _selected(self, shard: int) -> Any:
-        tf = tensorflow()
-        features = self._features
-        options = tf.data.Options()
-        options.deterministic = True
-        dataset = self._dataset(shard).map(lambda example: {name: example[name] for name in features})
-        return dataset.with_options(options)
-
-    def _dataset(self, shard: int) -> Any:
-        """The preprocessed examples of a shard."""
-        import seqio
-
-        task, count = self._task, len(self.shards)
-        seed = int.from_bytes(hashlib.sha256(f"{task.name}/{shard}".encode()).digest()[:4], "big") >> 1
-        with _BUILDING:
-            dataset = task.source.get_dataset(
-                self._split,
-                shuffle=False,
-                seed=seed if _accepts_seed(task.source) else None,
-                shard_info=seqio.ShardInfo(index=shard, num_shards=count) if count > 1 else None,
-            )
-            dataset = task.preprocess_precache(dataset, seed=seed)
-            return task.preprocess_postcache(dataset, sequence_length=None, seed=seed)
-
-    def _checked(self, action: str, call: Any) -> Any:
-        """The result of a call to the task's own code, whose errors become UserErrors."""
-        try:
-            with quiet_stderr():
-                return call()
-        except UserError:
-            raise
-        except Exception as error:
-            cause = " ".join(f"{type(error).__name__}: {message_of(error)}".split())[:500]
-            raise UserError(f"{self.where}: the task cannot {action} ({cause}): correct the task") from error
-
-    def _dtype(self, name: str) -> Any:
-        return getattr(self._spec[name], "dtype", None)
-
-    def _is_text(self, name: str, scalar: bool = True) -> bool:
-        """Whether a feature is a string tensor; with `scalar`, of one value."""
-        tf = tensorflow()
-        spec = self._spec.get(name) if isinstance(self._spec, Mapping) else None
-        return isinstance(spec, tf.TensorSpec) and spec.dtype == tf.string and not (scalar and spec.shape.rank)
-
-    def _with_sizes(self, names: Sequence[str]) -> list[Found]:
-        import seqio
-
-        if not isinstance(self._task.source, seqio.FileDataSource | seqio.TfdsDataSource):
-            return [Found(f"{self._task.name}/{name}", name, files.UNKNOWN_SIZE, "") for name in names]
-        with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a request for each remote file
-            sizes = list(pool.map(_size_or_unknown, names))
-        folder = _common_folder(names)
-        return [
-            Found(f"{self._task.name}/{name.removeprefix(folder)}", name, size, "")
-            for name, size in zip(names, sizes, strict=True)
-        ]
-
-
-def _size_or_unknown(location: str) -> int:
-    try:
-        return files.size_of(location)
-    except OSError:
-        return files.UNKNOWN_SIZE
-
-
-def _common_folder(paths: Sequence[str]) -> str:
-    """The folder that all paths are below, with a slash at its end; "" for none."""
-    folders = [path.split("/")[:-1] for path in paths]
-    common = list(itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
-    return "/".join(names[0] for names in common) + "/" if common else ""
-
-
-def _accepts_seed(source: Any) -> bool:
-    """Whether get_dataset takes a seed: a FunctionDataSource does if its function does."""
-    function = getattr(source, "_dataset_fn", None)
-    return function is None or "seed" in inspect.signature(function).parameters
-
-
-def _description(value: Any) -> Any:
-    """A preprocessor or an argument of one as a value whose repr is the same in every process."""
-    if isinstance(value, functools.partial):
-        keywords = {name: _description(argument) for name, argument in sorted(value.keywords.items())}
-        return _description(value.func), [_description(argument) for argument in value.args], keywords
-    if value is None or isinstance(value, str | bytes | bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): _description(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_description(entry) for entry in value]
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
