@@ -182,12 +182,11 @@ def print_stats(loader: DataLoader, shares: Mapping[str, float], count: int) -> 
     total = sum(map(Counter.total, tokens.values()))
     epochs = loader.epochs(batch.state) if batch else {}
 
-    print(f"{'stream':10s}{'planned':>9s}{'seen':>9s}{'tokens':>15s}{'documents':>12s}{'epochs':>9s}")
+    width = max(10, *(len(name) + 2 for name in shares))
+    print(f"{'stream':{width}s}{'planned':>9s}{'seen':>9s}{'tokens':>15s}{'documents':>12s}{'epochs':>9s}")
     for name, share in shares.items():
-        number = tokens[name].total()
-        print(
-            f"{name:10s}{share:9.1%}{number / total:9.1%}{number:15,d}{documents[name].total():12,d}{epochs[name]:9.3f}"
-        )
+        number, started = tokens[name].total(), documents[name].total()
+        print(f"{name:{width}s}{share:9.1%}{number / total:9.1%}{number:15,d}{started:12,d}{epochs[name]:9.3f}")
     print()
     all_documents, all_tokens = (sum(counts.values(), Counter[str]()) for counts in (documents, tokens))
     print(f"{'kind':10s}{'documents':>12s}{'share':>9s}{'tokens':>15s}{'share':>9s}")
