@@ -117,9 +117,8 @@ def source(extra: tuple[str, ...] = (), root: Path = ROOT) -> Archive:
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
             data = file.read_bytes()
-            entry = tarfile.TarInfo(
-                str(file.relative_to(root))
-            )  # no owner or time, so that equal sources give equal archives
+            # without owner and time, so that equal sources give equal archives
+            entry = tarfile.TarInfo(str(file.relative_to(root)))
             entry.size, entry.mode = len(data), 0o644
             archive.addfile(entry, io.BytesIO(data))
     digest = hashlib.sha256(tar.getvalue()).hexdigest()[:16]

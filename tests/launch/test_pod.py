@@ -40,7 +40,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def cloud(tmp_path, monkeypatch, store):
-    """A fake cloud. On its hosts, `python3 -m uv venv` installs a wrapper of this interpreter, which sets the environment
+    """A fake cloud. On its hosts, `python3 -m uv venv` installs a wrapper of this interpreter. The wrapper sets the
     variables with which processes reach the bucket and each other."""
     console.configure_logging()
     made = FakeCloud(tmp_path / "cloud", run=True, state=[ACTIVE, SUSPENDED, ACTIVE])
