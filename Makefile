@@ -1,12 +1,14 @@
 # make demo    trains code and long context on this machine, then prints the path of the report
-# make check   lint, types and the fast tests: before every commit (under 3 minutes on two cores)
+# make check   lint, types and the fast tests; run it before every commit (under 3 minutes on two cores)
 # make test    all tests (under 15 minutes on two cores)
 # make lint    ruff, mypy, import-linter and codespell
-# make setup   the environment only
-# make pods    writes docs/pods.md: what every stage of every size needs on every chip, compiled here (half an hour)
-# make bench   benchmarks against other programs, each with its result file (half an hour); prints what they need
-# make faults  kills, lost hosts, damage, full disks and the cost of saving, with its result file (half an hour)
-# make lock    the requirement files, from pyproject.toml (needs uv)
+# make setup   only installs the environment
+# make pods    compiles every stage of every size for every chip and writes docs/pods.md (half an hour)
+# make bench   runs benchmarks against other programs and writes their result files (half an hour); without arguments,
+#              prints what they need
+# make faults  tests kills, lost hosts, damaged files and full disks, measures the cost of saving, and writes the result
+#              file (half an hour)
+# make lock    writes the requirement files from pyproject.toml (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -54,7 +56,8 @@ check: lint
 pods: .venv/.installed-compiler
 	PYTHONPATH=.:.venv/tpu_compiler $(BIN)/python benchmarks/pods.py
 
-# Each needs an environment with the program that it compares with: the head of each benchmark says how to make it.
+# TORCH_PYTHON and MAXTEXT_PYTHON are the interpreters of environments with the programs to compare with. The docstrings of
+# the benchmarks describe how to create these environments.
 bench: .venv/.installed-compiler
 	@test -n "$(TORCH_PYTHON)$(MAXTEXT_PYTHON)$(TOKENIZER)" || { echo "make bench TORCH_PYTHON=..." \
 	  "MAXTEXT_PYTHON=... TOKENIZER=tokenizer.model: give one or more; benchmarks/*.py say what they need" >&2; exit 2; }

@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-# gin/ lies beside the packages in a checkout and inside one in a wheel. codellama_jax/config/gin_files.py reads both.
+# gin/ is next to the packages in a checkout and inside codellama_jax in a wheel. codellama_jax/config/gin_files.py
+# finds it in both.
 GIN_PACKAGES = {"codellama_jax.gin": "gin", "codellama_jax.gin.models": "gin/models"}
 
 setup(

@@ -1,14 +1,14 @@
-"""Launches a stage of Code Llama's recipe, and the missing stages that it starts from.
+"""Launches a stage of Code Llama's recipe, after its missing parent stages.
 
     python xm_launch.py --gin_file=gin/lcft.gin                                     on this machine, at size local
-    python xm_launch.py --gin_file=gin/lcft.gin --gin_file=gin/models/7b.gin ...    at a real size
+    python xm_launch.py --gin_file=gin/lcft.gin --gin_file=gin/models/7b.gin ...    at a published size
 
-At size local, earlier stages that are not finished in the run folder are run first. At a real size --chain does the
-same; without it the launcher stops and prints the command that runs the missing stage.
+At size local, parent stages that are not finished in the run folder are run first. At a published size, --chain does
+the same; without it, the launcher stops and prints the command that runs the missing stage.
 
     python xm_launch.py --executor=tpu_vm --topology=v5p-128 --run_dir=gs://BUCKET/runs ...    in the cloud; or gke
     python xm_launch.py status | logs NAME | stop NAME                                         about runs
-    python xm_launch.py --gin_file=gin/lcft.gin --explain Stage.steps                          what sets a value
+    python xm_launch.py --gin_file=gin/lcft.gin --explain Stage.steps                          the origin of a value
 """
 
 import argparse
@@ -19,7 +19,7 @@ from codellama_jax.runtime import console
 
 logger = logging.getLogger("xm_launch")
 console.configure_logging()
-logger.info("codellama_jax: reading the configuration")  # before the other imports: at once
+logger.info("codellama_jax: reading the configuration")  # before the other imports, which take seconds
 
 from codellama_jax.config import gin_files  # noqa: E402
 from codellama_jax.config.model import Llama  # noqa: E402
@@ -44,7 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """The flags that all executors have in common."""
     parser = argparse.ArgumentParser(
         prog="python xm_launch.py",
-        description="Launches a stage. Also: --gin_file=FILE (repeatable, the later wins), --gin.NAME=VALUE, and"
+        description="Launches a stage. Also: --gin_file=FILE (repeatable, the last one wins), --gin.NAME=VALUE, and"
         " --import=MODULE (repeatable), a module that registers SeqIO tasks.",
         epilog="Each executor has further flags: --executor=tpu_vm --help",
         allow_abbrev=False,
@@ -54,12 +54,12 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--topology", help="the slice of TPUs, such as v5p:4x4x4 or v5p-128")
     parser.add_argument("--chain", action="store_true", help="run missing earlier stages first (always at size local)")
     parser.add_argument("--yes", action="store_true", help="run a chain of stages without confirmation")
-    parser.add_argument("--dry_run", action="store_true", help="print the commands, and execute none")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands without executing them")
     parser.add_argument(
         "--explain",
         action="append",
         metavar="NAME",
-        help="print the value of a setting or macro and what sets it, and run nothing; repeatable",
+        help="print the value of a setting or macro and its origin, and run nothing; repeatable",
     )
     return parser
 

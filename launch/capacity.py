@@ -1,4 +1,4 @@
-"""Whether stages fit the devices that they are to run on, and what they cost; checked before anything is created."""
+"""Checks that stages fit into the memory of their devices, and estimates their cost, before anything is created."""
 
 import dataclasses
 import importlib.util
@@ -14,8 +14,9 @@ from launch.executor import Job
 
 # ---------------------------------------------------------------- slices of TPUs
 
-# If arithmetic gives more than this multiple of the memory, the stage is not compiled for the slice.
-SURELY_TOO_LARGE = 1.15
+# If the calculated peak exceeds this multiple of a device's memory, the slice is ruled out without compiling. The error
+# of the calculation is smaller.
+TOO_LARGE_FACTOR = 1.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Estimate:
 
     Attributes:
         peak_bytes: memory that each device needs.
-        fits: whether each device has that much.
+        fits: whether each device has this much memory.
         chip_hours: for the complete stage; None if it does not fit.
-        method: how the estimate was made, in a few words.
+        method: how the estimate was made, for messages.
     """
 
     peak_bytes: int
@@ -38,11 +39,16 @@ class Estimate:
 Estimator = Callable[[Config, Topology], Estimate]
 
 
-def estimate_stage(config: Config, slice_: Topology, *, arithmetic: bool = False) -> Estimate:
-    """The planner's estimate: from its cache or the compiler; by arithmetic if `arithmetic`, or without libtpu.
+def estimate_stage(config: Config, slice_: Topology, *, calculate: bool = False) -> Estimate:
+    """The planner's estimate: from the compiler or its cache, or calculated with formulas.
+
+    Args:
+        config: the configuration of the stage.
+        slice_: the slice.
+        calculate: use formulas even if libtpu, which has the compiler, is installed.
 
     Raises:
-        UserError: the stage cannot be sharded over the slice as its mesh demands.
+        UserError: the stage cannot be sharded over the slice with its mesh settings.
     """
     from codellama_jax.planning import estimate
     from codellama_jax.planning.aot_compile import Compiler
@@ -51,7 +57,7 @@ def estimate_stage(config: Config, slice_: Topology, *, arithmetic: bool = False
     from codellama_jax.planning.summary import summarize
 
     config = with_vocabulary(config, config.tokenizer)
-    if arithmetic or importlib.util.find_spec("libtpu") is None:
+    if calculate or importlib.util.find_spec("libtpu") is None:
         peak = estimate.peak_bytes(config, slice_)
         fits = peak <= slice_.chip.hbm_bytes
         hours = estimate.chip_hours(config, slice_) if fits else None
@@ -68,7 +74,7 @@ def estimate_stage(config: Config, slice_: Topology, *, arithmetic: bool = False
 
 
 def check_slice(jobs: Sequence[Job], slice_: Topology, estimator: Estimator = estimate_stage) -> list[Estimate]:
-    """The estimate for each job on the slice.
+    """Returns the estimate for each job on the slice.
 
     Raises:
         UserError: a job does not fit or cannot be sharded over the slice; names the smallest slice that fits all jobs.
@@ -88,7 +94,7 @@ def check_slice(jobs: Sequence[Job], slice_: Topology, estimator: Estimator = es
 
 
 def _remedy(jobs: Sequence[Job], slice_: Topology, estimator: Estimator) -> str:
-    smallest = next((larger for larger in usual_slices(slice_) if _all_fit(jobs, larger, estimator)), None)
+    smallest = next((larger for larger in standard_slices(slice_) if _all_fit(jobs, larger, estimator)), None)
     search = "python -m codellama_jax.plan --search looks for settings that fit"
     if smallest is None:
         others = ", ".join(name for name in CHIPS if name != slice_.chip.name)
@@ -97,8 +103,8 @@ def _remedy(jobs: Sequence[Job], slice_: Topology, estimator: Estimator) -> str:
     return f"the smallest slice that fits is {fitting}; {search} this one"
 
 
-def usual_slices(like: Topology) -> Iterator[Topology]:
-    """The slices of the same generation in the shapes that the cloud offers, from one host up."""
+def standard_slices(like: Topology) -> Iterator[Topology]:
+    """The slices of the same generation in the default shapes of the cloud, from one host up."""
     power = 1
     while True:
         try:
@@ -110,8 +116,8 @@ def usual_slices(like: Topology) -> Iterator[Topology]:
 
 def _all_fit(jobs: Sequence[Job], slice_: Topology, estimator: Estimator) -> bool:
     try:
-        limit = SURELY_TOO_LARGE * slice_.chip.hbm_bytes
-        if any(estimate_stage(job.config, slice_, arithmetic=True).peak_bytes > limit for job in jobs):
+        limit = TOO_LARGE_FACTOR * slice_.chip.hbm_bytes
+        if any(estimate_stage(job.config, slice_, calculate=True).peak_bytes > limit for job in jobs):
             return False
         return all(estimator(job.config, slice_).fits for job in jobs)
     except UserError:
@@ -130,7 +136,7 @@ def cpus() -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes that a new process may allocate on this machine, None if that is unknown."""
+    """Bytes of memory that a new process can allocate on this machine; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -145,5 +151,5 @@ def check_memory(llama: Llama, size: str) -> None:
         raise UserError(
             f"size {size} needs at least {needed / 2**30:,.0f} GiB for weights, gradients and optimizer state; this"
             f" machine has {available / 2**30:,.0f} GiB free and no TPU: leave the size file out for size local, or run"
-            " on a slice of TPUs (docs/launching.md)"
+            " on a TPU slice (docs/launching.md)"
         )

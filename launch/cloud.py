@@ -1,4 +1,4 @@
-"""What the executors for the cloud share: flags of a slice, gcloud's settings, files in buckets, and their checks."""
+"""Shared by the cloud executors: flags of a slice, gcloud's settings, files in buckets, and checks."""
 
 import argparse
 import datetime
@@ -18,7 +18,7 @@ from launch.executor import Experiment, Job, Requirements
 logger = logging.getLogger(__name__)
 
 UNSET = "(unset)"  # printed by gcloud config get-value
-DELETE_TRIES = 4
+DELETE_ATTEMPTS = 4
 
 # ---------------------------------------------------------------- flags
 
@@ -34,10 +34,10 @@ def add_slice_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def slice_requirements(options: argparse.Namespace) -> Requirements:
-    """The requirements that --topology and the flags of add_slice_flags describe.
+    """The requirements described by --topology and the flags of add_slice_flags.
 
     Raises:
-        UserError: there is no such topology, or a number is out of range.
+        UserError: the topology does not exist, or a number is out of range.
     """
     if options.restarts < 0:
         raise UserError(f"--restarts={options.restarts} must not be negative", EXIT_USAGE)
@@ -62,7 +62,7 @@ def require(program: str = "gcloud") -> None:
 
 
 def setting(name: str, flag: str, value: str | None) -> str:
-    """The value of a launcher flag, or gcloud's setting if the flag is not given.
+    """The value of a launcher flag, or of gcloud's setting if the flag is not given.
 
     Args:
         name: gcloud's name of the setting, such as "compute/zone".
@@ -86,7 +86,7 @@ def setting(name: str, flag: str, value: str | None) -> str:
 
 
 def list_folder(folder: str) -> list[str]:
-    """The entries of a folder in a bucket, folders with a slash at the end; empty if the folder does not exist.
+    """The entries of a folder in a bucket; names of folders end with a slash. Empty if the folder does not exist.
 
     Raises:
         UserError: it cannot be read.
@@ -98,7 +98,7 @@ def list_folder(folder: str) -> list[str]:
 
 
 def read_file(path: str, last_bytes: int | None = None) -> bytes:
-    """A file in a bucket, or its last bytes.
+    """Reads a file in a bucket, or its last bytes.
 
     Raises:
         UserError: it cannot be read.
@@ -108,7 +108,7 @@ def read_file(path: str, last_bytes: int | None = None) -> bytes:
 
 
 def modified_at(path: str) -> float | None:
-    """When a file in a bucket was last written, in seconds since 1970; None if it does not exist.
+    """When a file in a bucket was last written, as Unix time; None if it does not exist.
 
     Raises:
         UserError: gcloud is not installed.
@@ -132,19 +132,19 @@ def _checked(result: Result, path: str) -> Result:
     return result
 
 
-# ---------------------------------------------------------------- before anything is created
+# ---------------------------------------------------------------- checks before anything is created
 
 
 def check_shared(experiment: Experiment) -> None:
-    """Returns if the hosts can reach everything that the jobs read or write.
+    """Checks that the hosts can reach all files that the jobs read or write.
 
     Raises:
-        UserError: something is on this machine only; the message contains the remedy.
+        UserError: a path is on this machine; the message contains the remedy.
     """
     experiment.source()
     if not experiment.run_dir.startswith("gs://"):
         raise UserError(
-            f"--run_dir={experiment.run_dir} is a folder on this machine, which the hosts cannot reach: write"
+            f"--run_dir={experiment.run_dir} is a folder on this machine, which the hosts cannot reach: use"
             " --run_dir=gs://BUCKET/FOLDER",
             EXIT_USAGE,
         )
@@ -153,7 +153,7 @@ def check_shared(experiment: Experiment) -> None:
             if path.startswith(("/", "~", ".")):
                 raise UserError(
                     f"{name}={path} ({job.stage}) is a path of this machine, which the hosts cannot reach: copy it to a"
-                    " bucket with gcloud storage cp -r, and write gs://BUCKET/PATH",
+                    " bucket with gcloud storage cp -r, and use gs://BUCKET/PATH",
                     EXIT_USAGE,
                 )
 
@@ -177,7 +177,7 @@ def write_probe(folder: str) -> list[Command]:
 
 
 def check_writable(run_dir: str) -> None:
-    """Raises UserError if gcloud or the permission to write to the bucket is missing. Leaves no file behind."""
+    """Raises UserError if gcloud is not installed or the bucket cannot be written. Leaves no file behind."""
     require()
     for command in write_probe(run_dir):
         if (result := execute(command)).code:
@@ -186,26 +186,26 @@ def check_writable(run_dir: str) -> None:
             )
 
 
-# ---------------------------------------------------------------- at the end
+# ---------------------------------------------------------------- deletion
 
 
 def delete(
     command: Command, resource: str, is_absent: Callable[[], bool] = lambda: False, pause_seconds: float = 1.0
 ) -> bool:
-    """Runs a command that deletes a resource, again if it fails, and regardless of stop signals.
+    """Runs a command that deletes a resource. Retries it if it fails, and ignores stop signals.
 
-    If it fails each time, logs the command so that the user can run it.
+    If all attempts fail, logs the command so that the user can run it.
 
     Args:
         command: the command.
-        resource: what it deletes, for the message.
-        is_absent: called after each failure: whether the resource does not exist any more.
-        pause_seconds: before the second try; doubled for each further one.
+        resource: name of the resource, for the message.
+        is_absent: called after each failure; returns whether the resource no longer exists.
+        pause_seconds: before the second attempt; doubled for each further one.
 
     Returns:
         Whether the resource is deleted.
     """
-    for attempt in range(DELETE_TRIES):
+    for attempt in range(DELETE_ATTEMPTS):
         if attempt:
             time.sleep(pause_seconds * 2 ** (attempt - 1))
         result = execute(command)

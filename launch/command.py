@@ -1,4 +1,4 @@
-"""Commands of other programs as values: --dry_run prints the commands that are otherwise executed."""
+"""External commands as values, so that --dry_run prints exactly the commands that a run executes."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from codellama_jax.runtime.signals import Stopped, StopSignals
 
 POLL_SECONDS = 0.1
 KILL_SECONDS = 5.0  # from SIGTERM to SIGKILL
-MAX_LINE_CHARACTERS = 110  # a longer command is printed with one flag on each line
+MAX_LINE_CHARACTERS = 110  # a longer command is printed with one flag per line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Command:
 
     Attributes:
         argv: the program and its arguments.
-        purpose: what it is for, in a few words.
-        stdin: the text for its standard input.
+        purpose: a short description, printed as a comment.
+        stdin: text for standard input.
     """
 
     argv: tuple[str, ...]
@@ -75,7 +75,7 @@ def execute(
     Args:
         command: the command to run.
         stop: counts the signals that ask the launcher to stop. None: the command is never interrupted.
-        allowed: the command is ended when more than this many stop signals have arrived.
+        allowed: number of stop signals to ignore; the command is ended at the next one.
         on_output: called with each chunk of stdout as it arrives.
 
     Raises:
@@ -107,7 +107,7 @@ def execute(
 
 
 def _drain(pipe: IO[bytes], output: bytearray, on_output: Callable[[bytes], None] | None) -> None:
-    """Moves what a non-blocking pipe holds to `output`."""
+    """Moves the bytes that are available in a non-blocking pipe to `output`."""
     while chunk := pipe.read():
         output.extend(chunk)
         if on_output:
@@ -115,7 +115,7 @@ def _drain(pipe: IO[bytes], output: bytearray, on_output: Callable[[bytes], None
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Ends a process and its children if it still runs."""
+    """Ends a process and its children if it is still running."""
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGTERM)

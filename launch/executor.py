@@ -31,7 +31,7 @@ EXECUTORS = {
 }
 
 
-# ---------------------------------------------------------------- what is run
+# ---------------------------------------------------------------- experiments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def shipped_paths(self) -> tuple[str, ...]:
-        """The gin files and the imported modules that such a machine needs, relative to the checkout.
+        """The gin files and the imported modules that the copy must contain, as paths relative to the checkout.
 
         Raises:
             UserError: there is no checkout, or one of them is outside it.
@@ -94,7 +94,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Jobs of one run, run one after another; each starts from the result of the previous one.
+    """Jobs of one run, executed one after another; each starts from the result of the previous one.
 
     Attributes:
         name: the run's folder.
@@ -124,8 +124,8 @@ class Requirements:
         topology: one or more TPU slices; None: the devices of this machine.
         processes: number of processes on this machine; None: one, connected to the terminal.
         devices_per_process: CPU devices of each process; None: JAX decides.
-        restarts: how many times a job is started again after it was preempted or lost a host.
-        libtpu_bundle: a name in launch/libtpu_flags.py.
+        restarts: maximum number of restarts of a job after preemptions and lost hosts.
+        libtpu_bundle: name of a bundle in launch/libtpu_flags.py.
     """
 
     topology: Topology | None = None
@@ -147,14 +147,14 @@ class Requirements:
         return libtpu_flags.libtpu_init_args(self.slice.chip, self.libtpu_bundle)
 
 
-# ---------------------------------------------------------------- where it is run
+# ---------------------------------------------------------------- executors
 
 
 class Executor(Protocol):
     """An environment in which experiments run. Only `run` and `stop` change anything.
 
     Attributes:
-        remote: whether jobs run on other machines, which have a copy of the checkout and no other file of this machine.
+        remote: whether jobs run on other machines, which have a copy of the checkout and no other files from this one.
         requirements: the resources for the experiment.
     """
 
@@ -174,10 +174,10 @@ class Executor(Protocol):
         """
 
     def check(self, experiment: Experiment) -> None:
-        """Returns if the experiment can be run. Creates nothing.
+        """Checks that the experiment can be run. Creates nothing.
 
         Raises:
-            UserError: it cannot; the message contains the remedy.
+            UserError: it cannot be run; the message contains the remedy.
         """
 
     def show(self, experiment: Experiment) -> Iterable[str]:
@@ -185,10 +185,10 @@ class Executor(Protocol):
 
     def run(self, experiment: Experiment) -> int:
         """Runs the jobs one after another; returns an exit code (0 done, 1 failed, 2 wrong usage, 75 stopped after
-        saving). Resources that it created are released when it returns or raises.
+        saving). Releases the resources that it created before it returns or raises.
 
         Raises:
-            UserError: as `check` does, or for an error that the user can fix.
+            UserError: for the same reasons as `check`, or for another error that the user can fix.
         """
 
     def logs(self, run_dir: str, name: str) -> int:
@@ -204,25 +204,27 @@ def run_in_order(jobs: Iterable[Job], run_job: Callable[[Job], int]) -> int:
 
 
 def error_line(output: Sequence[str]) -> str | None:
-    """The last line with which a process reports its own error ("error: ..."), None if there is none."""
+    """The last line of the output that reports an error ("error: ..."); None if there is none."""
     return next((line for line in reversed(output) if line.startswith("error: ")), None)
 
 
 def log_last_lines(heading: str, lines: Iterable[str]) -> None:
-    """Shows the last lines of a process that failed, on stderr."""
+    """Logs the last lines of a process that failed."""
     logger.warning("\n".join([f"codellama_jax: {heading}:", *(f"    {line}" for line in lines)]))
 
 
 def executor_class(name: str) -> type[Executor]:
-    """The class of the executor `name`, or the class that MODULE:CLASS names.
+    """The class of a built-in executor, or of one given as MODULE:CLASS.
 
     Raises:
-        UserError: there is none; suggests the nearest name.
+        UserError: there is no such executor; the message suggests the nearest name.
     """
     if ":" not in name and name not in EXECUTORS:
         nearest = difflib.get_close_matches(name, EXECUTORS, 1)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
-        raise UserError(f"--executor={name}: {hint}There are {', '.join(EXECUTORS)}, or MODULE:CLASS", EXIT_USAGE)
+        raise UserError(
+            f"--executor={name}: {hint}The executors are {', '.join(EXECUTORS)} and MODULE:CLASS", EXIT_USAGE
+        )
     module, _, attribute = EXECUTORS.get(name, name).partition(":")
     try:
         executor: Any = getattr(importlib.import_module(module), attribute)
@@ -236,12 +238,12 @@ def run_with_executor(
     argv: Sequence[str] | None,
     body: Callable[[gin_files.Flags, argparse.Namespace, Executor], int],
 ) -> int:
-    """Runs a command that has the parser's flags, --executor and the flags of the chosen executor.
+    """Runs a command with the flags of the parser, --executor and the flags of the selected executor.
 
     Args:
-        parser: without --executor.
+        parser: the parser of the command's own flags.
         argv: the command line without the program's name; None: that of this process.
-        body: the command; returns an exit code.
+        body: implements the command; returns an exit code.
 
     Returns:
         The exit code.

@@ -1,4 +1,4 @@
-"""Which stages have to run: the stage that the user asks for, and the missing stages that it starts from."""
+"""Plans an experiment: the requested stage, and its missing parent stages."""
 
 import logging
 import shlex
@@ -28,7 +28,7 @@ def plan(
     extra_flags: Sequence[str] = (),
     chain: bool = False,
 ) -> Experiment:
-    """The experiment that runs the stage of a configuration; without jobs if the stage is finished.
+    """Returns the experiment that runs the stage of a configuration. It has no jobs if the stage is finished.
 
     Args:
         flags: the command line.
@@ -36,10 +36,10 @@ def plan(
         run_dir: the folder of all runs.
         name: the run's folder in it; None: the model size.
         extra_flags: further flags for each job.
-        chain: whether to run missing stages that the stage starts from; always so at size local.
+        chain: whether to run missing parent stages; at size local they are always run.
 
     Raises:
-        UserError: a finished stage has another configuration, or a missing stage may not or cannot be run.
+        UserError: a finished stage has another configuration, a missing stage has no gin file, or it needs `chain`.
     """
     config = bindings.resolve()
     stage = config.stage
@@ -71,7 +71,7 @@ def plan(
         parent_files = [str(shipped[parent]), *common_files]
         parent_bindings = gin_files.load(parent_files, flags.bindings, imports=flags.imports)
         parent_config = parent_bindings.resolve()
-        # all stages are checked before the first one runs, finished ones too
+        # all stages, also finished ones, are checked before the first one runs
         check_same_configuration(run_dir.stage(name, parent), operative_text(parent_config))
         unused.intersection_update(parent_bindings.unused)
         if finished:
@@ -92,9 +92,9 @@ def plan(
 
 
 def _gin_files(flags: Flags, size: str) -> tuple[list[str], list[str]]:
-    """The gin files of the stage that the user asks for, and those that its parents share with it: all but stage files.
+    """The gin files of the requested stage, and those that also apply to its parents, which are all except stage files.
 
-    Both contain a file that sets the size.
+    Both lists contain a file that sets the size.
     """
     files = [str(gin_files.find(file)) for file in flags.gin_files]
     size_file = str(gin_files.find(f"gin/models/{size}.gin"))
@@ -102,7 +102,7 @@ def _gin_files(flags: Flags, size: str) -> tuple[list[str], list[str]]:
         files.append(size_file)
     common = [file for file in files if not gin_files.is_stage_file(file)]
     if not any(gin_files.is_size_file(file) for file in common):
-        common.append(size_file)  # the stage file is a saved configuration, which sets the size too
+        common.append(size_file)  # the stage file is a saved configuration, which also sets the size
     return files, common
 
 
@@ -110,7 +110,7 @@ def _gin_files(flags: Flags, size: str) -> tuple[list[str], list[str]]:
 
 
 def cost_table(experiment: Experiment, estimates: Sequence[Estimate], slice_: Topology | None) -> str:
-    """The stages in order: steps, tokens and, with a slice, the planner's estimates."""
+    """A table of the stages in order: steps, tokens and, with a slice, the planner's estimates."""
     columns = ["memory", "chip-hours", "days"] if slice_ else []
     rows = [["stage", "steps", "tokens", *columns]]
     for job in experiment.jobs:
@@ -129,7 +129,7 @@ def cost_table(experiment: Experiment, estimates: Sequence[Estimate], slice_: To
 
 
 def confirm(*, yes: bool) -> bool:
-    """Whether to run the stages: asks on the terminal unless `yes`.
+    """Returns whether to run the stages: asks on the terminal unless `yes`.
 
     Raises:
         UserError: there is no terminal.

@@ -1,8 +1,9 @@
-"""LIBTPU_INIT_ARGS in named bundles for each TPU generation. No bundle is the default.
+"""Named bundles of LIBTPU_INIT_ARGS for each TPU generation. By default, none is used.
 
-We measured none of these flags, so none is set unless --libtpu_bundle names a bundle; LIBTPU_INIT_ARGS in the
-launcher's environment overrides any bundle. The comments repeat what the publishers of the flags say. An unknown flag
-aborts the process, and some combinations do not compile: tests/launch/test_libtpu_flags.py compiles each bundle.
+We have not measured the effect of these flags, so none is set unless --libtpu_bundle names a bundle. LIBTPU_INIT_ARGS
+in the launcher's environment overrides any bundle. The comments repeat the descriptions by the publishers of the flags.
+An unknown flag aborts the process, and some combinations do not compile: tests/launch/test_libtpu_flags.py compiles a
+program with each bundle.
 """
 
 import os

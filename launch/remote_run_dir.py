@@ -1,4 +1,4 @@
-"""The folder of all runs, on this machine or in a bucket, as the launcher reads it."""
+"""The launcher's read access to the folder of all runs, on this machine or in a bucket."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ class RunDir:
 
     Args:
         path: a folder on this machine, or one in a bucket (gs://...).
-        offline: treat a bucket that cannot be read, because gcloud or a permission is missing, as empty.
+        offline: treat a bucket as empty if it cannot be read, because gcloud or a permission is missing.
 
     Attributes:
         as_given: the path as the user wrote it.
@@ -32,8 +32,9 @@ class RunDir:
         self._copies: tempfile.TemporaryDirectory | None = None
 
     def stage(self, name: str, stage: str) -> Path:
-        """A folder on this machine with the STATE_FILES of a stage and the folders of its complete checkpoints: the
-        stage's own folder, or for a bucket a copy in which the checkpoints are empty.
+        """Returns a folder on this machine with the STATE_FILES of a stage and the folders of its complete checkpoints.
+
+        It is the stage's own folder or, for a run in a bucket, a copy in which the checkpoint folders are empty.
 
         Raises:
             UserError: the bucket cannot be read.

@@ -1,4 +1,4 @@
-"""The source code that other machines get: an archive of the checkout, named by a digest of its content."""
+"""The source code for other machines: an archive of the checkout, named by a digest of its content."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ class Archive:
     """A .tar.gz file of the source.
 
     Attributes:
-        digest: of the content; the same for the same files, wherever and whenever the archive is made.
+        digest: of the content; independent of where and when the archive is made.
         lock: digest of the list of packages that the hosts install.
         data: the bytes of the file.
     """
@@ -53,7 +53,7 @@ class Archive:
 
 
 def is_checkout() -> bool:
-    """Whether this package runs from a checkout of the project, and not from an installed wheel."""
+    """Whether this package runs from a checkout of the project, not from an installed wheel."""
     return (ROOT / LOCK).is_file()
 
 
@@ -99,15 +99,15 @@ def path_of_module(name: str) -> str:
 
 @functools.cache
 def source(extra: tuple[str, ...] = (), root: Path = ROOT) -> Archive:
-    """The source in its current state: PARTS and `extra` as git knows them, with uncommitted changes and new files, but
-    without ignored files.
+    """Archives the source in its current state: PARTS and `extra`, with uncommitted changes and untracked files, but
+    without files that git ignores.
 
     Args:
         extra: more files and folders, relative to the checkout.
         root: the checkout.
 
     Raises:
-        UserError: git ignores one of `extra`, or one contains no file.
+        UserError: one of `extra` is ignored by git, or contains no file.
     """
     files = _files(root, (*PARTS, *extra))
     for part in extra:
@@ -117,7 +117,8 @@ def source(extra: tuple[str, ...] = (), root: Path = ROOT) -> Archive:
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
             data = file.read_bytes()
-            entry = tarfile.TarInfo(str(file.relative_to(root)))  # no owner, no time: equal sources, equal archives
+            # without owner and time, so that equal sources give equal archives
+            entry = tarfile.TarInfo(str(file.relative_to(root)))
             entry.size, entry.mode = len(data), 0o644
             archive.addfile(entry, io.BytesIO(data))
     digest = hashlib.sha256(tar.getvalue()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""The state of runs, read from their folders: python xm_launch.py status.
+"""The commands status, logs and stop of xm_launch.py.
 
-The commands `logs NAME` and `stop NAME` are passed to the executor.
+`status` reads the state of runs from their folders; `logs NAME` and `stop NAME` are passed to the executor.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from launch.executor import Executor
 from launch.remote_run_dir import RunDir
 
 COMMANDS = ("status", "logs", "stop")
-TAIL_BYTES = 100_000  # of metrics.jsonl: some hundred steps
+TAIL_BYTES = 100_000  # read from the end of metrics.jsonl: a few hundred steps
 ACTIVE_SECONDS = 600.0  # a run in a bucket counts as running if it logged a step in the last ten minutes
-RATE_STEPS = 50  # tokens_per_second is the median of so many steps
+RATE_STEPS = 50  # tokens_per_second is the median over the last steps, up to this many
 
 
 @dataclasses.dataclass(frozen=True)
 class StageStatus:
-    """The status of one stage of a run; None stands for an unknown value.
+    """The status of one stage of a run; None means unknown.
 
     Attributes:
         state: "finished", "running" or "stopped".
         age: seconds since the last checkpoint; in a bucket, since the last logged step.
-        left: seconds until the stage is finished.
+        left: estimated seconds until the stage is finished.
     """
 
     run: str
@@ -75,7 +75,7 @@ def run_command(flags: gin_files.Flags, options: argparse.Namespace, executor: E
 
 
 def stage_status(run_dir: RunDir, name: str, stage: str) -> StageStatus | None:
-    """The status of a stage; None if the folder is not a stage's."""
+    """The status of a stage; None if the folder is not that of a stage."""
     folder = run_dir.stage(name, stage)
     if not (folder / "config.gin").exists() or not (folder / "stage.json").exists():
         return None

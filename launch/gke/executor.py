@@ -1,4 +1,7 @@
-"""Runs jobs on GKE, each as a JobSet, which restarts itself after a preemption. Only kubectl is called."""
+"""Runs jobs on GKE, each as a JobSet, which restarts itself after a preemption.
+
+The executor calls kubectl, and gcloud to check the bucket.
+"""
 
 import argparse
 import dataclasses
@@ -52,12 +55,12 @@ class Gke:
     def from_flags(cls, options: argparse.Namespace) -> "Gke":
         if options.reserved:
             raise UserError(
-                "--reserved is a property of the cluster's node pool: leave it out with --executor=gke", EXIT_USAGE
+                "--reserved is set on the cluster's node pool: leave it out with --executor=gke", EXIT_USAGE
             )
         needs = cloud.slice_requirements(options)
         if needs.topology and needs.topology.hosts == needs.topology.slices > 1:
             raise UserError(
-                f"--slices={options.slices}: GKE connects slices of several hosts only, and {options.topology} has one",
+                f"--slices={options.slices}: GKE connects only slices of several hosts, and {options.topology} has one",
                 EXIT_USAGE,
             )
         return cls(needs, options.image, options.namespace, options.spot)
@@ -87,7 +90,7 @@ class Gke:
         return self._kubectl("wait until it ends (repeated)", *words, fields)
 
     def _follow(self, job: Job, since: str) -> Command:
-        pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)},{jobset.FIRST}"
+        pods = f"--selector={jobset.JOBSET}={jobset.jobset_name(job.name, job.stage)},{jobset.FIRST_HOST}"
         return self._kubectl("follow host 0", "logs", pods, f"--container={jobset.CONTAINER}", "--follow", since)
 
     def _last_lines(self, job: Job) -> Command:
@@ -101,7 +104,7 @@ class Gke:
         words = ("delete", "jobset", jobset.jobset_name(job.name, job.stage), "--ignore-not-found")
         return self._kubectl("delete it; running hosts save first", *words, "--cascade=foreground")
 
-    # ---------------------------------------------------------------- before anything is created
+    # ---------------------------------------------------------------- checks before anything is created
 
     def _check_offline(self, experiment: Experiment) -> None:
         slice_ = self.requirements.slice
@@ -169,7 +172,7 @@ class Gke:
             cloud.delete(self._delete(job), jobset.jobset_name(job.name, job.stage), pause_seconds=self.pace)
 
     def _wait(self, job: Job, stop: StopSignals) -> str:
-        """Follows the job until it ends; returns its terminal state, "" if it was deleted."""
+        """Follows the job until it ends; returns its terminal state, or "" if it was deleted."""
         since, restarts = "--tail=-1", "0"
         while True:
             result = execute(self._state(job), stop)
@@ -205,7 +208,7 @@ class Gke:
 
     def logs(self, run_dir: str, name: str) -> int:
         cloud.require("kubectl")
-        pods = f"--selector={jobset.FIRST},{jobset.RUN}={jobset.jobset_name(name)}"
+        pods = f"--selector={jobset.FIRST_HOST},{jobset.RUN}={jobset.jobset_name(name)}"
         result = execute(self._kubectl("", "logs", pods, f"--container={jobset.CONTAINER}", "--tail=-1"))
         if result.code or not result.stdout:
             raise UserError(f"no logs of {name}: {result.reason if result.code else 'it is not running'}")

@@ -1,4 +1,4 @@
-"""The Kubernetes manifest of a job: a JobSet with one Job for each slice and one pod for each host."""
+"""The Kubernetes manifest of a job: a JobSet with one Job per slice and one pod per host."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ SOURCE, ARCHIVE = "/source", "/archive"
 EXIT_SECONDS = 15  # from the end of Checkpoints.grace_seconds until the pod is killed
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOBSET, SLICE = "jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/job-index"
-FIRST = f"{SLICE}=0,{INDEX}=0"  # host 0 of the first slice, which logs the progress
+FIRST_HOST = f"{SLICE}=0,{INDEX}=0"  # host 0 of the first slice, which logs the progress
 RUN = "codellama-jax"  # label of everything that belongs to a run
 
 
@@ -51,8 +51,8 @@ def manifest(job: Job, requirements: Requirements, source: Archive, image: str, 
     source_mount, archive_mount = ({"name": name, "mountPath": f"/{name}"} for name in ("source", "archive"))
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        # The fastest network between slices. For a JobSet with several slices, GKE sets the variables MEGASCALE_*
-        # in each pod, from which JAX and libtpu learn how to connect them.
+        # The host network is the fastest one between slices. For a JobSet with several slices, GKE sets the
+        # variables MEGASCALE_* in each pod, with which JAX and libtpu connect the slices.
         "hostNetwork": True,
         "dnsPolicy": "ClusterFirstWithHostNet",
         "terminationGracePeriodSeconds": int(job.config.checkpoints.grace_seconds) + EXIT_SECONDS,
@@ -99,7 +99,7 @@ def manifest(job: Job, requirements: Requirements, source: Archive, image: str, 
             "metadata": {
                 "name": jobset_name(job.name, job.stage),
                 "labels": labels,
-                # a slice is a node pool; each Job gets its own
+                # a slice is a node pool; each Job runs in a node pool of its own
                 "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
             },
             "spec": {

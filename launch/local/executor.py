@@ -1,4 +1,4 @@
-"""Runs jobs on this machine, each with one process or with several that connect through jax.distributed."""
+"""Runs jobs on this machine, each with one process or with several processes that connect through jax.distributed."""
 
 import argparse
 import dataclasses
@@ -24,15 +24,15 @@ from launch.local.processes import Outcome
 logger = logging.getLogger(__name__)
 
 # Settings of glibc's allocator for CPUs: use large pages, and keep freed memory for the next step. In five pairs of
-# runs of 200 or 250 steps at size local, on two cores that other programs used too (2026-11-21), they took 6% to 20%
-# less processor time, start-up included, and 6% to 17% more memory (at most 1.5 GB). GLIBC_TUNABLES in the environment
-# overrides them; other C libraries ignore them.
+# runs of 200 or 250 steps at size local, on two cores shared with other programs (2026-11-21), these settings reduced
+# processor time by 6% to 20%, including start-up, and increased memory by 6% to 17% (at most 1.5 GB). GLIBC_TUNABLES in
+# the environment overrides them; other C libraries ignore them.
 ALLOCATOR = ":".join(
     f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_max=0", f"trim_threshold={16 << 30}", "arena_max=1")
 )
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_000)  # below the range of ephemeral ports
-EXPLAINED = (EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED)  # the job itself reports why it ends with these
+REPORTED_CODES = (EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED)  # the job itself reports why it ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Local:
         files = sorted(log_folder(run_dir, name).glob("*.log"), key=lambda path: path.stat().st_mtime)
         if not files:
             raise UserError(
-                f"no logs of {name} in {run_dir}: the output of one process on a terminal is not kept; with"
-                " --processes=N it is"
+                f"no logs of {name} in {run_dir}: the output of a single process on a terminal is not kept; add"
+                " --processes=N to keep it"
             )
         for file in files:
             print(f"==> {file} <==")
@@ -95,9 +95,7 @@ class Local:
 
     def stop(self, run_dir: str, name: str) -> int:
         if is_remote(run_dir):
-            raise UserError(
-                f"{run_dir}/{name}/STAGE/.lock names the process and the host that run it: kill PROCESS on that host"
-            )
+            raise UserError(f"{run_dir}/{name}/STAGE/.lock names its process and host: run kill PROCESS on that host")
         folders = [path.parent for path in sorted(Path(run_dir, name).glob("*/.lock"))]
         holders = {folder: found for folder in folders if (found := holder(folder))}
         if not holders:
@@ -106,7 +104,7 @@ class Local:
             if host != socket.gethostname():
                 raise UserError(f"{folder} is in use by process {process} on {host}: stop it on that host")
             os.kill(process, signal.SIGTERM)
-            logger.info(f"codellama_jax: asked process {process} to save {folder.name} and stop")
+            logger.info(f"codellama_jax: asked process {process} to save {folder.name} and exit")
         return EXIT_DONE
 
     def _process_environments(self, job: Job) -> list[dict[str, str]]:
@@ -125,7 +123,7 @@ class Local:
         return [{**variables, "JAX_PROCESS_ID": str(process)} for process in range(count)]
 
     def _run(self, experiment: Experiment, job: Job) -> Outcome:
-        """Runs a job until it ends. If one of several processes failed, its last lines are shown again."""
+        """Runs a job until it ends. If one of several processes failed, logs the last lines of its output."""
         shared = environment()
         folder = log_folder(experiment.run_dir, experiment.name)
         if self.requirements == Requirements():
@@ -143,7 +141,7 @@ class Local:
             process = f"process {outcome.process} of {len(environments)}"
             log = folder / f"{job.stage}.{outcome.process}.log"
             log_last_lines(f"{process} ended with code {outcome.code}, its last lines ({log})", outcome.last_lines)
-            if (error := error_line(outcome.last_lines)) and outcome.code in EXPLAINED:
+            if (error := error_line(outcome.last_lines)) and outcome.code in REPORTED_CODES:
                 logger.error(f"{error} ({process})")
         return outcome
 
@@ -158,9 +156,9 @@ def environment() -> dict[str, str]:
     variables = {
         "CODELLAMA_JAX_LAUNCHER": str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",  # a folder named tasks in the working directory must not be imported in place of ours
+        "PYTHONSAFEPATH": "1",  # a folder named tasks in the working directory must not hide our package
     }
-    if source_archive.is_checkout():  # an installed package is found without it
+    if source_archive.is_checkout():  # an installed package is found without PYTHONPATH
         path = (str(source_archive.ROOT), os.environ.get("PYTHONPATH"))
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     on_accelerator = distributed.tpu_chips() > 0 or os.path.exists("/dev/nvidiactl")
@@ -170,12 +168,12 @@ def environment() -> dict[str, str]:
 
 
 def log_folder(run_dir: str, name: str) -> Path:
-    """The folder for the processes' output: on this machine, even for a run in a bucket."""
+    """The folder for the output of the processes, on this machine even for a run in a bucket."""
     return Path("runs" if is_remote(run_dir) else run_dir, name, "logs")
 
 
 def free_port(key: str) -> int:
-    """A free port of this machine; the same for equal keys, so that --dry_run prints the port that is used later."""
+    """A free port of this machine. Equal keys give the same port, so that --dry_run prints the port that a run uses."""
     for port in range(PORTS.start + zlib.crc32(key.encode()) % len(PORTS), PORTS.stop):
         with socket.socket() as candidate:
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -188,8 +186,8 @@ def free_port(key: str) -> int:
 
 
 def exit_code(job: Job, outcome: Outcome) -> int:
-    """The launcher's exit code for a job. If the job could not report why it ended, logs what is known."""
-    if outcome.code in EXPLAINED or (outcome.signalled and outcome.code > 128):
+    """The launcher's exit code for a job. If the job could not report why it ended, logs the known cause."""
+    if outcome.code in REPORTED_CODES or (outcome.signalled and outcome.code > 128):
         return outcome.code
     killed = outcome.code == 128 + signal.SIGKILL
     cause = "it was killed, possibly out of memory" if killed else f"it ended with code {outcome.code}"

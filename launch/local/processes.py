@@ -1,4 +1,4 @@
-"""The processes of one job on this machine: their output is logged, and several end together."""
+"""Runs the processes of one job on this machine: logs their output, and ends all of them if one fails."""
 
 import contextlib
 import dataclasses
@@ -21,12 +21,12 @@ from codellama_jax.runtime.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
-FILE_ONLY_PREFIX = "[Gloo] Rank "  # CPU collectives write such lines; they are not shown on the terminal
-LAST_LINES = 12  # that are kept of each process
-CAUSE_SECONDS = 0.5  # failures within this time of the first may have caused it
-EXIT_SECONDS = 2.0  # for the others to exit by themselves after a failure, and again after SIGTERM
+FILE_ONLY_PREFIX = "[Gloo] Rank "  # lines of CPU collectives; not shown on the terminal
+LAST_LINES = 12  # kept of the output of each process
+CAUSE_SECONDS = 0.5  # a failure within this time after the first may be its cause
+EXIT_SECONDS = 2.0  # for the other processes to exit on their own after a failure, and again after SIGTERM
 DRAIN_SECONDS = 2.0  # from the end of a process to the end of its output: its children may keep the pipe open
-SAVE_SECONDS = 45.0  # for the others to exit after one has saved; more than Checkpoints.grace_seconds
+SAVE_SECONDS = 45.0  # for the other processes to exit after one has saved; more than Checkpoints.grace_seconds
 POLL_SECONDS = 0.5
 
 
@@ -35,9 +35,9 @@ class Outcome:
     """How the processes of a job ended.
 
     Attributes:
-        code: 0, or the exit code of the process that failed first, as a shell reports it (128 + N after signal N).
-        signalled: whether a signal asked the launcher to stop meanwhile.
-        process: number of the process that failed; None if none did.
+        code: 0, or the exit code of the process that caused the failure (128 + N after signal N).
+        signalled: whether the launcher received a stop signal meanwhile.
+        process: number of this process; None if none failed, or if the job has one process.
         last_lines: its last lines of output.
     """
 
@@ -53,7 +53,7 @@ class Outcome:
 
 
 class _LogFile:
-    """A file to which output is appended. If it cannot be written, as on a full disk, logging ends, not the job."""
+    """A file to which output is appended. If it cannot be written, as on a full disk, the job continues without it."""
 
     def __init__(self, path: Path, report: Callable[[str], None]):
         self._path, self._report = path, report
@@ -86,8 +86,8 @@ def _shell_code(code: int) -> int:
 def run_one(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> Outcome:
     """Runs one process that is connected to the terminal.
 
-    Its output is also appended to the log, except for a stream that goes to a terminal: on a pipe, programs show no
-    progress bar.
+    Its stdout and stderr are also appended to the log, except a stream that goes to a terminal: copying it would need a
+    pipe, and programs show no progress bar on a pipe.
     """
     stdout, stderr = (None if log is None or os.isatty(number) else subprocess.PIPE for number in (1, 2))
     if stdout and stderr and _same_file(1, 2):
@@ -118,11 +118,11 @@ def _same_file(one: int, other: int) -> bool:
 
 
 def _copy(pipe: IO[bytes], number: int, log: _LogFile) -> None:
-    """Copies a pipe to this process's output with that descriptor, and its complete lines to the log."""
+    """Copies a pipe to the file descriptor `number` of this process, and its complete lines to the log."""
     partial = b""
     with open(number, "wb", closefd=False) as out:
         while data := os.read(pipe.fileno(), 1 << 16):
-            with contextlib.suppress(OSError):  # the reader has gone away; the log still gets the output
+            with contextlib.suppress(OSError):  # the reader is gone; the log still gets the output
                 out.write(data)
                 out.flush()
             lines, newline, partial = (partial + data).rpartition(b"\n")
@@ -136,7 +136,7 @@ def _copy(pipe: IO[bytes], number: int, log: _LogFile) -> None:
 
 
 class _Process:
-    """One of several processes: its output goes to the terminal with a prefix, and to a file unchanged."""
+    """One of several processes. Its output is written to the terminal with a prefix, and to a file unchanged."""
 
     def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str], log: Path):
         self.number = number
@@ -165,7 +165,7 @@ class _Process:
             file.write(line)
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal has gone away; the file still gets the output
+        with contextlib.suppress(OSError):  # the terminal is gone; the file still gets the output
             sys.stdout.write(f"[{self.number}] {text}\n")
             sys.stdout.flush()
 
@@ -174,14 +174,14 @@ class _Process:
         self._process.send_signal(number)  # does nothing after the process has ended
 
     def wait(self) -> int:
-        """Waits for the end of the process and of its output; returns its exit code as a shell reports it."""
+        """Waits until the process and its output have ended; returns its exit code as a shell reports it."""
         code = self._process.wait()
         self._reader.join(DRAIN_SECONDS)
         return _shell_code(code)
 
 
 class _Group:
-    """Processes that end together: after the first failure the others are asked to exit, then killed."""
+    """Processes that end together: after a failure, the others get time to exit, then SIGTERM, then SIGKILL."""
 
     def __init__(self) -> None:
         self._processes: list[_Process] = []
@@ -205,7 +205,7 @@ class _Group:
             process.signal(number)
 
     def wait(self) -> tuple[_Process, int] | None:
-        """Waits until all have ended; returns the process that caused the failure and its exit code, if one failed."""
+        """Waits until all have ended; returns the process that caused the failure and its code, if one failed."""
         running = len(self._processes)
         while running:
             try:
@@ -242,7 +242,7 @@ class _Group:
 def run_group(commands: Sequence[tuple[Sequence[str], Mapping[str, str], Path]]) -> Outcome:
     """Runs one process for each (command, environment, log file) and returns when all have ended.
 
-    The first failure ends the others. Each stop signal is passed on to each process once.
+    The first failure ends the other processes. Each stop signal is forwarded to each process once.
     """
     group = _Group()
     with StopSignals(group.signal) as stop:

@@ -1,12 +1,12 @@
 """The launcher's agent on a TPU host: starts a job there, transfers its output, and stops it.
 
-    python -m launch.tpu_vm.agent start JOB -- COMMAND...    starts it and returns; does nothing if it was started
-    python -m launch.tpu_vm.agent watch JOB --offset=N       prints its log from byte N on, until it ends
+    python -m launch.tpu_vm.agent start JOB -- COMMAND...    starts it and returns; does nothing if already started
+    python -m launch.tpu_vm.agent watch JOB --offset=N       prints its log from byte N until it ends
     python -m launch.tpu_vm.agent result JOB --seconds=S     kills it after S seconds if it still runs; prints JSON
     python -m launch.tpu_vm.agent stop - --seconds=S         asks all jobs to save and exit; waits up to S seconds
 
-A job continues when the connection that started it ends. This module uses the standard library only: it runs with the
-Python of the host.
+A job continues after the connection that started it has ended. This module imports only the standard library, because
+it runs with the Python of the host.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-JOBS = Path("codellama_jax", "jobs")  # in the home directory: a folder for each job with its log, process ids and code
+JOBS = Path("codellama_jax", "jobs")  # in the home directory: per job, a folder with its log, process ids and exit code
 DEVICES = ("/dev/vfio/*", "/dev/accel*")
 OFFSET_MARK = "\x1e@@{}\x1e"  # precedes the output of `watch`: the offset of its first byte in the log
 LAST_LINES = 12
@@ -37,10 +37,10 @@ def job_folder(job: str) -> Path:
 
 
 def start(job: str, command: Sequence[str], devices: Sequence[str] = DEVICES) -> int:
-    """Starts the command in its own session, after ending other processes of this user that hold the TPUs."""
+    """Starts the command in its own session, after ending other processes of this user that have the TPUs open."""
     folder = job_folder(job)
     if (folder / "runner").exists():
-        return 0  # gcloud reconnected and runs this command again
+        return 0  # gcloud has reconnected and repeats this command
     end_device_holders(devices)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as log:
@@ -91,7 +91,7 @@ def watch(job: str, offset: int) -> int:
 
 
 def result(job: str, seconds: float) -> int:
-    """Prints how the job ended on this host. Kills it if it still runs after `seconds`: other hosts have ended."""
+    """Prints how the job ended on this host. Kills it if it still runs after `seconds`: it has ended on host 0."""
     folder, deadline = job_folder(job), time.monotonic() + seconds
     while not _has_ended(job) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -105,7 +105,7 @@ def result(job: str, seconds: float) -> int:
         "stop_requested": (folder / "stop_requested").exists(),
         "last_lines": log.splitlines()[-LAST_LINES:],
     }
-    sys.stdout.write("\n" + json.dumps(record) + "\n")  # in one write: all hosts print to the same terminal
+    sys.stdout.write("\n" + json.dumps(record) + "\n")  # a single write, because all hosts print to the same terminal
     sys.stdout.flush()
     return 0
 
@@ -144,7 +144,7 @@ def _device_holders(devices: set[str]) -> list[int]:
 
 
 def _has_ended(job: str) -> bool:
-    """Whether the job has ended. It has no exit code if its runner was killed, or if the host was restarted."""
+    """Whether the job has ended. A job has ended without a code if its runner was killed or its host restarted."""
     folder = job_folder(job)
     if (folder / "code").exists():
         return True
@@ -167,7 +167,7 @@ def _signal(job: str, number: int) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file atomically: other processes of the agent read it."""
+    """Writes a file atomically, because other processes of the agent read it."""
     temporary = path.with_suffix(".new")
     temporary.write_text(text)
     temporary.replace(path)

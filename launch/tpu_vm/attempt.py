@@ -1,4 +1,4 @@
-"""One attempt to run a job on the hosts of a slice: follows it through broken connections and interprets its end."""
+"""One attempt to run a job on the hosts of a slice: follows its log across connections, and determines how it ended."""
 
 import json
 import logging
@@ -18,19 +18,20 @@ from launch.tpu_vm.queued_resource import QueuedResource, SliceLost
 
 logger = logging.getLogger(__name__)
 
-MAX_RECONNECTS = 8  # in a row without new output; then host 0 counts as lost
+MAX_RECONNECTS = 8  # consecutive, without new output; then host 0 is considered lost
 RECONNECT_SECONDS = 5.0
 
 _OFFSET_MARK = re.compile(OFFSET_MARK.format(r"(\d+)").encode())
 
 
 class LogFollower:
-    """Prints a log once that arrives over several connections, each of which starts with the offset of its first byte.
+    """Prints each line of a log once, although the log arrives over several connections.
 
-    gcloud itself reconnects with the same command after a broken connection, so that some output arrives twice.
+    The output of each connection starts with an OFFSET_MARK, which contains the offset of the first byte in the log.
+    After a broken connection, gcloud itself reconnects and repeats the command, so that some output arrives twice.
 
     Attributes:
-        printed: bytes of the log that were printed.
+        printed: number of bytes of the log that were printed.
     """
 
     def __init__(self) -> None:
@@ -43,8 +44,8 @@ class LogFollower:
         self._partial_line = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Prints the complete lines that are new."""
-        # A line that was cut off by the end of a connection precedes the next mark; it is transferred again.
+        """Prints the complete lines of `chunk` that are new."""
+        # A line that was cut off by the end of a connection precedes the next mark; it is sent again.
         first, *rest = _OFFSET_MARK.split(self._partial_line + chunk)
         self._partial_line = self._print(first)
         for offset, text in zip(rest[::2], rest[1::2], strict=True):
@@ -72,7 +73,7 @@ class Attempt:
         commands: the commands for the slice.
         source: the source code on its hosts.
         slice_: the slice.
-        stop: counts stop signals: at the first, the job saves and exits; at the second, the launcher does not wait.
+        stop: counts stop signals: at the first, the job saves and exits; at the second, the launcher stops waiting.
         pace: multiplier for all waits (tests use less than 1).
     """
 
@@ -93,12 +94,12 @@ class Attempt:
         """Starts the job and follows it until it ends.
 
         Returns:
-            The exit code and, if the job may be started again, the reason why it ended.
+            The exit code, and the reason why the job ended if it may be started again, otherwise "".
 
         Raises:
             SliceLost, SliceDeleted: the slice or a host is gone.
             UserError: the job could not be started.
-            Stopped: a signal asked to stop before there was anything to save, or a second signal arrived.
+            Stopped: a stop signal arrived before the job was started, or a second one arrived.
         """
         self._slice.run_on_hosts(self._commands.start(self._job, self._number, self._source, libtpu_init_args))
         follower = LogFollower()
@@ -106,7 +107,7 @@ class Attempt:
             self._follow(follower, allowed=0)
         except Stopped:
             logger.info(
-                "codellama_jax: stopping: the job saves, then the slice is deleted (a second signal does not wait)"
+                "codellama_jax: stopping: the job saves, then the slice is deleted (a second signal deletes it at once)"
             )
             self._slice.run_on_hosts(self._commands.stop(self._source), allowed=1)
             self._follow(follower, allowed=1)
@@ -134,7 +135,7 @@ class Attempt:
         return [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
 
     def _interpret(self, results: list[dict[str, Any]]) -> tuple[int, str]:
-        """As `run` returns it, from the results of all hosts."""
+        """The return value of `run`, from the results of all hosts."""
         stage = self._job.stage
         if results and all(result["code"] == EXIT_DONE for result in results):
             return EXIT_DONE, ""

@@ -1,4 +1,4 @@
-"""The gcloud commands of the TPU VM executor, as functions of their arguments alone."""
+"""The gcloud commands of the TPU VM executor, built by pure functions."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from launch.command import Command
 from launch.executor import Job
 from launch.source_archive import LOCK, Archive
 
-PYTHON = "3.12"  # the Python of the hosts is too old
+PYTHON = "3.12"  # installed on the hosts, whose own Python is too old
 FOLDER = "codellama_jax"  # in the home directory of a host
 LABEL = "codellama-jax"
 
@@ -25,7 +25,7 @@ class TpuVmCommands:
 
     Attributes:
         resource: the name of the queued resource and of its TPU VM.
-        project, zone: where it is.
+        project, zone: its location.
     """
 
     resource: str

@@ -1,6 +1,6 @@
-"""Runs jobs on a slice of Cloud TPU VMs, which is created, replaced if it is preempted, and deleted at the end.
+"""Runs jobs on a slice of Cloud TPU VMs, which is created, recreated after a preemption, and deleted at the end.
 
-Only gcloud is called, with the commands of launch/tpu_vm/commands.py.
+The executor calls only gcloud, with the commands of launch/tpu_vm/commands.py.
 """
 
 import argparse
@@ -30,9 +30,9 @@ class TpuVm:
 
     Attributes:
         requirements: the slice, the number of restarts, and flags for the TPU compiler.
-        project, zone: where the slice is created; None: gcloud's settings.
+        project, zone: location of the slice; None: gcloud's settings.
         create_flags: further flags for `gcloud compute tpus queued-resources create`.
-        runtime_version: the software of the hosts; None: the usual one of the generation.
+        runtime_version: runtime version of the TPU VMs; None: the default of the TPU generation.
         pace: multiplier for all waits (tests use less than 1).
     """
 
@@ -47,10 +47,12 @@ class TpuVm:
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
         cloud.add_slice_flags(parser)
-        parser.add_argument("--project", help="default: gcloud's setting")
-        parser.add_argument("--zone", help="default: gcloud's setting")
-        parser.add_argument("--network", help="default: the project's default network")
-        parser.add_argument("--runtime_version", help="default: the usual one of the TPU generation")
+        parser.add_argument("--project", help="the project of the slice (default: gcloud's setting)")
+        parser.add_argument("--zone", help="the zone of the slice (default: gcloud's setting)")
+        parser.add_argument("--network", help="the network of the slice (default: the project's default network)")
+        parser.add_argument(
+            "--runtime_version", help="runtime version of the TPU VMs (default: that of the TPU generation)"
+        )
 
     @classmethod
     def from_flags(cls, options: argparse.Namespace) -> "TpuVm":
@@ -81,7 +83,7 @@ class TpuVm:
         version = self.runtime_version or slice_.chip.runtime_version or ""
         return self._commands(name).create(accelerator, version, self.create_flags)
 
-    # ---------------------------------------------------------------- before anything is created
+    # ---------------------------------------------------------------- checks before anything is created
 
     def _check_offline(self, experiment: Experiment) -> None:
         slice_ = self.requirements.slice
@@ -89,18 +91,18 @@ class TpuVm:
             raise UserError(f"the Cloud TPU API does not offer {slice_.chip.name}: use --executor=gke", EXIT_USAGE)
         if not slice_.has_default_shape and slice_.chip.name != "v4":
             raise UserError(
-                f"--topology={slice_.slice_name}: gcloud creates {slice_.cloud_name} in its usual shape only: write"
+                f"--topology={slice_.slice_name}: gcloud creates {slice_.cloud_name} only in its default shape: use"
                 f" --topology={slice_.cloud_name}, or use --executor=gke",
                 EXIT_USAGE,
             )
-        _ = self.requirements.libtpu_init_args
+        _ = self.requirements.libtpu_init_args  # raises if there is no such bundle
         cloud.check_shared(experiment)
         capacity.check_slice(experiment.jobs, slice_)
 
     def check(self, experiment: Experiment) -> None:
         self._check_offline(experiment)
         cloud.require()
-        _ = self._location
+        _ = self._location  # raises if the project or the zone is not set
         cloud.check_writable(experiment.run_dir)
 
     def show(self, experiment: Experiment) -> Iterator[str]:
@@ -141,7 +143,7 @@ class TpuVm:
     def _run(
         self, job: Job, commands: TpuVmCommands, source: Archive, slice_: QueuedResource, stop: StopSignals
     ) -> int:
-        """Runs a job until it ends, on a new slice after each loss, up to the permitted number of restarts."""
+        """Runs a job until it ends. Restarts it, on a new slice if necessary, up to the maximum number of restarts."""
         reason = ""
         for number in range(self.requirements.restarts + 1):
             if number:
@@ -179,7 +181,7 @@ class TpuVm:
         commands = self._commands(name)
         if execute(commands.state()).code:
             raise UserError(f"{name} is not running: there is no {commands.resource} in {commands.zone}")
-        execute(commands.stop_any())  # a slice that cannot be reached is deleted nevertheless
+        execute(commands.stop_any())  # a slice that cannot be reached is also deleted
         result = execute(commands.delete())
         if result.code:
             raise UserError(f"{commands.resource} cannot be deleted: {result.reason}")

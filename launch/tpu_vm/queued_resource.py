@@ -1,4 +1,4 @@
-"""A slice of TPU VMs: it is created as a queued resource, may be preempted, and is always deleted at the end."""
+"""A slice of TPU VMs: created as a queued resource, possibly preempted, and always deleted at the end."""
 
 import logging
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from launch.tpu_vm.commands import TpuVmCommands
 logger = logging.getLogger(__name__)
 
 WAITING = ("ACCEPTED", "CREATING", "PROVISIONING", "WAITING_FOR_RESOURCES", "")
-ABSENT = "ABSENT"  # not a state of the cloud: the queued resource does not exist
+ABSENT = "ABSENT"  # not a state of the API: the queued resource does not exist
 POLL_SECONDS = 15.0
-SSH_FAILED = 255  # exit code of ssh if the connection failed, and not the remote command
+SSH_FAILED = 255  # exit code of ssh if the connection failed, rather than the remote command
 
 
 class SliceLost(Exception):
@@ -32,7 +32,7 @@ class QueuedResource:
     Args:
         commands: the commands for this slice.
         create: the command that creates it.
-        source: the source code that its hosts get.
+        source: the source code to install on its hosts.
         stop: counts the signals that ask the launcher to stop.
         pace: multiplier for all waits (tests use less than 1).
     """
@@ -71,9 +71,9 @@ class QueuedResource:
                 " was killed: python xm_launch.py stop NAME --executor=tpu_vm deletes it; or use another --name"
             )
         self._created = self.state()[0] != ABSENT
-        raise self._refusal(result.reason, result.stderr)
+        raise self._creation_error(result.reason, result.stderr)
 
-    def _refusal(self, reason: str, message: str) -> UserError:
+    def _creation_error(self, reason: str, message: str) -> UserError:
         where = f"{self._commands.resource} in {self._commands.zone}"
         if "quota" in message.lower() or "RESOURCE_EXHAUSTED" in message:
             remedy = "request more at https://console.cloud.google.com/iam-admin/quotas, or use another --zone"
@@ -92,13 +92,13 @@ class QueuedResource:
             if state == ABSENT:
                 raise SliceDeleted
             if state == "FAILED" and message:
-                raise self._refusal(message, message)
+                raise self._creation_error(message, message)
             if state not in WAITING:
                 raise SliceLost(f"the slice is {state}")
             self._stop.sleep(POLL_SECONDS * self._pace)
 
     def state(self) -> tuple[str, str]:
-        """Its state and the cloud's message about it; the state is "" if the cloud does not answer."""
+        """The slice's state and the cloud's message about it; the state is "" if it cannot be read."""
         result = execute(self._commands.state())
         if result.code:
             absent = "NOT_FOUND" in result.stderr or "not found" in result.stderr
@@ -107,7 +107,7 @@ class QueuedResource:
         return state, message.strip()
 
     def check_active(self) -> None:
-        """Returns if the slice is active, or if the cloud does not answer. Raises SliceLost or SliceDeleted."""
+        """Raises SliceLost or SliceDeleted if the slice is not active. An unknown state counts as active."""
         state, _ = self.state()
         if state == ABSENT:
             raise SliceDeleted

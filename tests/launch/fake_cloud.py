@@ -1,9 +1,10 @@
 """A fake gcloud and kubectl that give scripted answers and record their calls.
 
-As a program: `python fake_cloud.py FOLDER gcloud ARGUMENTS...`. As a module: FakeCloud, which makes both programs.
+As a module, it has FakeCloud, which creates both programs. They run `python fake_cloud.py FOLDER gcloud ARGUMENTS...`.
 FOLDER/script.json maps each kind of call (see `kind`) to the answers for its first, second, ... call; the last one is
-repeated: {"code", "out", "err", "signal": sent to the launcher meanwhile, "gone": the slice is deleted}. A call without
-answers succeeds. FOLDER/exists exists while the slice, or the JobSet, does.
+repeated. An answer has the keys "code", "out", "err", "signal" (sent to the launcher meanwhile), "hangs" (after the
+signal) and "gone" (the slice is deleted). A call without an answer in the script gets the one of DEFAULTS, or succeeds.
+The file FOLDER/exists is present while the slice or the JobSet exists.
 """
 
 import json
@@ -59,8 +60,8 @@ DEFAULTS = {
 NOT_FOUND = {"code": 1, "err": "ERROR: NOT_FOUND: Resource was not found"}
 
 
-def play(folder, program, argv):
-    """Records a call and gives its answer; returns the exit code."""
+def answer_call(folder, program, argv):
+    """Records a call and prints its answer; returns the exit code."""
     call, exists = kind(program, argv), folder / "exists"
     with (folder / "calls.jsonl").open("a") as calls:
         calls.write(json.dumps([call, [program, *argv]]) + "\n")
@@ -130,9 +131,9 @@ class FakeCloud:
         return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
     def launch(self, *flags: str, code: int = 0, stdin: str | None = None) -> str:
-        """Runs the launcher with the programs in `bin` only, and without libtpu, so that planning takes no time.
+        """Runs the launcher with only the programs in `bin`, and without libtpu, so that planning takes no time.
 
-        Checks the exit code and that an error is one line; returns all output.
+        Asserts the exit code, and that an error is one line. Returns all output.
         """
         environment = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
         environment |= {"PATH": str(self.bin), "XDG_CACHE_HOME": str(self.folder / "cache")}
@@ -157,4 +158,4 @@ class FakeCloud:
 
 
 if __name__ == "__main__":
-    sys.exit(play(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    sys.exit(answer_call(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

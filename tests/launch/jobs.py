@@ -4,7 +4,7 @@ from codellama_jax.config import gin_files
 from launch.executor import Experiment, Job
 from launch.source_archive import ROOT
 
-BINDINGS = (  # with characters that shells treat specially
+BINDINGS = (  # contain characters that are special in shells
     "TOKENIZER=gs://b/t.model",
     "CODE_CORPUS=gs://b/c d/*.parquet",
     'NL_CODE_CORPUS="gs://b/it\'s $x"',

@@ -1,4 +1,4 @@
-"""Whether stages fit a slice, and what is recommended if they do not."""
+"""The check that stages fit a slice, and the slice that the error recommends."""
 
 import dataclasses
 
@@ -11,8 +11,8 @@ from launch.capacity import Estimate
 from tests.launch.jobs import job
 
 
-def test_refusal_names_the_smallest_slice_that_fits(monkeypatch):
-    """By arithmetic, as where libtpu is not installed."""
+def test_error_names_the_smallest_slice_that_fits(monkeypatch):
+    """With calculated estimates, as on a machine without libtpu."""
     monkeypatch.setattr(capacity.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         capacity.check_slice([job("code")], topology("v5p:2x2x2"))

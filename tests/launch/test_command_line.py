@@ -1,4 +1,4 @@
-"""The launcher's command line: chains, bad input, executors; with a fake gcloud and no other programs."""
+"""The launcher's command line with a fake gcloud: chains of stages, bad input, executors."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_dry_run_needs_no_gcloud(isolated_cloud):
         ({}, ["--executor=gke"], "--image=IMAGE is needed", 2),
     ],
 )
-def test_bad_input_is_one_line_and_creates_nothing(isolated_cloud, script, flags, message, code):
+def test_bad_input_is_a_one_line_error_and_creates_nothing(isolated_cloud, script, flags, message, code):
     isolated_cloud.script(**script)
     assert message in isolated_cloud.launch(*SEVEN, *ON_TPU, *flags, "--chain", "--yes", code=code)
     assert "create" in script or "create" not in isolated_cloud.calls()
@@ -93,7 +93,7 @@ def test_stage_that_is_finished_in_a_bucket_is_not_planned(isolated_cloud):
     assert "agent start lcft.0" in shown and "start code.0" not in shown
 
 
-def test_executor_of_the_user(isolated_cloud):
+def test_user_defined_executor_gets_its_flags_and_the_jobs(isolated_cloud):
     (isolated_cloud.folder / "mine.py").write_text("""if True:
         from launch.local.executor import Local
         class Mine(Local):
@@ -115,8 +115,8 @@ def test_executor_of_the_user(isolated_cloud):
     assert run.stdout.splitlines()[-2:] == ["submit code", "submit lcft"], run.stderr
 
 
-def test_imports_reach_the_jobs(isolated_cloud):
-    """Flags and gin files can import modules; the cloud gets only modules of the checkout."""
+def test_imported_modules_are_passed_to_the_jobs(isolated_cloud):
+    """Flags and gin files can import modules; cloud executors refuse modules outside the checkout."""
     (isolated_cloud.folder / "my.gin").write_text("import my_package.tasks\n")
     imported = ["--import=my_tasks", f"--gin_file={isolated_cloud.folder}/my.gin"]
     local = isolated_cloud.launch("--gin_file=gin/lcft.gin", *imported, "--dry_run")

@@ -1,4 +1,4 @@
-"""docs/launching.md shows the output of --dry_run, and an executor that works."""
+"""The output of --dry_run and the example executor in docs/launching.md are correct."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ def run(command: str, folder, *flags: str) -> str:
     return result.stdout
 
 
-def test_shown_commands_are_those_of_a_dry_run(tmp_path):
+def test_documented_dry_run_output_is_current(tmp_path):
     [typed] = [block for block in blocks() if "--name=lcft7b" in block and block.startswith("python xm_launch.py")]
     [shown] = [block for block in blocks() if block.startswith("# CACHE/")]
     printed = run(typed, tmp_path).partition("\n")[2].strip()
@@ -35,7 +35,7 @@ def test_shown_commands_are_those_of_a_dry_run(tmp_path):
     assert printed.replace(f"packages-{source().lock}", "packages-LOCK") == shown
 
 
-def test_shown_executor_works(tmp_path):
+def test_example_executor_works(tmp_path):
     [program] = [block for block in blocks() if block.startswith("# mine.py")]
     program, _, typed = program.partition("\n\nPYTHONPATH=. ")
     (tmp_path / "mine.py").write_text(program)

@@ -1,4 +1,4 @@
-"""Each bundle of flags is tested with the real compiler: unknown flags abort it, and some flags are incompatible."""
+"""Each bundle of flags compiles with the real compiler: unknown flags abort it, and some flags are incompatible."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ from launch.libtpu_flags import BUNDLES, NONE, libtpu_init_args
 
 COMPILER = ROOT / ".venv" / "tpu_compiler"  # where `make test` installs it
 SLICES = {"v4": "v4:2x2x2", "v5e": "v5e:4x4", "v5p": "v5p:2x2x2", "v6e": "v6e:4x4", "tpu7x": "tpu7x:2x2x2"}
-# A small training step: parameters are gathered over one axis in a scan, gradients are summed over the other.
+# A small training step: parameters are all-gathered over one axis in a scan, gradients are summed over the other.
 PROGRAM = """
     import sys
     import jax, jax.numpy as jnp
@@ -60,7 +60,7 @@ def test_bundle_compiles(compiler, chip, bundle):
     assert result.stdout == "compiled\n", result.stderr[-2000:]
 
 
-def test_compiler_reads_the_flags(compiler):
+def test_unknown_flag_is_an_error(compiler):
     result = compile_with("v5p:2x2x2", "--xla_tpu_no_such_flag=true")
     assert result.returncode and "no_such_flag" in result.stderr
 

@@ -1,8 +1,8 @@
-"""A run on a slice of two hosts, from the launcher to the bucket. Only the cloud is fake.
+"""End-to-end test: a run on a slice of two hosts, from the launcher to the bucket. Only the cloud is fake.
 
-The fake gcloud runs the remote commands with bash on this machine, with a home directory for each host. The packages
-are those of this interpreter, and environment variables replace the metadata of a TPU host from which JAX learns the
-addresses of the others. Training, the clients of the bucket, the launcher and its agent on the hosts are the real ones.
+The fake gcloud runs the remote commands with bash on this machine, with a home directory for each host. The hosts use
+the packages of this interpreter, and environment variables replace the metadata of a TPU host, from which JAX reads the
+addresses of the other hosts. Training, the clients of the bucket, the launcher and its agent on the hosts are real.
 """
 
 import json
@@ -40,8 +40,8 @@ def store(tmp_path):
 
 @pytest.fixture
 def cloud(tmp_path, monkeypatch, store):
-    """With hosts on which `python3 -m uv venv` installs a wrapper of this interpreter, which sets the variables that
-    processes need to reach the bucket and each other."""
+    """A fake cloud. On its hosts, `python3 -m uv venv` installs a wrapper of this interpreter. The wrapper sets the
+    variables with which processes reach the bucket and each other."""
     console.configure_logging()
     made = FakeCloud(tmp_path / "cloud", run=True, state=[ACTIVE, SUSPENDED, ACTIVE])
     connect = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port(str(tmp_path))}", "JAX_NUM_PROCESSES": str(len(HOSTS))}
@@ -101,7 +101,7 @@ def cause_faults(cloud, store):
     wait_until(lambda: log.exists() and "step" in log.read_text())
     os.kill(int((jobs / "code.0/process").read_text()), signal.SIGTERM)
     wait_until(lambda: (jobs / "code.1/process").exists())
-    store.refuse(("POST|PUT", "/checkpoints/100/.*params", 503))  # so that this save does not end
+    store.refuse(("POST|PUT", "/checkpoints/100/.*params", 503))  # so that this save does not finish
     wait_until(lambda: store.matched()[0])
     os.kill(int((jobs / "code.1/process").read_text()), signal.SIGKILL)
     wait_until(lambda: (jobs / "code.2").exists())

@@ -1,4 +1,4 @@
-"""The archive of the source that other machines get."""
+"""The archive of the source for other machines."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def git(root, *arguments):
     subprocess.run(["git", "-C", str(root), *arguments], check=True)
 
 
-def test_digest_depends_on_the_content_alone(checkout):
+def test_digest_depends_only_on_the_content(checkout):
     without_git = source(root=checkout)
     git(checkout, "init", "-q")
     source.cache_clear()
@@ -52,7 +52,7 @@ def test_digest_depends_on_the_content_alone(checkout):
     assert changed.digest != without_git.digest and changed.lock == without_git.lock
 
 
-def test_archive_has_the_users_modules_and_gin_files(checkout):
+def test_archive_contains_the_users_modules_and_gin_files(checkout):
     assert source_archive.path_of_module("my_package.tasks") == "my_package"
     assert source_archive.path_of_module("mine") == "mine.py"
     assert source_archive.path_of_gin_file(str(checkout / "my.gin")) == "my.gin"
@@ -74,13 +74,13 @@ def test_module_or_gin_file_outside_the_checkout_is_refused(checkout):
         source_archive.path_of_gin_file("/elsewhere/my.gin")
 
 
-def test_installed_package_is_refused(checkout):
+def test_remote_executors_need_a_checkout(checkout):
     (checkout / "requirements-tpu.txt").unlink()
     with pytest.raises(UserError, match=r"this is an installed package .* clone the repository and run"):
         experiment(job()).source()
 
 
-def test_archive_is_sufficient_on_a_host(tmp_path):
+def test_host_needs_only_the_archive_to_load_a_configuration(tmp_path):
     archive = source()
     subprocess.run(["tar", "-xz", "-C", str(tmp_path)], input=archive.data, check=True)
     program = textwrap.dedent("""

@@ -49,7 +49,7 @@ def test_status_of_local_runs(isolated_cloud):
     assert '"stopped"' in isolated_cloud.launch("status", "--json")
 
 
-def test_stop_and_logs_of_a_run_that_does_not_exist(isolated_cloud):
+def test_stop_and_logs_of_a_missing_run_are_errors(isolated_cloud):
     assert "which run?" in isolated_cloud.launch("stop", code=2)
     assert "is not running" in isolated_cloud.launch("stop", "mine", code=1)
     assert "on a terminal is not kept" in isolated_cloud.launch("logs", "mine", code=1)

@@ -17,11 +17,11 @@ FLAGS = [
 
 
 def start(run_dir: Path, *flags: str) -> subprocess.Popen:
-    """Starts the launcher on a toy run; its stdout has all output."""
+    """Starts the launcher on a toy run; its stderr is merged into stdout."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "xm_launch.py"), f"--run_dir={run_dir}", *FLAGS, *flags],
         cwd=run_dir.parent,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # halves the time of compilation
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # halves the compilation time
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,4 +1,4 @@
-"""The GKE executor: its manifest against the published schema, and its commands with a fake kubectl."""
+"""The GKE executor: its manifest is validated against the published schema, and its commands run a fake kubectl."""
 
 import copy
 import dataclasses
@@ -49,7 +49,7 @@ def manifest(name, spot=False, slices=1):
 
 
 def strict(schema):
-    """The schema with unknown properties forbidden; Kubernetes itself ignores them."""
+    """The schema without permission for unknown properties, which Kubernetes itself ignores."""
     schema = copy.deepcopy(schema)
     stack = [schema]
     while stack:
@@ -108,7 +108,7 @@ def test_manifest_describes_the_slice(monkeypatch):
 
 
 def test_slices_are_replicated_jobs_of_one_jobset(cloud, monkeypatch):
-    """Nothing else differs: GKE provides the pods of a JobSet with what they need to connect the slices."""
+    """Only the number of replicas differs: GKE sets the variables with which pods connect the slices."""
     monkeypatch.setattr(capacity, "check_slice", lambda jobs, slice_: [])
     one, three = manifest("v5p:4x4x4"), manifest("v5p:4x4x4", slices=3)
     assert three["spec"]["replicatedJobs"][0].pop("replicas") == 3 * one["spec"]["replicatedJobs"][0].pop("replicas")
@@ -156,7 +156,7 @@ def test_follows_the_job_through_restarts(cloud, capfd):
     assert "step 1\n" in output and "it starts again (restart 1)" in output
 
 
-def test_failed_job_reports_its_error(cloud, capfd):
+def test_error_of_a_failed_job_is_logged(cloud, capfd):
     output = f"[pod/x-0/train] error: gs://b/c d: no such file\n[pod/x-1/train] error: {PEER_LOST}\n"
     cloud.script(get=[{"out": "Failed,0"}], logs=[{"out": output}])
     assert run(job("code"), job()) == 1

@@ -36,7 +36,7 @@ def processes_of(run_dir: Path) -> dict[int, int]:
 
 
 def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path):
-    """Ctrl-C on the terminal signals the launcher's process group: each process gets the signal once."""
+    """Ctrl-C on the terminal signals the launcher's process group, and each process receives the signal once."""
     run_dir, stage = tmp_path / "runs", tmp_path / "runs/local/code"
     process = toy_run.start(run_dir, *TWO, "--gin.CODE_STEPS=1_000_000")
     toy_run.wait_for(process, stage / "metrics.jsonl", '"step": 4,')
@@ -66,7 +66,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path):
 
 
 def test_killed_process_stops_the_others(tmp_path):
-    """Meanwhile the log of one process cannot be written, which ends this log and nothing else."""
+    """The log of one process cannot be written, which ends only this log."""
     run_dir = tmp_path / "runs"
     logs = run_dir / "local" / "logs"
     logs.mkdir(parents=True)
@@ -88,7 +88,7 @@ def run(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess:
 
 
 def test_dry_run_prints_each_process(tmp_path):
-    """The same lines each time, and it creates nothing."""
+    """A dry run prints the same lines each time, and creates nothing."""
     outputs = [run(tmp_path, "--dry_run", *TWO).stdout for _ in range(2)]
     assert outputs[0] == outputs[1] and not list(tmp_path.iterdir())
     lines = [line for line in outputs[0].splitlines() if "codellama_jax.train" in line]
@@ -107,14 +107,14 @@ def test_dry_run_prints_each_process(tmp_path):
         (["--executor=nowhere:Class"], "No module named 'nowhere'"),
     ],
 )
-def test_wrong_usage_is_one_line(tmp_path, flags, message):
+def test_usage_error_is_one_line(tmp_path, flags, message):
     result = run(tmp_path, *flags)
     assert result.returncode == EXIT_USAGE and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert message in result.stderr
 
 
 def test_installed_package_is_not_added_to_the_path(monkeypatch):
-    """Jobs find it as the launcher does; site-packages on PYTHONPATH would come before the standard library."""
+    """Jobs find it without PYTHONPATH; site-packages on PYTHONPATH would precede the standard library."""
     monkeypatch.setenv("PYTHONPATH", "mine")
     assert executor.environment()["PYTHONPATH"] == f"{toy_run.ROOT}{os.pathsep}mine"
     monkeypatch.setattr(executor.source_archive, "is_checkout", lambda: False)

@@ -1,4 +1,4 @@
-"""Processes of one job: their logs, and how several end together."""
+"""The processes of a job: their logs, and ending all of them after a failure."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def script(text: str) -> tuple[list[str], dict[str, str]]:
 
 
 def test_peer_loss_is_not_reported_as_the_cause(tmp_path, capsys):
-    """Even if that process ends first: losing the connection to another is not its failure."""
+    """The process that only lost its connection is not reported, even if it ends first."""
     outcome = processes.run_group(
         [
             (*script(f"print('error: {PEER_LOST}'); raise SystemExit(75)"), tmp_path / "0.log"),
@@ -48,7 +48,7 @@ def launch(log: Path, **streams) -> subprocess.CompletedProcess:
 
 
 def test_output_of_one_process_is_also_logged(tmp_path):
-    """It still goes where it went before; output to a terminal is not logged, because of progress bars."""
+    """The launcher's own streams also get the output. Output to a terminal is not logged, because of progress bars."""
     log, terminal = tmp_path / "logs/code.log", os.openpty()
     separate = launch(log, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert (separate.stdout, separate.stderr) == (b"out False\nlauncher 3 False\n", b"error: err False\n")
@@ -67,8 +67,8 @@ def test_output_of_one_process_is_also_logged(tmp_path):
     assert "out False\n" in full and "launcher 3 False" in full and "No space left on device; the job continues" in full
 
 
-def test_peer_loss_alone_is_reported_but_is_no_save(tmp_path):
-    """The other processes do not get the time that they get for saving."""
+def test_peer_loss_alone_is_reported_and_does_not_count_as_saved(tmp_path):
+    """The other processes get EXIT_SECONDS, not SAVE_SECONDS."""
     unresponsive = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
     lost = f"print('error: {PEER_LOST}'); raise SystemExit(75)"
     started = time.monotonic()

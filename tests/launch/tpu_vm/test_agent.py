@@ -1,4 +1,4 @@
-"""The agent on a host, with the launcher's remote commands run by bash on this machine, for two hosts."""
+"""The agent on two hosts: bash runs the launcher's remote commands on this machine."""
 
 import os
 import signal
@@ -15,7 +15,8 @@ from tests.launch.fake_cloud import FakeCloud
 from tests.launch.jobs import experiment, job
 from tests.launch.tpu_vm.test_tpu_vm import executor
 
-# The python3 of a host: "installs" by copying itself; as codellama_jax.train, records its arguments and waits.
+# The fake python3 of a host: it "installs" by copying itself, and as codellama_jax.train it records its arguments and
+# waits.
 PYTHON3 = """\
 #!/bin/bash
 case "$*" in
@@ -53,15 +54,15 @@ def run(*jobs):
     return executor().run(experiment(*jobs))
 
 
-def when(files, command):
-    """A process that runs the command as soon as the files exist."""
+def run_when_files_exist(files, command):
+    """Starts a process that runs the command as soon as the files exist."""
     exist = " -a ".join(f"-e {file}" for file in files)
     loop = f"for i in $(seq 100); do if [ {exist} ]; then {command}; exit; fi; sleep 0.1; done"
     return subprocess.Popen(["bash", "-c", loop])
 
 
 def test_arguments_survive_two_shells(cloud, capfd):
-    """That of the launcher, for --dry_run, and that of the host: train gets the intended arguments."""
+    """Train gets its arguments unchanged through the shell of the launcher (for --dry_run) and that of the host."""
     assert run(job()) == 0
     for home in (cloud.folder / "host-0", cloud.folder / "host-1"):
         argv = (home / "argv").read_text().split("\0")[:-1]
@@ -79,22 +80,22 @@ def test_arguments_survive_two_shells(cloud, capfd):
 def test_ctrl_c_reaches_every_host(cloud, capfd):
     (cloud.folder / "endless").touch()
     trained = [cloud.folder / host / "training" for host in ("host-0", "host-1")]
-    with when(trained, f"kill -INT {os.getpid()}"):
+    with run_when_files_exist(trained, f"kill -INT {os.getpid()}"):
         assert run(job()) == 75
     assert "saved at step 4" in capfd.readouterr().out
     for path in trained:
         assert not agent._is_alive(int(path.read_text()))
 
 
-def test_new_slice_after_a_killed_process(cloud):
+def test_killed_process_is_followed_by_a_new_slice(cloud):
     (cloud.folder / "endless").touch()
     trained = cloud.folder / "host-0" / "training"
-    with when([trained], f"rm {cloud.folder}/endless; kill -KILL $(cat {trained})"):
+    with run_when_files_exist([trained], f"rm {cloud.folder}/endless; kill -KILL $(cat {trained})"):
         assert run(job()) == 0
     assert cloud.calls().count("create") == 2
 
 
-def test_process_that_holds_a_device_is_ended(tmp_path):
+def test_process_that_has_a_device_open_is_ended(tmp_path):
     """A broken connection can leave a process behind that has the TPUs open."""
     device = tmp_path / "accel0"
     device.touch()

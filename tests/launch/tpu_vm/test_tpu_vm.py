@@ -1,4 +1,4 @@
-"""The TPU VM executor with a fake gcloud: each course of events, and that the slice is always deleted."""
+"""The TPU VM executor with a fake gcloud: each failure is handled, and the slice is always deleted."""
 
 import os
 
@@ -52,7 +52,7 @@ def test_jobs_of_an_experiment_share_a_slice(cloud, capfd):
 
 
 def test_dry_run_prints_the_commands_that_run(cloud):
-    """Except for the state of the slice, which run() reads several times."""
+    """Except the command that reads the state of the slice, which run() repeats."""
     both = experiment(job("code"), job())
     shown = list(executor().show(both))
     assert cloud.calls() == [], "a dry run executes nothing"
@@ -94,7 +94,7 @@ def test_dry_run_prints_the_commands_that_run(cloud):
         pytest.param(
             {"result": [result(75, 75, last=(f"error: {PEER_LOST}",)), result(0, 0)]},
             [*READY, *TRAINED, "delete", *READY, *TRAINED, "delete"],
-            id="hosts lost each other",
+            id="all hosts report peer loss",
         ),
         pytest.param(
             {"install": [UNREACHABLE, {}]},
@@ -114,7 +114,7 @@ def test_dry_run_prints_the_commands_that_run(cloud):
         pytest.param(
             {"delete": [{"code": 1, "err": "ERROR: timeout"}, {"code": 1, "err": "ERROR: timeout"}, {}]},
             [*READY, *TRAINED, "delete", "state", "delete", "state", "delete"],
-            id="deleting takes several tries",
+            id="deletion takes several attempts",
         ),
         pytest.param(
             {"state": [{"code": 1, "err": "ERROR: Deadline exceeded"}, ACTIVE]},
@@ -132,7 +132,7 @@ def test_resumes_after_losing_the_slice_or_a_host(cloud, script, calls):
 
 
 def test_output_is_printed_once_after_broken_connections(cloud, capfd):
-    """A connection breaks in the middle of a line; first gcloud reconnects, then the launcher does."""
+    """A connection breaks in the middle of a line. First gcloud reconnects, then the launcher."""
     text = "step 1\nstep 2\nstep 3\n"
     cloud.script(
         watch=[
@@ -161,14 +161,14 @@ def test_output_is_printed_once_after_broken_connections(cloud, capfd):
         ({"start": [{"code": 127, "err": "env: no such file"}]}, "env: no such file"),
     ],
 )
-def test_error_that_the_user_can_fix_is_one_line(cloud, script, message):
+def test_user_error_is_one_line(cloud, script, message):
     cloud.script(**script)
     with pytest.raises(UserError, match=message) as caught:
         run()
     assert "\n" not in str(caught.value) and caught.value.exit_code == 1
 
 
-def test_existing_slice_is_not_touched(cloud):
+def test_existing_slice_is_not_modified(cloud):
     cloud.script(create=[{"code": 1, "err": "ERROR: ALREADY_EXISTS: Resource already exists"}])
     (cloud.folder / "exists").touch()
     with pytest.raises(UserError, match="exists already"):
@@ -217,7 +217,7 @@ def test_externally_deleted_slice_is_not_recreated(cloud):
     ],
 )
 def test_signal_deletes_the_slice(cloud, script, calls, number):
-    """At each step; while training, the job saves first."""
+    """At each step of a run. During training, the job saves first."""
     [first, *_] = script
     script[first][0]["signal"] = number
     cloud.script(**script)
