@@ -1,4 +1,4 @@
-"""The command: python -m tasks.build --source=PATH --out=FOLDER --tokenizer=tokenizer.model"""
+"""Builds a training set: python -m tasks.build --source=PATH --out=FOLDER --tokenizer=tokenizer.model"""
 
 import argparse
 import dataclasses
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source", metavar="PATH", action="append", help="folder, record files or a pattern to read; repeatable"
     )
     parser.add_argument(
-        "--task", choices=STREAMS, help="kind of the documents (code); without --source, read this stream's corpus"
+        "--task", choices=STREAMS, help="kind of documents (default: code); without --source, read this stream's corpus"
     )
     parser.add_argument("--out", metavar="FOLDER", help="output folder: a new one, or one in which to resume a build")
     parser.add_argument("--tokenizer", metavar="MODEL", help="SentencePiece model that counts the tokens")
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="evaluation problems that documents must not contain; repeatable",
     )
-    parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one a core)")
+    parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one per core)")
     parser.add_argument(
         "--keep_steps", action="store_true", help="keep the intermediate files, about half as large as the text"
     )
@@ -133,7 +133,7 @@ def _import_beam() -> None:
     """Imports Apache Beam without the warnings of optional packages for cloud services.
 
     Raises:
-        UserError: it is not installed.
+        UserError: Apache Beam is not installed.
     """
     logging.disable(logging.WARNING)
     try:

@@ -20,7 +20,13 @@ RESERVED = (INST, END_INST, "<<SYS>>", "<</SYS>>")
 def encode_dialogue(
     tokenizer: Tokenizer, messages: Sequence[Message], chat_format: str, where: str = "dialogue"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of a dialogue that ends with an answer, and the weight of each as a target: 1 on answers, 0 on prompts.
+    """Encodes a dialogue that ends with an answer.
+
+    Args:
+        where: names the dialogue in error messages.
+
+    Returns:
+        The ids, int32, and the weight of each id as a target, float32: 1 in answers, 0 in prompts.
 
     Raises:
         UserError: roles out of order, a message that contains a reserved tag, or an unknown format.
@@ -31,7 +37,7 @@ def encode_dialogue(
 def encode_open_dialogue(
     tokenizer: Tokenizer, messages: Sequence[Message], chat_format: str, where: str = "dialogue"
 ) -> np.ndarray:
-    """Ids of a dialogue that ends with a user message, followed by the start of the model's answer.
+    """Encodes a dialogue that ends with a user message, followed by the start of the model's answer. Returns int32 ids.
 
     Raises:
         UserError: as in encode_dialogue.
@@ -73,7 +79,7 @@ def _encoded(
 
 
 def _wrong_roles(messages: Sequence[Message], last: str) -> str:
-    """A message about the order of the roles if it is wrong, otherwise ""."""
+    """A message if the roles are in a wrong order, otherwise ""."""
     roles = [message["role"] for message in messages]
     rest = roles[1:] if roles[:1] == ["system"] else roles
     if rest == [("user", "assistant")[index % 2] for index in range(len(rest))] and rest[-1:] == [last]:
@@ -85,14 +91,14 @@ def _wrong_roles(messages: Sequence[Message], last: str) -> str:
 
 
 def _tag(text: str) -> str | None:
-    """The reserved tag that a text contains."""
+    """The first of the reserved tags that a text contains; None if it contains none."""
     return next((tag for tag in RESERVED if tag in text), None)
 
 
 def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tuple[list[int], list[float]]:
-    """Each turn as BOS "[INST] user [/INST] answer " EOS. The system text precedes the first user message.
+    """Encodes each turn as BOS "[INST] user [/INST] answer " EOS.
 
-    A last turn without an answer ends with [/INST].
+    The system text precedes the first user message. A last turn without an answer ends with [/INST].
     """
     contents = [message["content"] for message in messages]
     for text in contents:
@@ -110,7 +116,7 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
         if answer:
             text_ids = tokenizer.encode(f"{prompt} {answer[0].strip()} ")
             turn = [tokenizer.bos_id, *map(int, text_ids), tokenizer.eos_id]
-        # The answer starts at the first id in which prompt and turn differ: a token of both counts as answer.
+        # The answer starts at the first id at which prompt and turn differ: a token that spans both is in the answer.
         start = next((i for i, (a, b) in enumerate(zip(prompt_ids, turn, strict=False)) if a != b), len(prompt_ids))
         ids += turn
         weights += [0.0] * start + [1.0] * (len(turn) - start)
@@ -118,7 +124,7 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
 
 
 def _source(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tuple[list[int], list[float]]:
-    """BOS, then each message as " Source: role" "\\n\\n content" <step>."""
+    """Encodes BOS, then each message as " Source: role" "\\n\\n content" <step>."""
     if tokenizer.step_id is None:
         raise UserError(f"{where}: Chat.format='source' needs the id <step>: bind Tokenizer.infilling=True")
     ids: list[int] = [tokenizer.bos_id]

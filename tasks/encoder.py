@@ -1,4 +1,4 @@
-"""How the documents of a stream become token ids."""
+"""Encodes the documents of a stream as token ids."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ class Encoder:
     """Encodes documents and dialogues, plain or in an infilling form.
 
     Attributes:
-        tokenizer: of the run.
+        tokenizer: the run's tokenizer.
         fim: the infilling transform. It applies to documents, not to dialogues.
         chat: the dialogue format.
         seed: integers that, together with a document's key, determine its infilling.
@@ -33,7 +33,7 @@ class Encoder:
             chat.validate(document.messages, self.chat.format)
 
     def plain(self, document: Document | Dialogue) -> tuple[np.ndarray, np.ndarray | None]:
-        """Ids with BOS and EOS, and the weight of each id as a target (None: all 1)."""
+        """The ids of the plain form, and the weight of each id as a target (None: all 1)."""
         if isinstance(document, Dialogue):
             return chat.encode_dialogue(self.tokenizer, document.messages, self.chat.format, document.path)
         return encode_plain(self.tokenizer, document.text), None

@@ -51,12 +51,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list tasks and mixtures")
     parser.add_argument("--task", help="a task or a mixture")
     parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--num_examples", type=at_least(1), help="documents to show (3), or to count in --stats (1000)")
-    parser.add_argument("--sequence_length", type=at_least(1), help="tokens of a window")
-    parser.add_argument("--seed", type=at_least(0), help="replaces DataLoader.seed")
-    parser.add_argument("--json", action="store_true", help="print one object per document: stream, kind, text, tokens")
     parser.add_argument(
-        "--stats", action="store_true", help="print shares, kinds, epochs, what filters left out, tokens a second"
+        "--num_examples",
+        type=at_least(1),
+        help="documents to show (default: 3), or to read with --stats (default: 1000)",
+    )
+    parser.add_argument("--sequence_length", type=at_least(1), help="number of tokens in a window")
+    parser.add_argument("--seed", type=at_least(0), help="replaces DataLoader.seed")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per document: stream, kind, text, tokens"
+    )
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="print shares, kinds, epochs, documents removed by filters, tokens per second",
     )
     return cli.run(parser, argv, _show)
 
@@ -152,8 +160,11 @@ def open_loader(config: Config, streams: StageStreams, split: str, length: int) 
 
 
 def as_json(stream: str, packed: PackedDocument) -> dict[str, Any]:
-    """The object that --json prints: stream, kind, path, text (of the untransformed document), tokens (ids with BOS and
-    EOS); messages of a dialogue; language, repository and licence where they are known."""
+    """The object that --json prints.
+
+    Its keys are stream, kind, path, text (of the untransformed document) and tokens (ids with BOS and EOS); messages
+    for a dialogue; and language, repository and licence if they are known.
+    """
     document = packed.document
     record: dict[str, Any] = {"stream": stream, "kind": packed.kind, "path": document.path}
     if isinstance(document, Document):
@@ -167,7 +178,7 @@ def as_json(stream: str, packed: PackedDocument) -> dict[str, Any]:
 
 
 def print_stats(loader: DataLoader, shares: Mapping[str, float], count: int) -> None:
-    """Reads until `count` documents have started; prints streams, kinds, what filters removed, and tokens a second."""
+    """Reads until `count` documents have started; prints streams, kinds, removed documents, and tokens per second."""
     documents: dict[str, Counter[str]] = {name: Counter() for name in shares}
     tokens: dict[str, Counter[str]] = {name: Counter() for name in shares}
     start, batch = 0.0, None
@@ -199,7 +210,7 @@ def print_stats(loader: DataLoader, shares: Mapping[str, float], count: int) -> 
     for line in loader.left_out_lines():
         print(line)
     timed = total - loader.length  # without the first window
-    speed = f", {timed / seconds:,.0f} tokens a second" if timed else ""
+    speed = f", {timed / seconds:,.0f} tokens per second" if timed else ""
     print(f"{total:,} tokens in windows of {loader.length:,}{speed}")
 
 

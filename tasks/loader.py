@@ -1,9 +1,9 @@
-"""The batches of a training stage: exact to resume, and the same for any number of hosts.
+"""The data loader of a training stage. It resumes exactly, and gives the same batches for any number of hosts.
 
-The global batch is made by a fixed number of readers. A reader has one packer for each stream of the mixture. The
-stream of a window is a function of the window's number, and the state of a packer is a few integers. So the complete
-state is an array of integers [readers, streams, queue + 2, 4]. It is part of each batch, and a batch is a pure function
-of configuration, seed and number.
+A fixed number of readers produces the global batch. A reader has one packer for each stream of the mixture. The stream
+of a window is a function of the window's number, and the state of a packer is a few integers. So the complete state is
+an array of integers [readers, streams, queue + 2, 4]. Each batch contains the state after it. A batch is a pure
+function of the configuration, the seed and its number.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from tasks.reader import Reader
 from tasks.sources.base import Source
 from tasks.sources.filters import format_counts
 
-# Increased with every change of the code that changes the bytes of a configuration's batches.
+# Increase it with every code change that changes the batches of a configuration.
 VERSION = 2
 
 
@@ -35,9 +35,9 @@ class StreamInput:
     """One stream of a mixture.
 
     Attributes:
-        name: of the stream.
-        source: its documents.
-        encoder: how they become ids.
+        name: the stream's name.
+        source: the stream's documents.
+        encoder: encodes the documents.
     """
 
     name: str
@@ -88,21 +88,24 @@ class Batch:
 
 
 class DataLoader:
-    """This host's rows of the global batches.
+    """Produces this host's rows of the global batches.
 
     Args:
         streams: the streams of the mixture.
         shares: stream -> share of the windows, and so of the tokens.
-        seed: decides which stream each window comes from. The order of documents and their infilling have the seeds of
-            the encoders.
-        readers: of the global batch; a multiple of `hosts` that divides `batch_size`.
-        batch_size: windows of a global batch.
-        length: tokens of a window.
+        seed: decides which stream each window comes from. The order of documents and their infilling depend on the
+            seeds of the encoders.
+        readers: number of readers of the global batch; a multiple of `hosts` that divides `batch_size`.
+        batch_size: number of windows in a global batch.
+        length: number of tokens in a window.
         mask_documents: whether positions restart with each document.
         queue: number of documents that a packer may hold back until they fit a window.
-        host, hosts: index of this host, and number of hosts. A host serves a contiguous share of the readers.
-        names: of all streams, in the order of their ids in `stream_ids`.
+        host, hosts: index of this host, and number of hosts. A host runs a contiguous share of the readers.
+        names: the names of all streams, in the order of their ids in `stream_ids`.
         state: where to resume; None starts with the first batch.
+
+    Raises:
+        UserError: `readers` does not divide `batch_size`, or is not a multiple of `hosts`.
     """
 
     def __init__(
@@ -180,7 +183,7 @@ class DataLoader:
         return hashlib.sha256(json.dumps([self._identity, streams], sort_keys=True).encode()).hexdigest()
 
     def next_batch(self) -> Batch:
-        """The next batch, and the state after it."""
+        """The next batch, which contains the state after it."""
         arrays: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
         tokens: dict[str, Counter[str]] = {stream.name: Counter() for stream in self.streams}
         started: list[tuple[str, PackedDocument]] = []
@@ -216,15 +219,17 @@ class DataLoader:
         }
 
     def left_out(self) -> dict[str, Counter[str]]:
-        """Stream -> filter -> number of documents that it removed from what this host has read since this loader was
-        created. At most one epoch of each stream is counted."""
+        """Stream -> filter -> number of documents that the filter removed.
+
+        Counts the documents that this host has read since this loader was created, at most one epoch of each stream.
+        """
         return {
             stream.name: sum((readers[index].left_out for readers in self._readers), Counter())
             for index, stream in enumerate(self.streams)
         }
 
     def left_out_lines(self) -> list[str]:
-        """The same as messages: a line for each stream and filter, with the first document that it removed."""
+        """`left_out` as messages: a line for each stream and filter, with the first document that it removed."""
         lines = []
         for index, (name, reasons) in enumerate(self.left_out().items()):
             for reason, count in reasons.most_common():
@@ -235,7 +240,7 @@ class DataLoader:
         return lines
 
     def metrics(self, batch: Batch) -> dict[str, float]:
-        """What is logged about a batch: documents that start in it, tokens and documents in infilling forms, epochs.
+        """The metrics of a batch: documents that start in it, tokens and documents in infilling forms, epochs.
 
         With several hosts the counts are estimates: the counts of this host, times the number of hosts.
         """
@@ -251,9 +256,10 @@ class DataLoader:
 
 
 def prefetched(loader: DataLoader, depth: int = 2) -> Generator[Batch]:
-    """The loader's batches, made by a thread that stays up to `depth` batches ahead.
+    """Yields the loader's batches, which a thread prepares up to `depth` batches ahead.
 
-    Each batch contains its own state, so batches that were prepared but not consumed are not lost on a resume.
+    Each batch contains its own state, so batches that were prepared but not consumed are not lost on a resume. An
+    exception of the loader is raised in the thread that requests the batch.
     """
     ready: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()
@@ -269,7 +275,7 @@ def prefetched(loader: DataLoader, depth: int = 2) -> Generator[Batch]:
         try:
             while not stop.is_set():
                 put(loader.next_batch())
-        except BaseException as error:  # raised again in the thread that requests the batch
+        except BaseException as error:
             put(error)
 
     thread = threading.Thread(target=work, name="data", daemon=True)

@@ -1,4 +1,7 @@
-"""Which stream each window of a global batch comes from. A function of the window's number, so it needs no state."""
+"""Decides which stream each window of a global batch comes from.
+
+The stream is a function of the window's number, so no state is needed.
+"""
 
 from collections.abc import Sequence
 
@@ -11,13 +14,13 @@ GOLDEN = 0x9E3779B97F4A7C15
 class WindowSchedule:
     """Assigns windows to streams by a low-discrepancy sequence.
 
-    Every run of n consecutive windows has the planned shares to within a few windows. Independent draws would be off by
-    about sqrt(n).
+    In every run of n consecutive windows, the number of windows of a stream differs from n times its share by a few at
+    most. With independent draws the deviation would be about sqrt(n).
 
     Args:
-        shares: of the streams, in a fixed order. They need not add up to 1.
-        seed: of the phase of the sequence.
-        batch_size: windows of a global batch.
+        shares: the share of each stream, in a fixed order. They need not add up to 1.
+        seed: determines the phase of the sequence.
+        batch_size: number of windows in a global batch.
     """
 
     def __init__(self, shares: Sequence[float], seed: int, batch_size: int):
@@ -35,9 +38,9 @@ class WindowSchedule:
     def streams_of_rows(self, batch: int) -> np.ndarray:
         """The index of the stream of each row of global batch number `batch`.
 
-        The windows of each batch are permuted before they are assigned to its rows. Without it, batches of 8, 13,
-        21, ... windows, whose ratios are close to the golden ratio, would give a reader the same stream many times in a
-        row.
+        The windows of each batch are permuted before they are assigned to its rows. Without the permutation, a reader
+        would get the same stream many times in a row if the batch size is a Fibonacci number (8, 13, 21, ...), because
+        the ratios of these numbers are close to the golden ratio.
         """
         windows = batch * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
         order = np.random.default_rng([int(self._phase), batch]).permutation(self._batch_size)

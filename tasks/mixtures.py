@@ -1,7 +1,7 @@
 """The streams of a stage as SeqIO tasks and a mixture, for programs that read SeqIO.
 
 A task's source gives documents, and its preprocessor packs them into windows. A mixture mixes windows, so its rates are
-shares of tokens whatever the lengths of the documents. The sources, encoders and packer are those of the trainer
+shares of tokens for documents of any length. The sources, encoders and packer are those of the trainer
 (tasks/streams.py, tasks/packing.py), so the windows have the same bytes.
 
     from tasks import mixtures
@@ -80,14 +80,14 @@ class CorpusSource(seqio.DataSource):
 
 
 class _ExampleReader:
-    """The documents of a dataset, in its order, as a DocumentReader. A packer must read them once, from the start."""
+    """Reads the documents of a dataset in order, as a DocumentReader. They can be read only once, from the start."""
 
     def __init__(self, dataset: tf.data.Dataset):
         self._examples = enumerate(dataset.as_numpy_iterator())
         self._keys: dict[int, tuple[int, ...]] = {}
 
     def seek(self, cursor: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
-        """The next document, whatever the cursor: a new packer requests one after the other."""
+        """The next document. The cursor is ignored, because a new packer requests the documents in order."""
         number, example = next(self._examples, (0, None))
         if example is None:
             return None
@@ -98,7 +98,7 @@ class _ExampleReader:
         return cursor, Document(example["text"].decode(), path)
 
     def key(self, cursor: Cursor) -> tuple[int, ...]:
-        """The key of the example. It is requested once."""
+        """The key of the example. It can be requested only once."""
         return self._keys.pop(cursor.shard)
 
 
@@ -121,16 +121,16 @@ def pack(
 def register(config: Config, tokenizer: Tokenizer) -> seqio.Mixture:
     """Registers the streams of a stage as SeqIO tasks, and their mixture.
 
-    The tasks are named code, python, nl_code, nl and instruct, the mixture STAGE_mixture. For a mixture of SeqIO's own
-    registry (Mixture.seqio) a task of packed windows is registered for each of its tasks, as TASK_packed. Tasks and
+    The tasks are named code, python, nl_code, nl and instruct, the mixture STAGE_mixture. For a mixture of SeqIO's
+    registry (Mixture.seqio), a task of packed windows is registered for each of its tasks, as TASK_packed. Tasks and
     mixtures that an earlier call registered under these names are replaced.
 
     Args:
-        config: of the run: stage, mixture, corpus, filters, fim, packing, chat and data_loader are needed.
-        tokenizer: of the run.
+        config: the run's configuration. Reads stage, mixture, corpus, filters, fim, packing, chat and data_loader.
+        tokenizer: the run's tokenizer.
 
     Raises:
-        UserError: a task or mixture of somebody else has one of these names.
+        UserError: another module has registered a task or mixture under one of these names.
     """
     streams = StageStreams(config, tokenizer)
     vocabulary = LlamaVocabulary(tokenizer)
@@ -155,12 +155,12 @@ def register(config: Config, tokenizer: Tokenizer) -> seqio.Mixture:
 
 
 def _remove_own(registry: type[seqio.TaskRegistry] | type[seqio.MixtureRegistry], name: str) -> None:
-    """Removes a task or mixture that `register` added. Raises UserError if it is somebody else's."""
+    """Removes a task or mixture that `register` added. Raises UserError if another module registered it."""
     if name not in registry.names():
         return
     registered = registry.get(name)
     tasks = registered.tasks if isinstance(registered, seqio.Mixture) else [registered]
     if not all(isinstance(task.source, CorpusSource) for task in tasks):
         kind = "mixture" if isinstance(registered, seqio.Mixture) else "task"
-        raise UserError(f"a SeqIO {kind} named {name} is registered already: give yours another name")
+        raise UserError(f"a SeqIO {kind} named {name} is already registered: rename it")
     registry.remove(name)

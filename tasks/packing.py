@@ -53,8 +53,8 @@ class PackerState:
 
     Attributes:
         next: the cursor of the next document to read.
-        pending: (cursor, tokens already used) of the documents before `next` that are not used up, in order. Only the
-            first can have used tokens: it was cut at the end of the last window.
+        pending: (cursor, tokens already used) of the documents before `next` that are not completely used, in order.
+            Only the first can have used tokens: it was cut at the end of the last window.
     """
 
     next: Cursor = START
@@ -76,7 +76,7 @@ class PackerState:
 
 
 class DocumentReader(Protocol):
-    """Documents in an order that never changes."""
+    """Documents in a fixed order."""
 
     def seek(self, cursor: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
         """The first document at or after a cursor, with its own cursor; None at the end."""
@@ -90,10 +90,10 @@ class PackedDocument:
     """A document that starts in a window.
 
     Attributes:
-        document: from the source, unchanged.
+        document: the unchanged document of the source.
         kind: plain, psm, spm, or cut (plain, and continued in the next window).
         tokens: all its ids in that form, with BOS and EOS.
-        split: of an infilling form.
+        split: the split of an infilling form; None for the other kinds.
     """
 
     document: Document | Dialogue
@@ -121,7 +121,7 @@ class Window:
 
 @dataclasses.dataclass
 class _PendingDocument:
-    """A document that was read and is not used up. Its forms are encoded when they are first needed."""
+    """A document that was read but is not completely used. Its forms are encoded when they are first needed."""
 
     cursor: Cursor
     document: Document | Dialogue
@@ -136,15 +136,14 @@ class Packer:
     """Packs the documents of one reader.
 
     A document that fits the rest of the window is added to it: in its infilling form if one was drawn and fits,
-    otherwise plain. With queue = 0, a document that does not fit is cut. With a queue it may wait for a window that it
-    fits; the first document that fits is added instead, first of those that wait, then of those that follow. If the
-    queue is full and none fits, a document is cut: the first one that is longer than any window, otherwise the first
-    one.
+    otherwise plain. With queue = 0, a document that does not fit is cut. With a queue, it may wait for a window that it
+    fits, and the first document that fits is added instead; waiting documents are tried before new ones. If the queue
+    is full and none fits, a document is cut: the first one that is longer than any window, or else the first one.
 
     Args:
-        reader: of the documents.
+        reader: reads the documents.
         encoder: encodes the documents.
-        length: tokens of a window.
+        length: number of tokens in a window.
         restart_positions: whether positions count from 0 in each document instead of in the window.
         queue: number of documents that may wait.
         state: where to resume; None starts at the first document.
@@ -163,7 +162,7 @@ class Packer:
         self._length, self._restart_positions, self._queue = length, restart_positions, queue
         state = state or PackerState()
         self._next = state.next
-        # Read again when the first window is requested: opening a source may be slow.
+        # Pending documents that are read when the first window is requested, because opening a source may be slow.
         self._unread = state.pending
         self._pending: list[_PendingDocument] = []
 
@@ -173,7 +172,7 @@ class Packer:
         return PackerState(self._next, self._unread or tuple((item.cursor, item.used) for item in self._pending))
 
     def next_window(self) -> Window | None:
-        """The next window; None when all documents are used up. Only the last window can be padded.
+        """The next window; None after the last document. Only the last window can be padded.
 
         Raises:
             UserError: the corpus has changed since the state was saved.
@@ -197,8 +196,7 @@ class Packer:
         self._unread = ()
 
     def _add(self, item: _PendingDocument, window: Window, start: int, segment: int) -> int:
-        """Writes the document, from its first unused token on, into the window at `start`; returns the number of tokens
-        written."""
+        """Writes the unused tokens of a document into the window at `start`, as many as fit; returns their number."""
         room = self._length - start
         ids, weights, kind, split = self._form(item, room)
         offset = item.used
@@ -225,7 +223,7 @@ class Packer:
         return count
 
     def _choose(self, room: int) -> _PendingDocument | None:
-        """Takes the document that comes next in a window with this much room; None at the end of the documents."""
+        """Chooses the next document for a window with this much room; None after the last document."""
         pending = self._pending
         if pending and pending[0].used:
             return pending.pop(0)
@@ -276,8 +274,8 @@ class Packer:
         if item.split is None or not isinstance(item.document, Document):
             return None
         if item.infilling is None:
-            # Encoding dominates the cost. A text that probably does not fit is encoded plain first: it needs that form
-            # if it does not fit. The infilling form is longer (four more ids, two more seams), so it cannot fit either.
+            # Encoding dominates the cost. A text that probably does not fit is first encoded in its plain form. If that
+            # does not fit, neither does the infilling form, which has more ids and need not be encoded.
             if len(item.document.text) > CHARACTERS_PER_TOKEN * room and len(self._plain(item)[0]) > room:
                 return None
             item.infilling = self._encoder.infilling(item.document, item.split)

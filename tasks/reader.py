@@ -20,25 +20,25 @@ def _permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
 
 
 class Reader:
-    """The documents of one of the `readers` readers of a stream.
+    """Reads the documents of one of the `readers` readers of a stream.
 
     The shards of the source are permuted for each epoch, and each reader takes every `readers`-th of them. The
     documents of each block are permuted too. If the source has fewer shards than there are readers, several readers
     read the same shard, and each takes every n-th document of a block.
 
     Args:
-        source: of the stream.
+        source: the stream's source.
         index, readers: which reader this is, and how many there are.
-        seed: of the order.
+        seed: determines the order.
         validate: raises LeftOut for a document that must be skipped.
         shuffle: if False, shards and documents keep the order of the source.
         repeat: if False, the reader ends after one epoch.
 
     Attributes:
         shards: number of shards of all readers in one epoch. A shard that several readers share counts once for each.
-        left_out: filter -> number of documents that it removed from what this reader has read since it was opened. At
-            most one epoch is counted.
-        examples: filter -> the location of the first document that it removed.
+        left_out: filter -> number of documents that the filter removed, of those that this reader has read since it was
+            opened. At most one epoch is counted.
+        examples: filter -> the location of the first document that the filter removed.
     """
 
     def __init__(

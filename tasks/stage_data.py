@@ -17,7 +17,7 @@ from tasks.sources.base import Document, Source, items
 from tasks.streams import StageStreams
 from tasks.tokenizer_training import trained_tokenizer
 
-# Limit of the search for long validation documents, in characters. A real corpus has enough of them before.
+# Limit of the search for long validation documents, in characters. A real corpus has enough of them within this limit.
 SEARCHED_CHARACTERS = 50_000_000
 
 
@@ -25,34 +25,34 @@ class StageData:
     """The data of a stage, for the trainer.
 
     Attributes:
-        tokenizer: of the run.
+        tokenizer: the run's tokenizer.
         stream_names: names of all streams, in the order of their ids in `stream_ids`.
         shares: stream -> share of the tokens.
     """
 
-    def __init__(self, configuration: Config, run_dir: Path, host: int, hosts: int, say: Callable[[str], None]):
+    def __init__(self, configuration: Config, run_dir: Path, host: int, hosts: int, log: Callable[[str], None]):
         """Opens the tokenizer of the run, or trains it, and finds the streams of the stage's mixture.
 
         Args:
-            configuration: of the run.
+            configuration: the run's configuration.
             run_dir: the run's folder, which keeps its tokenizer.
             host, hosts: this host's share of the batches, and the number of shares (sharding.host_group).
-            say: receives messages for the user.
+            log: called with messages for the user.
 
         Raises:
             UserError: a corpus, mixture or tokenizer cannot be used.
         """
         self._config, self._host, self._hosts = configuration, host, hosts
-        self.tokenizer = _run_tokenizer(configuration, run_dir, say, writes=host == 0)
+        self.tokenizer = _run_tokenizer(configuration, run_dir, log, writes=host == 0)
         self._streams = StageStreams(configuration, self.tokenizer)
         self.stream_names, self.shares = self._streams.names, self._streams.shares
         if configuration.mixture.seqio is not None:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items())
             replaced = " instead of the stage's Mixture.shares" if configuration.mixture.shares else ""
-            say(f"SeqIO mixture {configuration.mixture.seqio}{replaced}: {shares}")
+            log(f"SeqIO mixture {configuration.mixture.seqio}{replaced}: {shares}")
 
     def stream(self, split: str, state: LoaderState | None = None) -> DataLoader:
-        """The loader of this host's share of the batches, from the first batch or from a state."""
+        """A loader of this host's share of the batches, which starts at the first batch or resumes from a state."""
         return DataLoader(
             self._streams.inputs(split),
             self.shares,
@@ -88,7 +88,7 @@ class StageData:
         return LoaderState(saved["batch"], own)
 
     def validation_batches(self) -> list[dict[str, np.ndarray]]:
-        """The first batches of the validation split: the same every time."""
+        """The first batches of the validation split; the same in every call."""
         loader = self.stream("validation")
         return [loader.next_batch().arrays for _ in range(self._config.evaluation.batches)]
 
@@ -119,14 +119,14 @@ class StageData:
         return np.array(chosen, np.int32).reshape(len(chosen), length + 1)
 
     def excerpts(self, count: int) -> list[tuple[str, str]]:
-        """(stream, text) of at most `count` validation documents, the same every time."""
+        """(stream, text) of at most `count` validation documents; the same in every call."""
         stream = self._first_available("python", "code")
         source = self._streams.source(stream, "validation")
-        per_shard = -(-count // len(source))  # so that they come from several files if there are several
+        per_shard = -(-count // len(source))  # from several files, if there are several
         return [(stream, document.text) for document in itertools.islice(_documents(source, per_shard), count)]
 
     def _first_available(self, *preferred: str) -> str:
-        """The first of these streams that the mixture has, otherwise the mixture's first stream."""
+        """The first of the preferred streams that the mixture has, otherwise the mixture's first stream."""
         return next(name for name in (*preferred, *self.shares) if name in self.shares)
 
 
@@ -137,14 +137,14 @@ def _documents(source: Source, per_shard: int | None = None) -> Iterator[Documen
         yield from itertools.islice(documents, per_shard)
 
 
-def _run_tokenizer(configuration: Config, run_dir: Path, say: Callable[[str], None], writes: bool) -> Tokenizer:
-    """The tokenizer of a run. The run keeps its first one: later stages must not get another."""
+def _run_tokenizer(configuration: Config, run_dir: Path, log: Callable[[str], None], writes: bool) -> Tokenizer:
+    """The tokenizer of a run. The run keeps its first one, so that all stages use the same tokenizer."""
     settings, kept = configuration.tokenizer, run_dir / "tokenizer.model"
     if settings.model is None and kept.exists():
         return Tokenizer.from_file(kept, settings.infilling)
-    tokenizer = trained_tokenizer(configuration.corpus, configuration.filters, settings, say)
+    tokenizer = trained_tokenizer(configuration.corpus, configuration.filters, settings, log)
     if not kept.exists() and writes:
         filesystem.write_atomically(kept, tokenizer.model)
     elif kept.exists() and kept.read_bytes() != tokenizer.model:
-        raise UserError(f"{kept} is another tokenizer than {settings.model}: use another --name")
+        raise UserError(f"{kept} differs from the tokenizer {settings.model}: use another --name")
     return tokenizer

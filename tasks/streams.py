@@ -1,4 +1,4 @@
-"""The streams that a stage mixes, as plain objects: for each a source of documents and an encoder.
+"""The streams that a stage mixes, as plain objects: each has a source of documents and an encoder.
 
 Nothing here imports SeqIO or TensorFlow, except for a mixture of SeqIO's registry (Mixture.seqio). tasks/mixtures.py
 wraps the same objects as SeqIO tasks.
@@ -23,14 +23,16 @@ class StageStreams:
     """The streams of a stage's mixture.
 
     Args:
-        config: of the run. Needed are mixture, corpus, filters, fim, chat, data_loader, and stage unless it is given.
-        tokenizer: of the run.
-        stage: name of the stage; None takes it from `config`. It is part of the seeds: a stage must not read first what
-            its parent read first, in the same infilling form.
+        config: the run's configuration. Reads mixture, corpus, filters, fim, chat, data_loader, and stage if the
+            argument `stage` is None.
+        tokenizer: the run's tokenizer.
+        stage: name of the stage; None takes it from `config`. It is part of the seeds, so that a stage does not repeat
+            the order and the infilling of its parent.
 
     Attributes:
         shares: stream -> share of the tokens. They add up to 1.
-        names: of all streams, in the order of their ids in `stream_ids`: STREAMS, then the tasks of a SeqIO mixture.
+        names: the names of all streams, in the order of their ids in `stream_ids`: STREAMS, then the tasks of a SeqIO
+            mixture.
 
     Raises:
         UserError: the SeqIO mixture does not exist.
@@ -46,7 +48,7 @@ class StageStreams:
             self.shares = seqio_shares(self.seqio_mixture)
         self.names = (*STREAMS, *sorted(self.shares.keys() - set(STREAMS)))
 
-    @functools.cache  # noqa: B019 - as many as there are streams, and they live as long as the stage
+    @functools.cache  # noqa: B019 - one entry per stream and split, which lives as long as the stage
     def source(self, name: str, split: str) -> Source:
         """The source of one split of a stream.
 
@@ -86,9 +88,9 @@ def seqio_shares(mixture: str) -> dict[str, float]:
         raise UserError(f"{setting} is a task, not a mixture: to read one task, bind a corpus such as seqio:{mixture}")
     if mixture not in seqio.MixtureRegistry.names():
         near = difflib.get_close_matches(mixture, seqio.MixtureRegistry.names(), 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f"did you mean {near[0]}? Otherwise " if near else ""
         raise UserError(
-            f"{setting}: SeqIO has no mixture of this name: {hint}Import the module that registers it, with"
+            f"{setting}: SeqIO has no mixture of this name: {hint}import the module that registers it, with"
             " --import=MODULE or 'import MODULE' in a gin file"
         )
     registered = seqio.MixtureRegistry.get(mixture)

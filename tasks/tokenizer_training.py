@@ -25,7 +25,7 @@ from codellama_jax.tokenizer import BOS_ID, EOS_ID, UNK_ID, Tokenizer
 from tasks import sources
 from tasks.sources.base import Document, Source, items
 
-# Ours: enough for a few thousand pieces. More text takes longer and changes only the last pieces.
+# Our choice: enough for a few thousand pieces. More text takes longer and changes only the last pieces.
 SAMPLE_CHARACTERS = 6_000_000
 
 OPTIONS: dict[str, Any] = {
@@ -46,12 +46,12 @@ OPTIONS: dict[str, Any] = {
 
 
 def trained_tokenizer(
-    corpus: Corpus, filters: Filters, settings: data.Tokenizer, say: Callable[[str], object] = print
+    corpus: Corpus, filters: Filters, settings: data.Tokenizer, log: Callable[[str], object] = print
 ) -> Tokenizer:
     """The tokenizer of settings.model, or one of settings.vocab_size pieces trained on the corpus's train split.
 
     A trained tokenizer is cached below $XDG_CACHE_HOME (or ~/.cache), under a hash of its text and options. The same
-    text gives the same bytes. `say` gets a line when training starts, which takes seconds, and one when it has ended.
+    text gives the same bytes. `log` is called with a message when training starts and another when it ends.
 
     Raises:
         UserError: the model file is not usable, a corpus is missing, or it has too little text for vocab_size pieces.
@@ -71,18 +71,18 @@ def trained_tokenizer(
     if cached is not None and cached.is_file():
         with contextlib.suppress(UserError):  # damaged: train it again
             return Tokenizer.from_file(cached, settings.infilling)
-    say(f"training a tokenizer of {settings.vocab_size:,} pieces on the corpus (once)")
+    log(f"training a tokenizer of {settings.vocab_size:,} pieces on the corpus (once)")
     start = time.monotonic()
     model = train(sample(streams), settings.vocab_size)
     tokenizer = Tokenizer(model, settings.infilling)
     stored = cached is not None and cache.store(cached, model)
     where = f"kept in {cached}" if stored else "not kept: no cache folder to write to"
-    say(f"trained the tokenizer in {time.monotonic() - start:.0f} s, {where}")
+    log(f"trained the tokenizer in {time.monotonic() - start:.0f} s, {where}")
     return tokenizer
 
 
 def sample(sources: Sequence[Source], characters: int = SAMPLE_CHARACTERS) -> Iterator[str]:
-    """Texts of complete shards of the sources, in the order of a hash, until there are enough characters.
+    """Texts of the shards of the sources, in the order of a hash, until they have `characters` characters.
 
     Sources are sampled by their number of shards and not by a stage's mixture: all stages use the tokenizer.
     """
@@ -114,14 +114,14 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
         )
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"no tokenizer of {vocab_size} pieces can be trained on this corpus: {_reason(str(error))}, or name a "
+            f"no tokenizer of {vocab_size} pieces can be trained on this corpus: {_remedy(str(error))}, or name a "
             "model with --gin.TOKENIZER=PATH"
         ) from None
     return model.getvalue()
 
 
-def _reason(error: str) -> str:
-    """The remedy for an error of SentencePiece, whose own message names options that users cannot set here."""
+def _remedy(error: str) -> str:
+    """The remedy for an error of SentencePiece. Its own message names options that users cannot set here."""
     if match := re.search(r"value <= (\d+)", error):
         return f"set --gin.Tokenizer.vocab_size={match[1]} or fewer, or give more text"
     if match := re.search(r"required_chars\. \d+ vs (\d+)", error):

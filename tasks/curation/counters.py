@@ -16,10 +16,12 @@ UNKNOWN_LANGUAGE = "unknown"  # in the names of counts
 
 @dataclasses.dataclass
 class Counters:
-    """Attributes:
-    counts: by name, such as "documents/read" and "tokens/read/Python".
-    samples: name -> a few (key, JSON value), those with the smallest keys first.
-    rows: name -> all (key, JSON value): for entries of which there are few, such as shards.
+    """Counts, samples and rows.
+
+    Attributes:
+        counts: by name, such as "documents/read" and "tokens/read/Python".
+        samples: name -> a few (key, JSON value), those with the smallest keys first.
+        rows: name -> all (key, JSON value), for entries that are few, such as shards.
     """
 
     counts: Counter[str] = dataclasses.field(default_factory=Counter)

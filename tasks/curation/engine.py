@@ -36,7 +36,7 @@ Reducer = Callable[[int, Any], Iterator[Result]]  # takes a partition and the ta
 EMBEDDED = ("DirectRunner", "FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
 # For smaller inputs, starting worker processes takes longer than the work.
 MULTIPROCESS_MIN_BYTES = 8 << 20
-# Copies of exchanged data that the embedded runner holds: as received, grouped, and on the way.
+# Copies of exchanged data that the embedded runner holds: received, grouped, and in transit.
 BUFFER_COPIES = 5
 # After smaller pipelines, collecting garbage is not worth the time.
 GARBAGE_MIN_BYTES = 1 << 20
@@ -45,8 +45,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Engine:
-    """Attributes:
-    embedded: whether the embedded runner is used, that is, everything runs on this machine.
+    """Runs pipelines with the configured runner.
+
+    Attributes:
+        embedded: whether the embedded runner is used, that is, everything runs on this machine.
     """
 
     def __init__(
@@ -57,9 +59,9 @@ class Engine:
         Args:
             workers: number of worker processes of the embedded runner.
             flags: Beam's flags.
-            memory: Build.memory.
+            memory: Build.memory, in bytes.
             log: local file to which workers' standard error is appended; None discards it.
-            preload: modules that worker processes import before they are forked.
+            preload: modules to import before worker processes are forked.
 
         Raises:
             UserError: Beam does not know a flag.
@@ -97,12 +99,12 @@ class Engine:
         return max(1, -(-size * BUFFER_COPIES // self._memory)) if self.embedded else 1
 
     def pass_size(self, size: int) -> int:
-        """How many of this many bytes are exchanged in one pass."""
+        """How many of `size` bytes are exchanged in one pass."""
         return size // self.pass_count(size)
 
     def partition_count(self, size: int, largest: int) -> int:
-        """How many partitions are needed so that a reducer receives at most `largest` bytes, and not too large a part
-        of the memory."""
+        """How many partitions are needed so that a reducer receives at most `largest` bytes, and a small part of the
+        memory."""
         return size // (min(largest, self._memory // (2 * BUFFER_COPIES)) if self.embedded else largest) + 1
 
     def run(
@@ -111,9 +113,9 @@ class Engine:
         """Runs a pipeline and waits for it.
 
         Args:
-            name: of the pipeline, without spaces.
-            folder: where its counters are written.
-            inputs: the mapper is called with each.
+            name: name of the pipeline, without spaces.
+            folder: where the counters are written.
+            inputs: the mapper is called with each of them.
             mapper: yields counters, and (partition, block) for the first reducer.
             reducers: each is called with a partition and all rows for it, in no particular order. A reducer yields
                 what a mapper yields, for the next one; the last yields counters only.
@@ -187,8 +189,11 @@ class Engine:
 
 
 class _Do(beam.DoFn):
-    """Calls a mapper or reducer. Errors that the user can fix are encoded in the message of a RuntimeError, which
-    survives however a runner wraps it."""
+    """Calls a mapper or reducer.
+
+    Errors that the user can fix are encoded in the message of a RuntimeError, because runners wrap exceptions in
+    different ways but keep their messages.
+    """
 
     def __init__(self, function: Mapper):
         self._function = function
@@ -227,7 +232,7 @@ def _encoded(line: str, code: int) -> RuntimeError:
 
 
 def _file_error(error: OSError) -> str:
-    """What went wrong with a file, and what to do."""
+    """The message for a file error, with the fix."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left for {error.filename}: free some space, then run the same command again to resume"
     where = f": {error.filename}" if error.filename else ""

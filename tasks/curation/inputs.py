@@ -1,4 +1,4 @@
-"""The source that a build reads."""
+"""The source of a build."""
 
 import dataclasses
 
@@ -11,11 +11,12 @@ from tasks.sources.records.record_formats import is_record_file
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What documents are read from. It is sent to the workers, each of which opens the source itself.
+    """Describes the source of a build. It is sent to the workers, each of which opens the source.
 
     Attributes:
         stream: kind of the documents: code, python, nl_code or nl.
-        fingerprint: of the source when the build started; "" before it is known.
+        corpus, filters: how documents are read, and which are removed.
+        fingerprint: the source's fingerprint when the build started; "" before it is known.
         imports: modules that register SeqIO tasks; worker processes import them too.
     """
 
@@ -49,7 +50,7 @@ class Inputs:
 
     @property
     def description(self) -> str:
-        """The source as messages name it."""
+        """The name of the source in messages."""
         return ", ".join(self._paths) if self._paths else "the embedded corpus"
 
     @property

@@ -1,11 +1,11 @@
 """The ledger of a build: its parameters and which of its steps are finished, so that a stopped build can resume.
 
     OUT/.steps/build.json              the parameters and their digest
-    OUT/.steps/signatures/...          what a step writes
+    OUT/.steps/signatures/...          the output of a step
     OUT/.steps/signatures/done.json    exists when the step is finished: its counters
 
-A step without done.json is run again from its start. What a step writes is a function of the parameters, so a resumed
-build gives the same bytes as one that was never stopped.
+A step without done.json is run again from its start. The output of a step is a function of the parameters, so a resumed
+build gives the same bytes as one that was not interrupted.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ from tasks.sources import manifest
 
 STEPS, DONE = ".steps", "done.json"
 FIRST_STEP = "read"
-FORMAT = 1  # of what steps write: a build of another format is not resumed
+FORMAT = 1  # of the output of steps: a build of another format is not resumed
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class Ledger:
-    """A build, as its steps see it.
+    """The state of a build, which is passed to its steps.
 
     Attributes:
         out: the output folder.
-        inputs: what the documents are read from.
+        inputs: the source of the documents.
         settings, decontamination: how the training set is built.
         parameters: everything that determines the result, as JSON values.
         engine: runs the pipelines.
-        units: of the source.
-        counters: of the finished steps, by name.
+        units: the units of the source.
+        counters: the counters of the finished steps, by name of the step.
     """
 
     out: str
@@ -66,15 +66,15 @@ class Ledger:
         return hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()
 
     def folder(self, step: str) -> str:
-        """Where a step writes."""
+        """The output folder of a step."""
         return storage.join(self.out, STEPS, step)
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Claims the output folder for this build. A local folder is locked against other processes meanwhile.
+        """Claims the output folder for this build. A local folder stays locked against other processes until the exit.
 
         Raises:
-            UserError: the folder holds something else, or another process is building into it.
+            UserError: the folder contains something else, or another process is building into it.
         """
         if is_remote(self.out):
             self._check_folder()
@@ -100,10 +100,10 @@ class Ledger:
             markers = storage.join(self.folder(FIRST_STEP), DONE), storage.join(self.out, manifest.NAME)
             if any(map(storage.exists, markers)):
                 changed = ", ".join(_differences(record["parameters"], self.parameters))
-                raise UserError(f"{self.out} holds another build ({changed}): use another --out, or remove it")
+                raise UserError(f"{self.out} contains another build ({changed}): use another --out, or remove it")
             storage.remove_tree(self.folder(FIRST_STEP))  # no step is finished: this build may take over the folder
         elif names := [name for name in storage.list_folder(self.out) if not name.startswith(".")]:
-            raise UserError(f"{self.out} holds other files ({names[0]}): use another --out")
+            raise UserError(f"{self.out} contains other files ({names[0]}): use another --out")
         record = {"digest": self.digest, "parameters": self.parameters}
         storage.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
 

@@ -1,4 +1,4 @@
-"""64-bit hashes of words and of word n-grams, for whole texts at a time in NumPy.
+"""64-bit hashes of words and of word n-grams, computed for a complete text at a time with NumPy.
 
 The hash of a word is the polynomial of its bytes in an odd base, modulo 2^64: prefix sums over a text give the hashes
 of all its words by subtraction. The hash of an n-gram is the polynomial of the hashes of its words in another base,
@@ -59,7 +59,7 @@ def ngram_sums(hashes: np.ndarray, n: int) -> np.ndarray:
 
 
 def ngram_term(hashes: np.ndarray, index: int) -> np.ndarray:
-    """What words add to the sums of n-grams in which they are the word at `index`: uint64 [words]."""
+    """The terms of words in the sums of n-grams in which they are the word at `index`: uint64 [words]."""
     return hashes * _powers(_WORD_BASE, index + 1, 0)[0][index]
 
 

@@ -1,4 +1,4 @@
-"""The whole build: its steps in order, then the report and the manifest."""
+"""The complete build: its steps in order, then the report and the manifest."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ from tasks.sources import manifest
 
 WORKER_LOG = "workers.log"  # in the folder of the steps: standard error of worker processes
 RESULT_NEUTRAL = ("memory",)  # fields of Build that do not affect the result
-# Reason -> step, in order, of the steps that remove documents.
+# Reason -> step, for the steps that remove documents, in order.
 _REMOVING = {exact.REASON: exact.NAME, near.REASON: near.NAME, decontamination.REASON: decontamination.NAME}
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step of a build: its name, what the user reads of it, and what runs it in a folder."""
+    """A step of a build: its name, its description for the user, and the function that runs it in a folder."""
 
     name: str
     description: str
@@ -77,15 +77,15 @@ def build(
     """Builds a training set, or resumes a build that was stopped.
 
     Args:
-        settings: of the build.
+        settings: settings of the build.
         out: output folder, local or in a store.
         tokenizer: counts the tokens.
         workers: number of processes on this machine.
         beam_flags: Beam's flags.
-        keep_steps: whether to keep the files that the steps exchange.
+        keep_steps: whether to keep the intermediate files of the steps.
 
     Returns:
-        What was counted; None if the build was already finished.
+        The summary; None if the build was already finished.
 
     Raises:
         UserError: the source, the folder, a flag or a file cannot be used.
@@ -101,7 +101,7 @@ def build(
     ledger = Ledger(out, inputs, settings.build, settings.decontamination, parameters, engine, units)
     with contextlib.closing(engine), ledger.claim():
         if storage.exists(storage.join(out, manifest.NAME)):
-            _log.info("%s already holds this build, finished", out)
+            _log.info("%s already contains this finished build", out)
             return None
         rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), tokenizer.model)
         return _run(ledger, rules, problems, keep_steps)
@@ -173,7 +173,7 @@ def _steps(ledger: Ledger, rules: read.Rules, problems: Sequence[Problem]) -> li
 
 
 def _removals(ledger: Ledger) -> Removals:
-    """What the finished steps remove."""
+    """The tables of the documents that the finished steps remove."""
     return {reason: tuple(ledger.pass_folders(step)) for reason, step in _REMOVING.items() if step in ledger.counters}
 
 

@@ -9,8 +9,8 @@ from tasks.curation import storage, tables
 from tasks.curation.counters import Counters
 from tasks.curation.units import Unit
 
-# The number of a removed document in its unit; the id and path of the document that is kept instead, or, of a
-# contaminated document, 0 and the names of the problems.
+# The number of a removed document in its unit, and the id and path of the document that is kept instead. For a
+# contaminated document, these are 0 and the names of the problems.
 SCHEMA = pa.schema(
     [
         pa.field("number", pa.uint32(), False),

@@ -1,7 +1,7 @@
 """Files of a build's folder, local or in any store that Beam can write to (gs://, s3://, hdfs://).
 
 Stores are accessed through Beam's client, not through runtime/filesystem.py: Beam's workers write to the same folder,
-and Beam supports stores that TensorFlow does not. A file appears complete or not at all in both.
+and Beam supports stores that TensorFlow does not. With both, a file appears complete or not at all.
 """
 
 import contextlib
@@ -32,9 +32,10 @@ def join(*parts: str) -> str:
 
 @contextlib.contextmanager
 def open_output(path: str, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write, which appears when the block ends without an error; creates the folders above it.
+    """Opens a file to write, which appears when the block ends without an error. Creates the folders above it.
 
-    durable: sync a local file to disk, so that it survives a power failure.
+    Args:
+        durable: sync a local file to disk, so that it survives a power failure.
     """
     if not is_remote(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -51,7 +52,7 @@ def open_output(path: str, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def open_input(path: str) -> BinaryIO:
-    """A file to read, seekable. Raises OSError."""
+    """Opens a seekable file to read. Raises OSError."""
     return _beam().open(path, compression_type=_uncompressed()) if is_remote(path) else filesystem.open_input(path)
 
 

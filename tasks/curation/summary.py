@@ -1,4 +1,4 @@
-"""What a build counted, step by step, for the manifest, the report and the terminal."""
+"""The counts of a build, step by step, for the manifest, the report and the terminal."""
 
 import dataclasses
 from collections import Counter
@@ -9,7 +9,7 @@ from tasks.curation.clean import quality
 from tasks.curation.counters import MEASURES, Counters, merge
 from tasks.sources import filters
 
-# Reason -> step, in order, of the steps that remove documents after reading.
+# Reason -> step, for the steps after reading that remove documents, in order.
 REMOVING = {"exact_duplicate": "exact", "near_duplicate": "near", "contaminated": "contaminated"}
 # The setting to change if a filter excludes too much.
 BINDINGS = {
@@ -39,9 +39,11 @@ class Remaining:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Attributes:
-    counters: of all steps together.
-    removing: the reasons of REMOVING whose step was run.
+    """The summary of a build.
+
+    Attributes:
+        counters: the merged counters of all steps.
+        removing: the reasons of REMOVING whose step was run.
     """
 
     counters: Counters
@@ -69,7 +71,7 @@ class Summary:
         return last.total["documents"]
 
     def filtered(self) -> dict[str, int]:
-        """Filter -> number of documents that it excluded in reading."""
+        """Filter -> number of documents that it removed during reading."""
         return self.with_prefix("left_out/")
 
     def removal_reasons(self) -> str:
@@ -102,7 +104,7 @@ class Summary:
         return {measure: self.counts[f"{measure}/{name}"] for measure in MEASURES}
 
     def steps(self) -> list[dict[str, Any]]:
-        """The manifest's entries of steps: what remains after each, by language, and what it counted."""
+        """The manifest's entries of steps: what remains after each step, by language, and its counts."""
         entries: list[dict[str, Any]] = []
         for remaining in self.remaining():
             step = remaining.step

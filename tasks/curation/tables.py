@@ -1,7 +1,7 @@
 """Tables of a build: the Parquet files that one step writes and the next reads, and the blocks that Beam exchanges.
 
 A file belongs to a unit of the input or to a partition of keys, and is a function of it alone: its bytes do not depend
-on which worker writes it, or on how often.
+on which worker writes it, or on how often it is written.
 """
 
 import functools

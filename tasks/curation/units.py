@@ -1,7 +1,8 @@
 """Units of the input, and the ids of documents.
 
-A unit is what one worker reads at a time. Every step writes one file for each unit. The id of a document is the number
-of its unit in the high 32 bits and its number within the unit in the low 32 bits; it is valid within one build only.
+A unit is a range of the source's shards that one worker reads at a time. Every step writes one file for each unit. The
+id of a document is the number of its unit in the high 32 bits and its number within the unit in the low 32 bits; it is
+valid within one build only.
 """
 
 import dataclasses
@@ -11,13 +12,13 @@ import pyarrow as pa
 
 from tasks.curation import tables
 
-MIN_UNITS = 64  # if the source has as many pieces
-MAX_PIECES = 256  # of a unit
+MIN_UNITS = 64  # if the source has that many shards
+MAX_SHARDS = 256  # of a unit
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Consecutive pieces of the source, from `begin` to `end` (exclusive)."""
+    """Consecutive shards of the source, from `begin` to `end` (exclusive)."""
 
     number: int
     begin: int
@@ -34,10 +35,10 @@ def unit_file(number: int) -> str:
     return f"unit-{number:06d}.parquet"
 
 
-def split_into_units(pieces: int) -> list[Unit]:
-    """The units of a source with this many pieces."""
-    count = min(pieces, max(MIN_UNITS, -(-pieces // MAX_PIECES)))
-    return [Unit(n, pieces * n // count, pieces * (n + 1) // count) for n in range(count)]
+def split_into_units(shards: int) -> list[Unit]:
+    """The units of a source with this many shards."""
+    count = min(shards, max(MIN_UNITS, -(-shards // MAX_SHARDS)))
+    return [Unit(n, shards * n // count, shards * (n + 1) // count) for n in range(count)]
 
 
 def document_ids(numbers: pa.ChunkedArray, unit: int) -> np.ndarray:

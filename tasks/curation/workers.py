@@ -1,9 +1,9 @@
 """Worker processes of Beam's embedded runner, forked from a server that has imported everything.
 
-Beam starts new processes for every pipeline, each of which spends a second on imports, and a build is a dozen pipelines
-or more. So the command that Beam starts is this file as a plain script, a client that imports almost nothing: it sends
-its environment to the server, which forks, and it ends when the forked worker ends. The server ends when the process
-that started it closes its standard input or dies.
+Beam starts new processes for every pipeline, each of which spends a second on imports, and a build runs a dozen
+pipelines or more. Therefore Beam's worker command runs this file as a plain script, a client that imports almost
+nothing. The client sends its environment to the server, which forks a worker, and ends when the worker ends. The server
+ends when the process that started it closes the server's standard input or dies.
 """
 
 import json
@@ -101,7 +101,7 @@ def serve(listener: socket.socket, preload: Sequence[str]) -> None:
 
 
 def start_worker(address: str) -> int:
-    """The client: has the server start a worker, waits until it ends, and returns its exit code."""
+    """The client: requests a worker from the server, waits until it ends, and returns its exit code."""
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         environment = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ}

@@ -28,10 +28,10 @@ def open(paths: Paths, stream: str, split: str, corpus: Corpus, filters: Filters
 
     Args:
         paths: a path or several, which are concatenated; see _open_path. None is the embedded corpus.
-        stream: its name, one of STREAMS.
+        stream: name of the stream, one of STREAMS.
         split: train or validation.
         corpus: how documents are split, cut and grouped.
-        filters: which of them are left out.
+        filters: which documents are removed.
 
     Raises:
         UserError: a path does not exist or cannot be read, or no path has a usable document for this split.
@@ -58,9 +58,9 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
         tfds:NAME                       a dataset that TFDS has prepared
         a folder with manifest.json,    a curated dataset, if the manifest is that of `python -m tasks.build`
         or manifest.json itself
-        a folder                        its text files; or its record files, if those are larger in all: a README.md
-                                        does not hide the data beside it
-        a file, a pattern               record files
+        a folder                        its text files; or its record files, if those are larger in total, so that a
+                                        README.md does not hide the data beside it
+        a file, a glob pattern          record files
 
     The stream instruct reads dialogues, which folders of text files and curated datasets do not have.
     """
@@ -80,7 +80,7 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
             if texts:
                 _warn_once(
                     f"{where}: read as {len(records):,} record files; the {len(texts):,} text files beside them are"
-                    " smaller in all, and are left out (name a pattern or another folder to be explicit)"
+                    " smaller in total, and are not read (name a pattern or another folder to be explicit)"
                 )
     return open_records(path, split, name=stream, corpus=corpus, settings=filters)
 

@@ -1,4 +1,4 @@
-"""What a source is: documents or dialogues, in shards of blocks.
+"""The interface of a source: documents or dialogues, in shards of blocks.
 
 A source is one split of one stream. It consists of shards, which can be read in any order. A shard consists of blocks,
 which are read one after the other. Opening a source lists files and reads only as far as the first usable one. A shard
@@ -39,11 +39,11 @@ Message = dict[str, str]  # role: system, user or assistant; content
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Messages in order, and where they were read.
+    """A dialogue: its messages in order, and its location.
 
     Attributes:
-        path: names the dialogue; cheap to make.
-        location: the same for error messages: str(location) may have to count the lines of a file.
+        path: identifies the dialogue; cheap to compute.
+        location: identifies it in error messages. str(location) may be slow, because it may count the lines of a file.
     """
 
     messages: list[Message]
@@ -56,7 +56,7 @@ Item = TypeVar("Item", Document, Dialogue)
 
 @dataclasses.dataclass
 class Block(Generic[Item]):
-    """The unit that is read, and shuffled, at once.
+    """The unit of reading and shuffling.
 
     Attributes:
         items: the documents.
@@ -71,16 +71,16 @@ class Source(Protocol[Item]):
     """One split of one stream. The text streams are Source[Document]; instruct is Source[Dialogue].
 
     Attributes:
-        name: of the stream.
+        name: the stream's name.
     """
 
     name: str
 
     def __len__(self) -> int:
-        """Number of shards, at least 1: a shard is a file of a folder, or part of a file of records."""
+        """Number of shards, at least 1. A shard is a file of a folder, or part of a file of records."""
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Block[Item]]:
-        """The blocks of a shard without the first `skip`, which are skipped as cheaply as the format allows."""
+        """Yields the blocks of a shard after the first `skip`, which are skipped as cheaply as the format allows."""
 
     def fingerprint(self) -> str:
         """Hex hash of the paths and sizes of the files, in order, and of the settings that decide what is read."""
@@ -110,19 +110,19 @@ class ConcatenatedSource:
 
 
 def has_documents(source: Source) -> bool:
-    """Whether there is any document. Stops at the first, which usually is in shard 0."""
+    """Whether the source has a document. Reads as far as the first, which is usually in shard 0."""
     return any(block.items for shard in range(len(source)) for block in source.read(shard))
 
 
 def left_out_summary(source: Source) -> str:
-    """Why documents of a source's first 100 shards are left out, for an error message: "; left out: 3 generated"."""
+    """Counts of removed documents in a source's first 100 shards, for an error message: "; left out: 3 generated"."""
     blocks = (block for shard in range(min(len(source), 100)) for block in source.read(shard))
     reasons = collections.Counter(reason for block in blocks for reason, _ in block.left_out)
     return f"; left out: {filters.format_counts(reasons)}" if reasons else ""
 
 
 def binding(stream: str) -> str:
-    """How a user names the corpus of a stream: the setting, and its gin macro on the command line."""
+    """The name of a stream's corpus in messages: the setting, and its gin macro on the command line."""
     return f"Corpus.{stream} / --gin.{stream.upper()}_CORPUS"
 
 
@@ -130,7 +130,7 @@ def hash_of(name: str, rules: object, entries: Iterable[tuple[str, int]]) -> str
     """Hex hash for Source.fingerprint.
 
     Args:
-        name: of the stream.
+        name: the stream's name.
         rules: settings that decide what is read; their repr() is hashed.
         entries: (path, size) of each file.
     """

@@ -21,21 +21,21 @@ _REMEDY = "fetch it again, or run `python -m tasks.build` again"
 class CuratedDataset(Records):
     """A Source[Document] over the shards of one split of a curated dataset.
 
-    Sizes are checked when it is opened, the digest of a shard when this process first reads it. The documents are not
-    filtered again, except by Filters.languages, and a document of a repository is not divided.
+    The sizes of the shards are checked when the dataset is opened, and the digest of a shard when this process first
+    reads it. Documents are not filtered again, except by Filters.languages, and not grouped by repository.
     """
 
     def __init__(self, path: str, split: str, *, name: str, corpus: Corpus, settings: Filters):
         """Opens the dataset of a manifest.
 
         Args:
-            path: of the manifest.
+            path: location of the manifest.
             split: train or validation.
-            name: of the stream.
+            name: name of the stream.
             corpus, settings: see records.open_records.
 
         Raises:
-            UserError: it is not a manifest, a shard is missing or damaged, or there is none for this split.
+            UserError: the file is not a manifest, a shard is missing or damaged, or the split has no shard.
             ValueError: no such split.
         """
         where = f"{binding(name)}={path}"

@@ -1,4 +1,4 @@
-"""How texts become documents: one for each file, several parts of a long file, or one for a whole repository."""
+"""Turns texts into documents: one for each file, several parts of a long file, or one for a repository."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ def check_document_characters(corpus: Corpus) -> None:
 def grouped(documents: Sequence[Document]) -> list[Document]:
     """Joins consecutive documents of one repository into one, with a line "# PATH" before the text of each.
 
-    Documents whose repository is not known are kept as they are.
+    Documents without a known repository are not changed.
     """
     result: list[Document] = []
     for repository, group in itertools.groupby(documents, lambda document: document.repository):

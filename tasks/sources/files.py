@@ -1,4 +1,4 @@
-"""The files of a corpus, on top of runtime/filesystem.py: which files of a folder count, and errors for the user."""
+"""The files of a corpus, on top of runtime/filesystem.py: which files of a folder are read, and errors for the user."""
 
 import dataclasses
 import fnmatch
@@ -20,11 +20,11 @@ class Found:
     """A file below a folder.
 
     Attributes:
-        path: below the folder, with forward slashes. What is not UTF-8 in it is shown as U+FFFD, so that a path can be
-            written anywhere a text can.
+        path: relative to the folder, with forward slashes. Bytes that are not UTF-8 are replaced by U+FFFD, so that a
+            path is valid text.
         location: where to open it.
-        size: in bytes; UNKNOWN_SIZE where asking would be a request for each file.
-        repository: path below the folder of the nearest folder with .git, or else the first folder; "" for neither.
+        size: in bytes; UNKNOWN_SIZE for a remote file whose size was not requested.
+        repository: relative path of the nearest folder above it with .git, or else of the first folder; "" for neither.
     """
 
     path: str
@@ -46,7 +46,7 @@ def read_bytes(location: str) -> bytes:
 
 
 def is_folder(location: str, where: str = "") -> bool:
-    """Whether there is such a folder. `where` is what the user wrote, for error messages.
+    """Whether there is such a folder. `where` is the setting that error messages name.
 
     Raises:
         UserError: the store cannot be read. The functions below raise it too.
@@ -65,7 +65,7 @@ def matching(pattern: str, where: str = "") -> list[str]:
 
 
 def _or_user_error(function: Callable[[str], T], location: str, where: str) -> T:
-    """Calls the function; if a store cannot be read, raises UserError. Errors of local files are not changed."""
+    """Calls a function. Raises UserError if a store cannot be read; errors of local files are raised unchanged."""
     try:
         return function(location)
     except OSError as error:
@@ -84,18 +84,18 @@ def walk(
     sizes: bool = True,
     where: str = "",
 ) -> list[Found]:
-    """The files below a folder whose names `wanted` takes, sorted by path; reads none.
+    """Lists the files below a folder whose names `wanted` accepts, sorted by path, without reading them.
 
-    Hidden files and folders and those named in `skip` are left out, as are paths that a pattern of `ignore` matches.
-    Links to folders are followed, and each folder is entered once: a link that leads back cannot loop.
+    Hidden files and folders, those named in `skip`, and paths that match a pattern of `ignore` are excluded. Links to
+    folders are followed. Each folder is entered once, so cycles of links end.
 
     Args:
         root: the folder.
-        wanted: name -> whether to take the file.
+        wanted: name -> whether to list the file.
         skip: names of folders that are not entered.
         ignore: fnmatch patterns of paths, which begin with a slash here.
-        sizes: whether sizes are wanted of remote files as well, a request for each.
-        where: names what the user wrote, for errors.
+        sizes: whether to get the sizes of remote files too, which takes one request per file.
+        where: the setting that error messages name.
     """
     ignored = re.compile("|".join(fnmatch.translate(pattern) for pattern in ignore)) if ignore else None
     entries = _or_user_error(lambda root: list(_entries(root, skip, wanted, sizes)), root, where)
@@ -119,7 +119,7 @@ def _entries(root: str, skip: frozenset[str], wanted: Callable[[str], bool], siz
 
 
 def _size(location: str, remote_sizes: bool) -> int | None:
-    """In bytes, UNKNOWN_SIZE for a remote file unless `remote_sizes`; None for what is no regular local file."""
+    """Size in bytes: UNKNOWN_SIZE of a remote file unless `remote_sizes`, None of a local path that is not a file."""
     if filesystem.is_remote(location):
         return filesystem.size(location) if remote_sizes else UNKNOWN_SIZE
     try:
@@ -134,7 +134,7 @@ def _shown(path: str) -> str:
 
 
 def _repository(folder: str, known: dict[str, str], is_root: bool) -> str:
-    """The repository that a folder belongs to; `known` has those of the folders above it, and gets this one's."""
+    """The repository of a folder. `known` maps the folders above it to their repositories; the folder is added."""
     repository = known.get(folder.rpartition("/")[0], "")
     if folder and (is_root or not repository):
         repository = folder

@@ -30,8 +30,8 @@ class File:
     Attributes:
         path: relative to the corpus, with forward slashes; decides the split.
         size: in bytes, or another number that is cheap to get and changes with the text.
-        read: returns its bytes or text; None if it holds no document, which is not counted as left out.
-        repository: the repository that it belongs to.
+        read: returns its bytes or text; None if it has no document, which is not counted as removed by a filter.
+        repository: the repository that the file belongs to; "" if there is none.
     """
 
     path: str
@@ -123,16 +123,16 @@ class Folder(TextFiles):
         skip: frozenset[str] = SKIPPED_FOLDERS,
         listed: Sequence[File] | None = None,
     ):
-        """Lists the folder, unless the caller has done so.
+        """Lists the folder, unless `listed` is given.
 
         Args:
             root: the folder, local or remote.
             split: train or validation.
-            name: of the stream.
-            corpus, settings: how files are split and cut, and which are left out; None takes the defaults.
-            extensions: of the files to read; None takes those of the stream (EXTENSIONS).
+            name: name of the stream.
+            corpus, settings: how files are split and cut, and which are removed; None takes the defaults.
+            extensions: the extensions of the files to read; None takes those of the stream (EXTENSIONS).
             skip: names of folders that are not entered.
-            listed: the result of `walk`, where the caller has it.
+            listed: the result of `walk`; None lists the folder.
 
         Raises:
             UserError: there is no such folder, or it has no usable file for this split.

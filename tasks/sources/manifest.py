@@ -27,9 +27,9 @@ class Shard:
     Attributes:
         name: relative to the dataset's folder.
         split: train or validation.
-        documents, tokens: counts; tokens of the build's tokenizer, without BOS and EOS.
-        bytes: of the file.
-        sha256: of the file, hex.
+        documents, tokens: number of documents, and of tokens of the build's tokenizer without BOS and EOS.
+        bytes: size of the file.
+        sha256: hex digest of the file.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Manifest:
     """The parts of a manifest that the trainer needs.
 
     Attributes:
-        folder: of the dataset.
-        stream: of its documents: code, python, nl_code or nl.
-        shards: in order.
-        sha256: of the manifest itself, hex.
+        folder: the dataset's folder.
+        stream: kind of the documents: code, python, nl_code or nl.
+        shards: the shards in order.
+        sha256: hex digest of the manifest itself.
     """
 
     folder: str
@@ -58,10 +58,10 @@ class Manifest:
 
 
 def path_of(path: str) -> str | None:
-    """The manifest that a path names, directly or by its folder; None if there is none.
+    """The location of the manifest that a path names, directly or by its folder; None if there is none.
 
     Raises:
-        UserError: the folder holds an unfinished build.
+        UserError: the folder contains an unfinished build.
     """
     if path.rpartition("/")[2] == NAME:
         return path
@@ -70,7 +70,7 @@ def path_of(path: str) -> str | None:
     manifest = f"{path.rstrip('/')}/{NAME}"
     if not files.exists(manifest, path):
         if files.exists(f"{path.rstrip('/')}/{STARTED}", path):
-            raise UserError(f"{path} holds a build that is not finished: run the same `python -m tasks.build` again")
+            raise UserError(f"{path} contains an unfinished build: run the same `python -m tasks.build` again")
         return None
     try:
         with filesystem.open_input(manifest) as file:
@@ -80,7 +80,7 @@ def path_of(path: str) -> str | None:
 
 
 def read(path: str, where: str) -> Manifest:
-    """Reads a manifest. `where` names what the user wrote.
+    """Reads a manifest. `where` is the setting that error messages name.
 
     Raises:
         UserError: there is no such file, it is not a manifest, or it is damaged.

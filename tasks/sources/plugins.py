@@ -1,4 +1,4 @@
-"""Modules of the user's own that a configuration imports, such as those that register SeqIO tasks."""
+"""Imports the user's modules that a configuration names, such as modules that register SeqIO tasks."""
 
 import importlib
 import os
@@ -10,19 +10,19 @@ from codellama_jax.runtime.console import quiet_stderr
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Imports modules, which are also searched for in the current directory (last).
+    """Imports modules. The current directory is searched last.
 
     Commands call this with Config.imports before they open data.
 
     Raises:
-        UserError: a module cannot be imported; names it, the cause and the remedy.
+        UserError: a module cannot be imported. The message names the module, the cause and the remedy.
     """
     for name in names:
         folder = os.getcwd()
         if folder not in sys.path and "" not in sys.path:
             sys.path.append(folder)
         try:
-            with quiet_stderr():  # such a module imports SeqIO, and so TensorFlow, which writes notes
+            with quiet_stderr():  # such a module imports SeqIO and so TensorFlow, which logs to stderr
                 importlib.import_module(name)
         except Exception as error:  # the user's code can raise anything
             raise _import_error(name, error) from error

@@ -1,9 +1,9 @@
 """Source over a registered SeqIO task, so that a user's own task can be the corpus of a stream: seqio:NAME.
 
-The task's examples must be text: its preprocessors are applied, and none of them may tokenise. These features are read,
+The task's examples must be text: its preprocessors are applied, and none of them may tokenize. These features are read,
 all of them strings:
 
-    text streams   content, text or code; otherwise targets, after inputs and a line break where there are any inputs;
+    text streams   content, text or code; otherwise targets, preceded by inputs and a line break if there are inputs;
                    also the path, language, repository and licence (tasks/sources/records/record_fields.py)
     dialogues      messages as JSON; or prompt and completion; or inputs and targets
 
@@ -43,16 +43,16 @@ def open_task(
     other records are. Other splits, such as test, are never read.
 
     Args:
-        name: of the task.
+        name: name of the task.
         split: train or validation.
         corpus: how documents are split, cut and grouped, and the size of a block.
-        filters: which documents are left out.
-        stream: whose corpus the task is, one of STREAMS. None takes the task's name as that of the stream, reads
-            dialogues if the examples have messages or prompt and completion, and applies no filters for code.
-        where: names what the user wrote, for errors.
+        filters: which documents are removed.
+        stream: the stream that reads the task, one of STREAMS. With None, the stream has the task's name, dialogues are
+            read if the examples have messages or prompt and completion, and filters for code are not applied.
+        where: the setting that error messages name.
 
     Raises:
-        UserError: no such task or split, the task yields tokens or no text, or no usable document.
+        UserError: no such task or split, the task yields tokens or no text, or the split has no usable document.
         ValueError: no such split.
     """
     where = where or f"{PREFIX}{name}"
@@ -60,7 +60,7 @@ def open_task(
     has_validation = "validation" in task.splits
     read_split = split if has_validation else "train"
     if read_split not in task.splits:
-        raise UserError(f"{where}: the task has no split {read_split} (but {', '.join(task.splits) or 'none'})")
+        raise UserError(f"{where}: the task has no split {read_split} (found: {', '.join(task.splits) or 'none'})")
     reader = TaskReader(task, read_split, where)
     dialogues = stream == "instruct" if stream else reader.has_messages
     reader.select_features(dialogues)

@@ -33,7 +33,7 @@ def find_task(name: str, where: str) -> Any:
     """The registered seqio.Task of this name.
 
     Raises:
-        UserError: there is none. `where` names what the user wrote.
+        UserError: there is none. `where` is the setting that the message names.
     """
     tensorflow()
     with quiet_stderr():
@@ -52,8 +52,8 @@ class TaskReader:
     """Reads the examples of one split of a task, shard by shard.
 
     Attributes:
-        where: names what the user wrote, for errors.
-        shards: of the task's source, with sizes where they are files.
+        where: the setting that error messages name.
+        shards: the shards of the task's source, with sizes if they are files.
     """
 
     def __init__(self, task: Any, split: str, where: str):
@@ -75,7 +75,7 @@ class TaskReader:
         """Chooses the features to read.
 
         Raises:
-            UserError: the examples have no text, or are tokenised.
+            UserError: the examples have no text, or are tokenized.
         """
         if dialogues:
             options = [(MESSAGES,), TURNS, PAIR]
@@ -87,16 +87,16 @@ class TaskReader:
         if chosen is None:
             spec = self._spec if isinstance(self._spec, Mapping) else {}
             content = {name for names in options for name in names}
-            tokenised = [name for name in spec if name in content and self._dtype(name).is_integer]
-            if tokenised:
-                kind = self._dtype(tokenised[0]).name
+            tokenized = [name for name in spec if name in content and self._dtype(name).is_integer]
+            if tokenized:
+                kind = self._dtype(tokenized[0]).name
                 raise UserError(
-                    f"{self.where}: the task is already tokenised ({tokenised[0]} is {kind}), but documents are cut,"
+                    f"{self.where}: the task is already tokenized ({tokenized[0]} is {kind}), but documents are cut,"
                     " infilled and packed as text: name a task whose output is text, without"
                     " seqio.preprocessors.tokenize and append_eos"
                 )
             raise UserError(
-                f"{self.where}: the task's examples have {required} as a string (but {', '.join(spec) or 'nothing'})"
+                f"{self.where}: the task's examples have {required} as a string (found: {', '.join(spec) or 'nothing'})"
             )
         self._pair = chosen == PAIR
         self._dialogues = dialogues
@@ -121,7 +121,7 @@ class TaskReader:
             yield {name: value.tolist() if hasattr(value, "tolist") else value for name, value in example.items()}
 
     def identity(self) -> tuple:
-        """What the examples depend on besides the shards, as a value whose repr is the same in every process."""
+        """What the examples depend on besides the shards. Its repr is the same in every process."""
         folder = _common_folder([shard.location for shard in self.shards])
         arguments = {name: value for name, value in vars(self._task.source).items() if isinstance(value, int | str)}
         source = re.sub(r" at 0x[0-9a-f]+", "", f"{self._task.source!r} {sorted(arguments.items())}")
@@ -167,7 +167,7 @@ class TaskReader:
         return getattr(self._spec[name], "dtype", None)
 
     def _is_text(self, name: str, scalar: bool = True) -> bool:
-        """Whether a feature is a string tensor; with `scalar`, of one value."""
+        """Whether a feature is a string tensor; with `scalar`, whether it is a scalar string."""
         tf = tensorflow()
         spec = self._spec.get(name) if isinstance(self._spec, Mapping) else None
         return isinstance(spec, tf.TensorSpec) and spec.dtype == tf.string and not (scalar and spec.shape.rank)

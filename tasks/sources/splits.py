@@ -1,6 +1,6 @@
 """Train and validation: a hash of a document's split key decides its split.
 
-The split key is the path of a file, the location of a record, or the repository where documents are kept together.
+The split key is the path of a file or the location of a record, or the repository if its documents are kept together.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def select_split(entries: Sequence[Entry], split: str, corpus: Corpus, where: st
 
 
 def validation_keys(keys: Sequence[str], split: str, corpus: Corpus, where: str) -> set[str]:
-    """Those of the split keys that are in validation: their hash is below Corpus.validation_share.
+    """The split keys that are in validation: those whose hash is below Corpus.validation_share.
 
     If validation or train would be empty, the key whose hash is nearest to the share is moved there.
 

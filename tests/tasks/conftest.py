@@ -25,9 +25,9 @@ BATCHES = 110
 
 @pytest.fixture(scope="module")
 def corpora(fuzzed: Fuzz) -> dict[str, Shards]:
-    """A stream of many shards, one of few, and one of three. Three are fewer than the readers, so it repeats often.
+    """Streams of many shards, of few, and of three. Three are fewer than the readers, so that stream repeats often.
 
-    A block has no, one or several documents, and a shard no, one or several blocks.
+    A block has any number of documents, including none, and a shard any number of blocks.
     """
     rng = np.random.default_rng(11)
 
@@ -46,7 +46,7 @@ def corpora(fuzzed: Fuzz) -> dict[str, Shards]:
 
 @pytest.fixture(scope="module")
 def make_loader(corpora: dict[str, Shards], small_tokenizer: Tokenizer) -> Callable[..., DataLoader]:
-    """Creates loaders over `corpora`. Keywords change the arguments; `fim` and `tokenizer` change the encoders."""
+    """Creates loaders over `corpora`. Keywords replace arguments; `fim` and `tokenizer` change the encoders."""
 
     def make(fim: Fim = FIM, tokenizer: Tokenizer = small_tokenizer, **changes: Any) -> DataLoader:
         settings: dict[str, Any] = {
@@ -82,7 +82,7 @@ def files(request: pytest.FixtureRequest, fuzzed: Fuzz) -> Files:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, fuzzed: Fuzz) -> Corpus:
-    """A folder for each stream. Some files fit a window, some do not, and some are left out."""
+    """A folder for each stream. Some files fit a window, some do not, and filters remove some."""
     root = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(21)
     for stream, extension in (("code", "c"), ("python", "py"), ("nl_code", "md"), ("nl", "txt")):

@@ -1,4 +1,4 @@
-"""Streams whose documents are in memory, for the tests of readers and loaders."""
+"""Streams with documents in memory, for the tests of readers and loaders."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ QUEUES = (0, 3)
 
 
 class MemorySource:
-    """A source with its documents in memory, which records the blocks that were read.
+    """A source with documents in memory, which records the blocks that were read.
 
-    It leaves out a text that starts with "!", for the reason "exclaimed".
+    It removes texts that start with "!", for the reason "exclaimed".
     """
 
     def __init__(self, name: str, shards: Shards):
@@ -78,7 +78,7 @@ def through_json(state: LoaderState) -> LoaderState:
 
 
 def global_batches(loaders: Sequence[DataLoader]) -> Iterator[tuple[dict[str, np.ndarray], LoaderState]]:
-    """Global batches and states, put together from the loaders of all hosts."""
+    """Yields global batches and states, assembled from the loaders of all hosts."""
     while True:
         batches = [loader.next_batch() for loader in loaders]
         assert len({batch.state.batch for batch in batches}) == 1

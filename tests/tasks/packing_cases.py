@@ -15,7 +15,7 @@ from tasks.sources.base import Dialogue, Document
 
 LENGTHS = [1, 2, 3, 7, 16, 64, 257]
 QUEUES = [0, 1, 4, 16]
-# Lengths of a window and a queue: most documents fit 64 tokens, few fit 16, and none fits one.
+# (length of a window, length of the queue). Most documents fit 64 tokens, few fit 16, and none fits 1.
 SIZES = [(1, 0), (7, 0), (64, 0), (257, 0), (2, 4), (16, 1), (16, 16), (64, 1), (64, 4), (64, 16)]
 USUAL, ALWAYS, NEVER = Fim(), Fim(rate=1.0), Fim(rate=0.0)
 Fuzz = Callable[[np.random.Generator, int], str]
@@ -93,7 +93,7 @@ def same_window(one: Window | None, other: Window | None) -> bool:
 def fuzzed_files(
     fuzzed: Fuzz, seed: int, longest: int = 300, dialogues: bool = False
 ) -> list[list[Document | Dialogue]]:
-    """Files of no, one or more documents. Many are shorter than a window of 64 tokens, some longer than several."""
+    """Files of zero or more documents. Many are shorter than a window of 64 tokens, some longer than several."""
     rng = np.random.default_rng(seed)
     files: list[list[Document | Dialogue]] = []
     for number in range(60):

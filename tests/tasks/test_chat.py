@@ -102,7 +102,7 @@ def inst_prompts(system: str | None, contents: list[str]) -> list[str]:
 
 
 def test_inst_encodes_each_turn_separately(tokenizer: Tokenizer, fuzzed: Fuzz):
-    """BOS, the turn as one text with stripped messages and a space at its end, EOS. Nothing is between turns."""
+    """A turn is BOS, one text with stripped messages and a space at its end, and EOS. Nothing is between turns."""
     for messages, system, contents in fuzzed_dialogues(fuzzed, 1):
         ids, weights = encode_dialogue(tokenizer, messages, "inst")
         assert ids.shape == weights.shape
@@ -253,7 +253,7 @@ def error_of(encode: Callable[..., Any], *args: Any) -> str:
 
 @pytest.mark.parametrize("chat_format", FORMATS)
 @pytest.mark.parametrize("case", WRONG_ROLES)
-def test_roles_out_of_order_are_refused(small_tokenizer: Tokenizer, case: str, chat_format: str):
+def test_roles_out_of_order_are_rejected(small_tokenizer: Tokenizer, case: str, chat_format: str):
     messages = of_roles(WRONG_ROLES[case])
     message = error_of(encode_dialogue, small_tokenizer, messages, chat_format, "talk.jsonl:7")
     assert message.startswith("talk.jsonl:7: roles are")
@@ -261,14 +261,14 @@ def test_roles_out_of_order_are_refused(small_tokenizer: Tokenizer, case: str, c
 
 @pytest.mark.parametrize("chat_format", FORMATS)
 @pytest.mark.parametrize("case", WRONG_OPEN_ROLES)
-def test_roles_out_of_order_are_refused_in_an_open_dialogue(small_tokenizer: Tokenizer, case: str, chat_format: str):
+def test_roles_out_of_order_are_rejected_in_an_open_dialogue(small_tokenizer: Tokenizer, case: str, chat_format: str):
     message = error_of(encode_open_dialogue, small_tokenizer, of_roles(WRONG_OPEN_ROLES[case]), chat_format)
     assert message.startswith("dialogue: ")
 
 
 @pytest.mark.parametrize("tag", ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"])
 @pytest.mark.parametrize("index", range(5))
-def test_inst_refuses_reserved_tags_in_every_message(small_tokenizer: Tokenizer, tag: str, index: int):
+def test_inst_rejects_reserved_tags_in_every_message(small_tokenizer: Tokenizer, tag: str, index: int):
     messages = dialogue("one", "two", "three", "four", system="be kind")
     messages[index]["content"] += f" {tag} "
     message = error_of(encode_dialogue, small_tokenizer, messages, "inst", "talk.jsonl:7")
@@ -276,11 +276,11 @@ def test_inst_refuses_reserved_tags_in_every_message(small_tokenizer: Tokenizer,
     for opened in (messages[:4], messages[:2]):  # with complete turns, and with the system text only
         if index < len(opened):
             assert tag in error_of(encode_open_dialogue, small_tokenizer, opened, "inst")
-    assert len(encode_dialogue(small_tokenizer, messages, "source")[0])  # where they have no meaning
+    assert len(encode_dialogue(small_tokenizer, messages, "source")[0])  # this format has no reserved tags
 
 
 @pytest.mark.parametrize("chat_format", ["", "INST", "chatml"])
-def test_an_unknown_format_is_refused(small_tokenizer: Tokenizer, chat_format: str):
+def test_an_unknown_format_is_rejected(small_tokenizer: Tokenizer, chat_format: str):
     for encode, messages in (
         (encode_dialogue, dialogue("a", "b")),
         (encode_dialogue, dialogue("a", "b", system="c")),
@@ -336,7 +336,7 @@ def test_dialogues_with_a_reserved_tag_are_left_out_of_inst(tag: str, index: int
     assert left_out([*messages, *messages[1:2]], "inst") == "roles"  # checked first
 
 
-def test_an_encoder_leaves_out_dialogues_but_no_documents(small_tokenizer: Tokenizer):
+def test_an_encoder_leaves_out_dialogues_but_not_documents(small_tokenizer: Tokenizer):
     for chat_format in FORMATS:
         encoder = Encoder(small_tokenizer, Fim(), Chat(chat_format), seed=(0,))
         encoder.validate(Document("[INST] <<SYS>>", "a.py"))

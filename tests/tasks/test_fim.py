@@ -1,4 +1,4 @@
-"""Infilling: which documents are transformed, where they are split, and the ids of both orders."""
+"""Infilling: which documents are transformed, the split points, and the ids of both orders."""
 
 from collections.abc import Callable
 
@@ -91,7 +91,7 @@ def test_spm_is_pre_suf_suffix_mid_prefix_with_middle_eot(tokenizer: Tokenizer, 
         expected = [], tokenizer.encode_continuation(suffix), tokenizer.encode(prefix + middle)
         assert parts == tuple(list(ids) for ids in expected), (text, split)
         merged += parts[2] != [*tokenizer.encode(prefix), *tokenizer.encode_continuation(middle)]
-    assert merged > 50  # in many cases separate encoding would give other ids
+    assert merged > 50  # in many cases, separate encoding would give different ids
 
 
 def test_plain_is_bos_text_eos(tokenizer: Tokenizer, fuzzed: Fuzz):
@@ -103,7 +103,7 @@ def test_plain_is_bos_text_eos(tokenizer: Tokenizer, fuzzed: Fuzz):
 
 
 def test_infilling_starts_with_the_prompt_of_inference(tokenizer: Tokenizer, fuzzed: Fuzz):
-    """Up to the middle, training has the ids of the prompt. For SPM, if no token spans prefix and middle."""
+    """Up to the middle, training has the ids of the prompt. In SPM, only if no token spans prefix and middle."""
     for text, split in cases(fuzzed, 4):
         prefix, middle, suffix = split.parts(text)
         if split.order == "spm":
@@ -114,7 +114,7 @@ def test_infilling_starts_with_the_prompt_of_inference(tokenizer: Tokenizer, fuz
         assert np.array_equal(encode_infilling(tokenizer, text, split)[: len(prompt)], prompt), (text, split)
 
 
-def test_without_infilling_ids_there_is_no_infilling(small_tokenizer: Tokenizer):
+def test_infilling_without_infilling_ids_is_an_error(small_tokenizer: Tokenizer):
     plain = Tokenizer(small_tokenizer.model, infilling=False)
     for order in ORDERS:
         with pytest.raises(UserError, match="no infilling ids"):
@@ -315,7 +315,7 @@ def test_line_splits_are_uniform_over_a_long_document():
 
 
 def test_line_splits_change_only_the_positions(small_tokenizer: Tokenizer, fuzzed: Fuzz):
-    """Not whether documents are transformed, nor the order."""
+    """Whether a document is transformed, and the order, do not change."""
     rng = np.random.default_rng(8)
     for number in range(200):
         document = Document(fuzzed(rng, int(rng.integers(0, 300))), "a")
@@ -333,6 +333,6 @@ def test_line_splits_change_only_the_positions(small_tokenizer: Tokenizer, fuzze
             )
 
 
-def test_refuses_an_unknown_cut():
+def test_an_unknown_cut_is_rejected():
     with pytest.raises(ValueError, match=r"Fim\.cut='word' must be 'character' or 'line'"):
         Fim(cut="word")

@@ -26,7 +26,7 @@ Fuzz = Callable[[np.random.Generator, int], str]
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory, fuzzed: Fuzz, small_tokenizer: Tokenizer) -> list[str]:
-    """A corpus of code, prose and dialogues, some of which are left out, and a tokenizer, as gin flags."""
+    """Gin flags for a corpus of code, prose and dialogues, some of which filters remove, and for a tokenizer."""
     root = tmp_path_factory.mktemp("inspected")
     rng = np.random.default_rng(31)
     for stream, extension in (("code", "c"), ("nl", "txt")):
@@ -159,7 +159,7 @@ def test_the_seed_decides_which_documents_are_printed(inspect: Callable[..., str
     assert inspect("--task=code", "--json", "--num_examples=8", "--gin.DataLoader.seed=1") == other
 
 
-def test_settings_of_the_stage_reach_the_documents(inspect: Callable[..., str]):
+def test_settings_of_the_stage_are_used(inspect: Callable[..., str]):
     arguments = ("--task=code", "--json", "--num_examples=40", "--gin_file=gin/code.gin", f"--sequence_length={LENGTH}")
     kinds = {record["kind"] for record in records(inspect(*arguments, "--gin.FIM_RATE=0"))}
     assert kinds == {"plain", "cut"}
@@ -188,7 +188,7 @@ NUMBER = r"\d{1,3}(?:,\d{3})*"
 
 
 def tables(output: str) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str], str]:
-    """The rows of streams and of kinds by name, the lines about left out documents, and the last line."""
+    """The rows of streams and of kinds by name, the lines about removed documents, and the last line."""
     streams, kinds, rest = (part.splitlines() for part in output.rstrip("\n").split("\n\n"))
     assert streams[0].split() == ["stream", "planned", "seen", "tokens", "documents", "epochs"]
     assert kinds[0].split() == ["kind", "documents", "share", "tokens", "share"]
@@ -243,7 +243,7 @@ def test_stats_agree_with_the_loader(
         started = sum(counts[kind] for counts in documents.values())
         assert row == [f"{started:,}", f"{started / number:.1%}", f"{by_kind[kind]:,}", f"{by_kind[kind] / total:.1%}"]
     assert left_out == loader.left_out_lines() != []
-    assert re.fullmatch(rf"{total:,} tokens in windows of {length}, {NUMBER} tokens a second", last)
+    assert re.fullmatch(rf"{total:,} tokens in windows of {length}, {NUMBER} tokens per second", last)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_an_unknown_task_is_a_usage_error_that_names_the_nearest(
     assert all(name in error for name in (*STREAMS, *(f"{stage}_mixture" for stage in STAGES)))
 
 
-def test_no_list_and_no_task_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
+def test_neither_list_nor_task_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
     assert main([]) == 2
     assert "--list" in capsys.readouterr().err
 

@@ -56,7 +56,7 @@ def test_resumes_exactly_after_any_batch(
 def test_resuming_reads_only_pending_documents_and_later_ones(
     make_loader: Callable[..., DataLoader], uninterrupted: list[Batch]
 ):
-    """It does not read blocks that were used up, nor earlier shards."""
+    """It reads neither used blocks nor earlier shards."""
     resumed = make_loader(state=uninterrupted[40].state)
     resumed.next_batch()
     for source in (stream.source for stream in resumed.streams):
@@ -102,13 +102,15 @@ def test_tokens_are_counted_by_stream_and_kind(uninterrupted_by_queue: dict[int,
 
 
 def test_another_seed_gives_other_batches(make_loader: Callable[..., DataLoader], uninterrupted: list[Batch]):
-    """The streams of its windows have another phase, even with the same encoders."""
+    """The sequence of streams has another phase, even with the same encoders."""
     other = make_loader(seed=6)
     for expected in uninterrupted[:8]:
         assert not same_arrays(other.next_batch().arrays, expected.arrays)
 
 
-def test_the_order_of_the_streams_does_not_matter(make_loader: Callable[..., DataLoader], uninterrupted: list[Batch]):
+def test_batches_do_not_depend_on_the_order_of_the_streams(
+    make_loader: Callable[..., DataLoader], uninterrupted: list[Batch]
+):
     """The same shares in another order are the same mixture: fingerprint, batches and state are equal."""
     loader = make_loader()
     for streams in itertools.permutations(loader.streams):
@@ -120,7 +122,7 @@ def test_the_order_of_the_streams_does_not_matter(make_loader: Callable[..., Dat
 
 
 def test_the_state_is_small(make_loader: Callable[..., DataLoader]):
-    """Even for a large run."""
+    """This holds for a large run too."""
     loader = make_loader(readers=64, batch_size=64, queue=16, length=16)
     loader.next_batch()
     state = loader.state()
@@ -131,7 +133,7 @@ def test_the_state_is_small(make_loader: Callable[..., DataLoader]):
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_the_number_of_hosts_does_not_matter(
+def test_batches_do_not_depend_on_the_number_of_hosts(
     make_loader: Callable[..., DataLoader], uninterrupted: list[Batch], hosts: int
 ):
     together = global_batches([make_loader(host=host, hosts=hosts) for host in range(hosts)])
@@ -145,7 +147,7 @@ def test_the_number_of_hosts_does_not_matter(
 def test_the_number_of_hosts_can_change_during_a_run(
     make_loader: Callable[..., DataLoader], uninterrupted_by_queue: dict[int, list[Batch]], queue: int, run: tuple
 ):
-    """`run` lists (hosts, last batch). The state is saved as JSON in between. The batches are those of one host."""
+    """`run` lists (hosts, last batch). Between them, the state is saved as JSON. The batches are those of one host."""
     batches = uninterrupted_by_queue[queue]
     state: LoaderState | None = None
     begin = 0
@@ -166,11 +168,11 @@ def test_the_number_of_hosts_can_change_during_a_run(
         assert state.batch == end
 
 
-def test_refuses_readers_that_do_not_divide_the_batch_or_fit_the_hosts(make_loader: Callable[..., DataLoader]):
+def test_readers_must_divide_the_batch_and_be_a_multiple_of_the_hosts(make_loader: Callable[..., DataLoader]):
     for changes in ({"batch_size": 6}, {"hosts": 3}, {"hosts": 8}, {"readers": 5}):
-        with pytest.raises(UserError, match=r"DataLoader\.readers=") as refused:
+        with pytest.raises(UserError, match=r"DataLoader\.readers=") as error:
             make_loader(**changes)
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(error.value)
 
 
 # --- fingerprint ------------------------------------------------------------------------------------------------------

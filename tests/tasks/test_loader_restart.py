@@ -1,4 +1,4 @@
-"""A process that reads batches and is killed resumes from its last state."""
+"""A process that is killed while it reads batches resumes from its last state."""
 
 import json
 import os

@@ -27,7 +27,7 @@ PLANNED = [
 
 @pytest.mark.parametrize("shares", PLANNED, ids=str)
 def test_every_run_of_windows_has_the_planned_shares(make_loader: Callable[..., DataLoader], shares: dict[str, float]):
-    """To within a few windows, for any start and length: the windows of a step and those of a complete run."""
+    """To within a few windows, for any start and any length from one step to a complete run."""
     rng = np.random.default_rng(3)
     loader = make_loader(shares=shares)
     planned = np.array([shares[stream.name] for stream in loader.streams])
@@ -57,8 +57,10 @@ def test_batches_contain_consecutive_windows(make_loader: Callable[..., DataLoad
 @pytest.mark.parametrize("batch_size", [8, 13, 21, 34, 144])
 @pytest.mark.parametrize("shares", PLANNED[:2], ids=str)
 def test_the_streams_of_a_reader_look_random(small_tokenizer: Tokenizer, shares: dict[str, float], batch_size: int):
-    """A reader does not stay with one stream longer than by chance, nor change it in every batch. This includes batch
-    sizes that are Fibonacci numbers, whose ratios are close to the golden ratio of the schedule."""
+    """A reader neither keeps one stream for longer than by chance nor changes it in every batch.
+
+    This includes batch sizes that are Fibonacci numbers, whose ratios are close to the golden ratio of the schedule.
+    """
     short = [[["7" * 20] * batch_size]]
     streams = [stream_input(name, short, small_tokenizer, Fim(rate=0.0)) for name in shares]
     readers = batch_size

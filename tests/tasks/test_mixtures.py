@@ -141,23 +141,23 @@ def test_tasks_use_the_sources_and_encoders_of_the_trainer(register: Callable[..
     assert len(set(seeds)) == len(seeds)
 
 
-def test_refuses_to_replace_a_task_or_mixture_of_somebody_else(register: Callable[..., seqio.Mixture]):
+def test_tasks_and_mixtures_of_other_modules_are_not_replaced(register: Callable[..., seqio.Mixture]):
     source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: None, splits=("train",))
     features = {"text": seqio.Feature(seqio.PassThroughVocabulary(1), rank=0)}
     other = seqio.TaskRegistry.add("nl", source=source, output_features=features)
-    with pytest.raises(UserError, match="a SeqIO task named nl is registered already: give yours another name"):
+    with pytest.raises(UserError, match="a SeqIO task named nl is already registered: rename it"):
         register()
     assert seqio.TaskRegistry.get("nl") is other and "code" not in seqio.TaskRegistry.names()
     seqio.TaskRegistry.remove("nl")
     seqio.MixtureRegistry.add("probe_mixture", [(seqio.Task("other", source, features), 1.0)])
-    with pytest.raises(UserError, match="a SeqIO mixture named probe_mixture is registered already"):
+    with pytest.raises(UserError, match="a SeqIO mixture named probe_mixture is already registered"):
         register()
 
 
 def test_registering_again_replaces_tasks_and_mixture(
     register: Callable[..., seqio.Mixture], corpus: Corpus, small_tokenizer: Tokenizer
 ):
-    """Including the tasks in the mixture: nothing that was registered before is used."""
+    """The mixture has the new tasks: nothing that was registered before is used."""
     first = register()
     before = windows_of(seqio.get_mixture_or_task("code"), "validation", 5)
     tokenizer = Tokenizer(small_tokenizer.model, infilling=False)
@@ -305,7 +305,7 @@ def examples_of(source: Any, shard_info: Any = None, shuffle: bool = True) -> li
 def test_with_shuffling_documents_have_the_order_of_the_trainers_first_epoch(
     register: Callable[..., seqio.Mixture], stream: str
 ):
-    """And the keys with which the trainer draws their infilling."""
+    """They also have the keys with which the trainer draws their infilling."""
     register()
     task = seqio.get_mixture_or_task(stream)
     encoder, documents = encoder_of(task), task.source.documents("train")
@@ -348,7 +348,7 @@ def test_there_can_be_more_shards_than_documents(
 def test_dialogues_that_the_format_cannot_express_are_left_out(
     register: Callable[..., seqio.Mixture], corpus: Corpus, tmp_path: Path, chat_format: str, bad: set[int]
 ):
-    """By SeqIO's tasks and by the trainer, which counts them."""
+    """SeqIO's tasks and the trainer leave them out; the trainer counts them."""
     talks = [[("user", f"question {number}"), ("assistant", f"answer {number}")] for number in range(20)]
     talks[3] = talks[3][:1]
     talks[6] = talks[6][::-1]

@@ -52,7 +52,7 @@ def test_without_a_queue_windows_are_the_concatenated_documents(
 def test_every_document_occurs_once_and_completely(
     small_tokenizer: Tokenizer, files: Files, length: int, queue: int, fim: Fim
 ):
-    """In one form, and contiguously: a document that was cut continues at the start of the next window."""
+    """It has one form and is contiguous: a document that was cut continues at the start of the next window."""
     encode = encoder(small_tokenizer, fim)
     windows = windows_of(packer(files, encode, length, queue))
     keys = {document.path: (file, 0, i) for file, documents in enumerate(files) for i, document in enumerate(documents)}
@@ -142,7 +142,7 @@ def test_files_without_documents_are_skipped(small_tokenizer: Tokenizer, queue: 
 def test_targets_are_the_next_tokens_of_the_same_document(
     small_tokenizer: Tokenizer, files: Files, length: int, queue: int
 ):
-    """Also across the edges of windows. Weights belong to the target. The last token of a document has weight 0."""
+    """This holds across windows too. Weights belong to the target. The last token of a document has weight 0."""
     encode = encoder(small_tokenizer)
     windows = windows_of(packer(files, encode, length, queue))
     started = started_in(windows)
@@ -164,7 +164,9 @@ def test_only_the_last_token_of_a_document_has_no_loss(small_tokenizer: Tokenize
 
 @pytest.mark.parametrize("restart", [False, True], ids=["over the window", "in each document"])
 @sizes
-def test_segments_and_positions(small_tokenizer: Tokenizer, files: Files, length: int, queue: int, restart: bool):
+def test_segments_count_documents_and_positions_count_tokens(
+    small_tokenizer: Tokenizer, files: Files, length: int, queue: int, restart: bool
+):
     """Segments count the documents of a window from 1. Positions count in the window, or from 0 in each segment."""
     windows = windows_of(packer(files, encoder(small_tokenizer), length, queue, restart))
     documents = [index for index, packed in enumerate(started_in(windows)) for _ in packed.tokens]
@@ -180,7 +182,7 @@ def test_segments_and_positions(small_tokenizer: Tokenizer, files: Files, length
 
 @pytest.mark.parametrize("queue", [0, 4])
 def test_restarting_positions_changes_only_positions(small_tokenizer: Tokenizer, files: Files, queue: int):
-    """So masking can be switched on or off without changing the order of documents."""
+    """So masking can be enabled or disabled without changing the order of documents."""
     for one, other in zip(
         *(windows_of(packer(files, encoder(small_tokenizer), 64, queue, restart)) for restart in (False, True)),
         strict=True,

@@ -67,8 +67,8 @@ def test_a_document_is_transformed_if_its_infilling_form_fits(small_tokenizer: T
         assert np.array_equal(started.tokens, infilled if length >= len(infilled) else plain)
 
 
-def test_the_room_is_the_rest_of_the_window(small_tokenizer: Tokenizer):
-    """A document that fits an empty window is cut, and so plain, if the rest of the window is too short."""
+def test_the_form_depends_on_the_rest_of_the_window(small_tokenizer: Tokenizer):
+    """A document that fits an empty window is cut, and therefore plain, if the rest of the window is too short."""
     encode = encoder(small_tokenizer, ALWAYS)
     document = Document("0123456789", "a")
     plain, _ = encode.plain(document)
@@ -83,7 +83,7 @@ def test_the_room_is_the_rest_of_the_window(small_tokenizer: Tokenizer):
 
 @pytest.mark.parametrize("queue", [0, 4])
 @pytest.mark.parametrize("characters", [0.0, 1e9], ids=["plain first", "infilling first"])
-def test_the_order_of_encoding_changes_nothing(
+def test_windows_do_not_depend_on_the_order_of_encoding(
     small_tokenizer: Tokenizer, files: Files, characters: float, queue: int, monkeypatch: pytest.MonkeyPatch
 ):
     usual = windows_of(packer(files, encoder(small_tokenizer), 64, queue))

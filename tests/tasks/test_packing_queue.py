@@ -25,8 +25,8 @@ from tasks.sources.base import Document
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_at_most_the_length_of_the_queue_is_pending(small_tokenizer: Tokenizer, files: Files, queue: int):
-    """Beside a document that was cut, which comes first. The others are in the order of the source, before the next."""
+def test_at_most_as_many_documents_wait_as_the_queue_is_long(small_tokenizer: Tokenizer, files: Files, queue: int):
+    """A document that was cut is also pending, as the first. The others precede `next`, in the order of the source."""
     windows, most = packer(files, encoder(small_tokenizer), 64, queue), 0
     while windows.next_window() is not None:
         state = windows.state
@@ -40,7 +40,7 @@ def test_at_most_the_length_of_the_queue_is_pending(small_tokenizer: Tokenizer, 
 
 @pytest.mark.parametrize("queue", QUEUES)
 def test_a_document_is_cut_only_if_none_fits(small_tokenizer: Tokenizer, fuzzed: Fuzz, queue: int):
-    """No document that waits fits, and no more may wait. One that fits a window is cut only if none is longer."""
+    """No waiting document fits, and the queue is full. One that fits a window is cut only if none is longer."""
     length = 64
     files = fuzzed_files(fuzzed, 8)
     encode, reader = encoder(small_tokenizer), ListReader(files)
@@ -70,8 +70,8 @@ def test_a_document_is_cut_only_if_none_fits(small_tokenizer: Tokenizer, fuzzed:
     assert cuts > 5
 
 
-def test_with_a_queue_fewer_of_the_documents_that_fit_a_window_are_cut(small_tokenizer: Tokenizer):
-    """About half as many if some documents, as in code, are longer than a window and can be cut instead."""
+def test_a_queue_reduces_cuts_of_documents_that_fit_a_window(small_tokenizer: Tokenizer):
+    """To about half if, as in code, some documents are longer than a window and can be cut instead."""
     length, number = 256, 2000
     digits = np.exp(np.random.default_rng(9).normal(np.log(length / 4), 1.4, number)).astype(int)
     files = [[Document("7" * int(count), str(index))] for index, count in enumerate(digits)]
@@ -133,7 +133,7 @@ def test_resumes_exactly_after_any_window(small_tokenizer: Tokenizer, files: Fil
 
 @pytest.mark.parametrize("queue", QUEUES)
 def test_resuming_requests_only_pending_and_next_documents(small_tokenizer: Tokenizer, files: Files, queue: int):
-    """It requests no document that was used up, none twice, and none before the first window is requested."""
+    """It requests no used document, none twice, and none before the first window is requested."""
     original = packer(files, encoder(small_tokenizer), 64, queue)
     for _ in range(25):
         original.next_window()

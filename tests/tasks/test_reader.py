@@ -27,7 +27,7 @@ from tasks.sources.filters import LeftOut
 
 
 def numbered(shards: int, least: int = 0) -> Shards:
-    """MemorySource that are all different, in blocks of `least` or more; without, some shards hold no document."""
+    """Distinct texts in blocks of `least` or more. With least=0, some shards have no document."""
     rng = np.random.default_rng(1)
     made = []
     for shard in range(shards):
@@ -50,7 +50,7 @@ def walked(reader: Reader, epochs: int) -> Iterator[tuple[int, Cursor, Document]
 @pytest.mark.parametrize("readers", [1, 2, 4, 8])
 @pytest.mark.parametrize("shards", [1, 3, 4, 8, 37])
 def test_all_readers_together_give_every_document_once_per_epoch(shards: int, readers: int, shuffle: bool):
-    """With fewer shards than readers, as many, or more; neither needs to divide the other. All keys are different."""
+    """For fewer shards than readers, as many, or more; neither needs to divide the other. All keys are different."""
     contents = numbered(shards, least=0 if shuffle else readers)  # otherwise a reader might never have a document
     expected = sorted(text for shard in contents for block in shard for text in block)
     epochs: list[list[str]] = [[] for _ in range(5)]
@@ -91,7 +91,7 @@ def test_without_shuffling_a_reader_keeps_the_order_of_the_source():
 
 
 def test_seek_finds_every_document_again():
-    """For cursors in any order. A cursor without a document gives the next document."""
+    """This holds for cursors in any order. A cursor without a document gives the next document."""
     for readers in (1, 3):
         source = MemorySource("code", numbered(8))
         expected_documents = {
@@ -108,7 +108,7 @@ def test_seek_finds_every_document_again():
 
 
 def test_a_block_is_read_once_and_earlier_blocks_are_skipped():
-    """While a reader advances, and when it starts in the middle of a shard."""
+    """This holds while a reader advances, and if it starts in the middle of a shard."""
     contents = [[["a"] * 3 for _ in range(4)] for _ in range(3)]
     source = MemorySource("code", contents)
     every = list(walked(Reader(source, 0, 1, (0, 1), accept_all), 1))
@@ -130,7 +130,7 @@ def test_infilling_is_drawn_again_in_every_epoch(small_tokenizer: Tokenizer):
     assert len(splits) > 15 and len(set(splits)) > 0.9 * len(splits)
 
 
-def test_two_streams_with_the_same_seed_draw_differently(small_tokenizer: Tokenizer, fuzzed: Fuzz):
+def test_two_streams_with_the_same_seed_have_different_orders_and_splits(small_tokenizer: Tokenizer, fuzzed: Fuzz):
     rng = np.random.default_rng(2)
     contents = [[[fuzzed(rng, 60)]] for _ in range(40)]
     assert stream_seed(0, "code") != stream_seed(0, "python") and stream_seed(0, "code") != stream_seed(1, "code")
@@ -200,7 +200,7 @@ def no_digits(document: Document) -> None:
 @pytest.mark.parametrize("readers", [1, 2, 8])
 @pytest.mark.parametrize("shards", [1, 3, 8, 21])
 def test_removed_documents_are_counted_once_over_all_readers_and_epochs(shards: int, readers: int):
-    """Both those that the source removes and those that the reader removes. The reader gives the other documents."""
+    """Both the source and the reader remove documents. The reader gives all others."""
     bad = [["!", "digit 7", "!!"], ["7"], [], ["!", "!"]]
     contents = [[[*["good"] * 8, *bad[shard % 4]], [*bad[(shard + 1) % 4], *["good"] * 8]] for shard in range(shards)]
     texts = [text for shard in contents for block in shard for text in block]
@@ -217,7 +217,7 @@ def test_removed_documents_are_counted_once_over_all_readers_and_epochs(shards: 
 
 
 def test_removed_documents_are_not_counted_again_when_a_block_is_read_again():
-    """A resume does this: pending documents may come before and after the one that was cut."""
+    """Blocks are read again on resume: pending documents may precede and follow the one that was cut."""
     reader = Reader(MemorySource("code", [[["good", "!"], ["good", "!", "!"], ["good"]]]), 0, 1, (0, 1), accept_all)
     reader.seek(Cursor(0, 1, 0))
     reader.seek(START)

@@ -24,7 +24,7 @@ SHARES = {"code": 0.6, "nl": 0.3, "instruct": 0.1}
 
 @pytest.fixture
 def stage_data(corpus: Corpus, small_tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., StageData]:
-    """Creates the data of a stage, in the same run folder every time, for one of several hosts."""
+    """Creates the data of a stage for one of several hosts, always in the same run folder."""
     model = tmp_path / "a.model"
     model.write_bytes(small_tokenizer.model)
     config = Config(
@@ -101,5 +101,5 @@ def test_validation_is_always_the_same_and_separate_from_training(stage_data: Ca
 def test_a_run_keeps_its_first_tokenizer(stage_data: Callable[..., StageData], tmp_path: Path):
     assert stage_data().tokenizer.model == (tmp_path / "run/tokenizer.model").read_bytes()
     (tmp_path / "run/tokenizer.model").write_bytes(b"another")
-    with pytest.raises(UserError, match=r"another tokenizer than .*: use another --name"):
+    with pytest.raises(UserError, match=r"differs from the tokenizer .*: use another --name"):
         stage_data()

@@ -141,7 +141,7 @@ def batches_of(loader: DataLoader, count: int) -> list[Batch]:
 
 @pytest.mark.usefixtures("registered")
 def test_the_tasks_of_a_seqio_mixture_are_the_streams(config: Config, tmp_path: Path):
-    """With their names, ids after the built-in streams, and rates as shares of tokens; some are transformed."""
+    """They have their own names, ids after the built-in streams, and rates as shares of tokens. Infilling applies."""
     messages: list[str] = []
     stage = stage_data(config, tmp_path, messages=messages)
     assert stage.stream_names == (*STREAMS, "letters", "programs")
@@ -231,7 +231,7 @@ def test_a_task_named_like_a_stream_has_its_id(config: Config, small_tokenizer: 
     "name, message",
     [
         ("my_mixtur", "no mixture of this name: did you mean my_mixture"),
-        ("unknown", "no mixture of this name: Import the module that registers it, with --import=MODULE"),
+        ("unknown", "no mixture of this name: import the module that registers it, with --import=MODULE"),
         ("programs", "is a task, not a mixture: to read one task, bind a corpus such as seqio:programs"),
     ],
 )
@@ -242,22 +242,22 @@ def test_an_unknown_mixture_is_an_error(config: Config, tmp_path: Path, name: st
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_tokenised_task_of_a_mixture_is_refused(config: Config, tmp_path: Path, text_files: Path):
-    def tokenised(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def test_a_tokenized_task_of_a_mixture_is_rejected(config: Config, tmp_path: Path, text_files: Path):
+    def tokenized(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return dataset.map(lambda line: {"text": tf.constant([1, 2, 3])})
 
     feature = {"text": seqio.Feature(seqio.PassThroughVocabulary(9))}
     add_task(
         "letters_ids",
         text_files,
-        preprocessors=[tokenised],
+        preprocessors=[tokenized],
         output_features=feature,
         source=seqio.TextLineDataSource({"train": str(text_files / "letters-train-*.jsonl")}),
     )
     seqio.MixtureRegistry.add("nested", [("letters_ids", 1.0)])
     try:
         stage = stage_data(dataclasses.replace(config, mixture=Mixture(seqio="nested")), tmp_path)
-        with pytest.raises(UserError, match=r"Mixture\.seqio=nested: task letters_ids: .*tokenised"):
+        with pytest.raises(UserError, match=r"Mixture\.seqio=nested: task letters_ids: .*tokenized"):
             stage.stream("train")
     finally:
         seqio.TaskRegistry.remove("letters_ids")
@@ -293,7 +293,7 @@ def test_shares_and_a_seqio_mixture_of_the_same_level_contradict_each_other(tmp_
 
 
 def test_runs_of_earlier_versions_can_resume():
-    """A saved configuration without Mixture.seqio is that of a run with None."""
+    """A saved configuration without Mixture.seqio is equivalent to one with None."""
     text = operative_text(gin_files.load(["gin/code.gin"], [], default_size="local").resolve())
     earlier = text.replace("Mixture.seqio = None\n", "")
     assert earlier != text and gin_files.differences(earlier, text) == []

@@ -34,7 +34,7 @@ def strings(fuzzed: Fuzz) -> list[str]:
 
 
 def test_encode_and_encode_tf_agree(vocabulary: LlamaVocabulary, strings: list[str]):
-    """With each other and with the tokenizer, for one string and for a batch."""
+    """They agree with each other and with the tokenizer, for one string and for a batch."""
     expected = [vocabulary.tokenizer.encode(text).tolist() for text in strings]
     assert [vocabulary.encode(text) for text in strings] == expected
     assert vocabulary.encode_tf(tf.constant(strings)).to_list() == expected
@@ -73,7 +73,7 @@ def test_rows_beyond_the_pieces_have_no_text(vocabulary: LlamaVocabulary):
 
 
 def test_vocabularies_of_one_tokenizer_are_equal(small_tokenizer: Tokenizer):
-    """SeqIO refuses a mixture of tasks with different vocabularies."""
+    """SeqIO rejects a mixture of tasks with different vocabularies."""
     one, other = LlamaVocabulary(small_tokenizer), LlamaVocabulary(Tokenizer(small_tokenizer.model, infilling=True))
     assert one == other and hash(one) == hash(other)
     assert one != LlamaVocabulary(Tokenizer(small_tokenizer.model, infilling=False))

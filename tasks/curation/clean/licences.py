@@ -1,4 +1,4 @@
-"""Licences of files that come without one: from their SPDX line, or from the licence file of their repository.
+"""The licence of a document: from its record, its SPDX line, or the licence file of its repository.
 
 Licence files are recognized by phrases that only one licence has. A licence that is not recognized is unknown (""), and
 an allow-list excludes it.

@@ -1,4 +1,4 @@
-"""Quality filters of a training set, in addition to those of tasks/sources/filters.py. Each has a name that is counted.
+"""Quality filters of a training set, in addition to those of tasks/sources/filters.py, counted by name.
 
 too_short, licence                                      any document
 content_language, mean_line, alphanumeric, minified     code

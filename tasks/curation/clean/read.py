@@ -1,6 +1,7 @@
 """Step 1: reads the source, filters its documents, redacts secrets, counts tokens and hashes the content.
 
-Output: for each unit a file of its documents in the order of the source, and a file of those that were filtered out.
+Output: for each unit, a file of its documents in the order of the source, and a file of the documents that filters
+removed.
 """
 
 import dataclasses
@@ -46,6 +47,8 @@ class Rules:
     """What is read, and how.
 
     Attributes:
+        inputs: the source.
+        quality: settings of the quality filters.
         redact: kinds of secrets that are replaced.
         tokenizer: a SentencePiece model.
     """
@@ -82,8 +85,8 @@ class _ReadUnit:
     ) -> Iterator[pa.Table]:
         rows: list[dict[str, Any]] = []
         number = size = 0
-        for piece in range(unit.begin, unit.end):
-            for block in source.read(piece):
+        for shard in range(unit.begin, unit.end):
+            for block in source.read(shard):
                 for reason, location in block.left_out:
                     # str() of a location in a file of lines would count the lines before it
                     path = location.path if isinstance(location, RecordLocation) else str(location)

@@ -8,7 +8,7 @@
 Not replaced: addresses of reserved domains (example.com and others of RFC 2606), "git@host", which names a service and
 not a person, and placeholders of secrets: words, "changeme", "${TOKEN}".
 
-detect-secrets is not used because its plug-ins apply every rule to every line (0.1 MB a second) and report lines, not
+detect-secrets is not used because its plug-ins apply every rule to every line (0.1 MB per second) and report lines, not
 the span to replace.
 """
 
@@ -83,7 +83,7 @@ _LOCAL_PART = re.compile(r"[\w.%+-]{1,64}")  # of an address, matched backwards
 _DOMAIN = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[a-z]{2,12}|[A-Z]{2,12})(?![\w@(\[=])"
 )
-# Top-level domains in which people have addresses, beside the countries' of two letters.
+# Top-level domains in which people have addresses, besides country codes, which have two letters.
 _TOP_LEVEL = frozenset(
     re.findall(
         r"\w+",
@@ -94,7 +94,7 @@ _TOP_LEVEL = frozenset(
     )
 )
 _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)$", re.IGNORECASE)
-_FILE_EXTENSIONS = frozenset(("js", "ts", "hs", "jl", "kt"))  # of two letters, and not countries
+_FILE_EXTENSIONS = frozenset(("js", "ts", "hs", "jl", "kt"))  # two letters, but not country codes
 _SERVICE_USERS = frozenset(("git", "hg", "svn"))
 _CREDENTIALS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>{}$]{0,64}:(?P<password>[^\s/:@\"'<>{}$]{3,128})$")
 
@@ -205,7 +205,7 @@ def _is_password(value: str) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    """Whether a string has digits, letters and at least 3 bits of entropy a character, and is not a placeholder."""
+    """Whether a string has digits, letters and at least 3 bits of entropy per character, and is not a placeholder."""
     if not _RANDOM.fullmatch(value) or not any(map(str.isdigit, value)) or not any(map(str.isalpha, value)):
         return False
     counts = Counter(value).values()

@@ -1,8 +1,8 @@
-"""Finds evaluation problems in documents: a model must not learn from what it is measured with.
+"""Finds evaluation problems in documents: a model must not be trained on the data that evaluates it.
 
-There are two searches. By words: lower-cased names, words and numbers in order, so that indentation, line ends,
-punctuation and comment markers do not matter. By structure, for solutions only: all tokens, with variables identified
-by where they were used before and not by name, so that renaming them does not matter.
+There are two searches. The search by words compares lower-cased names, words and numbers in order, so that indentation,
+line ends, punctuation and comment markers do not matter. The search by structure, for solutions only, compares all
+tokens and identifies variables by where they were used before and not by name, so that renaming does not matter.
 
 A document is a hit if it contains at least a given share of the n-grams of one text of a problem: its prompt, its
 solution or its tests (Decontamination has the settings).
@@ -33,9 +33,9 @@ class Hit:
     """A problem that a document contains.
 
     Attributes:
-        problem, part: the name of the problem, and which of its texts; if several problems have the text, the first.
+        problem, part: the names of the problem and of its text; of the first problem, if several have the text.
         overlap: share of the text's n-grams that the document contains.
-        excerpt: of the document, from the first of these n-grams on; white space as single spaces.
+        excerpt: excerpt of the document from the first of these n-grams on, with single spaces as white space.
         renamed: whether it was found by structure and not by words.
     """
 
@@ -47,7 +47,7 @@ class Hit:
 
 
 class Index:
-    """The n-grams of problems, to search documents for. Its pickle has about 20 bytes for each n-gram."""
+    """An index of the n-grams of problems, to search for in documents. Its pickle has about 20 bytes per n-gram."""
 
     def __init__(self, problems: Iterable[Problem], settings: Decontamination | None = None):
         self.settings = settings = settings or Decontamination()
@@ -117,7 +117,7 @@ class Index:
         min_share: float,
         renamed: bool,
     ) -> dict[int, Hit]:
-        """The texts of which enough n-grams occur, with a hit for each.
+        """The texts whose n-grams occur in a large enough share, with a hit for each.
 
         Args:
             positions, rows: the first token of each n-gram that occurs in the document, and its row in `ngrams`.

@@ -50,7 +50,7 @@ def is_solution(part: str) -> bool:
 def read_problems(paths: Iterable[str | os.PathLike[str]]) -> list[Problem]:
     """The problems of files, patterns of files, or folders, local or gs://.
 
-    A record's fields that known benchmarks have are used; if it has none of them, all its longer texts.
+    Uses the fields of a record that known benchmarks have or, if it has none of them, all its longer texts.
 
     Raises:
         UserError: a file does not exist, cannot be read, or has no problem.

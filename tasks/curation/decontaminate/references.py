@@ -19,7 +19,9 @@ from tasks.curation.decontaminate.tokens import (
     variables,
 )
 
-_MIN_STRUCTURE_WORDS = 5  # distinct words of a structural n-gram: fewer could be any table of calls
+_MIN_STRUCTURE_WORDS = (
+    5  # minimum of distinct words in a structural n-gram: with fewer, it could match any table of calls
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ReferenceText:
 
     Attributes:
         problem, part: the names of the problem and of the text.
-        file: that the problem comes from.
+        file: the file of the problem.
         group: number of a group of problems that count as one because they share a text.
         solution: whether it is a solution.
     """
@@ -69,7 +71,7 @@ def _root(parents: list[int], number: int) -> int:
 
 
 def word_ngrams(text: ReferenceText, settings: Decontamination, prefix: int) -> tuple[np.ndarray, np.ndarray]:
-    """The n-grams of words that count: sums of their first `prefix` words, and sums of the n-grams without duplicates.
+    """The n-grams of words to index: sums of their first `prefix` words, and sums of the n-grams without duplicates.
 
     An n-gram has Decontamination.words words, or all words of a shorter text. Both uint64.
     """
@@ -84,7 +86,7 @@ def word_ngrams(text: ReferenceText, settings: Decontamination, prefix: int) -> 
 
 
 def structural_ngrams(text: ReferenceText, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The structural n-grams that count: their shapes, and their hashes without duplicates. Both uint64."""
+    """The structural n-grams to index: their shapes, and their hashes without duplicates. Both uint64."""
     tokens = text.tokens
     if len(tokens.hashes) < n:
         return NO_HASHES, NO_HASHES

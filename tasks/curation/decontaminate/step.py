@@ -1,6 +1,6 @@
 """Step 8: removes documents that contain evaluation problems (tasks/curation/decontaminate/index.py).
 
-Output: for each unit the table of its removed documents, with the names of the problems (tasks/curation/removals.py).
+Output: for each unit, the table of its removed documents, with the names of the problems (tasks/curation/removals.py).
 """
 
 import functools

@@ -19,9 +19,9 @@ _DIGITS = frozenset(b"0123456789")
 _KINDS = bytes(1 if byte in _LETTERS | _DIGITS else 2 if byte > ord(" ") else 0 for byte in range(256))
 _IS_PUNCTUATION = np.array([kind == 2 for kind in _KINDS])
 _IS_DIGIT = np.array([byte in _DIGITS for byte in range(256)])
-_ESCAPES = (b"\\n", b"\\t", b"\\r")  # of a text inside JSON or a string, which would otherwise become parts of words
+_ESCAPES = (b"\\n", b"\\t", b"\\r")  # in a text inside JSON or a string; they would otherwise become parts of words
 
-# Words that are not variables in one of the larger languages, and those that precede the name of a function.
+# Reserved words of widely used languages, and those that precede the name of a function in its definition.
 _RESERVED = b"""
 abstract and as assert async await boolean break byte case catch char class const continue def default del
 delete do double elif else end enum except export extends extern false final finally float fn for foreach from
@@ -41,7 +41,7 @@ class Tokens:
 
     Attributes:
         begins: the first byte of each token, int64 [tokens].
-        hashes: of the tokens, uint64 [tokens].
+        hashes: the hash of each token, uint64 [tokens].
         is_punctuation: bool [tokens].
         words: the indices of the tokens that are words, int64 [words].
     """
@@ -63,7 +63,7 @@ class Tokens:
         return _IS_DIGIT[self._first_bytes]
 
     def excerpt(self, token: int) -> str:
-        """The text from a token on, with white space normalized, cut."""
+        """The text from a token on, with white space normalized, at most _EXCERPT characters."""
         begin = int(self.begins[token])
         text = self._data[begin : begin + 4 * _EXCERPT].decode("utf-8", "replace")
         return " ".join(text.split())[:_EXCERPT]
@@ -79,11 +79,11 @@ def tokenize(text: str) -> Tokens:
 
 
 def distinct_tokens(hashes: np.ndarray, counted: np.ndarray, n: int) -> np.ndarray:
-    """How many distinct tokens each n-gram has, of those that count: int64 [tokens - n + 1].
+    """The number of distinct counted tokens in each n-gram: int64 [tokens - n + 1].
 
     Args:
         hashes: uint64 [tokens], at least n.
-        counted: bool [tokens].
+        counted: which tokens are counted, bool [tokens].
     """
     previous = _previous_occurrence(hashes)
     begins = np.arange(len(hashes) - n + 1)
@@ -122,7 +122,7 @@ def variables(tokens: Tokens) -> np.ndarray:
 
 @functools.lru_cache
 def _keywords() -> tuple[HashSet, HashSet]:
-    """The reserved words, and those that precede the name of a function."""
+    """The reserved words, and those that precede the name of a function in its definition."""
 
     def hash_set(words: bytes) -> HashSet:
         return HashSet(np.unique(ngram_hash.hash_words(words, _KINDS)[2]))

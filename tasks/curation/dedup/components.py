@@ -21,7 +21,7 @@ from tasks.curation.ledger import Ledger
 from tasks.curation.splitmix64 import mix
 
 NAME = "components"
-ROUNDS = "rounds"  # name of their count
+ROUNDS = "rounds"  # name of the count of rounds
 
 # Nodes, their neighbours, and the smallest neighbour of each node -> edges (larger, smaller), and how many are new.
 Star = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, int]]
@@ -59,8 +59,10 @@ def edge_files(folder: str) -> list[str]:
 def _run_star(
     ledger: Ledger, edges: str, folder: str, count: int, mapper: type["_FromBothEnds"], star: Star
 ) -> Counters:
-    """Applies a star operation to about `count` edges in the files of a folder, and writes the result to another. Every
-    node sees all its neighbours, in however many passes."""
+    """Applies a star operation to about `count` edges in the files of a folder, and writes the result to another.
+
+    Every node gets all its neighbours, however many passes there are.
+    """
     size = 32 * count
     partitions = ledger.engine.partition_count(size, PARTITION_BYTES)
     files, counters, pass_size = edge_files(edges), [], ledger.engine.pass_size(size)
@@ -71,7 +73,7 @@ def _run_star(
 
 
 class _FromBothEnds:
-    """Mapper: each edge of a file at both of its nodes."""
+    """Mapper: emits each edge of a file at both of its nodes."""
 
     def __init__(self, partitions: int, selected: range):
         self._partitions, self._selected = partitions, selected
@@ -88,7 +90,7 @@ class _FromBothEnds:
 
 
 class _FromLargerEnd(_FromBothEnds):
-    """Mapper: each edge of a file at its larger node."""
+    """Mapper: emits each edge of a file at its larger node."""
 
     def __call__(self, path: str) -> Iterator[Result]:
         for group in tables.read(path):

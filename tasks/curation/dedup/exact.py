@@ -1,6 +1,6 @@
 """Step 2: removes exact duplicates, documents with the same content hash.
 
-Output: for each unit the table of its removed documents (tasks/curation/removals.py).
+Output: for each unit, the table of its removed documents (tasks/curation/removals.py).
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from tasks.curation.units import Unit, unit_file
 
 NAME = "exact"
 REASON = "exact_duplicate"
-ROW_BYTES = 150  # that a document exchanges, about
-PARTITION_BYTES = 8 << 20  # that one reducer receives
+ROW_BYTES = 150  # approximate size of the row that is exchanged for a document
+PARTITION_BYTES = 8 << 20  # approximate maximum size of the rows that one reducer receives
 
 
 def run(ledger: Ledger, folder: str) -> Counters:
@@ -37,7 +37,7 @@ def run(ledger: Ledger, folder: str) -> Counters:
 
 
 class _ByContent:
-    """Mapper: the documents of a unit as candidates, partitioned by content hash."""
+    """Mapper: emits the documents of a unit as candidates, partitioned by content hash."""
 
     def __init__(self, documents: str, partitions: int, selected: range):
         self._documents, self._partitions, self._selected = documents, partitions, selected

@@ -1,8 +1,8 @@
-"""Which of several duplicates is kept.
+"""The rule that decides which of several duplicates is kept.
 
-The first in this order: documents with a known licence before those without; fewer folders in the path (copies of other
-people's code are nested deeper); the path in lexicographic order; the position in the source. The last matters only if
-a path occurs twice.
+It keeps the first in this order: documents with a known licence before those without; fewer folders in the path (copies
+of other people's code are nested deeper); the path in lexicographic order; the position in the source. The last matters
+only if a path occurs twice.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,18 @@ from tasks.curation.units import document_ids, number_in_unit, unit_of
 
 _ORDER = [("unlicensed", pa.bool_()), ("depth", pa.uint32()), ("path", pa.string()), ("id", pa.uint64())]
 _COUNTED = [("tokens", pa.uint32()), ("bytes", pa.uint32()), ("language", pa.string())]
-COLUMNS = ("number", "path", "licence", "tokens", "bytes", "language")  # of a document, from which a candidate is made
+COLUMNS = (
+    "number",
+    "path",
+    "licence",
+    "tokens",
+    "bytes",
+    "language",
+)  # the columns of a document that a candidate is made from
 
 
 def candidates(documents: pa.Table, unit: int, groups: pa.Array) -> pa.Table:
-    """The columns that decide among the documents of a group. `groups` is the key of each document's group."""
+    """The documents with the columns that the rule compares. `groups` has the key of each document's group."""
     schema = pa.schema([("group", groups.type), *_ORDER, *_COUNTED])
     columns = {
         "group": groups,
@@ -36,7 +43,7 @@ def candidates(documents: pa.Table, unit: int, groups: pa.Array) -> pa.Table:
 
 
 def select_kept(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Sorts candidates by group and rule; returns them, and for each the index of the one that is kept of its group."""
+    """Sorts candidates by group and rule. Returns them, and for each the index of its group's kept document."""
     order = [("group", "ascending"), *((name, "ascending") for name, _ in _ORDER)]
     table = table.sort_by(order).combine_chunks()
     groups = table["group"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
@@ -46,7 +53,7 @@ def select_kept(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
 
 
 def remove_duplicates(table: pa.Table, reason: str) -> Iterator[Result]:
-    """Yields the candidates that are not kept, in the table of removals of each one's unit, and the counters."""
+    """Yields the candidates that are not kept, as rows of their units' tables of removals, and the counters."""
     table, kept_index = select_kept(table)
     removed_index = np.flatnonzero(kept_index != np.arange(len(kept_index)))
     counters = Counters()

@@ -1,8 +1,8 @@
 """Step 4: finds documents that share an LSH bucket with another one. Only ids and keys are exchanged.
 
-Output: for each unit such documents, with their buckets. A bucket of more than MAX_BUCKET documents is split into parts
-that all contain its first document, to bound what a reducer holds: documents that are similar to the first one still
-meet it, and other bands split elsewhere.
+Output: for each unit, these documents with their buckets. A bucket of more than MAX_BUCKET documents is split into
+parts that all contain its first document, to bound the memory of a reducer. All documents are still compared with the
+first one, and other bands split them differently.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def run(ledger: Ledger, folder: str) -> Counters:
 
 
 class _BandKeys:
-    """Mapper: the keys of a unit's documents."""
+    """Mapper: emits the keys of a unit's documents."""
 
     def __init__(self, folder: str, settings: Build, partitions: int, selected: range):
         self._folder, self._settings, self._partitions, self._selected = folder, settings, partitions, selected
@@ -61,7 +61,7 @@ class _BandKeys:
 
 
 def shared_buckets(_: int, table: pa.Table) -> Iterator[Result]:
-    """Reducer: of buckets with more than one document, the documents, partitioned by unit."""
+    """Reducer: emits the documents of buckets with more than one document, partitioned by unit."""
     keys, ids = tables.to_numpy(table["key"]), tables.to_numpy(table["id"])
     order = np.lexsort((ids, keys))
     keys, ids = keys[order], ids[order]
@@ -71,7 +71,7 @@ def shared_buckets(_: int, table: pa.Table) -> Iterator[Result]:
     for size in sizes[sizes > 1].tolist():
         counters.add(f"buckets/{histogram_bin(size)}")
     shared = np.repeat(sizes > 1, sizes)
-    index = np.arange(len(keys)) - np.repeat(starts, sizes)  # of a document in its bucket
+    index = np.arange(len(keys)) - np.repeat(starts, sizes)  # position of a document in its bucket
     parts = keys + mix((index // MAX_BUCKET).astype(np.uint64)) * (index >= MAX_BUCKET).astype(np.uint64)
     rows = [(parts[shared], ids[shared])]
     # the first document of a split bucket, for each part but the first

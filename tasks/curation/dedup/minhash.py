@@ -18,9 +18,9 @@ from tasks.curation.splitmix64 import mix
 
 _CHUNK = 1 << 14  # shingles processed at a time, so that they stay in the cache
 _EMPTY = np.uint64(2**64 - 1)
-_BATCH = 1 << 18  # bytes of texts hashed together, to amortize the calls over short texts
+_BATCH = 1 << 18  # bytes of texts hashed together, so that short texts share the cost of a call
 
-# All characters beyond ASCII are letters: which of them Unicode calls letters depends on the version of Python.
+# All characters beyond ASCII count as letters, because Unicode's classification depends on the version of Python.
 _TOKEN = re.compile("[0-9A-Za-z_\x80-\U0010ffff]+|[^\0- ]")
 _WORD = frozenset(b"0123456789_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") | frozenset(range(128, 256))
 _KINDS = bytes(1 if byte in _WORD else 2 if byte > ord(" ") else 0 for byte in range(256))
@@ -38,14 +38,14 @@ def tokens(text: str) -> list[str]:
 def shingles(text: str, width: int = 5) -> np.ndarray:
     """The hashes of all n-grams of `width` tokens, sorted, without duplicates: uint64 [at least 1].
 
-    A document with fewer tokens has one shingle, of all of them.
+    A document with fewer tokens has one shingle, which consists of all its tokens.
     """
     (result,) = shingles_of([text], width)
     return result
 
 
 def shingles_of(texts: Iterable[str], width: int = 5) -> Iterator[np.ndarray]:
-    """`shingles` of each text, in order. Faster than one call a text if they are short."""
+    """`shingles` of each text, in order. Faster than one call per text if texts are short."""
     batch: list[bytes] = []
     size = 0
     for text in texts:
@@ -107,7 +107,7 @@ class MinHash:
         return result
 
     def _fill_bins(self, shingles: np.ndarray, begin: int, end: int, bins: np.ndarray) -> None:
-        """Does rounds `begin` to `end` (exclusive). A bin holds the round in its high half and the value in its low."""
+        """Runs rounds `begin` to `end` (exclusive). A bin holds the round in its high half and the value in its low."""
         values = mix((shingles ^ self._keys[begin:end, None]).ravel())
         if self.permutations & (self.permutations - 1):
             index = ((values >> 32) * np.uint64(self.permutations)) >> 32

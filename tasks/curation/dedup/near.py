@@ -1,6 +1,6 @@
 """Step 7: removes near-duplicates, all but one document of each component.
 
-Output: for each unit the table of its removed documents (tasks/curation/removals.py).
+Output: for each unit, the table of its removed documents (tasks/curation/removals.py).
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def run(ledger: Ledger, folder: str) -> Counters:
 
 
 class _Members:
-    """Mapper: the documents of components, roots included, partitioned by unit."""
+    """Mapper: emits the documents of components, including their roots, partitioned by unit."""
 
     def __init__(self, partitions: int, selected: range):
         self._partitions, self._selected = partitions, selected
@@ -58,7 +58,7 @@ class _Members:
 
 
 class _Candidates:
-    """Reducer: the documents of a unit that are in components as candidates, partitioned by component."""
+    """Reducer: emits the documents of a unit that are in components, as candidates, partitioned by component."""
 
     def __init__(self, documents: str, partitions: int):
         self._documents, self._partitions = documents, partitions

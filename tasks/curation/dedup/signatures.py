@@ -1,6 +1,6 @@
 """Step 3: computes the MinHash signatures of the documents that are not exact duplicates.
 
-Output: for each unit a file of signatures.
+Output: for each unit, a file of signatures.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def buckets(signatures: np.ndarray, settings: Build) -> np.ndarray:
-    """The LSH buckets of documents: uint64 [documents, bands]. Collisions do no harm: pairs are verified."""
+    """The LSH buckets of documents: uint64 [documents, bands]. Collisions are harmless, because pairs are verified."""
     bands, rows = bands_and_rows(settings.threshold, settings.permutations)
     keys = b"".join(key for signature in signatures for key in band_keys(signature, bands, rows))
     parts = np.frombuffer(keys, np.dtype([("band", ">u2"), ("rows", ">u8")]))

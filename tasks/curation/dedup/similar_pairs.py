@@ -19,7 +19,7 @@ from tasks.curation.units import Unit, document_ids
 
 NAME = "edges"
 EDGES = pa.schema([pa.field(name, pa.uint64(), False) for name in ("larger", "smaller")])
-PARTITION_BYTES = 32 << 20  # that one reducer compares: signatures are large
+PARTITION_BYTES = 32 << 20  # approximate maximum for one reducer: signatures are large
 
 
 def run(ledger: Ledger, folder: str) -> Counters:
@@ -38,7 +38,7 @@ def run(ledger: Ledger, folder: str) -> Counters:
 
 
 class _Members:
-    """Mapper: the signatures of a unit's documents, once for each bucket that they share."""
+    """Mapper: emits the signatures of a unit's documents, once for each bucket that they share."""
 
     def __init__(self, folder: str, members: tuple[str, ...], settings: Build, partitions: int, selected: range):
         self._folder, self._members, self._settings = folder, members, settings

@@ -30,7 +30,9 @@ def import_order(texts: Mapping[str, str]) -> list[str]:
     for path, imported in imports.items():
         for other in imported:
             importers[other].append(path)
-    pending = {path: len(imported) for path, imported in imports.items()}  # path -> imports that are not yet placed
+    pending = {
+        path: len(imported) for path, imported in imports.items()
+    }  # path -> number of its imports not yet in the result
     ready = [path for path, count in pending.items() if not count]
     heapq.heapify(ready)
     by_path = iter(sorted(texts))

@@ -21,7 +21,7 @@ from tasks.sources.base import Document
 from tasks.sources.documents import grouped
 
 NAME = "shards"
-FEATURES = ("text", "path", "language", "repository", "licence", "tokens")  # of a record
+FEATURES = ("text", "path", "language", "repository", "licence", "tokens")  # the features of a record
 
 
 def run(ledger: Ledger, folder: str) -> Counters:
@@ -40,7 +40,7 @@ def run(ledger: Ledger, folder: str) -> Counters:
 
 
 class _ByShard:
-    """Mapper: the documents of a unit, partitioned by shard. The shards of validation come after those of train."""
+    """Mapper: emits the documents of a unit, partitioned by shard. The validation shards follow the train shards."""
 
     def __init__(self, documents: str, shard_counts: dict[str, int], selected: range):
         self._documents, self._shard_counts, self._selected = documents, shard_counts, selected

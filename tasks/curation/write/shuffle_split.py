@@ -2,8 +2,10 @@
 
 The position in the shuffle is a hash of the seed and the content, so it is random and does not depend on the source's
 order; with group_by_repository it is a hash of the seed and the repository. The split is decided by a hash of the
-repository, or of the path if there is no repository. Output: for each unit its documents in that order; and
-OUT/left-out, the documents that any step removed, with the reason.
+repository, or of the path if there is no repository.
+
+Output: for each unit, its documents in that order; and in OUT/left-out, the documents that any step removed, with the
+reason.
 """
 
 import dataclasses
@@ -31,8 +33,8 @@ SCHEMA = pa.schema(
         *(field for field in read.SCHEMA if field.name != "number"),
     ]
 )
-LEFT_OUT = "left-out"  # folder of the lists
-SORT_BYTES = 32 << 20  # of text that is sorted at once, if an eighth of Build.memory is more
+LEFT_OUT = "left-out"  # folder with the lists of removed documents
+SORT_BYTES = 32 << 20  # bytes of text that are sorted at once; at most an eighth of Build.memory
 
 
 def run(ledger: Ledger, folder: str, removals: Removals) -> Counters:
@@ -88,18 +90,18 @@ class _ShuffleAndSplit:
             yield pa.table([pa.array(column, pa.string()) for column in columns], read.LEFT_OUT)
 
     def _groups(self, unit: Unit, removed: dict[int, tuple[str, str]], counters: Counters) -> Iterator[pa.Table]:
-        waiting: list[pa.Table] = []
+        unsorted: list[pa.Table] = []
         size = 0
         for group in tables.read(storage.join(self._documents, unit.file)):
             numbers = group["number"].to_pylist()
             group = group.filter(pa.array([number not in removed for number in numbers], pa.bool_()))
-            waiting.append(self._assign(group, counters))
+            unsorted.append(self._assign(group, counters))
             size += group.nbytes
             if size >= min(SORT_BYTES, self.settings.memory // 8):
-                yield from self._sort(waiting)
-                waiting, size = [], 0
-        if waiting:
-            yield from self._sort(waiting)
+                yield from self._sort(unsorted)
+                unsorted, size = [], 0
+        if unsorted:
+            yield from self._sort(unsorted)
 
     def _assign(self, group: pa.Table, counters: Counters) -> pa.Table:
         """Adds the split and the position in the shuffle."""
@@ -119,8 +121,10 @@ class _ShuffleAndSplit:
         return table.append_column("order", pa.array(order, pa.uint64())).select(SCHEMA.names)
 
     def _sort(self, groups: list[pa.Table]) -> Iterator[pa.Table]:
-        """Sorts by split and order. A row group ends where a pass of the next step may begin, so that a pass reads only
-        what it needs."""
+        """Sorts by split and order.
+
+        A row group ends where a pass of the next step may begin, so that a pass reads only the groups that it needs.
+        """
         table = pa.concat_tables(groups).sort_by([(name, "ascending") for name in ("validation", "order", "key")])
         passes = tables.hash_partition(tables.to_numpy(table["order"]), self._passes)
         starts = tables.group_starts(tables.to_numpy(table["validation"]), passes)

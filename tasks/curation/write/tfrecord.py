@@ -42,8 +42,11 @@ def _varint(value: int) -> bytes:
 
 
 def write(file: BinaryIO, records: Iterable[bytes]) -> tuple[int, str]:
-    """Writes records with their lengths and masked CRC-32Cs; returns the number of bytes written and their SHA-256,
-    hex."""
+    """Writes records with their lengths and masked CRC-32Cs.
+
+    Returns:
+        The number of bytes written, and their SHA-256 in hex.
+    """
     size, digest = 0, hashlib.sha256()
     for record in records:
         length = _LENGTH.pack(len(record))

@@ -1,8 +1,8 @@
 """The embedded corpus, the default: real text that every machine with Python has, one source for each stream.
 
-    code      the standard library, without the third that is python, and the C headers of the interpreter
+    code      the standard library without the files of the stream python, and the C headers of the interpreter
     python    a third of the standard library's files, chosen by a hash of their paths
-    nl_code   the language reference of pydoc, a document a topic; and the docstrings of the library, a document a file
+    nl_code   the language reference of pydoc, one document per topic; the library's docstrings, one document per file
     nl        descriptions and licences of the distributions that this project requires, and Python's own licence
     instruct  "write this function" and the function, from the library's short, documented functions
 
@@ -24,7 +24,7 @@ from tasks.sources.filters import text_or_none
 from tasks.sources.folder import SKIPPED_FOLDERS, File, TextFiles, walk
 from tasks.sources.splits import hash_fraction, select_split
 
-# Tests are left out because Debian does not install them, and they would be most of the corpus; encodings because it is
+# Tests are excluded because Debian does not install them, and they would be most of the corpus; encodings because it is
 # tables of characters, a seventh of the remaining bytes; pydoc_data because its text is in the stream nl_code.
 _TESTS = {"test", "tests", "idle_test"}
 _NOT_CODE = SKIPPED_FOLDERS | _TESTS | {"site-packages", "dist-packages", "encodings", "pydoc_data"}

@@ -1,6 +1,6 @@
 """Descriptions and licences of the installed distributions that this project requires, as text files.
 
-Other packages that are installed beside them are not read, so that they do not change the data.
+Other installed packages are not read, so that they do not change the data.
 """
 
 import builtins
@@ -47,7 +47,7 @@ def distribution_files() -> list[File]:
                 licences.append((f"{folder.name}/{relative}", path))
     unique: dict[bytes, File] = {}
     for shown, path in licences:
-        # Many distributions have the same licence with another copyright line. It would be in train and validation.
+        # Distributions share licence texts that differ only in copyright lines. A text must be in one split only.
         lines = [line for line in (_read_text(path) or "").lower().splitlines() if "copyright" not in line]
         key = hashlib.sha256(" ".join(" ".join(lines).split()).encode("utf-8")).digest()
         unique.setdefault(key, File(shown, path.stat().st_size, functools.partial(files.read_bytes, str(path))))
@@ -84,11 +84,11 @@ def installed_distributions() -> dict[str, Path]:
 
 
 def required_distributions(requirements: list[str], installed: Mapping[str, Path]) -> list[Path]:
-    """The .dist-info folders of what the requirements need, directly or through others, sorted by name."""
+    """The .dist-info folders of the requirements and, transitively, of their requirements, sorted by name."""
     extras: dict[str, set[str]] = {}  # extras of each distribution whose requirements were followed; "" is none
-    waiting = [(line, {""}) for line in requirements]
-    while waiting:
-        line, of_extras = waiting.pop()
+    pending = [(line, {""}) for line in requirements]
+    while pending:
+        line, of_extras = pending.pop()
         requirement = Requirement(line)
         name = canonicalize_name(requirement.name)
         marker = requirement.marker
@@ -97,7 +97,7 @@ def required_distributions(requirements: list[str], installed: Mapping[str, Path
         if applies and new and name in installed:
             extras.setdefault(name, set()).update(new)
             lines = importlib.metadata.PathDistribution(installed[name]).requires or ()
-            waiting += [(line, new) for line in lines]
+            pending += [(line, new) for line in lines]
     return sorted((installed[name] for name in extras), key=lambda path: path.name.lower())
 
 

@@ -1,4 +1,4 @@
-"""Documents and dialogues that are made of the docstrings of Python source files."""
+"""Documents and dialogues made from the docstrings of Python source files."""
 
 import ast
 import re
@@ -10,9 +10,9 @@ from tasks.sources.filters import text_or_none
 from tasks.sources.folder import File
 from tasks.sources.splits import hash_fraction
 
-SHORTEST_PROSE = 200  # characters of docstrings in a file, or of a description, below which it is left out
-_LONGEST_ANSWER = 1500  # characters of a function's source
-_SHORTEST_PURPOSE = 20  # characters of the first paragraph of its docstring
+SHORTEST_PROSE = 200  # minimum number of characters of a file's docstrings, or of a description
+_LONGEST_ANSWER = 1500  # maximum number of characters of a function's source
+_SHORTEST_PURPOSE = 20  # minimum number of characters of the first paragraph of its docstring
 
 _REQUESTS = (
     "Write the Python {what}. {purpose}",
@@ -26,7 +26,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def docstrings(file: File) -> str | None:
     """The docstrings of a Python file in order, each below the name and arguments of its class or function.
 
-    None if the file cannot be parsed or has fewer than SHORTEST_PROSE characters of them.
+    None if the file cannot be parsed, or if its docstrings have fewer than SHORTEST_PROSE characters.
     """
     tree = _parse(text_or_none(file.read()) or "")
     if tree is None:
@@ -59,7 +59,7 @@ def exercises(text: str, path: str) -> list[Dialogue]:
         purpose = " ".join(docstring.split("\n\n")[0].split())
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         answer = textwrap.dedent("\n".join(lines[first - 1 : node.end_lineno])) + "\n"
-        # dedent does nothing where a string has lines that are indented less than the function
+        # dedent does nothing if a string has lines that are indented less than the function
         if len(purpose) < _SHORTEST_PURPOSE or len(answer) > _LONGEST_ANSWER or _parse(answer) is None:
             continue
         owner, _, own_name = name.rpartition(".")

@@ -1,1 +1,1 @@
-"""Record files: JSON lines, Parquet and TFRecord, each record of which is a document or a dialogue."""
+"""Record files: JSON lines, Parquet and TFRecord. Each record is a document or a dialogue."""

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 from tasks.sources.files import Found
 from tasks.sources.records.record_file import Damaged, Record, RecordLocation, open_checked
 
-# A failed read loses what it had decompressed before the damage. Reads of this size are as fast as larger ones here.
+# A failed read discards what it has decompressed before the damage. Small reads are as fast as larger ones here.
 ZSTANDARD_READ = 1 << 10
 _BLANK = b" \t\r\n" + codecs.BOM_UTF8
 
 
 class JsonLines:
-    """Plain JSON lines. A shard is a range of `limit` bytes, and holds the lines that begin in it."""
+    """Plain JSON lines. A shard is a range of `limit` bytes, and consists of the lines that begin in it."""
 
     def __init__(self, file: Found, limit: int):
         self.file, self._limit = file, limit
@@ -62,7 +62,7 @@ class CompressedJsonLines:
                     if line.strip(_BLANK):
                         location = RecordLocation(self.file, number)
                         yield Record(location, len(line), functools.partial(_object, line, location))
-        except (OSError, EOFError, ValueError, zlib.error) as error:  # from the decoder: open_checked raises UserError
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # of the decoder; open_checked raises UserError
             raise Damaged(error, RecordLocation(self.file, number + 1)) from None
 
     def _decompressed(self, compressed: BinaryIO) -> Any:

@@ -9,7 +9,7 @@ from tasks.sources.records.record_file import BUFFER, Damaged, Record, RecordLoc
 
 
 class Parquet:
-    """A shard is a row group; a record is a row, whose size is taken to be the row group's mean."""
+    """A shard is a row group. A record is a row; its size is the mean of the row group."""
 
     def __init__(self, file: Found, limit: int, select: SelectColumns):
         import pyarrow.parquet
@@ -38,7 +38,7 @@ class Parquet:
         rows = -(-self._limit // size)
         with open_checked(self.file) as stream:
             try:
-                # these options keep it from reading a whole column of the row group at once
+                # with these options, it does not read a complete column of the row group at once
                 reader = pyarrow.parquet.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
                 for batch in reader.iter_batches(rows, row_groups=[shard], columns=self._columns):
                     columns = dict(zip(batch.schema.names, batch.columns, strict=True))

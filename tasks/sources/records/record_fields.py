@@ -1,15 +1,15 @@
-"""The fields of a record, and the document or dialogue that is made of them.
+"""The fields of a record, and the document or dialogue that they contain.
 
-For each property the first of these fields is used that exists and is neither null nor (except for the text) empty:
+For each property, the first of these fields is used that exists and is neither null nor (except for the text) empty:
 
     text        content, text, code
     path        path, max_stars_repo_path, file_path, filepath, file_name
     language    lang, language, programming_language; otherwise by the extension of the path
     repository  max_stars_repo_name, repository, repo_name, repository_name, repo
     licence     licence, license, max_stars_repo_licenses, licenses, detected_licenses; a list is joined with ", "
-    dialogue    messages, a list of role and content or that as JSON; or prompt and completion
+    dialogue    messages, a list of role and content, or such a list as JSON; or prompt and completion
 
-These are the columns of The Stack and StarCoderData among others.
+These are the columns of The Stack, StarCoderData and other corpora.
 """
 
 import json
@@ -32,7 +32,7 @@ ROLES = ("system", "user", "assistant")
 
 
 def select_fields(dialogues: bool, names: Iterable[str], location: RecordLocation) -> list[str]:
-    """Those of the field names that are read.
+    """Selects the field names that are read.
 
     Raises:
         Damaged: the text, or the messages of a dialogue, are not among them.
@@ -45,7 +45,7 @@ def select_fields(dialogues: bool, names: Iterable[str], location: RecordLocatio
         missing, required = not any(name in names for name in TEXT), f"none of {', '.join(TEXT)}"
     if missing:
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        raise Damaged(f"it has {required} (but {shown or 'nothing'})", location)
+        raise Damaged(f"it has {required} (found: {shown or 'nothing'})", location)
     read = (MESSAGES, *TURNS, *REPOSITORY) if dialogues else TEXT + PATH + LANGUAGE + REPOSITORY + LICENCE
     return [name for name in names if name in read]
 
@@ -93,7 +93,7 @@ def dialogue_of(fields: Mapping[str, Any], location: RecordLocation, settings: F
 
 
 def _first_value(fields: Mapping[str, Any], names: Iterable[str]) -> str:
-    """The first of the fields that is not empty: TFRecord has no null, and writes empty values instead."""
+    """The first of the fields that is not empty. TFRecord has no null, so records have empty values instead."""
     return next(filter(None, (_as_text(fields[name]) for name in names if name in fields)), "")
 
 
@@ -120,7 +120,7 @@ def _messages(fields: Mapping[str, Any], location: RecordLocation) -> list[Messa
         except (ValueError, RecursionError) as error:
             raise Damaged(f"its messages are not JSON ({error})", location) from None
     if not isinstance(messages, list) or not messages:
-        raise Damaged("its messages are not a list, or an empty one", location)
+        raise Damaged("its messages are not a list, or the list is empty", location)
     return [_message(message, location) for message in messages]
 
 

@@ -1,4 +1,4 @@
-"""A file of records: the interface of its formats, where a record is, what damage is, and how the bytes are read.
+"""A file of records: the interface of the formats, the location of a record, damage, and reading bytes.
 
 A format divides a file into shards and yields the records of a shard one after the other. The fields of a record are
 parsed only on request, so that skipping records is cheap.
@@ -19,11 +19,12 @@ BUFFER = 1 << 18
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecordLocation:
-    """Where a record is. str() is for messages: FILE:LINE or FILE#RECORD, both counted from 1.
+    """The location of a record. str() is for messages: FILE:LINE or FILE#RECORD, both counted from 1.
 
     Attributes:
-        number: of the line or record; None where it is not known without reading all before it, or for a whole file.
-        offset: of plain lines, where the line begins.
+        number: number of the line or record; None if it is unknown because the lines before it were not read, or if the
+            location is that of the file.
+        offset: byte at which the line begins; None for formats other than plain JSON lines.
         separator: between file and number.
     """
 
@@ -34,14 +35,14 @@ class RecordLocation:
 
     @property
     def key(self) -> str:
-        """Does not depend on how the file is divided into shards: FILE@OFFSET of a plain line, else `path`."""
+        """Identifies the record, however the file is divided into shards: FILE@OFFSET of a plain line, else `path`."""
         if self.offset is not None:
             return f"{self.file.path}@{self.offset}"
         return self.file.path if self.number is None else f"{self.file.path}{self.separator}{self.number}"
 
     @property
     def path(self) -> str:
-        """Names a document: FILE:LINE or FILE#RECORD where the number is known, else FILE@OFFSET."""
+        """Identifies a document: FILE:LINE or FILE#RECORD if the number is known, else FILE@OFFSET."""
         return self.key if self.number is None else f"{self.file.path}{self.separator}{self.number}"
 
     def __str__(self) -> str:
@@ -62,7 +63,7 @@ class Damaged(Exception):
 
     Attributes:
         reason: what is wrong.
-        location: of the record.
+        location: location of the damage.
     """
 
     def __init__(self, reason: object, location: RecordLocation):
@@ -74,8 +75,8 @@ class Record(NamedTuple):
     """A record that has not been parsed.
 
     Attributes:
-        size: approximate, in bytes.
-        fields: parses it; raises Damaged.
+        size: approximate size in bytes.
+        fields: parses the record; raises Damaged.
     """
 
     location: RecordLocation
@@ -106,7 +107,7 @@ SelectColumns = Callable[[Sequence[str], RecordLocation], list[str]]
 
 
 class DamagedFile:
-    """A file that is damaged as a whole: one shard, which cannot be read."""
+    """A file that cannot be opened because it is damaged: one shard, which cannot be read."""
 
     def __init__(self, damage: Damaged):
         self.file, self._damage = damage.location.file, damage
@@ -120,7 +121,7 @@ class DamagedFile:
 
 
 class _CheckedFile(io.RawIOBase):
-    """A file that raises UserError where it cannot be opened or read: other errors of a decoder then mean damage."""
+    """A file that raises UserError if it cannot be opened or read, so that other errors of a decoder mean damage."""
 
     def __init__(self, location: str):
         self._location = location

@@ -18,10 +18,10 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def find_files(path: str, where: str, settings: Filters) -> list[Found]:
-    """The record files of a path, sorted; sizes of remote files are not requested.
+    """The record files of a path, sorted. The sizes of remote files are not requested.
 
     Raises:
-        UserError: there is none. `where` names what the user wrote.
+        UserError: there is none. `where` is the setting that the message names.
     """
     if path.startswith(TFDS):
         return _prepared_dataset(path.removeprefix(TFDS), where)
@@ -33,7 +33,7 @@ def find_files(path: str, where: str, settings: Filters) -> list[Found]:
     if files.exists(root, where):
         if is_record_file(root):
             return [_entry(root, os.path.dirname(root))]
-        raise UserError(f"{where}: the file's name does not end like that of a record file ({KINDS})")
+        raise UserError(f"{where}: the file name has no extension of a record file ({KINDS})")
     fixed = _MAGIC.split(root)[0]
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")

@@ -15,11 +15,11 @@ PLAIN = re.compile(r"\.(jsonl|ndjson|json)$", re.IGNORECASE)
 COMPRESSED = re.compile(r"\.(jsonl|ndjson|json)\.(gz|zst|zstd)$", re.IGNORECASE)
 PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
 TFRECORD = re.compile(r"\.tfrecord(-\d+-of-\d+)?$", re.IGNORECASE)
-KINDS = ".jsonl, .json or .ndjson, also with .gz or .zst after it; .parquet; .tfrecord"
+KINDS = ".jsonl, .json or .ndjson, optionally followed by .gz or .zst; .parquet; .tfrecord"
 
 
 def is_record_file(name: str) -> bool:
-    """Whether the name of a file ends like that of a record file."""
+    """Whether a file name has the extension of a record file."""
     return any(kind.search(name) for kind in (PLAIN, COMPRESSED, PARQUET, TFRECORD))
 
 
@@ -32,8 +32,8 @@ def open_file(file: Found, limit: int, select: SelectColumns) -> Format:
     """Opens a record file in the format of its name.
 
     Args:
-        file: to read; is_record_file holds for it.
-        limit: bytes that are read, and shuffled, at once.
+        file: the file, for whose name is_record_file is true.
+        limit: size of a block in bytes.
         select: chooses the columns of Parquet.
 
     Raises:

@@ -1,8 +1,8 @@
 """Source over record files: JSON lines, Parquet, TFRecord, and datasets that TFDS has prepared.
 
-tasks/sources/records/record_fields.py lists the fields that are recognised. A shard is the smallest part of a file that
-can be read without what is before it: Corpus.shuffle_bytes of plain JSON lines, a row group of Parquet, a whole file of
-the other formats. A block is consecutive records of about Corpus.shuffle_bytes.
+tasks/sources/records/record_fields.py lists the fields that are recognized. A shard is the smallest part of a file that
+can be read by itself: Corpus.shuffle_bytes of plain JSON lines, a row group of Parquet, or a complete file of the other
+formats. A block is consecutive records of about Corpus.shuffle_bytes.
 """
 
 import bisect
@@ -24,7 +24,8 @@ from tasks.sources.records.record_files import find_files, with_size
 from tasks.sources.records.record_formats import open_file
 from tasks.sources.splits import EmptySplit, check_split, hash_fraction, validation_keys
 
-# A corpus of at most so many bytes is read when it is opened, so that neither split is empty (splits.validation_keys).
+# A corpus of at most this many bytes is read completely when it is opened, so that neither split is empty
+# (splits.validation_keys).
 SMALL = 4 << 20
 
 
@@ -33,11 +34,11 @@ def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: 
 
     Args:
         path: a record file, a pattern of such files, a folder, or tfds:NAME?data_dir=DIR&split=SPLIT (prepared by TFDS
-            as TFRecord; the split of the dataset is train where none is named). Local or remote.
+            as TFRecord; the default split of the dataset is train). Local or remote.
         split: train or validation.
-        name: of the stream.
+        name: name of the stream.
         corpus: how records are read, split and cut.
-        settings: which of them are left out.
+        settings: which records are removed.
 
     Raises:
         UserError: there are no such files, they cannot be read, they are damaged and Corpus.on_damage is "stop", or
@@ -55,7 +56,9 @@ def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: 
                 raise _damage_error(where, damage) from None
             return DamagedFile(damage)
 
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # sizes of remote files and footers take a while each
+    with concurrent.futures.ThreadPoolExecutor(
+        32
+    ) as pool:  # each size of a remote file and each footer is a slow request
         formats = list(pool.map(open_format, find_files(path, where, settings)))
     return Records(formats, split, name=name, corpus=corpus, settings=settings, where=where)
 
@@ -75,12 +78,12 @@ class Records:
         single_split: bool = False,
         dialogues: bool | None = None,
     ):
-        """Reads as far as the first usable record, and all of a small corpus.
+        """Reads as far as the first usable record, or all records of a small corpus.
 
         Args:
             formats: the files.
             split, name, corpus, settings: see open_records.
-            where: names what the user wrote, for errors.
+            where: the setting that error messages name.
             single_split: all records belong to this split.
             dialogues: whether records are dialogues; None: those of the stream instruct are.
 
@@ -119,7 +122,7 @@ class Records:
         corpus = self._corpus
         rules = (
             *("records", self._split, corpus.validation_share, corpus.shuffle_bytes, corpus.document_characters),
-            # without Corpus.on_damage: up to the damage that stops one run, a run that skips it reads the same
+            # Corpus.on_damage is not included: up to the damage, both of its values give the same documents
             *(corpus.group_by_repository, self._settings),
         )
         return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
@@ -145,7 +148,7 @@ class Records:
     def _select(
         self, records: Iterable[Record | Damaged], in_split: Callable[[str], bool]
     ) -> tuple[list[tuple[str, Any]], list[tuple[str, object]]]:
-        """(split key, item) of the records whose key is in the split, and what filters remove from them.
+        """(split key, item) of the records whose key is in the split, and the records that filters remove from them.
 
         Records that cannot be parsed are counted in both splits: their key is not known.
         """
@@ -163,8 +166,8 @@ class Records:
                     else:
                         item = document_of(fields, record.location, self.name, self._settings)
                     selected.append((key, item))
-            except LeftOut as refusal:
-                left_out.append((refusal.reason, record.location))
+            except LeftOut as error:
+                left_out.append((error.reason, record.location))
             except Damaged as damage:
                 if self._corpus.on_damage == STOP:
                     raise _damage_error(self._where, damage) from None
@@ -181,7 +184,7 @@ class Records:
         return validation == (self._split == "validation")
 
     def _validation_keys(self) -> frozenset[str]:
-        """The split keys of validation in a small corpus, where neither split is left empty."""
+        """The split keys of validation in a small corpus. Neither split is empty."""
         blocks = itertools.chain.from_iterable(map(self._record_blocks, range(len(self))))
         keys = [key for records in blocks for key, _ in self._select(records, lambda _: True)[0]]
         return frozenset(validation_keys(keys, self._split, self._corpus, self._where))

@@ -12,11 +12,11 @@ from tasks.sources.records.record_file import Damaged, Record, RecordLocation, m
 
 @functools.cache
 def tensorflow() -> Any:
-    """TensorFlow, for reading files only: it gets no GPU, whose memory is for the model."""
+    """TensorFlow, for reading files only. It cannot use the GPU, whose memory is for the model."""
     with quiet_stderr():
         import tensorflow as tf
 
-        with contextlib.suppress(RuntimeError):  # the process has already started the devices
+        with contextlib.suppress(RuntimeError):  # TensorFlow has already initialized its devices
             tf.config.set_visible_devices([], "GPU")
     return tf
 
@@ -47,7 +47,7 @@ class TfRecords:
 
 
 def _example(data: bytes, location: RecordLocation) -> Mapping[str, Any]:
-    """The features of a tf.train.Example: a single value, or a list of several; None for an empty one."""
+    """The features of a tf.train.Example: each is a single value, a list of several values, or None if it is empty."""
     from google.protobuf.message import DecodeError
 
     try:

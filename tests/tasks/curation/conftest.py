@@ -50,7 +50,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory, corpus: Path, small_tokenizer: Tokenizer) -> list[str]:
-    """The arguments of a build of the corpus, without --out and --workers."""
+    """The arguments of a build of the corpus, except --out and --workers."""
     pytest.importorskip("apache_beam", reason="the extra `build` is not installed")
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "a.model").write_bytes(small_tokenizer.model)
@@ -70,7 +70,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, inputs: list[str]) -> Path:
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.Popen]:
-    """Starts the command in a process."""
+    """Starts the build command in a process."""
 
     def start(*arguments: str, **settings: object) -> subprocess.Popen:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -1,4 +1,4 @@
-"""What is planted in the corpus of these tests, and the files that a build writes."""
+"""The problems and secrets planted in the corpus of these tests, and the files that a build writes."""
 
 import re
 import sysconfig

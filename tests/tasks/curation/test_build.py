@@ -26,7 +26,7 @@ from tasks.sources.records.tf_examples import TfRecords, tensorflow
 
 
 def documents(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Split -> records, as the trainer's reader returns them."""
+    """Split -> the records of its shards."""
     records: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for shard in manifest.read(f"{out}/manifest.json", "").shards:
         path = out / shard.name
@@ -91,7 +91,7 @@ def test_a_repository_is_in_one_split(kept: dict[str, list[dict[str, Any]]]) -> 
     assert all(repositories) and repositories[0].isdisjoint(repositories[1])
 
 
-def test_the_manifest_agrees_with_the_shards(
+def test_the_manifest_describes_the_shards(
     built: Path, kept: dict[str, list[dict[str, Any]]], small_tokenizer: Tokenizer
 ) -> None:
     record = json.loads((built / "manifest.json").read_text())
@@ -109,7 +109,7 @@ def test_the_manifest_agrees_with_the_shards(
         (step,) = (step for step in record["steps"] if step["step"] == split)
         assert (step["left"]["documents"], step["left"]["tokens"]) == (len(members), tokens)
         assert {"Python": step["left"]} == step["languages"]
-    # what remains after a step is what remained before it, without what it removes
+    # the counts after a step are those before it minus those of the removed documents
     for before, after in itertools.pairwise(record["steps"][:-2]):
         removed = after["left_out"]
         assert {name: count - removed[name] for name, count in before["left"].items()} == after["left"]
@@ -147,7 +147,7 @@ def test_the_seed_changes_only_the_order(built: Path, inputs: list[str], tmp_pat
     assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
 
-def test_group_by_repository_makes_one_document_of_a_repository(inputs: list[str], tmp_path: Path, built: Path) -> None:
+def test_group_by_repository_gives_one_document_per_repository(inputs: list[str], tmp_path: Path, built: Path) -> None:
     out = tmp_path / "set"
     flags = ["--gin.Build.group_by_repository=True", "--gin.Build.repository_bytes=10_000_000"]
     assert main([*inputs, f"--out={out}", "--workers=1", *flags]) == 0
@@ -215,7 +215,7 @@ def test_the_report_is_valid_and_shows_duplicates_problems_and_filters(built: Pa
 def test_a_finished_build_is_not_changed(built: Path, inputs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(built)
     assert main([*inputs, f"--out={built}", "--workers=1"]) == 0
-    assert "already holds this build, finished" in capsys.readouterr().out and contents(built) == before
+    assert "already contains this finished build" in capsys.readouterr().out and contents(built) == before
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_finished_build_is_not_changed(built: Path, inputs: list[str], capsys:
             "Beam has no flag --number",
         ),
         (["--source={corpus}/no", "--out={out}", "--tokenizer={model}"], "no such file or folder"),
-        (["--source={corpus}", "--out={corpus}", "--tokenizer={model}"], "holds other files"),
+        (["--source={corpus}", "--out={corpus}", "--tokenizer={model}"], "contains other files"),
         (["--source={corpus}", "--out={out}", "--tokenizer={model}", "--against=/no.jsonl"], "/no.jsonl"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Faults during a build and afterwards: kills, a dead worker, a full disk, a lost source, damaged shards."""
+"""Faults during a build and afterwards: kills, a dead worker, a full disk, a missing source, damaged shards."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_a_killed_build_resumes_at_the_last_finished_step_to_the_same_bytes(
     process.kill()
     process.communicate()
     assert not (out / "manifest.json").exists()
-    with pytest.raises(UserError, match="a build that is not finished"):
+    with pytest.raises(UserError, match="contains an unfinished build"):
         sources.open(str(out), "code", "train", Corpus(), Filters())
     assert main([*inputs, f"--out={out}", "--workers=1"]) == 0
     output = capsys.readouterr().out
@@ -108,7 +108,7 @@ def test_an_interrupted_build_exits_with_75(
 
 
 def test_a_full_disk_is_reported(command: Start, inputs: list[str], tmp_path: Path) -> None:
-    """A limit of 100 kB on files, which the shards exceed, stands for a full disk: it needs no root."""
+    """A limit of 100 kB on file sizes, which the shards exceed, simulates a full disk without root access."""
     out = tmp_path / "set"
 
     def limit_file_size() -> None:
@@ -160,7 +160,7 @@ def test_a_changed_source_needs_another_folder(
     (tmp_path / "source/new.py").write_text("def new():\n    return 'of another size'\n")
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert is_one_line(error) and "holds another build (source: " in error
+    assert is_one_line(error) and "contains another build (source: " in error
 
 
 def test_a_damaged_record_stops_the_build_unless_it_is_skipped(
@@ -200,7 +200,7 @@ def copy(built: Path, tmp_path: Path) -> Path:
 
 def texts(path: Path, split: str = "train") -> list[str]:
     source = sources.open(str(path), "code", split, Corpus(), Filters())
-    return [document.text for piece in range(len(source)) for document in items(source, piece)]
+    return [document.text for shard in range(len(source)) for document in items(source, shard)]
 
 
 @pytest.mark.parametrize("position", [0.02, 0.5, 0.99])

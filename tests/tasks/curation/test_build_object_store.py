@@ -1,4 +1,4 @@
-"""A build into an object store, which has neither folders nor renaming, through Beam's file systems, like gs://."""
+"""A build into an object store, through Beam's file systems. Like gs://, it has neither folders nor renaming."""
 
 import io
 import json
@@ -103,6 +103,6 @@ def test_a_store_folder_with_another_build_is_rejected(
     storage.write(f"{out}/.steps/build.json", json.dumps(record | {"digest": "another"}).encode())
     storage.write(f"{out}/manifest.json", b"{}")
     assert main([*inputs, f"--out={out}", "--workers=1"]) == 1
-    assert "holds another build" in capsys.readouterr().err
+    assert "contains another build" in capsys.readouterr().err
     storage.remove_tree(f"{out}/.steps")
     assert not storage.list_folder(f"{out}/.steps") and storage.read(f"{out}/.steps/build.json") is None

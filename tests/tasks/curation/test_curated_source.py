@@ -1,4 +1,4 @@
-"""A curated dataset as a source: its own split, and the windows that the trainer reads from it."""
+"""A curated dataset as a source: its own split, filters, fingerprint and training windows."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def test_the_fingerprint_depends_on_the_content_and_not_on_the_folder(built: Pat
     assert fingerprint(moved) != fingerprint(built)
 
 
-def test_concatenation_with_another_path(built: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_concatenated_with_another_path(built: Path, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     for number in range(30):
         (tmp_path / f"more/file{number}.py").write_text(f"def more(): return {number}\n")
@@ -69,7 +69,7 @@ def test_training_windows_contain_its_documents(
     assert len(lines) == 25 and all(texts[line["path"]] == line["text"] for line in lines)
 
 
-def test_a_folder_with_another_manifest_is_a_folder_of_text_files(tmp_path: Path) -> None:
+def test_a_folder_with_an_unrelated_manifest_is_read_as_text_files(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"name": "an extension of a browser"}))
     for number in range(9):
         (tmp_path / f"file{number}.py").write_text(f"value = {number}\n")

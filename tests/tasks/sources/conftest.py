@@ -1,17 +1,17 @@
-"""Fixtures that the tests of sources share."""
+"""Fixtures for the tests of sources."""
 
 import sysconfig
 from pathlib import Path
 
 import pytest
 
-from tasks.sources.embedded.corpus import corpus, distributions
-from tasks.sources.records.record_source import record_source as records_module
+from tasks.sources.embedded import corpus, distributions
+from tasks.sources.records import record_source
 
 
 @pytest.fixture
 def other_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in the place of this interpreter's library and packages; nothing is cached."""
+    """Replaces this interpreter's library and packages by an empty folder, and disables the caches."""
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
     monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path / "purelib")])
     monkeypatch.setattr(corpus, "_library", corpus._library.__wrapped__)
@@ -31,4 +31,4 @@ def corpora(tmp_path_factory) -> dict[str, str]:
 def size(request, monkeypatch) -> None:
     """Corpora that are read completely when they are opened, and larger ones that are not."""
     if request.param == "large":
-        monkeypatch.setattr(records_module, "SMALL", -1)
+        monkeypatch.setattr(record_source, "SMALL", -1)

@@ -1,4 +1,4 @@
-"""Several sources as one."""
+"""Concatenated sources."""
 
 from pathlib import Path
 
@@ -19,8 +19,7 @@ def test_concatenated_sources_follow_each_other(tmp_path: Path):
             assert list(concatenated.read(number, skip)) == list(source.read(shard, skip))
 
 
-def test_fingerprints_of_concatenated_sources(tmp_path: Path):
-    """They depend on the sources and their order."""
+def test_the_fingerprint_of_concatenated_sources_depends_on_the_sources_and_their_order(tmp_path: Path):
     first, second = (folder(many(tmp_path / str(number), number)) for number in (3, 4))
     combinations = [[first, second], [second, first], [first], [first, first]]
     prints = [ConcatenatedSource(sources).fingerprint() for sources in combinations]

@@ -61,35 +61,53 @@ def zeroed(data: bytes) -> bytes:
     return data[:4] + bytes(200) + data[204:]
 
 
-# file, its bytes, location and reason of the damage, how many of the 40 records can still be read
+# name -> the file, its bytes, location and reason of the damage, number of the 40 records that can still be read
 DAMAGE = {
-    "no JSON": ("a.jsonl", lambda: with_line(b"{'text': 1}"), ":31", "not JSON", 40),
-    "no object": ("a.jsonl", lambda: with_line(b'["text"]'), ":31", "a JSON array; write one object a line", 40),
+    "not JSON": ("a.jsonl", lambda: with_line(b"{'text': 1}"), ":31", "not JSON", 40),
+    "not an object": ("a.jsonl", lambda: with_line(b'["text"]'), ":31", "a JSON array; write one object a line", 40),
     "a line that is not UTF-8": ("a.jsonl", lambda: with_line(b'{"text": "\xff"}'), ":31", "not UTF-8", 40),
     "too deep": ("a.jsonl", lambda: with_line(b'{"text":' + b"[" * 10**5), ":31", "not JSON", 40),
-    "too long a number": ("a.jsonl", lambda: with_line(b'{"text":' + b"1" * 10**4 + b"}"), ":31", "not JSON", 40),
-    "no text": ("a.jsonl", lambda: with_line(b'{"a": 1, "b": 2}'), ":31", "content, text, code.*but a, b", 40),
-    "no fields": ("a.jsonl", lambda: with_line(b"{}"), ":31", "but nothing", 40),
+    "a number that is too long": (
+        "a.jsonl",
+        lambda: with_line(b'{"text":' + b"1" * 10**4 + b"}"),
+        ":31",
+        "not JSON",
+        40,
+    ),
+    "no text": ("a.jsonl", lambda: with_line(b'{"a": 1, "b": 2}'), ":31", "content, text, code.*found: a, b", 40),
+    "no fields": ("a.jsonl", lambda: with_line(b"{}"), ":31", "found: nothing", 40),
     "a number for a text": ("a.jsonl", lambda: with_line(b'{"text": 5}'), ":31", "of type int", 40),
-    "an unfinished line": ("a.jsonl", lambda: packed("jsonl", RECORDS)[:-9], ":40", "not JSON", 39),
-    "no JSON in gzip": ("a.jsonl.gz", lambda: with_line(b"{", "jsonl.gz"), ":31", "not JSON", 40),
-    "no JSON in zstd": ("a.json.zst", lambda: with_line(b"{", "jsonl.zst"), ":31", "not JSON", 40),
-    "gzip cut short": ("a.jsonl.gz", lambda: shortened("jsonl.gz", 0.75), ":", "ended before", (28, 32)),
+    "an incomplete line": ("a.jsonl", lambda: packed("jsonl", RECORDS)[:-9], ":40", "not JSON", 39),
+    "not JSON, in gzip": ("a.jsonl.gz", lambda: with_line(b"{", "jsonl.gz"), ":31", "not JSON", 40),
+    "not JSON, in zstd": ("a.json.zst", lambda: with_line(b"{", "jsonl.zst"), ":31", "not JSON", 40),
+    "truncated gzip": ("a.jsonl.gz", lambda: shortened("jsonl.gz", 0.75), ":", "ended before", (28, 32)),
     "gzip with junk inside": ("a.jsonl.gz", lambda: packed("jsonl.gz", RECORDS[:20]) + b"junk", ":21", "gzip", 20),
-    "gzip without its sum": ("a.jsonl.gz", lambda: packed("jsonl.gz", RECORDS)[:-4], ":41", "ended before", 40),
-    "no gzip": ("a.jsonl.gz", lambda: packed("jsonl", RECORDS), ":1", "[Nn]ot a gzipped file", 0),
-    "zstd cut short": ("a.jsonl.zst", lambda: shortened("jsonl.zst", 0.75), ":", "Truncated", (18, 20)),
-    "no zstd": ("a.jsonl.zst", lambda: packed("jsonl", RECORDS), ":1", "ZSTD", 0),
-    "TFRecord cut short": ("a.tfrecord", lambda: shortened("tfrecord", 0.76), "#31", "truncated record", 30),
-    "TFRecord cut in a header": ("a.tfrecord", lambda: packed("tfrecord", RECORDS[:31])[:-1], "#31", "truncated", 30),
+    "gzip without its checksum": ("a.jsonl.gz", lambda: packed("jsonl.gz", RECORDS)[:-4], ":41", "ended before", 40),
+    "not gzip": ("a.jsonl.gz", lambda: packed("jsonl", RECORDS), ":1", "[Nn]ot a gzipped file", 0),
+    "truncated zstd": ("a.jsonl.zst", lambda: shortened("jsonl.zst", 0.75), ":", "Truncated", (18, 20)),
+    "not zstd": ("a.jsonl.zst", lambda: packed("jsonl", RECORDS), ":1", "ZSTD", 0),
+    "truncated TFRecord": ("a.tfrecord", lambda: shortened("tfrecord", 0.76), "#31", "truncated record", 30),
+    "TFRecord truncated in a header": (
+        "a.tfrecord",
+        lambda: packed("tfrecord", RECORDS[:31])[:-1],
+        "#31",
+        "truncated",
+        30,
+    ),
     "TFRecord with half a length": ("a.tfrecord", lambda: packed("tfrecord", RECORDS) + b"abc", "#41", "truncated", 40),
-    "TFRecord flipped": ("a.tfrecord", lambda: flipped(packed("tfrecord", RECORDS), 0.76), "#31", "corrupted", 30),
-    "no TFRecord": ("a.tfrecord", lambda: packed("jsonl", RECORDS), "#1", "corrupted record", 0),
-    "no example": ("a.tfrecord", lambda: with_example(b"\xff" * 50), "#31", "not a tf.train.Example", 40),
+    "TFRecord with a flipped byte": (
+        "a.tfrecord",
+        lambda: flipped(packed("tfrecord", RECORDS), 0.76),
+        "#31",
+        "corrupted",
+        30,
+    ),
+    "not TFRecord": ("a.tfrecord", lambda: packed("jsonl", RECORDS), "#1", "corrupted record", 0),
+    "not an example": ("a.tfrecord", lambda: with_example(b"\xff" * 50), "#31", "not a tf.train.Example", 40),
     "an example without text": ("a.tfrecord", lambda: with_example(example({"b": "c"})), "#31", "none of content", 40),
-    "Parquet cut short": ("a.parquet", lambda: shortened("parquet", 0.9), "", "not a Parquet file", 0),
-    "no bytes of Parquet": ("a.parquet", bytes, "", "not a Parquet file", 0),
-    "Parquet without text": ("a.parquet", lambda: packed("parquet", [{"b": "c"}]), "", "none of content.*but b", 0),
+    "truncated Parquet": ("a.parquet", lambda: shortened("parquet", 0.9), "", "not a Parquet file", 0),
+    "empty Parquet": ("a.parquet", bytes, "", "not a Parquet file", 0),
+    "Parquet without text": ("a.parquet", lambda: packed("parquet", [{"b": "c"}]), "", "none of content.*found: b", 0),
     "Parquet with a bad page": ("a.parquet", lambda: zeroed(packed("parquet", RECORDS)), "#1", "", 23),
 }
 
@@ -122,10 +140,10 @@ def test_damage_stops_the_run_or_is_counted(tmp_path: Path, damage: str):
 @pytest.mark.parametrize(
     "record, reason",
     [
-        ({}, "neither messages nor prompt and completion .but nothing"),
-        ({"prompt": "p", "text": "t"}, "but prompt, text"),
+        ({}, "neither messages nor prompt and completion .found: nothing"),
+        ({"prompt": "p", "text": "t"}, "found: prompt, text"),
         ({"prompt": "p", "completion": None}, "of type NoneType"),
-        ({"messages": []}, "an empty one"),
+        ({"messages": []}, "the list is empty"),
         ({"messages": "user: hello"}, "not JSON"),
         ({"messages": {"role": "user"}}, "not a list"),
         ({"messages": ["hello"]}, "no role and content"),
@@ -136,9 +154,9 @@ def test_damage_stops_the_run_or_is_counted(tmp_path: Path, damage: str):
 )
 def test_a_record_without_a_dialogue_is_damaged(tmp_path: Path, record: dict, reason: str):
     write(tmp_path / "a.jsonl", packed("jsonl", [*talks(3), record, *talks(5)[3:]]))
-    with pytest.raises(UserError, match=f"--gin.INSTRUCT_CORPUS=.*: a.jsonl:4 is damaged: .*{reason}") as refusal:
+    with pytest.raises(UserError, match=f"--gin.INSTRUCT_CORPUS=.*: a.jsonl:4 is damaged: .*{reason}") as error:
         opened(tmp_path, name="instruct", validation_share=0.0)
-    one_line(refusal)
+    one_line(error)
     source = opened(tmp_path, name="instruct", validation_share=0.0, on_damage="skip")
     assert left_out(source) == {"damaged": 1}
     assert [dialogue.messages for dialogue in everything(source)] == [talk["messages"] for talk in talks(5)]
@@ -174,16 +192,16 @@ def test_a_file_that_was_deleted_ends_the_run(tmp_path: Path, form: str, on_dama
     files = [path for path in sorted((tmp_path / "corpus").rglob("*")) if is_record_file(path.name)]
     for path in files:
         path.unlink()
-    with pytest.raises(UserError, match=r"cannot be read \(.*No such file.*\): fix or remove it") as refusal:
+    with pytest.raises(UserError, match=r"cannot be read \(.*No such file.*\): fix or remove it") as error:
         everything(source)
-    assert str(tmp_path) in one_line(refusal)
+    assert str(tmp_path) in one_line(error)
     if form in FILE_FORMATS:
         folder = f"ram://vanishing_{form}_{on_damage}"
         source = opened(written(form, folder, RECORDS), on_damage=on_damage)
         tf.io.gfile.rmtree(folder)
-        with pytest.raises(UserError, match=r"ram://vanishing.* cannot be read") as refusal:
+        with pytest.raises(UserError, match=r"ram://vanishing.* cannot be read") as error:
             everything(source)
-        one_line(refusal)
+        one_line(error)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])

@@ -6,7 +6,8 @@ import pytest
 from written_folders import everything
 
 from codellama_jax.config.data import SPLITS, Corpus, Filters
-from tasks.sources.embedded.corpus import distributions, embedded_source
+from tasks.sources.embedded import distributions
+from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.embedded.distributions import description, project_requirements, required_distributions
 
 STORY = "Once upon a time there was a library.\n\nIt did what it said. " * 9
@@ -51,7 +52,7 @@ def test_required_distributions_give_descriptions_and_licences(other_python: Pat
     }
     assert natural_language() == expected
     assert description(other_python / "purelib/b-1.0.dist-info/METADATA") == STORY.strip() + "\n"
-    # a package that is installed beside them does not change the data
+    # another installed package does not change the data
     install(other_python, {"other-1.0.dist-info/METADATA": f"Name: other\n\n{STORY} More."})
     assert natural_language() == expected
 

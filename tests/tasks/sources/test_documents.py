@@ -1,4 +1,4 @@
-"""How files become documents: repositories that are joined, and long files that are cut."""
+"""Documents: the files of a repository are joined, and long files are cut."""
 
 import functools
 import itertools
@@ -28,8 +28,10 @@ def test_files_belong_to_the_nearest_repository_or_else_to_the_first_folder(tmp_
 
 
 def test_the_files_of_a_repository_become_one_document(tmp_path: Path):
-    """In the order of their paths, each below a line with its path. A missing line end is added. Files outside a
-    repository are documents of their own."""
+    """The files are in the order of their paths, each below a line with its path. A missing line end is added.
+
+    Files outside a repository are separate documents.
+    """
     source = folder(write(tmp_path, REPOSITORIES), corpus=TOGETHER)
     documents = {document.path: document for document in everything(source)}
     assert len(documents) == len(GROUPS) + 2
@@ -53,7 +55,7 @@ def test_filtered_files_do_not_remove_the_rest_of_their_repository(tmp_path: Pat
 
 @pytest.mark.parametrize("limit", [1, 50, 200, 10_000])
 def test_a_document_of_a_repository_is_limited_by_shuffle_bytes(tmp_path: Path, limit: int):
-    """Except for a single longer file. Documents are as long as the limit allows, and each file is in exactly one."""
+    """A single longer file exceeds it. Documents are as long as the limit allows; each file is in exactly one."""
     rng = random.Random(3)
     sizes = {f"r{rng.randrange(4)}/{i:03d}.py": rng.randrange(1, 90) for i in range(120)}
     write(tmp_path, {path: f"#{'x' * size}\n" for path, size in sizes.items()})
@@ -90,7 +92,7 @@ def test_a_repository_is_in_one_split(tmp_path: Path, share: float):
     assert train & validation
 
 
-def test_a_single_repository_is_in_train_and_validation_is_refused(tmp_path: Path):
+def test_a_single_repository_is_in_train_and_validation_is_rejected(tmp_path: Path):
     write(tmp_path, {"a/1.py": "x\n", "a/2.py": "y\n"})
     grouping = Corpus(validation_share=0.5, group_by_repository=True)
     assert len(everything(folder(tmp_path, corpus=grouping))) == 1
@@ -158,7 +160,7 @@ def test_a_source_cuts_its_files(tmp_path: Path):
         TextFiles("code", [File("a", 1, functools.partial(str, "a"))], Corpus(document_characters=0), USUAL)
 
 
-def test_a_repository_is_cut_as_a_file_is(tmp_path: Path):
+def test_a_repository_is_cut_like_a_file(tmp_path: Path):
     write(tmp_path, {f"r/{name}.py": f"def {name}():\n    return 1\n\n" * 3 for name in "abc"})
     corpus = Corpus(validation_share=0.0, group_by_repository=True)
     (uncut,) = everything(folder(tmp_path, corpus=corpus))

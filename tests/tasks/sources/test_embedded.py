@@ -51,7 +51,7 @@ def test_streams_and_splits_are_disjoint_as_documents(items: dict):
         assert not {item.path for item in items[one]} & {item.path for item in items[other]}, (one, other)
 
 
-def test_everything_made_from_a_file_is_in_one_split(items: dict):
+def test_all_items_from_one_file_are_in_one_split(items: dict):
     """A file's code, docstrings and functions are all train or all validation."""
     paths = {split: {file_of(item.path) for stream in STREAMS for item in items[stream, split]} for split in SPLITS}
     assert not paths["train"] & paths["validation"]
@@ -67,7 +67,7 @@ def test_python_is_about_a_third_of_the_library(items: dict):
         assert "include/Python.h" in code
 
 
-def test_dialogues_are_exercises(items: dict):
+def test_dialogues_ask_for_a_function_and_answer_with_it(items: dict):
     dialogues = items["instruct", "train"]
     assert len(dialogues) > 500
     for dialogue in random.Random(0).sample(dialogues, 200):
@@ -129,13 +129,13 @@ def test_filters_apply_and_are_counted():
 def test_a_tiny_validation_share_gives_documents_or_an_error(stream: str):
     try:
         source = embedded_source(stream, "validation", Corpus(validation_share=1e-9), USUAL)
-    except UserError as refusal:
-        assert "Corpus.validation_share" in str(refusal)
+    except UserError as error:
+        assert "Corpus.validation_share" in str(error)
     else:
         assert 1 <= len(source) <= 3
 
 
-def test_unknown_streams_and_splits_are_refused():
+def test_unknown_streams_and_splits_are_rejected():
     with pytest.raises(ValueError, match="code, python, nl_code, nl, instruct"):
         embedded_source("prose", "train", Corpus(), USUAL)
     with pytest.raises(ValueError, match="train, validation"):
@@ -143,6 +143,6 @@ def test_unknown_streams_and_splits_are_refused():
 
 
 @pytest.mark.usefixtures("other_python")
-def test_a_python_without_its_library_is_refused():
+def test_a_python_without_its_library_is_rejected():
     with pytest.raises(UserError, match=r"--gin.CODE_CORPUS=None.*name a folder"):
         embedded_source("code", "train", Corpus(), USUAL)

@@ -1,4 +1,4 @@
-"""Filters: what each removes and what it keeps, and how removed documents are counted and reported."""
+"""Filters: which documents each removes and keeps, and how removed documents are counted and reported."""
 
 import functools
 from pathlib import Path
@@ -16,7 +16,7 @@ USUAL = Filters()
 
 
 def reason(check, *arguments) -> str | None:
-    """The filter that removes it; None if it is kept."""
+    """The filter that removes the document; None if it is kept."""
     try:
         check(*arguments)
     except LeftOut as left_out:
@@ -66,7 +66,7 @@ NO_MARKS = {
 
 
 @pytest.mark.parametrize("text", MARKS.values(), ids=MARKS)
-def test_code_with_the_note_of_a_generator_is_left_out(text: str):
+def test_code_with_a_generated_code_marker_is_removed(text: str):
     for settings in (USUAL, Filters(longest_line=None)):
         assert of_code(f"{text}\nrest = 1\n" * 3, settings) == "generated"
     assert of_code(f"{text}\nrest = 1\n", Filters(generated=False)) is None
@@ -74,14 +74,14 @@ def test_code_with_the_note_of_a_generator_is_left_out(text: str):
 
 
 @pytest.mark.parametrize("text", NO_MARKS.values(), ids=NO_MARKS)
-def test_written_code_is_kept(text: str):
+def test_hand_written_code_is_kept(text: str):
     assert of_code(text, Filters(longest_line=None)) is None
 
 
 # --- lines, languages, sizes ------------------------------------------------------------------------------------------
 
 
-def test_code_with_a_long_line_is_left_out():
+def test_code_with_a_long_line_is_removed():
     """The longest line decides, whatever its position and line end. It may be as long as the limit."""
     for before, after in (("", ""), ("x\n" * 50, ""), ("", "\ny" * 50), ("a\r\n", "\r\nb"), ("x" * 20, "\n")):
         longest = max(map(len, (before + "7" * 80 + after).split("\n")))
@@ -109,7 +109,7 @@ def test_the_size_is_checked_before_reading(size: int, expected: str | None):
 
 
 def test_the_size_is_in_bytes():
-    """Also that of a str."""
+    """The size of a str is also in bytes."""
     limit = Filters(longest_bytes=100)
     for text in ("é" * 50, "x" * 100, "🙂" * 25):
         assert decode(text, limit) == decode(text.encode(), limit) == text
@@ -146,12 +146,12 @@ def test_text_is_not_changed(text: str):
 
 
 @pytest.mark.parametrize("data, expected", NO_TEXTS.items(), ids=map(ascii, NO_TEXTS))
-def test_data_that_is_not_text_is_always_left_out(data: bytes | str, expected: str):
+def test_data_that_is_not_text_is_always_removed(data: bytes | str, expected: str):
     assert reason(decode, data, USUAL) == reason(decode, data, TEXT_ONLY) == expected
     assert text_or_none(data) is None
 
 
-# --- where it is counted ----------------------------------------------------------------------------------------------
+# --- counts -----------------------------------------------------------------------------------------------------------
 
 FILES: dict[str, bytes] = {
     "good.py": b"x = 1\n",
@@ -192,7 +192,7 @@ def folder(root: Path, name: str = "code", settings: Filters = SETTINGS) -> Fold
 
 
 def test_a_folder_lists_what_its_filters_remove(corpus: Path):
-    """By filter and path. Ignored files and files without an extension of the stream are not listed."""
+    """It has the filter and path of each. Ignored files and files with other extensions are not listed."""
     source = folder(corpus)
     blocks = [block for shard in range(len(source)) for block in source.read(shard)]
     assert [document.path for block in blocks for document in block.items] == ["fine.c", "good.py"]
@@ -204,7 +204,7 @@ def test_a_folder_lists_what_its_filters_remove(corpus: Path):
 
 
 def test_filters_for_code_do_not_apply_to_prose(tmp_path: Path):
-    """A book may have long lines, and an article may mention generated code; but it must be text."""
+    """A book may have long lines, and an article may mention generated code. Prose must still be text."""
     for path, text in (
         ("long.txt", "word " * 400),
         ("go.md", MARKS["Go"]),
@@ -241,8 +241,8 @@ def test_a_file_without_a_document_is_not_counted():
 
 
 @pytest.mark.parametrize("readers", [1, 4])
-def test_the_loader_counts_and_reports_what_is_left_out(corpus: Path, small_tokenizer: Tokenizer, readers: int):
-    """Each document once, however many epochs are read, with its location; and as lines for the log."""
+def test_the_loader_counts_and_reports_removed_documents(corpus: Path, small_tokenizer: Tokenizer, readers: int):
+    """Each document is counted once, however many epochs are read, and is reported with its location."""
     encoder = Encoder(small_tokenizer, Fim(), Chat(), (0, 1))
     stream = DataLoader(
         [StreamInput("code", folder(corpus), encoder)],

@@ -51,7 +51,7 @@ def test_only_text_files_with_an_extension_of_the_stream_are_read(tmp_path: Path
         "bom.ts": "\ufeffexport {}\n",
         "odd.js": "let s = '\u2028\x0c\x85'\n",
     }
-    assert len(source) == 10  # five of them are left out
+    assert len(source) == 10  # filters remove five of them
     assert [len(list(source.read(shard))) for shard in range(10)] == [1] * 10  # a file is a block
     assert [list(source.read(shard, 1)) for shard in range(10)] == [[]] * 10
 
@@ -64,7 +64,7 @@ def test_the_stream_decides_which_extensions_are_read(tmp_path: Path):
 
 
 def test_the_extension_decides_the_language(tmp_path: Path):
-    """In upper and lower case. No extension belongs to two languages, and prose has no language."""
+    """Case does not matter. No extension belongs to two languages, and prose has no language."""
     assert len(LANGUAGES) >= 25
     every = [extension for extensions in LANGUAGES.values() for extension in extensions]
     assert len(every) == len(set(every))
@@ -80,7 +80,7 @@ def test_the_extension_decides_the_language(tmp_path: Path):
 
 
 def test_ignored_paths_are_not_listed(tmp_path: Path):
-    """Patterns match the whole path below the corpus, and a star also matches slashes."""
+    """Patterns match the complete path below the corpus, and a star also matches slashes."""
     names = ["a.min.js", "b.js", "vendor/c.js", "x/vendor/d.js", "x/vendors/e.js", "x/y/third_party/z/f.js"]
     names += ["third_party.js", "x/G.MIN.js", "deep/er/h.min.css.js"]
     write(tmp_path, dict.fromkeys(names, "x\n"))
@@ -116,14 +116,14 @@ def test_names_that_are_not_utf8_can_be_read_and_written(tmp_path: Path):
         ({"vendor/a.py": "x\n"}, ""),
     ],
 )
-def test_a_folder_without_usable_files_is_refused(tmp_path: Path, content: dict, why: str):
+def test_a_folder_without_usable_files_is_rejected(tmp_path: Path, content: dict, why: str):
     write(tmp_path, content)
-    with pytest.raises(UserError, match=r"Corpus.code / --gin.CODE_CORPUS=.*no usable file for train") as refusal:
+    with pytest.raises(UserError, match=r"Corpus.code / --gin.CODE_CORPUS=.*no usable file for train") as error:
         folder(tmp_path)
-    assert str(tmp_path) in str(refusal.value) and "\n" not in str(refusal.value) and why in str(refusal.value)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value) and why in str(error.value)
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path):
+def test_a_missing_folder_is_rejected(tmp_path: Path):
     write(tmp_path, {"file.py": "x"})
     for root, reason in ((tmp_path / "none", "no such folder"), (tmp_path / "file.py", "not a folder")):
         with pytest.raises(UserError, match=f"--gin.NL_CORPUS=.*{reason}"):
@@ -201,7 +201,7 @@ def test_a_remote_file_belongs_to_the_same_repository_as_a_local_one(tmp_path: P
     ]
 
 
-def test_a_missing_or_empty_remote_folder_is_refused(ram: str):
+def test_a_missing_or_empty_remote_folder_is_rejected(ram: str):
     upload(f"{ram}/wrong", {"a.txt": "x"})
     for root, reason in ((f"{ram}/none", "no such folder"), (f"{ram}/wrong/a.txt", "not a folder")):
         with pytest.raises(UserError, match=f"--gin.CODE_CORPUS={root}: {reason}"):

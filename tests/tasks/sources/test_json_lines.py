@@ -1,4 +1,4 @@
-"""Plain JSON lines: ranges of bytes as shards, and where a record is."""
+"""Plain JSON lines: ranges of bytes as shards, and the locations of records."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from written_records import (
 )
 
 
-def test_every_line_is_read_once_wherever_a_shard_ends(tmp_path: Path):
+def test_every_line_is_read_once_for_any_shard_boundaries(tmp_path: Path):
     random_ = random.Random(3)
     for trial in range(60):
         texts = [f"{i} " + "x" * random_.choice((0, 3, 30, 300)) for i in range(random_.randrange(1, 12))]

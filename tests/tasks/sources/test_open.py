@@ -27,7 +27,7 @@ def test_a_path_replaces_the_embedded_stream(tmp_path: Path):
         sources.open(str(tmp_path / "none"), "python", "train", Corpus(), USUAL)
 
 
-def test_a_corpus_has_the_paths_of_each_stream():
+def test_a_corpus_has_paths_for_each_stream():
     corpus = Corpus(nl="/data/nl", code=["/data/a", "/data/b"])
     assert corpus.paths("nl") == "/data/nl" and corpus.paths("code") == ["/data/a", "/data/b"]
     assert corpus.paths("python") is None
@@ -49,7 +49,7 @@ def test_a_list_may_contain_paths_without_documents_for_a_split(tmp_path: Path):
 
 
 def test_a_folder_is_read_as_text_files_or_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Those with more bytes: a README.md does not hide the data beside it."""
+    """The files with more bytes in total are read, so that a README.md does not hide the data beside it."""
     for path, text in (
         ("mixed/a.c", "int a = 1000000;\n"),
         ("mixed/b.jsonl", '{"text": "b"}\n'),
@@ -87,7 +87,7 @@ def test_several_paths_are_concatenated(tmp_path: Path):
     assert isinstance(sources.open(paths[:1], "code", "train", ALL, USUAL), Folder)
 
 
-def test_an_empty_list_of_paths_is_refused():
+def test_an_empty_list_of_paths_is_rejected():
     with pytest.raises(UserError, match=r"--gin.CODE_CORPUS=\(\) names no path"):
         sources.open((), "code", "train", Corpus(), USUAL)
 
@@ -104,8 +104,8 @@ OPENED = """if True:
     print({"tensorflow", "tensorflow_datasets", "seqio"} & set(sys.modules))"""
 
 
-def test_no_source_imports_tensorflow_that_does_not_need_it(tmp_path: Path):
-    """The embedded corpus, a folder, JSON lines and Parquet."""
+def test_sources_that_do_not_need_tensorflow_do_not_import_it(tmp_path: Path):
+    """These are the embedded corpus, a folder, JSON lines and Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Modules of the user's own that a configuration imports."""
+"""The user's modules that a configuration imports."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from tasks.sources import import_modules
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_module_of_the_current_directory_is_imported(tmp_path: Path):
-    """Also where Python does not search it, as with an installed command."""
+def test_a_module_in_the_current_directory_is_imported(tmp_path: Path):
+    """Even if Python does not search that directory, as with an installed command."""
     package = tmp_path / "my_package"
     package.mkdir()
     (package / "__init__.py").write_text("")

@@ -1,4 +1,4 @@
-"""The fields of a record: which are recognised, and what filters remove."""
+"""The fields of a record: which are recognized, and what filters remove."""
 
 import json
 from pathlib import Path
@@ -26,13 +26,13 @@ def only(tmp_path: Path, record: dict, **options):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_columns_of_the_stack_are_recognised_in_every_format(corpora: dict, form: str):
+def test_columns_of_the_stack_are_recognized_in_every_format(corpora: dict, form: str):
     document = next(d for d in everything(opened(corpora[form], validation_share=0.0)) if d.text.startswith("é = 9\n"))
     found = (document.path, document.language, document.repository, document.licence)
     assert found == ("org0/repo3/src/m9.py", "Python", "org0/repo3", "MIT, BSD-3-Clause")
 
 
-def test_columns_of_public_corpora_are_recognised(tmp_path: Path):
+def test_columns_of_public_corpora_are_recognized(tmp_path: Path):
     stack = {"max_stars_repo_path": "a/b.rs", "max_stars_repo_name": "o/r", "max_stars_repo_licenses": ["MIT", "X"]}
     assert only(tmp_path, {"content": "x", "lang": "C++"} | stack) == ("o/r/a/b.rs", "C++", "o/r", "MIT, X")
     starcoder = {"max_stars_repo_path": "a/b.rs", "max_stars_repo_name": "o/r", "max_stars_count": 5, "id": "9"}
@@ -46,7 +46,7 @@ def test_columns_of_public_corpora_are_recognised(tmp_path: Path):
     assert everything(opened(tmp_path, validation_share=0.0))[0].path == "?.zig"
 
 
-def test_language_names_are_normalised(tmp_path: Path):
+def test_language_names_are_normalized(tmp_path: Path):
     names = {"c-sharp": "C#", "CPP": "C++", "javascript": "JavaScript", "ts": "TypeScript", "bash": "Shell"}
     names |= {"GO": "Go", "sql": "SQL", "Brainfuck": "Brainfuck", "": "Lua"}
     for name, language in names.items():

@@ -38,13 +38,13 @@ def test_folders_and_patterns_name_record_files(tmp_path: Path):
     assert paths("[x].jsonl") == ["[x].jsonl:1"]  # the name of an existing file, not a pattern
     for path, reason in {
         "none": "no such file or folder",
-        "deep/c.txt": "does not end like that of a record file",
+        "deep/c.txt": "has no extension of a record file",
         "*.txt": "the pattern matches no record file",
         "none/*": "the pattern matches no record file",
     }.items():
-        with pytest.raises(UserError, match=f"--gin.CODE_CORPUS=.*{reason}") as refusal:
+        with pytest.raises(UserError, match=f"--gin.CODE_CORPUS=.*{reason}") as error:
             paths(path)
-        assert str(tmp_path) in one_line(refusal)
+        assert str(tmp_path) in one_line(error)
     write(tmp_path / "f" / "a.txt", b"no")
     with pytest.raises(UserError, match="no record file below the folder"):
         paths("f")
@@ -70,9 +70,9 @@ def test_prepared_tfds_datasets_are_read_and_others_not_downloaded(corpora: dict
         path.replace("recorded", "recorded:3.0.0", 1): "has not prepared recorded:3.0.0",
         path.replace("recorded", "recorded/odd", 1): "has not prepared recorded/odd",
     }.items():
-        with pytest.raises(UserError, match=f"--gin.CODE_CORPUS=tfds:.*{reason}") as refusal:
+        with pytest.raises(UserError, match=f"--gin.CODE_CORPUS=tfds:.*{reason}") as error:
             opened(wrong)
-        one_line(refusal)
+        one_line(error)
     prepare(tmp_path / "rec", [{"text": f"text {i}"} for i in range(9)], file_format="array_record")
     with pytest.raises(UserError, match=r"prepared as array_record; prepare it with .*--file_format=tfrecord"):
         opened(f"tfds:recorded?data_dir={tmp_path}/rec")

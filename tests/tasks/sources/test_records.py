@@ -1,4 +1,4 @@
-"""Record files as sources: the properties that every format has, and splits."""
+"""Record files as sources: the properties of every format, and splits."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_splits_are_a_partition_and_a_repository_is_in_one_split(corpora: dict, 
     repositories = [{document.repository for document in documents} for documents in splits]
     assert not repositories[0] & repositories[1] and len(repositories[0] | repositories[1]) == 60
     assert 5 < len(repositories[1]) < 35
-    # the hash of the repository decides, whatever the file and its format
+    # the hash of the repository decides, independently of the file and its format
     assert repositories[1] == {d.repository for d in everything(opened(corpora["jsonl"], "validation"))}
 
 
@@ -90,11 +90,11 @@ def test_dialogues_are_messages_or_prompt_and_completion(tmp_path: Path, form: s
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_corpus_of_blank_records_is_refused(tmp_path: Path, form: str):
+def test_a_corpus_of_blank_records_is_rejected(tmp_path: Path, form: str):
     path = written(form, tmp_path / "blank", [{"content": " \n"}] * 7)
-    with pytest.raises(UserError, match=r"no usable document for train in 3 files; left out: \d blank") as refusal:
+    with pytest.raises(UserError, match=r"no usable document for train in 3 files; left out: \d blank") as error:
         opened(path)
-    assert f"Corpus.code / --gin.CODE_CORPUS={path}" in one_line(refusal)
+    assert f"Corpus.code / --gin.CODE_CORPUS={path}" in one_line(error)
 
 
 def test_repositories_are_grouped_and_documents_are_cut(tmp_path: Path):
@@ -131,12 +131,12 @@ def test_neither_split_of_a_small_corpus_is_empty(tmp_path: Path):
 def test_an_empty_validation_split_names_the_reason(tmp_path: Path, records: list, share: float, reason: str):
     write(tmp_path / "a.jsonl", packed("jsonl", records))
     assert len(everything(opened(tmp_path, validation_share=share))) == len(records)
-    with pytest.raises(UserError, match=f"validation is empty, since {reason}") as refusal:
+    with pytest.raises(UserError, match=f"validation is empty, since {reason}") as error:
         opened(tmp_path, "validation", validation_share=share)
-    assert f"--gin.CODE_CORPUS={tmp_path}" in one_line(refusal)
+    assert f"--gin.CODE_CORPUS={tmp_path}" in one_line(error)
 
 
-def test_unknown_splits_and_shares_are_refused(tmp_path: Path):
+def test_unknown_splits_and_invalid_shares_are_rejected(tmp_path: Path):
     write(tmp_path / "a.jsonl", packed("jsonl", [{"text": "a"}, {"text": "b"}]))
     with pytest.raises(ValueError, match="train, validation"):
         opened(tmp_path, "test")

@@ -31,7 +31,7 @@ def test_neither_split_of_two_files_is_empty(tmp_path: Path):
         assert len(splits[0]) == len(splits[1]) == 1
 
 
-def test_a_single_file_is_in_train_and_validation_is_refused(tmp_path: Path):
+def test_a_single_file_is_in_train_and_validation_is_rejected(tmp_path: Path):
     write(tmp_path, {"a.py": "a\n"})
     for share in (0.05, 1 - 1e-9):
         assert len(folder(tmp_path, corpus=Corpus(validation_share=share))) == 1

@@ -1,4 +1,4 @@
-"""Folders of text files, written for tests, and how tests read them."""
+"""Folders of text files for tests, and functions that read them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Records in every format, written for tests, and how tests read them."""
+"""Record files in every format for tests, and functions that read them."""
 
 import collections
 import gzip
@@ -105,7 +105,7 @@ def written(form: str, folder: str | Path, records: list[dict]) -> str:
 
 
 def codes(number: int = 150) -> list[dict]:
-    """Files of The Stack, two or three of each repository."""
+    """Records with the columns of The Stack, two or three per repository."""
     random_ = random.Random(7)
     return [
         {
@@ -144,9 +144,9 @@ def left_out(source) -> collections.Counter:
     return collections.Counter(reason for block in blocks(source) for reason, _ in block.left_out)
 
 
-def one_line(refusal) -> str:
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value)
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 RECORDS = [{"text": f"text {i} " + "".join(random.Random(i).choices("abcdef ", k=400))} for i in range(40)]

@@ -1,4 +1,4 @@
-"""Licences: of the document, its SPDX line, or the licence file of its repository."""
+"""The licence of a document: from its record, its SPDX line, or the licence file of its repository."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tasks.curation.clean import licences
 from tasks.sources.base import Document
 
 
-def test_the_licence_file_of_the_repository_or_a_folder_above_counts(tmp_path: Path) -> None:
+def test_the_licence_file_of_the_repository_or_a_folder_above_it_is_used(tmp_path: Path) -> None:
     for name, repository, text in [
         ("LICENSE.txt", "one", "Permission is hereby granted, free\n of charge, to any person obtaining a copy"),
         ("COPYING", "two/deep", "GNU GENERAL PUBLIC LICENSE\n   Version 3, 29 June 2007\n"),

@@ -1,4 +1,4 @@
-"""Evaluation problems are found in any layout and with renamed variables, and not in other code."""
+"""Evaluation problems are found in any layout and with renamed variables, but not in other code."""
 
 import ast
 import glob
@@ -110,14 +110,16 @@ def test_a_solution_with_renamed_variables_is_found(index: Index):
     assert hit.renamed and hit.problem == ROTATE.name and hit.overlap > 0.9
     assert Index([ROTATE], Decontamination(structure=0)).hits(renamed(SOLUTION)) == []
     swapped = renamed(SOLUTION).replace("left", "?").replace("right", "left").replace("?", "right")
-    assert index.hits(swapped) != []  # exchanging two names is renaming
+    assert index.hits(swapped) != []  # exchanging two names is a renaming
     other = SOLUTION.replace("values[:cut], values[cut:]", "values[:by], cut[cut:]").replace(
         "append(value)", "append(cut)"
     )
-    assert index.hits(renamed(other).replace("list(right)", "list(left)")) == []  # using other variables is not
+    assert (
+        index.hits(renamed(other).replace("list(right)", "list(left)")) == []
+    )  # using other variables is not a renaming
 
 
-def test_ngrams_that_many_problems_share_and_numbers_do_not_count():
+def test_numbers_and_ngrams_that_many_problems_share_are_not_indexed():
     """Problems that share a complete text count as one."""
     start = "Write a python function that takes a list of numbers and then it will return "
     ends = ("the largest of them", "how many are odd", "those that are prime", "the sum of squares", "its median value")

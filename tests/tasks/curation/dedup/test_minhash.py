@@ -1,4 +1,4 @@
-"""MinHash: shingles are sets of token n-grams, signatures estimate their similarity, buckets give similar pairs."""
+"""MinHash: shingles are sets of token n-grams, signatures estimate similarity, and buckets give similar pairs."""
 
 import hashlib
 import itertools
@@ -29,7 +29,7 @@ CODE = Path(json.decoder.__file__).read_text(encoding="utf-8")
 
 
 def sets(similarity: float, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets with about this similarity, of `size` hashes together."""
+    """Two sets with about this similarity, whose union has `size` hashes."""
     values = rng.integers(0, 2**64, size, dtype=np.uint64)
     shared = round(similarity * size)
     half = shared + (size - shared) // 2
@@ -127,7 +127,7 @@ def test_a_signature_depends_on_the_set_only():
         MinHash(0)
 
 
-def test_each_entry_of_a_union_is_that_of_one_of_its_parts():
+def test_each_entry_of_the_signature_of_a_union_is_an_entry_of_one_of_its_parts():
     """A property of minima."""
     rng = np.random.default_rng(3)
     for size in (2, 50, 5_000):
@@ -160,7 +160,7 @@ def test_a_threshold_must_be_between_0_and_1():
             bands_and_rows(threshold, 16)
 
 
-def test_documents_share_a_bucket_exactly_where_a_band_is_equal():
+def test_documents_share_a_bucket_exactly_if_a_band_is_equal():
     rng = np.random.default_rng(4)
     signature = rng.integers(0, 2**32, 60, dtype=np.uint32)
     other = signature.copy()
