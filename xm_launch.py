@@ -89,7 +89,9 @@ def launch(flags: gin_files.Flags, options: argparse.Namespace, runner: executor
     # ---------------------------------------------------------------- the jobs
     run_dir = RunDir(options.run_dir, offline=options.dry_run)
     extra_flags = ("--verbose",) if options.verbose else ()
-    planned = experiment.plan(flags, bindings, run_dir, options.name, extra_flags=extra_flags, chain=options.chain)
+    planned = experiment.plan_experiment(
+        flags, bindings, run_dir, options.name, extra_flags=extra_flags, chain=options.chain
+    )
     if not planned.jobs:
         run = f"{options.run_dir}/{planned.name}"
         logger.info(f"codellama_jax: {stage.name} is finished in {run}/{stage.name}: see {run}/report.html")

@@ -82,7 +82,7 @@ def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     # Imported here: Orbax takes a second, and a wrong flag should be reported at once.
-    from codellama_jax.conversion import checkpoint, formats
+    from codellama_jax.conversion import formats, native
     from codellama_jax.conversion.canonical import Source
     from codellama_jax.conversion.vocabulary import GrownVocabulary
 
@@ -94,7 +94,7 @@ def _import(options: argparse.Namespace) -> int:
     if options.vocab_size is not None:
         source = GrownVocabulary(source, options.vocab_size, options.new_rows)
     tokenizer = options.tokenizer or opened.tokenizer
-    checkpoint.write(source, options.to, f"{opened.format}: {options.origin.absolute()}", tokenizer)
+    native.write(source, options.to, f"{opened.format}: {options.origin.absolute()}", tokenizer)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
     print(f"start a stage from it with --gin.INITIAL_CHECKPOINT={options.to}")

@@ -28,7 +28,7 @@ from codellama_jax.runtime.run_dir import check_same_configuration, final_step, 
 from codellama_jax.runtime.signals import StopSignals
 
 if TYPE_CHECKING:
-    from codellama_jax.training.metrics.stage_logger import StageLogger
+    from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
     from codellama_jax.training.trainer import Trainer
 
 logger = logging.getLogger("codellama_jax.train")  # not __name__, which is __main__ here
@@ -74,7 +74,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
     from codellama_jax.report.stage_summary import describe
     from codellama_jax.sharding import check_divides, host_group, make_mesh
     from codellama_jax.training.initialization import parent_checkpoint, with_vocabulary
-    from codellama_jax.training.metrics.stage_logger import StageLogger
+    from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
     from codellama_jax.training.trainer import Trainer
     from codellama_jax.training.watchdog import Watchdog
     from tasks.loader import prefetched
@@ -85,7 +85,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
 
     # The run folder. One host writes everything but the checkpoints.
     writes = jax.process_index() == 0
-    log = StageLogger(logger, stage.name, enabled=writes)
+    log = PrefixedLogger(logger, stage.name, enabled=writes)
     check_same_configuration(stage_dir, operative_text(config))
     if (step := final_step(stage_dir)) is not None:
         if writes:
@@ -137,7 +137,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
     return EXIT_DONE
 
 
-def _finish(trainer: "Trainer", stage_dir: Path, log: "StageLogger", writes: bool) -> None:
+def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: bool) -> None:
     """Evaluates the trained parameters, and marks the stage as finished."""
     from codellama_jax.report.stage_summary import conclusion, summarize
 

@@ -19,7 +19,7 @@ from launch.remote_run_dir import RunDir
 logger = logging.getLogger(__name__)
 
 
-def plan(
+def plan_experiment(
     flags: Flags,
     bindings: Bindings,
     run_dir: RunDir,

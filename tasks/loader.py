@@ -20,11 +20,11 @@ import numpy as np
 from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import UserError
 from tasks.encoder import Encoder
-from tasks.mixing import WindowSchedule
 from tasks.packing import FEATURES, PackedDocument, Packer, PackerState
 from tasks.reader import Reader
 from tasks.sources.base import Source
 from tasks.sources.filters import format_counts
+from tasks.window_schedule import WindowSchedule
 
 # Increase it with every code change that changes the batches of a configuration.
 VERSION = 2

@@ -129,7 +129,7 @@ def test_hosts_that_share_only_some_windows_are_an_error(monkeypatch):
 def losses_of(mesh_shape):
     """Losses of three steps on all devices of all processes; each process makes only its own rows."""
     sys.path.insert(0, str(Path(__file__).parent / "training"))
-    from test_step import SETTINGS, STAGE, STREAMS, TINY, batch, start
+    from test_step import SETTINGS, STAGE, STREAMS, TINY, batch, initial_state
 
     from codellama_jax.training.optimizer import make_optimizer
     from codellama_jax.training.step import make_train_step, state_shardings
@@ -140,7 +140,9 @@ def losses_of(mesh_shape):
     optimizer = make_optimizer(SETTINGS, STAGE.steps)
     shardings = state_shardings(TINY, optimizer, mesh)
     with jax.set_mesh(mesh):
-        state = jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, x.__getitem__), start(), shardings)
+        state = jax.tree.map(
+            lambda x, s: jax.make_array_from_callback(x.shape, s, x.__getitem__), initial_state(), shardings
+        )
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh), out_shardings=(shardings, None))
         losses = []
         for seed in range(3):

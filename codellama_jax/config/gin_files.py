@@ -209,9 +209,9 @@ def differences(old: str, new: str) -> list[str]:
     Raises:
         UserError: one of the texts is not a configuration.
     """
-    there = {binding.name: repr(binding.value) for binding in _parse(old, "the configuration there").bindings}
-    here = {binding.name: repr(binding.value) for binding in _parse(new, "the configuration here").bindings}
-    there = {name: repr(value) for name, value in ADDED_SETTINGS.items()} | there
+    added = {name: repr(value) for name, value in ADDED_SETTINGS.items()}  # a text of an earlier version lacks them
+    there = added | {binding.name: repr(binding.value) for binding in _parse(old, "the configuration there").bindings}
+    here = added | {binding.name: repr(binding.value) for binding in _parse(new, "the configuration here").bindings}
     changed = [name for name in here | there if there.get(name) != here.get(name)]
     return [
         f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"

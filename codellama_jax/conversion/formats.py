@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from codellama_jax.conversion import canonical, checkpoint, hf, llama2c, meta
+from codellama_jax.conversion import canonical, hf, llama2c, meta, native
 from codellama_jax.conversion.canonical import Model, Source, Tensor
 from codellama_jax.errors import UserError
 
@@ -35,8 +35,8 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
         raise UserError(f"{path}: there is no such folder")
     model_file = path / "tokenizer.model"
     tokenizer = model_file if model_file.is_file() else None
-    if folder := checkpoint.find(path):
-        source = checkpoint.Checkpoint(folder)
+    if folder := native.find(path):
+        source = native.Checkpoint(folder)
         return OpenedCheckpoint(source, "codellama_jax", source.tokenizer, source.trained)
     if (path / "config.json").is_file():
         return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer)

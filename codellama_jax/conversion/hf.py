@@ -1,7 +1,7 @@
 """Hugging Face's LlamaForCausalLM: config.json and safetensors files, with an index if there are several.
 
-Older folders have pytorch_model*.bin instead, which torch_file reads. Matrices are [out, in], and rotary channels are
-half-split.
+Older folders have pytorch_model*.bin instead, which torch_file reads. Matrices are [out, in]. Rotary channels are
+half-split, as in the native layout, so q and k are not permuted; canonical.py does that for Meta's order.
 """
 
 import json

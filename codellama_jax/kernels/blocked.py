@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from codellama_jax.kernels.cpu import row_major
+from codellama_jax.kernels.cpu_products import row_major
 
 # A finite substitute for minus infinity, so that a fully masked row stays finite.
 MASKED = -1e30

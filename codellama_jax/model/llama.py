@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from codellama_jax.config.model import Llama
 from codellama_jax.kernels import blocked
-from codellama_jax.kernels.cpu import broadcast_rows, materialize
+from codellama_jax.kernels.cpu_products import broadcast_rows, materialize
 from codellama_jax.model import rope
 
 # constrain(x, dims) -> x with the sharding of its logical dims

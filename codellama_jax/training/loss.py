@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from codellama_jax.kernels.cpu import row_major
+from codellama_jax.kernels.cpu_products import row_major
 from codellama_jax.sharding import SHARDING_RULES, spec
 
 

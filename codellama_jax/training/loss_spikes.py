@@ -1,4 +1,5 @@
-"""Steps that would harm the model: skipped updates are recorded, and a spike of the loss rolls the stage back."""
+"""Steps that would harm the model: skipped updates are recorded, and a loss spike is raised to the
+trainer, which rolls the stage back."""
 
 import json
 import statistics

@@ -11,7 +11,7 @@ def learning_rate(settings: AdamW, steps: int, step: jax.Array | int) -> jax.Arr
     """Learning rate of optimizer step `step`, counted from 1, float32.
 
     It rises linearly from 0 at step 0 to the peak at warmup_steps, then falls along half a cosine to
-    final_ratio * peak at `steps`, and stays there.
+    final_ratio * peak at `steps`, and stays there. config/training.py has the settings: final_ratio is 1/30.
     """
     step = jnp.asarray(step, jnp.float32)
     warmup = step / max(settings.warmup_steps, 1)

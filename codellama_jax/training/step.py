@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from codellama_jax.attention import make_attend
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Stage
-from codellama_jax.kernels import cpu
+from codellama_jax.kernels import cpu_products
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.loss import weighted_loss
@@ -85,7 +85,7 @@ def make_loss(
     if mesh and mesh.shape["tensor"] > 1:
         config = dataclasses.replace(config, ffn_parts=1)  # a part would be on some devices of the axis only
     one_cpu = mesh is not None and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    product = cpu.einsum if one_cpu else jnp.einsum
+    product = cpu_products.einsum if one_cpu else jnp.einsum
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = merged(config, params)

@@ -23,7 +23,7 @@ from tasks.curation.clean import read
 from tasks.curation.counters import Counters
 from tasks.curation.decontaminate import step as decontamination
 from tasks.curation.decontaminate.problems import Problem, read_problems
-from tasks.curation.dedup import components, exact, lsh_buckets, near, signatures, similar_pairs
+from tasks.curation.dedup import components, lsh_buckets, remove_exact, remove_near, signatures, similar_pairs
 from tasks.curation.engine import Engine
 from tasks.curation.inputs import Inputs
 from tasks.curation.ledger import FORMAT, STEPS, Ledger
@@ -36,7 +36,11 @@ from tasks.sources import manifest
 WORKER_LOG = "workers.log"  # in the folder of the steps: standard error of worker processes
 RESULT_NEUTRAL = ("memory",)  # fields of Build that do not affect the result
 # Reason -> step, for the steps that remove documents, in order.
-_REMOVING = {exact.REASON: exact.NAME, near.REASON: near.NAME, decontamination.REASON: decontamination.NAME}
+_REMOVING = {
+    remove_exact.REASON: remove_exact.NAME,
+    remove_near.REASON: remove_near.NAME,
+    decontamination.REASON: decontamination.NAME,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +146,7 @@ def _steps(ledger: Ledger, rules: read.Rules, problems: Sequence[Problem]) -> li
     """The steps of a build, in order."""
     steps = [
         Step(read.NAME, "read and filter", functools.partial(read.run, rules=rules)),
-        Step(exact.NAME, "exact duplicates", exact.run),
+        Step(remove_exact.NAME, "exact duplicates", remove_exact.run),
     ]
     if ledger.settings.near:
         steps += [
@@ -150,7 +154,7 @@ def _steps(ledger: Ledger, rules: read.Rules, problems: Sequence[Problem]) -> li
             Step(lsh_buckets.NAME, "near-duplicates: buckets", lsh_buckets.run),
             Step(similar_pairs.NAME, "near-duplicates: comparison", similar_pairs.run),
             Step(components.NAME, "near-duplicates: connected components", components.run),
-            Step(near.NAME, "near-duplicates: selection", near.run),
+            Step(remove_near.NAME, "near-duplicates: selection", remove_near.run),
         ]
     if problems:
         description = f"{len(problems):,} evaluation problems"

@@ -15,7 +15,7 @@ from tasks.sources.curated import CuratedDataset
 from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, walk
 from tasks.sources.plugins import import_modules
-from tasks.sources.records.record_files import TFDS
+from tasks.sources.records.find_record_files import TFDS
 from tasks.sources.records.record_formats import is_corpus_file
 from tasks.sources.records.record_source import open_records
 from tasks.sources.splits import EmptySplit

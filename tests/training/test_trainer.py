@@ -16,7 +16,7 @@ from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSp
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.training.loss_spikes import LossSpike
-from codellama_jax.training.metrics.stage_logger import StageLogger
+from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
 from codellama_jax.training.trainer import Trainer
 from codellama_jax.training.watchdog import Watchdog
 
@@ -98,7 +98,7 @@ def mesh():
 @pytest.fixture
 def make_trainer(mesh):
     def make(run_dir, data=None):
-        logger = StageLogger(logging.getLogger("test"), "code", enabled=True)
+        logger = PrefixedLogger(logging.getLogger("test"), "code", enabled=True)
         watchdog = Watchdog(0, run_dir / "stacks.txt")
         return Trainer(
             CONFIG,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tasks.curation import storage, tables
 from tasks.curation.counters import Counters, merge
 from tasks.curation.dedup import similar_pairs
-from tasks.curation.dedup.exact import PARTITION_BYTES
+from tasks.curation.dedup.remove_exact import PARTITION_BYTES
 from tasks.curation.dedup.similar_pairs import EDGES
 from tasks.curation.engine import Result
 from tasks.curation.ledger import Ledger

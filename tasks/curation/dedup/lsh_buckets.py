@@ -14,8 +14,8 @@ from codellama_jax.config.curation import Build
 from tasks.curation import storage, tables
 from tasks.curation.counters import Counters, histogram_bin, merge
 from tasks.curation.dedup import signatures
-from tasks.curation.dedup.exact import PARTITION_BYTES
 from tasks.curation.dedup.minhash import bands_and_rows
+from tasks.curation.dedup.remove_exact import PARTITION_BYTES
 from tasks.curation.engine import Result
 from tasks.curation.ledger import Ledger
 from tasks.curation.splitmix64 import mix

@@ -12,7 +12,7 @@ from codellama_jax.config.curation import Build
 from tasks.curation import storage, tables
 from tasks.curation.clean import read
 from tasks.curation.counters import Counters
-from tasks.curation.dedup import exact
+from tasks.curation.dedup import remove_exact
 from tasks.curation.dedup.minhash import MinHash, band_keys, bands_and_rows, shingles_of
 from tasks.curation.engine import Result
 from tasks.curation.ledger import Ledger
@@ -32,7 +32,7 @@ def schema(settings: Build) -> pa.Schema:
 def run(ledger: Ledger, folder: str) -> Counters:
     """Computes the signatures."""
     size = ledger.counters[read.NAME].counts["bytes/read"]
-    removals = {exact.REASON: tuple(ledger.pass_folders(exact.NAME))}
+    removals = {remove_exact.REASON: tuple(ledger.pass_folders(remove_exact.NAME))}
     mapper = _ComputeSignatures(ledger.folder(read.NAME), removals, folder, ledger.settings)
     return ledger.engine.run("signatures", folder, ledger.units, mapper, size=size)
 

@@ -18,9 +18,9 @@ from tasks.sources.base import Block, Source, binding, has_documents, hash_of, l
 from tasks.sources.documents import check_document_characters, grouped, parts
 from tasks.sources.files import UNKNOWN_SIZE, Found
 from tasks.sources.filters import LeftOut
+from tasks.sources.records.find_record_files import find_files, with_size
 from tasks.sources.records.record_fields import dialogue_of, document_of, repository_of, select_fields
 from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record
-from tasks.sources.records.record_files import find_files, with_size
 from tasks.sources.records.record_formats import open_file
 from tasks.sources.splits import EmptySplit, check_split, hash_fraction, validation_keys
 

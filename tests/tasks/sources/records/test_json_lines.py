@@ -72,5 +72,5 @@ def test_plain_lines_import_neither_tensorflow_nor_arrow(tmp_path: Path):
         assert list(source.read(0))
         print({"tensorflow", "tensorflow_datasets", "pyarrow"} & set(sys.modules))"""
     command = [sys.executable, "-c", program, str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4])
     assert ran.stdout == "set()\n"

@@ -5,7 +5,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 
-class StageLogger(logging.LoggerAdapter[logging.Logger]):
+class PrefixedLogger(logging.LoggerAdapter[logging.Logger]):
     """Adds the name of the stage to messages. Of several hosts only one is enabled; the others log nothing."""
 
     def __init__(self, logger: logging.Logger, stage: str, enabled: bool):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codellama_jax.kernels import cpu
+from codellama_jax.kernels import cpu_products
 
 
 def test_values_and_gradients_equal_einsum():
@@ -24,7 +24,7 @@ def test_values_and_gradients_equal_einsum():
 
         (gradients, out), (expected_gradients, expected) = (
             jax.jit(jax.grad(weighted, (1, 2), has_aux=True), static_argnums=0)(product, x, weight)
-            for product in (cpu.einsum, jnp.einsum)
+            for product in (cpu_products.einsum, jnp.einsum)
         )
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
         for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
@@ -34,17 +34,17 @@ def test_values_and_gradients_equal_einsum():
 def test_bfloat16_products_accumulate_in_float32():
     """The sum of 4,096 times 2^-8; accumulated in bfloat16 it would stop at 2."""
     x, weight = jnp.ones((1, 1, 4096), jnp.bfloat16), jnp.full((4096, 1), 1 / 256, jnp.bfloat16)
-    out = cpu.einsum("bsd,df->bsf", x, weight)
+    out = cpu_products.einsum("bsd,df->bsf", x, weight)
     assert out.dtype == jnp.bfloat16
     assert float(out[0, 0, 0]) == 16.0
 
 
 def test_dims_in_another_order_are_an_error():
     with pytest.raises(ValueError, match="bsd,fd->bsf"):
-        cpu.einsum("bsd,fd->bsf", jnp.ones((1, 2, 3)), jnp.ones((4, 3)))
+        cpu_products.einsum("bsd,fd->bsf", jnp.ones((1, 2, 3)), jnp.ones((4, 3)))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_layout_is_constrained_on_a_cpu_only(platform):
-    traced = jax.jit(lambda x: cpu.row_major(x.T)).trace(jnp.ones((3, 4)))
+    traced = jax.jit(lambda x: cpu_products.row_major(x.T)).trace(jnp.ones((3, 4)))
     assert ("LayoutConstraint" in traced.lower(lowering_platforms=(platform,)).as_text()) == (platform == "cpu")

@@ -93,7 +93,7 @@ def test_opening_is_fast():
         "[source.fingerprint() for source in opened]\n"
         "print(time.perf_counter() - start)"
     )
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     seconds = float(subprocess.run([sys.executable, "-c", code], cwd=root, check=True, stdout=subprocess.PIPE).stdout)
     assert seconds < 1.5
 

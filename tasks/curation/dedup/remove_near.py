@@ -1,5 +1,7 @@
 """Step 7: removes near-duplicates, all but one document of each component.
 
+similar_pairs.py has compared the documents, and keep_rule.py decides which one is kept.
+
 Output: for each unit, the table of its removed documents (tasks/curation/removals.py).
 """
 
@@ -12,7 +14,7 @@ from tasks.curation import storage, tables
 from tasks.curation.clean import read
 from tasks.curation.counters import Counters, merge
 from tasks.curation.dedup import components, keep_rule
-from tasks.curation.dedup.exact import PARTITION_BYTES, ROW_BYTES, WriteRemovals
+from tasks.curation.dedup.remove_exact import PARTITION_BYTES, ROW_BYTES, WriteRemovals
 from tasks.curation.engine import Result
 from tasks.curation.ledger import Ledger
 from tasks.curation.splitmix64 import mix
