@@ -157,7 +157,7 @@ class Mixture:
             stream with the task's name, and its rate becomes the stream's share of the tokens. The metrics are
             loss/TASK and tokens/TASK. The id in `stream_ids` of a task named like one of STREAMS is that stream's; the
             other tasks have the ids after STREAMS, in alphabetical order. The tasks must give text or dialogues
-            (tasks/sources/seqio_source.py lists the features); tokenised tasks are refused. Documents of text are
+            (tasks/sources/seqio_source.py lists the features); tokenized tasks are rejected. Documents of text are
             transformed for infilling like those of the other streams. The corpora of STREAMS are then used only to
             train a tokenizer, if Tokenizer.model is None.
     """
