@@ -51,8 +51,8 @@ def bytes_sent(collectives: Collectives) -> dict[str, dict[str, float]]:
 
 
 def bound(program: Program, collectives: Collectives, placement: Placement) -> dict[str, float]:
-    """Lower bounds on the seconds of a run, from products, memory traffic, interconnect and host transfers. The bound on
-    the run is the largest of them."""
+    """Lower bounds on the seconds of a run, from products, memory traffic, interconnect and host transfers. The largest
+    of them bounds the run."""
     topology = placement.topology
     by_axes: dict[str, float] = collections.defaultdict(float)
     total = 0.0
