@@ -1,12 +1,12 @@
-"""What a build costs: documents and megabytes per CPU-second, and how memory and time grow with the corpus.
+"""Measures the cost of a build: documents and megabytes per CPU-second, and the growth of memory and time.
 
     python benchmarks/build.py --tokenizer=/path/to/llama2/tokenizer.model [--against=problems.jsonl ...]
                                [--megabytes=25] [--out=benchmarks/build.md]
 
-The corpora are source files of the Python that runs this and of its installed packages, in the order of a hash of their
-paths: --megabytes of them, and 2 and 4 times as many. A tenth of the files has a copy with a few changed lines. Each
-build is the user's command in separate processes. Memory is the sum of the proportional set sizes (Pss) of its
-processes, sampled ten times per second.
+The corpora are source files of the Python installation that runs this program, including its installed packages, in
+the order of a hash of their paths: --megabytes of them, and 2 and 4 times as many. One in ten files also has a copy
+with a few changed lines. Each build runs the user's command in separate processes. Memory is the sum of the
+proportional set sizes (Pss) of these processes, sampled ten times per second.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ENDINGS = (".py", ".h", ".js", ".cc", ".c", ".hpp", ".pyi", ".sh")
 FACTORS = (1, 2, 4)
 MEMORY = 24 << 20  # Build.memory of the builds whose memory is measured
 SHARD = 2 << 20
-COLUMNS = ("documents", "MB", "peak memory, MiB", "CPU s", "wall s", "others' CPU s")
+COLUMNS = ("documents", "MB", "peak memory, MiB", "CPU s", "wall s", "CPU s of other processes")
 HEAD = f"| {' | '.join(COLUMNS)} | documents per CPU-second | MB per CPU-second |"
 
 
@@ -47,7 +47,7 @@ class Cost(NamedTuple):
     Attributes:
         wall: wall-clock seconds.
         cpu: CPU seconds of its processes.
-        others: CPU seconds of all other processes meanwhile.
+        others: CPU seconds of all other processes during the build.
         peak: peak memory, bytes.
         steps: name and seconds of each step.
         out: the folder of the build.
@@ -81,17 +81,17 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     corpora = {factor: corpus(folder / f"corpus{factor}", factor * options.megabytes) for factor in FACTORS}
     yield f"# Building a training set, {datetime.date.today()}"
     yield ""
-    line = f"    python benchmarks/build.py {' '.join(sys.argv[1:])}"
+    command = f"    python benchmarks/build.py {' '.join(sys.argv[1:])}"
     for path in (options.tokenizer, *options.against):
-        line = line.replace(str(path), path.name)
-    yield line
+        command = command.replace(str(path), path.name)
+    yield command
     yield ""
     packages = ("apache-beam", "numpy", "pyarrow", "sentencepiece")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions}."
     yield "The complete build: reading, filters, redaction, tokens (Llama 2's tokenizer), exact and near-duplicates,"
     problems = f"decontamination against {len(options.against)} files of problems, " if options.against else ""
-    yield f"{problems}split, shuffle, shards. Sizes are those of the text that passes the filters."
+    yield f"{problems}split, shuffle, shards. Sizes are of the text that passes the filters."
     yield ""
 
     yield "## Memory and time by size of the corpus"
@@ -111,13 +111,13 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     base = build(options, corpus(folder / "few", 0.1), folder / "out", 1, []).cpu
     net = slope([(math.log(size), math.log(cost.cpu - base)) for size, cost in points])
     growth = points[-1][1].peak / points[0][1].peak
-    yield f"CPU seconds grow with the size of the corpus to the power of {exponent:.2f}; without the {base:.1f} s of a"
-    yield f"build of some 20 files, {net:.2f}. Peak memory at 4 times the corpus is {growth:.2f} times that at 1."
+    yield f"CPU seconds grow with the size of the corpus to the power of {exponent:.2f}, or of {net:.2f} without the"
+    yield f"{base:.1f} s of a build of about 20 files. Peak memory for the corpus 4x is {growth:.2f} times that for 1x."
     yield ""
 
     yield "## Workers"
     yield ""
-    yield "The largest corpus, the default `Build.memory` (1 GiB); the bytes of the shards are the same in each row."
+    yield "The largest corpus, the default `Build.memory` (1 GiB); the shards of all rows are identical, byte by byte."
     yield ""
     yield f"| workers {HEAD}"
     yield "|---|---|---|---|---|---|---|---|---|"
@@ -180,11 +180,11 @@ def changed(text: bytes, rng: random.Random) -> bytes:
 def build(options: argparse.Namespace, source: Path, out: Path, workers: int, flags: list[str]) -> Cost:
     """Runs the build command and measures it."""
     shutil.rmtree(out, ignore_errors=True)
-    line = [sys.executable, "-m", "tasks.build", f"--source={source}", f"--out={out}", f"--workers={workers}"]
-    line += [f"--tokenizer={options.tokenizer}", f"--gin.Build.shard_bytes={SHARD}", *flags]
-    line += [f"--against={path}" for path in options.against]
+    command = [sys.executable, "-m", "tasks.build", f"--source={source}", f"--out={out}", f"--workers={workers}"]
+    command += [f"--tokenizer={options.tokenizer}", f"--gin.Build.shard_bytes={SHARD}", *flags]
+    command += [f"--against={path}" for path in options.against]
     before, busy_before, start = resource.getrusage(resource.RUSAGE_CHILDREN), busy(), time.monotonic()
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     peak = Peak(process.pid)
     output, _ = process.communicate()
     wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)

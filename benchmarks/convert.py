@@ -1,10 +1,10 @@
-"""What conversion costs: throughput and peak memory, compared with transformers on the same files.
+"""Measures throughput and peak memory of conversion, compared with transformers on the same files.
 
     python benchmarks/convert.py --hf_python=PYTHON [--rounds=3] [--layers=22] [--folder=/tmp] [--out=FILE]
 
 PYTHON must have torch, transformers and safetensors. The checkpoint is random, bfloat16, with TinyLlama's shape: 1.1
-billion parameters. Each measurement is a separate process; a round runs each kind once, so the files are in the page
-cache for all of them. No other program does exactly the same work: transformers' load reads the files and writes
+billion parameters. Each measurement is a separate process; a round runs each kind once, so that the files are in the
+page cache for all of them. No other program does exactly the same work: transformers' load reads the files and writes
 nothing, its load and save reads them and writes the same format. Exports are compared bit by bit with the imported
 files.
 """
@@ -151,7 +151,7 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         shutil.rmtree(ours, ignore_errors=True)
         for kind, (program, *argv) in kinds.items():
             shutil.rmtree(out, ignore_errors=True)
-            os.sync()  # so that this one does not wait for writes of the one before
+            os.sync()  # so that a measurement does not wait for writes of the previous one
             python = options.hf_python if program is THEIRS else sys.executable
             measurements[kind].append(measure(python, program, *argv))
             if kind.startswith("export"):
@@ -168,15 +168,15 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     torch = measurements["transformers: load"][0]["versions"]
     yield f"{torch}. Medians over {options.rounds} rounds, with the extremes."
     yield f"{llama.parameters:,} random parameters in bfloat16, {nbytes / 1e6:,.0f} MB;"
-    yield f"the largest tensor has {_largest(source) / 1e6:,.0f} MB."
+    yield f"the size of the largest tensor is {_largest(source) / 1e6:,.0f} MB."
     yield ""
     yield "MB/s: the model's bytes over the time after libraries are imported. An import waits until all bytes are on"
     yield "disk (fsync) and reads them again for checksums; an export verifies the checksums first and also waits for"
     yield "the disk, like the plain copy. transformers' load maps the file, and its save does not wait for the disk."
-    yield "Peak: the process's peak resident memory (VmHWM), and how much of it the work added to the libraries. Every"
-    yield "export was identical to the imported files, bit for bit."
+    yield "Process: seconds of the complete process, imports included. Peak: its peak resident memory (VmHWM). Added:"
+    yield "the part of it beyond the peak after imports. All exports were identical to the imported files, bit for bit."
     yield ""
-    yield "| | MB/s | least .. most | seconds | with start, s | peak, MB | added, MB |"
+    yield "| | MB/s | min .. max | seconds | process, s | peak, MB | added, MB |"
     yield "|---|---|---|---|---|---|---|"
     for kind, runs in measurements.items():
         speeds = [nbytes / 1e6 / run["seconds"] for run in runs]

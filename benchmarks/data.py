@@ -1,11 +1,11 @@
-"""What the data pipeline costs: tokens per CPU-second, effect of the queue, memory, state, time to the first batch.
+"""Measures the data pipeline: tokens per CPU-second, effect of the queue, state, time to the first batch, memory.
 
     python benchmarks/data.py --tokenizer=/path/to/llama2/tokenizer.model [--rounds=5] [--out=benchmarks/data.md]
 
-The corpus is the standard library of the Python that runs this, including its tests. The complete pipeline runs in one
-process: files are read, filtered, shuffled, transformed for infilling, encoded, packed and stacked into batches. For
-comparison, SentencePiece only encodes the same texts from memory. A round measures both; results are medians over
-rounds of their ratio. Times are CPU times of the process (time.process_time).
+The corpus is the standard library of the Python that runs this program, including its tests. The complete pipeline
+runs in one process: files are read, filtered, shuffled, transformed for infilling, encoded, packed and stacked into
+batches. For comparison, SentencePiece only encodes the same texts from memory. A round measures both; results are
+medians over rounds. Times are CPU times of the process (time.process_time).
 """
 
 import argparse
@@ -86,15 +86,15 @@ def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
     yield "## Tokens per CPU-second"
     yield ""
     yield f"Medians over {options.rounds} rounds; each measurement {options.tokens:,} tokens, infilling rate 0.9."
-    yield "`tokens` and `documents`: the share of each with infilling; `limit`: the share of the corpus's tokens in"
-    yield "documents that fit into a window, times the rate 0.9, which no queue can exceed."
+    yield "`tokens` and `documents`: the share of each with infilling. `limit`: the share of the corpus's tokens that"
+    yield "are in documents that fit into a window, times the rate 0.9. No queue can exceed it."
     yield ""
     yield "| length | queue | tokens per CPU-second | relative to SentencePiece alone | tokens | documents | limit |"
     yield "|---|---|---|---|---|---|---|"
     for length in LENGTHS:
         limit = 0.9 * sum(n for n in lengths if n <= length) / sum(lengths)
         for queue in QUEUES:
-            # one loader for all rounds: each continues in the corpus, so not every document is the first of its window
+            # one loader for all rounds, so that each round continues where the one before ended
             stream = code_stream(tokenizer, source, length, queue)
             seen = Seen(Counter(), Counter())
             encoding, pipeline = [], []
@@ -106,13 +106,14 @@ def result(tokenizer: Tokenizer, options: argparse.Namespace) -> Iterator[str]:
             shares = f"{infilling(seen.tokens):.1%} | {infilling(seen.documents):.1%}"
             yield f"| {length:,} | {queue} | {rate:,.0f} | {ratio:.2f} | {shares} | {limit:.1%} |"
     yield ""
-    yield f"SentencePiece alone in the last rounds: {statistics.median(encoding):,.0f} tokens per CPU-second."
+    yield "SentencePiece alone, in the rounds of the last row:"
+    yield f"{statistics.median(encoding):,.0f} tokens per CPU-second."
     yield ""
 
     yield "## State of 64 readers, 3 streams"
     yield ""
-    yield "Save: the state as JSON, written and synced to disk. Resume: from the state to the first batch of 64 windows"
-    yield "of 4,096 tokens; start: the same for a loader without a state."
+    yield "Save: time to write the state as JSON and sync it to disk. Resume: time from the state to the first batch"
+    yield "of 64 windows of 4,096 tokens. Start: the same for a loader without a state."
     yield ""
     yield "| queue | integers | bytes | JSON bytes | save, ms | resume, s | start, s |"
     yield "|---|---|---|---|---|---|---|"
@@ -187,7 +188,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], tokens: int) -> int:
 
 
 def cpu_rate(work: Callable[..., int], *arguments: Any) -> float:
-    """The number that `work` returns, per CPU-second."""
+    """Calls `work`; returns its result per CPU-second."""
     start = time.process_time()
     return work(*arguments) / (time.process_time() - start)
 
@@ -288,7 +289,7 @@ def make_records(path: Path, megabytes: int) -> Path:
 
 
 def run_with_flag(tokenizer: Path, flag: str) -> str:
-    """The output of this program when it is run with the flag."""
+    """Runs this program with the flag in a separate process; returns its output."""
     command = [sys.executable, __file__, f"--tokenizer={tokenizer}", flag]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -306,7 +307,7 @@ def peak_memory(tokenizer: Tokenizer, corpus: str) -> float:
 
 
 def first_batch(tokenizer: Tokenizer, folder: str) -> dict[str, float]:
-    """Seconds of the imports, from then to the listing of the source, and from then to the first batch."""
+    """Seconds of the imports, from their end to the listing of the source, and from their end to the first batch."""
     from codellama_jax.runtime.console import quiet_stderr
 
     start = time.perf_counter()

@@ -3,8 +3,8 @@
     python benchmarks/dedup.py [--problems=/path/to/HumanEval.jsonl.gz,/path/to/mbpp.jsonl] [--rounds=3] [--out=FILE]
 
 Needs datasketch and xxhash in addition to the project's environment, and uses rensa and detect-secrets if they are
-installed. The documents are source files of the Python that runs this: its standard library and its site-packages, each
-distinct text once, ordered by a hash of their paths.
+installed. The documents are the source files of the standard library and site-packages of the Python that runs this
+program: each distinct text once, ordered by a hash of their paths.
 
 The methods are run alternately on the same texts, which are in memory; a round runs each once, and the results are
 medians over rounds. Times are CPU times of the process (time.process_time).
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--files", type=int, default=20_000, help="number of documents for the measurement of speed")
     parser.add_argument(
-        "--compared", type=int, default=5_000, help="number of documents that are compared exactly with each other"
+        "--compared", type=int, default=5_000, help="number of documents of which all pairs are compared exactly"
     )
     parser.add_argument("--roots", default="", help="more folders of code, comma-separated")
     parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
@@ -51,7 +51,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     files = list(documents([library, packages, *filter(None, options.roots.split(","))]))
     names = ("numpy", "datasketch", "xxhash", "rensa", "detect-secrets")
     versions = ", ".join(f"{name} {version}" for name in names if (version := version_of(name)))
-    yield f"# Building a training set, {datetime.date.today()}"
+    yield f"# Deduplication, decontamination and filters, {datetime.date.today()}"
     yield ""
     arguments = re.sub(r"[^\s,=]*/([^\s,/]+)", r"\1", " ".join(sys.argv[1:]))
     yield f"    python benchmarks/dedup.py {arguments}"

@@ -1,9 +1,9 @@
-"""What a run survives: kills, the loss of a host, damaged files and a full disk; and what saving costs.
+"""Injects faults into runs: kills, the loss of a host, damaged files and a full disk. Also measures the cost of saves.
 
     python benchmarks/faults.py [--parts kills two damage saving] [--kills=30] [--folder=/tmp] [--out=FILE]
 
 Every run is the real command in separate processes, at toy size on this machine's CPU. Two runs are equal if step, loss
-and gradient norm of every line of metrics.jsonl are equal as text, and all bits of the final parameters and optimiser.
+and gradient norm of every line of metrics.jsonl are equal as text, and the final parameters and optimiser bit by bit.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> int:
 
 def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     """The lines of the result file."""
-    yield f"# What a run survives, {datetime.date.today()}"
+    yield f"# Fault tolerance, {datetime.date.today()}"
     yield ""
     flags = [flag for flag in sys.argv[1:] if not flag.startswith("--folder")]
     yield f"    python benchmarks/faults.py {' '.join(flags)}".rstrip()

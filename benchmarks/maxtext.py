@@ -6,9 +6,9 @@
 
 Both compile Llama 2 7B for the same slice with XLA's TPU compiler on this machine: ours with codellama_jax.plan,
 MaxText with its own train_compile and its base.yml, of which only the settings of the task are changed (MAXTEXT below).
-Both compilations dump their programs, and codellama_jax/planning analyses both. Run this with a Python that has
-requirements-tpu.txt and the jax and libtpu of MaxText's environment; otherwise the compilers differ as well (the result
-names the versions). MaxText has a separate environment, and nothing of it is imported here.
+Both compilations dump their programs, and codellama_jax/planning analyses both. Run this in an environment with the
+packages of requirements-tpu.txt and the same jax and libtpu as in MaxText's environment; otherwise the compilers differ
+as well (the result file lists the versions). MaxText is not imported: it runs in its own environment.
 """
 
 import argparse
@@ -37,14 +37,14 @@ from codellama_jax.planning.memory_traffic import memory_bytes  # noqa: E402
 SLICE = "v5p:4x4x4"
 OURS = (
     *("--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin", f"--topology={SLICE}"),
-    *("--gin.Llama.remat=full", "--gin.Stage.micro_batches=1"),  # the task, not the faster settings of the size file
+    *("--gin.Llama.remat=full", "--gin.Stage.micro_batches=1"),  # as in MaxText; the size file has faster settings
     *("--gin.VOCAB_SIZE=32000", "--gin.INFILLING=False"),  # no rows for infilling ids, as in MaxText
 )
 MAXTEXT = (
     *("model_name=llama2-7b", "per_device_batch_size=16", "max_target_length=4096", "attention=flash"),
     *("compile_topology_num_slices=1", "dataset_type=synthetic", "enable_checkpointing=false", "run_name=benchmark"),
 )
-# What is recomputed, the program, and its settings.
+# Recomputed activations, the program, and its settings.
 ROWS = (
     ("all", "MaxText", ("remat_policy=full",)),
     ("all", "MaxText, loss in 32 parts", ("remat_policy=full", "num_vocab_tiling=32")),
@@ -54,7 +54,7 @@ ROWS = (
     ("all but q, k, v", "MaxText, loss in 32 parts", ("remat_policy=save_qkv_proj", "num_vocab_tiling=32")),
     ("all but q, k, v", "ours", ("--gin.Llama.remat=q+k+v",)),
 )
-# Settings that MaxText must log; otherwise the two programs do not have the same task.
+# Settings that MaxText must log. If any differs, the two programs do not perform the same task.
 EXPECTED_CONFIG = {
     **{"global_batch_size_to_train_on": "1024", "max_target_length": "4096", "gradient_accumulation_steps": "1"},
     **{"base_emb_dim": "4096", "base_mlp_dim": "11008", "base_num_decoder_layers": "32", "vocab_size": "32000"},
@@ -72,22 +72,22 @@ Llama 2 7B, 32,000 pieces; 1,024 windows of 4,096 (4,194,304 tokens) per step, 1
 parameters and AdamW's moments in float32, sharded over all 64 chips, products in bfloat16, layers in a scan, JAX's
 splash kernel in blocks of 512 with two backward kernels, clipping, no dropout.
 
-Peak: the size of the compiler's heap for all buffers, including arguments. FLOPs: products, multiplied by the trip
-counts of loops, and attention kernels over the causal half; of all chips. Traffic (to and from main memory) and sent
+Peak: the size of the compiler's heap for all buffers, including arguments. FLOPs, of all chips: matrix products, times
+the trip counts of loops, and attention kernels over the causal half. Traffic (to and from main memory) and sent bytes
 (by all collectives) are per device. Seconds: compilation up to the assignment of memory, from which all figures are
-taken; generating code takes longer. Ratios are to the first row with the same recomputation.
+taken; generating code takes longer. Ratios are relative to the first row with the same recomputation.
 
 """
 FAIRNESS = """\
 ## Remaining differences
 
-- MaxText always masks documents: its splash kernel gets their segment ids. Ours does not in this stage; the row with
-  masked documents does.
+- MaxText always masks documents: its splash kernel gets their segment ids. Ours masks them only in the row "masked
+  documents".
 - MaxText computes all logits at once unless its loss is split (num_vocab_tiling, 1 in its base.yml). With 32 parts each
   part has as many tokens as ours (Llama.loss_chunk); the output head is gathered, and its gradient reduced, for each
   part, and the logits are computed twice.
 - MaxText's recipe for this model on v5p (configs/tpu/v5p/llama2_7b.sh) has 4 windows per chip and saves more
-  (remat_policy=minimal); here the batch is that of the stage.
+  (remat_policy=minimal); here the batch has the size of the stage's batch.
 - MaxText stacks parameters with layers as the second dim, ours as the first; its metrics are different.
 - Its train_compile sets xla_tpu_spmd_rng_bit_generator_unsafe, which has no effect without dropout. All other compiler
   flags in the dumps are equal.
@@ -159,11 +159,11 @@ def ours(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def maxtext(python: Path, slice_: Topology, settings: tuple[str, ...]) -> dict[str, Any]:
-    """The same figures of MaxText's step."""
+    """The same figures for MaxText's step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = compiler_environment(slice_, folder)
-        environment.pop("PYTHONPATH", None)  # ours
+        environment.pop("PYTHONPATH", None)  # it contains this project
         origin = subprocess.run(
             [python, "-c", "import importlib.util; print(importlib.util.find_spec('maxtext').origin)"],
             **{"check": True, "capture_output": True, "text": True, "env": environment},

@@ -1,11 +1,11 @@
 """Memory and cost of every stage and size on every TPU generation: writes docs/pods.md.
 
-    make pods                                    about half an hour on two cores; compiled steps are cached
+    make pods                                    takes half an hour on two cores; compiled steps are cached
 
 Every row is the real train step, compiled for the slice by XLA's TPU compiler (codellama_jax/planning). Nothing is
-measured. On the slice named in its size file a stage has the settings of that file. On other slices policies are tried,
-beginning with the one that saves most, with the largest number of micro-batches, until one fits; then with fewer
-micro-batches.
+measured. On the slice named in its size file, a stage has the settings of that file. On other slices, remat policies
+are tried with the largest number of micro-batches until one fits, starting with the policy that saves the most
+activations. Then the policy that fits is tried with fewer micro-batches.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from codellama_jax.planning.step_config import shaping_config
 from codellama_jax.planning.summary import summarize
 
 SIZES = ("7b", "13b", "34b", "70b")
-# A stage, and the stages with the same program except for sixteen rows of the vocabulary and the learning rate.
+# A stage, and the stages whose programs differ only in sixteen rows of the vocabulary, learning rate and steps.
 STAGES = {"code": ("python_code", "python"), "lcft": ("python_lcft",), "instruct": ()}
-MISSING = {("70b", "python_code"), ("70b", "python_lcft")}  # stages that the paper does not have
+MISSING = {("70b", "python_code"), ("70b", "python_lcft")}  # the paper has no such stages
 OWN = {"7b": "v5p:4x4x4", "13b": "v5p:4x4x4", "34b": "v5p:4x4x4", "70b": "v5p:4x8x8"}  # named in the size files
 SLICES = {
     "7b": ("v4:4x4x8", "v5e:16x16", OWN["7b"], "v6e:8x8", "tpu7x:4x4x4"),
@@ -36,7 +36,7 @@ SLICES = {
     "34b": ("v4:4x8x8", "v5e:16x16", OWN["34b"], "v6e:16x16", "tpu7x:4x4x4"),
     "70b": ("v4:8x8x8", "v5e:16x16", OWN["70b"], "v6e:16x16", "tpu7x:4x4x8"),
 }
-# Policies of planning/search.py that are tried here, beginning with the one that saves most.
+# The policies of planning/search.py that are tried here, starting with the one that saves the most activations.
 LADDER = (
     ("q+k+v+attention+middle+gate+up", ""),
     ("q+k+v+attention+middle", ""),
@@ -69,7 +69,7 @@ def candidates(config: Config, slice_: Topology) -> list[Change]:
 
 
 def best(config: Config, slice_: Topology, compiler: Compiler) -> tuple[Change | None, dict[str, Any]]:
-    """The first candidate that fits, with the fewest micro-batches, and its plan; otherwise the last candidate."""
+    """The first candidate that fits, with the fewest micro-batches, and its plan. If none fits, the last candidate."""
     analysis: dict[str, Any] = {}
     change: Change | None = None
     for change in candidates(config, slice_):
@@ -83,7 +83,7 @@ def best(config: Config, slice_: Topology, compiler: Compiler) -> tuple[Change |
     most, llama = change.config.stage.micro_batches, change.config.llama
     own = slice_.slice_name == OWN[config.stage.size]
     for count in micro_batch_counts(config, slice_) if analysis["fits"] and not own else []:
-        # memory other than arguments is nearly proportional to a micro-batch: skip those that cannot fit
+        # memory except arguments is nearly proportional to a micro-batch: skip counts that cannot fit
         guess = analysis["argument_bytes"] + (analysis["peak_bytes"] - analysis["argument_bytes"]) * most / count
         if count < most and guess < 1.1 * analysis["hbm_bytes"]:
             fewer = make_change(config, slice_, remat=llama.remat, offload=llama.offload, micro_batches=count)
@@ -112,8 +112,8 @@ def row(size: str, stage: str, slice_: Topology, change: Change | None, result: 
 
 def every_stage(compiler: Compiler, report: Any) -> list[str]:
     lines = [
-        "| size | stage | slice | chips | fits | peak GiB | bound, s per step | by | MFU at bound | chip-hours at bound"
-        " | bindings |",
+        "| size | stage | slice | chips | fits | peak GiB | bound, s per step | limited by | MFU at bound"
+        " | chip-hours at bound | bindings |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size in SIZES:
@@ -151,7 +151,7 @@ def estimates(compiler: Compiler, report: Any) -> list[str]:
 
 def long_contexts(compiler: Compiler, report: Any) -> list[str]:
     lines = [
-        "| size | tokens | windows | pass | slice | mesh | fits | peak GiB | bound, s | by | MFU at bound |",
+        "| size | tokens | windows | pass | slice | mesh | fits | peak GiB | bound, s | limited by | MFU at bound |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size, length, windows, pass_, name in LONG:
@@ -169,31 +169,31 @@ def long_contexts(compiler: Compiler, report: Any) -> list[str]:
     return lines
 
 
-# Larger blocks: at this length the mask has a hundred thousand blocks of 512, and evaluating them takes a minute.
+# Larger blocks than the default: the mask has a hundred thousand blocks of 512, and evaluating them takes a minute.
 LONG_BINDINGS = (
     *("Llama.remat=full", "Stage.micro_batches=1"),
     *("Llama.splash_block=1024", "Llama.splash_block_backward=1024"),
 )
 
-PAGE = """# What a pod needs and costs
+PAGE = """# Memory and cost on TPU slices
 
 Written by `make pods` on {date} (jax {jax}, libtpu {libtpu}); do not edit. Every row is the real train step, compiled
-for the slice by XLA's TPU compiler on a machine without TPUs. **Nothing here is measured.** No run can beat the bound:
-the longest of the times of products at the chip's peak, of memory traffic at the memory's bandwidth, and of
-communication at the links' bandwidth, as if they overlapped completely. MFU counts causal attention half. Peak is the
-size that the compiler compares with the memory available to a program.
+for the slice by XLA's TPU compiler on a machine without TPUs. **Nothing here is measured.** The bound is the longest of
+three times: products at the peak of the chip, memory traffic at the bandwidth of the memory, and communication at the
+bandwidth of the links. It assumes that they overlap completely, so no run can be faster. MFU counts the causal half of
+attention. Peak is the memory that the compiler compares with the memory available to a program.
 
 To reproduce a row:
 
     python -m codellama_jax.plan --gin_file=gin/STAGE.gin --gin_file=gin/models/SIZE.gin --topology=SLICE \\
         --no_estimate BINDINGS
 
-with the bindings of the row. Rows without bindings use the gin files unchanged, on the slice named in the size file,
-with settings that `--search` found there. On other chips five policies of `Llama.remat` were tried, beginning with the
-one that saves most, until one fitted, with the fewest micro-batches with which it fits. It need not be the fastest
-(`plan --search --topology=SLICE` takes two minutes). `python_code`, `python` and `python_lcft` are the programs of
-`code` and `lcft` except for sixteen rows of the vocabulary and the number of steps; the paper has no `python_code` and
-no `python_lcft` of 70B.
+with the bindings of the row. Rows without bindings use the gin files unchanged. On the slice named in the size file,
+the settings of that file were found with `--search`. On other slices, five policies of `Llama.remat` were tried until
+one fitted, starting with the policy that saves the most activations; it has the fewest micro-batches with which it
+fits. It may not be the fastest: `plan --search --topology=SLICE` finds that in two minutes. The programs of
+`python_code`, `python` and `python_lcft` differ from those of `code` and `lcft` only in sixteen rows of the vocabulary,
+the learning rate and the number of steps. The paper has no `python_code` and no `python_lcft` of 70B.
 
 ## Every size, stage and chip
 
@@ -203,17 +203,18 @@ no `python_lcft` of 70B.
 
 ## Estimates
 
-The compiler's cycle estimates of all instructions in the order of its schedule, attention kernels at half of peak, and
-exposed collectives at the links' bandwidth: `plan` without `--no_estimate`, code training. Published runs of such
-models reach 65% to 70% MFU on v5p. The estimate is lower, so days and chip-hours are probably overestimated.
+Code training, from `plan` without `--no_estimate`. The estimate adds up the compiler's cycle estimates of all
+instructions in the order of its schedule, attention kernels at half of peak, and exposed collectives at the bandwidth
+of the links. Published runs of such models reach 65% to 70% MFU on v5p. The estimate is lower, so days and chip-hours
+are probably overestimated.
 
 {estimates}
 
 ## A hundred thousand tokens
 
-The pass is that of an evaluation (`--forward`) or a complete train step, with `--gin.LCFT_LENGTH=TOKENS`
+The pass is an evaluation (`--forward`) or a complete train step, with `--gin.LCFT_LENGTH=TOKENS`
 `--gin.LCFT_BATCH_TOKENS=(TOKENS x WINDOWS)` and
-`{bindings}`. With fewer windows than chips a context
+`{bindings}`. With fewer windows than chips, a context
 axis is chosen automatically.
 
 {long}
@@ -234,7 +235,7 @@ def main() -> None:
     rows = every_stage(compiler, report)
     unfit = [line for line in rows if "| **no** |" in line or "| no |" in line]
     fit = (
-        "Everything fits."
+        "All rows fit."
         if not unfit
         else f"{len(unfit)} rows do not fit even with full recomputation and one window per device at a time."
     )

@@ -1,4 +1,4 @@
-"""Elements of the result files of benchmarks."""
+"""Parts of the result files of benchmarks."""
 
 import platform
 import statistics

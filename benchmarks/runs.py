@@ -1,4 +1,4 @@
-"""Starts the real command in separate processes, which can be killed at any moment, and reads the files of its runs.
+"""Starts the real command in separate processes, which can be killed at any time, and reads the files of its runs.
 
 Used by benchmarks/faults.py and by tests. Only the functions that read arrays import JAX.
 """
@@ -47,13 +47,13 @@ TEMPORARY = ".orbax-checkpoint-tmp"  # part of the name of a folder that is bein
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, which can be started several times with the same command.
+    """A training run that can be started several times with the same command.
 
     Attributes:
         run_dir: its --run_dir.
         flags: gin files and bindings.
-        processes: one is started by the launcher; several are started directly, like the hosts of a pod, and connect
-            over loopback.
+        processes: number of processes. A single one is started by the launcher; several are started directly, like
+            the hosts of a pod, and connect over loopback.
         devices: devices per process.
     """
 
@@ -67,7 +67,7 @@ class Run:
         return self.run_dir / "local"
 
     def start(self) -> "Started":
-        """Starts its processes without waiting for them."""
+        """Starts the processes of the run without waiting for them."""
         self.run_dir.parent.mkdir(parents=True, exist_ok=True)
         program = [str(ROOT / "xm_launch.py")] if self.processes == 1 else ["-m", "codellama_jax.train"]
         command = [sys.executable, *program, f"--run_dir={self.run_dir}", *self.flags]
@@ -88,7 +88,7 @@ class Run:
         return Started(self, children, files)
 
     def finish(self, code: int = 0, timeout: float = 400) -> str:
-        """Starts it, waits until it ends, and returns its output.
+        """Starts the run, waits until it ends, and returns its output.
 
         Raises:
             AssertionError: the exit code is not `code`.
@@ -118,7 +118,7 @@ class Run:
         return list((self.folder / stage / "checkpoints").glob(f"[0-9]*{TEMPORARY}*"))
 
     def final_arrays(self, stage: str = "code") -> dict[str, np.ndarray]:
-        """The `arrays` of the final checkpoint of a stage."""
+        """The `arrays` of the last checkpoint of a finished stage."""
         return arrays(self.folder / stage / "checkpoints" / str(final_step(self.folder / stage)))
 
     def damaged(self) -> list[str]:
@@ -171,7 +171,11 @@ class Started:
             child.wait()
 
     def until(self, reached: Callable[[], Any], timeout: float = 120) -> bool:
-        """Waits until a condition holds; False if a process ends before that."""
+        """Waits until a condition holds. Returns False if a process ends first.
+
+        Raises:
+            AssertionError: neither happens within `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if reached():
@@ -182,12 +186,12 @@ class Started:
         raise AssertionError(f"timed out after {timeout:g} s\n{self.output()}")
 
     def until_step(self, step: int, stage: str = "code") -> bool:
-        """Waits until metrics.jsonl contains this step; False if a process ends before that."""
+        """Waits until metrics.jsonl contains this step. Returns False if a process ends first."""
         return self.until(lambda: self.run.last_step(stage) >= step)
 
 
 def environments(processes: int, devices: int) -> list[dict[str, str]]:
-    """The environments of the processes of one run on this machine: coordinator address and number of devices."""
+    """The environment variables of each process of a run on this machine: coordinator address, number of devices."""
     common = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     common["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if processes == 1:
@@ -232,7 +236,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Parameters, optimiser and step of a checkpoint as host arrays, independent of its mesh."""
+    """Reads parameters, optimiser and step of a checkpoint as host arrays, regardless of its mesh."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
     import orbax.checkpoint as ocp
@@ -249,7 +253,7 @@ def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    """Whether two sets of arrays have the same names, dtypes, shapes and bits."""
+    """Whether two dicts of arrays have the same names, dtypes, shapes and bits."""
     return one.keys() == other.keys() and all(
         (x.dtype, x.shape, x.tobytes()) == (other[name].dtype, other[name].shape, other[name].tobytes())
         for name, x in one.items()

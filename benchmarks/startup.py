@@ -1,11 +1,11 @@
-"""Seconds from the command to the first training step, and what they are spent on.
+"""Measures the time from the command to the first training step, by phase.
 
     python benchmarks/startup.py [--runs=5] [--against=CHECKOUT] [--out=FILE]
 
-Each run is `python xm_launch.py --gin_file=gin/lcft.gin` with a run folder of its own, so it starts the stage `code` of
-size local with the embedded corpus, as `make demo` does. It is ended by SIGKILL once the first step is reported. One
-run that is not counted comes first: it trains the tokenizer and compiles the bytecode where these are not cached. With
---against, another checkout takes turns with this one, in the same environment.
+Each run is `python xm_launch.py --gin_file=gin/lcft.gin` with a new run folder: it starts the stage `code` of size
+local with the embedded corpus, as `make demo` does. SIGKILL ends it when the first step is logged. The first run is not
+counted: it trains the tokenizer and compiles the bytecode if these are not cached. With --against, runs alternate
+between this checkout and another one, in the same environment.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 from result_file import processor
 
 ROOT = Path(__file__).resolve().parent.parent
-# A line of the run's output -> what is finished when it appears.
+# Phase -> the line of output that marks its end.
 PHASES = {
     "launcher": re.compile(r"size local"),
     "configuration": re.compile(r"code: loading"),
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures the time to the first training step.")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each checkout")
     parser.add_argument("--against", type=Path, help="another checkout to compare with")
-    parser.add_argument("--out", type=Path, help="where to write the result as well")
+    parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
     options = parser.parse_args()
     checkouts = {"this checkout": ROOT} | ({"the other": options.against.resolve()} if options.against else {})
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
@@ -92,7 +92,7 @@ def seconds_to_phases(checkout: Path) -> dict[str, float]:
 
 
 def report(measured: dict[str, list[dict[str, float]]], runs: int) -> str:
-    """The result as Markdown."""
+    """The text of the result file."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "orbax-checkpoint"))
     lines = [
         f"# Time to the first step, {datetime.date.today()}",
@@ -100,9 +100,9 @@ def report(measured: dict[str, list[dict[str, float]]], runs: int) -> str:
         f"    python {' '.join(['benchmarks/startup.py', *sys.argv[1:]])}",
         "",
         f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions}. Medians of"
-        f" {runs} runs, with the extremes; the tokenizer is cached. Each column is the time since the one before it.",
+        f" {runs} runs, with the extremes; the tokenizer is cached. Each column is the time since the previous phase.",
         "",
-        "| | " + " | ".join(PHASES) + " | in all |",
+        "| | " + " | ".join(PHASES) + " | total |",
         "|---|" + "---|" * (len(PHASES) + 1),
     ]
     for name, of_runs in measured.items():
@@ -117,7 +117,7 @@ def report(measured: dict[str, list[dict[str, float]]], runs: int) -> str:
     if len(measured) == 2:
         ours, theirs = ([phases["first step"] for phases in of_runs] for of_runs in measured.values())
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        lines += ["", f"Median of the ratios, run by run: {ratio:.2f}."]
+        lines += ["", f"Median over runs of the ratio of this checkout to the other: {ratio:.2f}."]
     return "\n".join(lines) + "\n"
 
 

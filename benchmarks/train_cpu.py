@@ -5,12 +5,12 @@
 
 A step is forward, backward, clipping and AdamW on one batch in memory. Ours is the step that train.py compiles:
 training/step.py under jax.jit, over a mesh of one device, with donated state and unrolled layers. All programs start
-from the same parameters and see the same tokens. Each is a separate process, which sleeps while another one runs. Ours
-is compared with each of the others separately. A round runs both, in alternating order; results are medians over rounds
-of the ratio within the round. A turn begins with a step that is not timed, since the system may have paged out the
-memory of a sleeping process. All programs use glibc with huge pages and without returning freed memory, as set by the
-launcher (ALLOCATOR of launch/local/executor.py): a step allocates gigabytes, and mapping and clearing them each time
-takes up to a third of it.
+from the same parameters and are trained on the same tokens. Each program is a separate process, which sleeps while
+another one runs. Ours is compared with each of the others separately. A round runs both, in alternating order; results
+are medians over rounds of the ratio within a round. Each turn starts with a step that is not timed, because the system
+may have paged out the memory of a sleeping process. All programs use glibc with huge pages and without returning freed
+memory, as the launcher does (ALLOCATOR of launch/local/executor.py): a step allocates gigabytes, and mapping and
+clearing them each time takes up to a third of the step.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ATTENTION_BLOCK, LOSS_CHUNK = 128, 512  # of our program
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A Llama and its batch."""
+    """The shapes of a Llama model and of its batch."""
 
     dim: int
     layers: int
@@ -110,7 +110,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy"))
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
     yield f"torch {version.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
-    yield "our speed over that of the other program within a round, by wall-clock and by CPU time."
+    yield "our speed divided by that of the other program within a round, by wall-clock and by CPU time."
     for shape_name in options.shapes:
         shape = SHAPES[shape_name]
         for dtype in options.dtypes:
@@ -124,7 +124,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
             )
             yield ""
             yield (
-                "| program | ours, tokens/s | its tokens/s | ratio | least .. most | ratio of CPU time"
+                "| program | ours, tokens/s | torch, tokens/s | ratio | min .. max | ratio of CPU time"
                 " | losses of steps 1 to 3 |"
             )
             yield "|---|---|---|---|---|---|---|"
@@ -159,10 +159,10 @@ class Results(NamedTuple):
 
 
 def measure_pair(shape_name: str, dtype: str, flags: list[str], options: argparse.Namespace) -> tuple[Results, Results]:
-    """Runs our program and one other alternately. Not more than two: each keeps gigabytes while it sleeps, and without
-    memory for huge pages the one that allocates most is slowed down."""
+    """Runs our program and another one alternately. More than two at a time would distort the result: each keeps
+    gigabytes allocated while it sleeps, and a lack of memory for huge pages slows down the one that allocates most."""
     from launch.local.executor import (
-        ALLOCATOR,  # not at the top: the Python with torch imports this file too
+        ALLOCATOR,  # not at the top, because the Python with torch imports this file too
     )
 
     here = Path(__file__).resolve()
@@ -179,7 +179,8 @@ def measure_pair(shape_name: str, dtype: str, flags: list[str], options: argpars
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             started.append(process)
-            losses = [float(loss) for loss in process.stdout.readline().split()]  # so that one compiles at a time
+            # waits for the first line, so that only one program compiles at a time
+            losses = [float(loss) for loss in process.stdout.readline().split()]
             measurements.append(Results(losses, []))
         for number in range(options.rounds):
             for index in (number % 2, 1 - number % 2):
@@ -227,8 +228,8 @@ def batch(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def serve(step: Callable[[], float]) -> None:
-    """Trains for three steps and prints their losses. Then for each input line: trains for one step without timing and
-    for the number of steps in the line, and prints their wall-clock and CPU seconds."""
+    """Trains for three steps and prints their losses. Then, for each input line, trains for one untimed step and for
+    the number of steps in the line, and prints the wall-clock and CPU seconds of the latter."""
     print(*(step() for _ in range(3)), flush=True)
     for line in sys.stdin:
         step()
@@ -242,7 +243,7 @@ def serve(step: Callable[[], float]) -> None:
 
 
 def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
-    """A function that trains for one step and returns the loss."""
+    """Returns a function that trains for one step and returns the loss."""
     import jax
     import jax.numpy as jnp
 

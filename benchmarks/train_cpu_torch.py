@@ -1,8 +1,8 @@
-"""The same Llama in PyTorch. benchmarks/train_cpu.py starts this program and reports its results.
+"""The train step of benchmarks/train_cpu.py in PyTorch. That program runs this one and reports its results.
 
 The model as PyTorch users write it for speed: modules with nn.Linear, the fused attention, norm and cross-entropy of
-torch.nn.functional, the fused AdamW, and either nothing more (eager) or torch.compile. Imports only the shapes of the
-benchmark, so it runs without JAX.
+torch.nn.functional, and the fused AdamW, run eagerly or with torch.compile. From this project it imports only
+train_cpu.py, so it runs without JAX.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from train_cpu import CLIP, EPS, LEARNING_RATE, NORM_EPS, ROPE_THETA, SHAPES, Shape, batch, serve, weights
 
-# bfloat16 either with autocast and float32 parameters, as PyTorch recommends, or with a bfloat16 model and float32
-# master weights, which the optimiser updates and which are cast once per step. (Casting within products is slower than
-# both.)
+# bfloat16 is used in two ways: with autocast and float32 parameters, as PyTorch recommends, and with a bfloat16 model
+# and float32 master weights, which the optimiser updates and which are cast once per step. (Casting within products is
+# slower than both.)
 PRECISIONS = ("float32", "autocast", "masters")
 
 
@@ -90,7 +90,7 @@ def load(model: Decoder, arrays: dict[str, np.ndarray]) -> None:
 
 
 def make_step(shape: Shape, compiled: bool, precision: str) -> Callable[[], float]:
-    """A function that trains for one step and returns the loss."""
+    """Returns a function that trains for one step and returns the loss."""
     model = Decoder(shape)
     load(model, weights(shape))
     parameters = list(model.parameters())

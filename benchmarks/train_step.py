@@ -1,4 +1,4 @@
-"""What a train step costs on one GPU: tokens per second, MFU and memory, compared with the same step in PyTorch.
+"""Measures a train step on one GPU: tokens per second, MFU and memory, compared with the same step in PyTorch.
 
     python benchmarks/train_step.py [--torch_python=/path/to/python] [--lengths=4096,16384] [--rounds=3]
 
@@ -7,8 +7,8 @@ Needs jax, flax and optax (`pip install "jax[cuda13]" flax optax`), and torch in
 program once; results are medians over rounds. The complete codellama_jax.training.step is measured: forward, backward,
 clipping and AdamW, parameters and moments in float32, products in bfloat16, on random tokens.
 
-A shape is measured with all its layers if they fit in the device's memory, otherwise with as many as fit for both
-programs: ours is compiled first, and the compiler reports the memory it needs.
+A shape is measured with all its layers if they fit in the device's memory, otherwise with the largest number that fits
+for both programs. Ours is compiled first, and the compiler reports the memory that it needs.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, length: int) -> dict[str, Any]:
-    """All rounds at one length, with as many layers as fit for every program."""
+    """Runs all rounds at one length, with as many layers as fit for every program."""
     llama = dataclasses.replace(
         SHAPES[options.shape], remat=options.remat, attention=options.attention, loss_chunk=options.loss_chunk
     )
@@ -115,7 +115,7 @@ def compare(options: argparse.Namespace, length: int) -> dict[str, Any]:
                 measured[program].append(record)
             if failed is None:
                 break
-            programs.sort(key=lambda other: other != program)  # in the next attempt this one runs first
+            programs.sort(key=lambda other: other != program)  # next time the program that did not fit runs first
             fewer = llama.layers - surplus_layers(llama, failed)
             if fewer < 1:
                 sys.exit(f"error: {options.batch_tokens:,} tokens do not fit with one layer: lower --batch_tokens")
@@ -143,7 +143,7 @@ def compare(options: argparse.Namespace, length: int) -> dict[str, Any]:
 
 
 def surplus_layers(llama: Llama, record: dict[str, Any]) -> int:
-    """The number of layers to remove: by the size that the compiler reports, or else an eighth."""
+    """The number of layers to remove: computed from the size that the compiler reports, or else an eighth."""
     if "needed" not in record:
         return max(1, llama.layers // 8)
     one_less = dataclasses.replace(llama, layers=llama.layers - 1) if llama.layers > 1 else llama
@@ -152,7 +152,7 @@ def surplus_layers(llama: Llama, record: dict[str, Any]) -> int:
 
 
 def summary(records: list[dict[str, Any]], tokens: int, flops_per_token: float, peak: float | None) -> dict[str, Any]:
-    """The medians over the rounds of a program, and the rounds."""
+    """The medians over the rounds of a program, and the records of the rounds."""
     rates = [tokens / statistics.median(record["seconds"]) for record in records]
     rate = statistics.median(rates)
     return {
@@ -181,7 +181,7 @@ def run(program: str, options: argparse.Namespace, llama: Llama, length: int, ca
         command = [sys.executable, str(Path(__file__).resolve()), f"--job={json.dumps(job)}"]
     else:
         command = [options.torch_python, str(HERE / "train_step_torch.py"), json.dumps(job)]
-    # later rounds use the compilations of the first; variables set by the user take precedence
+    # later rounds reuse the compilations of the first round; variables set by the user take precedence
     settings = {
         "JAX_COMPILATION_CACHE_DIR": f"{cache}/jax",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_FRACTION,
@@ -306,7 +306,7 @@ def report(options: argparse.Namespace, results: list[dict[str, Any]]) -> Iterat
     remat += f" and {options.torch_remat} (PyTorch)" if "torch" in first["programs"] else ""
     yield f"{options.shape.upper()}, {options.batch_tokens:,} tokens per step, products in bfloat16, {remat}."
     if first["peak_flops"]:
-        yield f"MFU is of {first['peak_flops'] / 1e12:,.1f} TFLOP/s, with attention counted over the causal half."
+        yield f"MFU is relative to {first['peak_flops'] / 1e12:,.1f} TFLOP/s and counts the causal half of attention."
     yield f"Medians over {options.rounds} rounds of the median of {options.steps} steps."
     for result in results:
         if result["layers"] < result["all_layers"]:

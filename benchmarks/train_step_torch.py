@@ -1,4 +1,4 @@
-"""The train step of benchmarks/train_step.py in PyTorch; that program runs this one.
+"""The train step of benchmarks/train_step.py in PyTorch. That program runs this one.
 
 The mathematics of codellama_jax, written for speed in PyTorch: queries, keys and values, and gate and up, are one
 product each; each block is compiled with its checkpointing, so that all layers share one compilation; attention uses
@@ -148,10 +148,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
         seconds, losses = [], []
         for _ in range(job["warmup_steps"] + job["steps"]):
-            begin = time.perf_counter()
+            start = time.perf_counter()
             loss = step()
             synchronise(device)
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - start)
             losses.append(float(loss))
     return {
         "fits": True,
@@ -175,7 +175,7 @@ def make_optimizer(model: Model, adamw: dict[str, Any]) -> torch.optim.Optimizer
 
 
 def fastest_attention(job: dict[str, Any], device: torch.device) -> list[SDPBackend]:
-    """The fused kernel that is fastest for these shapes, forward and backward. Prints all times on stderr."""
+    """Returns the fused kernel that is fastest for these shapes, forward and backward. Prints all times on stderr."""
     if device.type != "cuda":
         return [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     shape = job["llama"]
@@ -205,13 +205,13 @@ def fastest_attention(job: dict[str, Any], device: torch.device) -> list[SDPBack
 
 
 def timed(work: Callable[[], None], device: torch.device) -> float:
-    """Median seconds of ten calls."""
+    """Median seconds of ten calls, after three that are not timed."""
     seconds = []
     for _ in range(13):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         work()
         synchronise(device)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[3:])
 
 

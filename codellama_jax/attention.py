@@ -31,7 +31,7 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
     platform of the devices.
 
     Raises:
-        UserError: the kernel does not support a context axis.
+        UserError: config.attention is "cudnn" and the mesh has a context axis.
     """
     context = mesh.shape["context"]
     if config.attention == "cudnn" and context > 1:
@@ -101,7 +101,7 @@ def _kernel(config: Llama, platform: str, length: int, context: int) -> str:
 
 
 def _num_head_groups(config: Llama, kv_heads: int, context: int) -> int:
-    """The number of groups of a device's key-value heads that are gathered one after the other."""
+    """The number of groups into which the key-value heads of a device are split; groups are gathered one by one."""
     limit = config.gathered_heads
     if context == 1 or limit == 0:
         return 1
@@ -109,8 +109,8 @@ def _num_head_groups(config: Llama, kv_heads: int, context: int) -> int:
 
 
 def _attend_in_groups(attend: Callable[..., jax.Array], groups: int, *arrays: jax.Array) -> jax.Array:
-    """attend(q, k, v) for one group of heads at a time. Gathered keys and values are not saved: the backward pass
-    gathers them again."""
+    """Computes attend(q, k, v) for one group of heads at a time. Gathered keys and values are not saved: the backward
+    pass gathers them again."""
     policy = jax.checkpoint_policies.save_only_these_names(splash.RESIDUAL_NAME)
     attend = functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)(attend)
     stacked = [jnp.stack(jnp.split(x, groups, axis=2)) for x in arrays]
@@ -122,7 +122,7 @@ def _exchange_chunks(x_BSHK: jax.Array, devices: int, inverse: bool = False) -> 
     """Moves chunks 2i and 2i + 1 of each device i to the devices of splash.load_balanced_order, where device i has
     chunks i and 2 x devices - 1 - i; `inverse` moves them back.
 
-    The first chunks of all devices go to different devices, and so do the second chunks: two permutations.
+    The first chunks of all devices are sent to different devices, and so are the second chunks. Each is a permutation.
     """
     first, second = jnp.split(x_BSHK, 2, axis=1)
 
@@ -131,7 +131,7 @@ def _exchange_chunks(x_BSHK: jax.Array, devices: int, inverse: bool = False) -> 
 
     moves = [[(i, target(2 * i + half)) for i in range(devices)] for half in (0, 1)]
     odd = jax.lax.axis_index("context") % 2 == 1
-    # On odd devices the even chunk, which the first permutation moves, is the one from the back.
+    # On odd devices the first permutation delivers the chunk from the back of the sequence, the second the front one.
     if inverse:
         first, second = jnp.where(odd, second, first), jnp.where(odd, first, second)
         moves = [[(destination, source) for source, destination in half] for half in moves]

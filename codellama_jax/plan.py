@@ -1,10 +1,10 @@
-"""Plans a stage for a slice of TPUs, without TPUs: whether it fits in memory, and how fast it can be.
+"""Plans a training stage for a TPU slice, without TPUs: whether its step fits in memory, and how fast it can run.
 
     python -m codellama_jax.plan --gin_file=gin/code.gin --gin_file=gin/models/7b.gin --topology=v5p:4x4x4 [--json]
                                  [--slices=N] [--no_estimate] [--forward | --search]
 
-The train step is compiled for the slice (codellama_jax/planning). Nothing is measured: the output is a bound, which no
-run can beat, and an estimate. Corpora, tokenizer and checkpoint are not needed.
+The train step is compiled for the slice (codellama_jax/planning). Nothing is measured: the output is a lower bound on
+the time of a step, which no run can beat, and an estimate of it. No corpus, tokenizer or checkpoint is needed.
 """
 
 import argparse
@@ -23,16 +23,18 @@ from codellama_jax.runtime import cli
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the plan of a stage; returns the exit code (0 done, whether it fits or not, 1 failed, 2 wrong usage)."""
+    """Prints the plan of a stage. Returns the exit code: 0 done, even if it does not fit; 1 failed; 2 usage."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.plan", description="Plans a stage for TPUs.")
-    parser.add_argument("--topology", required=True, help=f"the slice, such as v5p:4x4x4; {', '.join(CHIPS)}")
+    parser.add_argument(
+        "--topology", required=True, help=f"TPU slice, such as v5p:4x4x4; generations: {', '.join(CHIPS)}"
+    )
     parser.add_argument(
         "--slices", type=int, default=1, help="number of slices, each with a copy of the parameters (default: 1)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--no_estimate", action="store_true", help="compute the bound only: seconds instead of minutes")
+    parser.add_argument("--no_estimate", action="store_true", help="compute only the bound: seconds instead of minutes")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--forward", action="store_true", help="plan an evaluation of a batch instead of a train step")
+    mode.add_argument("--forward", action="store_true", help="plan the evaluation of one batch instead of a train step")
     mode.add_argument(
         "--search", action="store_true", help="try remat policies, micro-batches and meshes, and rank those that fit"
     )

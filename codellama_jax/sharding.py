@@ -51,7 +51,7 @@ def axis_sizes(shape: Mesh, devices: int, slices: int, windows: int | None) -> t
         shape: the sizes that are set.
         devices: number of devices, over all slices.
         slices: number of slices.
-        windows: number of windows that pass through the model at a time; None if unknown.
+        windows: number of windows in a micro-batch; None if unknown.
 
     Raises:
         UserError: the product of the sizes is not the number of devices, or `data` is not a multiple of the slices.
@@ -74,20 +74,18 @@ def axis_sizes(shape: Mesh, devices: int, slices: int, windows: int | None) -> t
         bindings = ", ".join(f"Mesh.{axis}={size}" for axis, size in zip(AXES, requested, strict=True) if size > 0)
         raise UserError(f"{bindings} do not multiply to {devices} devices: correct them, or leave one of them out")
     if data % slices:
-        raise UserError(
-            f"Mesh.data={data} must be a multiple of the {slices} slices: no other axis may extend over several slices"
-        )
+        raise UserError(f"Mesh.data={data} must be a multiple of the {slices} slices: no other axis may span slices")
     return sizes
 
 
 def make_mesh(
     shape: Mesh, windows: int | None = None, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-    """Makes a mesh with the axes of AXES whose layout follows the interconnect.
+    """Makes a mesh with the axes AXES, with devices in an order that follows the interconnect.
 
     Args:
         shape: sizes of the axes; axis_sizes chooses those that are not set.
-        windows: number of windows in a micro-batch.
+        windows: number of windows in a micro-batch; None if unknown.
         devices: devices of one or several slices; None: all devices.
 
     Raises:
@@ -96,7 +94,7 @@ def make_mesh(
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     sizes = axis_sizes(shape, len(devices), slices, windows)
-    # jax.make_mesh refuses axes that split a physical axis of the interconnect, such as data=2 on 4x4x8
+    # jax.make_mesh rejects axes that split a physical axis of the interconnect, such as data=2 on 4x4x8
     if slices > 1:
         within = (sizes[0] // slices, *sizes[1:])
         between = (slices, 1, 1, 1)
@@ -131,8 +129,8 @@ def batch_parts(mesh: jax.sharding.Mesh) -> int:
 
 
 def _shards_by_process(mesh: jax.sharding.Mesh) -> dict[int, tuple[int, ...]]:
-    """For each process the indices of the batch shards that its devices hold, in ascending order; processes are in the
-    order of their first shard."""
+    """Returns for each process the indices of the batch shards that its devices hold, in ascending order. Processes are
+    in the order of their first shard."""
     grid = mesh.devices.reshape(batch_parts(mesh), -1)
     shards: dict[int, list[int]] = {}
     for index, devices in enumerate(grid):
@@ -143,26 +141,27 @@ def _shards_by_process(mesh: jax.sharding.Mesh) -> dict[int, tuple[int, ...]]:
 
 @functools.cache
 def _shards_of_this_process(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
-    """Cached because _shards_by_process iterates over all devices, which is too slow for every batch."""
+    """The batch shards of this process. Cached, because _shards_by_process iterates over all devices, which is too slow
+    to do for every batch."""
     return _shards_by_process(mesh)[jax.process_index()]
 
 
 def host_group(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     """The index of this host's group and the number of groups.
 
-    Hosts that hold parts of the same windows form a group: an axis along the sequence or the model extends over them.
-    They load the same rows of a batch; each group loads an equal share of the batch.
+    Hosts that hold parts of the same windows, because a context or tensor axis spans them, form a group. All hosts of a
+    group load the same rows of a batch; each group loads an equal share of the batch.
 
     Raises:
-        UserError: two hosts have some of their windows in common, but not all.
+        UserError: two hosts share some of their windows, but not all.
     """
     shards = _shards_by_process(mesh)
     groups = list(dict.fromkeys(shards.values()))
     if sum(map(len, groups)) != batch_parts(mesh) or len(set(map(len, groups))) > 1:
         size = mesh.shape["context"] * mesh.shape["tensor"]
         raise UserError(
-            f"Mesh.context x Mesh.tensor = {size} gives hosts only some of their windows in common: bind them so that"
-            " hosts share all their windows or none"
+            f"Mesh.context x Mesh.tensor = {size} makes hosts share only some of their windows: bind them so that hosts"
+            " share all their windows or none"
         )
     return groups.index(shards[jax.process_index()]), len(groups)
 
@@ -173,7 +172,7 @@ def put_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str
     sharding = NamedSharding(mesh, spec(("batch", "sequence")))
 
     def put(local: np.ndarray) -> jax.Array:
-        size = len(local) // len(shards)  # windows of a shard
+        size = len(local) // len(shards)  # windows per shard
 
         def shard(index: Any) -> np.ndarray:
             start = shards.index((index[0].start or 0) // size) * size

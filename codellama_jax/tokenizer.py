@@ -1,4 +1,4 @@
-"""SentencePiece without TensorFlow: Llama's pieces, plus Code Llama's infilling ids.
+"""A SentencePiece tokenizer without TensorFlow: Llama's pieces, plus Code Llama's infilling ids.
 
 Text never turns into control tokens. In Code Llama's own model file the sixteen extra pieces are ordinary BPE pieces,
 so a source file that contains " <EOT>" would be encoded with one. Here text is encoded with the 32,000 pieces of Llama
@@ -50,7 +50,7 @@ class Tokenizer:
         bos_id, eos_id, unk_id: 1, 2, 0.
         prefix_id, suffix_id, middle_id, eot_id: pieces + 7, 8, 9, 10 (32007 to 32010); None without infilling.
         step_id: pieces + 15 (32015, <step> of the 70B dialogue format); None without infilling.
-        fingerprint: hex SHA-256 of `model` and `infilling`, stored with data that was made with the tokenizer.
+        fingerprint: hex SHA-256 of `model` and `infilling`, stored with data that was encoded with the tokenizer.
     """
 
     def __init__(self, model: bytes | str | os.PathLike[str], infilling: bool):
@@ -113,7 +113,8 @@ class Tokenizer:
             psm  <s> PRE enc(prefix) SUF encI(suffix) MID
             spm  <s> PRE SUF encI(suffix) MID enc(prefix)
 
-        `decode_continuation` decodes the model's continuation of either.
+        Here enc is `encode`, and encI is `encode_continuation`. `decode_continuation` decodes what the model generates
+        after either prompt.
 
         Raises:
             UserError: the tokenizer has no infilling ids.
@@ -147,7 +148,8 @@ def _file_bytes(path: Path) -> bytes:
 
 
 def _validated(model: bytes, name: str) -> tuple[bytes, Any]:
-    """The model without Code Llama's extra pieces, as bytes and as ModelProto; UserError if it is not like Llama's.
+    """Returns the model without Code Llama's extra pieces, as bytes and as ModelProto. Raises UserError if its ids or
+    settings differ from Llama's.
 
     A protobuf parser accepts many invalid files (an empty file, one truncated between two pieces), and SentencePiece
     then falls back to defaults that change text. So every property that this module relies on is checked.

@@ -17,7 +17,7 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks.tokenizer_training import train
 from tests.object_store import Store, object_store
 
-# TensorFlow reads this once, when it is imported, so it is set before any test runs; commands set it too
+# TensorFlow reads this variable once, at import, so it is set before any test runs. Commands set it too
 # (runtime/filesystem.py).
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 
@@ -30,8 +30,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Files of ten seconds or more on two cores, the longest first. Two workers take a file at a time: a long file that
-# started last would leave the other worker idle.
+# Test files that take ten seconds or more on two cores, the longest first. Two workers run one file at a time each: a
+# long file that started last would leave the other worker idle.
 LONGEST = (
     "test_faults.py",
     "test_cascade.py",
@@ -55,7 +55,7 @@ LONGEST = (
     "tasks/curation/test_build_object_store.py",
     "training/test_elastic.py",
 )
-# Those of them that `make check` runs too. The others are marked slow.
+# The files of LONGEST that `make check` runs too. The others are marked slow.
 CHECKED = (
     "launch/tpu_vm/test_tpu_vm.py",
     "runtime/test_gcs.py",
@@ -65,12 +65,12 @@ CHECKED = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes pytest-xdist keep this order. By default it starts with the files of the most tests, which are quick."""
+    """Makes pytest-xdist keep the order of LONGEST. By default it starts with the files that have the most tests."""
     config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts files into the order of LONGEST, the others after them as they were, and marks the slow ones."""
+    """Sorts tests into the order of LONGEST, followed by all others in their original order; marks the slow ones."""
     order = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
     slow = order.keys() - {Path(__file__).parent / file for file in CHECKED}
@@ -79,20 +79,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-# Packages that tests compare with (requirements-oracles.txt), where `make test` installs them. They come last on the
-# path, so that the environment's own packages win.
+# The folder where `make test` installs packages that tests compare with (requirements-oracles.txt). It is last on the
+# path, so that the packages of the environment take precedence.
 sys.path.append(str(Path(__file__).resolve().parent.parent / ".venv" / "oracles"))
 
-# Text that tends to break a tokenizer, a cut or a format: white space, line ends, wide and control characters, and text
-# that looks like control tokens. U+2581 is missing: the one character that does not survive SentencePiece.
-_STRANGE = [*" \t\n\r\0\x7f\u2028\u00a0\ufeff\U0010ffff🙂éx", "", "  ", "\r\n", "\n    ", "e\u0301", "生活", "1234"]
-_STRANGE += ["<s>", "</s>", "<unk>", "<0x0A>", "<PRE>", " <PRE>", " <SUF>", " <MID>", " <EOT>", "<EOT>", "<step>"]
-_STRANGE += ["[INST]", "[/INST]", "<<SYS>>\n", "\n<</SYS>>\n\n", "Source: user", "def f(a):\n"]
+# Text that often breaks tokenizers, splitting and formats: white space, line ends, wide and control characters, and
+# text that looks like control tokens. U+2581 is excluded: the only character that SentencePiece does not preserve.
+_UNUSUAL = [*" \t\n\r\0\x7f\u2028\u00a0\ufeff\U0010ffff🙂éx", "", "  ", "\r\n", "\n    ", "e\u0301", "生活", "1234"]
+_UNUSUAL += ["<s>", "</s>", "<unk>", "<0x0A>", "<PRE>", " <PRE>", " <SUF>", " <MID>", " <EOT>", "<EOT>", "<step>"]
+_UNUSUAL += ["[INST]", "[/INST]", "<<SYS>>\n", "\n<</SYS>>\n\n", "Source: user", "def f(a):\n"]
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of the project's test data; tests that need it are skipped where it is absent."""
+    """The folder of the project's test data; tests that need it are skipped if it does not exist."""
     folder = Path(os.environ.get("CODELLAMA_JAX_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder} (CODELLAMA_JAX_TEST_DATA names the folder)")
@@ -101,20 +101,20 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
-    """512 pieces and the infilling rows, trained on three files of Python's standard library."""
+    """A tokenizer with 512 pieces and the infilling rows, trained on three files of Python's standard library."""
     sources = [json.decoder.__file__, json.encoder.__file__, difflib.__file__]
     return Tokenizer(train([Path(file).read_text(encoding="utf-8") for file in sources], 512), infilling=True)
 
 
 @pytest.fixture(scope="session")
 def llama_tokenizer(shared_data: Path) -> Tokenizer:
-    """Llama 2's own 32,000 pieces with the infilling rows."""
+    """Llama 2's tokenizer of 32,000 pieces, with the infilling rows."""
     return Tokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
 
 
 @pytest.fixture(scope="session")
 def fuzzed() -> Callable[[np.random.Generator, int], str]:
-    """A function that draws a text of about as many characters: real code with strange text between its words."""
+    """A function that generates a text of a number of characters: real code with unusual text between its words."""
     words = Path(json.decoder.__file__).read_text(encoding="utf-8").split(" ")
 
     def text(rng: np.random.Generator, characters: int) -> str:
@@ -123,7 +123,7 @@ def fuzzed() -> Callable[[np.random.Generator, int], str]:
             start = int(rng.integers(len(words)))
             parts.append(" ".join(words[start : start + int(rng.integers(1, 12))]))
             if rng.random() < 0.5:
-                parts.append(_STRANGE[rng.integers(len(_STRANGE))])
+                parts.append(_UNUSUAL[rng.integers(len(_UNUSUAL))])
         return "".join(parts)[:characters]
 
     return text

@@ -1,7 +1,7 @@
 """A local object store that client libraries use as if it were Google Cloud Storage.
 
-The server (object_store_server.py) is a process of its own: some of TensorFlow's calls hold the GIL while they wait for
-an answer.
+The server (object_store_server.py) is a separate process, because some of TensorFlow's calls hold the GIL while
+they wait for a response.
 """
 
 import base64
@@ -46,7 +46,7 @@ class Store:
         self._control("clear")
 
     def refuse(self, *refusals: tuple[str, str, int], after: int = 0) -> None:
-        """Answers some requests with an error from now on, in place of those that were refused before.
+        """Makes the store answer some requests with an error from now on. Replaces all earlier refusals.
 
         Args:
             refusals: (methods, names, status): a request is refused if its method matches the first regular expression
@@ -61,19 +61,19 @@ class Store:
         return self._control("matched")
 
     def requests(self) -> list[tuple[str, str]]:
-        """(method, path) of each request since `clear`."""
+        """Returns (method, path) of each request since `clear`."""
         return [(method, path) for method, path in self._control("requests")]
 
     def names(self, prefix: str = "") -> list[str]:
-        """The names of the objects with a prefix."""
+        """Returns the names of all objects with a prefix."""
         return self._control("names", prefix=prefix)
 
     def read(self, name: str) -> bytes:
-        """The content of an object."""
+        """Returns the content of an object."""
         return base64.b64decode(self._control("read", name=name))
 
     def text(self, name: str) -> str:
-        """The content of an object, as text."""
+        """Returns the content of an object as text."""
         return self.read(name).decode()
 
     def put(self, name: str, data: bytes) -> None:
@@ -83,10 +83,10 @@ class Store:
 
 @contextlib.contextmanager
 def object_store(folder: Path) -> Iterator[Store]:
-    """A running store with one empty bucket.
+    """Runs a store with one empty bucket, until the context is left.
 
     Args:
-        folder: for the server's certificate.
+        folder: folder for the server's certificate.
     """
     server = subprocess.Popen([sys.executable, SERVER, str(folder)], stdout=subprocess.PIPE, text=True)
     assert server.stdout

@@ -1,8 +1,8 @@
 """The server of tests/object_store.py: `python object_store_server.py FOLDER` prints its port and serves until killed.
 
-Objects appear complete when their upload ends, with a generation and a CRC-32C; there are no folders and no renames.
-The JSON API is served as plain HTTP to clients whose endpoint can be set (TensorStore, google-cloud-storage), and
-through a proxy with its own certificate to TensorFlow, whose endpoint cannot.
+An object becomes visible when its upload ends, with a generation and a CRC-32C. There are no folders and no renames.
+The JSON API is served over plain HTTP to clients whose endpoint can be set (TensorStore, google-cloud-storage), and
+over a proxy with its own certificate to TensorFlow, whose endpoint cannot be set.
 """
 
 import base64
@@ -50,7 +50,7 @@ class State:
         requests: (method, path) of each request, in order of arrival.
         refusals: requests to answer with an error, see object_store.Store.refuse.
         matched: the number of requests that matched each refusal.
-        uploads: resumable uploads by their number: bucket, name, query, and the bytes received.
+        uploads: bucket, name, query and received bytes of each resumable upload, by its number.
     """
 
     def __init__(self, folder: Path, buckets: tuple[str, ...] = ("bucket",)):
@@ -82,7 +82,7 @@ class State:
             return sorted(name for name in self.objects[bucket] if name.startswith(prefix))
 
     def control(self, command: dict[str, Any]) -> Any:
-        """Runs a command of a test, which is not part of the store's own interface."""
+        """Runs a command from a test. Commands are not part of the storage API."""
         match command["command"]:
             case "clear":
                 for objects in self.objects.values():
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_CONNECT(self) -> None:
-        """Serves the requests that follow on this connection, as the requested host and with our certificate."""
+        """Serves the next requests on this connection as the requested host, with our certificate."""
         if self.path.partition(":")[0] not in HOSTS:
             return self._answer(502, b"")
         self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The choice of the mesh, the distribution of batches over hosts, and training in two processes."""
+"""The default mesh, the distribution of batches over hosts, and training in two processes."""
 
 import dataclasses
 import json
@@ -89,8 +89,8 @@ def test_indivisible_settings_and_unknown_dims_are_errors():
         sharding.spec(("batch", "sequnce"))
 
 
-def hosts(processes, **axes):
-    """A mesh whose devices belong to these processes, in order."""
+def mesh_of_hosts(processes, **axes):
+    """A fake mesh whose devices belong to these processes, in order."""
     devices = np.array([SimpleNamespace(process_index=process) for process in processes], object)
     shape = {axis: axes.get(axis, 1) for axis in sharding.AXES}
     return SimpleNamespace(devices=devices.reshape(tuple(shape.values())), shape=shape)
@@ -99,12 +99,12 @@ def hosts(processes, **axes):
 @pytest.mark.parametrize(
     "mesh, groups",
     [
-        (hosts([0, 0, 1, 1], fsdp=4), [0, 1]),
-        (hosts([0, 1, 0, 1], fsdp=4), [0, 1]),  # a host's windows need not be adjacent
-        (hosts([0, 0, 1, 1], context=4), [0, 0]),  # all hosts share one window
-        (hosts([0, 0, 1, 1, 2, 2, 3, 3], fsdp=2, context=4), [0, 0, 1, 1]),
+        (mesh_of_hosts([0, 0, 1, 1], fsdp=4), [0, 1]),
+        (mesh_of_hosts([0, 1, 0, 1], fsdp=4), [0, 1]),  # a host's windows need not be adjacent
+        (mesh_of_hosts([0, 0, 1, 1], context=4), [0, 0]),  # all hosts share one window
+        (mesh_of_hosts([0, 0, 1, 1, 2, 2, 3, 3], fsdp=2, context=4), [0, 0, 1, 1]),
         (
-            hosts([0, 1, 0, 1, 2, 3, 2, 3], fsdp=4, context=2),
+            mesh_of_hosts([0, 1, 0, 1, 2, 3, 2, 3], fsdp=4, context=2),
             [0, 0, 1, 1],
         ),  # 2 x 2 chips per host, context over hosts
     ],
@@ -118,7 +118,7 @@ def test_hosts_that_share_windows_form_a_group(mesh, groups, monkeypatch):
 
 
 def test_hosts_that_share_only_some_windows_are_an_error(monkeypatch):
-    mesh = hosts([0, 0, 0, 1, 1, 1], fsdp=3, context=2)
+    mesh = mesh_of_hosts([0, 0, 0, 1, 1, 1], fsdp=3, context=2)
     with pytest.raises(UserError, match="share all their windows or none"):
         sharding.host_group(mesh)
 
@@ -127,7 +127,7 @@ def test_hosts_that_share_only_some_windows_are_an_error(monkeypatch):
 
 
 def losses_of(mesh_shape):
-    """Losses of three steps on all devices of all processes; each process makes only its own rows."""
+    """Losses and gradient norms of three steps on all devices; each process makes only its own rows."""
     sys.path.insert(0, str(Path(__file__).parent / "training"))
     from test_step import SETTINGS, STAGE, STREAMS, TINY, batch, initial_state
 
@@ -156,13 +156,13 @@ MESHES = [Mesh(tensor=2), Mesh(fsdp=1, context=8)]
 
 
 def run(processes):
-    """The result of losses_of for every mesh in each of the processes, which have eight devices together."""
+    """Runs losses_of for every mesh in these processes, which have eight devices together; the results by process."""
     printed = program_outputs(Path(__file__), processes=processes, devices=8 // processes)
     return [json.loads(output.splitlines()[-1]) for output in printed]
 
 
-def test_two_processes_train_like_one():
-    """Over loopback, with rows and sequences sharded over the processes; equal up to the order of sums."""
+def test_two_processes_have_the_losses_of_one():
+    """The processes connect over loopback; rows and sequences are sharded over them. Equal up to the order of sums."""
     [one], two = run(1), run(2)
     assert two[0] == two[1]
     np.testing.assert_allclose(two[0], one, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The structure of the project: sizes of files, what imports what, which tests are collected, what a wheel contains."""
+"""The structure of the project: sizes of files, imports, collected tests, and the contents of a wheel."""
 
 import ast
 import itertools
@@ -34,7 +34,7 @@ SOURCE = [*source_files(*PACKAGES), ROOT / "xm_launch.py"]
 def test_source_files_are_short():
     lines = {path: path.read_text().count("\n") for path in [*SOURCE, *source_files("benchmarks")]}
     long = {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > 400}
-    assert not long, f"over 400 lines, split by concept: {long}"
+    assert not long, f"over 400 lines; split these files by concept: {long}"
     assert statistics.median(count for count in lines.values() if count > 1) <= 150
 
 
@@ -68,7 +68,7 @@ sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider"], plugins
 
 
 def test_every_test_file_is_collected():
-    """What `pytest` without arguments collects, without importing it, is every test file that exists."""
+    """`pytest` without arguments collects every test file that exists. No test file is imported here."""
     done = subprocess.run([sys.executable, "-c", _LIST_COLLECTED], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
     found = {Path(line.partition(": ")[2]) for line in done.stdout.splitlines() if line.startswith("collected: ")}
@@ -90,12 +90,12 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_paths_in_the_documentation_exist(page):
-    """Links to files, and paths of source files."""
+    """Checks links to files and paths of source files."""
     text = page.read_text()
     links = {page.parent / link for link in re.findall(r"\]\(([^)#:]+)\)", text)}
     folders = "|".join((*PACKAGES, "tests", "benchmarks", "docs", "gin"))
     paths = {ROOT / path for path in re.findall(rf"(?<![\w/.-])((?:{folders})/[\w/.-]*\.(?:py|md|gin))\b", text)}
-    written = [path for path in links | paths if not path.stem.isupper()]  # STAGE.gin stands for any
+    written = [path for path in links | paths if not path.stem.isupper()]  # STAGE.gin is a placeholder
     assert not [str(path) for path in sorted(written) if not path.exists()]
 
 
@@ -116,15 +116,15 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path, modules: dict[str, Path]) -> Iterator[Path]:
-    """The files of `modules` that a file imports, at its top or inside functions."""
+    """The files of `modules` that a file imports, at top level or inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in modules else str(node.module) for name in whole]
+            qualified = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else str(node.module) for name in qualified]
         yield from (modules[name] for name in names if name in modules)
 
 
@@ -146,22 +146,22 @@ def find_cycle(graph: dict[Path, set[Path]]) -> list[Path]:
     return next((cycle for node in sorted(graph) if (cycle := visit(node, []))), [])
 
 
-def test_no_cycle_of_files():
+def test_imports_have_no_cycle():
     modules = {module_name(path): path for path in SOURCE}
     graph = {path: set(imports(path, modules)) - {path} for path in SOURCE}
-    assert sum(map(len, graph.values())) > 2 * len(SOURCE), "imports are found"
+    assert sum(map(len, graph.values())) > 2 * len(SOURCE), "imports() finds most imports"
     cycle = " -> ".join(str(path.relative_to(ROOT)) for path in find_cycle(graph))
     assert not cycle, f"files import each other: {cycle}"
 
 
-def test_a_cycle_is_found():
+def test_find_cycle_returns_a_cycle_or_nothing():
     a, b, c, d = map(Path, "abcd")
     assert find_cycle({a: {b}, b: {c, d}, c: {d}, d: set()}) == []
     assert find_cycle({a: {b}, b: {c, d}, c: {b}, d: set()}) == [b, c, b]
 
 
 def test_layers_name_every_part():
-    """A new package or module of codellama_jax gets a layer in pyproject.toml, so that the contracts cover it."""
+    """Every package and module of codellama_jax is in a layer in pyproject.toml, so that the contracts cover it."""
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     (layers,) = (contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
     named = {name.strip() for layer in layers for name in layer.replace(":", "|").split("|")}
@@ -185,7 +185,7 @@ def test_the_model_loads_no_data_or_checkpoint_library():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """A wheel, built without the network from a copy of the source: building writes beside what it builds."""
+    """A wheel, built without network access from a copy of the source, because the build writes next to the source."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     for name in (*PACKAGES, "gin"):

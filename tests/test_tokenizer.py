@@ -20,13 +20,13 @@ from codellama_jax.tokenizer import Tokenizer
 from tasks import tokenizer_training
 
 ROOT = Path(__file__).parents[1]
-USUAL = Filters()
+DEFAULT_FILTERS = Filters()
 SOURCE = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def small() -> Tokenizer:
-    """Trained here, so that tests that need no published vocabulary run without test data."""
+    """A tokenizer that is trained here, so that tests that need no published vocabulary run without test data."""
     return Tokenizer(tokenizer_training.train([SOURCE], 400), infilling=True)
 
 
@@ -35,9 +35,10 @@ def llama(shared_data: Path) -> Tokenizer:
     return Tokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
 
 
-def strange_texts(number: int) -> list[str]:
-    """Texts of problematic parts: white space, line ends, control and wide characters, tags."""
-    random_ = random.Random(7)
+def unusual_texts(number: int) -> list[str]:
+    """Texts that consist of problematic parts (white space, line ends, control and wide characters, tags), and every
+    character below U+3000 except U+2581."""
+    rng = random.Random(7)
     parts = [
         "",
         " ",
@@ -57,7 +58,7 @@ def strange_texts(number: int) -> list[str]:
         "\ufeff",
     ]
     parts += [" <EOT>", "<s>", "</s>", "<unk>", "<0x0A>", "[INST]", "\x7f", "\u2028", "\U0010ffff", "\u00a0"]
-    texts = ["".join(random_.choices(parts, k=random_.randrange(12))) for _ in range(number)]
+    texts = ["".join(rng.choices(parts, k=rng.randrange(12))) for _ in range(number)]
     singles = [chr(c) for c in range(0x3000) if c != 0x2581]
     return texts + singles
 
@@ -98,10 +99,10 @@ def test_rows_and_ids_without_infilling(llama: Tokenizer):
         plain.infilling_prompt("a", "b", "psm")
 
 
-def test_file_of_code_llama_gives_the_tokenizer_of_llama(llama: Tokenizer, shared_data: Path):
-    own = Tokenizer.from_file(shared_data / "tokenizers/codellama_tokenizer_RECONSTRUCTED.model", infilling=True)
-    assert own.fingerprint == llama.fingerprint
-    assert own.rows == 32016
+def test_model_file_of_code_llama_gives_the_tokenizer_of_llama(llama: Tokenizer, shared_data: Path):
+    code_llama = Tokenizer.from_file(shared_data / "tokenizers/codellama_tokenizer_RECONSTRUCTED.model", infilling=True)
+    assert code_llama.fingerprint == llama.fingerprint
+    assert code_llama.rows == 32016
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_file_of_code_llama_gives_the_tokenizer_of_llama(llama: Tokenizer, share
 @pytest.mark.parametrize("name", ["small", "llama"])
 def test_encoding_and_decoding_are_inverse(name: str, request: pytest.FixtureRequest):
     tokenizer = request.getfixturevalue(name)
-    for text in [*strange_texts(3000), SOURCE]:
+    for text in [*unusual_texts(3000), SOURCE]:
         ids = tokenizer.encode(text)
         assert ids.dtype == np.int32 and ids.ndim == 1
         assert tokenizer.decode(ids) == text
@@ -150,11 +151,11 @@ def test_importing_the_tokenizer_loads_no_tensorflow_gin_or_jax():
 # --- rejected models --------------------------------------------------------------------------------------------------
 
 
-GARBAGE = {
+INVALID_FILES = {
     "empty": lambda model: b"",
     "text": lambda model: SOURCE.encode(),
     "json": lambda model: b'{"version": "1.0", "model": {"type": "BPE"}}',
-    "half": lambda model: model[: len(model) // 2],
+    "first_half": lambda model: model[: len(model) // 2],
     "without_its_last_byte": lambda model: model[:-1],
     "random": lambda model: random.Random(1).randbytes(5000),
     "another_protobuf": lambda model: b"\xaa\x06\x05hello",
@@ -177,7 +178,7 @@ def bos_and_eos_swapped(proto):
 
 
 def padding_first(proto):
-    """As in T5: all ids are shifted by one."""
+    """A padding piece comes first, as in T5: all ids are shifted by one."""
     piece = type(proto.pieces[0])(piece="<pad>", score=0, type=3)
     proto.pieces.insert(0, piece)
 
@@ -187,7 +188,7 @@ def no_byte_pieces(proto):
     proto.trainer_spec.byte_fallback = False
 
 
-def squeezes_spaces(proto):
+def extra_spaces_removed(proto):
     proto.normalizer_spec.remove_extra_whitespaces = True
 
 
@@ -201,12 +202,13 @@ UNLIKE_LLAMA = {
     bos_and_eos_swapped: r"ids \(0, 2, 1\)",
     padding_first: r"ids \(1, 2, 3\)",
     no_byte_pieces: "no byte pieces",
-    squeezes_spaces: "normalises text",
+    extra_spaces_removed: "normalises text",
     no_implicit_space: "does not add an implicit leading space",
 }
 
 
 def error_message(tmp_path: Path, model: bytes) -> str:
+    """The message of the error that loading a model file raises."""
     path = tmp_path / "tokenizer.model"
     path.write_bytes(model)
     with pytest.raises(UserError) as caught:
@@ -216,9 +218,9 @@ def error_message(tmp_path: Path, model: bytes) -> str:
     return message
 
 
-@pytest.mark.parametrize("kind", GARBAGE)
+@pytest.mark.parametrize("kind", INVALID_FILES)
 def test_files_that_are_not_models_are_rejected(small: Tokenizer, tmp_path: Path, kind: str):
-    assert "SentencePiece model" in error_message(tmp_path, GARBAGE[kind](small.model))
+    assert "SentencePiece model" in error_message(tmp_path, INVALID_FILES[kind](small.model))
 
 
 @pytest.mark.parametrize("change", UNLIKE_LLAMA, ids=lambda change: change.__name__)
@@ -235,12 +237,12 @@ def test_missing_files_are_errors(tmp_path: Path):
 
 
 def test_damaged_model_is_rejected_or_usable(small: Tokenizer):
-    """A changed byte raises UserError or nothing: a changed score or piece is accepted, and encoding works."""
-    random_ = random.Random(3)
+    """A model with one changed byte raises UserError, or is accepted and can encode: a score or a piece has changed."""
+    rng = random.Random(3)
     accepted = 0
     for _ in range(300):
         model = bytearray(small.model)
-        model[random_.randrange(len(model))] = random_.randrange(256)
+        model[rng.randrange(len(model))] = rng.randrange(256)
         try:
             tokenizer = Tokenizer(bytes(model), infilling=True)
         except UserError:
@@ -262,7 +264,7 @@ def test_bytes_and_path_give_the_same_tokenizer(small: Tokenizer, tmp_path: Path
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    """Small folders for all streams, and a cache folder of its own."""
+    """Small folders for all streams. The cache is an empty folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for stream, name in (("code", "a.c"), ("python", "b.py"), ("nl_code", "c.md"), ("nl", "d.txt")):
         (tmp_path / stream).mkdir()
@@ -280,54 +282,64 @@ def test_trained_tokenizer_has_the_ids_of_llama_and_is_deterministic(small: Toke
     assert hashlib.sha256(again).digest() == hashlib.sha256(small.model).digest()
     assert (small.pieces, small.rows, small.eot_id) == (400, 416, 410)
     assert small.encode("\n").tolist()[-1] == 13
-    assert small.encode("12")[-2:].tolist() == [small.encode("1")[-1], small.encode("2")[-1]]  # digits one by one
+    assert small.encode("12")[-2:].tolist() == [small.encode("1")[-1], small.encode("2")[-1]]  # each digit is a piece
     assert len(small.encode("        ")) < 8  # runs of spaces have pieces
 
 
 def test_trained_tokenizer_is_cached(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture):
-    said: list[str] = []
-    first = tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append)
-    (kept,) = (tmp_path / "cache/codellama_jax/tokenizers").iterdir()
-    assert len(said) == 2 and str(kept) in said[1]
-    second = tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400, infilling=False), said.append)
-    assert len(said) == 2 and second.model == first.model and second.rows == 400
-    for how in ({"document_characters": 100}, {"group_by_repository": True}):
-        otherwise = dataclasses.replace(corpus, **how)
-        third = tokenizer_training.trained_tokenizer(otherwise, USUAL, Settings(vocab_size=400), said.append)
-        assert len(said) == 2 and third.model == first.model, how
-    kept.write_bytes(b"damaged")
-    assert (
-        tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append).model == first.model
+    messages: list[str] = []
+    first = tokenizer_training.trained_tokenizer(corpus, DEFAULT_FILTERS, Settings(vocab_size=400), messages.append)
+    (cached,) = (tmp_path / "cache/codellama_jax/tokenizers").iterdir()
+    assert len(messages) == 2 and str(cached) in messages[1]
+    second = tokenizer_training.trained_tokenizer(
+        corpus, DEFAULT_FILTERS, Settings(vocab_size=400, infilling=False), messages.append
     )
-    assert len(said) == 4 and kept.read_bytes() == first.model
+    assert len(messages) == 2 and second.model == first.model and second.rows == 400
+    for changes in ({"document_characters": 100}, {"group_by_repository": True}):
+        other_settings = dataclasses.replace(corpus, **changes)
+        third = tokenizer_training.trained_tokenizer(
+            other_settings, DEFAULT_FILTERS, Settings(vocab_size=400), messages.append
+        )
+        assert len(messages) == 2 and third.model == first.model, changes
+    cached.write_bytes(b"damaged")
+    assert (
+        tokenizer_training.trained_tokenizer(corpus, DEFAULT_FILTERS, Settings(vocab_size=400), messages.append).model
+        == first.model
+    )
+    assert len(messages) == 4 and cached.read_bytes() == first.model
     Path(corpus.code or "", "new.c").write_text("int x;\n" * 9)
-    tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append)
-    assert len(said) == 6  # another text, another tokenizer
-    assert capfd.readouterr() == ("", "")  # SentencePiece's own log stays away from the terminal
+    tokenizer_training.trained_tokenizer(corpus, DEFAULT_FILTERS, Settings(vocab_size=400), messages.append)
+    assert len(messages) == 6  # different text needs a different tokenizer
+    assert capfd.readouterr() == ("", "")  # SentencePiece's own log is not printed
 
 
 def test_unwritable_cache_is_not_an_error(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    said: list[str] = []
-    assert tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=400), said.append).pieces == 400
-    assert "not kept" in said[-1]
+    messages: list[str] = []
+    assert (
+        tokenizer_training.trained_tokenizer(corpus, DEFAULT_FILTERS, Settings(vocab_size=400), messages.append).pieces
+        == 400
+    )
+    assert "not kept" in messages[-1]
 
 
 def test_too_little_text_or_too_few_pieces_is_an_error(corpus: Corpus, capfd: pytest.CaptureFixture):
     for vocab_size in (100_000, 260):
-        with pytest.raises(UserError, match=r"--gin.Tokenizer.vocab_size=\d+") as refusal:
-            tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(vocab_size=vocab_size), lambda line: None)
-        assert "\n" not in str(refusal.value)
+        with pytest.raises(UserError, match=r"--gin.Tokenizer.vocab_size=\d+") as caught:
+            tokenizer_training.trained_tokenizer(
+                corpus, DEFAULT_FILTERS, Settings(vocab_size=vocab_size), lambda line: None
+            )
+        assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_model_file_of_the_settings_is_loaded(corpus: Corpus, small: Tokenizer, tmp_path: Path):
     (tmp_path / "a.model").write_bytes(small.model)
     settings = Settings(model=str(tmp_path / "a.model"), infilling=False)
-    assert tokenizer_training.trained_tokenizer(corpus, USUAL, settings).model == small.model
+    assert tokenizer_training.trained_tokenizer(corpus, DEFAULT_FILTERS, settings).model == small.model
     with pytest.raises(UserError, match="no such file"):
-        tokenizer_training.trained_tokenizer(corpus, USUAL, Settings(model="none.model"))
+        tokenizer_training.trained_tokenizer(corpus, DEFAULT_FILTERS, Settings(model="none.model"))
 
 
 def test_two_processes_can_train_at_the_same_time(corpus: Corpus, tmp_path: Path):

@@ -88,7 +88,10 @@ def test_no_retired_phrase(phrase):
     found = []
     for path in PROSE:
         # a phrase may continue on the next line, after the sign of a comment or a quote
-        text = re.sub(r"\s*\n[\s#>*|\"'f(]*", " ", path.read_text())
+        text = path.read_text()
+        if path.parent.name == "benchmarks" and path.suffix == ".md":
+            text = re.sub(r"`error: [^`]*`", "", text)  # messages that were recorded when the benchmark was run
+        text = re.sub(r"\s*\n[\s#>*|\"'f(]*", " ", text)
         text = text.replace("_", " ") if path.suffix == ".py" else text  # names are prose too
         if path != Path(__file__):
             found += [f"{path.relative_to(ROOT)}: {match[0]!r}" for match in re.finditer(rf"\b{phrase}\b", text, re.I)]

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: whether they are detected and named, and whether a run resumes from the one before."""
+"""Damages checkpoints: checks that the damage is detected, and that a run resumes from the previous checkpoint."""
 
 import argparse
 import dataclasses
@@ -52,7 +52,7 @@ def random_file(checkpoint: Path, rng: random.Random) -> Path:
 
 
 def restore_error(stage_dir: Path) -> str | None:
-    """Restores the newest checkpoint as train.py does; returns the error message, None if there is no error."""
+    """Restores the newest checkpoint as train.py does. Returns the error message, or None if there is no error."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from codellama_jax.config.model import Llama
     from codellama_jax.sharding import make_mesh
@@ -87,16 +87,16 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     newest, before = steps[-1], steps[-2]
 
     def named(file: Path, error: str) -> bool:
-        """Whether the error names the file and the step before, and tells how to resume from that step."""
+        """Whether the error names the damaged file and the previous step, and states how to resume from that step."""
         return str(file) in error and f"step {before} is" in error and f"move {newest} away and run the same" in error
 
     check(restore_error(original.folder / "code") is None, "the undamaged copy")
     yield "## Damage"
     yield ""
     yield from paragraph(f"""
-        Copies of a run that was stopped at step {newest}; files are drawn in proportion to their sizes. Detected and
-        named: the error names the file, says that step {before} is complete and how to resume from it. Nothing was
-        written in any copy.
+        Each row damages copies of a run that was stopped at step {newest}, in files drawn with probability proportional
+        to their size. Detected and named: the error names the file, and states that step {before} is complete and how
+        to resume from it. Nothing was written to any copy.
     """)
     yield "| damage to the newest checkpoint | times | detected and named |"
     yield "|---|---|---|"
@@ -109,7 +109,7 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
             change = inject(file, rng)
             if file.name == checksums.NAME and not file.exists():
                 shutil.rmtree(copy)
-                continue  # then it counts as a checkpoint of a version that wrote no checksums
+                continue  # without checksums it counts as a checkpoint of an older version
             damaged = file_digests(copy)
             error = restore_error(copy) or ""
             check(named(file.relative_to(checkpoint), error), f"{file}, {change}: {error or 'not detected'}")
@@ -118,8 +118,8 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         yield f"| {name} | {times} | {times} |"
     yield ""
     yield from paragraph("""
-        With the command itself. Each run ended with exit code 1 and one error line. Then its advice was followed, the
-        folder was moved away, and the run finished equal to the undamaged one:
+        The same with the train command: each run ended with exit code 1 and one error line. After the folder was moved
+        away, as the error advises, the run finished with the result of the undamaged run:
     """)
     for number, (inject, name, _) in enumerate(DAMAGES):
         run = dataclasses.replace(original, run_dir=folder / f"damaged{number}")

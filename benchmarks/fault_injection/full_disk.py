@@ -1,4 +1,4 @@
-"""A disk that becomes full or read-only under a run: a tmpfs, which can be both even for root."""
+"""A disk that becomes full or read-only during a run. It is a tmpfs, which can be both even for root."""
 
 import contextlib
 import subprocess
@@ -24,27 +24,27 @@ def section(steps: int, folder: Path, reference: Run) -> Iterator[str]:
         return
     yield from paragraph(f"""
         A tmpfs with room for two and a half checkpoints of {size / 1e6:.1f} MB. Each time the run ended with exit code
-        1 and one error line, and all complete checkpoints were undamaged; then the cause was removed, and the same
-        command resumed the run. At the end it equals the reference.
+        1 and one error line, and all complete checkpoints were undamaged. After the cause was removed, the same command
+        resumed the run. The final result equals that of the reference.
     """)
     run = code_training(steps, disk / "runs")
     mounted = [disk]
     try:
         # full because of the run's own saves
-        errors = {"full, from saves": run.finish(code=1)}
+        errors = {"full because of saves": run.finish(code=1)}
         check(run.last_saved("code") and not run.damaged(), f"{run.damaged()}")
         _remount(disk, f"size={large}")
         check(_resumes(run), "did not resume")
 
-        # full because of other files: no byte is left for a line of metrics
+        # full because of other files: there is no space for a line of metrics
         filler, step = disk / "filler", run.last_step("code")
         with run.start() as started:
             check(started.until_step(step + 2), started.output())
             _fill(filler)
             check(started.wait(60) == [1], started.output())
-            errors["full, from other files"] = started.output()
+            errors["full because of other files"] = started.output()
         check(not run.damaged(), f"{run.damaged()}")
-        check(run.finish(code=1) and not run.damaged(), f"{run.damaged()}")  # and again while it is full
+        check(run.finish(code=1) and not run.damaged(), f"{run.damaged()}")  # again, while the disk is full
         filler.unlink()
 
         # read-only from the start
@@ -54,7 +54,7 @@ def section(steps: int, folder: Path, reference: Run) -> Iterator[str]:
         check(file_digests(run.folder) == before, "something was written")
         _remount(disk, "rw")
 
-        # read-only from some step on, with a bind mount: a disk with files open for writing cannot be remounted so
+        # read-only after a step, by a bind mount: a disk with files open for writing cannot be remounted read-only
         saves, step = run.folder / "code" / "checkpoints", run.last_step("code")
         with run.start() as started:
             check(started.until_step(step + 2), started.output())
@@ -62,7 +62,7 @@ def section(steps: int, folder: Path, reference: Run) -> Iterator[str]:
             mounted.append(saves)
             _remount(saves, "ro,bind")
             check(started.wait(60) == [1], started.output())
-            errors["read-only from a step on"] = started.output()
+            errors["read-only after a step"] = started.output()
         check(not run.damaged(), f"{run.damaged()}")
         subprocess.run(["umount", mounted.pop()], check=True)
         run.finish()
@@ -83,7 +83,7 @@ def _remount(path: Path, options: str) -> None:
 
 
 def _resumes(run: Run) -> bool:
-    """Starts the run and stops it two steps later."""
+    """Starts the run and stops it two steps later; returns whether it ended with exit code 75."""
     step = run.last_step("code")
     with run.start() as started:
         started.until_step(step + 2)

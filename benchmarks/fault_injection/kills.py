@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments and started again."""
+"""Kills runs at random moments and starts them again."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ class Kill(NamedTuple):
     """The state of a run after a kill.
 
     Attributes:
-        moment: the moment at which the run was to be killed.
+        moment: the moment of the kill, as in MOMENTS.
         stage: the stage that was running.
         partial_save: whether a save was interrupted.
         lost: number of steps that must be repeated.
@@ -40,7 +40,7 @@ def current_stage(run: Run) -> str:
     return "lcft" if final_step(run.folder / "code") is not None else "code"
 
 
-# ---------------------------------------------------------------- moments: wait for one, False if the run ended before
+# ---------------------------------------------------------------- moments: waits; False if the run ended before it
 
 
 def during_step(started: Started, rng: random.Random) -> bool:
@@ -137,7 +137,7 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         run = cascade(options.steps, folder / f"killed{runs}")
         runs += 1
         number = min(KILLS_PER_RUN, options.kills - len(kills))
-        # if fewer than all moments: spread evenly
+        # with fewer kills than moments, they are spread evenly
         moments = [MOMENTS[len(MOMENTS) * index // number] for index in range(number)]
         for kill in kill_repeatedly(run, moments, rng):
             kills.append(kill)
@@ -152,11 +152,11 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield ""
     yield from paragraph(f"""
         SIGKILL to launcher and training process, {len(kills)} times in {runs} runs of code training ({steps["code"]}
-        steps) and long-context fine-tuning ({steps["lcft"]} steps), saving every 8 steps; {seconds:.0f} s without a
-        kill. After each kill every complete checkpoint was compared with its checksums, and the same command was
-        started again.
+        steps) and long-context fine-tuning ({steps["lcft"]} steps), saving every 8 steps, which takes {seconds:.0f} s
+        without a kill. After each kill, every complete checkpoint was compared with its checksums, and the same command
+        was started again.
     """)
-    yield "| killed | times | in code, lcft | partial saves | repeated steps, median (largest) |"
+    yield "| killed | times | in code, lcft | partial saves | repeated steps, median (max) |"
     yield "|---|---|---|---|---|"
     by_moment: dict[str, list[Kill]] = defaultdict(list)
     for kill in kills:
@@ -169,6 +169,6 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         yield f"| {moment} | {len(group)} | {in_code}, {len(group) - in_code} | {partial} | {repeated} |"
     yield ""
     yield from paragraph(f"""
-        All {runs} runs finished, with every step once, in order, and equal to the run that was not killed. All
-        checkpoints were readable.
+        All {runs} runs finished. Every step was logged exactly once and in order, the results equal those of the run
+        that was not killed, and all checkpoints were readable.
     """)

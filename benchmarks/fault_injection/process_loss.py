@@ -1,4 +1,4 @@
-"""Runs of two processes, one of which is killed, stopped or signalled."""
+"""Runs of two processes: one of them is killed, stopped or signalled."""
 
 import argparse
 import random
@@ -17,7 +17,7 @@ from fault_injection.workloads import two_processes
 
 
 class Loss(NamedTuple):
-    """The reaction of the other process: seconds until it ended, its exit code, its last line."""
+    """The reaction of the other process: seconds until it ended, its exit code, its last line of output."""
 
     seconds: float
     code: int
@@ -43,7 +43,7 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield "## Two processes with four devices each, over loopback"
     yield ""
     yield from paragraph(f"""
-        A run of code training ({steps} steps, saving every 8). One of the processes is lost; when the other has ended,
+        A run of code training ({steps} steps, saving every 8). One of the processes is lost. When the other has ended,
         both are started again with the same command.
     """)
     yield "| lost | process | seconds until the other ended | its exit code | its last line |"
@@ -72,8 +72,8 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     check(same(run.final_arrays("code"), final), "different parameters")
     yield ""
     yield from paragraph(f"""
-        The longest took {longest:.1f} s (a process without a heartbeat for {distributed.HEARTBEAT_SECONDS} s counts as
-        lost). The run was then finished, and equals a run of two processes without a loss.
+        The longest reaction took {longest:.1f} s (a process without a heartbeat for {distributed.HEARTBEAT_SECONDS} s
+        counts as lost). The run was then resumed and finished; its result equals that of two processes without a loss.
     """)
     signalled = two_processes(steps, folder / "signalled")
     with signalled.start() as started:
@@ -87,6 +87,6 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     check(signalled.trajectory() == reference.trajectory(), "different trajectory after SIGTERM")
     check(same(signalled.final_arrays("code"), final), "different parameters after SIGTERM")
     yield from paragraph(f"""
-        SIGTERM to process 1 only: both processes saved at step {saved} and ended with exit code 75. Started again, the
-        run equals the same reference.
+        SIGTERM to process 1 only: both processes saved at step {saved} and ended with exit code 75. After the run was
+        started again, its result equals the same reference.
     """)

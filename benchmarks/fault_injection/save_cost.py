@@ -1,4 +1,4 @@
-"""What a save costs the training loop."""
+"""The time that a save adds to the training loop."""
 
 import argparse
 import statistics
@@ -28,8 +28,8 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     size = sum(array.nbytes for array in state.values())
     copies = copy_seconds(state)
     copy = statistics.median(copies)
-    # By the number of steps since the one that starts a save. The first interval is left out because it compiles, the
-    # last save because the run waits for it.
+    # Seconds by number of steps since a save. The first interval is excluded because it includes compilation, the last
+    # save because the run waits for it.
     seconds = {
         since: [metrics[step]["seconds"] for step in range(EVERY + since, EVERY * SAVES, EVERY)]
         for since in range(EVERY)
@@ -42,17 +42,17 @@ def section(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield ""
     parameters = sum(array.size for name, array in state.items() if name.startswith("params"))
     yield from paragraph(f"""
-        {parameters / 1e6:.0f} million parameters; a save is {size / 1e6:,.0f} MB, every {EVERY} steps of 1,024 tokens;
-        {len(blocked)} saves. A copy of the state's arrays takes {copy:.2f} s on this machine without other load (median
+        {parameters / 1e6:.0f} million parameters; {len(blocked)} saves of {size / 1e6:,.0f} MB, one every {EVERY} steps
+        of 1,024 tokens. A copy of the state's arrays takes {copy:.2f} s on this machine without other load (median
         of {len(copies)}, {size / copy / 1e9:.1f} GB/s).
     """)
-    yield "| step | median seconds | least .. most |"
+    yield "| step | median seconds | min .. max |"
     yield "|---|---|---|"
-    yield f"| ordinary: the last before a save | {median_and_range(before)}"
-    yield f"| that starts a save, including the save | {median_and_range(starts)}"
-    yield f"| - of which the save blocks the loop | {median_and_range(blocked)}"
+    yield f"| ordinary step: the last before a save | {median_and_range(before)}"
+    yield f"| step that starts a save, including the save | {median_and_range(starts)}"
+    yield f"| time during which the save blocks the loop | {median_and_range(blocked)}"
     for since in range(1, EVERY - 1):
-        yield f"| {since} after it | {median_and_range(seconds[since])}"
+        yield f"| step {since} after the save | {median_and_range(seconds[since])}"
     yield ""
     met = "met" if statistics.median(starts) <= bound else "NOT met"
     yield from paragraph(f"""

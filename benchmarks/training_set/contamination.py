@@ -50,12 +50,12 @@ def variants(problem: Problem) -> Iterator[tuple[str, str]]:
     yield "solution only, renamed", body
 
 
-def section(needles: list[Problem], plain: list[str], many: list[str]) -> Iterator[str]:
+def section(problems: list[Problem], library: list[str], all_files: list[str]) -> Iterator[str]:
     """The lines of this part of the result file."""
-    index, seconds = timed(lambda: Index(needles))
+    index, seconds = timed(lambda: Index(problems))
     found: collections.Counter[tuple[str, str]] = collections.Counter()
     totals: collections.Counter[tuple[str, str]] = collections.Counter()
-    for problem in needles:
+    for problem in problems:
         for kind, text in variants(problem):
             key = (kind, problem.name.partition(":")[0])
             totals[key] += 1
@@ -64,8 +64,8 @@ def section(needles: list[Problem], plain: list[str], many: list[str]) -> Iterat
     yield "## Evaluation problems"
     yield ""
     yield (
-        f"{len(needles):,} problems, {len(index):,} token windows, indexed in {seconds:.1f} s,"
-        f" {len(pickle.dumps(index)) / 1e6:.1f} MB pickled; each inserted between functions of another file."
+        f"{len(problems):,} problems, {len(index):,} token windows, indexed in {seconds:.1f} s,"
+        f" {len(pickle.dumps(index)) / 1e6:.1f} MB pickled; each problem is inserted into the code of another file."
     )
     yield ""
     yield f"| inserted | {' | '.join(f'{name} found' for name in sets)} |"
@@ -73,14 +73,14 @@ def section(needles: list[Problem], plain: list[str], many: list[str]) -> Iterat
     for kind in dict.fromkeys(kind for kind, _ in totals):
         yield f"| {kind} | {' | '.join(f'{found[kind, name]:,} of {totals[kind, name]:,}' for name in sets)} |"
     yield ""
-    sizes = itertools.accumulate(len(text.encode()) for text in plain)
-    sample = [text for text, size in zip(plain, sizes, strict=True) if size <= 20e6]
-    without = Index(needles, Decontamination(structure=0))
-    for texts, name in ((plain, "the standard library"), (many, "all files")):
+    sizes = itertools.accumulate(len(text.encode()) for text in library)
+    sample = [text for text, size in zip(library, sizes, strict=True) if size <= 20e6]
+    without = Index(problems, Decontamination(structure=0))
+    for texts, name in ((library, "the standard library"), (all_files, "all files")):
         all_hits = [index.hits(text) for text in texts]
         words = sum(any(not hit.renamed for hit in hits) for hits in all_hits)
         structure = sum(any(hit.renamed for hit in hits) for hits in all_hits)
-        yield f"Of {name} ({len(texts):,}) {words:,} have hits by words and {structure:,} by structure."
+        yield f"Documents with hits in {name} ({len(texts):,}): {words:,} by words, {structure:,} by structure."
     size = sum(len(text.encode()) for text in sample) / 1e6
     rates = [size / timed(lambda: [index.hits(text) for text in sample])[1] for _ in range(3)]
     words_only = [size / timed(lambda: [without.hits(text) for text in sample])[1] for _ in range(3)]

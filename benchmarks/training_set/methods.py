@@ -1,7 +1,7 @@
 """Methods of finding near duplicates: ours, datasketch and rensa.
 
-All make their pairs in the same way: sets of token 5-grams, signatures of 256 entries, bands for a threshold of 0.85,
-pairs whose estimated similarity reaches it.
+All use the same parameters: sets of token 5-grams, signatures of 256 entries, bands for a threshold of 0.85, and pairs
+whose estimated similarity is at least the threshold.
 """
 
 import collections
@@ -11,7 +11,7 @@ import numpy as np
 from tasks.curation.dedup import minhash
 
 THRESHOLD, PERMUTATIONS = 0.85, 256
-WIDER = 0.8  # threshold of wider bands, for the same pairs: more documents share a bucket, and more are compared
+WIDER = 0.8  # bands for this threshold put more documents into a bucket, so more pairs are compared with THRESHOLD
 Pair = tuple[int, int]
 
 
@@ -24,7 +24,7 @@ def buckets_to_pairs(signatures: np.ndarray, band_threshold: float = THRESHOLD) 
     pairs: set[Pair] = set()
     for members in buckets.values():
         if len(members) > 1:
-            # names that sort in the order of the numbers
+            # zero-padded, so that names sort like numbers
             named = [(f"{number:09}", signatures[number]) for number in members]
             pairs.update((int(a), int(b)) for a, b in minhash.similar_pairs(named, THRESHOLD))
     return pairs

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.curation.dedup import minhash
 from training_set.methods import PERMUTATIONS, THRESHOLD, WIDER, Pair, ours, ours_with_wider_bands
 
-HIGH, LOW = 0.9, 0.75  # similar pairs that should be found; flagged pairs below this are mistakes
+HIGH, LOW = 0.9, 0.75  # pairs above HIGH should be found; flagged pairs below LOW are false positives
 
 
 def mutated(text: str, rate: float, rng: random.Random) -> str:
@@ -54,7 +54,7 @@ def exact_pairs(sets: list[np.ndarray], least: float) -> dict[Pair, float]:
 
 
 def components(edges: Iterable[Pair], count: int) -> list[int]:
-    """For each document the first document of its connected component."""
+    """Returns for each document the first document of its connected component."""
     leader = list(range(count))
 
     def find(number: int) -> int:
@@ -88,7 +88,7 @@ def section(texts: list[str], count: int) -> Iterator[str]:
     yield "## Near duplicates: recall and precision"
     yield ""
     yield f"{len(texts):,} files and {len(copies):,} modified copies (lines replaced, removed or duplicated),"
-    yield f"every pair compared exactly as sets of token 5-grams; {bands} bands of {rows} rows."
+    yield f"every pair compared exactly, as sets of token 5-grams; {bands} bands of {rows} rows."
     yield ""
     yield "| similarity | pairs | found directly | in one component |"
     yield "|---|---|---|---|"
@@ -109,5 +109,5 @@ def section(texts: list[str], count: int) -> Iterator[str]:
     yield ""
 
 
-def share(part: int, whole: int) -> str:
-    return f"{part / whole:.3f}" if whole else "-"
+def share(part: int, total: int) -> str:
+    return f"{part / total:.3f}" if total else "-"

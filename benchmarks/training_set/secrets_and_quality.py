@@ -1,4 +1,4 @@
-"""What redaction and the quality filters cost."""
+"""Speed of redaction and of the quality filters."""
 
 import collections
 import importlib.util

@@ -28,8 +28,8 @@ def attention(
 
     The forward pass loops over blocks of queries, the backward pass over blocks of keys. If the queries are the
     complete sequence in order, a block of queries uses only the keys up to its end, and a block of keys only the
-    queries from its start, so half of the score matrix is never computed. The backward pass recomputes the scores of a
-    block instead of storing them: the largest temporary array is [B, H, block, T].
+    queries from its start, so about half of the score matrix is never computed. The backward pass recomputes the scores
+    of a block instead of storing them: the largest temporary array is [B, H, block, T].
 
     Args:
         q_BSHK: queries; H is a multiple of G, and query heads h*H/G .. (h+1)*H/G - 1 share key-value head h.
@@ -94,8 +94,8 @@ def _backward(block: int, residuals: Any, d_out_BSHK: jax.Array) -> tuple[jax.Ar
         first = start if index_S is None else 0
         keys, queries = slice(start, stop), slice(first, S)
         k, v = k_BGTK[:, :, keys], v_BGTK[:, :, keys]
-        # Scores have the keys first: three of the five products then need no transposition. The gradient of the queries
-        # needs one, of its smaller operand.
+        # In the scores the keys are the first dim, so that three of the five products need no transposition. The
+        # gradient of the queries needs one, of its smaller operand.
         q = q_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
         d_out = d_out_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
         scores = _product("bgtk,bgqk->bgtq", k, q)
@@ -129,7 +129,7 @@ def _heads_first(x_BSHK: jax.Array, groups: int | None = None) -> jax.Array:
 
 
 def _visible(segments: Segments, index_S: jax.Array | None, queries: slice, keys: slice, times: int) -> jax.Array:
-    """The mask of these queries and keys, [1 or B, 1, times x queries, keys]: repeated for each head of a group."""
+    """The mask of these queries and keys, [1 or B, 1, times x queries, keys], repeated for each head of a group."""
     index = jnp.arange(queries.start, queries.stop) if index_S is None else index_S[queries]
     visible = (index[:, None] >= jnp.arange(keys.start, keys.stop)[None, :])[None]
     if segments is not None:
@@ -140,6 +140,6 @@ def _visible(segments: Segments, index_S: jax.Array | None, queries: slice, keys
 def self_attention(
     q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segments_BS: jax.Array | None, block: int
 ) -> jax.Array:
-    """`attention` of a complete sequence over itself."""
+    """`attention` with queries, keys and values of the same complete sequence."""
     segments = None if segments_BS is None else (segments_BS, segments_BS)
     return attention(q_BSHK, k_BSGK, v_BSGK, segments, None, block)

@@ -14,8 +14,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 
 def row_major(x: jax.Array) -> jax.Array:
-    """Returns x. On a CPU it gets the row-major layout, so that a preceding transposition happens in memory and not as
-    part of a product."""
+    """Returns x, on a CPU with row-major layout, so that a preceding transposition is written to memory instead of
+    being fused into a product."""
     return jax.lax.platform_dependent(
         x, cpu=lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), default=lambda x: x
     )
@@ -37,8 +37,8 @@ def materialize(x: jax.Array) -> jax.Array:
 def broadcast_rows(row_D: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Broadcasts a row [D] to a shape [..., D].
 
-    On a CPU its gradient sums over the rows with a product with ones: XLA's own reduction over leading dims takes ten
-    times as long.
+    On a CPU the gradient sums over the rows by a product with ones, because XLA's own reduction over leading dims takes
+    ten times as long.
     """
     return jnp.broadcast_to(row_D, shape)
 
@@ -64,7 +64,11 @@ broadcast_rows.defvjp(_broadcast_rows_forward, _broadcast_rows_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def einsum(equation: str, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """jnp.einsum for one CPU device. The contracted dims must be the last ones of x and the first ones of weight."""
+    """jnp.einsum of an activation and a weight, for one CPU device.
+
+    Raises:
+        ValueError: the contracted dims are not the last ones of x and the first ones of weight.
+    """
     return _einsum_forward(equation, x, weight)[0]
 
 

@@ -7,7 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 def attention(
     q_BSHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array, segments: tuple[jax.Array, jax.Array] | None
 ) -> jax.Array:
-    """The function of kernels/blocked.py for a complete sequence, in bfloat16 or float16.
+    """`attention` of kernels/blocked.py for a complete sequence, in bfloat16 or float16.
 
     With segments the kernel reads a mask [B, 1, S, T] with one byte per element; without them no array is quadratic in
     the sequence length.

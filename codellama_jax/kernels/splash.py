@@ -21,8 +21,8 @@ class _OrderedCausalMask(masks.CausalMask):
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """A block of the mask; a single element if all elements of the block are equal.
 
-        JAX checks each block for any and for all. Most blocks can be decided by their corners: comparing every element
-        at 100,000 tokens would add a minute and a half to each start.
+        JAX evaluates `any` and `all` on each block. Most blocks are decided by their smallest and largest
+        positions: comparing every element at 100,000 tokens would add a minute and a half to each start.
         """
         queries, keys = self.q_sequence[index[0]], range(*index[1].indices(self.shape[1]))
         if queries.min() >= keys[-1] or queries.max() < keys[0]:
@@ -44,7 +44,8 @@ def kernel(
     Args:
         heads: query heads per device.
         length: length of the complete sequence.
-        block, block_backward: block size of queries and keys; reduced where it does not divide a device's share.
+        block, block_backward: maximum block size of queries and keys in the forward and the backward pass; reduced to a
+            size that divides the queries of a device, or the keys.
         shards: number of shards of the queries, in the order of `load_balanced_order`.
         interpret: run in interpret mode on a CPU (slow).
     """
@@ -81,7 +82,7 @@ def load_balanced_order(length: int, shards: int) -> np.ndarray:
     """Positions of the tokens of a sequence in the order in which they are assigned to devices, int [length].
 
     The sequence is cut into 2 x shards chunks. Device i has the i-th chunk from the front and the i-th from the back,
-    so that all devices have equally many blocks below the diagonal. With one device the order is that of the text.
+    so that all devices have the same number of blocks below the diagonal. With one shard the order is unchanged.
     """
     if shards == 1:
         return np.arange(length)
@@ -96,7 +97,7 @@ def attention(
     segments: tuple[jax.Array, jax.Array] | None,
     kernel: splash.SplashAttentionKernel,
 ) -> jax.Array:
-    """The function of kernels/blocked.py on one device of a mesh; `kernel` is the device's shard of a kernel()."""
+    """`attention` of kernels/blocked.py on one device of a mesh; `kernel` is that device's shard of a kernel()."""
     q_BHSK = (q_BSHK * q_BSHK.shape[-1] ** -0.5).transpose(0, 2, 1, 3)
     k_BGTK, v_BGTK = k_BTGK.transpose(0, 2, 1, 3), v_BTGK.transpose(0, 2, 1, 3)
     ids = None if segments is None else splash.SegmentIds(*segments)

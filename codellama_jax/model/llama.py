@@ -25,7 +25,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array
 # product(equation, x, weight) -> the result of jnp.einsum
 Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
-INIT_STD = 0.02  # Llama's initialisation is not published (assumption)
+INIT_STD = 0.02  # assumption: Llama's initialisation is not published
 
 
 def _unconstrained(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
@@ -35,7 +35,7 @@ def _unconstrained(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
 class Block(nnx.Module):
     """The stacked parameters of all N decoder blocks: every array has a leading `layers` dim.
 
-    Inside jax.lax.scan this module is merged from one slice and holds a single block, without that dim.
+    Inside jax.lax.scan a module of this class is merged from one slice: a single block, without that dim.
     """
 
     def __init__(self, config: Llama, rngs: nnx.Rngs):
@@ -49,7 +49,7 @@ class Block(nnx.Module):
         def norm() -> nnx.Param:
             return nnx.Param(jnp.ones((config.layers, config.dim)), dims=("layers", "dim"))
 
-        # Each layer adds two terms to the residual stream; scaled so that its variance does not grow with depth.
+        # Each layer adds two terms to the residual stream; this scale keeps its variance independent of depth.
         residual_std = INIT_STD / (2 * config.layers) ** 0.5
         self.attention_norm = norm()
         self.wq = weight("dim", "heads", "head_dim")
@@ -63,7 +63,8 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """All parameters of a Llama: embedding [V, D], stacked blocks, final norm [D], output head [D, V]; float32."""
+    """The parameters of a Llama model: embedding [V, D], stacked blocks, final norm [D], output head [D, V]. All are
+    float32."""
 
     def __init__(self, config: Llama, rngs: nnx.Rngs):
         shape = (config.vocab_size, config.dim)
@@ -140,7 +141,7 @@ def hidden_states(
         up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w3_DF), ffn), "up")
         return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
 
-    # Activations that are saved are not recomputed, so splitting the recomputation would save nothing.
+    # Saved gate or up activations are not recomputed, so splitting the recomputation would save no memory.
     parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.saved | config.offloaded) else 1
     parts = max(number for number in range(1, parts + 1) if config.ffn_dim % number == 0)
     if parts > 1:
@@ -176,7 +177,7 @@ def hidden_states(
         return constrain(x_BSD, activation), None
 
     graph, stacked = nnx.split(model.blocks)
-    # The lookup precedes the cast: the gradient of the embedding sums over tokens, and must do so in float32.
+    # The lookup precedes the cast: the gradient of the embedding sums over tokens, which needs float32.
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)
     x_BSD, _ = jax.lax.scan(_with_remat(block, config), x_BSD, stacked, unroll=config.unroll)
     return rms_norm(x_BSD, model.norm[...], config.norm_eps)

@@ -17,14 +17,14 @@ def frequencies(head_dim: int, theta: float) -> jax.Array:
 def tables(positions_BS: jax.Array, head_dim: int, theta: float, scale: float) -> tuple[jax.Array, jax.Array]:
     """Computes cosine and sine of the angles of every position, float32 [B, S, K/2].
 
-    float32 throughout: bfloat16 has 8 bits of mantissa, so that adjacent positions above 256 would be equal.
+    float32 throughout: bfloat16 has 8 bits of mantissa, so adjacent positions above 256 would be equal.
 
     Args:
         positions_BS: integers, 0 for the first token.
         head_dim: K.
         theta: base of the frequencies.
-        scale: factor on the positions; 1/4 interpolates sequences of four times the trained length into the trained
-            range.
+        scale: factor by which positions are multiplied; 1/4 interpolates sequences of four times the trained length
+            into the trained range.
     """
     positions_BS1 = positions_BS.astype(jnp.float32)[:, :, None] * scale
     angles = positions_BS1 * frequencies(head_dim, theta)[None, None, :]

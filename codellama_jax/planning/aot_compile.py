@@ -1,9 +1,9 @@
 """Ahead-of-time compilation of a stage's train step for a TPU slice, on a machine without TPUs.
 
 XLA's TPU compiler (libtpu) runs on any Linux machine. It runs in a separate process, because it is configured through
-environment variables, writes to the terminal, and must be stopped early. It optimises the program and assigns memory in
-a second or two. Then it generates code, for minutes, and computes the cycles of each instruction, which only the
-estimate needs. Both phases dump their programs as text into a folder, and this module reads the dumps.
+environment variables, writes to the terminal, and is killed early if no estimate is needed. It optimises the program
+and assigns memory in a second or two. Code generation then takes minutes; it yields the cycles of each instruction,
+which only the estimate needs. Both phases dump their programs as text into a folder, and this module reads the dumps.
 
     analysis = Compiler(on_progress).analyze(config, topology("v5p:4x4x4"))
 """
@@ -40,8 +40,8 @@ from codellama_jax.runtime.cli import die_with_parent
 from codellama_jax.runtime.filesystem import write_atomically
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# Sources that determine the program of a configuration, and the analysis of the program. Cached analyses depend on
-# them.
+# Source files that determine the compiled program of a configuration and its analysis. Their contents are part of the
+# key of a cached analysis.
 SOURCES = (
     *("model", "kernels", "sharding.py", "attention.py", "config/model.py", "config/training.py"),
     *(f"training/{name}.py" for name in ("loss", "optimizer", "step")),
@@ -58,7 +58,7 @@ def require_compiler() -> None:
 
 
 class Compiler:
-    """Compiles steps, one at a time, and caches the analyses under runtime.cache.
+    """Compiles steps, one at a time, and caches their analyses (runtime/cache.py).
 
     Args:
         on_progress: called several times a second with a short message; with "" at the end of a compilation.
@@ -72,7 +72,7 @@ class Compiler:
     ) -> dict[str, Any]:
         """Compiles the train step of a stage for a slice and analyses the program.
 
-        With `forward` the program is that of an evaluation instead: the loss of every token, without gradients.
+        With `forward`, an evaluation step is compiled instead: the loss of every token, without gradients.
 
         Returns:
             Always: fits, hbm_bytes, peak_bytes (also if it does not fit), mesh, seconds (of compilation),
@@ -81,7 +81,7 @@ class Compiler:
             unknown_loops. With `estimate`: estimate (roofline.estimate), program_bytes. All figures are per device.
 
         Raises:
-            UserError: the mesh does not divide the stage, or the step fails to compile for another reason than memory.
+            UserError: the mesh does not divide the stage, or the step fails to compile for a reason other than memory.
         """
         plans, pass_ = cache.directory("plans"), "forward" if forward else "train"
         cached = plans / f"{self._digest(config, slice_, pass_)}.json" if plans else None
@@ -206,11 +206,11 @@ def compiler_environment(slice_: Topology, folder: Path) -> dict[str, str]:
 
 
 def heap_bytes(folder: Path, program: str) -> int:
-    """The size of the heap to which the compiler assigns all buffers, which it compares with the available memory.
+    """The size of the heap that holds all buffers, from the compiler's memory report; 0 if there is no report.
 
-    Its other figures are not usable: temp_size_in_bytes counts memory that is used twice as two allocations (a step
-    with 20 GiB of arguments and "temporaries" was accepted for 16), and peak_memory_in_bytes omits the gaps between
-    buffers.
+    The compiler compares this size with the available memory. Its other figures are not usable: temp_size_in_bytes
+    counts memory that is used twice as two allocations (a step with 20 GiB of arguments and "temporaries" compiled for
+    a device with 16 GiB), and peak_memory_in_bytes omits the gaps between buffers.
     """
     for report in folder.glob(f"*{program}*memory-usage-report.txt"):
         match = re.search(r"default \(color=0\)\s+Total bytes: (\d+)", report.read_text(encoding="utf-8"))
@@ -225,11 +225,12 @@ def _requested_bytes(error: str) -> int:
     return int(max(float(size) * 1024 ** ("KMGT".index(unit) + 1) for size, unit in sizes)) if sizes else 0
 
 
-# ---------------------------------------------------------------- the process that compiles
+# ---------------------------------------------------------------- the compiler process
 
 
 def _main(folder: Path, slice_: Topology, pass_: str) -> None:
-    """Compiles the configuration in folder/config.gin for the slice. Writes step.json before and end.json after it."""
+    """Compiles the configuration in folder/config.gin for the slice. Writes step.json before compiling and end.json
+    after it."""
     die_with_parent(signal.SIGKILL)
     import resource
 
@@ -257,8 +258,8 @@ def _main(folder: Path, slice_: Topology, pass_: str) -> None:
 
 
 def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str, Any]]:
-    """Lowers the train or evaluation step of codellama_jax/train.py for abstract arguments. Returns it with its mesh
-    and the sizes of its arguments."""
+    """Lowers the train or evaluation step of codellama_jax/train.py for abstract arguments. Returns the lowered step,
+    and a dict with its mesh, the coordinates of the devices and the sizes of its arguments."""
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
@@ -279,29 +280,29 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
     try:
         description = topologies.get_topology_desc(slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.options)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"--topology={slice_.slice_name}: the compiler knows no such slice ({error})") from error
+        raise UserError(f"--topology={slice_.slice_name}: the compiler rejects this slice ({error})") from error
     windows = stage.batch_size // stage.micro_batches
     mesh = make_mesh(config.mesh, windows, description.devices)
     check_divides(mesh, windows, stage.sequence_length, llama)
     params, opt_state = abstract_params(llama), ()
-    # shardings are made before the mesh is set, because arrays made under it would be placed on it
+    # shardings are made before the mesh is set, because arrays that are made after that are placed on it
     if pass_ == "train":
         optimizer = make_optimizer(config.adamw, stage.steps)
         opt_state = jax.eval_shape(optimizer.init, params)
         shardings: Any = state_shardings(llama, optimizer, mesh)
-        results: Any = (shardings, None)
+        out_shardings: Any = (shardings, None)
         step: Any = make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh)
     else:
         replicated = NamedSharding(mesh, spec(()))
         shardings = TrainState(param_shardings(llama, mesh), (), replicated)  # type: ignore[arg-type]
-        results = replicated
+        out_shardings = replicated
         loss = make_loss(llama, masked, mesh)
 
         def step(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
             return loss(state.params, batch)[1]
 
     state = TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32))  # type: ignore[arg-type]
-    placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+    abstract_state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     rows = NamedSharding(mesh, spec(("batch", "sequence")))
     shape = (stage.batch_size, stage.sequence_length)
     integers = ("tokens", "targets", "segment_ids", "positions", "stream_ids")
@@ -313,20 +314,21 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
 
     with jax.set_mesh(mesh):
         donated = 0 if pass_ == "train" else ()
-        lowered = jax.jit(planned, donate_argnums=donated, out_shardings=results).lower(placed, batch)
+        lowered = jax.jit(planned, donate_argnums=donated, out_shardings=out_shardings).lower(abstract_state, batch)
 
     def device_bytes(tree: Any) -> int:
         shards = [(x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)]
         return sum(width * math.prod(shape) for shape, width in shards)
 
-    parameters, moments, rows_bytes = device_bytes(placed.params), device_bytes(placed.opt_state), device_bytes(batch)
+    parameter_bytes, optimizer_bytes = device_bytes(abstract_state.params), device_bytes(abstract_state.opt_state)
+    batch_bytes = device_bytes(batch)
     return lowered, {
         "mesh": dict(mesh.shape),
         "coordinates": [[getattr(device, "slice_index", 0), *device.coords] for device in mesh.devices.flat],
-        "parameter_bytes": parameters,
-        "optimizer_bytes": moments,
-        "batch_bytes": rows_bytes,
-        "argument_bytes": parameters + moments + rows_bytes,
+        "parameter_bytes": parameter_bytes,
+        "optimizer_bytes": optimizer_bytes,
+        "batch_bytes": batch_bytes,
+        "argument_bytes": parameter_bytes + optimizer_bytes + batch_bytes,
     }
 
 

@@ -1,14 +1,14 @@
-"""The data of TPU generations, and the names of slices.
+"""Specifications of TPU generations, and the names of slices.
 
     topology("v5p:4x4x4")       a generation and the shape of a slice in chips
     topology("v5p-128")         the cloud's name of the same slice
 
 Peak FLOP/s, memory bandwidth and interconnect are from Google's pages on each generation, under
-docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e and tpu7x. The pages give the interconnect bandwidth of both
-directions together (v4: of one direction), so a link sends half of its share. Memory is what the compiler makes
-available to a program, which is less than on the pages because the system reserves some. It was read from the
-compiler's error message for a program that is too large (libtpu 0.0.42.1). Clocks follow from the peak and the FLOPs
-per cycle of the matrix units.
+docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e and tpu7x. The pages give a chip's interconnect bandwidth in both
+directions together (v4: in one direction), so link_bandwidth is half of a link's share (v4: all of it). hbm_bytes is
+the memory that the compiler makes available to a program: less than the published size, because the system reserves
+some. It was read from the compiler's error message for a program that is too large (libtpu 0.0.42.1). Clocks follow
+from the peak and the FLOPs per cycle of the matrix units.
 """
 
 import dataclasses
@@ -28,23 +28,23 @@ class Chip:
 
     Attributes:
         name: its name in JAX topologies.
-        cloud: the prefix of its names in Google Cloud, and how many units each chip counts for there (TensorCores or
-            chips).
-        dims: dimensions of the interconnect.
+        cloud: the prefix of slice names in Google Cloud, and the number of units (TensorCores or chips) that a chip
+            adds to the number in such a name.
+        dims: number of dimensions of the interconnect.
         devices: JAX devices per chip.
-        host_chips: chips per host (of the machine types used for training).
+        host_chips: chips per host, for the machine types used for training.
         runtime_version: software version that gcloud installs on the hosts; None: not available in the Cloud TPU API.
         gke: value of the node label cloud.google.com/gke-tpu-accelerator, and the machine type of a host.
         flops: peak bfloat16 FLOP/s of a chip.
         hbm_bytes: memory per device that a program can use.
         hbm_bandwidth: memory bandwidth of a chip, bytes/s.
         link_bandwidth: bytes/s that one link sends; a chip has two links in each dimension of the interconnect.
-        host_bandwidth: bytes/s between a chip and its host; not published (assumption: eight lanes of PCIe 4, sixteen
-            for the newest two generations).
+        host_bandwidth: bytes/s between a chip and its host; not published (assumption: PCIe 4.0 x8, and x16 for
+            v6e and tpu7x).
         network_bandwidth: bytes/s that a chip sends over the data-centre network, between slices. The pages of v5e and
-            v6e give 6.4 and 25.6 Tbit/s for 256 chips; the others have the value of the nearest of these (assumption).
+            v6e give 6.4 and 25.6 Tbit/s for 256 chips. Assumptions: v4 and v5p are between these, tpu7x is like v6e.
         clock: cycles/s.
-        options: arguments of JAX's topology description other than the name, for all shapes.
+        options: arguments of JAX's topology description that are the same for all shapes.
         published_mfu: lowest and highest MFU, with causal attention, of published runs of dense models of 7B to 70B on
             the generation; None: no such run is known.
     """
@@ -194,11 +194,11 @@ class Topology:
 
     @property
     def wrap(self) -> tuple[bool, bool, bool]:
-        """In which dimensions the last chip is linked to the first (wrap-around links, which make rings).
+        """For each dimension, whether the last chip is linked to the first: wrap-around links, which form rings.
 
         Three-dimensional slices have them if they consist of cubes of 4x4x4, which optical switches connect;
-        two-dimensional ones along a complete side of a pod. They change the program: without rings the compiler
-        implements all-gathers as all-reduces, which send twice as much.
+        two-dimensional slices have them along a complete side of a pod, 16 chips. They change the program: without
+        rings the compiler implements all-gathers as all-reduces, which send twice as much.
         """
         if self.chip.dims == 3:
             return (all(length % 4 == 0 for length in self.shape),) * 3
@@ -227,8 +227,9 @@ class Topology:
     def send_bandwidth(self, coordinates: list[list[int]]) -> float:
         """Bytes/s that a device can send to the others of a group, given as [slice, *chip coordinates] of each device.
 
-        Between slices it is the bandwidth of the network. Within a slice, the links of each dimension count along which
-        the group extends: two, or one if the slice is two chips long. The devices of a chip share its links.
+        Between slices it is the bandwidth of the network. Within a slice, it is the bandwidth of the links in all
+        dimensions along which the group extends: two links per dimension, or one if the slice is two chips long there.
+        The devices of a chip share its links.
         """
         slices, *extents = [len(set(values)) for values in zip(*coordinates, strict=True)]
         if slices > 1:
@@ -238,7 +239,7 @@ class Topology:
         return max(links, 1) * self.chip.link_bandwidth / self.chip.devices
 
     def larger(self) -> "Topology | None":
-        """The slice with twice the chips, doubled along its shortest dimension; None if there is none."""
+        """The slice with twice the chips, doubled along its shortest dimension; None if it would be too large."""
         shortest = self.shape.index(min(self.shape))
         shape = sorted(length * (2 if i == shortest else 1) for i, length in enumerate(self.shape))
         larger = Topology(self.chip, tuple(shape), self.slices)
@@ -246,10 +247,10 @@ class Topology:
 
 
 def topology(name: str, slices: int = 1) -> Topology:
-    """Parses the name of a slice, in the form of JAX or of the cloud. `slices` is the number of such slices.
+    """Parses the name of a slice, as written in JAX or in Google Cloud. `slices` is the number of such slices.
 
     Raises:
-        UserError: there is no such slice.
+        UserError: there is no such slice, or `slices` is less than 1.
     """
     examples = "use GENERATION:SHAPE such as v5p:4x4x4 or v6e:16x16, or a cloud name such as v5p-128"
     match = re.fullmatch(r"([a-z]+\d+[a-z]*)(?::(\d+(?:x\d+)*)|-(\d+))", name.strip().lower())

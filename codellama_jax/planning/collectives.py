@@ -1,4 +1,4 @@
-"""The communication between the devices that run a program.
+"""Finds the communication between devices in a compiled program.
 
 As in hlo.py, instructions in loops are counted once per trip, and figures are per device.
 """
@@ -38,7 +38,7 @@ class Collectives:
     Args:
         program: the program.
         mesh: the sizes of the mesh axes in their order.
-        slices: number of slices, which are along the first axis.
+        slices: number of slices; they are along the first mesh axis.
     """
 
     def __init__(self, program: Program, mesh: Mapping[str, int], slices: int = 1):
@@ -60,8 +60,8 @@ class Collectives:
     def role_of(self, computation: str, instruction: Instruction) -> tuple[str, str, Collective] | None:
         """The role of an instruction in a collective: ("sync" | "start" | "done", key, collective).
 
-        A start and its done have the same key. None: the instruction is not part of a collective, or only advances a
-        pending one.
+        The start and the done of a collective have the same key. None: the instruction is not part of a collective, or
+        only advances a pending one.
         """
         opcode = instruction.opcode
         base = opcode.removesuffix("-start").removesuffix("-done")
@@ -83,7 +83,7 @@ class Collectives:
             role = self.role_of(computation, start)
             return ("done", *role[1:]) if role else None
         if opcode == "fusion" and (inner := self._inner_collective(instruction.attribute("calls") or "")):
-            # A gather that overlaps products is fused into three of them: its start, a step in between, and its end.
+            # An all-gather that overlaps products is part of three fusions: its start, a step in between, and its end.
             fused = self.program.computations[instruction.attribute("calls") or ""].values()
             targets = {i.target for i in fused if i.opcode == "custom-call"}
             if targets & {"AsyncCollectiveStart", "AsyncCollectiveDone"}:
@@ -94,8 +94,8 @@ class Collectives:
         return None
 
     def _between_slices(self, computation: str, instruction: Instruction) -> tuple[str, str, Collective] | None:
-        """The role in a collective over the data-centre network: a device sends its operand to its host with a send,
-        and receives the result, which the hosts compute, with a recv."""
+        """The role of a send or recv in a collective over the data-centre network. A device sends its operand to its
+        host with a send. The hosts compute the result, which the device receives with a recv."""
         instructions, name = self.program.computations[computation], instruction.opcode
         start = instructions[instruction.operands[0]] if name.endswith("-done") else instruction
         transfer = re.search(r'rendezvous="([^"]*)".*_xla_megascale_transfer_type="([^"]*)"', start.text)
@@ -127,7 +127,7 @@ class Collectives:
             moves = [pair for pair in pairs if pair[0] != pair[1]]
             sent = operand_bytes * len(moves) / max(len(pairs), 1)
             return Collective(kind, self._axes(moves), moves[0] if moves else (), sent)
-        groups = replica_groups(instruction) or [tuple(range(math.prod(self.mesh.values())))]  # none: all devices
+        groups = replica_groups(instruction) or [tuple(range(math.prod(self.mesh.values())))]  # no groups: all devices
         others = len(groups[0]) - 1
         parts = {"all-gather": others, "all-reduce": 2 * others / (others + 1)}
         return Collective(kind, self._axes(groups), groups[0], operand_bytes * parts.get(kind, others / (others + 1)))

@@ -1,15 +1,15 @@
-"""Memory and cost of a train step on a slice from formulas only, for machines without the compiler.
+"""Estimates memory and cost of a train step on a slice from formulas, for machines without the TPU compiler.
 
 Compared with the 110 compiled rows of docs/pods.md, memory is between 5% too low and 12% too high
-(tests/planning/test_estimate.py). It counts the state, the gradient, the saved activations of every block, and the
-largest of the temporary allocations.
+(tests/planning/test_estimate.py). The estimate adds up the state, the gradient, the saved activations of every block,
+and the largest of the temporary allocations.
 """
 
 from codellama_jax.config.run import Config
 from codellama_jax.planning.chips import Topology
 from codellama_jax.sharding import axis_sizes
 
-DEFAULT_MFU = 0.5  # of chips without a published MFU (assumption)
+DEFAULT_MFU = 0.5  # for chips without a published MFU (assumption)
 
 
 def peak_bytes(config: Config, slice_: Topology) -> int:
@@ -54,7 +54,7 @@ def fits(config: Config, slice_: Topology) -> bool:
 
 
 def chip_hours(config: Config, slice_: Topology) -> float:
-    """Chip-hours of the complete stage at the MFU of published runs on such chips, or else at DEFAULT_MFU."""
+    """Chip-hours of the complete stage at the mean published MFU of such chips, or else at DEFAULT_MFU."""
     stage = config.stage
     flops = config.llama.train_flops_per_token(stage.sequence_length) * stage.batch_tokens * stage.steps
     mfu = slice_.chip.published_mfu or (DEFAULT_MFU, DEFAULT_MFU)

@@ -1,4 +1,4 @@
-"""Parses the text of an optimised XLA program: how often its computations run, and the FLOPs of its products.
+"""Parses the text of an optimised XLA program; counts the runs of its computations and the FLOPs of its products.
 
 XLA's own cost_analysis counts the body of a loop once; here it is multiplied by the trip count of the loop. All figures
 are per device.
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-HOST_MEMORY = 5  # the memory space of arrays in the memory of the host
+HOST_MEMORY = 5  # the memory space of arrays in host memory
 
 
 class Shape(NamedTuple):
-    """An array of a program. `space` is its memory space: 0 is the device's main memory, HOST_MEMORY the memory of its
-    host, all others are on-chip memory."""
+    """An array of a program. `space` is its memory space: 0 is the device's main memory, HOST_MEMORY is host memory,
+    and all others are on-chip memory."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -73,7 +73,7 @@ class Instruction:
 # values.
 KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
-MAX_TRIPS = 100_000  # a loop that is evaluated for more trips counts as endless
+MAX_TRIPS = 100_000  # a loop with more trips is reported in unknown_loops
 
 _ARITHMETIC: dict[str, Callable[..., int]] = {
     **{"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "minimum": min, "maximum": max},
@@ -101,7 +101,7 @@ ZERO_COST |= {"while", "call", "conditional", "async-start", "async-update", "as
 
 
 class _LazyTuple(dict[int, Any]):
-    """The elements of a tuple, each computed at its first access."""
+    """The elements of a tuple, each computed when it is first accessed."""
 
     def __init__(self, make: Callable[[int], Any]):
         super().__init__()
@@ -116,7 +116,14 @@ class _LazyTuple(dict[int, Any]):
 
 
 class Program:
-    """The computations of a program."""
+    """The computations of a program.
+
+    Attributes:
+        computations: the instructions of each computation, by name.
+        roots: the root instruction of each computation.
+        entry: the name of the computation at which the program starts.
+        unknown_loops: names of the loops whose trip count is unknown; see `trips`.
+    """
 
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
@@ -147,7 +154,7 @@ class Program:
 
     @functools.cached_property
     def executions(self) -> list[tuple[str, float, str]]:
-        """Every computation that runs: (name, how often, mode). The mode is "core" if the core runs its instructions
+        """All computations that run: (name, number of runs, mode). The mode is "core" if the core runs its instructions
         one by one, "async" if it runs in parallel with the core (copies, collectives), "fused" if it is part of one
         instruction."""
         executions = list[tuple[str, float, str]]()

@@ -1,15 +1,15 @@
 """Bytes that a program reads from and writes to the main memory of a device.
 
-As in hlo.py, instructions in loops are counted once per trip. Arrays in on-chip memory cost nothing. If an instruction
-reads or updates a slice of an array, only the slice counts: an iteration of the loop over stacked layers reads one
-layer.
+As in hlo.py, instructions in loops are counted once per trip. Arrays in on-chip memory are not counted. If an
+instruction reads or updates a slice of an array, only the slice counts: an iteration of the loop over stacked layers
+reads one layer.
 """
 
 from codellama_jax.planning.hlo import HOST_MEMORY, ZERO_COST, Instruction, Program
 
 
 def memory_bytes(program: Program) -> float:
-    """Bytes read from and written to main memory. A kernel counts as reading and writing each operand once."""
+    """Bytes read from and written to main memory. A kernel reads its operands and writes its results once."""
     return sum(
         times * _traffic(program, computation, instruction)
         for computation, times, mode in program.executions

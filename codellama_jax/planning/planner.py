@@ -13,12 +13,12 @@ from codellama_jax.planning.summary import summarize
 def plan(
     config: Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
 ) -> dict[str, Any]:
-    """The plan of a stage, as --json prints it; with `forward` that of an evaluation of one batch.
+    """Returns the plan of a stage, which --json prints; with `forward`, the plan of the evaluation of one batch.
 
-    If the step does not fit, the plan names the smallest change with which it does ("remedy").
+    If the step does not fit, "remedy" is the cheapest change with which it fits, or None (search.remedy).
 
     Raises:
-        UserError: the mesh does not divide the stage, or the step fails to compile for another reason than memory.
+        UserError: the mesh does not divide the stage, or the step fails to compile for a reason other than memory.
     """
     compiler = Compiler(progress)
     progress.title = title = describe(config, slice_)
@@ -35,7 +35,7 @@ def plan(
 
 
 def rank_settings(config: Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
-    """The plans of all settings that fit, fastest bound first, each with the bindings that select it."""
+    """Returns the plans of all settings that fit, fastest bound first, each with the bindings that select it."""
     title = describe(config, slice_)
 
     def report(message: str) -> None:

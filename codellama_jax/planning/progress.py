@@ -5,10 +5,11 @@ import time
 
 
 class Progress:
-    """Reports progress: in one line that is rewritten on a terminal, otherwise in a new line every 30 seconds.
+    """Reports progress: on a terminal in one line that is overwritten, otherwise in a new line for every
+    title and every 30 seconds.
 
     Attributes:
-        title: what is being compiled; set by the caller, and printed before every message.
+        title: what is being compiled. Set by the caller; printed before every message.
     """
 
     SECONDS = 30.0

@@ -6,7 +6,7 @@ traffic at the memory's bandwidth, communication at the bandwidth of the links, 
 The estimate walks through the program in the order of the compiler's schedule and adds up the compiler's own cycle
 estimate of each instruction. Two kinds of instructions have none. Attention kernels are assumed to run at
 KERNEL_EFFICIENCY of peak. Collectives send their bytes over their links one after the other; one that runs
-asynchronously costs only the time that is left when its result is needed.
+asynchronously costs only the time that remains when its result is needed.
 """
 
 import collections
@@ -23,7 +23,7 @@ KERNEL_EFFICIENCY = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The devices that run a program.
+    """The slice and the coordinates of the devices that run a program.
 
     Attributes:
         topology: the slice.
@@ -51,7 +51,8 @@ def bytes_sent(collectives: Collectives) -> dict[str, dict[str, float]]:
 
 
 def bound(program: Program, collectives: Collectives, placement: Placement) -> dict[str, float]:
-    """The least seconds that products, memory, interconnect and host transfers need."""
+    """Lower bounds on the seconds of a run, from products, memory traffic, interconnect and host transfers. The largest
+    of them bounds the run."""
     topology = placement.topology
     by_axes: dict[str, float] = collections.defaultdict(float)
     total = 0.0
@@ -78,6 +79,7 @@ def estimate(program: Program, collectives: Collectives, placement: Placement) -
 
 
 def _replay(program: Program, computation: str, collectives: Collectives, placement: Placement) -> dict[str, float]:
+    """Estimated seconds of one run of a computation, by part."""
     topology = placement.topology
     parts = {"instructions": 0.0, "attention": 0.0, "collectives": 0.0}
     links_free, pending = 0.0, dict[str, float]()
@@ -104,7 +106,7 @@ def _replay(program: Program, computation: str, collectives: Collectives, placem
 
 
 def _core_callees(program: Program, instruction: Instruction) -> list[str]:
-    """The computations that an instruction runs on the core itself, not asynchronously."""
+    """The computations that an instruction runs synchronously on the core."""
     if instruction.opcode == "while":
         return [instruction.attribute("body") or ""]
     return [] if instruction.opcode == "async-start" else program.callees(instruction)

@@ -1,4 +1,4 @@
-"""Searches settings for a stage on a slice by compiling them: which change makes it fit, and which bound is fastest."""
+"""Searches for settings of a stage on a slice by compiling them: a change that makes it fit, or the fastest bound."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.planning.aot_compile import Compiler
 from codellama_jax.planning.chips import Topology
 
-MAX_DOUBLINGS = 3  # how often the slice of a stage that does not fit is doubled
+MAX_DOUBLINGS = 3  # maximum number of times that the slice of a stage that does not fit is doubled
 
 # From recomputing everything to recomputing nothing: (Llama.remat, Llama.offload).
 POLICIES = (
@@ -24,7 +24,7 @@ POLICIES = (
     ("q+k+v+attention+middle+gate+up", ""),
     ("none", ""),
 )
-# The most devices that share a window. With more, each has little of it, and keys and values dominate communication.
+# Maximum number of devices per window. With more, each has a small part, and keys and values dominate communication.
 MAX_CONTEXT = 2
 TIE_RATIO = 1.005  # bounds within this ratio of the fastest count as equally fast
 
@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A changed configuration and slice, with the bindings that make the change."""
+    """A changed configuration and slice, with the bindings that produce the change."""
 
     bindings: tuple[str, ...]
     slice_: Topology
@@ -41,7 +41,7 @@ class Change:
 
 
 def make_change(config: Config, slice_: Topology, **values: Any) -> Change:
-    """Sets these fields: remat, offload, micro_batches, context, tensor, fsdp."""
+    """Returns the configuration with new values of remat, offload, micro_batches, data, fsdp, context or tensor."""
     parts = {"llama": ("remat", "offload"), "stage": ("micro_batches",), "mesh": ("data", "fsdp", "context", "tensor")}
     bindings, replaced = list[str](), {}
     for part, fields in parts.items():
@@ -55,7 +55,7 @@ def make_change(config: Config, slice_: Topology, **values: Any) -> Change:
 
 
 def micro_batch_counts(config: Config, slice_: Topology, least: int = 1) -> list[int]:
-    """`least` times powers of two, as long as each micro-batch has windows for all devices; at least [least].
+    """`least` and its doublings, as long as each micro-batch has windows for all devices; [least] if none has.
 
     If the context axis is not set, up to MAX_CONTEXT devices may share a window.
     """
@@ -90,7 +90,7 @@ def candidate_changes(config: Config, slice_: Topology) -> Iterator[Change]:
 def remedy(
     config: Config, slice_: Topology, compiler: Compiler, report: Report, *, forward: bool = False
 ) -> dict[str, Any] | None:
-    """The first of candidate_changes with which the stage fits, or None. `report` is called with each attempt."""
+    """The first of candidate_changes with which the stage fits, or None. `report` is called before each attempt."""
     for change in candidate_changes(config, slice_):
         report(f"does not fit; trying {' '.join((*change.bindings, change.slice_.name))}")
         try:
@@ -111,7 +111,7 @@ def remedy(
 
 
 class _Trials:
-    """Settings that have been compiled, and those of them that fit."""
+    """Compiles settings and collects those that fit."""
 
     def __init__(self, config: Config, slice_: Topology, compiler: Compiler, report: Report):
         self.config, self.slice_ = config, slice_
@@ -119,7 +119,7 @@ class _Trials:
         self._compiler, self._report = compiler, report
 
     def fits(self, **values: Any) -> bool:
-        """Compiles the settings. Whether they fit without the compiler recomputing what the policy saves."""
+        """Compiles the settings; returns whether they fit without rematerialisation by the compiler itself."""
         change = make_change(self.config, self.slice_, **values)
         self._report(f"{len(self.fitting)} fit; trying {' '.join(change.bindings) or 'the unchanged configuration'}")
         try:
@@ -134,8 +134,8 @@ class _Trials:
 def search(config: Config, slice_: Topology, compiler: Compiler, report: Report) -> list[tuple[Change, dict[str, Any]]]:
     """The settings that fit, fastest bound first, each with its analysis.
 
-    Each of POLICIES is tried with the fewest micro-batches with which it fits, because more micro-batches only send the
-    parameters more often. Then meshes other than the default are tried with the best policy.
+    Each of POLICIES is tried with the fewest micro-batches with which it fits, because more micro-batches only gather
+    the parameters more often. Then meshes other than the default are tried with the best policy.
     """
     trials = _Trials(config, slice_, compiler, report)
     for remat, offload in POLICIES:

@@ -18,7 +18,7 @@ def shaping_config(bindings: Bindings) -> Config:
 
 
 def with_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
-    """Returns the configuration with the vocabulary size of the tokenizer if it sets none."""
+    """Returns the configuration; if its vocabulary size is not set, with that of the tokenizer."""
     if config.llama.vocab_size:
         return config
     rows = tokenizer.vocab_size + 16 * tokenizer.infilling  # as Tokenizer.rows of codellama_jax/tokenizer.py

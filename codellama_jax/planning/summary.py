@@ -7,7 +7,7 @@ from codellama_jax.planning.chips import Topology
 
 
 def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, forward: bool = False) -> dict[str, Any]:
-    """The plan of a stage from the compiler's analysis of its step. FLOPs are totals of all chips, bytes per device."""
+    """The plan of a stage from the compiler's analysis of its step. FLOPs are of all chips, bytes are per device."""
     stage, llama = config.stage, config.llama
     flops_per_token = llama.train_flops_per_token(stage.sequence_length) / (3 if forward else 1)
     model_flops = flops_per_token * stage.batch_tokens
@@ -39,7 +39,7 @@ def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, for
         "compile_seconds": analysis["seconds"],
         "compiler_memory_bytes": analysis.get("compiler_memory"),
     }
-    # these keys are always present: null if the step does not fit, or without the estimate
+    # these keys are always present; they are null if the step does not fit, or without the estimate
     result |= dict.fromkeys(
         ("compiled_flops", "memory_bytes", "collective_bytes", "bound_seconds", "bound_by", "bound_mfu")
     )

@@ -27,8 +27,8 @@ def plan_table(result: dict[str, Any]) -> str:
         ("  temporaries", _gib(result["temp_bytes"])),
     ]
     if not result["fits"]:
-        rows.append(("DOES NOT FIT", f"every device lacks {_gib(result['missing_bytes'])}"))
-        rows.append(("smallest change", _remedy(result["remedy"])))
+        rows.append(("DOES NOT FIT", f"each device needs {_gib(result['missing_bytes'])} more"))
+        rows.append(("cheapest change", _remedy(result["remedy"])))
         return _aligned(title, rows)
     by_kind = result["collective_bytes"].items()
     sizes = sorted(((size, kind, axes) for kind, parts in by_kind for axes, size in parts.items()), reverse=True)
@@ -61,17 +61,17 @@ def plan_table(result: dict[str, Any]) -> str:
         ]
     if result["recomputed_by_the_compiler"]:
         count = result["recomputed_by_the_compiler"]
-        rows.append(("NOTE", f"it fits only because the compiler rematerialises {count} instructions by itself:"))
+        rows.append(("NOTE", f"the step fits only because the compiler rematerialises {count} instructions by itself:"))
         rows.append(("", "more micro-batches or a larger slice may be faster"))
     if result["unknown_loops"]:
-        rows.append(("NOTE", f"loops of unknown length are counted once: {', '.join(result['unknown_loops'])}"))
+        rows.append(("NOTE", f"loops with unknown trip counts are counted once: {', '.join(result['unknown_loops'])}"))
     return _aligned(title, rows)
 
 
 def _accuracy(result: dict[str, Any]) -> list[str]:
     """What is known about the accuracy of the estimate."""
     if "published_mfu" not in result:
-        return ["not measured; no published run on this chip is known that it could be compared with"]
+        return ["not measured; no published run on this chip is known for comparison"]
     low, high = result["published_mfu"]
     published = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
     difference = " to ".join(f"{part:+.0%}" for part in dict.fromkeys(result["estimate_over_published"]))
@@ -83,7 +83,7 @@ def _accuracy(result: dict[str, Any]) -> list[str]:
 
 def _remedy(change: dict[str, Any] | None) -> str:
     if change is None:
-        return f"none found among micro-batches, remat and {MAX_DOUBLINGS} doublings of the slice"
+        return f"none found with more micro-batches, full remat and up to {MAX_DOUBLINGS} doublings of the slice"
     flags = [f"--gin.{binding}" for binding in change["bindings"]]
     return f"{' '.join([*flags, '--topology=' + change['topology']])} (peak {_gib(change['peak_bytes'])})"
 

@@ -106,8 +106,8 @@ def test_splash_equals_the_reference(masked, heads):
 
 
 @functools.cache
-def on_a_mesh(masked):
-    """Inputs and the results of the reference, which are the same for all meshes and kernels."""
+def mesh_case(masked):
+    """Inputs and the reference results, which are the same for all meshes and kernels."""
     arrays, segments = inputs(B=2, S=1024, H=4, G=2, K=128)
     seed = np.random.default_rng(9).normal(size=arrays[0].shape).astype(np.float32)
     expected = segments if masked else None
@@ -128,7 +128,7 @@ def on_a_mesh(masked):
 )
 def test_attention_over_a_mesh_equals_the_reference(kernel, masked, shape, gathered_heads):
     """Queries are exchanged to balance the work; keys and values are gathered, for all heads or for one at a time."""
-    arrays, segments, seed, expected, expected_gradients = on_a_mesh(masked)
+    arrays, segments, seed, expected, expected_gradients = mesh_case(masked)
     mesh = make_mesh(shape, devices=jax.devices()[: shape.fsdp * shape.context * shape.tensor])
     config = dataclasses.replace(llama((4, 2), attention=kernel), gathered_heads=gathered_heads)
     placed = [

@@ -1,4 +1,4 @@
-"""Products for a CPU have the values and gradients of jnp.einsum; other platforms get no layout constraints."""
+"""Matrix products for CPUs: values and gradients equal those of jnp.einsum; only CPUs get layout constraints."""
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +32,14 @@ def test_values_and_gradients_equal_einsum():
 
 
 def test_bfloat16_products_accumulate_in_float32():
-    """The sum of 4,096 times 2^-8; accumulated in bfloat16 it would stop at 2."""
+    """The sum of 4,096 terms of 2^-8 is 16. Accumulated in bfloat16, it would stop at 2."""
     x, weight = jnp.ones((1, 1, 4096), jnp.bfloat16), jnp.full((4096, 1), 1 / 256, jnp.bfloat16)
     out = cpu_products.einsum("bsd,df->bsf", x, weight)
     assert out.dtype == jnp.bfloat16
     assert float(out[0, 0, 0]) == 16.0
 
 
-def test_dims_in_another_order_are_an_error():
+def test_other_orders_of_dims_are_errors():
     with pytest.raises(ValueError, match="bsd,fd->bsf"):
         cpu_products.einsum("bsd,fd->bsf", jnp.ones((1, 2, 3)), jnp.ones((4, 3)))
 

@@ -7,7 +7,8 @@ results are committed. Weights are not stored: this program and the test generat
     /tmp/hf/bin/python tests/model/make_hf_golden.py
 
 Everything is float32. A decoder written out in float64 below checks that Hugging Face's values are accurate enough to
-compare with. Its own model in float64 could not, since it casts to float32 for norms, rotation and softmax.
+compare with. Hugging Face's own model in float64 cannot do this, since it casts to float32 for norms, rotation and
+softmax.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import numpy as np
 
 GOLDEN = Path(__file__).with_name("hf_golden.npz")
 EPS = 1e-5
-TOKENS = 384  # length of the only sequence
+TOKENS = 384  # length of the single sequence
 IDS = 8  # ids per token whose logits are stored; the loss depends on all of them
 MAX_STORED = 1024  # gradients up to this size are stored completely
 SIDE = 12  # larger ones as SIDE x SIDE random projections
@@ -44,7 +45,8 @@ class Case:
         return self.dim * 11008 // 4096  # the ratio of 7B and 34B
 
 
-CASES = {  # 34B after long-context fine-tuning; the effect of the base on a head does not depend on the other settings
+# The 34B case has the RoPE base of long-context fine-tuning. Its effect on a head does not depend on other settings.
+CASES = {
     "7b": Case(heads=4, kv_heads=4, rope_theta=1e4),
     "7b long context": Case(heads=4, kv_heads=4, rope_theta=1e6),
     "34b": Case(heads=16, kv_heads=2, rope_theta=1e6),
@@ -80,7 +82,7 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
 
 
 def weights(case: Case) -> dict[str, np.ndarray]:
-    """All parameters, float32. Matrices preserve the variance, so that no softmax is nearly uniform; norms near 1."""
+    """All parameters, float32. Matrices preserve the variance, so no softmax is nearly uniform; norms are near 1."""
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         uniform = random(name).uniform(-1, 1, shape)
@@ -106,7 +108,7 @@ def selected_logits(logits_SV: np.ndarray) -> np.ndarray:
 
 
 def digest(gradient: np.ndarray) -> np.ndarray:
-    """The gradient itself if it is small; else projections l g r with vectors l and r of random signs.
+    """Returns the gradient itself if it is small, otherwise projections l g r with vectors l and r of random signs.
 
     The expected squared norm of the digest of a difference is the squared norm of the difference, so an error anywhere
     in the gradient appears in its size.
@@ -201,7 +203,7 @@ def in_float64(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The norm of the difference relative to the norm."""
+    """The norm of the difference divided by the norm of `theirs`."""
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 

@@ -1,6 +1,7 @@
 """The decoder against Hugging Face's LlamaForCausalLM: logits, losses and all gradients, in float32.
 
-Compared with the golden values of make_hf_golden.py and, if torch and transformers are installed, with the real model.
+It is compared with the golden values of make_hf_golden.py and, if torch and transformers are installed, with the real
+model.
 """
 
 import functools
@@ -23,7 +24,7 @@ from codellama_jax.training.step import merged
 LOGITS = 2e-5  # absolute; logits reach 4.7
 GRADIENTS = 1e-4  # for each parameter, relative to the norm of its gradient
 
-# our names -> theirs
+# our names -> Hugging Face's names
 BLOCK = {
     "attention_norm": "input_layernorm",
     "wq": "self_attn.q_proj",
@@ -37,7 +38,7 @@ BLOCK = {
 }
 
 
-def from_theirs(case: Case, theirs: dict[str, np.ndarray]):
+def from_hugging_face(case: Case, theirs: dict[str, np.ndarray]):
     """Converts Hugging Face parameters, which are [out, in] with heads and channels in one dim."""
 
     def layer(ours: str, n: int) -> np.ndarray:
@@ -54,8 +55,8 @@ def from_theirs(case: Case, theirs: dict[str, np.ndarray]):
     }
 
 
-def to_theirs(case: Case, ours) -> dict[str, np.ndarray]:
-    """The inverse of from_theirs, for gradients."""
+def to_hugging_face(case: Case, ours) -> dict[str, np.ndarray]:
+    """The inverse of from_hugging_face, for gradients."""
 
     def layer(name: str, n: int) -> np.ndarray:
         value = np.asarray(ours["blocks"][name][n])
@@ -106,8 +107,8 @@ def ours(key: str, attention: str) -> tuple[np.ndarray, np.ndarray, dict[str, np
         return mean, (x_BSD @ model.head[...], losses_BS)
 
     with jax.set_mesh(mesh):
-        gradients, (logits, losses) = jax.jit(jax.grad(loss, has_aux=True))(from_theirs(case, weights(case)))
-    return np.asarray(logits[0]), np.asarray(losses[0]), to_theirs(case, gradients)
+        gradients, (logits, losses) = jax.jit(jax.grad(loss, has_aux=True))(from_hugging_face(case, weights(case)))
+    return np.asarray(logits[0]), np.asarray(losses[0]), to_hugging_face(case, gradients)
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,7 @@ def states(model, tokens, segments=None, positions=None, config=TINY):
     return jitted(model, config, tokens, jnp.asarray(positions), segments)
 
 
-def test_causality(model):
-    """A token affects its own and all later states, and none before it."""
+def test_tokens_affect_only_their_own_and_later_states(model):
     tokens = np.random.default_rng(0).integers(0, 40, 20)
     before = states(model, tokens)
     for position in (0, 7, 19):
@@ -120,7 +119,7 @@ def test_splitting_the_feed_forward_layer_does_not_change_it(model):
 
 
 def test_saved_activations_are_not_recomputed(model):
-    """FLOPs decrease with every activation that is saved, down to those without remat."""
+    """FLOPs decrease with every activation that is saved, down to the number without remat."""
     graph, state = nnx.split(model)
 
     def flops(remat):
@@ -158,7 +157,7 @@ def test_bfloat16_is_close_to_float32(model):
 
 
 def test_gradient_of_the_embedding_accumulates_in_float32():
-    """A very frequent token, such as the newline in code, gets the sum of all its gradients, not of the first 256."""
+    """The gradient of a very frequent token, such as the newline in code, is the sum over all its positions."""
     tokens = jnp.full((4, 512), 7)
 
     def gradient(dtype):
@@ -185,7 +184,7 @@ def test_rms_norm_equals_its_formula():
     np.testing.assert_allclose(out, expected, rtol=1e-5)
 
 
-def test_parameter_count_and_dims(model):
+def test_parameters_have_the_expected_count_and_dims(model):
     state = nnx.state(model)
     assert sum(x.size for x in jax.tree.leaves(state)) == TINY.parameters
     dims = parameter_dims(state)
@@ -214,6 +213,6 @@ def test_importing_the_model_loads_no_tensorflow_gin_seqio_or_orbax():
         ({"remat": "some"}, "must be 'none'"),
     ],
 )
-def test_impossible_shapes_are_errors(change, message):
+def test_invalid_settings_are_errors(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change)

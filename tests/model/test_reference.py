@@ -1,4 +1,4 @@
-"""A trained Llama (stories260K: grouped-query attention, tied head) against its published logits and greedy text."""
+"""A trained Llama (stories260K: grouped-query attention, tied head) compared with its published logits and text."""
 
 import functools
 import json

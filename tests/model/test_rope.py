@@ -54,7 +54,7 @@ EXPECTATIONS = {
 
 
 @pytest.mark.parametrize("theta, scale", EXPECTATIONS)
-def test_attention_expectation_curve(theta, scale):
+def test_attention_expectation_equals_the_published_curve(theta, scale):
     cos, _ = rope.tables(jnp.asarray(DISTANCES)[None], 1024, theta, scale)
     # the published values have three decimals; float32 angles of 1e5 have errors up to 4e-3 at the highest frequencies
     np.testing.assert_allclose(np.asarray(cos)[0].mean(-1), EXPECTATIONS[theta, scale], atol=1.1e-3)

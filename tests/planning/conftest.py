@@ -1,7 +1,8 @@
 """Makes the TPU compiler importable in these tests.
 
-`make test` installs it outside the environment's packages, because JAX starts more slowly and searches for TPUs if it
-can import libtpu."""
+`make test` installs it outside the environment, because JAX starts more slowly and searches for TPUs if it can import
+libtpu.
+"""
 
 import os
 import sys

@@ -1,11 +1,11 @@
-"""A stand-in for the compiler whose results are simple formulas, and the configurations used with it."""
+"""A fake compiler whose results are simple formulas, and the configurations that tests use with it."""
 
 from codellama_jax.config import gin_files
 from codellama_jax.errors import UserError
 from codellama_jax.planning.chips import topology
 from codellama_jax.planning.step_config import shaping_config
 
-# replaces the faster settings of the size files
+# overrides the faster settings of the size files
 PLAIN = ("Llama.remat=full", "Stage.micro_batches=1")
 FLAGS = ["--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin", *(f"--gin.{binding}" for binding in PLAIN)]
 SLICE = topology("v5p:4x4x4")
@@ -55,8 +55,7 @@ class FakeCompiler:
 
 
 class SearchCompiler(FakeCompiler):
-    """Saved activations take memory and save time; a tensor axis of 4 is not possible; a slow host makes offloading
-    slow."""
+    """Saved activations need memory and save time; a tensor axis of 4 is an error; offloading is slow."""
 
     def analyze(self, config, slice_, *, estimate=True, forward=False):
         if config.mesh.tensor == 4:

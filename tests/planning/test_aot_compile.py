@@ -1,4 +1,4 @@
-"""Steps compiled by the real TPU compiler, where it is installed."""
+"""Steps compiled by the real TPU compiler; skipped if it is not installed."""
 
 import dataclasses
 import importlib.util
@@ -55,8 +55,8 @@ def test_analysis_of_a_small_step(tiny_analysis):
 
 
 def test_flops_equal_those_counted_by_hand(tiny_analysis):
-    """Forward 2, backward 4, recomputed 2. Not recomputed: w2, whose output the backward pass does not need, and the
-    head, whose gradient is computed with the loss."""
+    """Per weight and token: forward 2, backward 4, recomputation 2. Two products are not recomputed: w2, whose output
+    the backward pass does not need, and the head, whose gradient is computed with the loss."""
     llama, tokens = load(*TINY, size="local").llama, 8_192
     attention = 2 * llama.dim * llama.head_dim * (llama.heads + llama.kv_heads)
     layer = 8 * (attention + 2 * llama.dim * llama.ffn_dim) + 6 * llama.dim * llama.ffn_dim
@@ -100,8 +100,8 @@ SLICE_OF_SIZE = {"7b": "v5p-128", "13b": "v5p-128", "34b": "v5p-128", "70b": "v5
 
 @pytest.mark.parametrize("size", SLICE_OF_SIZE)
 def test_real_sizes_fit_the_slices_named_in_their_files(tiny_analysis, size):
-    """Without code generation, which takes minutes. FLOPs counted by hand with full remat: each product four times,
-    except the head and w2 of each layer, three times."""
+    """Compiled without code generation, which takes minutes. With full remat, each product is computed four times,
+    except the head and w2 of each layer, which are computed three times."""
     assert SLICE_OF_SIZE[size] in (ROOT / f"gin/models/{size}.gin").read_text()
     slice_ = topology(SLICE_OF_SIZE[size])
     analysis = aot_compile.Compiler().analyze(shipped(size=size), slice_, estimate=False)
@@ -128,12 +128,12 @@ def test_offloaded_activations_are_in_the_memory_of_the_host(tiny_analysis):
     stage, llama = config.stage, config.llama
     inputs = stage.batch_tokens / SLICE.devices * llama.dim * 2 * llama.layers
     assert without["peak_bytes"] - analysis["peak_bytes"] > 0.8 * inputs / stage.micro_batches
-    assert analysis["bound"]["host"] == pytest.approx(2 * inputs / SLICE.host_bandwidth, rel=1e-3), "there and back"
+    assert analysis["bound"]["host"] == pytest.approx(2 * inputs / SLICE.host_bandwidth, rel=1e-3), "out and back"
     assert without["bound"]["host"] == 0
 
 
 def test_evaluation_of_a_hundred_thousand_tokens_fits(tiny_analysis):
-    """A single window of 102,400 tokens on four chips, so the context axis is chosen."""
+    """A single window of 102,400 tokens on four chips is sharded over the context axis."""
     # large blocks, because evaluating the mask block by block takes most of the time
     config = load("LCFT_LENGTH=102_400", "LCFT_BATCH_TOKENS=102_400", "Llama.splash_block=2048", stage="lcft")
     analysis = aot_compile.Compiler().analyze(config, topology("v5p:2x2x1"), estimate=False, forward=True)
@@ -156,7 +156,7 @@ def test_mesh_axis_may_split_a_dimension_of_the_interconnect(tiny_analysis):
     assert analysis["collective_bytes"]["all-reduce"].keys() & {"data", "data+fsdp"}, "gradients are summed over data"
 
 
-def test_program_that_cannot_be_parsed_is_one_error_line(tiny_analysis, tmp_path, monkeypatch):
+def test_program_that_cannot_be_parsed_is_a_user_error(tiny_analysis, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(aot_compile, "Program", lambda text: Program("HloModule other").executions)
     with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
@@ -174,4 +174,4 @@ def test_interrupted_plan_stops_its_compiler(tiny_analysis, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == EXIT_FAILED
     assert process.stderr.read().endswith("error: interrupted\n")
-    assert not list(tmp_path.glob("*")), "neither dumps nor a plan"
+    assert not list(tmp_path.glob("*")), "no dumps or cached plans remain"

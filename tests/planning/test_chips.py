@@ -1,4 +1,4 @@
-"""Names of slices, and the data of TPU generations."""
+"""Names of slices, and specifications of TPU generations."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_invalid_slice_is_one_error_line(name, message):
 
 @pytest.mark.parametrize("name", CHIPS)
 def test_peak_flops_match_clock_and_matrix_units(name):
-    """Peak over clock is an integer number of 128 x 128 products, which detects a typing error in either."""
+    """Peak over clock is an integer number of 128 x 128 products. This detects a typing error in either."""
     chip = CHIPS[name]
     units = chip.flops / chip.devices / chip.clock / (2 * 128 * 128)
     assert abs(units - round(units)) < 0.02 and round(units) in (4, 8, 16)
@@ -75,7 +75,7 @@ def test_peak_flops_match_clock_and_matrix_units(name):
     assert set(MAX_CHIPS) == set(CHIPS) and all(chip.gke)
 
 
-def test_larger_doubles_until_the_largest_slice():
+def test_larger_doubles_the_chips_up_to_the_largest_slice():
     slices, chips = [topology("v5e:4x4")], 16
     while (larger := slices[-1].larger()) is not None:
         slices.append(larger)
@@ -113,7 +113,7 @@ def test_send_bandwidth_counts_links_in_the_dimensions_of_the_group():
         ("v6e:8x8", (False, False, False)),
     ],
 )
-def test_wrap_around_links(name, wrap):
+def test_wrap_around_links_follow_from_the_shape(name, wrap):
     slice_ = topology(name)
     assert slice_.wrap == wrap
     assert slice_.options.get("wrap", (False,) * 3) == wrap

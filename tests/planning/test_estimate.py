@@ -1,4 +1,4 @@
-"""The estimate against the compiler: docs/pods.md has the compiled memory of every size, stage and chip."""
+"""The estimate compared with compiled steps: docs/pods.md lists their memory for every size, stage and chip."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_memory_and_hours_are_close_to_the_compiled_ones():
 @pytest.mark.parametrize(
     ("slice_", "fits"), [("v5p:2x2x1", False), ("v5p:2x2x2", False), ("v5p:2x4x4", True), ("v5e:4x4", False)]
 )
-def test_fits(slice_, fits):
+def test_7b_fits_only_slices_with_enough_memory(slice_, fits):
     """7B needs 16 bytes for each of its 6.7e9 parameters, plus activations of one of eight micro-batches."""
     loaded = gin_files.load(["gin/code.gin", "gin/models/7b.gin"], ["Stage.micro_batches=8"])
     assert estimate.fits(shaping_config(loaded), topology(slice_)) == fits

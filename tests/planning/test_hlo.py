@@ -1,4 +1,4 @@
-"""FLOPs, memory traffic and collectives of compiled programs, against figures computed by hand."""
+"""FLOPs, memory traffic and collectives of compiled programs, compared with figures computed by hand."""
 
 import math
 import re
@@ -32,11 +32,11 @@ def test_scan_body_counts_once_per_trip():
 def test_trip_count_is_evaluated_if_not_annotated():
     text = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
     text = text.lower(jnp.zeros((S, D)), jnp.zeros((N, D, D))).compile().as_text()
-    assert "known_trip_count" in text, "otherwise the test above tests nothing"
+    assert "known_trip_count" in text, "otherwise test_scan_body_counts_once_per_trip does not use the annotation"
     assert Program(text.replace("known_trip_count", "withheld")).product_flops == 2 * N * S * D * D
 
 
-def test_both_notations_of_tuple_elements():
+def test_flops_are_equal_in_both_notations_of_tuple_elements():
     text = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
     text = (
         text.lower(jnp.zeros((S, D)), jnp.zeros((N, D, D))).compile().as_text().replace("known_trip_count", "withheld")
@@ -50,7 +50,7 @@ def test_both_notations_of_tuple_elements():
 
 
 @pytest.mark.parametrize("start, stop, step, trips", [(0, 7, 1, 7), (2, 7, 1, 5), (0, 7, 3, 3), (9, 7, 1, 0)])
-def test_trip_counts_with_start_stop_and_step(start, stop, step, trips):
+def test_trip_counts_are_evaluated_from_start_stop_and_step(start, stop, step, trips):
     def function(x, w):
         state = (jnp.int32(start), x)
         return jax.lax.while_loop(lambda s: s[0] < stop, lambda s: (s[0] + step, jnp.tanh(s[1] @ w)), state)[1]
@@ -59,7 +59,7 @@ def test_trip_counts_with_start_stop_and_step(start, stop, step, trips):
     assert Program(text).product_flops == 2 * trips * S * D * D
 
 
-def test_nested_loops_multiply():
+def test_trip_counts_of_nested_loops_multiply():
     def function(x, w):
         inner = lambda x: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]  # noqa: E731
         return jax.lax.fori_loop(0, 3, lambda _, x: inner(x), x)
@@ -77,7 +77,7 @@ def test_data_dependent_loop_counts_once_and_is_reported():
 
 
 @pytest.mark.parametrize("remat, products", [(False, 3), (True, 4)])
-def test_backward_pass_and_recomputation(remat, products):
+def test_flops_include_backward_pass_and_recomputation(remat, products):
     """A block has two layers; the gradient of tanh needs its output."""
 
     def block(x, w):
@@ -93,7 +93,7 @@ def test_backward_pass_and_recomputation(remat, products):
     assert program.product_flops == once * (6 + 2 * (products - 3))
 
 
-def test_contractions_of_several_dims():
+def test_flops_of_a_contraction_over_several_dims():
     program = compiled(lambda q, k: jnp.einsum("bshk,bthk->bhst", q, k), (2, 8, 3, 16), (2, 10, 3, 16))
     assert program.product_flops == 2 * 2 * 3 * 8 * 10 * 16
 
@@ -109,7 +109,7 @@ dim_labels=0bf1_i1o0->0b1f
 """
 
 
-def test_product_expressed_as_convolution():
+def test_flops_of_a_product_expressed_as_convolution():
     assert Program(CONVOLUTION).product_flops == 2 * 4 * 64 * 48 * 6 * 8
 
 
@@ -148,7 +148,7 @@ def test_attention_kernels_count_the_causal_half():
     assert Program(KERNELS).attention_flops == (2 + 4 + 3) * half_of_one_product
 
 
-def test_instructions_rematerialised_by_the_compiler():
+def test_instructions_rematerialised_by_the_compiler_are_counted():
     assert compiled(jnp.sin, (4,)).recomputed == 0
     twice = CONVOLUTION.replace("%c =", "%c.remat =").replace("%b =", "%b.remat =")
     assert Program(twice).recomputed == 1, "parameters do not count"
@@ -184,7 +184,7 @@ def test_on_chip_memory_is_not_traffic():
     assert memory_bytes(Program(SPACES)) == 2 * 4096  # read once by the copy, written once at the end
 
 
-# A slice of a stack whose layout changes within the fusion, as in programs of newer chips.
+# A fusion that changes the layout of a stack and reads a slice of it, as in programs for newer chips.
 LAYOUT_CHANGE = """HloModule m
 %layout_change (p: f32[32,1024]) -> f32[32,1024] {
   %p = f32[32,1024]{1,0:T(16,128)} parameter(0)
@@ -273,12 +273,12 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("notation", GROUPS)
-def test_all_notations_of_replica_groups(notation):
+def test_replica_groups_are_parsed_in_all_notations(notation):
     line = f"  %r = f32[8]{{0}} all-reduce(%x), channel_id=1, replica_groups={notation}, use_global_device_ids=true"
     assert replica_groups(_instruction(line)) == GROUPS[notation]
 
 
-# An asynchronous gather: it appears in the fusion that starts it, in the product that runs meanwhile, and in the
+# An asynchronous all-gather appears in the fusion that starts it, in the product that runs concurrently, and in the
 # fusion that ends it.
 FUSED = """HloModule m
 %starting (p: bf16[4]) -> (bf16[4], bf16[16]) {

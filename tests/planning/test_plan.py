@@ -1,4 +1,4 @@
-"""The plan command: what it prints, and which input it rejects."""
+"""The plan command: its output, and the input that it rejects."""
 
 import importlib.util
 import json
@@ -77,7 +77,7 @@ def test_the_table_labels_bound_and_estimate(fake, capsys):
     assert "None" not in out and max(map(len, out.splitlines())) <= 120
 
 
-def test_no_estimate_leaves_only_the_bound(fake, capsys):
+def test_no_estimate_prints_only_the_bound(fake, capsys):
     _, out, _ = run(capsys, "--topology=v5p-128", "--gin.Stage.micro_batches=2", "--no_estimate", "--json")
     result = json.loads(out)
     assert result["estimated_seconds"] is None and result["chip_hours"] is None and result["bound_mfu"] > 0
@@ -172,6 +172,3 @@ def test_importing_plan_loads_neither_jax_nor_tensorflow():
     code = "import sys, codellama_jax.plan; print(sorted({'jax', 'flax', 'tensorflow', 'seqio'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stdout + done.stderr
-
-
-# ---------------------------------------------------------------- bound and estimate

@@ -1,4 +1,4 @@
-"""The estimate and the bound of a small program, against figures computed by hand."""
+"""The estimate and the bound of a small program, compared with figures computed by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which changes are tried for a stage that does not fit, and how settings are ranked."""
+"""The changes that are tried for a stage that does not fit, and the ranking of settings."""
 
 import itertools
 
