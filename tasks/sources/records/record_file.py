@@ -146,8 +146,8 @@ class _CheckedFile(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
-    def seek(self, offset: int, whence: int = 0) -> int:  # codespell:ignore whence
-        self._call(self._file.seek, offset, whence)  # codespell:ignore whence
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._call(self._file.seek, offset, whence)
         return self.tell()
 
     def tell(self) -> int:
