@@ -107,7 +107,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
         mesh = make_mesh(config.mesh, micro_batch)
         check_divides(mesh, micro_batch, stage.sequence_length, config.llama)
         host, hosts = host_group(mesh)
-        data = StageData(config, run_dir, host=host, hosts=hosts, log=log.info)
+        data = StageData(config, run_dir, host=host, hosts=hosts, log=log.info, writes=writes)
         llama = with_vocabulary(config.llama, data.tokenizer)
 
         # Training.

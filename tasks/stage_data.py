@@ -30,7 +30,15 @@ class StageData:
         shares: stream -> share of the tokens.
     """
 
-    def __init__(self, configuration: Config, run_dir: Path, host: int, hosts: int, log: Callable[[str], None]):
+    def __init__(
+        self,
+        configuration: Config,
+        run_dir: Path,
+        host: int,
+        hosts: int,
+        log: Callable[[str], None],
+        writes: bool = True,
+    ):
         """Opens the tokenizer of the run, or trains it, and finds the streams of the stage's mixture.
 
         Args:
@@ -38,12 +46,14 @@ class StageData:
             run_dir: the run's folder, which keeps its tokenizer.
             host, hosts: this host's share of the batches, and the number of shares (sharding.host_group).
             log: called with messages for the user.
+            writes: whether this process writes the tokenizer to the run folder. Of several hosts one does, also where
+                hosts share their batches.
 
         Raises:
             UserError: a corpus, mixture or tokenizer cannot be used.
         """
         self._config, self._host, self._hosts = configuration, host, hosts
-        self.tokenizer = _run_tokenizer(configuration, run_dir, log, writes=host == 0)
+        self.tokenizer = _run_tokenizer(configuration, run_dir, log, writes)
         self._streams = StageStreams(configuration, self.tokenizer)
         self.stream_names, self.shares = self._streams.names, self._streams.shares
         if configuration.mixture.seqio is not None:
