@@ -1,9 +1,9 @@
 """The commands of this project under one name: codellama-jax COMMAND, or python -m codellama_jax COMMAND.
 
-    codellama-jax launch --gin_file=gin/lcft.gin      is      python xm_launch.py --gin_file=gin/lcft.gin
+    codellama-jax launch --gin_file=gin/lcft.gin   is the same as   python xm_launch.py --gin_file=gin/lcft.gin
 
-Each command is a module with main(argv), which returns the exit code. Only the module of the command that runs is
-imported, by name: this file depends on none of them.
+Each command is a module with main(argv), which returns the exit code. Only the module of the requested
+command is imported, by its name: this file depends on none of the commands.
 """
 
 import difflib
@@ -17,9 +17,9 @@ from codellama_jax.errors import EXIT_DONE, EXIT_USAGE
 # Command -> its module, and what it does.
 COMMANDS = {
     "launch": ("xm_launch", "run a stage, here or on TPUs in the cloud; status, logs and stop"),
-    "train": ("codellama_jax.train", "train one stage in this process: what each host runs"),
+    "train": ("codellama_jax.train", "train one stage in this process; every host runs this"),
     "plan": ("codellama_jax.plan", "compile a stage for a TPU slice without one: memory, time, cost"),
-    "convert": ("codellama_jax.convert", "checkpoints in and out: Hugging Face, Meta, llama2.c"),
+    "convert": ("codellama_jax.convert", "import, export and compare checkpoints: Hugging Face, Meta, llama2.c"),
     "inspect": ("tasks.inspect", "print documents and statistics of a task or mixture"),
     "build": ("tasks.build", "make a deduplicated training set from source code"),
 }
@@ -37,7 +37,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command that the first argument names; returns its exit code (0 done, 2 wrong usage, or its own)."""
+    """Runs the command named by the first argument; returns its exit code, or 2 if there is no such command."""
     name, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if name in ("-h", "--help"):
         print(usage())
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        message = f"error: there is no command {name}: {hint}The commands are {', '.join(COMMANDS)}"
+        message = f"error: unknown command {name}: {hint}The commands are {', '.join(COMMANDS)}"
         print(message, file=sys.stderr)
         return EXIT_USAGE
     module = importlib.import_module(COMMANDS[name][0])

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     importing.add_argument(
         "--new_rows", choices=("mean", "zero"), default="mean", help="values of new rows (default: mean)"
     )
-    importing.add_argument("--sequence_length", type=int, help="number of positions, if the files do not have it")
+    importing.add_argument("--sequence_length", type=int, help="number of positions (default: from the files)")
     exporting = commands.add_parser("export", help="a checkpoint -> Hugging Face or Meta")
     exporting.add_argument("--format", choices=("hf", "meta"), required=True)
     dtypes = ("bfloat16", "float16", "float32")
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     for command in (importing, exporting):
         command.add_argument("--from", dest="origin", type=Path, required=True, help="checkpoint to read")
         command.add_argument("--to", type=Path, required=True, help="folder to create")
-        command.add_argument("--tokenizer", type=Path, help="a tokenizer.model file (default: that of --from)")
+        command.add_argument("--tokenizer", type=Path, help="a tokenizer.model file (default: the one in --from)")
     verify = commands.add_parser("verify", help="compare two checkpoints of any formats")
     verify.add_argument("--a", type=Path, required=True)
     verify.add_argument("--b", type=Path, required=True)
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explain(error: BaseException) -> str | None:
+    """One line for the user about an error; None for a bug."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was written"
     if isinstance(error, OSError) and error.filename is None:
@@ -81,7 +82,7 @@ def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    # Imported here: Orbax takes a second, and a wrong flag should be reported at once.
+    # Imported here: importing Orbax takes a second, and a wrong flag should be reported at once.
     from codellama_jax.conversion import formats, native
     from codellama_jax.conversion.canonical import Source
     from codellama_jax.conversion.vocabulary import GrownVocabulary

@@ -3,11 +3,11 @@
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 75  # stopped by a signal after saving, or by the loss of another process: a restart resumes
+EXIT_INTERRUPTED = 75  # stopped by a signal after saving, or another process was lost: start again to resume
 
 
 def first_line(error: BaseException, max_length: int = 200) -> str:
-    """The first line of an error's message that is not blank, truncated; the name of its class if there is none."""
+    """The first non-blank line of an error's message, truncated; the name of its class if the message is blank."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:max_length]
 
 

@@ -1,9 +1,9 @@
-"""What each host runs: one stage, from its gin files to its report.
+"""Trains one stage, from its gin files to its report. Every host of a run executes this command.
 
     python -m codellama_jax.train --gin_file=gin/code.gin --gin_file=gin/models/local.gin [--run_dir=runs] [--name=NAME]
 
-The one place where data (tasks) and model meet. `run_stage` reads from top to bottom in the order in which things
-happen; the loop is training/trainer.py.
+This is the only module that combines the data (tasks) with the model. `run_stage` contains the steps of a stage in the
+order in which they happen; the training loop is training/trainer.py.
 """
 
 import argparse
@@ -35,7 +35,7 @@ logger = logging.getLogger("codellama_jax.train")  # not __name__, which is __ma
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a stage. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped and to be started again."""
+    """Runs a stage. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped: start again to resume."""
     parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
     parser.add_argument("--run_dir", type=filesystem.to_path, default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
@@ -68,7 +68,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
     stage_dir = run_dir / stage.name
     logger.info(f"{stage.name}: loading JAX")
 
-    # Imported here: they take seconds, and a wrong flag should fail before.
+    # Imported here: these imports take seconds, and a wrong flag should be reported before them.
     import jax
 
     from codellama_jax.report.stage_summary import describe
@@ -83,13 +83,13 @@ def run_stage(config: Config, run_dir: Path) -> int:
 
     import_modules(config.imports)
 
-    # The run folder. One host writes everything but the checkpoints.
+    # The run folder. Host 0 writes everything except the checkpoints, which all hosts write.
     writes = jax.process_index() == 0
     log = PrefixedLogger(logger, stage.name, enabled=writes)
     check_same_configuration(stage_dir, operative_text(config))
     if (step := final_step(stage_dir)) is not None:
         if writes:
-            _write_reports(stage_dir)  # missing if the process was killed after done.json was written
+            _write_reports(stage_dir)  # they are missing if the process was killed after writing done.json
         log.info(f"finished at step {step}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
     if stage.parent is not None and not saved_steps(stage_dir):
@@ -125,7 +125,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
         for line in trainer.loader.left_out_lines():
             log.info(line)
 
-        # The end: samples, summary, report.
+        # Samples, summary and report.
         if step == stage.steps:
             _finish(trainer, stage_dir, log, writes)
         trainer.log.close()
@@ -138,7 +138,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
 
 
 def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: bool) -> None:
-    """Evaluates the trained parameters, and marks the stage as finished."""
+    """Evaluates the trained parameters, and marks the stage as finished by writing done.json."""
     from codellama_jax.report.stage_summary import conclusion, summarize
 
     trainer.evaluate_context_length()
@@ -152,7 +152,7 @@ def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: 
 
 
 def _write_reports(stage_dir: Path) -> Path:
-    """Writes the reports of the stage and of the run; returns the latter's path."""
+    """Writes the reports of the stage and of the run; returns the path of the run's report."""
     from codellama_jax.report.training import write_run_report, write_stage_report
 
     write_stage_report(stage_dir)
@@ -173,24 +173,27 @@ def _check_bucket(run_dir: Path) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for the user; None for errors of JAX other than memory: these are bugs, and show their traceback."""
+    """One line for the user about an error; None for a bug, whose traceback is shown.
+
+    A RuntimeError, which includes the errors of JAX, is a bug unless it reports that memory ran out.
+    """
     if isinstance(error, MemoryError | RuntimeError):
-        # by the text: importing the class of JAX's errors would take seconds
+        # matched by text: importing JAX's error class would take seconds
         if isinstance(error, RuntimeError) and not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
             return None
         return "out of memory: raise Stage.micro_batches, or bind Llama.remat='full'; the same run resumes with either"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted before the first step; run the same command again"
     if isinstance(error, OSError) and error.errno is not None:
-        remedy = "earlier checkpoints are not affected: fix that, and run the same command again"
+        remedy = "earlier checkpoints are not affected: fix the problem and run the same command again"
         return f"{error.strerror}: {error.filename or ''}; {remedy}"
     return f"{type(error).__name__}: {error}"
 
 
 def _silence_threads() -> None:
-    """Keeps tracebacks of libraries' threads off the terminal: what fails there is raised in the main thread too."""
+    """Hides tracebacks of libraries' threads: their errors are also raised in the main thread."""
     threading.excepthook = _ignore
-    sys.unraisablehook = _ignore  # of C++ threads
+    sys.unraisablehook = _ignore  # called for errors in C++ threads
 
 
 def _ignore(_: object) -> None:

@@ -1,4 +1,4 @@
-"""The command that users type, on the embedded corpus: what it learns, which files it writes, and how it resumes.
+"""The command that users run, on the embedded corpus: what it learns, which files it writes, and how it resumes.
 
 Each run is a separate process, as for the user.
 """
@@ -97,11 +97,11 @@ def test_a_finished_stage_does_not_run_again(cascade):
 
 def test_a_parent_with_another_configuration_is_refused(cascade):
     output = launch(cascade[0], "--gin_file=gin/instruct.gin", *SMALLEST, "--gin.LCFT_STEPS=9", code=1)
-    assert "lcft was made by another configuration (" in output and "Stage.steps: 50 there, 9 here" in output
+    assert "lcft was made with another configuration (" in output and "Stage.steps: 50 before, 9 now" in output
 
 
 def test_a_finished_custom_stage_is_accepted_as_parent(tmp_path):
-    """There is no gin file to run it with, but it does not have to run."""
+    """The launcher has no gin file for it, but does not have to run it."""
     folder = tmp_path / "runs" / "local" / "mine"
     (folder / "checkpoints" / "7").mkdir(parents=True)
     flags = ["--gin_file=gin/lcft.gin", "--gin.Stage.parent=mine", "--dry_run"]

@@ -1,4 +1,4 @@
-"""Runs that are killed, lose a process, or have loss spikes; benchmarks/faults.py does the same at length.
+"""Runs that are killed, lose a process, or have loss spikes; benchmarks/faults.py runs longer versions of these tests.
 
 Each run is the command that users type, in its own processes, which are killed from outside.
 """
@@ -24,7 +24,7 @@ from codellama_jax.runtime import distributed
 STAGE = ["--gin_file=gin/code.gin", *TOY, "--gin.Checkpoints.every=10", "--gin.Evaluation.every=30"]
 CASCADE = ["--gin_file=gin/lcft.gin", *STAGE[1:], "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
 CASCADE += ["--gin.LCFT_STEPS=20", "--gin.LCFT_BATCH_TOKENS=512"]
-# Two windows of 32 tokens a reader are so few that some losses are spikes, whatever the corpus.
+# With only two windows of 32 tokens per reader, some losses are spikes, whatever the corpus.
 SPIKES = [
     "--gin.CODE_LENGTH=32",
     "--gin.CODE_BATCH_TOKENS=128",
@@ -36,8 +36,10 @@ SPIKES += ["--gin.LossSpikes.window=8", "--gin.LossSpikes.max_rollbacks=1_000"]
 
 @pytest.fixture(autouse=True)
 def compile_fast(monkeypatch):
-    """Twenty processes compile for runs of a second, which are compared with each other only. tests/test_cascade.py
-    kills and resumes runs that are compiled with the usual optimizations."""
+    """Disables most optimizations: twenty processes compile for runs of a second, compared only with each other.
+
+    tests/test_cascade.py kills and resumes runs that are compiled with the usual optimizations.
+    """
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
@@ -49,7 +51,7 @@ def rollbacks(run):
     return [line for line in evaluations(run) if line["kind"] == "rollback"]
 
 
-def test_resumes_after_kills_in_a_save_after_its_rename_and_between_stages(tmp_path):
+def test_resumes_after_kills_during_a_save_after_its_rename_and_between_stages(tmp_path):
     reference, run = (Run(tmp_path / name / "runs", CASCADE) for name in ("reference", "killed"))
     reference.finish()
     moments = [kills.during_save, kills.after_rename, kills.between_stages]
@@ -94,8 +96,8 @@ def test_peer_loss_and_a_signal_to_one_host_exit_with_75(tmp_path):
 
 
 def test_resumes_after_a_rollback_and_two_kills(tmp_path):
-    """Killed right after the rollback, so that it reaches the spike again; and after the next save, so that it does
-    not."""
+    """The first kill is right after the rollback, so the run reaches the spike again; the second is after the next
+    save, so it does not."""
     reference, run = (Run(tmp_path / name / "runs", [*STAGE, *SPIKES]) for name in ("reference", "killed"))
     reference.finish()
     assert rollbacks(reference)
@@ -111,7 +113,7 @@ def test_resumes_after_a_rollback_and_two_kills(tmp_path):
     assert same(run.final_arrays(), reference.final_arrays())
 
 
-def test_consecutive_steps_that_are_not_finite_end_the_run(tmp_path):
+def test_consecutive_non_finite_steps_end_the_run(tmp_path):
     """With this learning rate, the first update ruins the model: no later step is finite."""
     run = Run(tmp_path / "runs", [*STAGE, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"])
     run = dataclasses.replace(run, flags=[*run.flags, "--gin.AdamW.peak_learning_rate=1e30"])

@@ -240,4 +240,4 @@ def test_an_installed_wheel_plans_a_run_in_an_empty_folder(wheel, tmp_path):
     assert all(f"\n  {name} " in usage.stdout for name in ("launch", "train", "plan", "convert", "inspect", "build"))
     wrong = codellama_jax("lunch")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith("error: there is no command lunch: did you mean launch?")
+    assert wrong.stderr.startswith("error: unknown command lunch: did you mean launch?")

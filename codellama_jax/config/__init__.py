@@ -1,1 +1,1 @@
-"""Every setting that gin can bind, as plain dataclasses. `gin_files` reads them; nothing reads a module global."""
+"""Every setting that gin can bind, as plain dataclasses. `gin_files` loads them; no setting is a module global."""

@@ -1,4 +1,4 @@
-"""The assignments of gin files and flags as a value that resolves to the dataclasses of config/run.py."""
+"""The assignments in gin files and flags, as one value that resolves to a Config (config/run.py)."""
 
 import dataclasses
 import difflib
@@ -18,8 +18,10 @@ def usage_error(message: str) -> UserError:
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-    """A reference to a macro, %NAME, in the value of a binding. "gin.REQUIRED" is not a macro but marks a missing
-    value."""
+    """A reference to a macro, %NAME, in the value of a binding.
+
+    "gin.REQUIRED" is not a macro: it marks a value that the user must set.
+    """
 
     name: str
 
@@ -35,9 +37,9 @@ class Binding:
     """One assignment.
 
     Attributes:
-        name: of a setting ("Stage.steps") or of a macro ("CODE_STEPS").
-        value: Python literals, with a Macro for each reference.
-        origin: where it is written: "gin/code.gin:12", or the flag.
+        name: the setting ("Stage.steps") or macro ("CODE_STEPS") that is assigned.
+        value: the assigned value: Python literals, with a Macro for each reference.
+        origin: the file and line, such as "gin/code.gin:12", or the flag.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Bindings:
         bound: all assignments in the order in which they apply: a later one overrides an earlier one of the same name.
         unused: macros set by flags that no setting of this configuration refers to.
         imports: modules that gin files and flags import.
-        stage_files, size_files: the gin files that messages suggest where one is missing.
+        stage_files, size_files: the gin files that messages suggest if none was given.
     """
 
     bound: tuple[Binding, ...]
@@ -68,11 +70,13 @@ class Bindings:
         return {binding.name: binding for binding in self.bound}
 
     def resolve(self, *kinds: type) -> Config:
-        """The dataclasses that these bindings describe: all of a run, or only `kinds`. Only their values are required.
+        """Builds the dataclasses that these bindings describe: all those of a training run, or only `kinds`.
+
+        Only the settings of these dataclasses are required.
 
         Raises:
             UserError: required values are missing (one message names all of them), or a value has the wrong type or is
-                refused by its dataclass.
+                rejected by its dataclass.
         """
         effective = self.effective
         kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in CURATION_PARTS)
@@ -90,11 +94,11 @@ class Bindings:
         if missing:
             raise self._required(list(dict.fromkeys(missing)))
         try:
-            made: dict[str, Any] = {attribute: kind(**parts[attribute]) for attribute, kind in requested.items()}
+            built: dict[str, Any] = {attribute: kind(**parts[attribute]) for attribute, kind in requested.items()}
         except (ValueError, ZeroDivisionError) as error:
             zero = isinstance(error, ZeroDivisionError)
             raise usage_error("a dimension, length or number of parts is 0" if zero else str(error)) from error
-        return Config(**made, imports=self.imports)
+        return Config(**built, imports=self.imports)
 
     def _required(self, missing: list[str]) -> UserError:
         if "Stage.name" in missing:
@@ -105,19 +109,19 @@ class Bindings:
         effective = self.effective
         files = dict.fromkeys(effective[name].origin.rpartition(":")[0] for name in missing if name in effective)
         seen = f" (see {', '.join(files)})" if files else ""
-        return usage_error(f"required and not given{seen}: add {flags}")
+        return usage_error(f"required values are not set{seen}: add {flags}")
 
     def explain(self, name: str) -> str:
-        """The value of a setting or macro and the assignments that led to it, one line each, through macros:
+        """Shows the value of a setting or macro, and the assignments that it comes from, one per line:
 
             Stage.steps = 1500
               gin/code.gin:25            Stage.steps = %CODE_STEPS
               gin/models/local.gin:35    CODE_STEPS = 1500
 
-        Assignments that were overridden follow, marked as such.
+        Macros are followed. Overridden assignments come last, marked as such.
 
         Raises:
-            UserError: there is no such setting or macro; the message names the nearest.
+            UserError: there is no such setting or macro; the message names the most similar one.
         """
         effective = self.effective
         if name not in effective and name not in SETTINGS:
@@ -125,13 +129,13 @@ class Bindings:
         chain = list(_chain(effective, name))
         if chain:
             value, _ = _follow(effective, chain[0].value, name)
-            shown = "required and not given" if value is REQUIRED else repr(value)
+            shown = "required, not set" if value is REQUIRED else repr(value)
             rows = [(binding.origin, f"{binding.name} = {binding.value!r}") for binding in chain]
         else:
             kind = name.rpartition(".")[0]
             of = next(part for part in PARTS.values() if part.__name__ == kind)
             required = name not in DEFAULTS
-            shown = "required and not given" if required else repr(DEFAULTS[name])
+            shown = "required, not set" if required else repr(DEFAULTS[name])
             rows = [(f"{of.__module__.replace('.', '/')}.py", "no default" if required else f"the default of {kind}")]
         names = {binding.name for binding in chain}
         rows += [
@@ -144,14 +148,15 @@ class Bindings:
 
 
 def check_names(bound: Iterable[Binding], known_macros: Iterable[str]) -> set[str]:
-    """The macros that these bindings use.
+    """Checks the names in these bindings; returns the macros that they use.
 
     Args:
-        bound: in the order in which they apply.
+        bound: the bindings, in the order in which they apply.
         known_macros: macros that other stages or sizes use.
 
     Raises:
-        UserError: a name is neither a setting nor a macro, or a macro has no value; the message names the nearest.
+        UserError: a name is neither a setting nor a macro, or a macro has no value; the message names the most similar
+                one.
     """
     effective = {binding.name: binding for binding in bound}
     used = {macro for binding in effective.values() for macro in macros(binding.value)}
@@ -162,13 +167,13 @@ def check_names(bound: Iterable[Binding], known_macros: Iterable[str]) -> set[st
             raise usage_error(where + unknown(name, known))
         for macro in macros(binding.value) - effective.keys():
             near = nearest(macro, effective.keys() & known)
-            hint = f"did you mean %{near[0]}?" if near else f"give it with --gin.{macro}=VALUE"
+            hint = f"did you mean %{near[0]}?" if near else f"set it with --gin.{macro}=VALUE"
             raise usage_error(f"{binding.origin}: {name} is %{macro}, which has no value: {hint}")
     return used
 
 
 def unknown(name: str, macro_names: set[str]) -> str:
-    """The message for a name that is neither a setting nor one of these macros."""
+    """The error message for a name that is neither a setting nor one of these macros."""
     if "." in name:
         near = nearest(name, SETTINGS)
     else:  # users write a field without its class, such as "steps"
@@ -186,12 +191,12 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
 
 
 def one_of(files: Iterable[str]) -> str:
-    """What to do where a gin file is missing."""
+    """The remedy for a missing gin file, for an error message."""
     return "add one of " + ", ".join(f"--gin_file={file}" for file in files)
 
 
 def macros(value: Any) -> set[str]:
-    """Names of the macros in a value; gin.REQUIRED is a constant, not a macro."""
+    """The names of the macros in a value, without gin.REQUIRED, which is not a macro."""
     return {macro.name for macro in _references(value)} - {REQUIRED.name}
 
 
@@ -208,7 +213,7 @@ def _references(value: Any) -> Iterator[Macro]:
 
 
 def _chain(effective: Mapping[str, Binding], name: str) -> Iterator[Binding]:
-    """The assignment of a name, then those of the macros in its value, depth first and each once."""
+    """Yields the assignment of a name, then those of the macros in its value, depth first, each once."""
     seen, waiting = set[str](), [name]
     while waiting:
         name = waiting.pop(0)
@@ -220,7 +225,10 @@ def _chain(effective: Mapping[str, Binding], name: str) -> Iterator[Binding]:
 
 
 def _follow(effective: Mapping[str, Binding], value: Any, name: str) -> tuple[Any, str]:
-    """The value at the end of the chain of macros that starts with `value`, the value of `name`, and its name."""
+    """Follows a chain of macros that starts with `value`, the value of `name`.
+
+    Returns the value at the end of the chain, and the name that it is assigned to.
+    """
     passed = {name}
     while isinstance(value, Macro) and value != REQUIRED:
         name = value.name
@@ -238,11 +246,11 @@ _EXPECTED |= {type(None): "None", dict[str, float]: "a dict of strings and numbe
 
 
 def _value(effective: Mapping[str, Binding], setting: str, hint: Any, missing: list[str]) -> Any:
-    """The value of a setting with its macros resolved, of the type `hint`. Adds required names to `missing`."""
+    """The value of a setting, with its macros resolved, as the type `hint`. Appends unset names to `missing`."""
     value, name = _follow(effective, effective[setting].value, setting)
     entries = {key: _follow(effective, entry, name) for key, entry in value.items()} if isinstance(value, dict) else {}
-    if lacking := [end for entry, end in [(value, name), *entries.values()] if entry is REQUIRED]:
-        missing.extend(lacking)
+    if unset := [end for entry, end in [(value, name), *entries.values()] if entry is REQUIRED]:
+        missing.extend(unset)
         return None
     value = {key: entry for key, (entry, _) in entries.items()} if entries else value
     try:
@@ -255,7 +263,7 @@ def _value(effective: Mapping[str, Binding], setting: str, hint: Any, missing: l
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    """The value as `hint` has it: an integer where a number is expected becomes a float. Raises TypeError."""
+    """Converts a value to the type `hint`: a list to a tuple, an integer to a float. Raises TypeError."""
     if isinstance(hint, types.UnionType):
         options = typing.get_args(hint)
         kind = Sequence[str] if isinstance(value, list | tuple) else type(value)
@@ -267,6 +275,6 @@ def _typed(value: Any, hint: Any) -> Any:
         return {_typed(key, of_key): _typed(entry, of_value) for key, entry in value.items()}
     if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not hint:  # exactly: True is no integer
+    if type(value) is not hint:  # not isinstance: True is not accepted as an integer
         raise TypeError
     return value

@@ -12,20 +12,20 @@ class Build:
     """How a training set is built.
 
     Attributes:
-        seed: of the shuffle and of the MinHash permutations.
+        seed: seed of the shuffle and of the MinHash permutations.
         redact: kinds of secrets to replace by placeholders (tasks/curation/clean/redaction.py): email, key,
             private_key, password.
         near: whether to remove near-duplicates in addition to exact duplicates.
         threshold: estimated Jaccard similarity of the sets of n-grams at which two documents are near-duplicates.
-        permutations: of MinHash; more of them estimate the similarity better and take longer.
+        permutations: number of MinHash permutations; more estimate the similarity better and take longer.
         ngram: tokens in an n-gram for near-deduplication.
         validation_share: share of the repositories (or of the documents without one) that is used for validation.
         group_by_repository: whether to concatenate the files of a repository into one document, each file after those
             that it imports, otherwise by path.
         repository_bytes: maximum size of such a document; a larger one is split between files.
-        shard_bytes: approximate bytes of text in a shard. Shards are equal shares of the shuffled documents.
-        memory: bytes that Beam's embedded runner may use for data that is exchanged between documents; more data is
-            exchanged in several passes. It does not affect the result. Other runners spill to disk themselves.
+        shard_bytes: approximate bytes of text in a shard. The shuffled documents are divided evenly among the shards.
+        memory: bytes that Beam's embedded runner may use to group data by key; more data is grouped in several passes.
+            It does not affect the result. Other runners spill to disk themselves.
     """
 
     seed: int = 0
@@ -62,8 +62,7 @@ class Quality:
     """Quality filters. A document that fails one is excluded, and counted under the filter's name.
 
     The limits on the mean line and the longest line (Filters.longest_line) and on the share of alphanumeric characters
-    are those of Codex (arXiv 2107.03374, section 3.1), the value of the share is CodeParrot's; the other filters are
-    ours.
+    follow Codex (arXiv 2107.03374, section 3.1); the value of the share is CodeParrot's. The other filters are ours.
 
     Attributes:
         shortest: minimum number of characters that are not white space; None disables the filter.
@@ -71,9 +70,8 @@ class Quality:
             licence. None allows all.
         content_language: whether to exclude code whose content contradicts its extension: markup, or a script whose
             shebang names another language.
-        mean_line: of code, maximum mean length of the lines that are not blank, in characters; None disables the
-            filter.
-        alphanumeric: of code, minimum share of letters and digits among the characters; None disables the filter.
+        mean_line: maximum mean length of the non-blank lines of code, in characters; None disables the filter.
+        alphanumeric: minimum share of letters and digits among the characters of code; None disables the filter.
         minified: whether to exclude code with almost no white space.
     """
 
@@ -103,7 +101,7 @@ class Decontamination:
         words: words in an n-gram. Ten, as in Llama 2's contamination analysis (arXiv 2307.09288, A.6), where they are
             tokens: half of the solutions of HumanEval and MBPP have at most 22 words, so longer n-grams would be few.
         shortest: minimum number of words of a text; one with fewer words than `words` is a single n-gram.
-        share: minimum share of the n-grams of one text of a problem that the document contains.
+        share: a document matches a problem if it contains at least this share of the n-grams of one of its texts.
         structure: tokens in a structural n-gram; 0 disables the structural search.
         structure_share: like `share`, for structural n-grams, which match by chance more often.
         common: n-grams that occur in more problems of one file than this are ignored, such as a common instruction.

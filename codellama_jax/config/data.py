@@ -1,4 +1,4 @@
-"""Settings of the data, as plain dataclasses that gin files and flags bind. Imports no TensorFlow."""
+"""Settings of the data, as plain dataclasses that gin files and flags bind. This module imports no TensorFlow."""
 
 import dataclasses
 import math
@@ -24,17 +24,17 @@ class Corpus:
             ("gs://b/c/*.parquet"), or a folder of them; tfds:NAME for a dataset of TFDS; seqio:NAME for a registered
             SeqIO task (tasks/sources/records/record_fields.py lists the columns that are read). None is the embedded
             corpus, text that every machine with Python has (tasks/sources/embedded/corpus.py).
-        validation_share: share of the documents in validation, chosen by a hash of the file's path, of the record's
-            location, or of the repository: where a record names one, and of files with group_by_repository. Curated
-            datasets, and SeqIO tasks with a validation split, keep their own splits.
+        validation_share: share of the documents in validation, chosen by a hash: of the repository, if a record names
+            one or group_by_repository is set, otherwise of the file's path or the record's location. Curated datasets,
+            and SeqIO tasks with a validation split, keep their own splits.
         document_characters: files longer than this are cut at line ends into documents of at most this many
-            characters; None does not cut, as in the paper. Ours, for size local: no source file would fit into a
-            window of 256 tokens, and infilling is applied only to documents that fit.
-        group_by_repository: the files of a repository become one document, with a line with its path before each. A
-            repository is the nearest folder with .git, or else the first folder below the corpus; of records,
-            consecutive ones with the same repository.
-        shuffle_bytes: records of a file are read, and shuffled, in blocks of this many bytes. With group_by_repository,
-            also the limit of a document of a repository's files.
+            characters; None does not cut, as in the paper. Size local sets a limit (ours): its windows have
+            256 tokens, which few source files fit, and infilling is applied only to documents that fit.
+        group_by_repository: the files of a repository become one document, each file after a line with its path. A
+            repository is the nearest folder with .git, or else the first folder below the corpus; for records, it is
+            consecutive records with the same repository.
+        shuffle_bytes: the records of a file are read and shuffled in blocks of this many bytes. With
+            group_by_repository, also the maximum size of a repository's document.
         on_damage: "stop" ends the run at a damaged file or record and names it; "skip" counts it and continues.
     """
 
@@ -64,16 +64,15 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """Which documents are left out. They are counted by the name of the filter (tasks/sources/filters.py). The paper
-    has no such filters: all of them are ours.
+    """Filters that exclude documents, and count them by the name of the filter (tasks/sources/filters.py).
 
-    Text that is not UTF-8, binary or blank is always left out.
+    The paper has no such filters: all of them are ours. Text that is not UTF-8, binary or blank is always excluded.
 
     Attributes:
-        longest_bytes: of a document; None is no limit.
-        longest_line: of a document of code, in characters: longer lines are mostly data or minified code. None is no
-            limit.
-        generated: whether code with the note of a generator is left out.
+        longest_bytes: maximum size of a document in bytes; None: no limit.
+        longest_line: maximum length of a line of code, in characters: longer lines are mostly data or minified code.
+            None: no limit.
+        generated: whether to exclude code that is marked as generated.
         ignore: patterns (fnmatch) of paths below a corpus that are not read.
         languages: programming languages to read (tasks/sources/languages.py lists them); None reads all.
     """
@@ -95,8 +94,8 @@ class Filters:
 class Tokenizer:
     """Attributes:
     model: a SentencePiece model file, such as Llama 2's tokenizer.model; None trains one on the corpus, once.
-    vocab_size: pieces of the trained one.
-    infilling: whether the sixteen rows with the infilling ids follow the pieces (32,016 rows instead of 32,000).
+    vocab_size: number of pieces of the tokenizer that is trained if `model` is None.
+    infilling: whether to add sixteen rows with the infilling ids after the pieces (32,016 rows instead of 32,000).
     """
 
     model: str | None = None
@@ -180,9 +179,9 @@ class DataLoader:
     """How the global batches are read.
 
     Attributes:
-        seed: of the order of documents, of mixing and of infilling.
-        readers: number of independent readers that make the global batch. It is fixed for a run, whatever the number of
-            hosts. It divides the batch size and is a multiple of the number of hosts.
+        seed: seed of the document order, of mixing and of infilling.
+        readers: number of independent readers that together produce the global batch. It stays the same for a run, even
+            if the number of hosts changes. It must divide the batch size and be a multiple of the number of hosts.
     """
 
     seed: int = 0

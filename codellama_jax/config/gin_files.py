@@ -1,4 +1,4 @@
-"""Loads gin files and flags into one value. The only module that imports gin, of which it uses only the parser.
+"""Loads gin files and flags into one value. Only this module imports gin, and it uses only gin's parser.
 
     flags = gin_files.split_flags(sys.argv[1:])
     bindings = gin_files.load(flags.gin_files, flags.bindings, default_size="local")
@@ -6,11 +6,12 @@
     print(bindings.explain("Stage.steps"))
 
 A run is composed of a stage file (gin/code.gin), a size file (gin/models/7b.gin), the user's own files and
---gin.NAME=VALUE flags. They apply in this order whatever their order on the command line; of two files or flags of one
-kind the later wins. NAME is a setting (Stage.steps) or a macro (CODE_STEPS): a value that a stage leaves to the size.
+--gin.NAME=VALUE flags. They apply in this order, whatever the order on the command line; of two files, or two flags, of
+the same kind, the later one wins. NAME is a setting (Stage.steps) or a macro (CODE_STEPS): a value that a stage file
+leaves to the size file.
 
-gin itself accepts misspelt macros and values of the wrong type. Here each is a UserError with EXIT_USAGE and a message
-of one line. No state is global: several configurations can be loaded side by side.
+gin itself accepts misspelt macros and values of the wrong type. Here each raises a UserError with EXIT_USAGE and
+a one-line message. There is no global state: several configurations can be loaded side by side.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from codellama_jax.config.bindings import (
 from codellama_jax.config.run import ADDED_SETTINGS, RESULT_NEUTRAL, current_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# In a checkout the gin files lie next to the package; in an installed wheel they lie inside it.
+# In a checkout the gin files are next to the package; in an installed wheel they are inside it.
 SHIPPED = ROOT / "gin" if (ROOT / "gin" / "models").is_dir() else Path(__file__).resolve().parents[1] / "gin"
 SIZES = SHIPPED / "models"
 
@@ -45,10 +46,10 @@ class Flags:
     """A command line.
 
     Attributes:
-        gin_files: of --gin_file.
-        bindings: "NAME=VALUE" of --gin.NAME=VALUE.
-        rest: for argparse.
-        imports: modules of --import.
+        gin_files: the values of --gin_file.
+        bindings: "NAME=VALUE" for each --gin.NAME=VALUE.
+        rest: all other arguments, for argparse.
+        imports: the values of --import, names of modules.
     """
 
     gin_files: list[str]
@@ -61,7 +62,7 @@ def split_flags(argv: Sequence[str]) -> Flags:
     """Separates --gin_file=FILE, --gin.NAME=VALUE and --import=MODULE from the other arguments.
 
     Args:
-        argv: without the program's name. --gin_file FILE and --import MODULE are accepted too.
+        argv: the arguments, without the program's name. --gin_file FILE and --import MODULE are accepted too.
 
     Raises:
         UserError: --gin_file without a file, --import without a module, or --gin.NAME without "=".
@@ -112,11 +113,12 @@ class _File:
 
 
 def find(name: str, including: Path | None = None) -> Path:
-    """The absolute path of a gin file. It is searched next to the file that includes it, in the current directory and
-    among the shipped files, in this order.
+    """Finds a gin file, and returns its absolute path.
+
+    Searches next to the file that includes it, in the current directory and among the shipped files, in this order.
 
     Raises:
-        UserError: there is no such file; the message names the nearest.
+        UserError: there is no such file; the message names the most similar one.
     """
     for folder in (including.parent if including else Path.cwd(), Path.cwd(), SHIPPED.parent):
         path = folder / Path(name).expanduser()
@@ -126,7 +128,7 @@ def find(name: str, including: Path | None = None) -> Path:
     words = {Path(path).stem: path for path in shipped} | {path: path for path in shipped}
     hint = "".join(f"did you mean {words[word]}? " for word in nearest(name, words))
     subject = f"{_shown(including)} includes {name}, which" if including else f"--gin_file={name}"
-    raise usage_error(f"{subject} does not exist: {hint}There are {', '.join(shipped)}")
+    raise usage_error(f"{subject} does not exist: {hint}The shipped files are {', '.join(shipped)}")
 
 
 def shipped_stages() -> dict[str, Path]:
@@ -204,17 +206,19 @@ def _check_one_mixture(bindings: Sequence[Binding]) -> None:
 def differences(old: str, new: str) -> list[str]:
     """The differences between two operative configurations in settings that change the result.
 
-    Each is a text such as "AdamW.peak_learning_rate: 0.0003 there, 0.001 here": `old` is there, `new` is here.
+    Each is a text such as "AdamW.peak_learning_rate: 0.0003 before, 0.001 now".
 
     Raises:
         UserError: one of the texts is not a configuration.
     """
     added = {name: repr(value) for name, value in ADDED_SETTINGS.items()}  # a text of an earlier version lacks them
-    there = added | {binding.name: repr(binding.value) for binding in _parse(old, "the configuration there").bindings}
-    here = added | {binding.name: repr(binding.value) for binding in _parse(new, "the configuration here").bindings}
-    changed = [name for name in here | there if there.get(name) != here.get(name)]
+    before = added | {
+        binding.name: repr(binding.value) for binding in _parse(old, "the earlier configuration").bindings
+    }
+    now = added | {binding.name: repr(binding.value) for binding in _parse(new, "the new configuration").bindings}
+    changed = [name for name in now | before if before.get(name) != now.get(name)]
     return [
-        f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
+        f"{name}: {before.get(name, 'not set')} before, {now.get(name, 'not set')} now"
         for name in changed
         if not name.startswith(RESULT_NEUTRAL)
     ]
@@ -227,7 +231,7 @@ def _shown(path: Path) -> str:
 
 def _module(name: str, origin: str) -> str:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise usage_error(f"{origin}: {name!r} is no module: write the name of one, such as my_package.tasks")
+        raise usage_error(f"{origin}: {name!r} is not a module name: write a name such as my_package.tasks")
     return name
 
 

@@ -58,7 +58,7 @@ DEFAULTS: dict[str, Any] = {
 # Prefixes of the settings that do not change the result: two configurations that differ only in these describe the same
 # run.
 RESULT_NEUTRAL = (
-    # how often to save and to validate
+    # when to save and to validate
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
     *("Mesh.", "Corpus.on_damage", "LossSpikes.", "Monitoring."),
     # other ways to compute the same result: last digits may change
@@ -75,7 +75,7 @@ RENAMED_SETTINGS = {
     "LossSpikes.spike_window": "LossSpikes.window",
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
-# Settings that earlier versions did not have -> the value with which these behave as those versions.
+# Settings that earlier versions did not have -> the value that reproduces the behaviour of those versions.
 ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None}
 
 
@@ -88,7 +88,7 @@ def current_name(setting: str) -> str:
 
 def operative_text(config: Config) -> str:
     """Every setting of `config` with its value: a gin file that includes no other file and resolves to `config`."""
-    text = "# The complete configuration of a run: --gin_file=THIS_FILE alone sets every value of it again.\n"
+    text = "# The complete configuration of a run: --gin_file=THIS_FILE alone reproduces it.\n"
     text += "".join(f"import {module}\n" for module in config.imports)
     for attribute, kind in PARTS.items():
         if (part := getattr(config, attribute)) is not UNRESOLVED:

@@ -1,4 +1,4 @@
-"""The settings of training as plain values. gin binds these; hyperparameters are set nowhere else."""
+"""Settings of training, as plain dataclasses that gin binds. Hyperparameters are set nowhere else."""
 
 import dataclasses
 from typing import Any
@@ -16,15 +16,15 @@ class Stage:
     """One stage of the cascade.
 
     Attributes:
-        name: the stage, and its folder in the run: code, lcft, instruct, python_code, python, python_lcft.
+        name: name of the stage, and of its folder in the run: code, lcft, instruct, python_code, python, python_lcft.
         size: name of the size file, such as "local" or "7b".
         parent: the stage whose parameters this one starts from; None for the first stage of a cascade.
-        steps: optimizer steps.
-        batch_tokens: tokens of one optimizer step over all hosts; a multiple of sequence_length.
-        sequence_length: tokens of one window.
+        steps: number of optimizer steps.
+        batch_tokens: tokens in the batch of one optimizer step, over all hosts; a multiple of sequence_length.
+        sequence_length: tokens in one window.
         micro_batches: equal parts of the batch that pass through the model one after another. Their gradients are
             accumulated exactly, so the result does not depend on this number.
-        seed: of the initial random parameters.
+        seed: seed of the initial random parameters.
     """
 
     name: str
@@ -57,10 +57,10 @@ class AdamW:
     """AdamW with linear warm-up and a cosine to final_ratio of the peak (arXiv 2308.12950, section 2.6).
 
     Attributes:
-        peak_learning_rate: reached at the end of the warm-up.
-        warmup_steps: linear from 0.
-        final_ratio: learning rate of the last step over the peak.
-        beta1, beta2: decay of the moments.
+        peak_learning_rate: learning rate at the end of the warm-up.
+        warmup_steps: steps of the linear warm-up from 0.
+        final_ratio: ratio of the learning rate of the last step to the peak.
+        beta1, beta2: decay rates of the moments.
         eps, weight_decay, clip_norm: not published for Code Llama; Llama 2's values (assumption).
         first_moment_dtype, second_moment_dtype: storage of the moments, "float32", or "bfloat16" with half the memory;
             they are computed in float32 in both cases.
@@ -110,10 +110,10 @@ class Mesh:
 class Checkpoints:
     """Attributes:
     every: steps between saves; the last step is always saved.
-    keep: number of newest checkpoints that are kept.
+    keep: number of newest checkpoints to keep.
     keep_every: checkpoints of steps that are multiples of this are kept too; 0: none.
-    keep_best: also keep the checkpoint with the lowest validation loss, of those saved at a step with a validation.
-    grace_seconds: from a stop signal to the end of the process, even if the save has not finished.
+    keep_best: also keep the checkpoint with the lowest validation loss, among those saved at a validated step.
+    grace_seconds: seconds after a stop signal at which the process exits, even if the save has not finished.
     initial: for a stage without parent, the checkpoint folder whose parameters it starts from (Llama 2, at the real
         sizes), or "scratch" for random parameters.
     """
@@ -143,9 +143,9 @@ class LossSpikes:
 
     Attributes:
         max_consecutive_skips: number of consecutive skipped updates that ends the run.
-        threshold: nats above the median of the steps before; a loss above that is a spike. 0: no loss is.
-        window: number of steps for the median; with fewer than half as many, no loss is a spike.
-        max_rollbacks: rollbacks of a stage; the next spike ends the run.
+        threshold: a loss more than this many nats above the median of the preceding steps is a spike; 0: none is.
+        window: number of preceding steps for the median; with fewer than half as many, no loss is a spike.
+        max_rollbacks: maximum number of rollbacks of a stage; the next spike ends the run.
     """
 
     max_consecutive_skips: int = 5
@@ -164,7 +164,7 @@ class LossSpikes:
 class Monitoring:
     """Attributes:
     stall_minutes: if no step, validation or save finishes for this long, the process writes the stacks of its threads
-        and exits with 75, to be started again; 0: never. Compilation of the first step is included.
+        and exits with 75, so that it is started again; 0: never. Compilation of the first step is included.
     profile_first, profile_last: first and last step to trace for TensorBoard; 0: none. Creating a file named `profile`
         in the stage's folder traces the next three steps.
     """
@@ -187,10 +187,10 @@ class Monitoring:
 class Evaluation:
     """Attributes:
     every: steps between validations; there is always one before the first step and one after the last.
-    batches: batches of a validation, the same ones every time.
+    batches: number of batches of a validation, the same ones every time.
     context_windows: number of windows for the curve of perplexity against context length.
-    context_factor: length of those windows over the parent's sequence length (without parent: over the stage's own).
-    samples: infilling samples generated at the end for the report.
+    context_factor: ratio of the length of those windows to the parent's sequence length (without parent: the stage's).
+    samples: number of infilling samples that are generated at the end, for the report.
     sample_tokens: maximum number of tokens of a sample.
     """
 

@@ -1,4 +1,4 @@
-"""The canonical form between all formats: this project's tensor names, one tensor per layer, rows of [out, in].
+"""The canonical form that all formats are converted through: this project's tensor names, one [out, in] per layer.
 
 Other formats store a matrix as [out, in], one per layer. The native arrays of this project are [layers, in, out], with
 separate head dimensions. A Source reads any format as rows of [out, in] with half-split rotary channels. A conversion
@@ -18,7 +18,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
 
 BLOCK_BYTES = 16 << 20  # size of a block of rows, unless a single row is larger
-WIDTH_CHUNKS = 16  # chunks along the model width, which training shards: a device restores a few complete chunks
+WIDTH_CHUNKS = 16  # number of chunks along the model width, which training shards: a device restores few chunks
 
 IN_LAYERS = ("attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w3", "w2")
 NORMS = ("attention_norm", "ffn_norm", "norm")
@@ -53,9 +53,9 @@ class Model:
 
     Attributes:
         llama: shape and rotary base.
-        sequence_length: the largest number of positions.
+        sequence_length: the maximum number of positions.
         dtypes: the dtype of each tensor in its original format, such as "float32", by str(tensor).
-        tied: whether the head is the embedding, stored once.
+        tied: whether the head is the embedding, which is then stored once.
         notes: what else the export to the original format needs, as JSON values: Meta's parts, ids of special tokens.
     """
 
@@ -78,10 +78,10 @@ class Source(Protocol):
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """Rows start to stop of a tensor [out, in] (a norm: [dim]), in its dtype, with half-split rotary channels.
 
-        Rows of wq, wk and wv are requested for whole heads only.
+        Rows of wq, wk and wv are requested for complete heads only.
 
         Raises:
-            UserError: a file is damaged; names it.
+            UserError: a file is damaged; the message names it.
         """
         ...
 
@@ -104,12 +104,12 @@ def check_names(path: Path, expected: Set[str], actual: Set[str], content: str) 
     """Checks that a file or folder of another format has exactly the expected tensors.
 
     Args:
-        path: of the file or folder.
+        path: path of the file or folder.
         expected, actual: names of tensors in that format.
         content: what the path should contain, for the message.
 
     Raises:
-        UserError: a tensor is missing or unknown; names up to three.
+        UserError: tensors are missing or unknown; the message names up to three.
     """
     for names, problem in ((expected - actual, "has no"), (actual - expected, "has an unknown tensor,")):
         if names:
@@ -190,21 +190,21 @@ def _transposed(matrix: np.ndarray) -> np.ndarray:
 def blocks(llama: Llama, name: str, itemsize: int) -> list[tuple[int, int]]:
     """Divides the rows into blocks of about BLOCK_BYTES: (start, stop).
 
-    A block has whole heads of wq, wk and wv, and whole chunks of the model width of wo and w2.
+    A block has complete heads of wq, wk and wv, and complete chunks of the model width of wo and w2.
     """
     out, *within = shape(llama, name)
     unit = llama.head_dim if name in ("wq", "wk", "wv") else 1
     if name in ("wo", "w2"):
         unit = llama.dim // math.gcd(llama.dim, WIDTH_CHUNKS)
     units = max(1, BLOCK_BYTES // (unit * math.prod(within) * itemsize))
-    # equal sizes, except the last: a small remainder would occupy a whole chunk on disk
+    # equal sizes, except the last: a small remainder would occupy a complete chunk on disk
     number = -(-out // (units * unit))
     step = -(-out // (number * unit)) * unit
     return [(start, min(start + step, out)) for start in range(0, out, step)]
 
 
 def half_split(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Reorders the channels of whole heads: from rotary pairs (2i, 2i + 1), as Meta stores them, to (i, i + K/2)."""
+    """Reorders the channels of complete heads: from rotary pairs (2i, 2i + 1), as Meta stores them, to (i, i + K/2)."""
     return np.ascontiguousarray(_heads(rows, head_dim // 2, 2))
 
 
@@ -229,7 +229,7 @@ def stored_dtype(model: Model, parameter: str) -> np.dtype:
 
 
 def checked_llama(path: Path, **fields: Any) -> Llama:
-    """The configuration of a Llama, from the values of a file.
+    """Creates the configuration of a Llama from values in a file.
 
     Raises:
         UserError: the values are not those of a Llama.

@@ -15,7 +15,7 @@ class OpenedCheckpoint(NamedTuple):
     Attributes:
         source: reads its tensors.
         format: "Hugging Face", "Meta", "llama2.c" or "codellama_jax".
-        tokenizer: the SentencePiece model file beside it, if there is one.
+        tokenizer: its SentencePiece model file; None if there is none.
         trained: whether training wrote it, in float32.
     """
 
@@ -32,7 +32,7 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
         UserError: there is no checkpoint of a known format, or it is damaged.
     """
     if not path.exists():
-        raise UserError(f"{path}: there is no such folder")
+        raise UserError(f"{path}: there is no such file or folder")
     model_file = path / "tokenizer.model"
     tokenizer = model_file if model_file.is_file() else None
     if folder := native.find(path):

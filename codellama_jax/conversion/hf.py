@@ -52,7 +52,8 @@ class HuggingFace:
         """Opens the files and checks all names and shapes.
 
         Raises:
-            UserError: a file is missing or damaged, or the model is not a plain Llama; names the file.
+            UserError: a file is missing or damaged, or the model is not a plain Llama; the message names
+                the file.
         """
         config = json_object(folder / "config.json")
         llama, length = _llama(folder / "config.json", config)
@@ -68,8 +69,8 @@ class HuggingFace:
             stored, shape = self._stored[name], canonical.shape(llama, tensor.name)
             if stored.shape != shape:
                 raise UserError(
-                    f"{stored.file.path}: {name} is {list(stored.shape)}, config.json says {list(shape)}: they do not"
-                    " belong together"
+                    f"{stored.file.path}: {name} has shape {list(stored.shape)}, but config.json says {list(shape)}:"
+                    " they do not belong together"
                 )
             dtypes[str(tensor)] = stored.dtype.name
         notes = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
@@ -101,7 +102,7 @@ class HuggingFace:
 
 
 def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
-    """The shape and the number of positions in config.json; UserError for what the decoder does not support."""
+    """The shape and the number of positions in config.json; raises UserError for what the decoder does not support."""
 
     def refuse(reason: str) -> UserError:
         return UserError(f"{path}: {reason}; only plain Llama models are supported")
@@ -116,7 +117,7 @@ def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
         raise refuse(f"hidden_act is {config['hidden_act']!r}")
     if config.get("partial_rotary_factor", 1) != 1:
         raise refuse(f"partial_rotary_factor is {config['partial_rotary_factor']}")
-    # transformers 5 has rope_parameters in place of rope_theta and rope_scaling of version 4
+    # version 5 of transformers replaces rope_theta and rope_scaling by rope_parameters
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "linear"):
@@ -178,7 +179,7 @@ def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
 
 
 def config_json(model: Model) -> dict[str, Any]:
-    """The configuration for transformers, vLLM and llama.cpp. Transformers 4 reads rope_theta, 5 rope_parameters."""
+    """The configuration for transformers, vLLM and llama.cpp. Version 4 reads rope_theta, 5 rope_parameters."""
     llama = model.llama
     dtype = model.dtypes[str(Tensor("embedding"))]
     rope: dict[str, Any] = {"rope_theta": llama.rope_theta, "rope_type": "default"}

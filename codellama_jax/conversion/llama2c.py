@@ -1,8 +1,8 @@
 """llama2.c's single-file checkpoints (.bin, the legacy version of its export.py): import only.
 
-A file has seven int32 values: dim, ffn, layers, heads, kv heads, vocabulary, positions; the vocabulary is negative if
-the head is not tied to the embedding. The float32 tensors follow, each with all layers, then cosines and sines, then
-the head if it is not tied.
+A file starts with seven int32 values: dim, ffn, layers, heads, kv heads, vocabulary, positions; the vocabulary is
+negative if the head is not tied to the embedding. The float32 tensors follow, each with all layers, then the cosines
+and sines of all positions, then the head if it is not tied.
 """
 
 import math
@@ -63,7 +63,7 @@ class Llama2c:
         if numbers is None or expected_size is None:
             raise UserError(f"{path} is not a checkpoint of llama2.c: its first 28 bytes are not a valid header")
         if expected_size != size:
-            raise UserError(f"{path} has {size:,} bytes, its header says {expected_size:,}: fetch it again")
+            raise UserError(f"{path} has {size:,} bytes, but its header says {expected_size:,}: fetch it again")
         dim, ffn, layers, heads, kv_heads, signed_vocab, positions = numbers
         llama = canonical.checked_llama(
             path,
@@ -82,7 +82,7 @@ class Llama2c:
             self._offsets[name] = offset
             copies = layers if name in canonical.IN_LAYERS else 1
             offset += 4 * copies * math.prod(canonical.shape(llama, name))
-        # the cosines and sines of all positions are before the head
+        # an untied head follows the cosines and sines of all positions
         self._offsets["head"] = (
             self._offsets["embedding"] if self.model.tied else offset + 4 * positions * (dim // heads)
         )

@@ -46,7 +46,8 @@ class Meta:
         """Opens the files and checks all names and shapes.
 
         Raises:
-            UserError: a file is missing, damaged or refused, or the model is not a Llama; names the file.
+            UserError: a file is missing, damaged or refused, or the model is not a Llama; the message names the
+                file.
         """
         params = json_object(folder / PARAMS)
         paths = sorted(folder.glob("consolidated.*.pth"))
@@ -78,8 +79,8 @@ class Meta:
                 return axis, parts
         name, wrong = name_of(tensor), next((part for part in parts if part.shape != expected), parts[-1])
         raise UserError(
-            f"{wrong.file.path}: {name} is {list(wrong.shape)} {wrong.dtype}, {PARAMS} and {len(parts)} parts require"
-            f" {list(expected)} {parts[0].dtype}: they do not belong together"
+            f"{wrong.file.path}: {name} is {list(wrong.shape)} {wrong.dtype}, but {PARAMS} and {len(parts)} parts"
+            f" require {list(expected)} {parts[0].dtype}: they do not belong together"
         )
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
@@ -205,7 +206,7 @@ def write(source: Source, folder: Path, parts: int | None = None) -> None:
 def _write_rows(
     rows: np.ndarray, axis: int | None, start: int, part_rows: int, writes: list[Callable[[np.ndarray], None]]
 ) -> None:
-    """Writes to each part its share of the rows of a tensor, of which `start` is the first."""
+    """Writes to each part its share of some rows of a tensor; `start` is the number of the first row."""
     if axis == 0:
         for part, write in enumerate(writes):
             begin, end = max(part * part_rows - start, 0), min((part + 1) * part_rows - start, len(rows))

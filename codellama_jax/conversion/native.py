@@ -36,7 +36,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
 
     Args:
         source: a checkpoint of any format.
-        path: of the new folder; its parent is created.
+        path: path of the new folder; its parent is created.
         imported_from: format and path of the source, for the metadata.
         tokenizer: the SentencePiece model file to copy, if any.
 
@@ -74,7 +74,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
 
 
 def _grouped(model: Model) -> dict[str, str]:
-    """The dtype of the first layer of each array, and those of tensors that differ from it."""
+    """Array -> dtype of its first layer, and tensor -> dtype of each layer that has another one."""
     grouped: dict[str, str] = {}
     for tensor in canonical.tensors(model.llama):
         dtype = model.dtypes[str(tensor)]
@@ -97,9 +97,9 @@ class Checkpoint:
     """The Source of a checkpoint folder of this project, imported or trained.
 
     Attributes:
-        model: with the dtypes of the original format if it was imported, or float32 if it was trained.
+        model: its description; the dtypes are those of the original format if imported, float32 if trained.
         trained: whether training wrote it.
-        tokenizer: its SentencePiece model file, if known.
+        tokenizer: its SentencePiece model file; None if there is none.
     """
 
     def __init__(self, path: Path):
@@ -143,9 +143,9 @@ class Checkpoint:
         except (ValueError, OSError) as error:
             raise self._unreadable(name, error) from None
         if store.shape != shape:
-            raise UserError(f"{self._path}: {name} is {list(store.shape)}, its metadata says {list(shape)}")
+            raise UserError(f"{self._path}: {name} has shape {list(store.shape)}, but its metadata says {list(shape)}")
         if store.dtype.name not in DTYPES:
-            raise UserError(f"{self._path}: {name} is {store.dtype.name}, which no other format supports")
+            raise UserError(f"{self._path}: {name} has dtype {store.dtype.name}, which no other format supports")
         return store
 
     def _unreadable(self, name: str, error: Exception) -> UserError:
@@ -153,7 +153,7 @@ class Checkpoint:
         return UserError(f"{self._path} is damaged: {name} cannot be read ({reason})")
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """See Source.rows; in the original dtype of the tensor."""
+        """See Source.rows. The rows have the original dtype of the tensor."""
         store, llama = self._stores[tensor.parameter], self.model.llama
         slices = canonical.native_slices(llama, tensor.name, start, stop)
         chunk = store.chunk_layout.read_chunk.shape
@@ -169,7 +169,7 @@ class Checkpoint:
         return canonical.from_native(llama, tensor.name, block.astype(dtype, copy=False))
 
     def _from_slab(self, tensor: Tensor, store: Any, chunk: tuple[int, ...]) -> np.ndarray:
-        """One layer, or the whole array if it has no layers; reads the other layers in the same chunks with it."""
+        """One layer, or the array if it has no layers. Also reads, and keeps, the other layers in the same chunks."""
         layer = tensor.layer or 0
         if self._slab is not None and self._slab[0] == tensor.parameter:
             first, layers = self._slab[1:]

@@ -1,4 +1,4 @@
-"""Writing an Orbax checkpoint while its arrays are read, one block at a time."""
+"""Writes an Orbax checkpoint while its arrays are read, one block at a time."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from codellama_jax.conversion import canonical
 from codellama_jax.conversion.canonical import BLOCK_BYTES, WIDTH_CHUNKS, Source, Tensor
 from codellama_jax.errors import UserError, first_line
 
-# Orbax logs every step of a save through absl.
+# Orbax logs every step of a save through absl: hidden, except critical messages.
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
 
 
@@ -34,7 +34,7 @@ class StreamedArray:
         self.shape = (*layers, *canonical.native_shape(self._llama, name))
         self.dtype = canonical.stored_dtype(source.model, parameter)
         self._blocks = canonical.blocks(self._llama, name, self.dtype.itemsize)
-        # A chunk is a block, divided along the model width: a device that holds a shard of the width reads few chunks.
+        # A chunk is a block divided along the model width, so a device with a shard of the width reads few chunks.
         region = self._region(self._tensors[0], *self._blocks[0])
         chunk = [len(range(*part.indices(size))) for part, size in zip(region, self.shape, strict=True)]
         if name not in canonical.NORMS:
@@ -48,7 +48,7 @@ class StreamedArray:
         return layer + within
 
     def blocks(self) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
-        """Yields the blocks: the region of the array, which consists of complete chunks, and its values."""
+        """Yields each block: its region of the array, which consists of complete chunks, and its values."""
         for tensor in self._tensors:
             for start, stop in self._blocks:
                 rows = self._source.rows(tensor, start, stop)
@@ -71,7 +71,7 @@ class _Handler(type_handlers.NumpyHandler):
                 info,
                 use_ocdbt=True,
                 global_shape=value.shape,
-                local_shape=value.chunk,  # Orbax makes the shard of one device a chunk
+                local_shape=value.chunk,  # Orbax uses the shape of a device's shard as the chunk shape
                 dtype=value.dtype,
                 process_index=0,
                 arg=ocp.SaveArgs(),
@@ -99,13 +99,13 @@ class _Handler(type_handlers.NumpyHandler):
 
 
 def _result(future: Any) -> Any:
-    """Waits for a future. TensorStore's own wait returns at Ctrl-C, while the write continues in the background."""
+    """Waits for a future. TensorStore's own wait returns on Ctrl-C, although the write continues."""
     while not future.done():
         time.sleep(0.001)
     try:
         return future.result()
     except (ValueError, RuntimeError, OSError) as error:  # TensorStore has no error class of its own
-        # its messages contain the error of the operating system, which is what the user can fix
+        # its messages include the error of the operating system, which the user can fix
         match = re.search(r": ([^:\[]+) \[os_error_code", str(error))
         reason = match[1] if match else first_line(error, 300)
         raise UserError(f"the checkpoint could not be written ({reason}); its files were removed") from None

@@ -1,4 +1,4 @@
-"""The safetensors format: a length, a JSON header with the position of every tensor, then the tensors."""
+"""The safetensors format: the header's length, a JSON header with the position of every tensor, then the tensors."""
 
 import json
 import struct
@@ -47,8 +47,8 @@ def write(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]], block
     """Writes a file in one pass.
 
     Args:
-        path: of the file.
-        tensors: name, dtype name and shape of each, in order.
+        path: path of the file.
+        tensors: name, dtype name and shape of each tensor, in order.
         blocks: their values in the same order, in blocks of any size.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers rejects a file without it

@@ -1,4 +1,4 @@
-"""Reading checkpoint files of other formats: tensors, a few rows at a time, and JSON objects."""
+"""Reads checkpoint files of other formats: tensors, a few rows at a time, and JSON objects."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ class InputFile:
         """Opens the file.
 
         Raises:
-            UserError: it cannot be opened.
+            UserError: the file cannot be opened.
         """
         self.path = path
         try:
@@ -41,7 +41,8 @@ class InputFile:
             number = os.preadv(self._descriptor, [buffer[done:].data], offset + done)
             if number == 0:
                 raise UserError(
-                    f"{self.path} is truncated: {self.size:,} bytes, needed {offset + count:,}; fetch it again"
+                    f"{self.path} is truncated: it has {self.size:,} bytes, but {offset + count:,} are needed;"
+                    " fetch it again"
                 )
             done += number
         return buffer
@@ -57,8 +58,8 @@ class StoredTensor:
 
     Attributes:
         file: the open file.
-        offset: position of the first byte.
-        shape, dtype: of the tensor.
+        offset: position of its first byte in the file.
+        shape, dtype: shape and dtype of the tensor.
     """
 
     file: InputFile
@@ -69,7 +70,7 @@ class StoredTensor:
     def __post_init__(self):
         if self.offset < 0 or self.offset + self.nbytes > self.file.size:
             raise UserError(
-                f"{self.file.path} is truncated: {self.file.size:,} bytes, but a tensor ends at byte"
+                f"{self.file.path} is truncated: it has {self.file.size:,} bytes, but a tensor ends at byte"
                 f" {self.offset + self.nbytes:,}; fetch it again"
             )
 
@@ -88,7 +89,7 @@ def json_object(path: Path) -> dict[str, Any]:
     """Reads a JSON file whose content is an object.
 
     Raises:
-        UserError: there is no such file, or it has other content.
+        UserError: there is no such file, or its content is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

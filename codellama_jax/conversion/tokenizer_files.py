@@ -1,8 +1,8 @@
 """The tokenizer files that transformers, vLLM and llama.cpp read: tokenizer.model, tokenizer.json and their settings.
 
 llama.cpp and Meta's code read tokenizer.model; transformers and vLLM read tokenizer.json. The tokenizer.json that
-transformers 5.23 makes of tokenizer.model orders merges by id, which is wrong; the one written here has SentencePiece's
-order, by score.
+transformers 5.23 creates from tokenizer.model orders merges by id, which is wrong; the one written here has
+SentencePiece's order, by score.
 """
 
 import json
@@ -31,7 +31,8 @@ def model_for(path: Path | None, vocab_size: int) -> Tokenizer | None:
     plain = Tokenizer(path, infilling=False)
     if plain.rows > vocab_size:
         raise UserError(
-            f"{path} has {plain.rows} pieces, the model {vocab_size} rows: pass --tokenizer=PATH with the model's own"
+            f"{path} has {plain.rows} pieces, but the model has {vocab_size} rows: pass the model's own"
+            " tokenizer with --tokenizer=PATH"
         )
     return Tokenizer(plain.model, infilling=vocab_size == plain.pieces + INFILLING_ROWS)
 
@@ -79,7 +80,7 @@ def _write_json(path: Path, content: Any) -> None:
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer in the format of Hugging Face's tokenizers library.
 
-    Text never results in an infilling id, because no merge produces those pieces. The four that prompts consist of, and
+    Text is never encoded as an infilling id, because no merge produces those pieces. The four that prompts use, and
     <s>, </s> and <unk>, are special tokens: the library recognises them in a text, as with Hugging Face's own files.
     """
     proto = model_pb2.ModelProto.FromString(sentencepiece_model(tokenizer))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Reading and writing torch.save's files without torch. The unpickler can create nothing but tensors.
+"""Reads and writes files of torch.save without torch. The unpickler can create only tensors.
 
 A file is a zip archive without compression: data.pkl is a pickle of names and tensors, data/KEY has the values of
 one storage.
@@ -33,7 +33,7 @@ class _Storage(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves the names in a pickle by a table; refuses all others before any object is created."""
+    """Resolves only the names in a table; refuses all other names before any object is created."""
 
     def __init__(self, data: Any, path: Path, storages: "_Storages"):
         super().__init__(data, encoding="utf-8")
@@ -92,7 +92,7 @@ def read(file: InputFile) -> dict[str, StoredTensor]:
     """The tensors of a file, by name. No code in its pickle is executed.
 
     Raises:
-        UserError: the file is damaged, or its pickle uses something other than tensors (named).
+        UserError: the file is damaged, or its pickle uses names that tensors do not need (the message names one).
     """
     try:
         with zipfile.ZipFile(file.path) as archive:
@@ -126,8 +126,8 @@ class Writer:
         """Writes everything that precedes the values.
 
         Args:
-            path: of the file.
-            tensors: name, dtype name and shape of each, in the order in which their values will be written.
+            path: path of the file.
+            tensors: name, dtype name and shape of each tensor, in the order in which their values will be written.
         """
         self._file = path.open("wb")
         self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)

@@ -18,7 +18,8 @@ def tensors(a: Source, b: Source) -> dict[str, Any]:
     """Compares the configurations, and all values of all tensors as float32.
 
     Returns:
-        unlike: settings that differ, as "NAME: A and B". If shapes differ, this is the only key.
+        A dict with these keys; if shapes differ, only with the first:
+        unlike: settings that differ, as "NAME: A and B".
         max_tensor_difference: the largest absolute difference; infinite if only one of the values is NaN.
         worst_tensor: the tensor with this difference; None if there is no difference.
         same_dtypes: whether every tensor has the same dtype in both.

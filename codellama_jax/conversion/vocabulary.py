@@ -1,4 +1,4 @@
-"""Growing the vocabulary of a checkpoint during conversion: 32,000 -> 32,016 for infilling."""
+"""Grows the vocabulary of a checkpoint during conversion: 32,000 -> 32,016 for infilling."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from codellama_jax.errors import UserError
 
 
 class GrownVocabulary:
-    """A Source that adds vocabulary rows to another one.
+    """A Source that adds vocabulary rows to another Source.
 
     Attributes:
-        model: description, with the larger vocabulary.
+        model: the description, with the larger vocabulary.
     """
 
     def __init__(self, source: Source, vocab_size: int, new_rows: str):
@@ -21,17 +21,18 @@ class GrownVocabulary:
 
         Args:
             source: the checkpoint to read.
-            vocab_size: number of rows afterwards.
+            vocab_size: number of rows with the new ones.
             new_rows: their values: "mean" of the existing rows, computed in float32 like training's grow_vocabulary,
                 or "zero".
 
         Raises:
-            UserError: the checkpoint has more rows already.
+            UserError: the checkpoint already has more rows.
         """
         self._source, self._old = source, source.model.llama.vocab_size
         if vocab_size < self._old:
             raise UserError(
-                f"the checkpoint has {self._old} vocabulary rows, --vocab_size={vocab_size}: rows cannot be removed"
+                f"the checkpoint has {self._old} vocabulary rows, more than --vocab_size={vocab_size}: rows cannot"
+                " be removed"
             )
         self.model = dataclasses.replace(
             source.model, llama=dataclasses.replace(source.model.llama, vocab_size=vocab_size)

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 Points = list[tuple[float, float]]
 
-_MAX_POINTS, _MAX_DOTS = 600, 40  # of a line: more are not distinguishable on a screen, and make the page large
+_MAX_POINTS, _MAX_DOTS = 600, 40  # per line: more are not distinguishable on a screen, and make the page large
 NOISY = 100  # a loss with more points than this is drawn faint, with its running mean
 
 # Control characters are invalid in HTML: C0 are shown as control pictures, C1 as the replacement character.
@@ -37,7 +37,7 @@ def number(value: float | None) -> str:
 
 
 class Line(NamedTuple):
-    """One line of a chart: plain, noisy (drawn faint under its running mean), marked with dots, or only rings."""
+    """One line of a chart, drawn plain, noisy (faint, under its running mean), marked with dots, or only as rings."""
 
     label: str  # lines with the same label share an entry in the legend
     points: Points
@@ -57,9 +57,9 @@ def _axis(
     Args:
         span: coordinates of both ends.
         pad: padding at both ends, as a share of the values' extent.
-        ticks: approximate number.
-        log: base of a logarithmic axis, 2 or 10.
-        zero: the axis starts at 0.
+        ticks: approximate number of ticks.
+        log: base of a logarithmic axis, 2 or 10; 0: a linear axis.
+        zero: whether the axis starts at 0.
     """
     warp = math.log if log else float
     low, high = warp(min(values)), warp(max(values))
@@ -115,14 +115,14 @@ def chart(
     marks: Sequence[tuple[float, str]] = (),
     note: str = "",
 ) -> str:
-    """A line chart as a figure with inline SVG; an empty string without points.
+    """A line chart as an HTML figure with inline SVG; an empty string if there are no points.
 
     Args:
-        wide: spans both columns.
-        zero: the y axis starts at 0.
-        log: log-2 x axis and log-10 y axis.
-        marks: (x, label) of vertical dashed lines.
-        note: a sentence below the chart.
+        wide: whether the chart spans both columns.
+        zero: whether the y axis starts at 0.
+        log: whether to use a log-2 x axis and a log-10 y axis.
+        marks: (x, label) of each vertical dashed line.
+        note: a sentence to show below the chart.
     """
     lines = [line._replace(points=[p for p in line.points if not log or min(p) > 0]) for line in lines]
     lines = [line for line in lines if line.points]
@@ -173,7 +173,7 @@ def _text(x: float, y: float, text: str, anchor: Literal["start", "middle", "end
 
 def _mark_labels(marks: list[tuple[float, str]], width: int) -> list[tuple[float, float, int, str]]:
     """(x, x of the label, y of the label, label); labels that would overlap are placed in further rows."""
-    ends: list[float] = []  # of each row
+    ends: list[float] = []  # right end of each row
     placed = []
     for x, text in marks:
         extent = 7.0 * len(text) + 8

@@ -1,4 +1,4 @@
-"""Shares of a stage's wall time: steps, and what kept it from them."""
+"""How the wall time of a stage is divided into training steps and overhead."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,12 @@ def goodput(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Shares of the wall time, from the lines of metrics.jsonl. They sum to 1; empty without lines.
 
     Returns:
-        steps: steps that count. compilation: what the first step after a start took longer than the median step.
-        startup: from the start of the process to that step. validation, save: while the loop waited for them. lost:
-        steps that ran again. down: from the last step of a process that ended to the start of the next process.
+        steps: steps that were kept, without compilation.
+        compilation: the time by which the first step after each start exceeded the median step.
+        startup: from the start of the process to the first step.
+        validation, save: the time that the loop waited for validation and for saves.
+        lost: steps that ran again, and the overhead between them.
+        down: from the last step of a process to the start of the next process.
     """
     if not lines:
         return {}

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: the frame and the style of all reports. No scripts, no external resources."""
+"""A self-contained HTML page: the layout and style of all reports. No scripts, no external resources."""
 
 import datetime
 import pathlib
@@ -25,13 +25,13 @@ def html(title: str, body: str, style: str = "", foot: str = "") -> str:
 
 
 def write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
-    """Writes a page with the time in its footer, atomically: a reader never sees a part of it."""
+    """Writes a page with the time in its footer, atomically: a reader never sees a partial page."""
     page = html(title, body, foot=f"written {datetime.datetime.now().isoformat(' ', 'minutes')}")
     filesystem.write_atomically(path, page)
     return path
 
 
-# The colours of lines are after Okabe and Ito's, which colour-blind readers can tell apart.
+# The colours of lines follow Okabe and Ito's palette, which colour-blind readers can distinguish.
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b1f27; --muted: #667080; --rule: #e5e8ed;
   --c1: #0072b2; --c2: #c98600; --c3: #008f6b; --c4: #d55e00; --c5: #b5579a; --c6: #4aa3d8; }

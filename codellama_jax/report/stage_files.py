@@ -1,4 +1,4 @@
-"""The files of a stage, read for its report. Any of them but stage.json may be missing."""
+"""Reads the files of a stage for its report. All of them except stage.json may be missing."""
 
 import contextlib
 import dataclasses
@@ -18,13 +18,13 @@ class StageFiles:
     """The contents of a stage's files; empty where a file does not exist yet.
 
     Attributes:
-        path: the folder.
-        name: of the stage.
-        stage: stage.json.
+        path: the stage's folder.
+        name: name of the stage.
+        stage: the content of stage.json.
         metrics: the lines of metrics.jsonl.
-        validations: the lines of evaluations.jsonl of that kind.
-        contexts: "before" and "after" -> its line with a curve of perplexity against context length.
-        samples, done: samples.json and done.json.
+        validations: the lines of evaluations.jsonl of kind "validation".
+        contexts: "before" or "after" -> the line of evaluations.jsonl with that curve of perplexity by context length.
+        samples, done: the content of samples.json and done.json.
         config: the text of config.gin.
     """
 
@@ -40,7 +40,7 @@ class StageFiles:
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """The number of steps done."""
         return int(self.metrics[-1]["step"] if self.metrics else self.done.get("step", 0))
 
     @property
@@ -110,7 +110,7 @@ def cascade_order(folders: list[StageFiles]) -> list[StageFiles]:
 
 
 def step_points(records: list[Record], key: str, start: float = 0, scale: float = 1) -> Points:
-    """(start + scale * step, value) of the records that have a finite value."""
+    """(start + scale * step, value) of each record that has a finite value."""
     return [(start + scale * record["step"], record[key]) for record in records if is_finite(record.get(key))]
 
 
@@ -120,5 +120,5 @@ def total(records: list[Record], key: str) -> float:
 
 
 def is_finite(value: object) -> bool:
-    """Whether this is a number, and neither infinite nor nan."""
+    """Whether a value is a number, and neither infinite nor nan."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The summary of a stage: what stage.json and done.json contain, and what the user reads at its end."""
+"""The summary of a stage: what stage.json and done.json contain, and the lines that the user sees at its end."""
 
 import datetime
 import statistics
@@ -15,10 +15,10 @@ def describe(config: Config, llama: Llama, shares: dict[str, float], devices: st
     """What the report shows about a stage before its first step, for stage.json.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         llama: the model, with the vocabulary of the tokenizer.
         shares: stream -> share of the tokens.
-        devices: their number and kind.
+        devices: number and kind of the devices.
     """
     stage = config.stage
     return {
@@ -43,7 +43,7 @@ def summarize(stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequ
     """The figures of a finished stage, for done.json.
 
     Args:
-        stage: the stage.
+        stage: settings of the stage.
         metrics, evaluations: the lines of metrics.jsonl and evaluations.jsonl.
     """
     validation = [line for line in evaluations if line["kind"] == "validation"]
@@ -63,7 +63,7 @@ def summarize(stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequ
 
 
 def conclusion(summary: dict[str, Any]) -> list[str]:
-    """The lines that the user reads when a stage is finished."""
+    """The lines to show to the user when a stage has finished."""
     lines = [
         f"validation loss {summary['validation_loss_first']:.3f} -> {summary['validation_loss_last']:.3f} nats"
         f" in {summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s"

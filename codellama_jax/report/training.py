@@ -71,7 +71,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
     return html.write(run_dir / "report.html", title, body)
 
 
-# Text and figures.
+# The header and the key figures.
 
 
 def _state(folder: StageFiles) -> str:
@@ -108,7 +108,7 @@ def _summary(folder: StageFiles) -> Record:
 
 
 def _figures(folder: StageFiles) -> str:
-    """The key figures that are known."""
+    """The key figures that are known so far."""
     summary = _summary(folder)
     speeds = [speed for _, speed in step_points(folder.metrics, "tokens_per_second")]
     losses = [summary[f"validation_loss_{end}"] for end in ("first", "last")]
@@ -129,7 +129,7 @@ def _figures(folder: StageFiles) -> str:
     return f'<dl class="figures">{known}</dl>'
 
 
-# The other parts of a page.
+# The other sections of a page.
 
 
 def _mixture(folder: StageFiles) -> str:

@@ -1,4 +1,4 @@
-"""A text file that grows line by line, local or in an object store, where nothing can be appended."""
+"""Appends text to a file, local or in an object store. Stores cannot append, so a remote file is rewritten."""
 
 import os
 import threading
@@ -14,11 +14,11 @@ UPLOAD_SECONDS = 60.0  # interval at which a remote file is rewritten
 class AppendFile:
     """A text file that is open for appending.
 
-    A local file passes each text to the operating system at once. A remote file is rewritten as a whole by a thread,
+    A local file passes each text to the operating system at once. A remote file is rewritten completely, by a thread
     at most once in UPLOAD_SECONDS, and by `sync`.
 
     Args:
-        path: of the file.
+        path: path of the file.
         text: replaces the content of the file; None keeps it.
     """
 
@@ -37,7 +37,7 @@ class AppendFile:
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, text: str) -> None:
-        """Appends a text. A failed upload is retried with the next one; only `sync` reports it."""
+        """Appends a text. A failed upload is repeated by the next one; only `sync` reports failures."""
         if not self._remote:
             self._file.write(text)
             self._file.flush()
@@ -55,10 +55,10 @@ class AppendFile:
             filesystem.write_atomically(self.path, self._parts[0])
 
     def sync(self) -> None:
-        """Returns when all of the text is stored durably.
+        """Blocks until all of the text is stored durably.
 
         Raises:
-            OSError: it could not be written.
+            OSError: the text could not be written.
         """
         if self._remote:
             self._write_all()

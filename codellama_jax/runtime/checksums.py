@@ -1,8 +1,8 @@
-"""Checksums of the files of a checkpoint folder, which identify damaged files, and one digest of all of them.
+"""Checksums of the files in a checkpoint folder, which detect damaged files, and one digest of all of them.
 
-The checksum of a local file is its SHA-256. In a bucket it is the CRC-32C that the store keeps of every object, with a
-prefix, so that no file has to be read back. Both kinds can be verified in both places: a checkpoint may be copied from
-and to a bucket.
+The checksum of a local file is its SHA-256. In a bucket it is the CRC-32C that the store keeps of every object, so
+that no file has to be read back; a prefix marks it. Both kinds can be verified locally and in a bucket, because
+checkpoints may be copied to and from a bucket.
 """
 
 import base64
@@ -45,11 +45,11 @@ def verify(folder: Path, part: int = 0, parts: int = 1) -> None:
     """Compares the files with their checksums. A folder without checksums passes.
 
     Args:
-        folder: of one checkpoint.
+        folder: the folder of one checkpoint.
         part, parts: verify every `parts`-th file, starting with number `part`; hosts divide the work in this way.
 
     Raises:
-        UserError: names the files that are missing, truncated or changed.
+        UserError: files are missing, truncated or changed; the message names them.
     """
     if not (folder / NAME).exists():
         return
@@ -57,7 +57,7 @@ def verify(folder: Path, part: int = 0, parts: int = 1) -> None:
     names = sorted(files)[part::parts]
     stored = _stored_entries(folder) if filesystem.is_remote(folder) else None
     present = [name for name in names if (name in stored if stored is not None else (folder / name).is_file())]
-    # The store knows the CRC of every object. A file that was copied there from a local folder has a SHA-256: read it.
+    # The store knows the CRC of every object. A file copied there from a local folder has a SHA-256: it is read.
     known = {name: stored[name] for name in present if files[name][1].startswith(_CRC_PREFIX)} if stored else {}
     actual = known | _computed_entries(folder, {name: files[name][1] for name in present if name not in known})
     damaged = [f"{name} is missing" for name in names if name not in actual]
@@ -82,7 +82,7 @@ def _stored_entries(folder: Path) -> dict[str, Entry]:
 
 
 def _computed_entries(folder: Path, expected: dict[str, str]) -> dict[str, Entry]:
-    """The entries of files, computed from their content, with the kind of checksum that is expected of each."""
+    """The entries of files, computed from their content, with the kind of checksum that is expected for each."""
     with ThreadPoolExecutor(_THREADS) as pool:
         entries = pool.map(lambda name: _compute(folder / name, expected[name].startswith(_CRC_PREFIX)), expected)
         return dict(zip(expected, entries, strict=True))

@@ -1,4 +1,4 @@
-"""The frame of every command: flags, exit codes, errors as one line. Also the code version of this process."""
+"""What all commands share: flags, exit codes and one-line errors. Also the version of the code."""
 
 import argparse
 import functools
@@ -34,10 +34,10 @@ def run(
     """Runs a command; returns its exit code.
 
     Args:
-        parser: of the arguments other than gin files and --gin flags; --verbose is added.
-        argv: without the name of the command; None: those of the process.
-        body: the command.
-        explain: gives one line for an error that is not a UserError, or None for a bug, which is raised again.
+        parser: parser of the arguments other than gin files and --gin flags; --verbose is added.
+        argv: the arguments, without the name of the command; None: sys.argv[1:].
+        body: executes the command, and returns its exit code.
+        explain: returns one line for an error that is not a UserError, or None for a bug, which is raised again.
     """
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     verbose = False
@@ -68,7 +68,7 @@ def code_version() -> str:
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Has the kernel send this process a signal when its parent dies, so that it does not outlive it (Linux only)."""
+    """Asks the kernel to send this process a signal when its parent dies (Linux only)."""
     if sys.platform == "linux":
         import ctypes
 

@@ -1,7 +1,7 @@
-"""The terminal: log messages as the lines that a user reads, without the output of libraries.
+"""Terminal output: log messages for the user, without the output of libraries.
 
-Modules log through the standard library, `logging.getLogger(__name__)`; only commands print, and what they print is
-their result. `configure_logging` is called by the commands: importing the package as a library installs no handler.
+Modules log through the standard library, `logging.getLogger(__name__)`; only commands print, and only
+their results. `configure_logging` is called by the commands: importing the package as a library installs no handler.
 """
 
 import contextlib
@@ -14,8 +14,11 @@ LOGGERS = ("codellama_jax", "tasks", "launch", "xm_launch")
 
 
 class TerminalHandler(logging.Handler):
-    """Writes each message as a line, above a progress bar if there is one: to standard output, or from WARNING on to
-    standard error. Errors of a closed terminal or pipe are ignored: they must neither end a run nor prevent a save."""
+    """Writes each message as a line, above a progress bar if there is one.
+
+    Messages go to standard output; warnings and errors go to standard error. Errors of a closed terminal or pipe are
+    ignored: they must neither end a run nor prevent a save.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         # looked up each time: tests and notebooks replace these streams
@@ -34,13 +37,13 @@ class TerminalHandler(logging.Handler):
 
 
 def configure_logging() -> None:
-    """Has the loggers of this project write to the terminal, once. Those of libraries are left alone."""
+    """Makes the loggers of this project write to the terminal; the loggers of libraries do not change. Idempotent."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(handler, TerminalHandler) for handler in logger.handlers):
             logger.addHandler(TerminalHandler())
         logger.setLevel(logging.INFO)
-        logger.propagate = False  # absl, which TensorFlow and Orbax import, has a handler of its own on the root logger
+        logger.propagate = False  # absl, which TensorFlow and Orbax import, adds a handler to the root logger
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 from codellama_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UserError, first_line
 
 ENVIRONMENT_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-HEARTBEAT_SECONDS = 30  # a process that sends no heartbeat for so long is considered dead
+HEARTBEAT_SECONDS = 30  # a process that sends no heartbeat for this long is considered dead
 PEER_LOST = (
     "another process of this run has ended or cannot be reached; saved checkpoints are not affected, start all"
     " processes again with the same command: they resume from the last checkpoint"
@@ -61,7 +61,7 @@ def _initialize(**arguments: Any) -> None:
 
 
 def tpu_chips() -> int:
-    """The number of TPU chips of this host, by their device files: asking JAX would take seconds and open the chips."""
+    """The number of TPU chips of this host, from their device files: JAX would take seconds and open the chips."""
     return len(glob.glob("/dev/accel[0-9]*")) or len(glob.glob("/dev/vfio/[0-9]*"))
 
 
@@ -69,7 +69,7 @@ def check_hosts_agree(**values: str) -> None:
     """Checks that every process passes the same values. A collective: all processes must call it.
 
     Raises:
-        UserError: one differs, named by its keyword; raised in all processes.
+        UserError: a value differs; the message names its keyword. Raised in all processes.
     """
     import jax
 
@@ -80,12 +80,12 @@ def check_hosts_agree(**values: str) -> None:
 
     digests = [np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8) for value in values.values()]
     all_digests = np.asarray(multihost_utils.process_allgather(np.stack(digests)))  # [hosts, values, 32]
-    for name, of_hosts in zip(values, all_digests.swapaxes(0, 1), strict=True):
-        others = [str(host) for host, digest in enumerate(of_hosts) if not np.array_equal(digest, of_hosts[0])]
+    for name, host_digests in zip(values, all_digests.swapaxes(0, 1), strict=True):
+        others = [str(host) for host, digest in enumerate(host_digests) if not np.array_equal(digest, host_digests[0])]
         if others:
             raise UserError(
-                f"host {', '.join(others)} has another {name} than host 0: install the same source, and pass the same"
-                " files and flags, on every host"
+                f"host {', '.join(others)} has a different {name} than host 0: install the same source, and pass the"
+                " same files and flags, on every host"
             )
 
 

@@ -1,9 +1,9 @@
 """Files and folders, local or in an object store (gs://...). All of the project reads and writes through this module.
 
 A location with a scheme is accessed through TensorFlow's file system, `tf.io.gfile`, which is imported at the first
-such location; local files need no TensorFlow. SeqIO and etils.epath use the same client. Three others remain:
-runtime/gcs.py has what only the API of Cloud Storage offers, tasks/curation/storage.py accesses the stores of a build
-through Beam, and launch/cloud.py runs gcloud, with the user's own credentials and without TensorFlow.
+such location; local files need no TensorFlow. SeqIO and etils.epath use the same client. There are three
+exceptions: runtime/gcs.py has what only the API of Cloud Storage offers, tasks/curation/storage.py accesses the
+stores of a build through Beam, and launch/cloud.py runs gcloud, with the user's own credentials and without TensorFlow.
 
 An object store can neither append nor rename, but an object appears complete or not at all.
 """
@@ -42,10 +42,10 @@ def is_remote(location: Location) -> bool:
 def to_path(location: Location) -> Path:
     """The path of a file or folder: a pathlib.Path with ~ expanded, or for gs:// one of etils.epath.
 
-    An epath object is no pathlib.Path but has its methods; use only those that both have.
+    An epath object is not a pathlib.Path, but has most of its methods; use only methods that both have.
 
     Raises:
-        UserError: the location has another scheme.
+        UserError: the location has a scheme other than gs://.
     """
     text = os.fspath(location)
     if not is_remote(text):
@@ -61,7 +61,7 @@ def to_path(location: Location) -> Path:
 
 
 def absolute(path: Path) -> Path:
-    """The absolute path. A remote one is absolute, although its own methods treat it as relative."""
+    """The absolute path. A remote path is returned unchanged: its own `absolute` would treat it as relative."""
     return path if is_remote(path) else path.absolute()
 
 
@@ -88,7 +88,10 @@ def gfile() -> Any:
 
 
 class StoreError(OSError):
-    """An object store failed. TensorFlow, whose own errors are not OSErrors, has retried for half a minute."""
+    """An object store failed, after TensorFlow has retried for half a minute.
+
+    It replaces the errors of TensorFlow, which are not OSErrors.
+    """
 
 
 def _is_tensorflow_error(error: Exception) -> bool:
@@ -97,7 +100,7 @@ def _is_tensorflow_error(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def tensorflow_errors_as_os_errors() -> Iterator[None]:
-    """Converts errors of TensorFlow to StoreError, with one line."""
+    """Converts errors of TensorFlow to StoreError, with a one-line message."""
     try:
         yield
     except Exception as error:
@@ -130,10 +133,10 @@ def store_failures_as_user_errors(location: PurePath) -> Iterator[None]:
 
 
 def open_input(location: Location) -> BinaryIO:
-    """Opens a file for reading; seekable.
+    """Opens a file for reading. The file object is seekable.
 
     Raises:
-        OSError: it cannot be opened. A read of a remote file may raise TensorFlow's errors:
+        OSError: the file cannot be opened. Reading a remote file may raise TensorFlow's errors:
             see `tensorflow_errors_as_os_errors`.
     """
     if not is_remote(location):
@@ -198,8 +201,8 @@ def glob(pattern: str) -> list[str]:
 def walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields (folder, names of its subfolders, names of its files) top-down, as os.walk does.
 
-    Subfolders that the caller removes from the list are not entered. Links to folders are followed, and each folder is
-    entered once, so a link to a parent does not loop.
+    Subfolders that the caller removes from the list are not entered. Symbolic links to folders are followed, and each
+    folder is entered once, so a link to a parent does not loop.
 
     Raises:
         OSError: the store cannot be read.
@@ -229,17 +232,17 @@ def _walk_local(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 @contextlib.contextmanager
 def open_output(location: Location, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A new file that appears under its name, complete, when the block ends without an error.
+    """Opens a new file for writing. The file appears, complete, when the block ends without an error.
 
-    A local file is written under a hidden name beside it and renamed, so readers see the old file or the new one, and
-    several processes may write it at once. A remote one is held in memory and written as one object.
+    A local file is written under a hidden name in the same folder and renamed, so readers see the old file or the new
+    one, and several processes may write it at once. A remote file is held in memory and written as one object.
 
     Args:
-        location: of the file, in an existing folder.
+        location: path of the file, in an existing folder.
         durable: sync it to disk, so that it survives a power failure.
 
     Raises:
-        OSError: it cannot be written; names the file.
+        OSError: the file cannot be written; the error names it.
     """
     if is_remote(location):
         buffer = io.BytesIO()
@@ -277,12 +280,12 @@ def write_atomically(location: Location, content: str | bytes, *, durable: bool 
 
 @contextlib.contextmanager
 def new_folder(path: Path, nbytes: int) -> Iterator[Path]:
-    """A new local folder that appears under its name, complete, when the block ends without an error.
+    """Creates a new local folder. The folder appears, complete, when the block ends without an error.
 
-    The block writes to a hidden folder beside it, which is then synced to disk and renamed, or removed after an error.
+    The block writes to a hidden folder next to it, which is then synced to disk and renamed, or removed after an error.
 
     Args:
-        path: of the folder; its parent is created.
+        path: path of the folder; its parent is created.
         nbytes: size of the tensors that will be written.
 
     Raises:
@@ -294,7 +297,9 @@ def new_folder(path: Path, nbytes: int) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < nbytes + _SPARE_BYTES:
-        raise UserError(f"{path.parent} has {free / 1e9:,.1f} GB free, {nbytes / 1e9:,.1f} GB are needed: free space")
+        raise UserError(
+            f"{path.parent} has {free / 1e9:,.1f} GB free, {nbytes / 1e9:,.1f} GB are needed: free some space"
+        )
     parent = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         folder = parent / path.name
@@ -343,8 +348,11 @@ def remove_tree(location: Location) -> None:
 
 @contextlib.contextmanager
 def staged_locally(folder: Path) -> Iterator[Path]:
-    """A local folder for writers that cannot write to an object store: `folder` itself, or a temporary one that is
-    copied to `folder` when the block ends."""
+    """Yields a local folder, for writers that cannot write to an object store.
+
+    This is `folder` itself if it is local; otherwise a temporary folder, which is copied to `folder` when the block
+    ends.
+    """
     if not is_remote(folder):
         yield folder
         return

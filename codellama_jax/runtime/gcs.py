@@ -1,4 +1,4 @@
-"""What only the API of Cloud Storage offers: access checks, the checksums of objects, and writes with a precondition.
+"""Operations that only the API of Cloud Storage offers: access checks, checksums of objects, conditional writes.
 
 Everything else in a bucket is read and written through runtime/filesystem.py. The client library is imported when a
 function is called, so importing this module costs nothing.
@@ -28,11 +28,12 @@ def object_checksums(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def check_bucket(folder: Path) -> None:
-    """Checks that the bucket of a run folder is reachable and readable. Without this check, TensorStore would retry for
-    minutes.
+    """Checks that the bucket of a run folder is reachable and readable.
+
+    Without this check, TensorStore would retry for minutes.
 
     Raises:
-        UserError: it is not, or a package is missing that Orbax needs for this kind of bucket.
+        UserError: the bucket is not, or a package is missing that Orbax needs for this kind of bucket.
     """
     from google.cloud import storage as cloud
 
@@ -50,14 +51,14 @@ def check_bucket(folder: Path) -> None:
 
 
 class VersionedObject:
-    """A small object that is written only if nobody else has changed it.
+    """A small object that is written only if no other process has changed it.
 
     Cloud Storage gives each version of an object a number, its generation; generation 0 means that there is no object.
 
     Methods raise the errors of the client library: see `errors_as_user_errors`.
 
     Args:
-        path: of the object. No request is made yet.
+        path: path of the object. The constructor makes no request.
     """
 
     def __init__(self, path: Path):
@@ -85,7 +86,7 @@ class VersionedObject:
             return None
 
     def delete(self, generation: int) -> None:
-        """Deletes this generation; an error if the object has another one."""
+        """Deletes this generation; raises an error if the object has another one."""
         self._blob.delete(if_generation_match=generation)
 
 
@@ -99,7 +100,7 @@ def _bucket(path: Path) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def errors_as_user_errors(path: Path) -> Iterator[None]:
-    """Converts errors of the client library to UserError: one line with the fix."""
+    """Converts errors of the client library to a UserError with a one-line message that includes the fix."""
     import requests
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
@@ -109,10 +110,12 @@ def errors_as_user_errors(path: Path) -> Iterator[None]:
         yield
     except GoogleAuthError as error:
         raise UserError(
-            f"{path}: no credentials for the bucket ({first_line(error)}); gcloud auth application-default login"
+            f"{path}: no credentials for the bucket ({first_line(error)}): run gcloud auth application-default login"
         ) from error
     except exceptions.NotFound as error:
-        raise UserError(f"{path}: there is no bucket {bucket}: gcloud storage buckets create gs://{bucket}") from error
+        raise UserError(
+            f"{path}: there is no bucket {bucket}: run gcloud storage buckets create gs://{bucket}"
+        ) from error
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
         raise UserError(
             f"{path}: these credentials may not use the bucket {bucket}: give them roles/storage.objectAdmin and"

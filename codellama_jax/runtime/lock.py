@@ -1,8 +1,8 @@
-"""Locks: one process at a time works in the folder of a stage.
+"""Locks, which ensure that only one process at a time works in the folder of a stage.
 
 A local folder is locked by flock, which the operating system releases when the process ends. In a bucket, the holder
 creates an object and rewrites it regularly; a holder that stops doing so is considered dead, and its lock is taken
-over. Both are named .lock and hold the process and host of the holder.
+over. Both files are named .lock and contain the process ID and the host of the holder.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from codellama_jax.runtime import filesystem, gcs
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 15.0  # interval at which a holder rewrites its lock in a bucket
-DEAD_SECONDS = 4 * REFRESH_SECONDS  # a holder that has not rewritten its lock for so long is considered dead
+DEAD_SECONDS = 4 * REFRESH_SECONDS  # a holder that has not rewritten its lock for this long is considered dead
 _NAME = ".lock"
 _HOLDER = re.compile(r"(\d+) on (\S+)\s*")
 
@@ -40,7 +40,8 @@ def acquire(folder: Path) -> Lock:
     """Locks an existing folder for this process.
 
     Raises:
-        UserError: another process has locked it (named, with its host), or the lock cannot be written.
+        UserError: another process has locked it (the message names the process and its host), or the lock cannot be
+            written.
     """
     return GcsLock(folder) if filesystem.is_remote(folder) else FileLock(folder)
 
@@ -48,7 +49,7 @@ def acquire(folder: Path) -> Lock:
 def holder(folder: Path) -> tuple[int, str] | None:
     """The process that has locked a local folder, and its host; None if there is none.
 
-    A process on another host is assumed to be alive: only its own host can tell.
+    A process on another host is assumed to be alive: only its own host can check.
     """
     try:
         text = (folder / _NAME).read_text(encoding="utf-8")
@@ -93,7 +94,7 @@ class FileLock:
 class GcsLock:
     """The lock of a folder in a bucket (see `acquire`).
 
-    An object .lock is created only if there is none, and rewritten every REFRESH_SECONDS by a thread.
+    The object .lock is created only if it does not exist, and a thread rewrites it every REFRESH_SECONDS.
     """
 
     def __init__(self, folder: Path):
@@ -163,13 +164,13 @@ class GcsLock:
             except Exception:
                 continue  # the bucket cannot be reached; the next attempt finds out whether the lock was taken over
             if generation is None:
-                self._lost = f"{self._folder} was taken by another process while the bucket could not be reached"
+                self._lost = f"{self._folder} was locked by another process while the bucket could not be reached"
                 return
             self._generation = generation
 
 
 def _this_process() -> str:
-    """The name of this process in a lock."""
+    """This process as a lock names it: process ID and host."""
     return f"{os.getpid()} on {socket.gethostname()}"
 
 

@@ -31,10 +31,10 @@ def saved_steps(stage_dir: Path) -> list[int]:
 
 
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
-    """Checks that the stage's checkpoints, if it has any, were made with the given operative configuration.
+    """Checks that the stage's checkpoints, if it has any, were written with the given operative configuration.
 
     Raises:
-        UserError: another configuration made them; names the differences.
+        UserError: they were written with another configuration; the message names the differences.
     """
     saved = stage_dir / "config.gin"
     if not saved.exists() or not saved_steps(stage_dir):
@@ -42,4 +42,6 @@ def check_same_configuration(stage_dir: Path, operative: str) -> None:
     differences = gin_files.differences(saved.read_text(), operative)
     if differences:
         shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
-        raise UserError(f"{stage_dir} was made by another configuration ({shown}): use another --name, or its values")
+        raise UserError(
+            f"{stage_dir} was made with another configuration ({shown}): use another --name, or restore its values"
+        )

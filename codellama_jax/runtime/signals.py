@@ -35,12 +35,12 @@ class StopSignals:
         on_signal: called with the number of each signal, in the main thread.
         grace_seconds: limit for stopping. If given, the process exits with EXIT_INTERRUPTED at the second signal, or
             this long after the first one, without waiting for anything. None: no limit, however many signals arrive.
-        hosts: processes of this run. If there are several, they must stop after the same step: each sends `received`
-            with its next batch, and passes the combined flag of all hosts to `update`.
+        hosts: number of processes of this run. If there are several, they must stop after the same step: each sends
+            `received` with its next batch, and passes the combined flag of all hosts to `update`.
 
     Attributes:
-        count: signals that this process received.
-        name: the first of them, such as "SIGTERM"; None before it.
+        count: number of signals that this process received.
+        name: name of the first signal, such as "SIGTERM"; None if none was received.
     """
 
     def __init__(
@@ -77,11 +77,15 @@ class StopSignals:
         return self._any_host_received if self._hosts > 1 else self.received
 
     def update(self, any_host_received: bool) -> None:
-        """Takes the flag that all hosts computed together for a step: whether any of them received a signal."""
+        """Records the flag that all hosts computed together in a step: whether any of them received a signal."""
         self._any_host_received = self._any_host_received or any_host_received
 
     def sleep(self, seconds: float, allowed: int = 0) -> None:
-        """Waits.
+        """Waits for a time.
+
+        Args:
+            seconds: how long.
+            allowed: number of signals that do not end the wait.
 
         Raises:
             Stopped: more than `allowed` signals have arrived, before the call or during it.

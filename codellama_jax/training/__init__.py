@@ -1,1 +1,1 @@
-"""The training loop of a stage and what it is made of."""
+"""The training loop of a stage and its components."""

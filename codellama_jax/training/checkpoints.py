@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: parameters, optimizer and step, and the data loader's state, saved together or not at all."""
+"""Checkpoints of a stage: parameters, optimizer, step and the data loader's state, saved together or not at all."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from codellama_jax.runtime.run_dir import saved_steps
 from codellama_jax.training.atomic_checkpoint import REMOVED, ChecksumsLast, RenamedWithChecksums
 from codellama_jax.training.step import TrainState
 
-# Orbax logs every save, and the traceback of errors that it raises as well.
+# Orbax logs every save, and tracebacks of errors that it also raises: hidden, except critical messages.
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
 
 _ITEMS = ("params", "optimizer", "stream", "metadata")
@@ -39,8 +39,8 @@ class Restored(NamedTuple):
 class StageCheckpoints:
     """The checkpoints in the folder of one stage.
 
-    A thread writes a save; it becomes visible when it is complete (atomic_checkpoint). An incomplete one is never
-    listed, and is removed when the folder is opened again.
+    A thread writes each checkpoint, which becomes visible when it is complete (atomic_checkpoint). Incomplete
+    checkpoints are never listed, and are removed when the folder is opened again.
     """
 
     def __init__(self, stage_dir: Path, settings: Checkpoints):
@@ -65,12 +65,15 @@ class StageCheckpoints:
             todelete_subdir=None if bucket else REMOVED,
             temporary_path_class=ChecksumsLast if bucket else RenamedWithChecksums,
         )
-        self._saving_step: int | None = None  # of the save that was started last
+        self._saving_step: int | None = None  # step of the most recent save, for error messages
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
 
     def _clean_up_bucket(self) -> None:
-        """Removes incomplete saves of a killed process; completes those that lack their checksums only. Adds Orbax's
-        commit markers to checkpoints that were copied from a disk: without them, Orbax considers them incomplete."""
+        """Removes incomplete saves of a killed process; completes those that lack only their checksums.
+
+        Also adds Orbax's commit markers to checkpoints that were copied from a disk: without the markers, Orbax
+        considers them incomplete.
+        """
         complete = self.steps()
         for path in [path for path in self.directory.glob("*") if path.name.isdigit()]:
             markers = [folder / atomicity.COMMIT_SUCCESS_FILE for folder in (path, *(path / item for item in _ITEMS))]
@@ -84,19 +87,19 @@ class StageCheckpoints:
                 filesystem.remove_tree(path)
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, in order."""
+        """The steps of the complete checkpoints, in order."""
         return saved_steps(self.directory.parent)
 
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint, None if there is none."""
+        """The step of the newest complete checkpoint; None if there is none."""
         steps = self.steps()  # not Orbax's list, which omits a folder if one of Orbax's own files in it is damaged
         return steps[-1] if steps else None
 
     def last_saved(self) -> int | None:
-        """Like `latest`, after a save in progress has finished.
+        """Like `latest`, but waits for a save in progress first.
 
         Raises:
-            UserError: it failed.
+            UserError: that save failed.
         """
         self.wait()
         return self.latest()
@@ -109,13 +112,13 @@ class StageCheckpoints:
         metadata: dict[str, Any],
         validation_loss: float | None = None,
     ) -> None:
-        """Starts to save; returns when the arrays are copied off the devices.
+        """Starts a save; returns once the arrays have been copied from the devices.
 
         Args:
-            step: of the state.
+            step: step of the state.
             state: parameters and optimizer.
             stream, metadata: JSON values; `stream` is the data loader's state.
-            validation_loss: of this step, None if it was not measured; determines the best checkpoint.
+            validation_loss: validation loss at this step, which determines the best checkpoint; None if not measured.
 
         Raises:
             UserError: this save could not start, or the previous one failed.
@@ -127,17 +130,17 @@ class StageCheckpoints:
             stream=ocp.args.JsonSave(stream),
             metadata=ocp.args.JsonSave(metadata),
         )
-        self.wait()  # for the previous save, so that a failure after this line is one of this save
+        self.wait()  # for the previous save, so that any failure after this line belongs to this save
         self._saving_step = step
         metrics = None if validation_loss is None else {"validation_loss": validation_loss}
         with self._write_errors():
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def wait(self) -> None:
-        """Returns when the save in progress, if there is one, is on disk.
+        """Blocks until the save in progress, if any, is complete.
 
         Raises:
-            UserError: it failed.
+            UserError: the save failed.
         """
         with self._write_errors():
             self._manager.wait_until_finished()
@@ -149,14 +152,16 @@ class StageCheckpoints:
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
-        """Turns errors of a save into a UserError with the reason and the remedy; the loss of another process is not
-        an error of the save."""
+        """Converts errors of a save to a UserError with the reason and the remedy.
+
+        The loss of another process is not converted: it is not an error of the save.
+        """
         try:
             yield
         except Exception as error:
             if distributed.is_peer_loss(error):
                 raise
-            reason, remedy = first_line(error, 300), "fix that"
+            reason, remedy = first_line(error, 300), "fix the problem"
             if any(sign in str(error) for sign in ("No space left", "ENOSPC", "quota exceeded")):
                 reason, remedy = "no space left on the disk", "free some space"
             elif any(sign in str(error) for sign in ("Permission denied", "Read-only file system")):
@@ -169,10 +174,10 @@ class StageCheckpoints:
             ) from error
 
     def restore(self, step: int, abstract: TrainState) -> Restored:
-        """Verifies the checksums of a checkpoint, and reads it onto the devices.
+        """Verifies the checksums of a checkpoint, and loads it onto the devices.
 
         Args:
-            step: of the checkpoint.
+            step: step of the checkpoint.
             abstract: shapes, dtypes and shardings of the state.
 
         Raises:
@@ -193,7 +198,7 @@ class StageCheckpoints:
         return Restored(state, items.stream, items.metadata)
 
     def _alternative(self, step: int) -> str:
-        """What to do if the checkpoint of this step is damaged."""
+        """The remedy if the checkpoint of this step is damaged."""
         for older in reversed([other for other in self.steps() if other < step]):
             try:
                 checksums.verify(self.directory / str(older))
@@ -211,15 +216,17 @@ class StageCheckpoints:
 
 
 def _score(metrics: dict[str, float]) -> float:
-    """Of a checkpoint; the highest is the best."""
+    """The score of a checkpoint by its metrics; the best checkpoint has the highest."""
     loss = metrics["validation_loss"]
     return -loss if loss == loss else -float("inf")  # nan is the worst
 
 
 @contextlib.contextmanager
 def _read_errors(folder: Path, remedy: Callable[[], str]) -> Iterator[None]:
-    """Turns errors of reading a checkpoint into a UserError with its name and the remedy; the loss of another process
-    is not an error of the checkpoint."""
+    """Converts errors of reading a checkpoint to a UserError with its folder and the remedy.
+
+    The loss of another process is not converted: it is not an error of the checkpoint.
+    """
     try:
         yield
     except UserError as error:
@@ -231,7 +238,7 @@ def _read_errors(folder: Path, remedy: Callable[[], str]) -> Iterator[None]:
 
 
 def verify(folder: Path) -> None:
-    """Compares a checkpoint with its checksums; each host compares a part of the files.
+    """Compares a checkpoint with its checksums; each host compares part of the files. A collective.
 
     Raises:
         UserError: this host or another one found a damaged file.
@@ -251,8 +258,10 @@ def verify(folder: Path) -> None:
 
 
 def _save_args(tree: Any) -> ocp.args.PyTreeSave:
-    """A device's shard is written one layer at a time, in small chunks: export, which reads one layer at a time, need
-    not decode the others."""
+    """Arguments that write a device's shard in small chunks of one layer each.
+
+    Export reads one layer at a time, and so does not have to decode the others.
+    """
 
     def chunks(path: Any, x: jax.Array) -> ocp.SaveArgs:
         stacked = "blocks" in jax.tree_util.keystr(path) and x.ndim > 2
@@ -268,7 +277,7 @@ def _restore_args(abstract: Any) -> ocp.args.PyTreeRestore:
 
 
 def read_metadata(checkpoint: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint: at least llama (its fields), config (text), sequence_length and step.
+    """The metadata of a checkpoint: at least llama (its fields), config (gin text), sequence_length and step.
 
     Raises:
         UserError: this is not a checkpoint, or it is damaged.
@@ -283,7 +292,7 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_params(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a checkpoint folder (runs/NAME/STAGE/checkpoints/STEP), without optimizer and step.
+    """Loads the parameters of a checkpoint folder (runs/NAME/STAGE/checkpoints/STEP), without optimizer and step.
 
     Args:
         checkpoint: the folder.

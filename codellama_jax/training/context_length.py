@@ -12,19 +12,19 @@ from codellama_jax.training.validation import Evaluator
 class ContextLengthEvaluation:
     """Measures the perplexity of long validation documents by context length.
 
-    A stage with longer windows than its parent's is compared with the parent: both curves are of the same windows, at
+    A stage with longer windows than its parent is compared with the parent: both curves use the same windows, at
     lengths relative to the parent's.
 
     Args:
-        stage: the stage.
-        parent: metadata of the checkpoint that it started from, None without one.
-        factor: length of the windows over that of training.
-        data: of the stage.
+        stage: settings of the stage.
+        parent: metadata of the checkpoint that it started from; None if there was none.
+        factor: ratio of the length of the windows to trained_length.
+        data: data of the stage.
 
     Attributes:
         has_parent_curve: whether the stage is compared with its parent.
-        trained_length: length of the windows in training: the parent's if the stage is compared with it.
-        windows: int32 [windows, trained_length * factor + 1]; there may be none.
+        trained_length: length of the training windows: the parent's if the stage is compared with it.
+        windows: token ids, int32 [windows, trained_length * factor + 1]; may be empty.
     """
 
     def __init__(self, stage: Stage, parent: Mapping[str, Any] | None, factor: int, data: TrainingData):
@@ -39,9 +39,9 @@ class ContextLengthEvaluation:
 
         Args:
             when: "before" or "after" the stage.
-            step: of the stage.
-            stage: that trained the parameters.
-            evaluator: of their model.
+            step: step of the stage.
+            stage: name of the stage that trained the parameters.
+            evaluator: evaluator of their model.
             params: the parameters.
         """
         curve = evaluator.context_curve(params, self.windows, self.trained_length)

@@ -28,10 +28,10 @@ class Loader(Protocol):
     """An endless sequence of batches."""
 
     def fingerprint(self) -> str:
-        """Digest of everything that determines the batches. A saved state is valid only where this is equal."""
+        """Digest of everything that determines the batches. A saved state is valid only for an equal fingerprint."""
 
     def metrics(self, batch: Any) -> dict[str, float]:
-        """What is logged about a batch, by name."""
+        """The metrics of a batch to log, by name."""
 
     def left_out_lines(self) -> list[str]:
         """Messages about the documents that filters removed."""
@@ -58,7 +58,7 @@ class TrainingData(Protocol):
         """The state of all hosts as JSON values, for a checkpoint."""
 
     def validation_batches(self) -> list[dict[str, np.ndarray]]:
-        """Arrays of the batches that validation uses every time."""
+        """The arrays of the validation batches, the same every time."""
 
     def long_windows(self, length: int) -> np.ndarray:
         """Token ids of long validation documents, int32 [windows, length + 1]; may be empty."""

@@ -23,7 +23,7 @@ class Hole:
 
 
 def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int) -> list[Hole]:
-    """Removes the end of one line from an excerpt of each text. The choice of the lines is deterministic.
+    """Removes the end of one line from an excerpt of each text. The lines are chosen deterministically.
 
     Args:
         texts: (stream, document); texts without a suitable line are skipped.
@@ -49,8 +49,10 @@ def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int) -
 def infilling_samples(
     evaluator: Evaluator, params: Params, tokenizer: Tokenizer, holes: Sequence[Hole], tokens: int
 ) -> list[dict[str, Any]]:
-    """Fills the holes by greedy decoding, alternately in PSM and SPM order; if the tokenizer has no infilling ids,
-    continues their prefixes."""
+    """Fills the holes by greedy decoding, alternately in PSM and SPM order.
+
+    If the tokenizer has no infilling ids, completes the prefixes instead.
+    """
     if not holes:
         return []
     orders: list[Order | None] = [

@@ -28,14 +28,14 @@ from codellama_jax.training.step import (
 
 @dataclasses.dataclass(frozen=True)
 class ParentCheckpoint:
-    """A checkpoint of another stage, whose parameters a stage starts from.
+    """A checkpoint whose parameters another stage starts from.
 
     Attributes:
         path: its folder, runs/NAME/STAGE/checkpoints/STEP.
-        llama: the model that it holds.
-        sequence_length: of the windows that it was trained on.
-        tokens: that its parameters were trained on, including those of its own parents, as far as is known.
-        digest: of its checksums; None if it has none.
+        llama: its model.
+        sequence_length: length of the windows that it was trained on.
+        tokens: number of tokens that its parameters were trained on, including by its own parents, if known; else 0.
+        digest: digest of its checksums; None if it has no checksums.
     """
 
     path: Path
@@ -58,17 +58,17 @@ class ParentCheckpoint:
             theirs, ours = getattr(llama, field), getattr(child, field)
             if theirs != ours:
                 raise UserError(
-                    f"{path} has Llama.{field}={theirs}, this stage {ours}: a stage keeps its parent's size"
+                    f"{path} has Llama.{field}={theirs}, but this stage has {ours}: a stage must have its parent's size"
                 )
         tokens = metadata.get("tokens", {}).get("lineage", 0)
         return cls(path, llama, metadata["sequence_length"], tokens, checksums.digest(path))
 
     def metadata(self) -> dict[str, Any]:
-        """What the checkpoints of the child record about it, as JSON values."""
+        """What the checkpoints of the child record about this one, as JSON values."""
         return dataclasses.asdict(self) | {"path": str(self.path)}
 
     def load_params(self, mesh: jax.sharding.Mesh) -> Params:
-        """Its parameters, sharded over the mesh."""
+        """Loads its parameters, sharded over the mesh."""
         return load_params(self.path, _with_shardings(abstract_params(self.llama), param_shardings(self.llama, mesh)))
 
 
@@ -77,12 +77,11 @@ class Start:
     """What a stage starts from.
 
     Attributes:
-        parent: metadata of the checkpoint whose parameters the stage started from, at its first step; None: they were
-            random.
-        step: of the stage's own checkpoint, if it resumes from one.
-        state, loader_state: of that checkpoint.
-        checkpoint: that of another stage, if the stage starts from its parameters now.
-        params: those parameters.
+        parent: metadata of the checkpoint whose parameters the stage had before its first step; None: random ones.
+        step: step of the stage's own checkpoint, if it resumes from one.
+        state, loader_state: training state, and state of the data loader, in that checkpoint.
+        checkpoint: the checkpoint of another stage, if this stage is at its first step and starts from it.
+        params: the parameters of `checkpoint`.
     """
 
     parent: dict[str, Any] | None = None
@@ -93,8 +92,11 @@ class Start:
     params: Params | None = None
 
     def take_state(self, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh) -> TrainState:
-        """The state before the stage's next step. It can be taken once: this object gives up its arrays, since device
-        memory may not have room for a second copy."""
+        """The training state before the stage's next step.
+
+        Call it once: this object drops its references to the arrays, since device memory may not have room for a second
+        copy.
+        """
         state, params, self.state, self.params = self.state, self.params, None, None
         return fresh_state(llama, stage, settings, mesh, params) if state is None else state
 
@@ -106,11 +108,11 @@ def load_start(
 
     1. its own newest complete checkpoint: parameters, optimizer, step, and the state of the data loader
     2. the final checkpoint of its parent in the same run: the parameters only, with rows added to the vocabulary if
-       the stage needs more
+       the stage needs more rows
     3. for a stage without parent, Checkpoints.initial: the parameters of another checkpoint, or random ones
 
     Raises:
-        UserError: a checkpoint is damaged or of another shape, or the parent is not finished.
+        UserError: a checkpoint is damaged or has another shape, or the parent is not finished.
     """
     stage, initial = config.stage, config.checkpoints.initial
     if (step := checkpoints.latest()) is not None:
@@ -130,21 +132,21 @@ def with_vocabulary(llama: Llama, tokenizer: "Tokenizer") -> Llama:
     """The model with as many rows as the tokenizer needs.
 
     Raises:
-        UserError: Llama.vocab_size is another number.
+        UserError: Llama.vocab_size is set to another number.
     """
     rows = tokenizer.rows
     if llama.vocab_size not in (0, rows):
         infilling = " and 16 for infilling" if tokenizer.infilling else ""
         raise UserError(
             f"the tokenizer needs {rows} rows ({tokenizer.pieces} pieces{infilling}),"
-            f" Llama.vocab_size={llama.vocab_size}: bind TOKENIZER to the model's own tokenizer, or"
-            " Llama.vocab_size to its rows"
+            f" but Llama.vocab_size={llama.vocab_size}: bind TOKENIZER to the model's own tokenizer, or"
+            f" Llama.vocab_size={rows}"
         )
     return dataclasses.replace(llama, vocab_size=rows)
 
 
 def parent_checkpoint(stage: Stage, run_dir: Path) -> Path:
-    """The final checkpoint of a stage's parent.
+    """The folder of the final checkpoint of a stage's parent.
 
     Raises:
         UserError: the parent is not finished; the message has the command that runs it.
@@ -163,7 +165,7 @@ def parent_checkpoint(stage: Stage, run_dir: Path) -> Path:
 def fresh_state(
     llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh, params: Params | None
 ) -> TrainState:
-    """The state at step 0, sharded over the mesh: with the given parameters, which are consumed, or random ones."""
+    """The state at step 0, sharded over the mesh, with the given parameters, whose buffers are donated, or random."""
     optimizer = make_optimizer(settings, stage.steps)
     shardings = state_shardings(llama, optimizer, mesh)
 
@@ -180,7 +182,7 @@ def fresh_state(
 def restored_state(
     checkpoints: StageCheckpoints, step: int, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh
 ) -> Restored:
-    """A checkpoint of the stage itself, its state sharded over the mesh."""
+    """Restores a checkpoint of the stage itself, with its state sharded over the mesh."""
     optimizer = make_optimizer(settings, stage.steps)
     params = abstract_params(llama)
     step_shape = jax.ShapeDtypeStruct((), jnp.int32)
@@ -189,7 +191,7 @@ def restored_state(
 
 
 def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
-    """Adds rows to the embedding and columns to the head up to vocab_size, each the mean of the existing ones.
+    """Adds rows to the embedding and columns to the head up to vocab_size, each of them the mean of the existing ones.
 
     The mean is neutral: the logit of a new token is the average logit, its embedding the average embedding (assumption;
     the paper does not specify it).
@@ -199,7 +201,9 @@ def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """
     old = params["embedding"].shape[0]
     if old > vocab_size:
-        raise UserError(f"the checkpoint has {old} vocabulary rows, this stage {vocab_size}: rows cannot be dropped")
+        raise UserError(
+            f"the checkpoint has {old} vocabulary rows, but this stage has {vocab_size}: rows cannot be removed"
+        )
     if old == vocab_size:
         return params
 

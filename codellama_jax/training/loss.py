@@ -1,8 +1,8 @@
-"""Cross-entropy of next tokens, without a [tokens, vocabulary] array and with a custom gradient.
+"""Next-token cross-entropy with a custom gradient, without a [tokens, vocabulary] array.
 
 By default JAX keeps the logits for the backward pass, or computes them twice. But the gradient of cross-entropy follows
-directly from the logits. So the pass that computes the loss computes the gradients too, one chunk at a time; what it
-keeps of a chunk has the size of the hidden states. On a mesh, every device does so for its own tokens.
+directly from the logits. So the pass that computes the loss computes the gradients too, one chunk at a time; the
+residuals of a chunk have the size of its hidden states. On a mesh, every device does this for its own tokens.
 """
 
 import functools
@@ -27,16 +27,16 @@ def weighted_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the targets' negative log-likelihoods, and each of them, in nats.
 
-    The sum is differentiable with respect to x and head; the weights and the single losses are constants.
+    The sum is differentiable with respect to x and head; the weights and the individual losses are constants.
 
     Args:
         x_BSD: hidden states after the final norm, sharded like activations.
         head_DV: output head, any float dtype; cast to x's for the products. Its gradient is accumulated in float32.
-        targets_BS: ids.
+        targets_BS: token ids.
         weights_BS: float32.
-        chunk: tokens of a device whose logits (float32, for the device's part of the vocabulary) exist at a time; the
-            largest divisor of the device's tokens up to this number is used.
-        mesh: of the arrays; None: one device.
+        chunk: maximum number of a device's tokens whose logits (float32, for the device's shard of the vocabulary) are
+            in memory at a time; the largest divisor of the device's number of tokens is used.
+        mesh: mesh of the arrays; None: one device.
 
     Returns:
         float32 [] and [B, S].
@@ -50,8 +50,8 @@ def _forward(x_BSD: Any, head_DV: Any, targets_BS: Any, weights_BS: Any, chunk: 
     return (jnp.sum(losses_BS * weights_BS), losses_BS), (*gradients, head_DV)
 
 
-def _backward(chunk: int, mesh: Mesh | None, kept: Any, cotangents: Any) -> Any:
-    dx_BSD, dhead_DV, head_DV = kept
+def _backward(chunk: int, mesh: Mesh | None, residuals: Any, cotangents: Any) -> Any:
+    dx_BSD, dhead_DV, head_DV = residuals
     dsum = cotangents[0]
     return (dsum * dx_BSD).astype(dx_BSD.dtype), (dsum * dhead_DV).astype(head_DV.dtype), None, None
 
@@ -68,7 +68,7 @@ def _pass(
     mesh: Mesh | None,
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """Losses [B, S] and, with `gradients`, those of their weighted sum by x [B, S, D] and by head [D, V]."""
+    """Losses [B, S] and, if requested, the gradients of their weighted sum for x [B, S, D] and head [D, V]."""
     if mesh is None or mesh.size == 1:  # XLA for CPUs copies the head and its gradient even for a gather on one device
         return _on_device(x_BSD, head_DV, targets_BS, weights_BS, chunk, None, gradients)
     rows, head = spec(("batch", "sequence")), spec(("dim", "vocab"))
@@ -91,7 +91,7 @@ def _on_device(
     mesh: Mesh | None,
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """_pass on one device: B rows, S tokens of each, the device's shard of the head's rows, V columns."""
+    """_pass on one device: its B rows of S tokens, and its shard of the head, which has V columns."""
     B, S, D = x_BSD.shape
     V = head_DV.shape[1]
     T = B * S
@@ -103,7 +103,7 @@ def _on_device(
         return reduce(x, "tensor") if vocabulary_is_sharded else x
 
     def target_logits(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
-        """The targets' logits; 0 if another device has it. On CPUs a gather saves a pass over all logits, 10%."""
+        """The targets' logits; 0 for a target in the shard of another device. On CPUs a gather is 10% faster."""
 
         def by_sum(logits_CV: jax.Array, targets_C: jax.Array, is_target_CV: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(is_target_CV, logits_CV, 0.0), axis=-1)

@@ -1,5 +1,4 @@
-"""Steps that would harm the model: skipped updates are recorded, and a loss spike is raised to the
-trainer, which rolls the stage back."""
+"""Handles steps that would harm the model: records skipped updates, and at a loss spike asks the trainer to roll back."""
 
 import json
 import statistics
@@ -18,19 +17,19 @@ class LossSpike(Exception):
     """The loss of a step is a spike: roll back to the last checkpoint and continue with the batch after this step's.
 
     Attributes:
-        step: its number.
-        loss: of the step, in nats.
-        median: of the steps before it.
-        batch: of the step.
+        step: number of the step.
+        loss: its loss, in nats.
+        median: median loss of the preceding steps.
+        batch: its batch.
     """
 
     def __init__(self, step: int, loss: float, median: float, batch: HostBatch):
-        super().__init__(f"loss {loss:.3f} at step {step}, {loss - median:.3f} above the median of the steps before")
+        super().__init__(f"loss {loss:.3f} at step {step}, {loss - median:.3f} above the median of the preceding steps")
         self.step, self.loss, self.median, self.batch = step, loss, median, batch
 
 
 class Records(Protocol):
-    """What was recorded so far (metrics.StageLog)."""
+    """The records of the stage so far (metrics.StageLog)."""
 
     @property
     def steps(self) -> Sequence[Mapping[str, Any]]:
@@ -38,25 +37,25 @@ class Records(Protocol):
 
     @property
     def rollbacks(self) -> int:
-        """How often the stage was rolled back."""
+        """The number of rollbacks of the stage."""
 
 
 class Checkpoints(Protocol):
-    """What was saved so far (checkpoints.StageCheckpoints)."""
+    """The checkpoints of the stage so far (checkpoints.StageCheckpoints)."""
 
     def last_saved(self) -> int | None:
-        """Step of the newest checkpoint, after a save in progress has finished; None if there is none."""
+        """The step of the newest checkpoint; None if there is none. Waits for a save in progress."""
 
 
 class LossSpikeMonitor:
-    """Checks every step. Its decisions depend on recorded numbers alone, so a run that is resumed takes the same ones.
+    """Checks every step. Its decisions depend on recorded numbers alone, so a resumed run makes the same ones.
 
     Args:
-        settings: when to act.
-        stage_dir: gets skipped_steps.jsonl (skipped_steps.N.jsonl of host N): step, loss, grad_norm, documents.
+        settings: thresholds and limits.
+        stage_dir: folder for skipped_steps.jsonl (skipped_steps.N.jsonl for host N): step, loss, grad_norm, documents.
         host: index of this process.
-        records: of the stage.
-        checkpoints: of the stage.
+        records: records of the stage.
+        checkpoints: checkpoints of the stage.
         resumed_step: the step that the stage resumes from; later steps run again, so their lines are dropped.
     """
 
@@ -79,7 +78,7 @@ class LossSpikeMonitor:
         """Checks the step that was recorded last.
 
         Raises:
-            UserError: too many consecutive updates were skipped, or there were more spikes than allowed.
+            UserError: too many consecutive updates were skipped, or there were too many spikes.
             LossSpike: the caller must roll back.
         """
         if metrics["skipped"]:
@@ -103,7 +102,7 @@ class LossSpikeMonitor:
             raise UserError(
                 f"loss or gradient was not finite in {limit} consecutive steps, up to step {step}; their documents are"
                 f" in {self.path}, and {_intact(self._checkpoints.last_saved())}: check the data, or lower"
-                " AdamW.peak_learning_rate (another --name)"
+                " AdamW.peak_learning_rate and use another --name"
             )
 
     def _check_spike(self, step: int, batch: HostBatch, loss: float) -> None:
@@ -118,7 +117,8 @@ class LossSpikeMonitor:
         if self._records.rollbacks >= self._settings.max_rollbacks:
             raise UserError(
                 f"{spike}, after {self._settings.max_rollbacks} rollbacks (LossSpikes.max_rollbacks);"
-                f" {_intact(saved)}: lower AdamW.peak_learning_rate (another --name), or raise LossSpikes.threshold"
+                f" {_intact(saved)}: lower AdamW.peak_learning_rate and use another --name, or raise"
+                " LossSpikes.threshold"
             )
         raise spike
 

@@ -31,13 +31,13 @@ def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
                 lambda path, _: "norm" not in jax.tree_util.keystr(path), params
             ),
         ),
-        # optax counts updates from 0, the curve from 1: the rate of the first update must not be 0
+        # optax counts updates from 0, the curve counts from 1: the rate of the first update must not be 0
         optax.scale_by_learning_rate(lambda count: learning_rate(settings, steps, count + 1)),
     )
 
 
 def _adam(settings: AdamW) -> optax.GradientTransformation:
-    """Adam, with moments that are stored between steps in the dtypes of the settings."""
+    """Adam, whose moments are stored in the dtypes of the settings between steps."""
     adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2, eps=settings.eps)
 
     def cast(state: optax.ScaleByAdamState, first: str, second: str) -> optax.ScaleByAdamState:

@@ -9,28 +9,28 @@ import jax
 
 from codellama_jax.runtime import filesystem
 
-POLL_SECONDS = 30.0  # between two checks for the trigger file in a bucket
-TRACED_STEPS = 3  # of a trace that the trigger file asks for
+POLL_SECONDS = 30.0  # interval between checks for a trigger file in a bucket
+TRACED_STEPS = 3  # number of steps in a trace that the trigger file requests
 
 
 class Profiler:
-    """Traces the steps that the configuration names, and the next ones after a trigger file was created.
+    """Traces the configured steps, and the next steps whenever a trigger file is created.
 
     Args:
         first, last: steps to trace; 0: none.
-        trigger: while this file exists, the next TRACED_STEPS are traced; it is removed.
-        log_dir: of TensorBoard. Each trace is a run in it, trace_STEP. JAX writes to local disks only: a trace for a
-            bucket is copied there.
+        trigger: if this file exists, it is removed and the next TRACED_STEPS steps are traced.
+        log_dir: log directory of TensorBoard. Each trace is a run trace_STEP in it. JAX writes only to local disks, so
+            a trace for a bucket is copied there.
     """
 
     def __init__(self, first: int, last: int, trigger: Path, log_dir: Path):
         self._first, self._last, self._trigger, self._log_dir = first, last, trigger, log_dir
-        self._last_traced: int | None = None  # of the trace in progress
+        self._last_traced: int | None = None  # last step of the trace in progress
         self._polled = -math.inf  # when a bucket was last checked for the trigger
-        self._local_dir = contextlib.ExitStack()  # of the trace in progress
+        self._local_dir = contextlib.ExitStack()  # holds the local folder of the trace in progress
 
     def step_done(self, step: int) -> str | None:
-        """Starts or ends a trace after a step; returns a message for the user when a trace was written."""
+        """Starts or ends a trace after a step; returns a message for the user if a trace was written."""
         if self._last_traced is not None and step >= self._last_traced:
             self.close()
             return f"traced steps up to {step}: tensorboard --logdir={self._log_dir}"
@@ -44,7 +44,7 @@ class Profiler:
         return None
 
     def _triggered(self) -> bool:
-        """Whether the trigger file exists; removes it. A bucket is not checked at every step: that takes time."""
+        """Whether the trigger file exists; removes it. A bucket is not checked after every step: a check takes time."""
         if filesystem.is_remote(self._trigger):
             now = time.monotonic()
             if now - self._polled < POLL_SECONDS:

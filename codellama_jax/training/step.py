@@ -24,11 +24,11 @@ Batch = dict[str, jax.Array]  # tokens, targets, segment_ids, positions, loss_we
 
 
 class TrainState(NamedTuple):
-    """Everything that an optimizer step changes."""
+    """The training state: everything that an optimizer step changes."""
 
     params: Params  # float32
     opt_state: optax.OptState
-    step: jax.Array  # int32 [], optimizer steps done
+    step: jax.Array  # int32 [], number of optimizer steps done
 
 
 def init_params(config: Llama, seed: int) -> Params:
@@ -76,14 +76,14 @@ def make_loss(
 ) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
     """A function (params, batch) -> (weighted sum of the tokens' losses, loss of every token [B, S]).
 
-    Both are float32, in nats. The sum is differentiable with respect to params; the losses of single tokens are not.
+    Both are float32, in nats. The sum is differentiable with respect to params; the individual losses are not.
 
     With mask_documents, tokens attend only to their own document of the window (equal segment_ids). The mesh determines
     the attention kernel; without a mesh, it is the portable kernel on one device.
     """
     attend = make_attend(config, mesh) if mesh else None
     if mesh and mesh.shape["tensor"] > 1:
-        config = dataclasses.replace(config, ffn_parts=1)  # a part would be on some devices of the axis only
+        config = dataclasses.replace(config, ffn_parts=1)  # a part would be on only some of the devices of the axis
     one_cpu = mesh is not None and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     product = cpu_products.einsum if one_cpu else jnp.einsum
 
@@ -128,9 +128,9 @@ def make_train_step(
 
     The batch may also have "stop" [devices], flags by which hosts agree on stopping (signals.StopSignals).
 
-    Metrics: loss, grad_norm (before clipping), learning_rate, skipped (whether the update was), stop (the maximum of
-    the flags, if there are any); and sums over each stream's tokens, [streams]: stream_losses, stream_weights (of the
-    targets) and stream_tokens.
+    Metrics: loss, grad_norm (before clipping), learning_rate, skipped (whether the update was skipped), stop (the
+    maximum of the flags, if there are any); and sums over each stream's tokens, [streams]: stream_losses,
+    stream_weights (of the targets) and stream_tokens.
     """
     optimizer = make_optimizer(settings, stage.steps)
     loss_fn = make_loss(config, mask_documents, mesh)

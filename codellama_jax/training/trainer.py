@@ -2,7 +2,7 @@
 
 `Trainer.run` and `Trainer._run_steps` show what happens in a run, in the order in which it happens: a step is
 dispatched, the metrics of the step before are fetched and logged, and after some steps the loop waits, validates, saves
-or stops. The other methods are what these two call.
+or stops. These two methods call the others.
 """
 
 import dataclasses
@@ -44,28 +44,28 @@ class DispatchedStep(NamedTuple):
 
 
 class Trainer:
-    """Trains a stage from what it starts from to its last step.
+    """Trains a stage, from its initialization or its last checkpoint, to its last step.
 
     Args:
-        config: of the run.
-        run_dir: folder of the run; the stage's is in it.
+        config: configuration of the run.
+        run_dir: folder of the run, which contains the folder of the stage.
         llama: the model, with the vocabulary of the run's tokenizer.
-        mesh: of all devices; also set by jax.set_mesh.
-        data: of the stage.
+        mesh: mesh of all devices, which must also be set by jax.set_mesh.
+        data: data of the stage.
         prefetch: iterates over the batches of a loader, which a thread prepares; closing the iterator ends the thread.
-        stop: tells when to stop.
+        stop: the stop signals that this process and the other hosts have received.
         watchdog: is reset after every step, validation and save.
-        lock: of the stage's folder, on the host that writes; None on the others.
-        logger: for the user.
+        lock: lock of the stage's folder, on the host that writes; None on the other hosts.
+        logger: logger of messages to the user.
 
     Attributes:
-        state: parameters, optimizer and step; each step consumes the state before it.
-        start_step: steps before the next one of the loop: 0, or those of the checkpoint that it continues from.
+        state: parameters, optimizer and step; each step donates the buffers of the state before it.
+        start_step: number of steps done before the loop starts: 0, or the step of the checkpoint that it starts from.
         dispatched: the step whose metrics are fetched next; None if there is none.
         clock: time.monotonic() when the dispatched step started, as seen by the host.
         loader: the batches; a rollback replaces it.
-        resumed_step: the step that this process resumes from; None if the stage starts.
-        parent: metadata of the checkpoint whose parameters the stage started from.
+        resumed_step: the step that this process resumes from; None if the stage is at its first step.
+        parent: metadata of the checkpoint whose parameters the stage started from; None: random parameters.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Trainer:
         self.context_length = ContextLengthEvaluation(stage, self.parent, config.evaluation.context_factor, data)
         self.parent_curve: dict[str, Any] | None = None
         if start.checkpoint and start.params and self.context_length.has_parent_curve:
-            # with the RoPE frequencies of the PARENT: the new ones are compared with it
-            logger.info("perplexity against context length, before")
+            # with the parent's RoPE frequencies: the curve is the baseline for the new ones
+            logger.info("measuring perplexity against context length before the stage")
             evaluator = Evaluator(start.checkpoint.llama, mesh, masked, data.stream_names)
             self.parent_curve = self.context_length.record("before", 0, stage.parent or "", evaluator, start.params)
         self.state = start.take_state(llama, stage, config.adamw, mesh)
@@ -114,7 +114,7 @@ class Trainer:
                 " its packages have changed), so the run cannot resume; use another --name, or restore the old data"
             )
 
-        # What is measured.
+        # Records, validation and monitoring.
         self.log = StageLog(stage_dir, stage, data.stream_names, self.resumed_step, writes=host == 0)
         self.evaluator = Evaluator(llama, mesh, masked, data.stream_names)
         self.validation_batches = [put_batch(mesh, arrays) for arrays in data.validation_batches()]
@@ -132,7 +132,7 @@ class Trainer:
         )
 
     def run(self) -> int:
-        """Trains until the last step or a stop signal. Returns the number of steps done; their state is saved."""
+        """Trains until the last step or a stop signal. Returns the number of steps done, whose state is saved."""
         if self.resumed_step is None:
             if self.parent_curve:
                 self.log.record_evaluation(self.parent_curve)
@@ -163,14 +163,14 @@ class Trainer:
                 last = step == last_step
                 validates, saves = last or step % validate_every == 0, last or step % save_every == 0
                 if validates or saves or self.stop.requested:
-                    self._log_dispatched()  # this step: waits for the device
+                    self._log_dispatched()  # this step too: waits for the device
                     stopping = self.stop.requested  # read once: a signal after this line must not stop without a save
                     loss = self._timed_validation(step) if validates else None
                     if saves or stopping:
                         self._save(step, batch, loss)
                     if stopping:
                         break
-                    self.clock = time.monotonic()  # validating and saving are not time of the next step
+                    self.clock = time.monotonic()  # validating and saving do not count as time of the next step
         except LossSpike as spike:
             return spike.with_traceback(None)  # its frames hold device arrays, and memory may not have room for more
         finally:
@@ -208,7 +208,7 @@ class Trainer:
         self.spikes.check(step, batch, metrics)
 
     def _validate(self, step: int) -> float:
-        """Records the validation after a step, and returns its loss."""
+        """Runs and records a validation after a step; returns its loss."""
         result = self.evaluator.validation(self.state.params, self.validation_batches)
         self.log.record_evaluation({"kind": "validation", "step": step, **result})
         return result["loss"]
@@ -221,7 +221,7 @@ class Trainer:
 
     def _save(self, step: int, batch: HostBatch, validation_loss: float | None) -> None:
         """Starts to save the state after a step; the files are written in the background."""
-        self.log.sync()  # a step that is in a checkpoint is in metrics.jsonl
+        self.log.sync()  # every step in a checkpoint must be in metrics.jsonl
         tokens = self.log.tokens
         metadata = {
             "step": step,
@@ -242,7 +242,7 @@ class Trainer:
         """Returns to the last checkpoint; the next batch is the one after the spike."""
         step = self.checkpoints.last_saved() or 0
         self.logger.info(f"{spike}; rolling back to step {step}, and skipping the batches up to that spike")
-        del self.state  # device memory may not have room for two
+        del self.state  # device memory may not have room for two states
         self.state = restored_state(
             self.checkpoints, step, self.llama, self.config.stage, self.config.adamw, self.mesh
         ).state
@@ -251,20 +251,20 @@ class Trainer:
         self.log.roll_back(step, spike.step, spike.loss)
 
     def evaluate_context_length(self) -> None:
-        """Records the perplexity against context length after the stage, unless an earlier process has."""
+        """Records the perplexity against context length after the stage, unless an earlier process has recorded it."""
         if len(self.context_length.windows) and not any(line.get("when") == "after" for line in self.log.evaluations):
-            self.logger.info("perplexity against context length, after")
+            self.logger.info("measuring perplexity against context length after the stage")
             stage = self.config.stage
             self.log.record_evaluation(
                 self.context_length.record("after", stage.steps, stage.name, self.evaluator, self.state.params)
             )
 
     def infilling_samples(self) -> list[dict[str, Any]]:
-        """Evaluation.samples holes of validation documents, filled by the model."""
+        """Evaluation.samples infilling samples: holes in validation documents, filled by the model."""
         settings = self.config.evaluation
         if not settings.samples:
             return []
-        self.logger.info(f"{settings.samples} samples")
+        self.logger.info(f"generating {settings.samples} infilling samples")
         characters = min(600, self.config.stage.sequence_length)
         holes = punch_holes(self.data.excerpts(20), settings.samples, characters)
         return infilling_samples(self.evaluator, self.state.params, self.data.tokenizer, holes, settings.sample_tokens)

@@ -21,8 +21,8 @@ class Evaluator:
 
     Args:
         llama: the model.
-        mesh: of its parameters.
-        mask_documents: as in training.
+        mesh: mesh of its parameters.
+        mask_documents: whether documents of a window are masked from each other, as in training.
         streams: names of the streams, in the order of their ids.
     """
 
@@ -49,7 +49,7 @@ class Evaluator:
         self._next = jax.jit(self._next_ids, out_shardings=self._replicated)
 
     def validation(self, params: Params, batches: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
-        """Mean loss in nats over all tokens, and over each stream's: loss, loss/STREAM."""
+        """Mean loss in nats over all tokens (loss), and over the tokens of each stream (loss/STREAM)."""
         totals = np.zeros((2, len(self._streams)))
         for batch in batches:
             totals += np.asarray(self._sums(params, batch), np.float64)
@@ -67,11 +67,13 @@ class Evaluator:
 
         Args:
             params: the parameters.
-            windows: ids [windows, length + 1]; the tokens of a window are consecutive in one document.
-            trained_length: the lengths of the curve are trained_length / 8 times powers of two, up to `length`.
+            windows: token ids [windows, length + 1]; the tokens of a window are consecutive in one document.
+            trained_length: the curve has the lengths trained_length / 8 times powers of two, up to `length`.
 
         Returns:
-            lengths; perplexity: for each length, that of the tokens whose context is longer than the length before it.
+            lengths: context lengths.
+            perplexity: for each length, of the tokens whose context is at most that long, but longer than the length
+            before it.
         """
         length = windows.shape[1] - 1
         lengths = [n for i in range(32) if (n := max(trained_length // 8, 1) << i) <= length]
@@ -86,9 +88,9 @@ class Evaluator:
         return {"lengths": lengths, "perplexity": perplexity}
 
     def greedy(self, params: Params, prompts: Sequence[np.ndarray], tokens: int, stop: int) -> list[list[int]]:
-        """Greedy decoding: up to `tokens` ids after each prompt, up to the first `stop`, which is not included.
+        """Greedy decoding: at most `tokens` ids after each prompt, ending before the first `stop`.
 
-        The model computes the complete sequence again for every token: simple, and fast enough for a few samples.
+        Without a cache: the model recomputes the sequence for every token, which is fast enough for a few samples.
         """
         length = 1 << math.ceil(math.log2(max(len(prompt) for prompt in prompts) + tokens))
         rows = -(-len(prompts) // self._rows) * self._rows
@@ -116,13 +118,13 @@ class Evaluator:
         return jnp.argmax(last_BD.astype(jnp.float32) @ model.head[...], axis=-1)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Sharded global arrays, from arrays that every host has completely."""
+        """Sharded global arrays, from arrays of which every host has a complete copy."""
         sharding = NamedSharding(self._mesh, spec(("batch", "sequence")))
         return {name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for name, x in batch.items()}
 
 
 def _plain_batch(windows: np.ndarray, rows: int) -> dict[str, np.ndarray]:
-    """Windows of one document each as a batch of `rows`, filled up with rows of padding."""
+    """A batch of `rows` rows: windows of one document each, then padding."""
     padded = np.zeros((rows, windows.shape[1]), np.int32)
     padded[: len(windows)] = windows
     positions = np.broadcast_to(np.arange(windows.shape[1] - 1, dtype=np.int32), (rows, windows.shape[1] - 1))

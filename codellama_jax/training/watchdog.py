@@ -15,14 +15,14 @@ UPLOAD_SECONDS = 30.0  # limit for uploading the stacks to a bucket: the network
 
 
 class Watchdog:
-    """Ends a process that makes no progress, such as a host that hangs in a collective after its peer has gone.
+    """Ends a process that makes no progress, such as a host that hangs in a collective after another host was lost.
 
     While the context is open, `reset` must be called at least every `minutes`. Otherwise the watchdog writes the
-    stacks of all threads and exits with 75, so that the job is started again.
+    stacks of all threads and exits with EXIT_INTERRUPTED, so that the job is started again.
 
     Args:
-        minutes: limit without progress; 0: none.
-        stacks: the file for the stacks.
+        minutes: time limit without progress; 0: no limit.
+        stacks: path of the file for the stacks.
     """
 
     def __init__(self, minutes: float, stacks: Path):
@@ -57,13 +57,13 @@ class Watchdog:
             with stacks.open("w", encoding="utf-8") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
             if stacks != self._stacks:
-                location += f", and should be in {self._stacks}"
+                location += f" (and in {self._stacks}, if the upload succeeded)"
                 text = stacks.read_bytes()
                 upload = threading.Thread(target=lambda: self._stacks.write_bytes(text), daemon=True)
                 upload.start()
                 upload.join(UPLOAD_SECONDS)
         except OSError as error:
-            location = f"their stacks could not be written ({error.strerror})"
+            location = f"the stacks of its threads could not be written ({error.strerror})"
         sys.stderr.write(
             f"error: no step for {self._seconds / 60:g} minutes (Monitoring.stall_minutes); {location}; the same"
             " command resumes from the last checkpoint\n"

@@ -1,4 +1,4 @@
-"""How gin files and flags compose, and which settings a configuration saves."""
+"""How gin files and flags compose, how values are explained, and the operative configuration."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from tests.config.recipe import COMBINATIONS, GIVEN, SIZES, configure, files, me
 
 # ---------------------------------------------------------------- order
 @pytest.mark.parametrize("stage, size", [("code", "local"), ("instruct", "70b"), ("python_lcft", "34b")])
-def test_a_size_overrides_a_stage_in_any_order(stage, size):
+def test_a_size_file_overrides_a_stage_file_in_any_order(stage, size):
     required = GIVEN if size != "local" else []
     forwards = load(files(stage, size), required).resolve()
     assert load(files(stage, size)[::-1], required).resolve() == forwards
@@ -38,13 +38,13 @@ def test_later_files_override_earlier_ones_and_flags_override_files(tmp_path):
     assert (stage.stage.steps, stage.stage.seed) == (44, 5)
 
 
-def test_loading_a_configuration_changes_no_other():
+def test_loading_a_configuration_does_not_change_another():
     first = load(["gin/code.gin"], ["Stage.seed=7"], default_size="local")
     before = first.resolve()
     message(load, ["gin/code.gin"], ["Stage.sed=8"], default_size="local")
     second = load(["gin/lcft.gin"], ["LCFT_STEPS=3"], default_size="local")
     assert (second.resolve().stage.name, second.resolve().stage.seed) == ("lcft", 0)
-    assert first.resolve() == before and before.stage.seed == 7, "loading another changes nothing"
+    assert first.resolve() == before and before.stage.seed == 7
     assert load(["gin/code.gin"], [], default_size="local").resolve(Stage).stage.seed == 0
 
 
@@ -60,7 +60,7 @@ def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
     assert gin_files.find("part.gin") == tmp_path / "part.gin"
 
 
-def test_default_size():
+def test_the_default_size_applies_only_if_no_file_sets_the_size():
     assert load(["gin/code.gin"], [], default_size="local").resolve(Stage).stage.size == "local"
     assert load(files("code", "7b"), [], default_size="local").resolve(Stage).stage.size == "7b"
     text = message(load, ["gin/code.gin"], [])
@@ -68,7 +68,7 @@ def test_default_size():
 
 
 # ---------------------------------------------------------------- flags
-def test_split_flags():
+def test_gin_flags_are_separated_from_the_other_arguments():
     flags = split_flags(
         ["--name=x", "--gin_file=a.gin", "--gin.A=1", "--gin_file", "b.gin", "--gin.Stage.seed=a=b", "c"]
     )
@@ -98,7 +98,7 @@ def test_split_flags():
         ("%NL_CORPUS", None),
     ],
 )
-def test_value_of_a_flag(text, value):
+def test_a_flag_value_is_a_gin_literal_or_an_unquoted_string(text, value):
     loaded = load(["gin/code.gin"], [f"CODE_CORPUS={text}"], default_size="local")
     assert loaded.resolve(Corpus).corpus.code == value
 
@@ -114,8 +114,8 @@ def test_value_of_a_flag(text, value):
         ("Filters.ignore=('*/tests/*',)", ["*/tests/*"]),
     ],
 )
-def test_a_list_or_tuple_of_paths_patterns_or_languages_is_a_tuple(binding, value, tmp_path):
-    """Also after it was saved in the operative configuration."""
+def test_lists_and_tuples_become_tuples(binding, value, tmp_path):
+    """Also after a round trip through the operative configuration."""
     config = load(["gin/code.gin"], [binding], default_size="local").resolve()
     setting = binding.partition("=")[0]
     loaded = config.corpus.code if setting == "CODE_CORPUS" else getattr(config.filters, setting.partition(".")[2])
@@ -136,7 +136,7 @@ def test_macros_of_other_stages_are_reported_as_unused():
     assert loaded.unused == ("LCFT_STEPS",)
 
 
-# ---------------------------------------------------------------- what set a value
+# ---------------------------------------------------------------- explain
 def test_explain_follows_macros_to_file_and_line():
     loaded = load(["gin/code.gin"], [], default_size="local")
     value, *lines = loaded.explain("Stage.steps").splitlines()
@@ -158,7 +158,7 @@ def test_explain_shows_flags_overridden_values_defaults_and_missing_values(tmp_p
     loaded = load(files("code", "7b"), [])
     assert loaded.explain("AdamW.beta1").splitlines()[0] == "AdamW.beta1 = 0.9"
     assert "codellama_jax/config/training.py" in loaded.explain("AdamW.beta1")
-    assert loaded.explain("Tokenizer.model").splitlines()[0] == "Tokenizer.model = required and not given"
+    assert loaded.explain("Tokenizer.model").splitlines()[0] == "Tokenizer.model = required, not set"
     assert "did you mean Stage.steps?" in message(loaded.explain, "Stage.step")
     assert "unknown macro CODE_STEP: did you mean CODE_STEPS" in message(loaded.explain, "CODE_STEP")
 
@@ -175,11 +175,11 @@ def test_imports_of_files_and_flags_reach_the_configuration(tmp_path):
     flags = split_flags([f"--gin_file={own}", "--import=other", "--import", "third.tasks", "--gin_file=gin/code.gin"])
     loaded = load(flags.gin_files, flags.bindings, default_size="local", imports=flags.imports)
     config = loaded.resolve()
-    assert config.imports == ("my_package.tasks", "other", "third.tasks"), "none of which exists: nothing is imported"
+    assert config.imports == ("my_package.tasks", "other", "third.tasks"), "none of them exists: nothing is imported"
     (tmp_path / "config.gin").write_text(operative_text(config))
     assert load([str(tmp_path / "config.gin")], []).resolve() == config
     assert "--import=my_package.tasks" in message(split_flags, ["--import"])
-    assert "is no module" in message(split_flags, ["--import=a/b.py"])
+    assert "is not a module name" in message(split_flags, ["--import=a/b.py"])
 
 
 # ---------------------------------------------------------------- configurations of earlier versions
@@ -217,7 +217,7 @@ def test_the_changelog_lists_renamed_settings():
 
 # ---------------------------------------------------------------- the operative configuration
 @pytest.mark.parametrize("stage, size", COMBINATIONS)
-def test_operative_configuration_reproduces_itself(stage, size, tmp_path):
+def test_the_operative_configuration_reproduces_itself(stage, size, tmp_path):
     config = configure(stage, size, "CODE_CORPUS='/it\\'s \"here\"'", "Stage.seed=3")
     text = operative_text(config)
     assert "%" not in text
@@ -227,20 +227,20 @@ def test_operative_configuration_reproduces_itself(stage, size, tmp_path):
     assert operative_text(again) == text
 
 
-def test_differences():
+def test_differences_are_those_of_settings_that_change_the_result():
     before = operative_text(configure("code", "local"))
     other = ["Checkpoints.every=7", "Checkpoints.keep=9", "Evaluation.every=3", "Mesh.fsdp=1", "Llama.remat='full'"]
     assert gin_files.differences(before, operative_text(configure("code", "local", *other))) == []
     assert gin_files.differences(before.replace("0.002", "2e-3"), before) == []
     after = operative_text(configure("code", "local", "CODE_LEARNING_RATE=1e-3", "Checkpoints.initial=/x"))
     assert gin_files.differences(before, after) == [
-        "AdamW.peak_learning_rate: 0.002 there, 0.001 here",
-        "Checkpoints.initial: 'scratch' there, '/x' here",
+        "AdamW.peak_learning_rate: 0.002 before, 0.001 now",
+        "Checkpoints.initial: 'scratch' before, '/x' now",
     ]
     assert gin_files.differences(before.replace("Stage.seed = 0\n", ""), before) == [
-        "Stage.seed: nothing there, 0 here"
+        "Stage.seed: not set before, 0 now"
     ]
-    assert "the configuration there" in message(gin_files.differences, "Stage.seed = ", before)
+    assert "the earlier configuration" in message(gin_files.differences, "Stage.seed = ", before)
 
 
 def test_import_is_fast():

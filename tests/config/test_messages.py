@@ -1,4 +1,4 @@
-"""Every mistake of a user leads to a message of one line that says what to do."""
+"""Every mistake of a user is reported in one line with the remedy."""
 
 import pytest
 
@@ -53,7 +53,7 @@ from tests.config.recipe import message, refused
         ("Llama.remat=all", "'all' is unknown; it must be 'none', 'full' or names joined by '+', of input, q,"),
     ],
 )
-def test_wrong_flags(binding, expected):
+def test_an_invalid_flag_is_reported_with_the_remedy(binding, expected):
     assert expected in refused(binding)
 
 
@@ -75,7 +75,7 @@ def test_wrong_flags(binding, expected):
         ("include 'own.gin'\n", "own.gin includes itself"),
     ],
 )
-def test_wrong_files(tmp_path, text, expected):
+def test_an_invalid_file_is_reported_with_its_line(tmp_path, text, expected):
     (tmp_path / "own.gin").write_text(text)
 
     def run():
@@ -85,12 +85,12 @@ def test_wrong_files(tmp_path, text, expected):
 
 
 @pytest.mark.parametrize("name, near", [("gin/cod.gin", "code"), ("lcft", "lcft"), ("models/7b.gin", "models/7b")])
-def test_no_such_file(name, near):
+def test_a_missing_file_is_reported_with_the_most_similar_name(name, near):
     text = message(load, [name], [], default_size="local")
     assert text.startswith(f"--gin_file={name} does not exist: did you mean gin/{near}.gin?")
     assert "gin/python_lcft.gin" in text
 
 
-def test_unreadable_file(tmp_path):
+def test_an_unreadable_file_is_named(tmp_path):
     (tmp_path / "own.gin").write_bytes(b"\xff\xfe")
     assert "own.gin" in message(load, [str(tmp_path / "own.gin")], [])

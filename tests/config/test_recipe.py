@@ -36,7 +36,7 @@ def test_every_stage_composes_with_every_size(stage, size):
     if config.stage.parent is not None and (stage, size) not in NOT_IN_THE_PAPER:
         parent = configure(config.stage.parent, size)
         assert parent.stage.name == config.stage.parent
-        assert parent.llama.vocab_size <= config.llama.vocab_size, "the vocabulary of a stage is at least its parent's"
+        assert parent.llama.vocab_size <= config.llama.vocab_size, "the vocabulary may only grow"
         assert parent.llama.rope_theta <= config.llama.rope_theta
         assert parent.adamw.final_ratio == 1 / 30
 
@@ -66,7 +66,7 @@ PAPER = {
 
 
 @pytest.mark.parametrize("stage, size", PAPER)
-def test_published_numbers(stage, size):
+def test_hyperparameters_are_those_of_the_paper(stage, size):
     config = configure(stage, size)
     assert PAPER[stage, size] == (
         config.stage.steps,
@@ -94,12 +94,12 @@ def test_published_numbers(stage, size):
         ("70b", 68_976_648_192, 68_976_910_336),
     ],
 )
-def test_parameters(size, at_32000, at_32016):
+def test_numbers_of_parameters_are_those_of_llama_2(size, at_32000, at_32016):
     assert configure("code", size, "Llama.vocab_size=32000").llama.parameters == at_32000
     assert configure("code", size, "Llama.vocab_size=32016").llama.parameters == at_32016
 
 
-def test_mixture_shares():
+def test_mixture_shares_are_those_of_the_paper():
     code = {"code": 0.85, "nl_code": 0.08, "nl": 0.07}
     python = {"python": 0.75, "code": 0.10, "nl_code": 0.10, "nl": 0.05}
     instruct = {"instruct": 0.92, "code": 0.06, "nl": 0.02}
@@ -114,7 +114,7 @@ def test_long_context_stages_do_not_cut_documents():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "gin").rglob("*.gin")), ids=lambda path: path.stem)
-def test_a_gin_file_is_short_and_has_a_header(path):
+def test_gin_files_are_short_and_have_a_header(path):
     text = path.read_text()
     assert text.count("\n") <= 60
     assert max(map(len, text.splitlines())) <= 120
@@ -124,7 +124,7 @@ def test_a_gin_file_is_short_and_has_a_header(path):
             assert part in header
 
 
-def test_shipped_stages():
+def test_the_shipped_stages_are_those_of_the_recipe():
     assert gin_files.shipped_stages() == {stage: ROOT / "gin" / f"{stage}.gin" for stage in sorted(STAGES)}
 
 
@@ -133,7 +133,7 @@ STATED = {"7b": 64, "13b": 64, "34b": 64, "70b": 256}
 
 
 @pytest.mark.parametrize("stage, size", [(stage, size) for stage, size in COMBINATIONS if size in STATED])
-def test_batches_fit_the_chips_that_a_size_file_states(stage, size):
+def test_batches_divide_among_the_chips_that_a_size_file_states(stage, size):
     """Readers divide among the hosts, and the windows of a micro-batch among the devices of the mesh."""
     config, chips = configure(stage, size), STATED[size]
     assert f"which is {chips} chips" in (ROOT / f"gin/models/{size}.gin").read_text()
@@ -168,7 +168,7 @@ def test_only_the_values_of_requested_parts_are_required():
     ]
 
 
-def test_required_inside_a_dict_and_without_a_file(tmp_path):
+def test_missing_values_inside_dicts_and_missing_files_are_reported(tmp_path):
     own = tmp_path / "own.gin"
     own.write_text("SHARE = %gin.REQUIRED\nMixture.shares = {'code': %SHARE, 'nl': 0.5}\n")
     loaded = load(["gin/code.gin", str(own)], [], default_size="local")

@@ -190,13 +190,13 @@ def test_conversion_imports_no_data_libraries():
     ["--vocab_size=many"],
     ["--format=hf"],
 ])  # fmt: skip
-def test_wrong_usage(tmp_path, theirs, run, argv):
+def test_wrong_usage_exits_with_2_and_writes_nothing(tmp_path, theirs, run, argv):
     run("import", "--from", theirs, "--to", tmp_path / "ours", *argv, code=2)
     assert not (tmp_path / "ours").exists()
 
 
-def test_other_folders_are_refused(tmp_path, run):
-    assert "there is no such folder" in run("import", "--from", tmp_path / "a", "--to", tmp_path / "b", code=1)
+def test_folders_without_a_checkpoint_are_refused(tmp_path, run):
+    assert "there is no such file or folder" in run("import", "--from", tmp_path / "a", "--to", tmp_path / "b", code=1)
     assert "is not a checkpoint of a known format" in run("import", "--from", tmp_path, "--to", tmp_path / "b", code=1)
     with pytest.raises(UserError, match="is not a checkpoint"):
         formats.open_checkpoint(tmp_path)

@@ -124,7 +124,7 @@ def test_imports_a_checkpoint_of_transformers(tmp_path, run):
     ({"num_hidden_layers": 4}, "has no model.layers.3.input_layernorm.weight"),
     ({"num_hidden_layers": 2}, "has an unknown tensor, model.layers.2."),
 ])  # fmt: skip
-def test_other_models_are_refused(tmp_path, run, change, words):
+def test_unsupported_models_are_refused(tmp_path, run, change, words):
     theirs = written(tmp_path / "theirs", Random(SIZES["7b"]))
     config = json.loads((theirs / "config.json").read_text()) | change
     (theirs / "config.json").write_text(json.dumps(config))

@@ -52,7 +52,7 @@ def test_greedy_text_equals_the_reference(stories, imported):
     assert tokens.tolist() == ids
 
 
-def test_all_formats_hold_the_same_model(stories, imported, tmp_path, run):
+def test_the_model_is_the_same_in_all_formats(stories, imported, tmp_path, run):
     for format in ("hf", "meta"):
         run("export", "--from", tmp_path / "ours", "--to", tmp_path / format, f"--format={format}")
         output = run("verify", "--a", stories / "stories260K.bin", "--b", tmp_path / format, "--logits", "--json")
@@ -60,7 +60,7 @@ def test_all_formats_hold_the_same_model(stories, imported, tmp_path, run):
         assert result["equal"] and result["max_tensor_difference"] == result["max_logit_difference"] == 0
 
 
-def test_an_untied_head_is_at_the_end_of_the_file(stories, tmp_path, run):
+def test_an_untied_head_is_read_from_the_end_of_the_file(stories, tmp_path, run):
     raw = bytearray((stories / "stories260K.bin").read_bytes())
     raw[20:24] = (-512).to_bytes(4, "little", signed=True)
     head = np.arange(512 * 64, dtype="<f4").reshape(512, 64)
@@ -70,12 +70,12 @@ def test_an_untied_head_is_at_the_end_of_the_file(stories, tmp_path, run):
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda raw: raw[:-4], "its header says 1,056,540: fetch it again"),
+    (lambda raw: raw[:-4], "but its header says 1,056,540: fetch it again"),
     (lambda raw: raw[:20], "is not a checkpoint of llama2.c"),
     (lambda raw: bytes(28) + raw[28:], "is not a checkpoint of llama2.c"),
     (lambda raw: (0x616B3432).to_bytes(4, "little") + raw[4:], "export it with --version 0"),
 ])  # fmt: skip
-def test_other_files_are_refused(stories, tmp_path, run, change, words):
+def test_files_of_other_formats_and_truncated_files_are_refused(stories, tmp_path, run, change, words):
     path = tmp_path / "model.bin"
     path.write_bytes(change((stories / "stories260K.bin").read_bytes()))
     assert words in run("import", "--from", path, "--to", tmp_path / "ours", code=1)

@@ -85,14 +85,14 @@ def test_peak_memory_is_bounded_by_the_largest_tensor(theirs):
     ):
         growth = peak_growth(*argv)
         assert growth <= 1.3 * largest + CONSTANT, (argv[0], growth / 1e6)
-    # and the result is complete
+    # the results are complete
     for name in ("ours", "hf", "meta"):
         result = verify.tensors(source, formats.open_checkpoint(folder / name).source)
         assert not result["unlike"] and result["max_tensor_difference"] == 0
 
 
-def test_arrays_are_written_in_small_chunks_of_one_layer(theirs, tmp_path):
-    """A device reads complete chunks: they have one layer, and a sixteenth of the model width."""
+def test_arrays_are_written_in_chunks_of_one_layer_and_part_of_the_width(theirs, tmp_path):
+    """A device reads complete chunks: each has one layer, and a sixteenth of the model width."""
     from codellama_jax.conversion.orbax_stream import StreamedArray
 
     llama = Llama(dim=8192, layers=80, heads=64, kv_heads=8, ffn_dim=28_672, vocab_size=32_016)

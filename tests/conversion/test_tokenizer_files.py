@@ -30,7 +30,7 @@ def test_infilling_pieces_do_not_change_how_texts_are_tokenized(request, texts, 
 
 
 @pytest.mark.parametrize("fixture", ["small_tokenizer", "llama_tokenizer"])
-def test_hugging_faces_tokenizers_library_tokenizes_alike(request, texts, fixture):
+def test_hugging_faces_tokenizers_library_gives_the_same_ids(request, texts, fixture):
     library = pytest.importorskip("tokenizers")
     tokenizer = request.getfixturevalue(fixture)
     theirs = library.Tokenizer.from_str(json.dumps(tokenizer_files.tokenizer_json(tokenizer)))
@@ -43,7 +43,7 @@ def test_hugging_faces_tokenizers_library_tokenizes_alike(request, texts, fixtur
         assert theirs.decode(ids) == tokenizer.decode(ids)
 
 
-def test_transformers_loads_the_files(tmp_path, llama_tokenizer, texts):
+def test_transformers_gives_the_same_ids(tmp_path, llama_tokenizer, texts):
     transformers = pytest.importorskip("transformers")
     tokenizer_files.write(llama_tokenizer, tmp_path, "hf", 16384)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -60,11 +60,11 @@ def test_transformers_loads_the_files(tmp_path, llama_tokenizer, texts):
     )
 
 
-def test_infilling_depends_on_the_number_of_rows(tmp_path, small_tokenizer):
+def test_infilling_pieces_are_added_if_the_model_has_rows_for_them(tmp_path, small_tokenizer):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(small_tokenizer.model)
     assert tokenizer_files.model_for(None, 512) is None
     assert not tokenizer_files.model_for(path, 512).infilling
     assert tokenizer_files.model_for(path, 528).infilling
-    with pytest.raises(UserError, match="has 512 pieces, the model 511 rows"):
+    with pytest.raises(UserError, match="has 512 pieces, but the model has 511 rows"):
         tokenizer_files.model_for(path, 511)

@@ -1,4 +1,4 @@
-"""Shares of wall time."""
+"""The shares of wall time that steps and overhead take."""
 
 import pytest
 

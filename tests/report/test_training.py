@@ -106,7 +106,7 @@ def finish(folder: pathlib.Path, context: bool = True, steps: int = 40) -> pathl
     return folder
 
 
-def test_finished_stage_shows_everything(tmp_path: pathlib.Path) -> None:
+def test_a_finished_stage_shows_all_sections(tmp_path: pathlib.Path) -> None:
     folder = finish(make_stage(tmp_path, "lcft", "code"))
     path = write_stage_report(folder)
     assert path == folder / "report.html"
@@ -123,13 +123,13 @@ def test_finished_stage_shows_everything(tmp_path: pathlib.Path) -> None:
     assert {"code", "nl_code", "nl", "all", "validation"} <= set(page.texts("li"))
     assert "code trained on 256" in page.texts("text")
     assert "At positions 257 to 1,024 the perplexity is 310.2 before lcft and 88.1 after lcft." in everything
-    # Planned, then seen, of each stream; then what was under infilling.
+    # Planned and seen shares of each stream; then the share under infilling.
     assert page.texts("td")[2:] == ["85.0%", "80.0%", "8.0%", "15.0%", "7.0%", "5.0%", "–", "62.0%"]
     assert "wrote this" in page.texts("mark") and "x" in page.texts("ins")
     assert "AdamW.peak_learning_rate = 0.001  # <b>\n" in page.texts("pre")
 
 
-def test_pages_load_nothing_and_run_nothing(tmp_path: pathlib.Path) -> None:
+def test_pages_load_no_resources_and_run_no_scripts(tmp_path: pathlib.Path) -> None:
     pages = [Page(write_stage_report(finish(make_stage(tmp_path, "code")))), Page(write_run_report(tmp_path))]
     for page in pages:
         assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "base", "image", "use"}
@@ -145,7 +145,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: pathlib.Path) -> None:
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", page.source)
 
 
-def test_stage_without_steps(tmp_path: pathlib.Path) -> None:
+def test_a_stage_without_steps_has_a_page(tmp_path: pathlib.Path) -> None:
     folder = make_stage(tmp_path, "code")
     for name in ("metrics.jsonl", "samples.json", "done.json"):  # empty files are treated like missing ones
         (folder / name).touch()
@@ -156,11 +156,11 @@ def test_stage_without_steps(tmp_path: pathlib.Path) -> None:
         assert not {"mark", "details"} & {tag for tag, _ in page.tags}
 
 
-def test_no_stages_yet(tmp_path: pathlib.Path) -> None:
+def test_a_run_without_stages_has_a_page(tmp_path: pathlib.Path) -> None:
     assert "0 of 0 stages finished" in Page(write_run_report(tmp_path)).texts()
 
 
-def test_running_stage_with_nan_and_a_truncated_line(tmp_path: pathlib.Path) -> None:
+def test_nan_and_a_truncated_line_are_omitted(tmp_path: pathlib.Path) -> None:
     folder = make_stage(tmp_path, "code")
     records = [metrics(1), metrics(2, loss=math.nan, grad_norm=math.inf), metrics(3, **{"loss/nl": math.nan})]
     write_lines(folder / "metrics.jsonl", records)
@@ -210,8 +210,8 @@ def test_log_axes_have_readable_ticks(tmp_path: pathlib.Path, low: float, high: 
     assert len(re.findall(r'text-anchor="middle"', svg)) == len(lengths)
     assert ">64K<" in svg and ">512<" in svg
     assert 3 <= len(re.findall(r'<text x="40.0"', svg)) <= 10
-    places = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
-    assert all(23 <= y <= 266 for y in places)
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
+    assert all(23 <= y <= 266 for y in heights)
 
 
 def test_run_page_has_parents_first_and_links_existing_reports(tmp_path: pathlib.Path) -> None:
@@ -245,7 +245,7 @@ def test_stages_that_are_each_others_parents_are_shown_once(tmp_path: pathlib.Pa
     assert Page(write_run_report(tmp_path)).texts("h2") == ["a", "b", "c"]
 
 
-def test_report_is_replaced_atomically(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_replaced_atomically(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = finish(make_stage(tmp_path, "code"))
     before = write_stage_report(folder).read_bytes()
 

@@ -1,4 +1,4 @@
-"""Files that grow: a local one by appending, one in a bucket by rewriting it now and then."""
+"""Appending to a local file, and to one in a bucket, which is rewritten at intervals."""
 
 import time
 

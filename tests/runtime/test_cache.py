@@ -17,7 +17,7 @@ def test_the_folder_follows_the_xdg_specification(monkeypatch, tmp_path):
         assert cache.directory("plans") == tmp_path / "home/.cache/codellama_jax/plans"
 
 
-def test_there_may_be_no_home_directory(monkeypatch):
+def test_without_a_home_directory_there_is_no_cache(monkeypatch):
     def no_home():
         raise RuntimeError("no home directory")
 
@@ -26,7 +26,7 @@ def test_there_may_be_no_home_directory(monkeypatch):
     assert cache.directory("plans") is None
 
 
-def test_stores_complete_files(tmp_path):
+def test_a_stored_file_is_complete_and_replaces_the_old_one(tmp_path):
     path = tmp_path / "codellama_jax" / "plans" / "one"
     assert cache.store(path, b"first") and cache.store(path, b"second")
     assert path.read_bytes() == b"second" and [entry.name for entry in path.parent.iterdir()] == ["one"]

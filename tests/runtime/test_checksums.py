@@ -48,7 +48,7 @@ def test_damaged_files_are_named(folder, name, content, words):
         checksums.verify(folder)
 
 
-def test_changed_checksums_are_detected(folder):
+def test_a_changed_checksum_is_detected(folder):
     found = json.loads((folder / checksums.NAME).read_text())
     found["files"]["d/b"] = [1, "0" * 64]
     (folder / checksums.NAME).write_text(json.dumps(found))
@@ -56,7 +56,7 @@ def test_changed_checksums_are_detected(folder):
         checksums.verify(folder)
 
 
-def test_parts_verify_every_file_together(folder):
+def test_the_parts_together_verify_every_file(folder):
     (folder / "d" / "b").write_bytes(b"c")
     found = 0
     for part in range(3):

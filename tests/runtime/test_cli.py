@@ -1,4 +1,4 @@
-"""The frame of commands: exit codes, and errors as one line."""
+"""What all commands share: exit codes and one-line errors."""
 
 import argparse
 import signal
@@ -64,7 +64,7 @@ def test_a_command_can_explain_further_errors(capsys):
     assert capsys.readouterr().err == "error: out of memory\n"
 
 
-def test_first_line_of_an_error():
+def test_the_first_non_blank_line_of_an_error_is_shown():
     assert first_line(ValueError("\n \nfirst\nsecond")) == "first"
     assert first_line(ValueError("x" * 300), 10) == "x" * 10
     assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"

@@ -29,7 +29,7 @@ def test_one_process_needs_no_connection(monkeypatch):
     distributed.check_hosts_agree(code="1", configuration="2")
 
 
-def test_the_loss_of_a_process_is_reported_with_the_code_for_a_restart():
+def test_peer_loss_is_reported_with_the_exit_code_for_a_restart():
     with pytest.raises(UserError) as error, distributed.peer_loss_as_user_error():
         raise RuntimeError("Gloo all-reduce failed: Connection reset by peer")
     assert (str(error.value), error.value.exit_code) == (distributed.PEER_LOST, EXIT_INTERRUPTED)
@@ -53,8 +53,8 @@ def test_other_errors_are_not_converted(error):
         ("lambda: 2", EXIT_USAGE),
     ],
 )
-def test_a_failed_process_of_several_does_not_wait_at_its_exit(main, code):
-    """The process has an exit handler that fails, in place of JAX's, which waits for the other processes."""
+def test_a_failed_process_exits_without_waiting_for_the_others(main, code):
+    """An exit handler with exit code 99 represents that of JAX, which waits for the other processes."""
     program = (
         "import atexit, os\nfrom codellama_jax.runtime import distributed\n"
         "distributed._report_peer_loss_on_abort()\natexit.register(os._exit, 99)\n"
@@ -65,7 +65,7 @@ def test_a_failed_process_of_several_does_not_wait_at_its_exit(main, code):
     assert ("ZeroDivisionError" in process.stderr) is ("1 / 0" in main)
 
 
-def test_an_abort_by_jax_is_reported_as_the_loss_of_a_process():
+def test_an_abort_by_jax_is_reported_as_peer_loss():
     program = (
         "import os\nfrom codellama_jax.runtime import distributed\ndistributed._report_peer_loss_on_abort()\nos.abort()"
     )

@@ -141,7 +141,7 @@ def test_a_file_appears_complete_or_not_at_all(root):
     assert filesystem.list_folder(root) == ["a.txt", "b", "new.txt"]
 
 
-def test_an_error_names_the_file(tmp_path):
+def test_a_write_error_names_the_file(tmp_path):
     for error in (OSError(28, "No space left on device"), FileNotFoundError(2, "missing", "another")):
         with pytest.raises(OSError) as raised, filesystem.open_output(tmp_path / "file"):
             raise error
@@ -173,7 +173,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
         pass
 
 
-def test_stages_files_for_writers_of_local_files(root):
+def test_files_staged_locally_are_copied_to_the_folder(root):
     with filesystem.staged_locally(root / "staged") as folder:
         (folder / "sub").mkdir(parents=True)
         (folder / "sub" / "file").write_bytes(b"x")

@@ -27,7 +27,7 @@ def test_sizes_and_checksums_of_all_objects_below_a_folder(store, folder, bucket
     assert gcs.object_checksums(folder) == expected
 
 
-def test_an_object_is_written_only_in_place_of_the_expected_generation(store, folder):
+def test_an_object_is_written_only_if_it_has_the_expected_generation(store, folder):
     versioned = gcs.VersionedObject(folder / "object")
     assert versioned.read() is None
     first = versioned.write("first", 0)
@@ -42,7 +42,7 @@ def test_an_object_is_written_only_in_place_of_the_expected_generation(store, fo
 
 def test_errors_of_a_bucket_name_the_fix(store, monkeypatch, folder):
     gcs.check_bucket(folder)
-    with pytest.raises(UserError, match="there is no bucket nothing: gcloud storage buckets create gs://nothing"):
+    with pytest.raises(UserError, match="there is no bucket nothing: run gcloud storage buckets create gs://nothing"):
         gcs.check_bucket(filesystem.to_path("gs://nothing/runs"))
     store.refuse((".*", "object", 403))
     with (

@@ -1,4 +1,4 @@
-"""Locks: one process at a time has the folder of a stage, local or in a bucket."""
+"""Locks: only one process at a time works in the folder of a stage, local or in a bucket."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ THIS_PROCESS = f"{os.getpid()} on {socket.gethostname()}"
 
 
 def ended_process():
-    """The number of a process that has ended."""
+    """The ID of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -74,7 +74,7 @@ def test_a_holder_on_another_host_is_assumed_to_be_alive(tmp_path):
 
 @pytest.fixture
 def folder(store, bucket_folder, monkeypatch):
-    """A folder in a bucket, whose locks are refreshed, and given up, in less than a second."""
+    """A folder in a bucket whose locks are refreshed, and expire, in less than a second."""
     monkeypatch.setattr(lock, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(lock, "DEAD_SECONDS", 0.6)
     return filesystem.to_path(f"gs://bucket/{bucket_folder}")
@@ -100,16 +100,16 @@ def test_the_lock_of_a_dead_process_is_taken_over(store, folder, bucket_folder, 
     held.release()
 
 
-def test_a_process_of_this_host_that_has_ended_is_not_waited_for(store, folder, bucket_folder, caplog):
+def test_the_lock_of_an_ended_process_of_this_host_is_taken_over_at_once(store, folder, bucket_folder, caplog):
     caplog.set_level(logging.INFO)
     store.put(f"{bucket_folder}/.lock", f"{ended_process()} on {socket.gethostname()}\n".encode())
     lock.acquire(folder).release()
     assert not caplog.text
 
 
-def test_a_lost_answer_of_the_store_does_not_lose_the_lock(store, folder, bucket_folder):
+def test_a_lost_response_of_the_store_does_not_lose_the_lock(store, folder, bucket_folder):
     held = lock.acquire(folder)
-    # a new generation, of which the holder was not informed
+    # a new generation that the holder does not know
     store.put(f"{bucket_folder}/.lock", store.read(f"{bucket_folder}/.lock"))
     time.sleep(5 * lock.REFRESH_SECONDS)
     held.check()
@@ -117,7 +117,7 @@ def test_a_lost_answer_of_the_store_does_not_lose_the_lock(store, folder, bucket
     assert store.names(f"{bucket_folder}/") == []
 
 
-def test_a_process_learns_that_its_lock_was_taken_over(store, folder, bucket_folder):
+def test_a_holder_detects_that_its_lock_was_taken_over(store, folder, bucket_folder):
     held = lock.acquire(folder)
     store.put(f"{bucket_folder}/.lock", b"2 on another-host\n")
 
@@ -127,7 +127,7 @@ def test_a_process_learns_that_its_lock_was_taken_over(store, folder, bucket_fol
         except UserError as error:
             return str(error)
 
-    assert wait_until(lambda: error() is not None) and "was taken by another process" in error()
+    assert wait_until(lambda: error() is not None) and "was locked by another process" in error()
     held.release()
     assert store.text(f"{bucket_folder}/.lock").startswith("2 on another-host")
 

@@ -29,11 +29,11 @@ def test_a_stage_has_finished_if_its_last_checkpoint_exists(tmp_path):
     assert run_dir.final_step(tmp_path) == 6
 
 
-def test_a_stage_with_checkpoints_keeps_its_configuration(tmp_path):
+def test_a_stage_with_checkpoints_refuses_another_configuration(tmp_path):
     run_dir.check_same_configuration(tmp_path, "Stage.steps = 5\n")
     (tmp_path / "config.gin").write_text("Stage.steps = 6\n")
     run_dir.check_same_configuration(tmp_path, "Stage.steps = 5\n")  # no checkpoint yet
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     run_dir.check_same_configuration(tmp_path, "Stage.steps = 6\n")
-    with pytest.raises(UserError, match=r"made by another configuration \(.*Stage.steps: 6 there, 5 here"):
+    with pytest.raises(UserError, match=r"made with another configuration \(.*Stage.steps: 6 before, 5 now"):
         run_dir.check_same_configuration(tmp_path, "Stage.steps = 5\n")

@@ -67,7 +67,7 @@ def test_sleep_lasts_as_long_as_requested():
         assert time.monotonic() - started >= 0.1
 
 
-def test_a_signal_interrupts_sleep():
+def test_a_signal_interrupts_sleep_and_every_later_one():
     with StopSignals() as stop:
         timer = terminate_after(0.1)
         started = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_signal_interrupts_sleep():
             stop.sleep(60)
         assert time.monotonic() - started < 30
         timer.join()
-        with pytest.raises(Stopped):  # every later wait too
+        with pytest.raises(Stopped):
             stop.sleep(0)
 
 

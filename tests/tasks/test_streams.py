@@ -298,4 +298,4 @@ def test_runs_of_earlier_versions_can_resume():
     earlier = text.replace("Mixture.seqio = None\n", "")
     assert earlier != text and gin_files.differences(earlier, text) == []
     other = text.replace("Mixture.seqio = None", "Mixture.seqio = 'my_mixture'")
-    assert gin_files.differences(earlier, other) == ["Mixture.seqio: None there, 'my_mixture' here"]
+    assert gin_files.differences(earlier, other) == ["Mixture.seqio: None before, 'my_mixture' now"]

@@ -32,7 +32,7 @@ METADATA = {"step": 3, "llama": dataclasses.asdict(TINY), "sequence_length": 8, 
 
 @functools.cache
 def state_on_one_device():
-    """A training state; the numbers of an array differ from each other."""
+    """A training state; all values of an array differ."""
 
     def make():
         params = init_params(TINY, 0)
@@ -44,7 +44,7 @@ def state_on_one_device():
 
 
 def state_on(mesh, factor=1.0):
-    """That state sharded over a mesh, its parameters multiplied by a factor."""
+    """The same state sharded over a mesh, with its parameters multiplied by a factor."""
     state = state_on_one_device()
     state = state._replace(params=jax.tree.map(lambda x: factor * np.asarray(x), state.params))
     return jax.device_put(state, state_shardings(TINY, OPTIMIZER, mesh))
@@ -68,19 +68,19 @@ def mesh():
     return sharding.make_mesh(Mesh(fsdp=8))
 
 
-def test_restored_bit_for_bit_on_any_mesh(tmp_path, mesh):
+def test_a_checkpoint_is_restored_bit_for_bit_on_any_mesh(tmp_path, mesh):
     state = state_on(mesh)
     saves = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
     assert saves.latest() is None
     saves.save(3, state, STREAM, METADATA)
     saves.close()
     for other in (Mesh(fsdp=8), Mesh(fsdp=4, tensor=2), Mesh(data=8, fsdp=1)):
-        onto = sharding.make_mesh(other)
+        other_mesh = sharding.make_mesh(other)
         opened = checkpoints.StageCheckpoints(tmp_path, Checkpoints())
-        restored = opened.restore(opened.latest(), abstract_on(onto))
+        restored = opened.restore(opened.latest(), abstract_on(other_mesh))
         opened.close()
         equal(restored.state, state)
-        assert restored.state.params["blocks"]["wq"].sharding.mesh.shape == onto.shape
+        assert restored.state.params["blocks"]["wq"].sharding.mesh.shape == other_mesh.shape
         assert (restored.stream, restored.metadata) == (STREAM, METADATA)
 
 
@@ -115,9 +115,9 @@ def test_incomplete_checkpoints_are_ignored_and_old_ones_removed(tmp_path, mesh)
 def test_the_best_and_every_nth_checkpoint_are_kept(tmp_path, mesh):
     settings = Checkpoints(every=1, keep=2, keep_every=4)
     losses = {1: 3.0, 2: 1.5, 3: None, 4: 2.0, 5: float("nan"), 6: 1.75, 7: None, 8: 2.0, 9: 1.8, 10: 1.9}
-    for opening in (range(1, 6), range(6, 11)):  # the best one before reopening is still known
+    for steps in (range(1, 6), range(6, 11)):  # the best checkpoint is still known after reopening
         saves = checkpoints.StageCheckpoints(tmp_path, settings)
-        for step in opening:
+        for step in steps:
             saves.save(step, state_on(mesh), STREAM, METADATA, losses[step])
         saves.close()
     assert saves.steps() == [2, 4, 8, 9, 10]
@@ -132,7 +132,7 @@ def two_saves(folder, mesh):
 
 
 def restore_newest(folder, mesh):
-    """Errors are left to the caller."""
+    """Restores the newest checkpoint, and closes the folder also after an error."""
     opened = checkpoints.StageCheckpoints(folder, Checkpoints())
     try:
         return opened.restore(opened.latest(), abstract_on(mesh))
@@ -141,7 +141,7 @@ def restore_newest(folder, mesh):
 
 
 def test_damage_is_reported_with_the_file_and_the_intact_step_before(tmp_path, mesh):
-    """In every file: a flipped bit, a missing last byte; and every file missing."""
+    """Each file in turn has a flipped bit, lacks its last byte, or is missing."""
     folder = two_saves(tmp_path, mesh) / "3"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     assert len(files) > 10
@@ -162,7 +162,7 @@ def test_damage_is_reported_with_the_file_and_the_intact_step_before(tmp_path, m
     equal(restore_newest(tmp_path, mesh).state, state_on(mesh))
 
 
-def test_damage_of_every_checkpoint(tmp_path, mesh):
+def test_damage_of_every_checkpoint_is_reported_with_the_way_to_start_over(tmp_path, mesh):
     directory = two_saves(tmp_path, mesh)
     for step in ("2", "3"):
         (directory / step / "metadata" / "metadata").write_text("{}")
@@ -267,7 +267,7 @@ def test_an_interrupted_removal_leaves_no_incomplete_checkpoint(tmp_path, mesh):
     assert [path.name for path in opened.directory.iterdir()] == ["4"]
 
 
-def test_new_vocabulary_rows_are_the_mean(mesh):
+def test_new_vocabulary_rows_are_the_mean_of_the_existing_ones(mesh):
     params = state_on(mesh).params
     grown = grow_vocabulary(params, 48)
     assert grown["embedding"].shape == (48, 16) and grown["head"].shape == (16, 48)
@@ -276,11 +276,11 @@ def test_new_vocabulary_rows_are_the_mean(mesh):
     np.testing.assert_array_equal(grown["head"][:, :32], params["head"])
     np.testing.assert_allclose(grown["head"][:, 47], params["head"].mean(1), rtol=1e-6)
     assert grow_vocabulary(params, 32) is params
-    with pytest.raises(UserError, match="rows cannot be dropped"):
+    with pytest.raises(UserError, match="rows cannot be removed"):
         grow_vocabulary(params, 31)
 
 
-def test_a_stage_is_finished_with_done_json_and_its_checkpoint(tmp_path):
+def test_a_stage_is_finished_if_done_json_and_its_checkpoint_exist(tmp_path):
     assert final_step(tmp_path) is None
     (tmp_path / "done.json").write_text('{"step": 7}')
     assert final_step(tmp_path) is None

@@ -1,4 +1,4 @@
-"""A checkpoint is read by other numbers of processes and devices than wrote it: the same bits on any of them."""
+"""A checkpoint is restored bit for bit by other numbers of processes and devices than those that saved it."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ OPTIMIZER = make_optimizer(AdamW(peak_learning_rate=1e-3), 10)
 
 
 def values():
-    """A training state on the host; all its numbers differ, also between arrays."""
+    """A training state on the host; all its values differ, also between arrays."""
     params = abstract_params(TINY)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     shapes, tree = jax.tree.flatten(TrainState(params, jax.eval_shape(OPTIMIZER.init, params), step))
@@ -37,7 +37,7 @@ def values():
 
 
 def save_or_compare(folder, mesh):
-    """Saves the values if there is no checkpoint; otherwise reads and compares them."""
+    """Saves `values` if there is no checkpoint; otherwise restores it, and compares it with `values`."""
     mesh = sharding.make_mesh(mesh)
     expected = values()
     shardings = state_shardings(TINY, OPTIMIZER, mesh)
@@ -64,11 +64,11 @@ def save_or_compare(folder, mesh):
 
 
 def run(folder, processes, devices, mesh):
-    """save_or_compare in each of `processes` processes with `devices` devices each."""
+    """Runs save_or_compare in `processes` processes with `devices` devices each."""
     program_outputs(Path(__file__), str(folder), *map(str, mesh), processes=processes, devices=devices)
 
 
-def test_other_processes_other_devices_and_another_mesh(tmp_path):
+def test_restores_on_other_numbers_of_processes_and_devices(tmp_path):
     """Written by four processes of two devices; read by two of four, one of four and one of one."""
     run(tmp_path, 4, 2, (1, 8, 1, 1))
     assert (tmp_path / "checkpoints" / "3" / "checksums.json").exists()

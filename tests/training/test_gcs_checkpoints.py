@@ -1,6 +1,6 @@
 """Checkpoints in a bucket: complete checkpoints only, damage is detected, and they can be copied to and from a bucket.
 
-The bucket is a local server (tests/object_store.py), which the same libraries access that access the real one.
+The bucket is a local server (tests/object_store.py), accessed through the same libraries as a real bucket.
 """
 
 import shutil
@@ -28,7 +28,7 @@ def mesh():
 
 
 def save(stage, *steps, mesh, **settings):
-    """Saves a checkpoint for each step, with a state of its own."""
+    """Saves a checkpoint for each step, each with a different state."""
     saves = checkpoints.StageCheckpoints(stage, Checkpoints(**settings))
     for step in steps:
         saves.save(step, state_on(mesh, step), STREAM, METADATA)
@@ -42,7 +42,7 @@ def restore(stage, step, mesh):
     return checkpoint
 
 
-def test_restored_checkpoint_equals_the_saved_one(store, stage, mesh):
+def test_a_restored_checkpoint_equals_the_saved_one(store, stage, mesh):
     save(stage, 3, 6, mesh=mesh)
     assert saved_steps(stage) == [3, 6]
     checkpoint = restore(stage, 6, mesh)
@@ -74,7 +74,7 @@ def test_a_save_that_lacks_only_checksums_is_completed(store, stage, mesh):
     assert saved_steps(stage) == [6]
 
 
-def test_an_unfinished_removal_leaves_no_complete_checkpoint(store, stage, mesh, bucket_folder):
+def test_a_checkpoint_whose_removal_was_interrupted_is_not_listed(store, stage, mesh, bucket_folder):
     save(stage, 3, mesh=mesh)
     store.refuse(("DELETE", "/checkpoints/3/", 403), after=12)
     with pytest.raises(UserError):

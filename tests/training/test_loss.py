@@ -44,7 +44,7 @@ def unchunked(x, head, targets, weights):
 
 @pytest.mark.parametrize("chunk", [1, 5, 8, 16, 100])
 @pytest.mark.parametrize("where", MESHES)
-def test_loss_and_gradients_equal_the_unchunked_ones(arrays, chunk, where):
+def test_chunked_loss_and_gradients_equal_the_unchunked_ones(arrays, chunk, where):
     mesh = sharding.make_mesh(MESHES[where]) if MESHES[where] else None
     x, head, targets, weights = arrays
 
@@ -58,17 +58,17 @@ def test_loss_and_gradients_equal_the_unchunked_ones(arrays, chunk, where):
         np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
     for value in (summed, with_gradient):
         np.testing.assert_allclose(value, np.sum(expected * np.asarray(weights)), rtol=1e-6)
-    for actual, wanted in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+    for actual, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(actual, expected_gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_of_a_function_of_the_loss(arrays):
+def test_the_gradient_is_scaled_by_the_cotangent_of_the_loss(arrays):
     x, head, targets, weights = arrays
     half = jax.grad(lambda x: weighted_loss(x, head, targets, weights, 8)[0] / 2)(x)
     np.testing.assert_allclose(half, unchunked(*arrays)[1] / 2, rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_of_the_head_is_accumulated_in_float32():
+def test_the_gradient_of_the_head_is_accumulated_in_float32():
     """128 chunks in bfloat16 give the gradient of one chunk, up to the rounding of one chunk."""
     rng = np.random.default_rng(1)
     x = jnp.asarray(rng.normal(size=(1, 1024, D)), jnp.bfloat16)
@@ -85,8 +85,7 @@ def test_gradient_of_the_head_is_accumulated_in_float32():
 
 @pytest.mark.parametrize("where", MESHES)
 def test_no_array_of_logits_is_larger_than_a_chunk(arrays, where):
-    """Neither in the forward nor in the backward pass, in any layout; and on a tensor axis, a device has only its shard
-    of the vocabulary."""
+    """In the forward and in the backward pass. With a tensor axis, a device has only its shard of the vocabulary."""
     mesh = sharding.make_mesh(MESHES[where]) if MESHES[where] else None
     x, head, targets, weights = arrays
     chunk = 4

@@ -13,7 +13,7 @@ BATCH = SimpleNamespace(documents=[("code", "a.py"), ("nl", "b.txt#2")])
 
 
 class Run:
-    """Records steps and has them checked, as the training loop does; also stands in for the stage's checkpoints."""
+    """Records and checks steps, as the training loop does; also serves as the records and checkpoints of the stage."""
 
     def __init__(self, tmp_path, settings, saved=10, rollbacks=0):
         self.steps, self.rollbacks, self.saved = [], rollbacks, saved
@@ -56,7 +56,7 @@ def test_too_many_consecutive_skips_end_the_run(tmp_path):
         run.step(2.0, skipped=True)
 
 
-def test_loss_above_the_median_by_the_threshold_is_a_spike(tmp_path):
+def test_a_loss_above_the_median_by_more_than_the_threshold_is_a_spike(tmp_path):
     run = Run(tmp_path, LossSpikes(threshold=0.5, window=8))
     run.step(9.0)  # there are too few steps before it
     for loss in (2.0, 2.1, 1.9, 2.0):
@@ -75,7 +75,7 @@ def test_no_rollback_without_a_checkpoint_or_a_threshold(tmp_path, saved, thresh
         run.step(loss)
 
 
-def test_number_of_rollbacks_is_limited(tmp_path):
+def test_the_number_of_rollbacks_is_limited(tmp_path):
     run = Run(tmp_path, LossSpikes(threshold=0.5, window=4, max_rollbacks=2), rollbacks=2)
     run.step(2.0)
     run.step(2.0)

@@ -1,4 +1,4 @@
-"""What a stage records while it trains."""
+"""The records of a stage: every step once, and lost time."""
 
 from codellama_jax.config.training import Stage
 from codellama_jax.training.metrics.json_lines import JsonLines
@@ -19,7 +19,7 @@ def test_metrics_have_every_step_once_after_a_crash(tmp_path):
     assert path.read_text().splitlines()[2] == f'{{"step": 3, "loss": {1 / 3!r}}}'
 
 
-def test_time_lost_by_a_killed_process_is_on_the_next_line(tmp_path):
+def test_time_lost_by_a_killed_process_is_recorded_with_the_next_step(tmp_path):
     def log(resumed_step):
         return StageLog(tmp_path, STAGE, ["code"], resumed_step, writes=True)
 

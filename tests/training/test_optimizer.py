@@ -46,7 +46,7 @@ def numpy_adamw(params, grads, moments, step, settings, steps):
         params[name] = p - rate * (scaled + decay)
 
 
-def test_updates_equal_numpy():
+def test_updates_equal_those_of_numpy():
     settings, steps = AdamW(peak_learning_rate=1e-2, warmup_steps=2), 5
     rng = np.random.default_rng(0)
     reference = {"wq": rng.normal(size=(3, 4)), "norm": rng.normal(size=4)}

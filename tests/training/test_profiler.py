@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from codellama_jax.training.profiler import TRACED_STEPS, Profiler
 
 
-def test_traces_of_configured_steps_and_on_demand(tmp_path):
+def test_configured_steps_are_traced_and_others_on_demand(tmp_path):
     trigger, log_dir = tmp_path / "profile", tmp_path / "tensorboard"
     profiler = Profiler(3, 4, trigger, log_dir)
     messages = {}

@@ -148,8 +148,8 @@ def test_accumulation_is_exact_on_a_mesh(unsharded):
 
 
 @pytest.mark.parametrize("name", ["unsharded", "fsdp"])
-def test_a_step_that_is_not_finite_changes_only_the_step_number(name):
-    """On any mesh. The learning-rate curve counts the step."""
+def test_a_non_finite_step_changes_only_the_step_number(name):
+    """The learning-rate curve counts the step too."""
     mesh = sharding.make_mesh(MESHES.get(name, Mesh()), devices=None if name in MESHES else ONE)
     with jax.set_mesh(mesh):
         state = jax.device_put(initial_state(), state_shardings(TINY, make_optimizer(SETTINGS, STAGE.steps), mesh))
@@ -189,7 +189,7 @@ def test_the_stop_flag_of_one_host_reaches_all():
             assert bool(step(initial_state(), arrays)[1]["stop"]) is stops
 
 
-def test_state_is_sharded_by_the_table():
+def test_the_state_is_sharded_by_the_sharding_rules():
     _, _, state = train(Mesh(fsdp=4, tensor=2))
     moments = state.opt_state[1].mu
     for params in (state.params, moments):
@@ -207,7 +207,7 @@ def test_the_lowered_program_has_the_sharding_constraints():
     assert '[{"data", "fsdp"}, {"context"}, {}]' in text, "the residual stream"
 
 
-def test_stream_sums_add_up(unsharded):
+def test_stream_sums_add_up_to_the_totals_of_the_batch(unsharded):
     for seed, metrics in enumerate(unsharded[0]):
         weights = batch(seed)["loss_weights"]
         assert metrics["stream_tokens"].sum() == weights.size

@@ -1,4 +1,4 @@
-"""The training loop over random batches: the order of what it does, resuming, stopping and rolling back."""
+"""The training loop over random batches: the order of its actions, resuming, stopping and rolling back."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ CONFIG = Config(
 
 
 class RandomLoader:
-    """Batches of random tokens; the state is their number."""
+    """Batches of random tokens; the state is the number of batches so far."""
 
     def __init__(self, state, version):
         self.number, self.version = state or 0, version
@@ -122,7 +122,7 @@ def records(run_dir, name="metrics.jsonl"):
 
 
 def traced(monkeypatch, trainer):
-    """The order of what the trainer does, as a list that grows."""
+    """A list to which the trainer's actions are appended, in order."""
     events = []
 
     def trace(owner, method, name):
@@ -154,7 +154,7 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_step_before_are_fetched(
     ]
 
 
-def test_a_stop_is_saved_and_the_resumed_run_equals_an_uninterrupted_one(tmp_path, make_trainer, monkeypatch):
+def test_a_stop_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(tmp_path, make_trainer, monkeypatch):
     make_trainer(tmp_path / "uninterrupted").run()
     stopped = make_trainer(tmp_path / "stopped")
     events = traced(monkeypatch, stopped)
@@ -184,7 +184,7 @@ def test_a_spike_rolls_back_to_the_checkpoint_and_skips_its_batches(tmp_path, ma
     assert rollbacks == [{"kind": "rollback", "step": 5, "from": 6, "loss": 9.0}]
 
 
-def test_other_data_than_that_of_the_checkpoint_is_refused(tmp_path, make_trainer):
+def test_data_that_differs_from_the_checkpoint_is_refused(tmp_path, make_trainer):
     make_trainer(tmp_path).run()
     with pytest.raises(UserError, match="the data differs from that of the checkpoint"):
         make_trainer(tmp_path, RandomData(version="2"))

@@ -1,4 +1,4 @@
-"""A process that makes no progress."""
+"""A process that makes no progress ends itself."""
 
 import subprocess
 import sys

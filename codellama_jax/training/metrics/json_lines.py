@@ -1,4 +1,4 @@
-"""Files with one JSON object a line: metrics.jsonl and evaluations.jsonl."""
+"""Files with one JSON object per line: metrics.jsonl and evaluations.jsonl."""
 
 import contextlib
 import json
@@ -11,19 +11,19 @@ from codellama_jax.runtime.append_file import AppendFile
 
 
 class JsonLines:
-    """A file of JSON lines that a run appends to, and their values in memory.
+    """A file of JSON lines that a run appends to, and a copy of its objects in memory.
 
     Opening it drops a truncated last line, and every line of a step after `last_step`: those steps run again. Floats
     are written with repr precision, so that equal runs have equal text; those that are not finite become null.
 
     Args:
-        path: the file; it may exist.
+        path: path of the file, which may exist.
         last_step: the step that the run resumes from.
-        writes: False keeps the lines in memory only.
+        writes: whether to write the file; False keeps the objects only in memory.
 
     Attributes:
         lines: the objects so far.
-        dropped: those that opening the file dropped.
+        dropped: the objects that were dropped when the file was opened.
     """
 
     def __init__(self, path: Path, last_step: int, writes: bool = True):
@@ -37,7 +37,7 @@ class JsonLines:
         self.dropped = self.drop_after(last_step)
 
     def drop_after(self, step: int, keep_kind: str = "") -> list[dict[str, Any]]:
-        """Drops the lines of later steps, except those of one kind, and returns them."""
+        """Drops the lines of steps after `step`, except those of kind `keep_kind`; returns the dropped objects."""
         lines = [line for line in self.lines if isinstance(line, dict)]
         kept = [line.get("step", math.inf) <= step or keep_kind == line.get("kind", None) for line in lines]
         self.lines = [line for line, keep in zip(lines, kept, strict=True) if keep]
@@ -56,11 +56,11 @@ class JsonLines:
             self._file.write(json.dumps(record) + "\n")
 
     def sync(self) -> None:
-        """Returns when every line is stored permanently."""
+        """Blocks until every line is stored durably."""
         if self._file:
             self._file.sync()
 
 
 def _finite_or_none(value: Any) -> Any:
-    """JSON has no nan and no infinity."""
+    """None in place of nan and infinity, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

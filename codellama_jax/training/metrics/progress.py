@@ -8,17 +8,17 @@ import tqdm
 
 logger = logging.getLogger(__name__)
 
-LINE_SECONDS = 10.0  # between two progress lines where there is no terminal
+LINE_SECONDS = 10.0  # interval between progress lines if there is no terminal
 
 
 class Progress:
-    """A bar on a terminal, lines elsewhere: stage, step, loss, tokens per second and the remaining time.
+    """Shows stage, step, loss, tokens per second and the remaining time: a bar on a terminal, otherwise lines.
 
     Args:
-        stage: its name.
-        step: steps done already.
-        steps: of the whole stage.
-        shown: False shows nothing.
+        stage: name of the stage.
+        step: number of steps done already.
+        steps: number of steps of the stage.
+        shown: whether to show anything.
     """
 
     def __init__(self, stage: str, step: int, steps: int, shown: bool = True):

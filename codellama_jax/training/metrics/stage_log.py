@@ -1,4 +1,4 @@
-"""Everything that a stage records while it trains: metrics.jsonl, evaluations.jsonl, TensorBoard and the progress."""
+"""Everything that a stage records while it trains: metrics.jsonl, evaluations.jsonl, TensorBoard and progress."""
 
 import contextlib
 import time
@@ -21,8 +21,8 @@ class StageLog:
         stage_dir: the stage's folder.
         stage: its configuration.
         streams: names of the streams, in the order of their ids.
-        resumed_step: the step that the run resumes from; None: the stage starts, and what an earlier attempt wrote is
-            dropped.
+        resumed_step: the step that the run resumes from; None: the stage is at its first step, and the records of an
+            earlier attempt are dropped.
         writes: whether this host writes files and shows the progress.
 
     Attributes:
@@ -54,18 +54,18 @@ class StageLog:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """Tokens of each stream in the recorded steps."""
+        """The number of tokens of each stream in the recorded steps."""
         sums = {name: sum(line.get(f"tokens/{name}", 0) for line in self.steps) for name in self._streams}
         return {name: tokens for name, tokens in sums.items() if tokens}
 
     @property
     def rollbacks(self) -> int:
-        """How often the stage was rolled back."""
+        """The number of rollbacks of the stage."""
         return sum(line["kind"] == "rollback" for line in self.evaluations)
 
     @contextlib.contextmanager
     def overhead_of(self, cause: str) -> Iterator[None]:
-        """Adds the seconds that the body takes to `overhead`."""
+        """Adds the duration of the block to `overhead`."""
         started = time.monotonic()
         yield
         self.overhead[cause] += time.monotonic() - started
@@ -77,9 +77,9 @@ class StageLog:
 
         Args:
             step: its number, from 1.
-            metrics: what the step returned, on the host.
-            seconds: that it took.
-            data_metrics: what the data loader reports about its batch, by name.
+            metrics: the metrics that the step returned, on the host.
+            seconds: its duration.
+            data_metrics: the data loader's metrics of its batch, by name.
         """
         record: dict[str, Any] = {
             "step": step,
@@ -115,8 +115,12 @@ class StageLog:
             )
 
     def roll_back(self, step: int, spike_step: int, loss: float) -> None:
-        """Drops the records after a step, which the stage was rolled back to, and records why: the step and the loss
-        of the spike."""
+        """Drops the records after `step`, to which the stage was rolled back, and records the rollback.
+
+        Args:
+            step: step of the checkpoint.
+            spike_step, loss: step and loss of the spike.
+        """
         self._count_lost(self._metrics.drop_after(step))
         self._evaluations.drop_after(step, keep_kind="rollback")
         # with the number of the next step: a run that resumes from `step` reaches the spike again, and drops this line
@@ -131,7 +135,7 @@ class StageLog:
             self.overhead["lost"] += lost
 
     def sync(self) -> None:
-        """Returns when every line is stored permanently."""
+        """Blocks until every line is stored durably."""
         self._metrics.sync()
         self._evaluations.sync()
 
@@ -140,7 +144,7 @@ class StageLog:
         self._progress.close()
 
     def close(self) -> None:
-        """Returns when every line and event is on disk."""
+        """Blocks until every line and event is stored, and closes the event file."""
         self.sync()
         if self._tensorboard:
             self._tensorboard.close()

@@ -11,10 +11,10 @@ from codellama_jax.runtime import filesystem
 
 
 class TensorBoard:
-    """An event file in a folder.
+    """Writes an event file.
 
     Args:
-        directory: of TensorBoard.
+        directory: log directory of TensorBoard.
         last_step: TensorBoard purges the events of later steps, which an earlier process wrote; 0: none.
     """
 
@@ -34,7 +34,7 @@ class TensorBoard:
             self._writer.add_event(self._event(wall_time=time.time(), step=last_step + 1, session_log=started))
 
     def write(self, step: int, record: dict[str, Any]) -> None:
-        """One point for each finite number of the record."""
+        """Writes one point for each finite number in the record."""
         values = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in record.items()
