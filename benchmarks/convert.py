@@ -44,7 +44,7 @@ OURS = (
     + """
 import json, sys, time
 from codellama_jax import convert
-from codellama_jax.conversion import checkpoint, formats, hf, meta, tokenizer_files
+from codellama_jax.conversion import formats, hf, meta, native, tokenizer_files
 import jax
 before, start = peak(), time.perf_counter()
 assert convert.main(sys.argv[1:]) == 0

@@ -1,4 +1,4 @@
-"""Handles steps that would harm the model: records skipped updates, and at a loss spike asks the trainer to roll back."""
+"""Handles steps that would harm the model: skipped updates are recorded, loss spikes are reported to the trainer."""
 
 import json
 import statistics

@@ -25,7 +25,7 @@ MEASURED = """
 import json, sys
 from codellama_jax import convert
 import numpy, orbax.checkpoint, tensorstore, jax
-from codellama_jax.conversion import checkpoint, formats
+from codellama_jax.conversion import formats, native
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()
