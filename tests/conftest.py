@@ -51,16 +51,17 @@ LONGEST = (
     "runtime/test_gcs.py",
     "launch/test_command_line.py",
     "conversion/test_convert.py",
+    "tasks/test_streams.py",
+    "tasks/sources/test_seqio_source.py",
     "conversion/test_streaming.py",
     "tasks/curation/test_build_object_store.py",
     "training/test_elastic.py",
+    "launch/local/test_processes.py",
 )
 # The files of LONGEST that `make check` runs too. The others are marked slow.
 CHECKED = (
-    "launch/tpu_vm/test_tpu_vm.py",
     "runtime/test_gcs.py",
     "launch/test_command_line.py",
-    "conversion/test_convert.py",
 )
 
 
