@@ -93,11 +93,12 @@ def seconds_to_phases(checkout: Path) -> dict[str, float]:
 
 def report(measured: dict[str, list[dict[str, float]]], runs: int) -> str:
     """The text of the result file."""
+    arguments = ["--against=CHECKOUT" if argument.startswith("--against=") else argument for argument in sys.argv[1:]]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "orbax-checkpoint"))
     lines = [
         f"# Time to the first step, {datetime.date.today()}",
         "",
-        f"    python {' '.join(['benchmarks/startup.py', *sys.argv[1:]])}",
+        f"    python {' '.join(['benchmarks/startup.py', *arguments])}",
         "",
         f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions}. Medians of"
         f" {runs} runs, with the extremes; the tokenizer is cached. Each column is the time since the previous phase.",
