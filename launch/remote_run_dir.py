@@ -4,8 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from codellama_jax.errors import UserError
-from codellama_jax.runtime import checksums
+from codellama_jax.errors import EXIT_USAGE, UserError
+from codellama_jax.runtime import checksums, filesystem
 from launch import cloud
 
 STATE_FILES = ("config.gin", "done.json", "stage.json")  # small files that describe the state of a stage
@@ -22,12 +22,17 @@ class RunDir:
         as_given: the path as the user wrote it.
         path: the absolute path.
         is_bucket: whether it is in a bucket.
+
+    Raises:
+        UserError: the path has a scheme other than gs://.
     """
 
     def __init__(self, path: str, *, offline: bool = False):
         self.as_given = path
-        self.is_bucket = path.startswith("gs://")
-        self.path = path.rstrip("/") if self.is_bucket else os.path.abspath(path)
+        self.is_bucket = path.startswith(filesystem.GCS_SCHEME)
+        if filesystem.is_remote(path) and not self.is_bucket:
+            raise UserError(f"--run_dir={path}: the folder must be local or start with gs://", EXIT_USAGE)
+        self.path = path.rstrip("/") if self.is_bucket else os.path.abspath(filesystem.expand_home(path))
         self._offline = offline
         self._copies: tempfile.TemporaryDirectory | None = None
 
