@@ -15,15 +15,13 @@ import os
 import re
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codellama_jax.config import gin_files
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED
-from codellama_jax.runtime import cli, distributed, filesystem, lock
-from codellama_jax.runtime.console import quiet_stderr
+from codellama_jax.runtime import cli, console, distributed, filesystem, lock
 from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
 from codellama_jax.runtime.signals import StopSignals
 
@@ -45,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 def train(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     """Loads the configuration, joins the other hosts, and runs the stage."""
     if not options.verbose:
-        _silence_threads()
+        console.silence_threads()
     if "CODELLAMA_JAX_LAUNCHER" in os.environ:
         cli.die_with_parent(signal.SIGTERM)
     config = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports).resolve()
@@ -168,7 +166,7 @@ def _check_bucket(run_dir: Path) -> None:
     from codellama_jax.runtime import gcs
 
     gcs.check_bucket(run_dir)
-    with quiet_stderr():  # TensorFlow's start-up notes
+    with console.quiet_stderr():  # TensorFlow's start-up notes
         run_dir.exists()
 
 
@@ -188,16 +186,6 @@ def explain(error: BaseException) -> str | None:
         remedy = "earlier checkpoints are not affected: fix the problem and run the same command again"
         return f"{error.strerror}: {error.filename or ''}; {remedy}"
     return f"{type(error).__name__}: {error}"
-
-
-def _silence_threads() -> None:
-    """Hides tracebacks of libraries' threads: their errors are also raised in the main thread."""
-    threading.excepthook = _ignore
-    sys.unraisablehook = _ignore  # called for errors in C++ threads
-
-
-def _ignore(_: object) -> None:
-    pass
 
 
 if __name__ == "__main__":

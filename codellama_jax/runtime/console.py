@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 LOGGERS = ("codellama_jax", "tasks", "launch", "xm_launch")
@@ -44,6 +45,19 @@ def configure_logging() -> None:
             logger.addHandler(TerminalHandler())
         logger.setLevel(logging.INFO)
         logger.propagate = False  # absl, which TensorFlow and Orbax import, adds a handler to the root logger
+
+
+def silence_threads() -> None:
+    """Keeps the tracebacks of libraries' threads off the terminal.
+
+    Use it only where what fails in such a thread is raised in the main thread too, as in Orbax and JAX.
+    """
+    threading.excepthook = _ignore
+    sys.unraisablehook = _ignore  # of C++ threads
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 @contextlib.contextmanager
