@@ -230,14 +230,12 @@ def _follow(effective: Mapping[str, Binding], value: Any, name: str) -> tuple[An
     Returns the value at the end of the chain, and the name that it is assigned to.
     """
     passed = {name}
-    while isinstance(value, Macro) and value != REQUIRED:
+    while isinstance(value, Macro) and value is not REQUIRED:
         name = value.name
         if name in passed:
             raise usage_error(f"{effective[name].origin}: the macro {name} refers to itself")
         passed.add(name)
         value = effective[name].value
-    if value == REQUIRED and isinstance(value, Macro):
-        return REQUIRED, name
     return value, name
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from gin import config_parser
 
 from codellama_jax.config.bindings import (
+    REQUIRED,
     Binding,
     Bindings,
     Macro,
@@ -183,14 +184,18 @@ def load(
     for level in (own_files, flags):
         _check_one_mixture(level)
     bound = [binding for file in files for binding in file.bindings] + flags
-    shipped = [binding for path in SHIPPED.rglob("*.gin") for binding in _read(path).bindings]
-    used = check_names(bound, {macro for binding in shipped for macro in macros(binding.value)})
+    shipped = [_read(path) for path in sorted(SHIPPED.rglob("*.gin"))]
+    used = check_names(
+        bound, {macro for file in shipped for binding in file.bindings for macro in macros(binding.value)}
+    )
     modules = dict.fromkeys([*(module for file in files for module in file.imports), *imports])
     return Bindings(
         tuple(bound),
         unused=tuple(sorted({flag.name for flag in flags if "." not in flag.name} - used)),
         imports=tuple(modules),
-        stage_files=tuple(_shown(path) for path in sorted(shipped_stages().values())),
+        stage_files=tuple(
+            _shown(file.path) for file in shipped if file.path.parent == SHIPPED and file.binds("Stage.name")
+        ),
         size_files=size_files,
     )
 
@@ -282,7 +287,7 @@ class _ReferencesAsValues(config_parser.ParserDelegate):
         raise ValueError(f"@{scoped_configurable_name} is a reference to a Python object")
 
     def macro(self, macro_name: str) -> Macro:
-        return Macro(macro_name)
+        return REQUIRED if macro_name == REQUIRED.name else Macro(macro_name)
 
 
 def _binding(statement: Any, origin: str) -> Binding:
