@@ -224,20 +224,26 @@ class DataLoader:
         Counts the documents that this host has read since this loader was created, at most one epoch of each stream.
         """
         return {
-            stream.name: sum((readers[index].left_out for readers in self._readers), Counter())
-            for index, stream in enumerate(self.streams)
+            name: self._counts(index, "left_out") for index, name in enumerate(stream.name for stream in self.streams)
         }
 
     def left_out_lines(self) -> list[str]:
-        """`left_out` as messages: a line for each stream and filter, with the first document that it removed."""
+        """The documents that filters removed and rules changed, as messages.
+
+        There is a line for each stream and filter or rule, with the first of its documents.
+        """
         lines = []
-        for index, (name, reasons) in enumerate(self.left_out().items()):
-            for reason, count in reasons.most_common():
-                readers = (readers[index] for readers in self._readers if reason in readers[index].examples)
-                lines.append(
-                    f"left out of {name}: {format_counts({reason: count})}, the first {next(readers).examples[reason]}"
-                )
+        for index, stream in enumerate(self.streams):
+            for action, attribute in (("left out of", "left_out"), ("changed in", "changed")):
+                for reason, count in self._counts(index, attribute).most_common():
+                    readers = (readers[index] for readers in self._readers if reason in readers[index].examples)
+                    first = next(readers).examples[reason]
+                    lines.append(f"{action} {stream.name}: {format_counts({reason: count})}, the first {first}")
         return lines
+
+    def _counts(self, stream: int, attribute: str) -> Counter[str]:
+        """The sum of a counter of the readers of a stream."""
+        return sum((getattr(readers[stream], attribute) for readers in self._readers), Counter())
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         """The metrics of a batch: documents that start in it, tokens and documents in infilling forms, epochs.

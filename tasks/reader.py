@@ -38,7 +38,8 @@ class Reader:
         shards: number of shards of all readers in one epoch. A shard that several readers share counts once for each.
         left_out: filter -> number of documents that the filter removed, of those that this reader has read since it was
             opened. At most one epoch is counted.
-        examples: filter -> the location of the first document that the filter removed.
+        changed: rule -> number of documents whose text the rule changed, counted in the same way.
+        examples: filter or rule -> the location of the first of its documents.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Reader:
         self._no_document_yet = False  # the current shard was read from its start and gave no document so far
         self._empty_shards: set[int] = set()  # shards of the source without a document, since the last document
         self.left_out: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
         self.examples: dict[str, object] = {}
 
     def global_shard(self, shard: int) -> int:
@@ -135,7 +137,8 @@ class Reader:
         first_epoch = self.global_shard(shard) - self._first_shard * self._readers < self.shards
         if count and first_epoch and (shard, number) > self._last_counted:
             self._last_counted = shard, number
-            for reason, location in left_out:
-                self.left_out[reason] += 1
-                self.examples.setdefault(reason, location)
+            for counts, entries in ((self.left_out, left_out), (self.changed, block.changed)):
+                for name, location in entries:
+                    counts[name] += 1
+                    self.examples.setdefault(name, location)
         return passed

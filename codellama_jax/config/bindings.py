@@ -240,7 +240,8 @@ def _follow(effective: Mapping[str, Binding], value: Any, name: str) -> tuple[An
 
 
 _EXPECTED: dict[Any, str] = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
-_EXPECTED |= {type(None): "None", dict[str, float]: "a dict of strings and numbers", Sequence[str]: "a list of strings"}
+_EXPECTED |= {type(None): "None", Sequence[str]: "a list of strings"}
+_EXPECTED |= {dict[str, float]: "a dict of strings and numbers", dict[str, str]: "a dict of strings"}
 
 
 def _value(effective: Mapping[str, Binding], setting: str, hint: Any, missing: list[str]) -> Any:
@@ -265,7 +266,7 @@ def _typed(value: Any, hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         options = typing.get_args(hint)
         kind = Sequence[str] if isinstance(value, list | tuple) else type(value)
-        hint = kind if kind in options else options[0]
+        hint = next((option for option in options if kind in (option, typing.get_origin(option))), options[0])
     if hint == Sequence[str] and isinstance(value, list | tuple):
         return tuple(_typed(entry, str) for entry in value)
     if typing.get_origin(hint) is dict and isinstance(value, dict):

@@ -9,6 +9,10 @@ STREAMS = ("code", "python", "nl_code", "nl", "instruct")
 SPLITS = ("train", "validation")
 
 Paths = str | Sequence[str] | None
+FieldName = str | dict[str, str] | None
+
+# The properties of a record whose field a setting can name: Corpus.text_field and so on.
+FIELDS = ("text", "path", "language", "repository", "licence")
 
 # The values of Corpus.on_damage.
 STOP, SKIP = "stop", "skip"
@@ -36,6 +40,11 @@ class Corpus:
         shuffle_bytes: the records of a file are read and shuffled in blocks of this many bytes. With
             group_by_repository, also the maximum size of a repository's document.
         on_damage: "stop" ends the run at a damaged file or record and names it; "skip" counts it and continues.
+        text_field, path_field, language_field, repository_field, licence_field: the field of a record that holds this
+            property: a name for all streams, or {stream: name}. None chooses among the names that public corpora use.
+            A record without the field is damaged.
+        metadata_line: whether to remove a line such as "<reponame>a/b<filename>c.py<gh_stars>10-100" before a text,
+            and to use its repository and path (tasks/sources/metadata_line.py).
     """
 
     code: Paths = None
@@ -48,18 +57,43 @@ class Corpus:
     group_by_repository: bool = False
     shuffle_bytes: int = 1 << 20
     on_damage: str = STOP
+    text_field: FieldName = None
+    path_field: FieldName = None
+    language_field: FieldName = None
+    repository_field: FieldName = None
+    licence_field: FieldName = None
+    metadata_line: bool = True
 
     def __post_init__(self):
         if self.on_damage not in (STOP, SKIP):
             raise ValueError(f"Corpus.on_damage={self.on_damage!r} must be 'stop' or 'skip'")
         if self.shuffle_bytes < 1:
             raise ValueError(f"Corpus.shuffle_bytes={self.shuffle_bytes} must be at least 1")
+        for name in FIELDS:
+            value = getattr(self, f"{name}_field")
+            if not isinstance(value, str | dict | None) or value == "":
+                raise ValueError(f"Corpus.{name}_field={value!r} must be a field name, {{stream: field name}}, or None")
+            unknown = sorted(value.keys() - set(STREAMS)) if isinstance(value, dict) else []
+            if unknown:
+                raise ValueError(f"Corpus.{name}_field names unknown streams {unknown}: {', '.join(STREAMS)} exist")
 
     def paths(self, stream: str) -> Paths:
         """The paths of a stream. Raises ValueError if there is no such stream."""
         if stream not in STREAMS:
             raise ValueError(f"stream is {stream!r}: it is one of {', '.join(STREAMS)}")
         return getattr(self, stream)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))  # the mapping of a field setting has no hash
+
+    def field(self, name: str, stream: str) -> str | None:
+        """The field that holds a property of FIELDS in the records of a stream; None if none is bound."""
+        value = getattr(self, f"{name}_field")
+        return value.get(stream) if isinstance(value, dict) else value
+
+    def fields(self, stream: str) -> tuple[str | None, ...]:
+        """`field` for each property of FIELDS."""
+        return tuple(self.field(name, stream) for name in FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)

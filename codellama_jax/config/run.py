@@ -5,7 +5,7 @@ import typing
 from typing import Any
 
 from codellama_jax.config.curation import Build, Decontamination, Quality
-from codellama_jax.config.data import Chat, Corpus, DataLoader, Filters, Fim, Mixture, Packing, Tokenizer
+from codellama_jax.config.data import FIELDS, Chat, Corpus, DataLoader, Filters, Fim, Mixture, Packing, Tokenizer
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
@@ -76,7 +76,11 @@ RENAMED_SETTINGS = {
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
 # Settings that earlier versions did not have -> the value that reproduces the behaviour of those versions.
-ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None}
+ADDED_SETTINGS: dict[str, Any] = {
+    "Mixture.seqio": None,
+    **dict.fromkeys((f"Corpus.{name}_field" for name in FIELDS), None),
+    "Corpus.metadata_line": True,  # the data's fingerprint tells whether the documents are those of that version
+}
 
 
 def current_name(setting: str) -> str:

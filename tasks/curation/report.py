@@ -15,6 +15,7 @@ from tasks.curation.clean import read
 from tasks.curation.ledger import Ledger
 from tasks.curation.summary import BINDINGS, LABELS, SPLITS, Summary
 from tasks.curation.units import unit_file
+from tasks.sources.filters import format_counts
 
 NAME = "report.html"
 MAX_PAIRS = 6  # shown side by side
@@ -91,6 +92,11 @@ def _removed(summary: Summary) -> str:
         setting = f'<br><code class="muted">{escape(BINDINGS[name])}</code>' if name in BINDINGS else ""
         rows.append((escape(name) + setting, count / largest, "c4", (f"{count:,}",)))
     table = _table("Removed documents", "by reason, with the setting that controls it", ("documents",), iter(rows))
+    if changed := summary.with_prefix("changed/"):
+        table = (
+            table.removesuffix("</section>")
+            + f'<p class="muted">Changed: {escape(format_counts(changed))}</p></section>'
+        )
     if redacted := summary.with_prefix("redacted/"):
         kinds = ", ".join(f"{count:,} {escape(kind)}" for kind, count in redacted.items())
         documents, share = summary.counts["redacted_documents"], summary.redacted_share()

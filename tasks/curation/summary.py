@@ -111,6 +111,7 @@ class Summary:
             entry: dict[str, Any] = {"step": step, "left": remaining.total, "languages": remaining.languages}
             if step == "read":
                 entry["left_out"] = self.filtered()
+                entry["changed"] = self.with_prefix("changed/")
                 documents, share = self.counts["redacted_documents"], self.redacted_share()
                 entry["redacted"] = {"documents": documents, "share": share, "by_kind": self.with_prefix("redacted/")}
             else:
@@ -145,6 +146,8 @@ class Summary:
             yield _line(f"in {split}", self.split(split), tokens_read)
         if filtered := self.filtered():
             yield f"filtered out: {filters.format_counts(filtered, BINDINGS)}"
+        if changed := self.with_prefix("changed/"):
+            yield f"changed: {filters.format_counts(changed)}"
         if redacted := self.with_prefix("redacted/"):
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in redacted.items())
             yield f"redacted: {kinds}; {self.redacted_share():.3%} of the characters"

@@ -17,6 +17,10 @@ from tasks.sources import filters
 
 CODE_STREAMS = ("code", "python")
 
+# Part of the fingerprints of folders and records. It changes with every version that makes other documents of the same
+# files, so that no run resumes with data that it did not start with.
+READING_RULES = "rules 2"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
@@ -25,6 +29,7 @@ class Document:
     Attributes:
         path: relative to the corpus; with #N for the Nth part of a file that was cut.
         language, repository, licence: "" where unknown.
+        changed: names of the rules that changed the text.
     """
 
     text: str
@@ -32,6 +37,7 @@ class Document:
     language: str = ""
     repository: str = ""
     licence: str = ""
+    changed: tuple[str, ...] = ()
 
 
 Message = dict[str, str]  # role: system, user or assistant; content
@@ -61,10 +67,12 @@ class Block(Generic[Item]):
     Attributes:
         items: the documents.
         left_out: (name of the filter, location) of each document that a filter removed; str(location) is for messages.
+        changed: (name of the rule, path) of each document whose text a rule changed.
     """
 
     items: list[Item]
     left_out: list[tuple[str, object]]
+    changed: list[tuple[str, object]] = dataclasses.field(default_factory=list)
 
 
 class Source(Protocol[Item]):
@@ -107,6 +115,11 @@ class ConcatenatedSource:
 
     def fingerprint(self) -> str:
         return hash_of(self.name, "joined", ((source.fingerprint(), len(source)) for source in self._sources))
+
+
+def changed(documents: Iterable[Document]) -> list[tuple[str, object]]:
+    """Block.changed for documents that have not been cut or grouped."""
+    return [(rule, document.path) for document in documents for rule in document.changed]
 
 
 def has_documents(source: Source) -> bool:

@@ -50,7 +50,7 @@ class CuratedDataset(Records):
             [_VerifiedShard(shard, dataset.folder) for shard in shards],
             split,
             name=name,
-            corpus=dataclasses.replace(corpus, group_by_repository=False),
+            corpus=dataclasses.replace(corpus, group_by_repository=False, metadata_line=False, text_field="text"),
             settings=settings,
             where=where,
             single_split=True,

@@ -15,13 +15,14 @@ from tasks.sources import languages
 # Removes only what is never a document: binary, blank, not UTF-8.
 TEXT_ONLY = Filters(longest_bytes=None, longest_line=None, generated=False, ignore=())
 
-# The setting of each filter that has one.
+# The setting of each filter, and of each rule that changes a text, that has one.
 BINDINGS = {
     "too_large": "Filters.longest_bytes",
     "generated": "Filters.generated",
     "long_line": "Filters.longest_line",
     "language": "Filters.languages",
     "reserved_tag": "Chat.format",
+    "metadata_line": "Corpus.metadata_line",
 }
 
 MARKED_LINES = 20  # the first lines, in which a generated-code marker is searched for

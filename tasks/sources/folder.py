@@ -9,8 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from tasks.sources import files, filters, languages
-from tasks.sources.base import CODE_STREAMS, Block, Document, binding, has_documents, hash_of, left_out_summary
+from tasks.sources import files, filters, languages, metadata_line
+from tasks.sources.base import (
+    CODE_STREAMS,
+    READING_RULES,
+    Block,
+    Document,
+    binding,
+    changed,
+    has_documents,
+    hash_of,
+    left_out_summary,
+)
 from tasks.sources.documents import check_document_characters, grouped, parts
 from tasks.sources.filters import LeftOut
 from tasks.sources.languages import LANGUAGES
@@ -67,6 +77,7 @@ class TextFiles:
                     block.items.append(document)
             except LeftOut as left_out:
                 block.left_out.append((left_out.reason, file.path))
+        block.changed = changed(block.items)
         if self._groups is not None:
             block.items = grouped(block.items)
         block.items = [part for document in block.items for part in parts(document, self._corpus.document_characters)]
@@ -77,10 +88,14 @@ class TextFiles:
         data = file.read()
         if data is None:
             return None
-        text = filters.decode(data, self._settings)
+        text, repository = filters.decode(data, self._settings), file.repository
+        changed_by: tuple[str, ...] = ()
+        if self._corpus.metadata_line and (metadata := metadata_line.find(text)):
+            text = filters.decode(text[metadata.end :], self._settings)  # raises LeftOut if nothing is left
+            repository, changed_by = repository or metadata.repository, (metadata_line.NAME,)
         if self.name in CODE_STREAMS:
             filters.check_code(text, file.language, self._settings)
-        return Document(text, file.path, file.language, file.repository)
+        return Document(text, file.path, file.language, repository, changed=changed_by)
 
     def fingerprint(self) -> str:
         by_repository = self._groups is not None
@@ -151,6 +166,9 @@ class Folder(TextFiles):
             raise EmptySplit(
                 f"{where}: no usable file for {split} (UTF-8 text with an extension of {kinds}{left_out_summary(self)})"
             )
+
+    def fingerprint(self) -> str:
+        return hash_of(self.name, (READING_RULES, self._corpus.metadata_line, super().fingerprint()), ())
 
 
 def walk(

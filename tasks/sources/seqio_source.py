@@ -63,7 +63,7 @@ def open_task(
         raise UserError(f"{where}: the task has no split {read_split} (found: {', '.join(task.splits) or 'none'})")
     reader = TaskReader(task, read_split, where)
     dialogues = stream == "instruct" if stream else reader.has_messages
-    reader.select_features(dialogues)
+    reader.select_features(dialogues, stream or name, corpus)
     return SeqioSource(
         reader,
         split,

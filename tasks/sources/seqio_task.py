@@ -14,12 +14,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from codellama_jax.config.data import Corpus
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources import files
 from tasks.sources.files import Found
-from tasks.sources.records.record_fields import LANGUAGE, LICENCE, MESSAGES, PATH, REPOSITORY, TEXT, TURNS
+from tasks.sources.records.record_fields import MESSAGES, METADATA, REPOSITORY, TURNS, metadata_fields, text_fields
 from tasks.sources.records.record_file import message_of
 from tasks.sources.records.tf_examples import tensorflow
 
@@ -71,8 +72,13 @@ class TaskReader:
         """Whether the examples have messages, or prompt and completion."""
         return self._is_text(MESSAGES) or all(map(self._is_text, TURNS))
 
-    def select_features(self, dialogues: bool) -> None:
+    def select_features(self, dialogues: bool, stream: str, corpus: Corpus) -> None:
         """Chooses the features to read.
+
+        Args:
+            dialogues: whether the examples are dialogues.
+            stream: name of the stream that reads them.
+            corpus: names the features of documents, if it binds them (Corpus.text_field and so on).
 
         Raises:
             UserError: the examples have no text, or are tokenized.
@@ -81,8 +87,11 @@ class TaskReader:
             options = [(MESSAGES,), TURNS, PAIR]
             required = "neither messages, nor prompt and completion, nor inputs and targets"
         else:
-            options = [*((name,) for name in TEXT), PAIR, ("targets",)]
-            required = f"none of {', '.join(TEXT)}, targets"
+            names = text_fields(stream, corpus)
+            options = [(name,) for name in names]
+            if corpus.field("text", stream) is None:
+                options += [PAIR, ("targets",)]
+            required = f"none of {', '.join(dict.fromkeys(option[-1] for option in options))}"
         chosen = next((names for names in options if all(map(self._is_text, names))), None)
         if chosen is None:
             spec = self._spec if isinstance(self._spec, Mapping) else {}
@@ -100,7 +109,7 @@ class TaskReader:
             )
         self._pair = chosen == PAIR
         self._dialogues = dialogues
-        metadata = REPOSITORY if dialogues else (*PATH, *LANGUAGE, *REPOSITORY, *LICENCE)
+        metadata = REPOSITORY if dialogues else [f for name in METADATA for f in metadata_fields(name, stream, corpus)]
         self._features = [*chosen, *(name for name in metadata if self._is_text(name, scalar=False))]
 
     def fields(self, example: Mapping[str, Any]) -> Mapping[str, Any]:

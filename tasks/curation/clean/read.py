@@ -92,6 +92,8 @@ class _ReadUnit:
                     path = location.path if isinstance(location, RecordLocation) else str(location)
                     left_out.append((path, reason, ""))
                     counters.add(f"left_out/{reason}")
+                for rule, _ in block.changed:
+                    counters.add(f"changed/{rule}")
                 for document in block.items:
                     try:
                         rows.append(row := self._row(document, number, counters))

@@ -14,7 +14,7 @@ from typing import Any
 
 from codellama_jax.config.data import STOP, Corpus, Filters
 from codellama_jax.errors import UserError
-from tasks.sources.base import Block, Source, binding, has_documents, hash_of, left_out_summary
+from tasks.sources.base import READING_RULES, Block, Source, binding, changed, has_documents, hash_of, left_out_summary
 from tasks.sources.documents import check_document_characters, grouped, parts
 from tasks.sources.files import UNKNOWN_SIZE, Found
 from tasks.sources.filters import LeftOut
@@ -46,7 +46,7 @@ def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: 
         ValueError: no such split.
     """
     where = f"{binding(name)}={path}"
-    select = functools.partial(select_fields, name == "instruct")
+    select = functools.partial(select_fields, name, corpus)
 
     def open_format(file: Found) -> Format:
         try:
@@ -113,10 +113,11 @@ class Records:
         for records in itertools.islice(self._record_blocks(shard), skip, None):
             selected, left_out = self._select(records, self._in_split)
             items = [item for _, item in selected]
+            rewritten = [] if self._dialogues else changed(items)
             if not self._dialogues:
                 documents = grouped(items) if self._corpus.group_by_repository else items
                 items = [part for document in documents for part in parts(document, self._corpus.document_characters)]
-            yield Block(items, left_out)
+            yield Block(items, left_out, rewritten)
 
     def fingerprint(self) -> str:
         corpus = self._corpus
@@ -124,6 +125,7 @@ class Records:
             *("records", self._split, corpus.validation_share, corpus.shuffle_bytes, corpus.document_characters),
             # Corpus.on_damage is not included: up to the damage, both of its values give the same documents
             *(corpus.group_by_repository, self._settings),
+            *(() if self._dialogues else (READING_RULES, corpus.fields(self.name), corpus.metadata_line)),
         )
         return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
 
@@ -159,12 +161,12 @@ class Records:
                 if isinstance(record, Damaged):
                     raise record
                 fields = record.fields()
-                key = repository_of(fields) or record.location.key
+                key = repository_of(fields, self.name, self._corpus) or record.location.key
                 if in_split(key):
                     if self._dialogues:
                         item: Any = dialogue_of(fields, record.location, self._settings)
                     else:
-                        item = document_of(fields, record.location, self.name, self._settings)
+                        item = document_of(fields, record.location, self.name, self._corpus, self._settings)
                     selected.append((key, item))
             except LeftOut as error:
                 left_out.append((error.reason, record.location))

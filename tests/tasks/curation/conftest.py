@@ -38,6 +38,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, problem in enumerate(PROBLEMS):
         code = f"import os\n\n{problem['prompt']}{problem['canonical_solution']}\n\nprint(os.sep)\n"
         write(f"leak/solved{number}.py", code)
+    path, text = library(161)[-1]
+    write(f"repo0/{path}", f"<reponame>octocat/hello<gh_stars>10-100\n{text}")
     name, token = SECRETS["email"], SECRETS["key"]
     write("leak/config.py", f"# ask {name} about it\nserver = connect(host='db', port=5432)\ntoken = '{token}'\n" * 2)
     write("bad/data.py", b"\xff\xfe\x00binary")

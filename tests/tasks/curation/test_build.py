@@ -115,6 +115,8 @@ def test_the_manifest_describes_the_shards(
         assert {name: count - removed[name] for name, count in before["left"].items()} == after["left"]
     sums = Counter(record["steps"][-1]["left"]) + Counter(record["steps"][-2]["left"])
     assert dict(sums) == record["steps"][-3]["left"]
+    assert record["steps"][0]["changed"] == {"metadata_line": 1}
+    assert not any("<reponame>" in document["text"] for members in kept.values() for document in members)
     redacted = record["steps"][0]["redacted"]
     assert redacted["by_kind"]["key"] == 2 and redacted["by_kind"]["email"] >= 2 and 0 < redacted["share"] < 0.01
 

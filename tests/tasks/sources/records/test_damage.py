@@ -74,7 +74,7 @@ DAMAGE = {
         "not JSON",
         40,
     ),
-    "no text": ("a.jsonl", lambda: with_line(b'{"a": 1, "b": 2}'), ":31", "content, text, code.*found: a, b", 40),
+    "no text": ("a.jsonl", lambda: with_line(b'{"a": 1, "b": 2}'), ":31", "content, code.*found: a, b", 40),
     "no fields": ("a.jsonl", lambda: with_line(b"{}"), ":31", "found: nothing", 40),
     "a number for a text": ("a.jsonl", lambda: with_line(b'{"text": 5}'), ":31", "of type int", 40),
     "an incomplete line": ("a.jsonl", lambda: packed("jsonl", RECORDS)[:-9], ":40", "not JSON", 39),
