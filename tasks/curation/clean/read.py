@@ -118,7 +118,7 @@ class _ReadUnit:
                 wanted = self._rules.inputs.filters.languages
                 if wanted is not None and language not in map(languages.canonical_name, wanted):
                     raise LeftOut("language")
-        text = self._redact(text, counters)
+        text = self._redact(text, language, counters)
         tokens, size = len(_tokenizer(self._rules.tokenizer).encode(text)), len(text.encode())
         counters.add_document("read", language, tokens, size)
         counters.add(f"length/read/{histogram_bin(tokens)}")
@@ -134,11 +134,11 @@ class _ReadUnit:
             "key": bytes.fromhex(content_hash(text)),
         }
 
-    def _redact(self, text: str, counters: Counters) -> str:
+    def _redact(self, text: str, language: str, counters: Counters) -> str:
         counters.add("characters", len(text))
         if not self._rules.redact:
             return text
-        result, kinds = redaction.redact(text, self._rules.redact)
+        result, kinds = redaction.redact(text, self._rules.redact, language)
         if kinds:
             inserted = sum(len(PLACEHOLDERS[kind]) * count for kind, count in kinds.items())
             counters.add("redacted_characters", len(text) - len(result) + inserted)
