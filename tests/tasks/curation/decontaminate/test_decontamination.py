@@ -88,6 +88,27 @@ def test_a_problem_is_found_in_any_layout(index: Index, form):
     assert problems_in(form(SUM.texts["text"]), index) == {(SUM.name, "text")}
 
 
+STATEMENTS = {
+    "Chinese": "给定一个整数数组和一个目标值，请在数组中找出和为目标值的两个整数，并返回它们的下标，顺序不限。",
+    "Japanese": "整数の配列と目標値が与えられたとき、和が目標値になる二つの要素の添字を返す関数を書いてください。",
+    "Thai": "จงเขียนฟังก์ชันที่รับรายการจำนวนเต็มและค่าเป้าหมายแล้วคืนตำแหน่งของสองจำนวนที่มีผลรวมเท่ากับค่าเป้าหมาย",
+    "Korean": "정수 배열과 목표 값이 주어질 때 합이 목표 값이 되는 두 원소의 위치를 돌려주는 함수를 작성하고 설명하라",
+    "Russian": "Дан массив целых чисел и ещё одно число: найдите два элемента массива, сумма которых равна этому числу,"
+    " и верните их номера в порядке возрастания, а если таких элементов нет, верните пустой список",
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_in_any_script_is_found_in_any_layout_and_in_part(name: str):
+    statement = STATEMENTS[name]
+    others = [Problem(f"own:{other}", {"text": text}, other) for other, text in STATEMENTS.items() if other != name]
+    index = Index([Problem("own:two_sum", {"text": statement}, "own"), *others])
+    for form in (*FORMS, lambda text: text.replace("，", ",\n# "), lambda text: text[: len(text) * 2 // 3] + "。"):
+        assert problems_in(form(statement), index) == {("own:two_sum", "text")}
+    for other in (statement[::-1], " ".join(sorted(statement.split())), statement[: len(statement) // 5]):
+        assert other == statement or problems_in(other, index) == set()
+
+
 def test_a_hit_has_the_part_the_overlap_and_an_excerpt(index: Index):
     complete = {part: 1.0 for part in ROTATE.texts}
     assert {hit.part: hit.overlap for hit in index.hits(PROMPT + SOLUTION + TESTS)} == complete
@@ -144,6 +165,15 @@ def test_a_short_text_is_one_ngram():
     assert [hit.problem for hit in index.hits("x = 1\ndef first_of_pair(pair): return pair[0]\ny = 2")] == ["s"]
     assert index.hits("def first_of_pair(pair): return pair[1]") == []
     assert index.hits("return number % 1.0") == []
+
+
+def test_a_phrase_of_a_few_characters_identifies_no_problem():
+    """Two characters count as a word, so that a phrase of Chinese needs about as many words as one of English."""
+    assert len(Index([Problem("z", {"text": "求最大值的函数"})])) == 0
+    assert [
+        hit.problem
+        for hit in Index([Problem("z", {"text": "求整数列表最大值的函数"})]).hits("# 求整数列表最大值的函数")
+    ] == ["z"]
 
 
 def test_a_text_that_two_problems_share_is_reported_once(index: Index):
