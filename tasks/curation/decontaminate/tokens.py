@@ -63,7 +63,7 @@ class Tokens:
     @functools.cached_property
     def word_count(self) -> int:
         """The number of words, where two characters of a script without spaces between words count as one."""
-        return len(self.words) - np.count_nonzero(self._classes == scripts.CHARACTER) // 2
+        return len(self.words) - int(np.count_nonzero(self._classes == scripts.CHARACTER)) // 2
 
     @functools.cached_property
     def is_number(self) -> np.ndarray:
