@@ -108,6 +108,10 @@ class ConcatenatedSource:
     def fingerprint(self) -> str:
         return hash_of(self.name, "joined", ((source.fingerprint(), len(source)) for source in self._sources))
 
+    def place(self, shard: int) -> int:
+        """Which of the sources a shard belongs to."""
+        return bisect.bisect_right(self._ends, shard)
+
 
 def has_documents(source: Source) -> bool:
     """Whether the source has a document. Reads as far as the first, which is usually in shard 0."""
