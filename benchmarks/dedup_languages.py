@@ -10,6 +10,7 @@ the pattern `\\w+`. Times are CPU times of the process, medians of 5 rounds.
 import argparse
 import datetime
 import hashlib
+import os
 import platform
 import random
 import re
@@ -24,6 +25,7 @@ from training_set import methods  # first: makes the project importable
 from training_set.documents import documents
 from training_set.languages import LANGUAGES, Writer, similarity
 
+from codellama_jax.runtime.cli import code_version
 from tasks.curation.dedup import minhash
 
 _RUNS = re.compile("[0-9A-Za-z_\x80-\U0010ffff]+|[^\0- ]")
@@ -50,12 +52,13 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     yield f"    python benchmarks/dedup_languages.py --pairs={options.pairs}"
     yield ""
     yield from paragraph(
-        f"""{processor()}, 2 cores, shared; Python {platform.python_version()}, numpy {np.__version__}. {options.pairs}
-        texts of 10 to 80 sentences of each language, each with an edited copy in which {RATES[0]:.1%} to
-        {RATES[-1]:.0%} of the words, and of the sentences, are replaced, left out or inserted. The similarity of a
-        pair is that of the sets of 5-grams of its words, which are known since the texts are made of random words
-        (training_set/languages.py). A pair is found if the build finds it directly, with its default settings
-        (threshold 0.85, 13 bands of 19 rows); in brackets, with runs of characters as tokens."""
+        f"""{os.cpu_count()} cores of {processor()}, shared with other programs; Python {platform.python_version()},
+        numpy {np.__version__}; {code_version()}. {options.pairs} texts of 10 to 80 sentences of each language, each
+        with an edited copy in which {RATES[0]:.1%} to {RATES[-1]:.0%} of the words, and of the sentences, are replaced,
+        left out or inserted. The similarity of a pair is that of the sets of 5-grams of its words, which are known
+        since the texts are made of random words (training_set/languages.py). A pair is found if the build finds it
+        directly, with its default settings (threshold 0.85, 13 bands of 19 rows); in brackets, with runs of characters
+        as tokens."""
     )
     heads = [f"{low} to {high}" for low, high in BANDS]
     yield "| language | " + " | ".join(heads) + " | flagged | of them other texts |"
