@@ -23,7 +23,10 @@ Span = tuple[int, int, str]  # begin, end, kind
 
 _BEFORE = 220  # characters before the @ that decide
 
-_LOCAL_PART = re.compile(r"[\w.%+-]{1,64}")  # matched backwards
+# Matched backwards. Text in a script without spaces before an address is not part of it, unless it is all there is.
+_LOCAL_PART = re.compile(
+    r"(?:[\w.%+-](?<![\u0e00-\u10ff\u1100-\u1dbf\u2e80-\ud7ff\uf900-\uffdc])){1,64}|[\w.%+-]{1,64}"
+)
 _DOMAIN = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[a-z]{2,13}|[A-Z]{2,13})"
     r"(?:(?=E<)|(?![\w@(\[=]|\.(?:[a-z0-9_]|[A-Z]\b)))"  # E<gt> ends an address in Perl's documentation
@@ -33,6 +36,7 @@ _VERSION = re.compile(r"v?\d+(?:\.\d[\w-]*)+\.|v?\d+\.(?!com$|net$|org$|cn$)|[1-
 _SERVICE_USERS = frozenset(("git", "hg", "svn"))
 _LABELLED = frozenset(("this", "super", "return", "break", "continue"))  # Kotlin
 _LOGIN_COMMAND = re.compile(r"\b(?:ssh|sftp|mosh|sshfs|ssh-copy-id)(?:[ \t]+-\w(?:[ \t]*[\w./~=:]+)?)*[ \t]+$")
+_COPY_COMMAND = re.compile(r"\b(?:scp|rsync)\b[^\n]*$")
 _REMOTE_PATH = re.compile(r":(?:[~/]|\.{1,2}/|[\w.-]+/|[\w-]+\.git\b)|/[\w.-]+/|//")
 _ESCAPE = re.compile(r"u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[0-7]{1,3}|[abefnrtv]")  # after a backslash
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}|%[-+ #0]{0,2}\d{0,3}[a-z]")  # of a URL, of printf
@@ -86,15 +90,17 @@ def _address(text: str, at: int, before: str) -> Span | None:
     top = domain[0].rpartition(".")[2].lower()
     if top not in top_level_domains.ALL or _RESERVED.search(domain[0]) or _is_version(domain[0]):
         return None
-    begin = _begin(before)
+    local = before.removesuffix("\\")  # joe\\@corp.com in a string of Perl
+    begin = _begin(local)
     if begin is None:
         return None
-    name, before, after = before[begin:], before[:begin], text[domain.end() : domain.end() + 80]
+    after = text[domain.end() : domain.end() + 80]
+    name, start, before = local[begin:], at - len(before) + begin, before[:begin]
     if name in _SERVICE_USERS or name in _LABELLED or _is_login(before, after):
         return None
     if top not in top_level_domains.UNAMBIGUOUS and _is_operand(name, domain[0], before, after):
         return None
-    return at - len(name), domain.end(), "email"
+    return start, domain.end(), "email"
 
 
 def _begin(before: str) -> int | None:
@@ -125,7 +131,10 @@ def _is_version(domain: str) -> bool:
 def _is_login(before: str, after: str) -> bool:
     """Whether a user of a host follows a login command or a URL's scheme, or precedes the path of a remote file."""
     login = "://" in before and _LOGIN.search(before + "x") is not None
-    return login or _REMOTE_PATH.match(after) is not None or _LOGIN_COMMAND.search(before) is not None
+    remote = _REMOTE_PATH.match(after) is not None or (
+        after.startswith(":") and _COPY_COMMAND.search(before) is not None
+    )
+    return login or remote or _LOGIN_COMMAND.search(before) is not None
 
 
 def _is_operand(name: str, domain: str, before: str, after: str) -> bool:

@@ -1,8 +1,9 @@
 """The comments and strings of code in languages that have an infix operator @.
 
 Only there can `name@object.attribute` be code: the product of matrices in Python, a label in Kotlin, a slot in R, a
-pattern in Scala, Haskell and Rust, the concatenation of lists in OCaml, a node of Erlang, a database link in SQL. In
-other languages an address outside comments and strings is text too: of a here-document, JSX, a template.
+pattern in Scala, Haskell and Rust, the concatenation of lists in OCaml, a node of Erlang, a database link in SQL, a
+version of a symbol in assembly. In other languages an address outside comments and strings is text too: of a
+here-document, JSX, a template.
 
 A scanner for each family of languages skips from one comment or string to the next. It does not parse: a nested
 comment ends at the first end, and a string inside the braces of another string ends that string.
@@ -31,6 +32,7 @@ _SYNTAX = {
         (r"//[^\n]*|\(\*.*?(?:\*\)|\Z)", _TRIPLE, r"\{(?P<tag>[a-z_]*)\|.*?(?:\|(?P=tag)\}|\Z)", _LINES, _CHARACTER)
     ),
     ("Erlang",): "|".join((r"%[^\n]*", _LINES, r"'(?:\\.|[^'\\\n])*'")),
+    ("Assembly",): "|".join((rf"[\#;!][^\n]*|@[ \t][^\n]*|{_SLASHES}", _LINE, r"'(?:\\.|[^'\\\n])*'")),
     ("SQL",): "|".join((_DASHES, r"/\*.*?(?:\*/|\Z)", r"'(?:\\.|''|[^'\\])*'", _LINES)),
 }
 _SCANNERS = {name: re.compile(syntax, re.DOTALL) for names, syntax in _SYNTAX.items() for name in names}

@@ -28,6 +28,7 @@ CODE = [
     ("R", "fit@frame.name <- object@meta.info\nx@w.id[1]"),
     ("SQL", "SELECT name FROM staff@remote.world WHERE id = 1"),
     ("Erlang", "net_adm:ping(worker@host.com)"),
+    ("Assembly", "call printf@PLT.name\n.symver foo,foo@VERS.name"),
     ("C++", "a@b.c call x@plt.sec memcpy@GLIBC.x"),
     ("Java", "@Named.of @Inject(value.name) {@link Foo#bar}"),
     ("Julia", "Base.@time.id x"),
@@ -36,6 +37,7 @@ CODE = [
     ("", "icon@2x.tv logo@3x.ai icon@2x.png"),
     ("", "git clone git@github.com:org/repo.git && git clone joe@srv.corp.com:work/x.git"),
     ("Shell", "ssh -p 22 joe@srv.corp.com ls\nscp a.txt joe@srv.corp.com:/tmp\nrsync joe@srv.corp.com:~/x ."),
+    ("Shell", "rsync -a x joe@srv.corp.com:y"),
     ("", "ssh://joe@srv.corp.com/x svn+ssh://joe@srv.corp.com sftp joe@srv.corp.com"),
     ("", r"^\w+@corp.com$ [\w.]+@corp.com"),
     ("C", 'printf("%s@corp.com %d@corp.com", name, id);'),
@@ -63,6 +65,9 @@ TEXT = [
     ("Shell", "git config user.email {}\nEMAIL={}\nmail -s hello {} <<END\nDear {}\nEND"),
     ("YAML", "author: {}\nmaintainers:\n  - {}\nemail: '{}'"),
     ("C", 'puts("hello\\n{}\\t{}"); /* {} */'),
+    ("Perl", 'print "mail {} now"; # {}'),
+    ("Assembly", "# {}\n.ascii \"{}\\n\" ; {}"),
+    ("", "请联系{}。メール：{}、전화{} ติดต่อ{}"),
     ("JavaScript", '"\\u003c{}\\u003e"'),
     ("Perl", "=head1 AUTHOR\n\nJoe Doe E<lt>{}E<gt>, C<{}>"),
     ("", "<a href=\"/users/{}/\">Joe</a>"),
@@ -89,6 +94,12 @@ def test_addresses_in_prose_comments_and_strings_are_replaced(language: str, tex
         clean, counts = redact(text.format(*[address] * count), language=language)
         assert clean == text.format(*["<EMAIL>"] * count)
         assert counts == {"email": count}
+
+
+def test_an_escaped_or_international_address_is_replaced():
+    assert redact('$m = "joe\\@corp.com";', language="Perl") == ('$m = "<EMAIL>";', {"email": 1})
+    for address in ("张三@corp.cn", "josé.pérez@corp.es", "иван@corp.ru"):
+        assert redact(f"# {address}", language="Python") == ("# <EMAIL>", {"email": 1})
 
 
 def test_an_assigned_address_is_replaced_where_its_name_or_domain_says_so():
