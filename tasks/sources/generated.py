@@ -39,7 +39,8 @@ _FILE = (
 _DO_NOT_EDIT = re.compile(
     r"\b(?:do not|don'?t|never|not be)(?: manually| hand-?)? ?(?:edit|modify|change|touch|alter)(?:ed|d)?\b"
     r"(?=\W*$|\W*[.!,;:)]| [-–—]|/"
-    r"| (?:or|and|this|it|manually|by|directly|unless|the (?:file|class|code)|file|because|since|as|here)\b)",
+    r"| (?:or|and|this|it|manually|by|directly|unless|the (?:file|class|code)|file|because|since|as|here)\b)"
+    r"|\bchanges?\b.{0,60}\bbe (?:lost|overwritten)\b",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
@@ -54,6 +55,7 @@ _OF_FILE = re.compile(
     rf"|(?:the )?(?:contents? of )?(?:the|this) file (?:was|has been) {_GENERATED}"
     rf"|this is an? (?:\w+ ){{0,2}}?{_GENERATED} (?:\w+ ){{0,2}}{_FILE}\b"
     rf"|this file contains (?:only )?(?:{_AUTO}|generated) (?:code|sources?|bindings|stubs|wrappers|definitions)\b"
+    r"|form (?:implementation )?generated from reading ui file\b"
     r"|@generated\b(?!\W*(?:tags?|marks?|markers?|annotations?|comments?|is|are|means|files?|and|or|in)\b)"
     r"|<auto-?generated\b",
     re.IGNORECASE,
@@ -79,7 +81,8 @@ _NO_PROGRAM = re.compile(
 )
 _PROGRAM = re.compile(r"\b(?:compiler|generator|plugin|tool|script|protocol buffer|assembler|wizard)\b", re.IGNORECASE)
 _VERSION_OR_FILE = re.compile(
-    r"\bv?\d+\.\d|\(v?\d|\b(?-i:[A-Z])[\w+-]* v?\d"
+    r"\bthe (?-i:[A-Z])[\w.+-]*(?: [\w.+-]+){0,3} (?:compiler|generator|plugin)\b"
+    r"|\bv?\d+\.\d|\(v?\d|\b(?-i:[A-Z])[\w+-]* v?\d"
     r"|[\w/-]\.(?:awk|c|capnp|cmd|ejs|el|erb|fbs|g4?|go|graphql|h|hbs|idl|in|j2|jl|js|json|l|lua|m4|php|pl|proto|py|rb|rs"
     r"|sh|sql|tcl|td|thrift|tmpl|tpl|ts|wsdl|xml|xsd|xslt?|ya?ml|y)\b"
     r"|\b(?:antlr|autoconf|automake|bison|cmake|configure|cython|django|flex|javacc|make|openapi|protoc|setuptools-scm"
