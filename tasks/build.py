@@ -72,9 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", metavar="MODEL", help="SentencePiece model that counts the tokens")
     parser.add_argument(
         "--against",
-        metavar="JSONL",
+        metavar="PATH",
         action="append",
-        help="evaluation problems that documents must not contain; repeatable",
+        help="evaluation problems that documents must not contain: a file (JSON, Parquet, ...), pattern or folder;"
+        " repeatable",
     )
     parser.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one per core)")
     parser.add_argument(

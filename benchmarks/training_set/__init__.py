@@ -1,4 +1,4 @@
-"""The parts of benchmarks/dedup.py: each yields lines of the result file. Makes the project importable."""
+"""The parts of benchmarks/dedup.py and dedup_languages.py. Makes the project importable."""
 
 import sys
 from pathlib import Path

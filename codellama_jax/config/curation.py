@@ -100,7 +100,8 @@ class Decontamination:
     Attributes:
         words: words in an n-gram. Ten, as in Llama 2's contamination analysis (arXiv 2307.09288, A.6), where they are
             tokens: half of the solutions of HumanEval and MBPP have at most 22 words, so longer n-grams would be few.
-        shortest: minimum number of words of a text; one with fewer words than `words` is a single n-gram.
+        shortest: minimum number of words of a text; one with fewer words than `words` is a single n-gram. A character
+            of a script without spaces between words is a word of an n-gram, and half a word of a text.
         share: a document matches a problem if it contains at least this share of the n-grams of one of its texts.
         structure: tokens in a structural n-gram; 0 disables the structural search.
         structure_share: like `share`, for structural n-grams, which match by chance more often.

@@ -5,7 +5,7 @@ import dataclasses
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks import sources
-from tasks.sources.base import Source
+from tasks.sources.base import ConcatenatedSource, Source
 from tasks.sources.records.record_formats import is_record_file
 
 
@@ -40,6 +40,17 @@ class Inputs:
         if self.fingerprint and source.fingerprint() != self.fingerprint:
             raise UserError(f"{self.description} has changed since the build started: build into a new --out")
         return source
+
+    def place(self, source: Source, shard: int) -> str:
+        """The path, as the user named it, that a shard of the opened source belongs to."""
+        if isinstance(source, ConcatenatedSource):
+            return self._paths[source.place(shard)]
+        return self.description
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The paths of the source, or the name of the embedded corpus."""
+        return self._paths or (self.description,)
 
     @property
     def folders(self) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from tasks.sources import manifest
 
 STEPS, DONE = ".steps", "done.json"
 FIRST_STEP = "read"
-FORMAT = 1  # of the output of steps: a build of another format is not resumed
+FORMAT = 2  # of the output of steps: a build of another format is not resumed
 
 _log = logging.getLogger(__name__)
 

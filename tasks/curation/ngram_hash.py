@@ -1,5 +1,7 @@
 """64-bit hashes of words and of word n-grams, computed for a complete text at a time with NumPy.
 
+ASCII is split by a table of its bytes, and other characters by their script (scripts.py).
+
 The hash of a word is the polynomial of its bytes in an odd base, modulo 2^64: prefix sums over a text give the hashes
 of all its words by subtraction. The hash of an n-gram is the polynomial of the hashes of its words in another base,
 mixed by SplitMix64. They do not depend on the machine or on the version of Python. They are not collision-resistant
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tasks.curation import scripts
 from tasks.curation.splitmix64 import mix
 
 # Odd numbers without structure: digits of the golden ratio and of the square root of 2.
@@ -23,16 +26,19 @@ def hash_words(data: bytes, kinds: bytes) -> tuple[np.ndarray, np.ndarray, np.nd
     """Splits a text into words and hashes them.
 
     Args:
-        kinds: for each of the 256 bytes: 0 a delimiter (a line end must be one), 1 part of a word, 2 a word by itself.
+        data: text in UTF-8; half surrogates are accepted.
+        kinds: for each of the 256 bytes: 0 a delimiter (a line end must be one), 1 part of a word, 2 a word by itself;
+            1 for those that are not ASCII.
 
     Returns:
-        Where each word begins and where it ends (exclusive), int64 [words]; the hashes, uint64 [words].
+        Where each word begins, int64 [words]; its class, `kinds` of its first byte or that of scripts.py, uint8
+        [words]; the hashes, uint64 [words].
     """
     parts = [_hash_section(data[begin:end], kinds, begin) for begin, end in _sections(data)]
     if len(parts) == 1:
         return parts[0]
-    begins, ends, hashes = zip(*parts, strict=True)
-    return np.concatenate(begins), np.concatenate(ends), np.concatenate(hashes)
+    begins, classes, hashes = zip(*parts, strict=True)
+    return np.concatenate(begins), np.concatenate(classes), np.concatenate(hashes)
 
 
 def ngram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
@@ -83,11 +89,18 @@ def _sections(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _hash_section(data: bytes, kinds: bytes, offset: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     kind = np.frombuffer(data.translate(kinds), np.uint8)
-    not_inside = ~(kind & 1)  # its lowest bit is 0 within a word
-    first, last = kind.copy(), kind.copy()
-    first[1:] &= not_inside[:-1]
-    last[:-1] &= not_inside[1:]
-    begins, ends = np.flatnonzero(first != 0), np.flatnonzero(last != 0) + 1
+    if data.isascii():
+        not_inside = ~(kind & 1)  # its lowest bit is 0 within a word
+        first, last = kind.copy(), kind.copy()
+        first[1:] &= not_inside[:-1]
+        last[:-1] &= not_inside[1:]
+        begins, ends = np.flatnonzero(first != 0), np.flatnonzero(last != 0) + 1
+    else:
+        kind = kind.copy()
+        first = scripts.classify(np.frombuffer(data, np.uint8), kind)
+        begins = np.flatnonzero(first)
+        delimiter = kind == 0
+        ends = np.flatnonzero(~delimiter & np.append(first[1:] | delimiter[1:], True)) + 1
     size = 1 << max(len(data), _SECTION).bit_length() - 1
     powers, inverses = _powers(_BYTE_BASE, size if size >= len(data) else 2 * size, 1)
     sums = np.empty(len(data) + 1, np.uint64)
@@ -97,7 +110,7 @@ def _hash_section(data: bytes, kinds: bytes, offset: int) -> tuple[np.ndarray, n
     hashes = sums[ends]
     hashes -= sums[begins]
     hashes *= inverses[begins]
-    return begins + offset, ends + offset, hashes
+    return begins + offset, kind[begins], hashes
 
 
 @functools.lru_cache(maxsize=64)

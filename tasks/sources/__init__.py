@@ -41,10 +41,13 @@ def open(paths: Paths, stream: str, split: str, corpus: Corpus, filters: Filters
         return embedded_source(stream, split, corpus, filters)
     opened: list[Source] = []
     empty: list[EmptySplit] = []
-    for path in (paths,) if isinstance(paths, str) else paths:
+    places = (paths,) if isinstance(paths, str) else paths
+    for path in places:
         try:
             opened.append(_open_path(path, stream, split, corpus, filters))
         except EmptySplit as error:
+            if split == "train" and len(places) > 1:
+                raise EmptySplit(f"{error}; correct this place, or remove it from the list") from None
             empty.append(error)
     if not opened:
         raise empty[0] if empty else UserError(f"{binding(stream)}={paths!r} names no path")

@@ -116,6 +116,10 @@ class ConcatenatedSource:
     def fingerprint(self) -> str:
         return hash_of(self.name, "joined", ((source.fingerprint(), len(source)) for source in self._sources))
 
+    def place(self, shard: int) -> int:
+        """Which of the sources a shard belongs to."""
+        return bisect.bisect_right(self._ends, shard)
+
 
 def changed(documents: Iterable[Document]) -> list[tuple[str, object]]:
     """Block.changed for documents that have not been cut or grouped."""

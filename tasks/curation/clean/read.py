@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from codellama_jax.config.curation import PLACEHOLDERS, Quality
+from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.curation import storage, tables
 from tasks.curation.clean import licences, quality, redaction
@@ -22,7 +23,7 @@ from tasks.curation.ledger import Ledger
 from tasks.curation.units import Unit
 from tasks.sources import languages
 from tasks.sources.base import CODE_STREAMS, Document, Source
-from tasks.sources.filters import LeftOut
+from tasks.sources.filters import BINDINGS, LeftOut, format_counts
 from tasks.sources.records.record_file import RecordLocation
 
 NAME = "read"
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
         pa.field("key", pa.binary(16), False),  # content hash
     ]
 )
+_PLACE = "place"  # in the names of counts: what is read, and left out, of each path of the source
 LEFT_OUT = pa.schema([pa.field(name, pa.string(), False) for name in ("path", "reason", "detail")])
 
 
@@ -60,8 +62,20 @@ class Rules:
 
 
 def run(ledger: Ledger, folder: str, rules: Rules) -> Counters:
-    """Reads the source."""
-    return ledger.engine.run("read", folder, ledger.units, _ReadUnit(folder, rules), size=1 << 40)
+    """Reads the source.
+
+    Raises:
+        UserError: the filters remove all documents of one of the source's paths.
+    """
+    counters = ledger.engine.run("read", folder, ledger.units, _ReadUnit(folder, rules), size=1 << 40)
+    for place in rules.inputs.places:
+        if not counters.counts[f"{_PLACE}/{place}"]:
+            prefix = f"{_PLACE}-left-out/{place}/"
+            reasons = {name.removeprefix(prefix): n for name, n in counters.counts.items() if name.startswith(prefix)}
+            left_out = format_counts(reasons, BINDINGS | quality.BINDINGS) or "it is empty"
+            fix = "change these settings, or remove it from the list, and use a new --out"
+            raise UserError(f"no document of {place} is left: {left_out}; {fix}")
+    return counters
 
 
 class _ReadUnit:
@@ -86,12 +100,13 @@ class _ReadUnit:
         rows: list[dict[str, Any]] = []
         number = size = 0
         for shard in range(unit.begin, unit.end):
+            place = self._rules.inputs.place(source, shard)
             for block in source.read(shard):
                 for reason, location in block.left_out:
                     # str() of a location in a file of lines would count the lines before it
                     path = location.path if isinstance(location, RecordLocation) else str(location)
                     left_out.append((path, reason, ""))
-                    counters.add(f"left_out/{reason}")
+                    _count_left_out(counters, place, reason)
                 for rule, _ in block.changed:
                     counters.add(f"changed/{rule}")
                 for document in block.items:
@@ -99,8 +114,9 @@ class _ReadUnit:
                         rows.append(row := self._row(document, number, counters))
                     except LeftOut as error:
                         left_out.append((document.path, error.reason, ""))
-                        counters.add(f"left_out/{error.reason}")
+                        _count_left_out(counters, place, error.reason)
                         continue
+                    counters.add(f"{_PLACE}/{place}")
                     number += 1
                     size += row["bytes"]
                     if size >= tables.GROUP_BYTES:
@@ -120,7 +136,7 @@ class _ReadUnit:
                 wanted = self._rules.inputs.filters.languages
                 if wanted is not None and language not in map(languages.canonical_name, wanted):
                     raise LeftOut("language")
-        text = self._redact(text, counters)
+        text = self._redact(text, language, counters)
         tokens, size = len(_tokenizer(self._rules.tokenizer).encode(text)), len(text.encode())
         counters.add_document("read", language, tokens, size)
         counters.add(f"length/read/{histogram_bin(tokens)}")
@@ -136,11 +152,11 @@ class _ReadUnit:
             "key": bytes.fromhex(content_hash(text)),
         }
 
-    def _redact(self, text: str, counters: Counters) -> str:
+    def _redact(self, text: str, language: str, counters: Counters) -> str:
         counters.add("characters", len(text))
         if not self._rules.redact:
             return text
-        result, kinds = redaction.redact(text, self._rules.redact)
+        result, kinds = redaction.redact(text, self._rules.redact, language)
         if kinds:
             inserted = sum(len(PLACEHOLDERS[kind]) * count for kind, count in kinds.items())
             counters.add("redacted_characters", len(text) - len(result) + inserted)
@@ -148,6 +164,11 @@ class _ReadUnit:
             for kind, count in kinds.items():
                 counters.add(f"redacted/{kind}", count)
         return result
+
+
+def _count_left_out(counters: Counters, place: str, reason: str) -> None:
+    counters.add(f"left_out/{reason}")
+    counters.add(f"{_PLACE}-left-out/{place}/{reason}")
 
 
 @functools.lru_cache(maxsize=1)

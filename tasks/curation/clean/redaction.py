@@ -1,12 +1,11 @@
 """Redaction: replaces secrets and personal e-mail addresses by placeholders.
 
-    email        addresses: <EMAIL>
+    email        addresses of persons, in prose, comments and strings (tasks/curation/clean/addresses.py): <EMAIL>
     key          keys that services issue, by their format, and strings assigned to names such as api_key: <KEY>
     private_key  PEM and PGP blocks: <KEY>
     password     in URLs (scheme://user:password@host), and strings assigned to names such as password: <PASSWORD>
 
-Not replaced: addresses of reserved domains (example.com and others of RFC 2606), "git@host", which names a service and
-not a person, and placeholders of secrets: words, "changeme", "${TOKEN}".
+Not replaced: placeholders of secrets: words, "changeme", "${TOKEN}".
 
 detect-secrets is not used because its plug-ins apply every rule to every line (0.1 MB per second) and report lines, not
 the span to replace.
@@ -20,8 +19,8 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from codellama_jax.config.curation import PLACEHOLDERS
-
-Span = tuple[int, int, str]  # begin, end, kind
+from tasks.curation.clean import addresses
+from tasks.curation.clean.addresses import Span
 
 # Literal part -> format of the keys that services issue. A format is matched only in documents with the literal part.
 _WORD_BEFORE, _WORD_AFTER = r"(?<![A-Za-z0-9_+/-])", r"(?![A-Za-z0-9_])"
@@ -67,50 +66,43 @@ _PRIVATE_KEY = re.compile(
 )
 _KEY_MATERIAL = re.compile(r"[0-9A-Za-z+/=]{40}")
 
-# Names of variables that hold secrets, in lower case, and the assignment of a string to such a name.
+# Names of variables that hold secrets, in lower case, and the rest of the assignment of a string to such a name. The
+# rest of a longer name may say that the string is not the secret: tokenizer, token_url, passwordField.
 _NAMES = ("passw", "pwd", "secret", "token", "api_key", "apikey", "api-key", "access_key", "accesskey", "auth_key")
+_NOT_SECRET = re.findall(
+    r"\w+",
+    "name type url uri path file dir folder field header regex regexp pattern class model endpoint prefix suffix format"
+    " algorithm method backend page view label title message text hint help template",
+)
 _ASSIGNMENT = re.compile(
+    r"(?!i[sz]|I[SZ]|(?:(?:[\w-]{0,40}[_-])?(?:"
+    + "|".join(_NOT_SECRET + [word.upper() for word in _NOT_SECRET])
+    + r")|[\w-]{0,40}(?:"
+    + "|".join(map(str.capitalize, _NOT_SECRET))
+    + r"))[sS]?(?![\w-]))"
     r"[\w-]{0,40}[\"'`]?\]?(?:\s{0,3}:\s{0,3}[\w.]{1,20})?\s{0,10}(?:=>|:=|[:=](?!=))\s{0,10}[bru]?"
-    r"(?P<quote>[\"'`])(?P<value>[^\s\"'`\\]{6,256})(?P=quote)",
+    r"(?P<quote>[\"'`])(?P<value>[^\s\"'`\\]{6,256})(?P=quote)"
 )
 _RANDOM = re.compile(r"[0-9A-Za-z_+/=.~-]{20,}")  # shorter ones are mostly version numbers and digests
 _PLACEHOLDER = re.compile(
-    r"[<{$%*]|x{4}|X{4}|\.\.\.|0{6}|1{6}|EXAMPLE|(?i:example|sample|dummy|fake|change_?me|placeholder|redacted|"
-    r"your|passw|secret|token|foobar|12345|abcd)"
+    r"[<{$%*\[\]]|^(?:pwd|pass|pw)$|x{4}|X{4}|\.\.\.|0{6}|1{6}|EXAMPLE|"
+    r"(?i:example|sample|dummy|fake|change_?me|placeholder|redacted|your|passw|secret|token|foobar|12345|abcd)"
 )
 
-_LOCAL_PART = re.compile(r"[\w.%+-]{1,64}")  # of an address, matched backwards
-_DOMAIN = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[a-z]{2,12}|[A-Z]{2,12})(?![\w@(\[=])"
-)
-# Top-level domains in which people have addresses, besides country codes, which have two letters.
-_TOP_LEVEL = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        com org net edu gov mil int info biz name dev app xyz online site tech store cloud email pro aero coop jobs mobi
-        museum travel asia tel post blog wiki live space world group agency systems software
-        """,
-    )
-)
-_RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)$", re.IGNORECASE)
-_FILE_EXTENSIONS = frozenset(("js", "ts", "hs", "jl", "kt"))  # two letters, but not country codes
-_SERVICE_USERS = frozenset(("git", "hg", "svn"))
-_CREDENTIALS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>{}$]{0,64}:(?P<password>[^\s/:@\"'<>{}$]{3,128})$")
 
-
-def redact(text: str, kinds: Collection[str] = tuple(PLACEHOLDERS)) -> tuple[str, Counter[str]]:
+def redact(text: str, kinds: Collection[str] = tuple(PLACEHOLDERS), language: str = "") -> tuple[str, Counter[str]]:
     """Replaces secrets and addresses; returns the text and how many of each kind were replaced.
 
     It is idempotent.
 
     Args:
         kinds: the keys of PLACEHOLDERS to replace.
+        language: of code, which decides where addresses can stand; "" for prose, or if it is not known.
     """
     counts: Counter[str] = Counter()
     parts: list[str] = []
     done = 0
-    for begin, end, kind in sorted(_spans(text), key=lambda span: (span[0], -span[1])):
+    for begin, end, kind in sorted(_spans(text, language), key=lambda span: (span[0], -span[1])):
         if kind not in kinds or begin < done:
             continue
         parts += (text[done:begin], PLACEHOLDERS[kind])
@@ -119,7 +111,7 @@ def redact(text: str, kinds: Collection[str] = tuple(PLACEHOLDERS)) -> tuple[str
     return ("".join(parts) + text[done:] if parts else text), counts
 
 
-def _spans(text: str) -> Iterator[Span]:
+def _spans(text: str, language: str) -> Iterator[Span]:
     if _PRIVATE in text:
         for match in _PRIVATE_KEY.finditer(text):
             if _KEY_MATERIAL.search(match["body"]):
@@ -131,7 +123,7 @@ def _spans(text: str) -> Iterator[Span]:
                 if "EXAMPLE" not in match[0]:
                     yield *match.span(), "key"
     if "@" in text:
-        yield from _at_signs(text)
+        yield from addresses.find(text, language, _PLACEHOLDER)
     if '"' in text or "'" in text or "`" in text:
         yield from _assignments(text)
 
@@ -149,34 +141,6 @@ def _long_words(text: str) -> bytes:
     return b"\n".join(data[max(0, begin - _CONTEXT) : end] for begin, end in spans if _DIGIT.search(data, begin, end))
 
 
-def _at_signs(text: str) -> Iterator[Span]:
-    """E-mail addresses, and passwords in URLs."""
-    at = text.find("@")
-    while at >= 0:
-        if at and not text[at - 1].isspace():
-            before = text[max(0, at - 220) : at]
-            credentials = _CREDENTIALS.search(before) if "://" in before else None
-            if credentials:
-                if not _PLACEHOLDER.search(credentials["password"]):
-                    begin, end = credentials.span("password")
-                    yield at - len(before) + begin, at - len(before) + end, "password"
-            else:
-                yield from _address(text, at, before)
-        at = text.find("@", at + 1)
-
-
-def _address(text: str, at: int, before: str) -> Iterator[Span]:
-    local = _LOCAL_PART.match(before[: -65 - 1 : -1])
-    domain = _DOMAIN.match(text, at + 1)
-    if not local or not domain:
-        return
-    name = local[0][::-1].lstrip(".%+-")
-    top = domain[0].rpartition(".")[2].lower()
-    is_top = top not in _FILE_EXTENSIONS if len(top) == 2 else top in _TOP_LEVEL
-    if name and name not in _SERVICE_USERS and is_top and not _RESERVED.search(domain[0]):
-        yield at - len(name), domain.end(), "email"
-
-
 def _assignments(text: str) -> Iterator[Span]:
     """Strings that are assigned to a name that marks them as secret."""
     lower = text.lower()
@@ -185,7 +149,7 @@ def _assignments(text: str) -> Iterator[Span]:
     for name in _NAMES:
         begin = lower.find(name)
         while begin >= 0:
-            match = _ASSIGNMENT.match(text, begin)
+            match = _ASSIGNMENT.match(text, begin + len(name))
             if match:
                 value = match["value"]
                 if name in ("passw", "pwd"):

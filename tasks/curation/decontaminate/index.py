@@ -53,7 +53,7 @@ class Index:
         self.settings = settings = settings or Decontamination()
         texts = reference_texts(problems)
         self._names = [(text.problem, text.part) for text in texts]
-        sizes = {len(text.tokens.words) for text in texts if len(text.tokens.words) >= settings.shortest}
+        sizes = {len(text.tokens.words) for text in texts if text.tokens.word_count >= settings.shortest}
         self._lengths = sorted({min(size, settings.words) for size in sizes})  # of n-grams of words
         prefix = self._lengths[0] if self._lengths else 0
         words = [word_ngrams(text, settings, prefix) for text in texts]

@@ -77,7 +77,7 @@ def word_ngrams(text: ReferenceText, settings: Decontamination, prefix: int) -> 
     """
     words = text.tokens.words
     n = min(len(words), settings.words)
-    if n < settings.shortest:
+    if text.tokens.word_count < settings.shortest:
         return NO_HASHES, NO_HASHES
     hashes = text.tokens.hashes[words]
     distinct = distinct_tokens(hashes, ~text.tokens.is_number[words], n)

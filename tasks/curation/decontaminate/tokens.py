@@ -1,14 +1,16 @@
 """Tokens of a text for decontamination, and n-grams that ignore the names of variables.
 
-Tokens are words and single punctuation marks in lower case. In a structural n-gram a variable is represented by how
-many tokens ago it was used in the n-gram, so that consistent renaming does not change it.
+Tokens are words and single punctuation marks in lower case; of scripts without spaces between words, single characters
+(tasks/curation/scripts.py). In a structural n-gram a variable is represented by how many tokens ago it was used in the
+n-gram, so that consistent renaming does not change it.
 """
 
 import functools
+import re
 
 import numpy as np
 
-from tasks.curation import ngram_hash
+from tasks.curation import ngram_hash, scripts
 from tasks.curation.decontaminate.hash_sets import HashSet
 from tasks.curation.splitmix64 import mix
 
@@ -17,9 +19,10 @@ _EXCERPT = 120  # characters at most
 _LETTERS = frozenset(b"_abcdefghijklmnopqrstuvwxyz") | frozenset(range(128, 256))
 _DIGITS = frozenset(b"0123456789")
 _KINDS = bytes(1 if byte in _LETTERS | _DIGITS else 2 if byte > ord(" ") else 0 for byte in range(256))
-_IS_PUNCTUATION = np.array([kind == 2 for kind in _KINDS])
 _IS_DIGIT = np.array([byte in _DIGITS for byte in range(256)])
-_ESCAPES = (b"\\n", b"\\t", b"\\r")  # in a text inside JSON or a string; they would otherwise become parts of words
+# In a text inside JSON or a string; they would otherwise become parts of words.
+_ESCAPES = (b"\\n", b"\\t", b"\\r")
+_ESCAPED_CHARACTERS = re.compile(r"(?:\\u[0-9a-f]{4})+")
 
 # Reserved words of widely used languages, and those that precede the name of a function in its definition.
 _RESERVED = b"""
@@ -48,14 +51,19 @@ class Tokens:
 
     def __init__(self, data: bytes):
         self._data = data
-        self.begins, _, self.hashes = ngram_hash.hash_words(data, _KINDS)
+        self.begins, self._classes, self.hashes = ngram_hash.hash_words(data, _KINDS)
         self._first_bytes = np.frombuffer(data, np.uint8)[self.begins]
-        self.is_punctuation = _IS_PUNCTUATION[self._first_bytes]
+        self.is_punctuation = self._classes == scripts.PUNCTUATION
         self.words = np.flatnonzero(~self.is_punctuation)
 
     def equals(self, mark: str) -> np.ndarray:
         """Which tokens are this punctuation mark: bool [tokens]."""
         return self._first_bytes == ord(mark)
+
+    @functools.cached_property
+    def word_count(self) -> int:
+        """The number of words, where two characters of a script without spaces between words count as one."""
+        return len(self.words) - int(np.count_nonzero(self._classes == scripts.CHARACTER)) // 2
 
     @functools.cached_property
     def is_number(self) -> np.ndarray:
@@ -71,11 +79,20 @@ class Tokens:
 
 def tokenize(text: str) -> Tokens:
     """Splits a text into tokens."""
-    data = text.encode("utf-8", "surrogatepass").lower()
+    text = text.lower()
+    if "\\u" in text:
+        text = _ESCAPED_CHARACTERS.sub(_unescaped, text)
+    data = text.encode("utf-8", "surrogatepass")
     if b"\\" in data:
         for escape in _ESCAPES:
             data = data.replace(escape, b"  ")
     return Tokens(data)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """The characters of consecutive escapes: halves of surrogate pairs are combined."""
+    units = bytes.fromhex(match[0].replace("\\u", ""))
+    return units.decode("utf-16-be", "surrogatepass").lower()
 
 
 def distinct_tokens(hashes: np.ndarray, counted: np.ndarray, n: int) -> np.ndarray:

@@ -13,15 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tasks.curation import ngram_hash
+from tasks.curation import ngram_hash, scripts
 from tasks.curation.splitmix64 import mix
 
 _CHUNK = 1 << 14  # shingles processed at a time, so that they stay in the cache
 _EMPTY = np.uint64(2**64 - 1)
 _BATCH = 1 << 18  # bytes of texts hashed together, so that short texts share the cost of a call
 
-# All characters beyond ASCII count as letters, because Unicode's classification depends on the version of Python.
-_TOKEN = re.compile("[0-9A-Za-z_\x80-\U0010ffff]+|[^\0- ]")
 _WORD = frozenset(b"0123456789_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") | frozenset(range(128, 256))
 _KINDS = bytes(1 if byte in _WORD else 2 if byte > ord(" ") else 0 for byte in range(256))
 
@@ -29,10 +27,13 @@ _KINDS = bytes(1 if byte in _WORD else 2 if byte > ord(" ") else 0 for byte in r
 def tokens(text: str) -> list[str]:
     """The tokens of a document, in order.
 
-    A token is a maximal run of ASCII letters, digits, underscores and characters beyond ASCII, or any other single
-    character above U+0020. White space and control characters separate tokens.
+    A token is a maximal run of letters, digits, underscores and marks; or a single character of a script without spaces
+    between words, with its marks (tasks/curation/scripts.py); or a punctuation mark. White space and control characters
+    separate tokens.
     """
-    return _TOKEN.findall(text)
+    token, long_hangul = _token_patterns()
+    spaced = long_hangul.sub(lambda match: f" {' '.join(match['run'])}{match['after']} ", text)
+    return token.findall(spaced)
 
 
 def shingles(text: str, width: int = 5) -> np.ndarray:
@@ -55,6 +56,21 @@ def shingles_of(texts: Iterable[str], width: int = 5) -> Iterator[np.ndarray]:
             yield from _shingles(batch, width)
             batch, size = [], 0
     yield from _shingles(batch, width)
+
+
+@functools.cache
+def _token_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """A token, and a run of Hangul in which each syllable is one."""
+    separators, punctuation, characters, marks, joiners = (
+        "".join(f"{chr(first)}-{chr(last)}" for first, last in scripts.ranges(kind))
+        for kind in (scripts.SEPARATOR, scripts.PUNCTUATION, scripts.CHARACTER, scripts.MARK, scripts.JOINER)
+    )
+    no_word = rf"\0-/:-@\[-^`{{-\x7f{separators}{punctuation}{characters}{marks}{joiners}"
+    after = rf"(?:[{marks}{joiners}]|(?<=[{joiners}])[{characters}])*"
+    return (
+        re.compile(rf"(?:[^{no_word}]+|[^\0- {separators}]){after}"),
+        re.compile(rf"(?P<run>[가-힣]{{{scripts.LONGEST_HANGUL + 1},}})(?P<after>{after})"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

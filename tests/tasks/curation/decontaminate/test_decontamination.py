@@ -2,7 +2,6 @@
 
 import ast
 import glob
-import gzip
 import json
 import os
 import pickle
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 from codellama_jax.config.curation import Decontamination
-from codellama_jax.errors import UserError
 from tasks.curation.decontaminate.index import Hit, Index
 from tasks.curation.decontaminate.problems import Problem, read_problems
 
@@ -88,6 +86,27 @@ def test_a_problem_is_found_in_any_layout(index: Index, form):
     assert problems_in(form(SUM.texts["text"]), index) == {(SUM.name, "text")}
 
 
+STATEMENTS = {
+    "Chinese": "给定一个整数数组和一个目标值，请在数组中找出和为目标值的两个整数，并返回它们的下标，顺序不限。",
+    "Japanese": "整数の配列と目標値が与えられたとき、和が目標値になる二つの要素の添字を返す関数を書いてください。",
+    "Thai": "จงเขียนฟังก์ชันที่รับรายการจำนวนเต็มและค่าเป้าหมายแล้วคืนตำแหน่งของสองจำนวนที่มีผลรวมเท่ากับค่าเป้าหมาย",
+    "Korean": "정수 배열과 목표 값이 주어질 때 합이 목표 값이 되는 두 원소의 위치를 돌려주는 함수를 작성하고 설명하라",
+    "Russian": "Дан массив целых чисел и ещё одно число: найдите два элемента массива, сумма которых равна этому числу,"
+    " и верните их номера в порядке возрастания, а если таких элементов нет, верните пустой список",
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_in_any_script_is_found_in_any_layout_and_in_part(name: str):
+    statement = STATEMENTS[name]
+    others = [Problem(f"own:{other}", {"text": text}, other) for other, text in STATEMENTS.items() if other != name]
+    index = Index([Problem("own:two_sum", {"text": statement}, "own"), *others])
+    for form in (*FORMS, lambda text: text.replace("，", ",\n# "), lambda text: text[: len(text) * 2 // 3] + "。"):
+        assert problems_in(form(statement), index) == {("own:two_sum", "text")}
+    for other in (statement[::-1], " ".join(sorted(statement.split())), statement[: len(statement) // 5]):
+        assert other == statement or problems_in(other, index) == set()
+
+
 def test_a_hit_has_the_part_the_overlap_and_an_excerpt(index: Index):
     complete = {part: 1.0 for part in ROTATE.texts}
     assert {hit.part: hit.overlap for hit in index.hits(PROMPT + SOLUTION + TESTS)} == complete
@@ -146,6 +165,15 @@ def test_a_short_text_is_one_ngram():
     assert index.hits("return number % 1.0") == []
 
 
+def test_a_phrase_of_a_few_characters_identifies_no_problem():
+    """Two characters count as a word, so that a phrase of Chinese needs about as many words as one of English."""
+    assert len(Index([Problem("z", {"text": "求最大值的函数"})])) == 0
+    assert [
+        hit.problem
+        for hit in Index([Problem("z", {"text": "求整数列表最大值的函数"})]).hits("# 求整数列表最大值的函数")
+    ] == ["z"]
+
+
 def test_a_text_that_two_problems_share_is_reported_once(index: Index):
     twice = Index([ROTATE, Problem("other:rotate", ROTATE.texts, "other"), SUM])
     assert len(twice) == len(index)
@@ -163,74 +191,6 @@ def test_a_pickled_index_is_small_and_gives_the_same_hits(index: Index):
 def test_invalid_settings_are_rejected(settings: dict):
     with pytest.raises(ValueError, match="Decontamination"):
         Decontamination(**settings)
-
-
-# --- files of problems ------------------------------------------------------------------------------------------------
-
-
-def write_records(path: Path, records: list[dict]) -> Path:
-    data = "".join(json.dumps(record) + "\n" for record in records).encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
-
-
-def test_the_fields_of_known_benchmarks_are_read(tmp_path: Path):
-    def texts(record: dict) -> dict[str, str]:
-        (problem,) = read_problems([write_records(tmp_path / "a.jsonl", [record])])
-        return dict(problem.texts)
-
-    code = {"prompt": "p", "canonical_solution": "c", "test": "t"}
-    assert texts({"task_id": "HumanEval/0", "entry_point": "f", **code}) == code
-    mbpp = {
-        "task_id": 7,
-        "text": "w",
-        "code": "d",
-        "test_list": ["a", "b"],
-        "challenge_test_list": [],
-        "test_setup_code": "",
-    }
-    assert texts(mbpp) == {"text": "w", "code": "d", "test_list": "a\nb"}
-    assert texts({"question": "q", "solutions": json.dumps(["x", "y"]), "input_output": "{}", "url": "u"}) == {
-        "question": "q", "solutions[0]": "x", "solutions[1]": "y"
-    }  # fmt: skip
-    assert texts({"description": "q", "solutions": {"language": [1], "solution": ["z"]}}) == {
-        "description": "q", "solutions[0]": "z"
-    }  # fmt: skip
-    assert texts({"name": "n", "language": "java", "prompt": "p", "tests": "t", "stop_tokens": ["\n"]}) == {
-        "prompt": "p", "tests": "t"
-    }  # fmt: skip
-    long = "some text of a benchmark that nobody here has heard of"
-    assert texts({"id": 3, "what": long, "licence": "MIT", "size": 12}) == {"what": long}
-
-
-def test_problems_are_read_from_several_formats(tmp_path: Path):
-    records = [{"task_id": "X/1", "prompt": PROMPT}, {"id": 2, "prompt": SOLUTION}, {"prompt": TESTS}, {"url": "-"}]
-    write_records(tmp_path / "Own.jsonl", records)
-    write_records(tmp_path / "Zipped.jsonl.gz", records)
-    (tmp_path / "List.json").write_text(json.dumps(records))
-    (tmp_path / "notes.txt").write_text("not this")
-    assert [problem.name for problem in read_problems([tmp_path / "Zipped.jsonl.gz"])] == [
-        "Zipped:X/1",
-        "Zipped:2",
-        "Zipped:#3",
-    ]
-    everything = read_problems([tmp_path])
-    assert len(everything) == 9 and everything == read_problems([str(tmp_path / "*.json*")])
-    assert len(Index(everything)) == len(Index(everything[:3]))
-
-
-def test_a_file_without_problems_is_an_error(tmp_path: Path):
-    for name, data in [
-        ("a.jsonl", b"{"),
-        ("b.json.gz", b"\x1f\x8b no"),
-        ("c.jsonl", b"\xff"),
-        ("d.json", b'[{"url": "-"}]'),
-    ]:
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(UserError, match=name):
-            read_problems([tmp_path / name])
-    with pytest.raises(UserError, match="no file of evaluation problems"):
-        read_problems([tmp_path / "none.jsonl"])
 
 
 # --- real benchmarks --------------------------------------------------------------------------------------------------
