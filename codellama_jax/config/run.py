@@ -60,6 +60,7 @@ DEFAULTS: dict[str, Any] = {
 RESULT_NEUTRAL = (
     # when to save and to validate
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
+    "Checkpoints.allowed_changes",  # compared only when a stage starts
     *("Mesh.", "Corpus.on_damage", "LossSpikes.", "Monitoring."),
     # other ways to compute the same result: last digits may change
     *("Stage.micro_batches", "Llama.remat", "Llama.offload", "Llama.ffn_parts", "Llama.unroll", "Llama.attention"),
@@ -76,7 +77,7 @@ RENAMED_SETTINGS = {
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
 # Settings that earlier versions did not have -> the value that reproduces the behaviour of those versions.
-ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None}
+ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None, "Checkpoints.allowed_changes": ()}
 
 
 def current_name(setting: str) -> str:
