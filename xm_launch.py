@@ -26,7 +26,7 @@ from codellama_jax.config.model import Llama  # noqa: E402
 from codellama_jax.config.training import Stage  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError  # noqa: E402
 from codellama_jax.runtime import distributed  # noqa: E402
-from launch import capacity, executor, experiment, status  # noqa: E402
+from launch import capacity, executor, experiment, lineage, status  # noqa: E402
 from launch.remote_run_dir import RunDir  # noqa: E402
 
 
@@ -96,6 +96,11 @@ def launch(flags: gin_files.Flags, options: argparse.Namespace, runner: executor
         run = f"{options.run_dir}/{planned.name}"
         logger.info(f"codellama_jax: {stage.name} is finished in {run}/{stage.name}: see {run}/report.html")
         return EXIT_DONE
+
+    notes = lineage.check_inheritance(planned, run_dir)
+    if options.dry_run or runner.remote:  # on this machine, the stages report them
+        for note in notes:
+            logger.info(f"codellama_jax: {note}")
 
     # ---------------------------------------------------------------- their cost
     is_chain = options.chain and len(planned.jobs) > 1

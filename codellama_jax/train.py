@@ -71,7 +71,9 @@ def run_stage(config: Config, run_dir: Path) -> int:
 
     from codellama_jax.report.stage_summary import describe
     from codellama_jax.sharding import check_divides, host_group, make_mesh
-    from codellama_jax.training.initialization import parent_checkpoint, with_vocabulary
+    from codellama_jax.training.checkpoints import read_metadata
+    from codellama_jax.training.inheritance import check_model
+    from codellama_jax.training.initialization import start_checkpoint, with_vocabulary
     from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
     from codellama_jax.training.trainer import Trainer
     from codellama_jax.training.watchdog import Watchdog
@@ -90,8 +92,8 @@ def run_stage(config: Config, run_dir: Path) -> int:
             _write_reports(stage_dir)  # they are missing if the process was killed after writing done.json
         log.info(f"finished at step {step}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
-    if stage.parent is not None and not saved_steps(stage_dir):
-        parent_checkpoint(stage, run_dir)  # raises if there is none, before a folder is created
+    if not saved_steps(stage_dir) and (parent := start_checkpoint(config, run_dir)) is not None:
+        check_model(parent, read_metadata(parent), config)  # raises before a folder is created
     with contextlib.ExitStack() as resources:
         locked = None
         if writes:

@@ -4,21 +4,24 @@ import argparse
 import datetime
 import json
 import logging
+import math
 import shutil
-import time
 from collections.abc import Callable, Iterator
 
 from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning.chips import topology
+from codellama_jax.runtime.signals import Stopped, StopSignals
 from launch import libtpu_flags
+from launch.answers import Answer, classify
 from launch.command import Command, Result, execute
-from launch.executor import Experiment, Job, Requirements
+from launch.executor import RETRY_SECONDS, Experiment, Job, Requirements
+from launch.retry import Clock, RetriesExhausted, Retry
 
 logger = logging.getLogger(__name__)
 
 UNSET = "(unset)"  # printed by gcloud config get-value
-DELETE_ATTEMPTS = 4
+DELETE_SECONDS, DELETE_FIRST_SECONDS, DELETE_MAX_SECONDS = 600.0, 5.0, 60.0  # of a deletion at the end
 
 # ---------------------------------------------------------------- flags
 
@@ -27,6 +30,13 @@ def add_slice_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of executors whose slices can be preempted."""
     parser.add_argument("--slices", type=int, default=1, help="number of slices, each with a copy of the parameters")
     parser.add_argument("--restarts", type=int, default=10, help="maximum restarts after preemption (default: 10)")
+    parser.add_argument(
+        "--retry_hours",
+        type=float,
+        default=RETRY_SECONDS / 3600,
+        help="how long failures of the cloud that can pass are retried, such as no capacity for a new slice, or expired"
+        f" credentials (default: {RETRY_SECONDS / 3600:g})",
+    )
     parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags for the TPU compiler")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--spot", action="store_true", help="cheaper capacity that can be preempted at any time")
@@ -41,8 +51,13 @@ def slice_requirements(options: argparse.Namespace) -> Requirements:
     """
     if options.restarts < 0:
         raise UserError(f"--restarts={options.restarts} must not be negative", EXIT_USAGE)
+    if not 0 <= options.retry_hours < math.inf:
+        raise UserError(f"--retry_hours={options.retry_hours} must be a number of at least 0", EXIT_USAGE)
     slice_ = topology(options.topology, options.slices) if options.topology is not None else None
-    return Requirements(topology=slice_, restarts=options.restarts, libtpu_bundle=options.libtpu_bundle)
+    retry_seconds = options.retry_hours * 3600
+    return Requirements(
+        topology=slice_, restarts=options.restarts, retry_seconds=retry_seconds, libtpu_bundle=options.libtpu_bundle
+    )
 
 
 # ---------------------------------------------------------------- programs and their settings
@@ -189,30 +204,75 @@ def check_writable(run_dir: str) -> None:
 # ---------------------------------------------------------------- deletion
 
 
-def delete(
-    command: Command, resource: str, is_absent: Callable[[], bool] = lambda: False, pause_seconds: float = 1.0
-) -> bool:
-    """Runs a command that deletes a resource. Retries it if it fails, and ignores stop signals.
+def delete_retry(clock: Clock, stop: StopSignals, limit_seconds: float = DELETE_SECONDS) -> Retry:
+    """The waits between the tries of a deletion."""
+    return Retry(clock, stop, limit_seconds, DELETE_FIRST_SECONDS, DELETE_MAX_SECONDS)
 
-    If all attempts fail, logs the command so that the user can run it.
+
+def is_absent(describe: Command) -> bool:
+    """Whether a resource does not exist, from the command that describes it."""
+    result = execute(describe)
+    return result.code != 0 and classify(result.stderr) is Answer.NOT_FOUND
+
+
+def try_delete(
+    command: Command, retry: Retry, is_absent: Callable[[], bool] = lambda: False, *, allowed: int = 0
+) -> str | None:
+    """Runs a command that deletes a resource, repeatedly if it fails.
 
     Args:
         command: the command.
-        resource: name of the resource, for the message.
+        retry: the waits between the tries.
         is_absent: called after each failure; returns whether the resource no longer exists.
-        pause_seconds: before the second attempt; doubled for each further one.
+        allowed: number of stop signals that do not end it.
+
+    Returns:
+        None if the resource is deleted, else why it is not.
+
+    Raises:
+        Stopped: more than `allowed` signals asked to stop.
+    """
+    while True:
+        result = execute(command)
+        if result.code == 0 or is_absent():
+            return None
+        if classify(result.stderr) is Answer.PERMANENT:
+            return result.reason
+        try:
+            retry.wait(f"failed to {command.purpose} ({result.reason})", allowed)
+        except RetriesExhausted as exhausted:
+            return str(exhausted)
+
+
+def delete(
+    command: Command,
+    resource: str,
+    retry: Retry,
+    is_absent: Callable[[], bool] = lambda: False,
+    *,
+    allowed: int = 0,
+    final: bool = True,
+) -> bool:
+    """As try_delete. If the resource is not deleted, logs the command so that the user can run it.
+
+    Args:
+        command, retry, is_absent, allowed: as for try_delete.
+        resource: name of the resource, for the message.
+        final: a stop signal ends the tries; otherwise it raises Stopped.
 
     Returns:
         Whether the resource is deleted.
     """
-    for attempt in range(DELETE_ATTEMPTS):
-        if attempt:
-            time.sleep(pause_seconds * 2 ** (attempt - 1))
-        result = execute(command)
-        if result.code == 0 or is_absent():
-            return True
+    try:
+        failure = try_delete(command, retry, is_absent, allowed=allowed)
+    except Stopped:
+        if not final:
+            raise
+        failure = "stopped by a signal"
+    if failure is None:
+        return True
     logger.error(
-        f"codellama_jax: {resource} could not be deleted ({result.reason}) and may cost money; delete it yourself:"
+        f"codellama_jax: {resource} could not be deleted ({failure}) and may cost money; delete it yourself:"
         f" {command.shell_text()}"
     )
     return False

@@ -12,7 +12,7 @@ from typing import IO
 
 from codellama_jax.runtime.signals import Stopped, StopSignals
 
-POLL_SECONDS = 0.1
+FIRST_POLL_SECONDS, POLL_SECONDS = 0.005, 0.1
 KILL_SECONDS = 5.0  # from SIGTERM to SIGKILL
 MAX_LINE_CHARACTERS = 110  # a longer command is printed with one flag per line
 
@@ -91,12 +91,14 @@ def execute(
         )
         assert process.stdout
         os.set_blocking(process.stdout.fileno(), False)
+        pause = FIRST_POLL_SECONDS
         try:
             while process.poll() is None:
                 _drain(process.stdout, stdout, on_output)
                 if stop is not None and stop.count > allowed:
                     raise Stopped
-                time.sleep(POLL_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, POLL_SECONDS)
             _drain(process.stdout, stdout, on_output)
         finally:
             _end(process)

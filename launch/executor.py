@@ -29,6 +29,7 @@ EXECUTORS = {
     "tpu_vm": "launch.tpu_vm.executor:TpuVm",
     "gke": "launch.gke.executor:Gke",
 }
+RETRY_SECONDS = 24 * 3600.0  # credentials that expire in the night are renewed in the morning
 
 
 # ---------------------------------------------------------------- experiments
@@ -125,6 +126,7 @@ class Requirements:
         processes: number of processes on this machine; None: one, connected to the terminal.
         devices_per_process: CPU devices of each process; None: JAX decides.
         restarts: maximum number of restarts of a job after preemptions and lost hosts.
+        retry_seconds: how long failures of the cloud that can pass are retried.
         libtpu_bundle: name of a bundle in launch/libtpu_flags.py.
     """
 
@@ -132,6 +134,7 @@ class Requirements:
     processes: int | None = None
     devices_per_process: int | None = None
     restarts: int = 0
+    retry_seconds: float = RETRY_SECONDS
     libtpu_bundle: str = libtpu_flags.NONE
 
     @property

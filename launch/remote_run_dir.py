@@ -22,6 +22,7 @@ class RunDir:
         as_given: the path as the user wrote it.
         path: the absolute path.
         is_bucket: whether it is in a bucket.
+        offline: as given.
 
     Raises:
         UserError: the path has a scheme other than gs://.
@@ -33,7 +34,7 @@ class RunDir:
         if filesystem.is_remote(path) and not self.is_bucket:
             raise UserError(f"--run_dir={path}: the folder must be local or start with gs://", EXIT_USAGE)
         self.path = path.rstrip("/") if self.is_bucket else os.path.abspath(filesystem.expand_home(path))
-        self._offline = offline
+        self.offline = offline
         self._copies: tempfile.TemporaryDirectory | None = None
 
     def stage(self, name: str, stage: str) -> Path:
@@ -54,7 +55,7 @@ class RunDir:
         return folder
 
     def _copy(self, source: str, folder: Path) -> None:
-        if self._offline and not cloud.is_installed():
+        if self.offline and not cloud.is_installed():
             return
         try:
             names = {_base_name(entry) for entry in cloud.list_folder(f"{source}/")}
@@ -64,7 +65,7 @@ class RunDir:
                 for entry in cloud.list_folder(f"{source}/checkpoints/*/{checksums.NAME}"):
                     (folder / "checkpoints" / entry.split("/")[-2]).mkdir(parents=True)
         except UserError:
-            if not self._offline:
+            if not self.offline:
                 raise
 
     def stages(self, name: str) -> list[str]:

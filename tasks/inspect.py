@@ -5,7 +5,8 @@
                             [--json] [--stats] [--gin_file=gin/code.gin] [--gin.CODE_CORPUS=/path]
 
 --task takes a task (code, python, nl_code, nl, instruct) or the mixture of a stage (code_mixture). Gin files set the
-corpora, filters and lengths. Without them, documents are complete files in windows of 4,096 tokens.
+corpora, filters and lengths; of the required values, only those that the task or mixture reads are needed. Without a
+stage file, a task's documents are complete files in windows of 4,096 tokens.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from typing import Any
 from codellama_jax.config import data, gin_files
 from codellama_jax.config.data import SPLITS, STREAMS, Mixture
 from codellama_jax.config.run import Config
-from codellama_jax.config.training import Stage
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
 from codellama_jax.runtime import cli
 from codellama_jax.tokenizer import Tokenizer
@@ -110,15 +110,20 @@ def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
     mixture_stage = options.task.removesuffix("_mixture") if options.task.endswith("_mixture") else None
     if options.task not in STREAMS and mixture_stage not in stages:
         raise _unknown_task(options.task, [*STREAMS, *(f"{stage}_mixture" for stage in stages)])
-    if flags.gin_files or mixture_stage:
-        files = flags.gin_files or [str(stages[mixture_stage or options.task])]
-        bindings = gin_files.load(files, flags.bindings, default_size="local", imports=flags.imports)
-        length = bindings.resolve(Stage).stage.sequence_length
-    else:
-        bindings = gin_files.load(["gin/data.gin"], flags.bindings, imports=flags.imports)
-        length = SEQUENCE_LENGTH
+    # A task needs no stage: without one, only the settings of the data are loaded.
+    files = list(flags.gin_files)
+    if not any(map(gin_files.is_stage_file, files)):
+        files.insert(0, str(stages[mixture_stage]) if mixture_stage else "gin/data.gin")
+    size = "local" if any(map(gin_files.is_stage_file, files)) else None
+    bindings = gin_files.load(files, flags.bindings, default_size=size, imports=flags.imports)
+    own, macro, bound = f"Corpus.{options.task}", f"{options.task.upper()}_CORPUS", bindings.effective
+    if own in bound and macro in bound and bound[own].value is None:
+        # a stage that does not read this task sets its corpus to None; the corpus that the user names still applies
+        bindings = gin_files.load(files, [f"{own}=%{macro}", *flags.bindings], default_size=size, imports=flags.imports)
+    length = bindings.setting("Stage.sequence_length", SEQUENCE_LENGTH)
     mixture = bindings.resolve(Mixture).mixture if mixture_stage else Mixture({options.task: 1.0})
-    config = dataclasses.replace(bindings.resolve(*DATA), mixture=mixture)
+    read = None if mixture_stage else [options.task]
+    config = dataclasses.replace(bindings.resolve(*DATA, streams=read), mixture=mixture)
     import_modules(config.imports)
     if options.seed is not None:
         config = dataclasses.replace(config, data_loader=dataclasses.replace(config.data_loader, seed=options.seed))

@@ -4,9 +4,10 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from codellama_jax.config.data import STREAMS, Corpus, Mixture
 from codellama_jax.config.run import CURATION_PARTS, DEFAULTS, PARTS, SETTINGS, Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 
@@ -69,10 +70,14 @@ class Bindings:
         """Name -> the assignment that applies."""
         return {binding.name: binding for binding in self.bound}
 
-    def resolve(self, *kinds: type) -> Config:
+    def resolve(self, *kinds: type, streams: Collection[str] | None = None) -> Config:
         """Builds the dataclasses that these bindings describe: all those of a training run, or only `kinds`.
 
-        Only the settings of these dataclasses are required.
+        Only the settings of these dataclasses are required, and of the corpora only those that are read.
+
+        Args:
+            kinds: the dataclasses.
+            streams: the streams that are read; None: those of the mixture.
 
         Raises:
             UserError: required values are missing (one message names all of them), or a value has the wrong type or is
@@ -82,13 +87,16 @@ class Bindings:
         kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in CURATION_PARTS)
         requested = {attribute: kind for attribute, kind in PARTS.items() if kind in kinds}
         parts, missing = dict[str, dict[str, Any]](), list[str]()
+        unread = self._unread_corpora(streams) if Corpus in kinds else set()
         for attribute, kind in requested.items():
             parts[attribute] = values = {}
             hints = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
                 setting = f"{kind.__name__}.{field.name}"
                 if setting in effective:
-                    values[field.name] = _value(effective, setting, hints[field.name], missing)
+                    unset = list[str]()
+                    values[field.name] = _value(effective, setting, hints[field.name], unset)
+                    missing += [] if setting in unread else unset
                 elif setting not in DEFAULTS:
                     missing.append(setting)
         if missing:
@@ -99,6 +107,38 @@ class Bindings:
             zero = isinstance(error, ZeroDivisionError)
             raise usage_error("a dimension, length or number of parts is 0" if zero else str(error)) from error
         return Config(**built, imports=self.imports)
+
+    def setting(self, name: str, default: Any) -> Any:
+        """The value of one setting; `default` if it is not bound.
+
+        Raises:
+            UserError: it is required and not set, or it has the wrong type.
+        """
+        if name not in self.effective:
+            return default
+        kind, _, field = name.rpartition(".")
+        hints = next(typing.get_type_hints(part) for part in PARTS.values() if part.__name__ == kind)
+        missing = list[str]()
+        value = _value(self.effective, name, hints[field], missing)
+        if missing:
+            raise self._required(missing)
+        return value
+
+    def _unread_corpora(self, streams: Collection[str] | None) -> set[str]:
+        """The settings of the corpora that neither the streams nor the training of a tokenizer reads."""
+        unset = list[str]()
+        if "Tokenizer.model" not in self.effective:
+            return set()  # a tokenizer is trained on all corpora
+        model = _value(self.effective, "Tokenizer.model", str | None, unset)
+        if model is None and not unset:
+            return set()
+        if streams is None:
+            try:
+                mixture = self.resolve(Mixture).mixture
+            except UserError:
+                return set()  # no mixture is bound; or the error is reported when it is requested
+            streams = [] if mixture.seqio is not None else [name for name, share in mixture.shares.items() if share]
+        return {f"Corpus.{stream}" for stream in STREAMS if stream not in streams}
 
     def _required(self, missing: list[str]) -> UserError:
         if "Stage.name" in missing:

@@ -60,6 +60,7 @@ DEFAULTS: dict[str, Any] = {
 RESULT_NEUTRAL = (
     # when to save and to validate
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
+    "Checkpoints.allowed_changes",  # compared only when a stage starts
     *("Mesh.", "Corpus.on_damage", "LossSpikes.", "Monitoring."),
     # other ways to compute the same result: last digits may change
     *("Stage.micro_batches", "Llama.remat", "Llama.offload", "Llama.ffn_parts", "Llama.unroll", "Llama.attention"),
@@ -79,6 +80,7 @@ RENAMED_SETTINGS = {
 ADDED_SETTINGS: dict[str, Any] = {
     "Mixture.seqio": None,
     **dict.fromkeys((f"Corpus.{name}_field" for name in FIELDS), None),
+    "Checkpoints.allowed_changes": (),
     "Corpus.metadata_line": True,  # the data's fingerprint tells whether the documents are those of that version
 }
 

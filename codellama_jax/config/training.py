@@ -1,6 +1,7 @@
 """Settings of training, as plain dataclasses that gin binds. Hyperparameters are set nowhere else."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -106,6 +107,11 @@ class Mesh:
                 raise ValueError(f"Mesh.{axis}={getattr(self, axis)} must be at least 1, or not bound")
 
 
+# The values of Checkpoints.allowed_changes: a smaller RoPE base, another scale of the positions, another epsilon of
+# RMSNorm, another tokenizer.
+CHANGES = ("rope_theta", "rope_scale", "norm_eps", "tokenizer")
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """Attributes:
@@ -116,6 +122,8 @@ class Checkpoints:
     grace_seconds: seconds after a stop signal at which the process exits, even if the save has not finished.
     initial: for a stage without parent, the checkpoint folder whose parameters it starts from (Llama 2, at the real
         sizes), or "scratch" for random parameters.
+    allowed_changes: differences from the parent, or from `initial`, that a stage may have although its parameters were
+        trained otherwise: one or more of CHANGES. A larger RoPE base needs no permission.
     """
 
     every: int = 1000
@@ -124,13 +132,25 @@ class Checkpoints:
     keep_best: bool = True
     grace_seconds: float = 30.0
     initial: str = "scratch"
+    allowed_changes: str | Sequence[str] = ()
 
     def __post_init__(self):
         require_positive(self, "every", "keep", "grace_seconds")
+        if unknown := sorted(self.allowed - set(CHANGES)):
+            raise ValueError(
+                f"Checkpoints.allowed_changes names {unknown[0]!r}: the changes that can be allowed are"
+                f" {', '.join(CHANGES)}"
+            )
         if self.keep_every % self.every:
             raise ValueError(
                 f"Checkpoints.keep_every={self.keep_every} must be a multiple of Checkpoints.every={self.every}, or 0"
             )
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The names in allowed_changes."""
+        names = self.allowed_changes
+        return frozenset([names] if isinstance(names, str) else names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem
 from codellama_jax.runtime.run_dir import final_step
 from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.training import inheritance
 from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import (
@@ -54,12 +55,7 @@ class ParentCheckpoint:
         """
         metadata = read_metadata(path)
         llama = Llama(**metadata["llama"])
-        for field in ("dim", "layers", "heads", "kv_heads", "ffn_dim"):
-            theirs, ours = getattr(llama, field), getattr(child, field)
-            if theirs != ours:
-                raise UserError(
-                    f"{path} has Llama.{field}={theirs}, but this stage has {ours}: a stage must have its parent's size"
-                )
+        inheritance.check_shape(path, metadata["llama"], child)
         tokens = metadata.get("tokens", {}).get("lineage", 0)
         return cls(path, llama, metadata["sequence_length"], tokens, checksums.digest(path))
 
@@ -82,6 +78,7 @@ class Start:
         state, loader_state: training state, and state of the data loader, in that checkpoint.
         checkpoint: the checkpoint of another stage, if this stage is at its first step and starts from it.
         params: the parameters of `checkpoint`.
+        notes: what the user should know about `checkpoint`, one line each.
     """
 
     parent: dict[str, Any] | None = None
@@ -90,6 +87,7 @@ class Start:
     loader_state: dict[str, Any] | None = None
     checkpoint: ParentCheckpoint | None = None
     params: Params | None = None
+    notes: tuple[str, ...] = ()
 
     def take_state(self, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh) -> TrainState:
         """The training state before the stage's next step.
@@ -102,7 +100,12 @@ class Start:
 
 
 def load_start(
-    config: Config, run_dir: Path, checkpoints: StageCheckpoints, llama: Llama, mesh: jax.sharding.Mesh
+    config: Config,
+    run_dir: Path,
+    checkpoints: StageCheckpoints,
+    llama: Llama,
+    tokenizer: Tokenizer,
+    mesh: jax.sharding.Mesh,
 ) -> Start:
     """Loads what a stage starts from, the first of these that applies:
 
@@ -112,20 +115,18 @@ def load_start(
     3. for a stage without parent, Checkpoints.initial: the parameters of another checkpoint, or random ones
 
     Raises:
-        UserError: a checkpoint is damaged or has another shape, or the parent is not finished.
+        UserError: a checkpoint is damaged or has another shape, the parent is not finished, or the stage computes
+            something else with its parameters (training.inheritance).
     """
-    stage, initial = config.stage, config.checkpoints.initial
+    stage = config.stage
     if (step := checkpoints.latest()) is not None:
         restored = restored_state(checkpoints, step, llama, stage, config.adamw, mesh)
         return Start(restored.metadata["parent"], step, restored.state, restored.stream)
-    if stage.parent is not None:
-        path = parent_checkpoint(stage, run_dir)
-    elif initial != "scratch":
-        path = filesystem.to_path(initial)
-    else:
+    if (path := start_checkpoint(config, run_dir)) is None:
         return Start()
-    checkpoint = ParentCheckpoint.read(path, llama)
-    return Start(checkpoint.metadata(), checkpoint=checkpoint, params=checkpoint.load_params(mesh))
+    checkpoint, notes = ParentCheckpoint.read(path, llama), inheritance.check_model(path, read_metadata(path), config)
+    notes += inheritance.check_tokenizer(path, tokenizer, config.checkpoints, stage.name)
+    return Start(checkpoint.metadata(), checkpoint=checkpoint, params=checkpoint.load_params(mesh), notes=tuple(notes))
 
 
 def with_vocabulary(llama: Llama, tokenizer: "Tokenizer") -> Llama:
@@ -143,6 +144,18 @@ def with_vocabulary(llama: Llama, tokenizer: "Tokenizer") -> Llama:
             f" Llama.vocab_size={rows}"
         )
     return dataclasses.replace(llama, vocab_size=rows)
+
+
+def start_checkpoint(config: Config, run_dir: Path) -> Path | None:
+    """The checkpoint of another stage that a stage without checkpoints starts from; None: random parameters.
+
+    Raises:
+        UserError: the parent is not finished.
+    """
+    initial = config.checkpoints.initial
+    if config.stage.parent is not None:
+        return parent_checkpoint(config.stage, run_dir)
+    return None if initial == "scratch" else filesystem.to_path(initial)
 
 
 def parent_checkpoint(stage: Stage, run_dir: Path) -> Path:

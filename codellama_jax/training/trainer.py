@@ -89,7 +89,7 @@ class Trainer:
 
         # What the stage starts from.
         self.checkpoints = StageCheckpoints(stage_dir, config.checkpoints)
-        start = load_start(config, run_dir, self.checkpoints, llama, mesh)
+        start = load_start(config, run_dir, self.checkpoints, llama, data.tokenizer, mesh)
         self.resumed_step, self.start_step, self.parent = start.step, start.step or 0, start.parent
         if start.step is not None:
             logger.info(f"resuming from step {start.step}")
@@ -103,6 +103,8 @@ class Trainer:
         self.state = start.take_state(llama, stage, config.adamw, mesh)
         if start.checkpoint:
             logger.info(f"starts from the parameters of {start.checkpoint.path}")
+        for note in start.notes:
+            logger.info(note)
 
         # The data.
         saved = start.loader_state

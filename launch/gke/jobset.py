@@ -1,11 +1,12 @@
 """The Kubernetes manifest of a job: a JobSet with one Job per slice and one pod per host."""
 
-import re
+import urllib.parse
 from typing import Any
 
 import yaml
 
 from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE
+from launch import resource_names
 from launch.executor import Job, Requirements
 from launch.source_archive import Archive
 
@@ -15,17 +16,38 @@ EXIT_SECONDS = 15  # from the end of Checkpoints.grace_seconds until the pod is 
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOBSET, SLICE = "jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/job-index"
 FIRST_HOST = f"{SLICE}=0,{INDEX}=0"  # host 0 of the first slice, which logs the progress
-RUN = "codellama-jax"  # label of everything that belongs to a run
+RUN = resource_names.PREFIX  # label of everything that belongs to a run
+RUN_ANNOTATION = f"{resource_names.PREFIX}/run"
+REPLICATED_JOB = "hosts"
+# JobSet names a pod JOBSET-REPLICATEDJOB-SLICE-HOST-abcde, with five random characters at the end, and refuses a JobSet
+# for which this is longer than 63 characters. No slice has more than 9,999 hosts.
+JOBSET_CHARACTERS = 63 - len(f"-{REPLICATED_JOB}-999-9999-abcde")
+LABEL_CHARACTERS = 48
 
 
-def jobset_name(run: str, stage: str = "") -> str:
+def run_label(run: str) -> str:
+    """The value of the label RUN for a run, which is also the first part of the names of what belongs to it."""
+    return resource_names.resource_name(run, LABEL_CHARACTERS)
+
+
+def jobset_name(run: str, stage: str) -> str:
     """The name of the JobSet for a run's stage, short enough for the names that Kubernetes derives from it."""
-    return re.sub("[^a-z0-9]+", "-", f"codellama-jax-{run}-{stage}".lower()).strip("-")[:48].strip("-")
+    return resource_names.resource_name(run, JOBSET_CHARACTERS, stage)
 
 
 def source_name(run: str, source: Archive) -> str:
     """The name of the ConfigMap that contains the source."""
-    return f"{jobset_name(run)}-{source.digest}"
+    return f"{run_label(run)}-{source.digest}"
+
+
+def owner(jobset: dict[str, Any]) -> str | None:
+    """The full name of the run that a JobSet belongs to; None: made by an earlier version, which did not record it.
+
+    Args:
+        jobset: its description by Kubernetes.
+    """
+    recorded = (jobset["metadata"].get("annotations") or {}).get(RUN_ANNOTATION)
+    return None if recorded is None else urllib.parse.unquote(recorded, errors="surrogatepass")
 
 
 def manifest(job: Job, requirements: Requirements, source: Archive, image: str, *, spot: bool) -> str:
@@ -79,7 +101,7 @@ def manifest(job: Job, requirements: Requirements, source: Archive, image: str, 
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         ],
     }
-    labels = {RUN: jobset_name(job.name)}
+    labels = {RUN: run_label(job.name)}
     user_errors = {"containerName": CONTAINER, "operator": "In", "values": [EXIT_FAILED, EXIT_USAGE]}
     template = {
         "spec": {
@@ -99,12 +121,15 @@ def manifest(job: Job, requirements: Requirements, source: Archive, image: str, 
             "metadata": {
                 "name": jobset_name(job.name, job.stage),
                 "labels": labels,
-                # a slice is a node pool; each Job runs in a node pool of its own
-                "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+                "annotations": {
+                    # a slice is a node pool; each Job runs in a node pool of its own
+                    "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool",
+                    RUN_ANNOTATION: resource_names.recorded(job.name),
+                },
             },
             "spec": {
                 "failurePolicy": {"maxRestarts": requirements.restarts, "rules": [on_user_error]},
-                "replicatedJobs": [{"name": "hosts", "replicas": slice_.slices, "template": template}],
+                "replicatedJobs": [{"name": REPLICATED_JOB, "replicas": slice_.slices, "template": template}],
             },
         },
         sort_keys=False,

@@ -115,8 +115,9 @@ def stop(seconds: float) -> int:
     deadline = time.monotonic() + seconds
     running = [folder for folder in (Path.home() / JOBS).glob("*") if not _has_ended(folder.name)]
     for folder in running:
-        (folder / "stop_requested").touch()
-        _signal(folder.name, signal.SIGTERM)
+        if not (folder / "stop_requested").exists():  # a second signal would end the job before it has saved
+            (folder / "stop_requested").touch()
+            _signal(folder.name, signal.SIGTERM)
     while any(not _has_ended(folder.name) for folder in running) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return 0

@@ -11,15 +11,13 @@ from codellama_jax.runtime.distributed import reports_peer_loss
 from codellama_jax.runtime.signals import Stopped, StopSignals
 from launch.command import execute
 from launch.executor import Job, error_line, log_last_lines
+from launch.retry import Clock
 from launch.source_archive import Archive
 from launch.tpu_vm.agent import OFFSET_MARK
 from launch.tpu_vm.commands import TpuVmCommands
-from launch.tpu_vm.queued_resource import QueuedResource, SliceLost
+from launch.tpu_vm.queued_resource import HostRetry, QueuedResource, SliceLost
 
 logger = logging.getLogger(__name__)
-
-MAX_RECONNECTS = 8  # consecutive, without new output; then host 0 is considered lost
-RECONNECT_SECONDS = 5.0
 
 _OFFSET_MARK = re.compile(OFFSET_MARK.format(r"(\d+)").encode())
 
@@ -74,7 +72,8 @@ class Attempt:
         source: the source code on its hosts.
         slice_: the slice.
         stop: counts stop signals: at the first, the job saves and exits; at the second, the launcher stops waiting.
-        pace: multiplier for all waits (tests use less than 1).
+        clock: measures and waits.
+        retry_seconds: how long to reconnect while the cloud does not answer either.
     """
 
     def __init__(
@@ -85,10 +84,11 @@ class Attempt:
         source: Archive,
         slice_: QueuedResource,
         stop: StopSignals,
-        pace: float,
+        clock: Clock,
+        retry_seconds: float,
     ):
         self._job, self._number, self._commands, self._source = job, number, commands, source
-        self._slice, self._stop, self._pace = slice_, stop, pace
+        self._slice, self._stop, self._clock, self._retry_seconds = slice_, stop, clock, retry_seconds
 
     def run(self, libtpu_init_args: str) -> tuple[int, str]:
         """Starts the job and follows it until it ends.
@@ -115,18 +115,19 @@ class Attempt:
 
     def _follow(self, follower: LogFollower, allowed: int) -> None:
         """Prints the log of host 0 until the job has ended there."""
-        reconnects, printed = 0, follower.printed
+        printed = follower.printed
+        retry = HostRetry(self._slice, self._stop, self._clock, self._retry_seconds)
         while True:
             follower.start_connection()
             command = self._commands.watch(self._job, self._number, self._source, follower.printed)
-            if execute(command, self._stop, allowed, follower.feed).code == 0:
+            result = execute(command, self._stop, allowed, follower.feed)
+            if result.code == 0:
                 return
-            self._slice.check_active()
-            reconnects = 1 if follower.printed > printed else reconnects + 1
+            state = self._slice.check_active()
+            if follower.printed > printed:
+                retry.reset()
             printed = follower.printed
-            if reconnects > MAX_RECONNECTS:
-                raise SliceLost("host 0 cannot be reached")
-            self._stop.sleep(RECONNECT_SECONDS * self._pace, allowed)
+            retry.wait(state, f"the connection to host 0 ended ({result.reason})", allowed)
 
     def _results(self) -> list[dict[str, Any]]:
         """How the job ended on each host, as agent.result reports it."""

@@ -1,22 +1,19 @@
 """The gcloud commands of the TPU VM executor, built by pure functions."""
 
 import dataclasses
-import re
+import json
 import shlex
+import urllib.parse
 from collections.abc import Sequence
 
+from launch import resource_names
 from launch.command import Command
 from launch.executor import Job
 from launch.source_archive import LOCK, Archive
 
 PYTHON = "3.12"  # installed on the hosts, whose own Python is too old
 FOLDER = "codellama_jax"  # in the home directory of a host
-LABEL = "codellama-jax"
-
-
-def resource_name(name: str) -> str:
-    """The name of the queued resource and of the TPU VM of a run."""
-    return re.sub("[^a-z0-9-]+", "-", f"{LABEL}-{name.lower()}").strip("-")[:60]
+NAME_CHARACTERS = 60  # of a queued resource and of a TPU VM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +21,18 @@ class TpuVmCommands:
     """The commands for one queued resource.
 
     Attributes:
-        resource: the name of the queued resource and of its TPU VM.
-        project, zone: its location.
+        run: the full name of the run.
+        project, zone: the location of the queued resource.
     """
 
-    resource: str
+    run: str
     project: str
     zone: str
+
+    @property
+    def resource(self) -> str:
+        """The name of the queued resource and of its TPU VM."""
+        return resource_names.resource_name(self.run, NAME_CHARACTERS)
 
     # ---------------------------------------------------------------- the slice
 
@@ -41,7 +43,8 @@ class TpuVmCommands:
             *accelerator,
             f"--runtime-version={runtime_version}",
             *flags,
-            f"--labels={LABEL}={self.resource}",
+            f"--labels={resource_names.PREFIX}={self.resource}",
+            f"--metadata={resource_names.RUN}={resource_names.recorded(self.run)}",
             "--quiet",
         )
 
@@ -51,6 +54,28 @@ class TpuVmCommands:
             *("queued-resources", "describe", self.resource),
             "--format=value(state.state,state.failedData.error.message)",
         )
+
+    def describe(self) -> Command:
+        words = ("queued-resources", "describe", self.resource, "--format=json")
+        return self._gcloud("whose slice is it?", *words)
+
+    def owner(self, description: bytes) -> str | None:
+        """The run that a queued resource belongs to; None: not known.
+
+        Args:
+            description: the output of `describe`.
+        """
+        try:
+            nodes = [spec.get("node", {}) for spec in json.loads(description)["tpu"]["nodeSpec"]]
+            metadata = {name: value for node in nodes for name, value in (node.get("metadata") or {}).items()}
+            labels = {name: value for node in nodes for name, value in (node.get("labels") or {}).items()}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+        if (recorded := metadata.get(resource_names.RUN)) is not None:
+            return urllib.parse.unquote(recorded, errors="surrogatepass")
+        # Earlier versions recorded no full name. Of the names that they changed, none is a current name.
+        is_ours = labels.get(resource_names.PREFIX) == self.resource
+        return self.run if is_ours and resource_names.is_unchanged(self.run, self.resource) else None
 
     def delete(self) -> Command:
         return self._gcloud(

@@ -4,24 +4,26 @@ The executor calls only gcloud, with the commands of launch/tpu_vm/commands.py.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import logging
+import random
 from collections.abc import Iterator
 
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.runtime.signals import Stopped, StopSignals
 from launch import capacity, cloud
+from launch.answers import Answer, classify
 from launch.command import Command, execute
 from launch.executor import Experiment, Job, Requirements, run_in_order
+from launch.retry import FIRST_SECONDS, JITTER, MAX_SECONDS, Clock, RetriesExhausted, duration
 from launch.source_archive import Archive
 from launch.tpu_vm.attempt import Attempt
-from launch.tpu_vm.commands import TpuVmCommands, resource_name
+from launch.tpu_vm.commands import TpuVmCommands
 from launch.tpu_vm.queued_resource import QueuedResource, SliceDeleted, SliceLost
 
 logger = logging.getLogger(__name__)
-
-BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 10.0, 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class TpuVm:
         project, zone: location of the slice; None: gcloud's settings.
         create_flags: further flags for `gcloud compute tpus queued-resources create`.
         runtime_version: runtime version of the TPU VMs; None: the default of the TPU generation.
-        pace: multiplier for all waits (tests use less than 1).
+        clock: measures and waits.
     """
 
     requirements: Requirements
@@ -41,7 +43,7 @@ class TpuVm:
     zone: str | None = None
     create_flags: tuple[str, ...] = ()
     runtime_version: str | None = None
-    pace: float = 1.0
+    clock: Clock = dataclasses.field(default_factory=Clock)
     remote = True
 
     @staticmethod
@@ -72,7 +74,7 @@ class TpuVm:
         return cloud.setting("project", "project", self.project), zone
 
     def _commands(self, name: str) -> TpuVmCommands:
-        return TpuVmCommands(resource_name(name), *self._location)
+        return TpuVmCommands(name, *self._location)
 
     def _create(self, name: str) -> Command:
         slice_ = self.requirements.slice
@@ -103,6 +105,7 @@ class TpuVm:
         self._check_offline(experiment)
         cloud.require()
         _ = self._location  # raises if the project or the zone is not set
+        self._slice(experiment.name, experiment.source(), StopSignals()).check_absent()
         cloud.check_writable(experiment.run_dir)
 
     def show(self, experiment: Experiment) -> Iterator[str]:
@@ -118,7 +121,8 @@ class TpuVm:
         if self.requirements.restarts:
             yield (
                 "# after a preemption or the loss of a host: deleted and created again, up to"
-                f" {self.requirements.restarts} times"
+                f" {self.requirements.restarts} times (failures of the cloud that can pass: retried for"
+                f" {duration(self.requirements.retry_seconds)})"
             )
         yield about.delete().shell_text()
 
@@ -129,7 +133,7 @@ class TpuVm:
         source.write()
         commands = self._commands(experiment.name)
         with StopSignals() as stop:
-            slice_ = QueuedResource(commands, self._create(experiment.name), source, stop, self.pace)
+            slice_ = self._slice(experiment.name, source, stop)
             try:
                 return run_in_order(experiment.jobs, lambda job: self._run(job, commands, source, slice_, stop))
             except Stopped:
@@ -137,53 +141,85 @@ class TpuVm:
             except SliceDeleted:
                 logger.info(f"codellama_jax: {commands.resource} was deleted externally; the same command resumes")
                 return EXIT_INTERRUPTED
+            except RetriesExhausted as exhausted:
+                if not slice_.was_active:
+                    raise UserError(f"{exhausted} (--retry_hours)") from exhausted
+                logger.error(f"error: {exhausted} (--retry_hours): the same command resumes from the last checkpoint")
+                return EXIT_INTERRUPTED
             finally:
-                slice_.delete()
+                slice_.delete(final=True)
+                if stop.received and not slice_.may_exist:
+                    logger.info("codellama_jax: stopped; no slice is left running")
+
+    def _slice(self, name: str, source: Archive, stop: StopSignals) -> QueuedResource:
+        """The slice of a run."""
+        retry_seconds = self.requirements.retry_seconds
+        return QueuedResource(self._commands(name), self._create(name), source, stop, self.clock, retry_seconds)
 
     def _run(
         self, job: Job, commands: TpuVmCommands, source: Archive, slice_: QueuedResource, stop: StopSignals
     ) -> int:
         """Runs a job until it ends. Restarts it, on a new slice if necessary, up to the maximum number of restarts."""
-        reason = ""
-        for number in range(self.requirements.restarts + 1):
+        reason, restarts = "", self.requirements.restarts
+        for number in range(restarts + 1):
             if number:
-                seconds = min(BACKOFF_SECONDS * 2 ** (number - 1), MAX_BACKOFF_SECONDS)
-                logger.info(f"codellama_jax: {reason}; {job.stage} resumes in {seconds:.0f} s (restart {number})")
-                stop.sleep(seconds * self.pace)
+                seconds = min(FIRST_SECONDS * 2 ** (number - 1), MAX_SECONDS) * random.uniform(1 - JITTER, 1 + JITTER)
+                logger.info(f"codellama_jax: {reason}; {job.stage} resumes in {duration(seconds)} (restart {number})")
+                self.clock.sleep(seconds, stop)
             try:
                 slice_.make_ready()
-                attempt = Attempt(job, number, commands, source, slice_, stop, self.pace)
+                retry_seconds = self.requirements.retry_seconds
+                attempt = Attempt(job, number, commands, source, slice_, stop, self.clock, retry_seconds)
                 code, reason = attempt.run(self.requirements.libtpu_init_args)
                 if code != EXIT_INTERRUPTED or stop.received or not reason:
                     return code
                 slice_.check_active()
             except SliceLost as lost:
                 reason = str(lost)
-                slice_.delete()
+                if number < restarts:
+                    slice_.delete(final=False)
         logger.error(
-            f"error: {job.stage}: {reason}; it was started again {self.requirements.restarts} times (--restarts): the"
-            " same command resumes from the last checkpoint"
+            f"error: {job.stage}: {reason}; it was started again {restarts} times (--restarts): the same command"
+            " resumes from the last checkpoint"
         )
         return EXIT_INTERRUPTED
 
     # ---------------------------------------------------------------- runs of other launchers
 
-    def logs(self, run_dir: str, name: str) -> int:
+    def _check_owner(self, name: str) -> TpuVmCommands:
+        """The commands for the slice of a run.
+
+        Raises:
+            UserError: there is none, it cannot be read, or the slice of this name belongs to another run.
+        """
         cloud.require()
-        command = self._commands(name).logs()
+        commands = self._commands(name)
+        result = execute(commands.describe())
+        where = f"{commands.resource} in {commands.zone}"
+        if result.code and classify(result.stderr) is Answer.NOT_FOUND:
+            raise UserError(f"{name} is not running: there is no {where}")
+        if result.code:
+            raise UserError(f"{where} cannot be read ({result.reason}); nothing was changed")
+        if (owner := commands.owner(result.stdout)) != name:
+            of = f"belongs to the run {owner}" if owner else "was not created by this launcher"
+            raise UserError(f"{name} is not running: {where} {of}; nothing was changed")
+        return commands
+
+    def logs(self, run_dir: str, name: str) -> int:
+        command = self._check_owner(name).logs()
         result = execute(command, on_output=lambda chunk: print(chunk.decode(errors="replace"), end=""))
         if result.code:
             raise UserError(f"no logs of {name}: {result.reason}")
         return EXIT_DONE
 
     def stop(self, run_dir: str, name: str) -> int:
-        cloud.require()
-        commands = self._commands(name)
-        if execute(commands.state()).code:
-            raise UserError(f"{name} is not running: there is no {commands.resource} in {commands.zone}")
-        execute(commands.stop_any())  # a slice that cannot be reached is also deleted
-        result = execute(commands.delete())
-        if result.code:
-            raise UserError(f"{commands.resource} cannot be deleted: {result.reason}")
+        commands = self._check_owner(name)
+        with StopSignals() as stop:
+            with contextlib.suppress(Stopped):  # then the slice is deleted without waiting for the save
+                execute(commands.stop_any(), stop)  # a slice that cannot be reached is also deleted
+            retry = cloud.delete_retry(self.clock, stop)
+            is_absent = functools.partial(cloud.is_absent, commands.state())
+            if failure := cloud.try_delete(commands.delete(), retry, is_absent, allowed=stop.count):
+                raise UserError(f"{commands.resource} is not deleted and may cost money: {failure}")
         logger.info(f"codellama_jax: {name} was asked to save, and {commands.resource} is deleted")
         return EXIT_DONE

@@ -12,6 +12,7 @@ from codellama_jax.config.data import Corpus, Mixture
 from codellama_jax.config.gin_files import ROOT, load, split_flags
 from codellama_jax.config.run import RENAMED_CLASSES, RENAMED_SETTINGS, operative_text
 from codellama_jax.config.training import AdamW, Stage
+from codellama_jax.errors import UserError
 from tests.config.recipe import COMBINATIONS, GIVEN, SIZES, configure, files, message
 
 
@@ -257,3 +258,19 @@ def test_import_is_fast():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[] True code\n", done.stdout + done.stderr
     assert Path(gin_files.__file__).is_relative_to(ROOT)
+
+
+def test_corpora_that_the_mixture_does_not_read_are_not_required():
+    """Unless a tokenizer is trained on them."""
+    given = ["INITIAL_CHECKPOINT=scratch", "TOKENIZER=t", "CODE_CORPUS=c"]
+
+    def corpus(*bindings):
+        return load(["gin/code.gin", "gin/models/7b.gin"], [*given, *bindings]).resolve().corpus
+
+    with pytest.raises(UserError, match=r"NL_CODE_CORPUS=VALUE --gin\.NL_CORPUS=VALUE"):
+        corpus()
+    assert corpus("Mixture.shares={'code': 1.0}").nl is None
+    assert corpus("Mixture.shares={'code': 1.0}", "NL_CORPUS=n").nl == "n"
+    assert corpus("Mixture.seqio=mine").nl_code is None
+    with pytest.raises(UserError, match=r"NL_CODE_CORPUS=VALUE --gin\.NL_CORPUS=VALUE"):
+        corpus("Mixture.shares={'code': 1.0}", "TOKENIZER=None")

@@ -4,7 +4,7 @@ As a module, it has FakeCloud, which creates both programs. They run `python fak
 FOLDER/script.json maps each kind of call (see `kind`) to the answers for its first, second, ... call; the last one is
 repeated. An answer has the keys "code", "out", "err", "signal" (sent to the launcher meanwhile), "hangs" (after the
 signal) and "gone" (the slice is deleted). A call without an answer in the script gets the one of DEFAULTS, or succeeds.
-The file FOLDER/exists is present while the slice or the JobSet exists.
+The file FOLDER/exists is present while the slice or the JobSet exists; it has the arguments that created it.
 """
 
 import json
@@ -37,6 +37,8 @@ def result(*codes, stop_requested=False, last=("step 3",)):
 def kind(program, argv):
     """The kind of a call, as one word."""
     words = [word for word in argv if not word.startswith("-")]
+    if program == "kubectl" and words[:2] == ["get", "jobsets"]:
+        return "list"
     if program == "kubectl":
         return words[0] if words[:2] != ["get", "customresourcedefinition"] else "definition"
     if words[0] in ("config", "storage"):
@@ -47,7 +49,18 @@ def kind(program, argv):
             if f"launch.tpu_vm.agent {action} " in remote:
                 return action
         return "install" if "tar -xzf" in remote else "logs"
-    return words[3] if words[3] != "describe" else "state"
+    if words[3] == "describe":
+        return "describe" if "--format=json" in argv else "state"
+    return words[3]
+
+
+def description(argv, create):
+    """The answer to `describe`, from the command that created the slice; {} for a slice of an earlier version."""
+    flags = dict(word.removeprefix("--").split("=", 1) for word in create if word.startswith("--") and "=" in word)
+    name = next(word for word in argv if word.startswith("codellama-jax"))
+    node = {field: dict([flags[field].split("=", 1)]) if field in flags else {} for field in ("labels", "metadata")}
+    node["labels"] = node["labels"] or {"codellama-jax": name}
+    return {"out": json.dumps({"tpu": {"nodeSpec": [{"node": node}]}})}
 
 
 DEFAULTS = {
@@ -55,6 +68,7 @@ DEFAULTS = {
     "config get-value": {"out": "(unset)\n"},
     "watch": {"out": "\x1e@@0\x1estep 1\nstep 2\nstep 3\n"},
     "result": result(0, 0),
+    "list": {"out": '{"items": []}'},
     "storage ls": {"code": 1, "err": "ERROR: (gcloud.storage.ls) One or more URLs matched no objects."},
 }
 NOT_FOUND = {"code": 1, "err": "ERROR: NOT_FOUND: Resource was not found"}
@@ -70,8 +84,10 @@ def answer_call(folder, program, argv):
     answers = script.get(call, [DEFAULTS.get(call, {})])
     answer = answers[min(number, len(answers) - 1)]
     about_slice = argv[:2] not in (["create", "configmap"], ["delete", "configmap"])
-    if call in ("state", "delete") and about_slice and not exists.exists():
-        answer = NOT_FOUND
+    if call in ("state", "describe", "delete") and about_slice and not exists.exists() and not answer.get("code"):
+        answer = {} if "--ignore-not-found" in argv else NOT_FOUND
+    elif call == "describe" and "describe" not in script:
+        answer = description(argv, json.loads(exists.read_text() or "[]"))
     if "signal" in answer:
         os.kill(os.getppid(), getattr(signal, answer["signal"]))
         signal.pause() if answer.get("hangs") else None
@@ -80,7 +96,7 @@ def answer_call(folder, program, argv):
     sys.stdout.write(answer.get("out", ""))
     sys.stderr.write(answer.get("err", ""))
     if answer.get("code", 0) == 0 and call == "create" and about_slice:
-        exists.touch()
+        exists.write_text(json.dumps(argv))
     if answer.get("gone") or (answer.get("code", 0) == 0 and call == "delete" and about_slice):
         exists.unlink(missing_ok=True)
     return answer.get("code", 0)

@@ -22,6 +22,7 @@ from launch.executor import Experiment, Job, Requirements
 from launch.local.executor import free_port
 from launch.source_archive import ROOT
 from launch.tpu_vm.executor import TpuVm
+from tests.launch.clock import SimulatedClock
 from tests.launch.fake_cloud import HOSTS, FakeCloud
 from tests.object_store import object_store
 
@@ -81,7 +82,10 @@ def test_resumes_after_a_preemption_and_after_the_loss_of_a_host(cloud, store, c
     faults = threading.Thread(target=cause_faults, args=(cloud, store))
     faults.start()
     needs = Requirements(topology=topology("v5p:2x2x2"), restarts=2)
-    assert TpuVm(needs, "p", "z", ("--spot",), pace=0.02).run(Experiment("toy", "gs://bucket/runs", (job,))) == 0
+    assert (
+        TpuVm(needs, "p", "z", ("--spot",), clock=SimulatedClock()).run(Experiment("toy", "gs://bucket/runs", (job,)))
+        == 0
+    )
     faults.join()
     once = ["create", "state", "scp", "install", "start", "watch", "result"]
     assert cloud.calls() == [*once, "state", "delete", *once, "delete", *once, "delete"]

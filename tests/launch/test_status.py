@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.tpu_vm.commands import TpuVmCommands
+
 LOCATION = ["--project=p", "--zone=us-east5-a"]
 
 
@@ -58,9 +60,55 @@ def test_stop_and_logs_of_a_missing_run_are_errors(isolated_cloud):
     )
 
 
+ON_TPU = ["--executor=tpu_vm", *LOCATION]
+SOME_RUNS = ("Run_A", "a模型", "x" * 100)
+
+
+@pytest.mark.parametrize("run", SOME_RUNS)
+def test_run_with_a_changed_name_is_stopped(isolated_cloud, run):
+    created = TpuVmCommands(run, "p", "z").create((), "v", ()).argv
+    (isolated_cloud.folder / "exists").write_text(json.dumps(created))
+    isolated_cloud.launch("stop", run, *ON_TPU)
+    assert isolated_cloud.calls() == ["describe", "stop", "delete"] and not isolated_cloud.running
+
+
+@pytest.mark.parametrize("run", SOME_RUNS)
+def test_slice_of_another_run_is_not_touched(isolated_cloud, run):
+    """The name of its slice is typed as the name of a run."""
+    created = TpuVmCommands(run, "p", "z").create((), "v", ()).argv
+    (isolated_cloud.folder / "exists").write_text(json.dumps(created))
+    typed = TpuVmCommands(run, "p", "z").resource.removeprefix("codellama-jax-")
+    description = isolated_cloud.folder / "exists"
+    metadata = [word for word in created if word.startswith("--metadata=")]
+    resource = TpuVmCommands(typed, "p", "z").resource
+    description.write_text(json.dumps(["create", f"--labels=codellama-jax={resource}", *metadata]))
+    for command in ("stop", "logs"):
+        assert f"belongs to the run {run}; nothing was changed" in isolated_cloud.launch(
+            command, typed, *ON_TPU, code=1
+        )
+    assert isolated_cloud.calls() == ["describe", "describe"]
+    description.unlink()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"code": 1, "err": "ERROR: UNAVAILABLE: later"}, "cannot be read (UNAVAILABLE: later); nothing was changed"),
+        ({"code": 1, "err": "ERROR: PERMISSION_DENIED: no"}, "cannot be read (PERMISSION_DENIED: no)"),
+        ({"out": "{}"}, "was not created by this launcher; nothing was changed"),
+    ],
+)
+def test_slice_whose_run_is_not_known_is_not_touched(isolated_cloud, answer, message):
+    (isolated_cloud.folder / "exists").touch()
+    isolated_cloud.script(describe=[answer])
+    assert message in isolated_cloud.launch("stop", "mine", *ON_TPU, code=1)
+    assert isolated_cloud.calls() == ["describe"]
+    (isolated_cloud.folder / "exists").unlink()
+
+
 def test_stop_and_logs_of_a_run_on_a_slice(isolated_cloud):
     (isolated_cloud.folder / "exists").touch()
     isolated_cloud.script(logs=[{"out": "step 7\n"}])
     assert "step 7" in isolated_cloud.launch("logs", "mine", "--executor=tpu_vm", *LOCATION)
     isolated_cloud.launch("stop", "mine", "--executor=tpu_vm", *LOCATION)
-    assert isolated_cloud.calls() == ["logs", "state", "stop", "delete"]
+    assert isolated_cloud.calls() == ["describe", "logs", "describe", "stop", "delete"]

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codellama_jax.config import gin_files
 from codellama_jax.config.data import STREAMS
+from codellama_jax.config.run import operative_text
 from codellama_jax.tokenizer import Tokenizer
 from tasks import inspect as inspection
 from tasks.inspect import main
@@ -326,3 +328,50 @@ def test_a_closed_pipe_is_not_an_error(flags: list[str], tmp_path: Path):
         error.seek(0)
         assert error.read() == ""
     assert first["stream"] == "instruct"
+
+
+@pytest.mark.parametrize("stats", [[], ["--stats"]])
+@pytest.mark.parametrize("files", [["gin/code.gin"], ["gin/instruct.gin"], ["gin/python.gin"], []])
+@pytest.mark.parametrize("task", STREAMS)
+def test_task_at_a_published_size_asks_only_for_what_it_reads(capsys, task, files, stats):
+    names = [f"--gin_file={file}" for file in [*files, "gin/models/70b.gin"]]
+    assert main([f"--task={task}", *names, *stats]) == 2
+    expected = [f"{task.upper()}_CORPUS", "TOKENIZER"]
+    assert re.findall(r"--gin\.(\w+)=VALUE", capsys.readouterr().err) == expected
+
+
+def test_corpus_of_a_task_that_the_stage_does_not_read_is_shown(flags, capsys, tmp_path):
+    """The stage file sets Corpus.instruct to None."""
+    own = [flag for flag in flags if "INSTRUCT" in flag or "TOKENIZER" in flag]
+    assert main(["--task=instruct", "--json", "--gin_file=gin/code.gin", "--gin_file=gin/models/7b.gin", *own]) == 0
+    assert all("question" in record["text"] for record in records(capsys.readouterr().out))
+    saved = tmp_path / "config.gin"  # of a run: without macros
+    saved.write_text(operative_text(gin_files.load(["gin/code.gin", "gin/models/local.gin"], []).resolve()))
+    assert main(["--task=code", "--num_examples=1", f"--gin_file={saved}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "corpora"),
+    [
+        ("code_mixture", ["CODE", "NL_CODE", "NL"]),
+        ("lcft_mixture", ["CODE", "NL_CODE", "NL"]),
+        ("instruct_mixture", ["CODE", "NL", "INSTRUCT"]),
+        ("python_code_mixture", ["CODE", "NL_CODE", "NL"]),  # neither its steps, which 70b.gin does not set
+    ],
+)
+def test_mixture_at_a_published_size_asks_only_for_what_it_reads(capsys, task, corpora):
+    def asked(*flags):
+        assert main([f"--task={task}", "--gin_file=gin/models/70b.gin", *flags]) == 2
+        return re.findall(r"--gin\.(\w+)=VALUE", capsys.readouterr().err)
+
+    assert asked() == [*(f"{name}_CORPUS" for name in corpora), "TOKENIZER"]
+    assert asked("--gin.Mixture.shares={'code': 1.0, 'nl': 0.0}") == ["CODE_CORPUS", "TOKENIZER"]
+    everything = [f"{name}_CORPUS" for name in corpora]
+    assert asked("--gin.TOKENIZER=None") == everything, "which a tokenizer is trained on"
+
+
+def test_task_at_a_published_size_is_shown_without_the_other_corpora(flags, capsys):
+    own = [flag for flag in flags if "INSTRUCT" in flag or "TOKENIZER" in flag]
+    for files in (["--gin_file=gin/instruct.gin"], []):
+        assert main(["--task=instruct", "--json", *files, "--gin_file=gin/models/7b.gin", *own]) == 0
+        assert {record["stream"] for record in records(capsys.readouterr().out)} == {"instruct"}

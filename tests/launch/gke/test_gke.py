@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import json
 import os
+import signal
 
 import pytest
 import yaml
@@ -16,6 +18,8 @@ from launch.executor import Requirements
 from launch.gke import jobset
 from launch.gke.executor import Gke
 from launch.libtpu_flags import BUNDLES, NONE
+from launch.resource_names import recorded
+from tests.launch.clock import SimulatedClock
 from tests.launch.fake_cloud import FakeCloud
 from tests.launch.jobs import experiment, job
 
@@ -24,7 +28,7 @@ READY, DONE = ["create", "create"], ["delete", "delete"]
 
 
 def executor() -> Gke:
-    return Gke(Requirements(topology=topology("v5p-128"), restarts=3), IMAGE, pace=0.001)
+    return Gke(Requirements(topology=topology("v5p-128"), restarts=3), IMAGE, clock=SimulatedClock())
 
 
 @pytest.fixture
@@ -151,7 +155,7 @@ def test_follows_the_job_through_restarts(cloud, capfd):
     ]
     cloud.script(get=running, logs=[{"code": 1, "err": "ContainerCreating"}, {"out": "step 1\n"}, {"out": "step 2\n"}])
     assert run() == 0
-    assert cloud.calls() == [*READY, *["get", "logs"] * 4, "get", *DONE]
+    assert cloud.calls() == [*READY, *["get", "logs"] * 3, "get", "get", *DONE]
     output = capfd.readouterr().out
     assert "step 1\n" in output and "it starts again (restart 1)" in output
 
@@ -198,6 +202,105 @@ def test_refused_before_anything_is_created(cloud, script, message):
     with pytest.raises(UserError, match=message) as caught:
         executor().check(experiment())
     assert "\n" not in str(caught.value) and "create" not in cloud.calls()
+
+
+WEBHOOK = 'Error from server (InternalError): failed calling webhook "mjobset.kb.io": context deadline exceeded'
+FAILURES = {
+    "webhook": WEBHOOK,
+    "unavailable": "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
+    "too many requests": "Error from server (TooManyRequests): the server has received too many requests",
+    "network": "Unable to connect to the server: dial tcp 1.2.3.4:443: i/o timeout",
+}
+EXISTS = {"code": 1, "err": 'Error from server (AlreadyExists): jobsets "x" already exists'}
+COMPLETED, DELETING = {"out": "Completed,0,"}, {"out": ",0,2026-11-28T12:00:00Z"}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_failures_of_the_cluster_that_can_pass_are_retried(cloud, capfd, name):
+    """At the upload of the source, at the creation of the JobSet, and while it runs."""
+    failure = {"code": 1, "err": FAILURES[name]}
+    cloud.script(create=[failure, failure, {}, failure, failure, {}], get=[failure] * 3 + [COMPLETED])
+    assert run() == 0
+    assert cloud.calls() == [*["create"] * 6, *["get"] * 4, *DONE]
+    lines = [line for line in capfd.readouterr().out.splitlines() if "; next try in " in line]
+    assert len(lines) == 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        'admission webhook "vjobset.kb.io" denied the request: pod name is too long',
+        'Error from server (Forbidden): jobsets is forbidden: User "me" cannot create resource',
+        'Error from server (NotFound): namespaces "x" not found',
+        "error: You must be logged in to the server (Unauthorized)",
+    ],
+)
+def test_permanent_failures_of_the_cluster_end_at_once(cloud, error):
+    for answers in ([{"code": 1, "err": error}], [{}, {"code": 1, "err": error}]):
+        cloud.script(create=answers)
+        made = dataclasses.replace(executor(), clock=SimulatedClock())
+        with pytest.raises(UserError, match="could not kubectl create"):
+            made.run(experiment())
+        assert made.clock.waits == []
+        (cloud.folder / "calls.jsonl").unlink()
+
+
+def test_jobset_that_is_being_deleted_is_waited_for(cloud):
+    """After `stop`, whose deletion lets the pods save; also in the check before the run."""
+    cloud.script(create=[{}, EXISTS, EXISTS, {}], get=[DELETING, DELETING, DELETING, COMPLETED])
+    executor().check(experiment())
+    assert run() == 0
+    calls = [call for call in cloud.calls() if call in ("create", "get", "delete")]
+    assert calls == ["get", "create", "create", "get", "create", "get", "create", "get", *DONE]
+
+
+def test_jobset_of_another_launcher_is_not_deleted(cloud):
+    cloud.script(create=[{}, EXISTS], get=[{"out": ",0,"}])
+    with pytest.raises(UserError, match="exists already"):
+        run()
+    assert cloud.calls() == [*READY, "get", "delete"], "only the source"
+
+
+def test_jobset_that_an_answer_did_not_report_is_used(cloud):
+    cloud.script(create=[{}, {"code": 1, "err": WEBHOOK}, EXISTS], get=[{"out": ",0,"}, COMPLETED])
+    assert run() == 0
+    assert cloud.calls() == ["create", "create", "create", "get", "get", *DONE]
+
+
+def test_signal_during_a_wait_deletes_what_may_exist(cloud):
+    cloud.script(create=[{}, {"code": 1, "err": WEBHOOK}])
+    clock = SimulatedClock(lambda clock: os.kill(os.getpid(), signal.SIGINT) if len(clock.waits) == 2 else None)
+    assert dataclasses.replace(executor(), clock=clock).run(experiment()) == 75
+    assert cloud.calls() == ["create", "create", "create", *DONE]
+
+
+def listing(*runs: str | None) -> dict:
+    items = [
+        {"metadata": {"name": f"jobset-{number}", "annotations": {jobset.RUN_ANNOTATION: recorded(run)} if run else {}}}
+        for number, run in enumerate(runs)
+    ]
+    return {"out": json.dumps({"items": items})}
+
+
+def test_stop_deletes_only_the_jobsets_of_the_run(cloud):
+    for run, jobsets, deleted in (
+        ("Run_A", listing("Run_A", "run-a"), ["jobset-0"]),
+        ("run-a", listing(None, "run-a"), ["jobset-0", "jobset-1"]),  # the first one is of an earlier version
+        ("模型", listing("模型"), ["jobset-0"]),
+    ):
+        cloud.script(list=[jobsets])
+        assert executor().stop("gs://b/runs", run) == 0
+        kind, argv = cloud.commands()[-1]
+        assert kind == "delete" and [word for word in argv if word.startswith("jobset-")] == deleted
+
+
+@pytest.mark.parametrize("jobsets", [listing(), listing("run-a"), listing(None)])
+def test_stop_and_logs_do_not_touch_other_runs(cloud, jobsets):
+    cloud.script(list=[jobsets])
+    for command in (executor().stop, executor().logs):
+        with pytest.raises(UserError, match="Run_A is not running"):
+            command("gs://b/runs", "Run_A")
+    assert cloud.calls() == ["list", "list"]
 
 
 def test_imported_module_is_passed_to_the_pods(cloud):

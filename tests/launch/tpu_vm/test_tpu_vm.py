@@ -11,6 +11,7 @@ from codellama_jax.runtime.distributed import PEER_LOST
 from launch.executor import Job, Requirements
 from launch.tpu_vm.agent import OFFSET_MARK
 from launch.tpu_vm.executor import TpuVm
+from tests.launch.clock import SimulatedClock
 from tests.launch.fake_cloud import FakeCloud, result
 from tests.launch.jobs import experiment, job
 
@@ -23,7 +24,7 @@ ACTIVE = {"out": "ACTIVE\n"}
 
 def executor(restarts: int = 2) -> TpuVm:
     needs = Requirements(topology=topology("v5p-128"), restarts=restarts)
-    return TpuVm(needs, "p", "us-east5-a", ("--spot",), pace=0.001)
+    return TpuVm(needs, "p", "us-east5-a", ("--spot",), clock=SimulatedClock())
 
 
 @pytest.fixture
@@ -98,13 +99,13 @@ def test_dry_run_prints_the_commands_that_run(cloud):
         ),
         pytest.param(
             {"install": [UNREACHABLE, {}]},
-            [*READY, "state", "delete", *READY, *TRAINED, "delete"],
-            id="host unreachable",
+            [*READY, "state", "install", *TRAINED, "delete"],
+            id="host unreachable for a moment",
         ),
         pytest.param(
             {"start": [UNREACHABLE, {}]},
-            [*READY, "start", "state", "delete", *READY, *TRAINED, "delete"],
-            id="host unreachable at the start",
+            [*READY, "start", "state", *TRAINED, "delete"],
+            id="host unreachable for a moment at the start",
         ),
         pytest.param(
             {"state": [{"out": "PROVISIONING\n"}, {"out": "SUSPENDING\n"}, ACTIVE]},
@@ -127,7 +128,7 @@ def test_resumes_after_losing_the_slice_or_a_host(cloud, script, calls):
     cloud.script(**script)
     assert run() == 0
     assert cloud.calls() == calls
-    numbers = [argv[-1].split("lcft.")[1].split()[0] for kind, argv in cloud.commands() if kind == "start"]
+    numbers = [argv[-1].split("lcft.")[1].split()[0] for kind, argv in cloud.commands() if kind == "watch"]
     assert numbers == sorted(set(numbers)), "each attempt has its own number"
 
 
@@ -173,7 +174,10 @@ def test_existing_slice_is_not_modified(cloud):
     (cloud.folder / "exists").touch()
     with pytest.raises(UserError, match="exists already"):
         run()
-    assert cloud.calls() == ["create"]
+    assert cloud.calls() == ["create", "state"]
+    with pytest.raises(UserError, match="exists already"):
+        executor().check(experiment())
+    assert cloud.calls() == ["create", "state", "state"]
     (cloud.folder / "exists").unlink()
 
 

@@ -1,0 +1,139 @@
+"""Whether a stage computes with its parent's parameters what they were trained for.
+
+The shapes must be equal. A larger RoPE base is reported, because long-context fine-tuning changes it (arXiv 2308.12950,
+section 2.4). A smaller base, another scale of the positions, another epsilon or another tokenizer makes other numbers
+of the same parameters: each must be allowed by name (Checkpoints.allowed_changes). This module does not import JAX, so
+that the launcher can compare before anything runs.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2 as model_pb2
+
+from codellama_jax.config.model import Llama
+from codellama_jax.config.run import Config
+from codellama_jax.config.training import Checkpoints
+from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
+from codellama_jax.tokenizer import Tokenizer
+
+SHAPE = ("dim", "layers", "heads", "kv_heads", "ffn_dim")
+COMPARED = ("rope_theta", "rope_scale", "norm_eps")
+TOLERANCE = 1e-6  # relative; other formats may have rounded a number to float32
+
+
+def check_shape(path: Path | str, recorded: Mapping[str, Any], llama: Llama) -> None:
+    """Raises UserError if the parent's model has another shape than the stage's (its vocabulary may be smaller)."""
+    for field in SHAPE:
+        theirs, ours = recorded.get(field), getattr(llama, field)
+        if theirs is not None and theirs != ours:
+            raise UserError(
+                f"{path} has Llama.{field}={theirs}, but this stage has {ours}: a stage must have its parent's size"
+            )
+
+
+def check_model(path: Path | str, metadata: Mapping[str, Any], config: Config) -> list[str]:
+    """Compares the model of a stage with its parent's.
+
+    Args:
+        path: the parent's checkpoint, for messages.
+        metadata: of the parent's checkpoint: llama (the fields of Llama) and sequence_length. Checkpoints of other
+            programs and versions may lack fields, which are not compared.
+        config: the stage's configuration.
+
+    Returns:
+        What the user should know: differences that are allowed, and fields that are not recorded. One line each.
+
+    Raises:
+        UserError: a difference is not allowed; the message has both values and the remedies.
+    """
+    recorded, llama = metadata.get("llama") or {}, config.llama
+    check_shape(path, recorded, llama)
+    notes, allowed = [], config.checkpoints.allowed
+    for field in COMPARED:
+        theirs, ours = recorded.get(field), getattr(llama, field)
+        if theirs is None or math.isclose(theirs, ours, rel_tol=TOLERANCE):
+            continue
+        larger_base = field == "rope_theta" and ours > theirs
+        if not larger_base and field not in allowed:
+            raise UserError(
+                f"{path} was trained with Llama.{field}={theirs:g}, but {config.stage.name} has {ours:g}:"
+                f" --gin.Llama.{field}={theirs:g} keeps it,"
+                f" --gin.Checkpoints.allowed_changes={field} allows the change"
+            )
+        name = "the RoPE base" if field == "rope_theta" else f"Llama.{field}"
+        notes.append(f"{name} changes from {theirs:,.10g} to {ours:,.10g}")
+    notes += _note_on_positions(metadata, config)
+    if missing := [f"Llama.{field}" for field in COMPARED if recorded.get(field) is None]:
+        notes.append(f"{', '.join(missing)} not recorded in {path}: not compared")
+    return notes
+
+
+def _note_on_positions(metadata: Mapping[str, Any], config: Config) -> list[str]:
+    """A note if the windows are longer than the parent's, and nothing makes up for it."""
+    recorded, length = metadata.get("llama") or {}, metadata.get("sequence_length")
+    unchanged = all(
+        recorded.get(field) is not None and math.isclose(recorded[field], getattr(config.llama, field))
+        for field in ("rope_theta", "rope_scale")
+    )
+    if not length or config.stage.sequence_length <= length or not unchanged:
+        return []
+    return [
+        f"windows of {config.stage.sequence_length:,} tokens are longer than the parent's {length:,}, with the same"
+        " RoPE base and scale"
+    ]
+
+
+def check_tokenizer(path: Path, tokenizer: Tokenizer, checkpoints: Checkpoints, stage: str) -> list[str]:
+    """Compares the tokenizer of a stage with the model file next to its parent's checkpoint, if there is one.
+
+    A tokenizer that adds pieces after those of the parent is the same for the rows that exist.
+
+    Returns:
+        The difference, if it is allowed.
+
+    Raises:
+        UserError: a piece differs, and Checkpoints.allowed_changes does not name the tokenizer.
+    """
+    file = tokenizer_file(path)
+    if file is None:
+        return []
+    try:
+        their_model = Tokenizer(file.read_bytes(), tokenizer.infilling).model
+    except UserError as error:
+        return [f"{file} is not compared with the tokenizer of {stage} ({error})"]
+    theirs, ours = _pieces(their_model), _pieces(tokenizer.model)
+    differing = next((i for i, piece in enumerate(theirs) if i >= len(ours) or ours[i] != piece), None)
+    if differing is None:
+        return []
+    if "tokenizer" not in checkpoints.allowed:
+        raise UserError(
+            f"the tokenizer of {stage} differs from {file}, with which {path} was trained, from id {differing} on: bind"
+            f" TOKENIZER to that file, or --gin.Checkpoints.allowed_changes=tokenizer allows the change"
+        )
+    return [f"the tokenizer differs from {file} from id {differing} on"]
+
+
+def tokenizer_file(checkpoint: Path) -> Path | None:
+    """The tokenizer's model file of a checkpoint: in an imported one's folder, or in the folder of the run."""
+    folders = [checkpoint]
+    if checkpoint.parent.name == "checkpoints":  # runs/NAME/STAGE/checkpoints/STEP
+        folders.append(filesystem.absolute(checkpoint).parents[2])
+    return next((file for folder in folders if (file := folder / "tokenizer.model").is_file()), None)
+
+
+def _pieces(model: bytes) -> list[tuple[str, float, int]]:
+    return [(piece.piece, piece.score, piece.type) for piece in model_pb2.ModelProto.FromString(model).pieces]
+
+
+def read_metadata(checkpoint: Path) -> dict[str, Any] | None:
+    """The metadata of a checkpoint; None if it cannot be read, which is reported when the stage starts."""
+    try:
+        metadata = json.loads(filesystem.to_path(str(checkpoint / "metadata" / "metadata")).read_text())
+    except (OSError, ValueError, UserError):
+        return None
+    return metadata if isinstance(metadata, dict) else None
