@@ -36,6 +36,9 @@ from typing import NamedTuple
 from build import Peak, busy, descendants
 from result_file import paragraph, processor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from codellama_jax.runtime import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 REPOSITORIES = 200
@@ -112,10 +115,14 @@ def result(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     packages = dict.fromkeys(package for name in options.engines for package in PACKAGES[name])
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     yield from paragraph(
-        f"{os.cpu_count()} cores of {processor()}, shared with other programs, so that times are upper bounds; Python"
-        f" {platform.python_version()}, {versions}. {options.files:,} files, {size / 1e6:.1f} MB. Each engine has"
-        f" {WORKERS} workers of one thread. The shards of all rows are"
+        f"{os.cpu_count()} cores of {processor()}, shared with other programs; Python {platform.python_version()},"
+        f" codellama_jax {cli.code_version()}, {versions}. {options.files:,} files, {size / 1e6:.1f} MB. Each engine"
+        f" has {WORKERS} workers of one thread. The reports, lists and shards of all rows are"
         f" {'identical, byte by byte' if len(digests) == 1 else 'NOT IDENTICAL'}."
+    )
+    yield from paragraph(
+        "Each row is one run. The seconds of CPU include those of the other programs, which took most of the machine at"
+        " times: the rows show that the builds complete, and in what memory, not which engine is faster."
     )
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|---|---|---|---|---|"

@@ -71,7 +71,9 @@ class Dask(Runner):
 
     def message(self, error: Exception) -> str | None:
         if isinstance(error, distributed.KilledWorker):
-            return f"Dask's workers died ({first_line(error)}): give them more memory, then {_RERUN}"
+            return (
+                f"{error.allowed_failures + 1} Dask workers died in the same task: give them more memory, then {_RERUN}"
+            )
         if isinstance(error, distributed.client.FutureCancelledError | distributed.comm.CommClosedError):
             return _LOST
         if "deserialization of the task graph" in str(error):

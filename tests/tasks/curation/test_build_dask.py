@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Cluster:
-    """A scheduler and two workers of one thread. Their working folder is not that of the tests."""
+    """A scheduler, a worker of two threads and one of one. Their working folder is not that of the tests."""
 
     def __init__(self, folder: Path):
         self._folder, self._running = folder, list[subprocess.Popen]()
@@ -36,10 +36,10 @@ class Cluster:
             assert self._running[0].poll() is None, (folder / "log").read_text()
             time.sleep(0.02)
         self.address = json.loads(file.read_text())["address"]
-        self.workers = [self.add_worker(), self.add_worker()]
+        self.workers = [self._start_worker(threads) for threads in (2, 1)]
 
-    def add_worker(self) -> subprocess.Popen:
-        options = ("--host=127.0.0.1", "--nthreads=1", "--no-nanny", "--no-dashboard", "--local-directory=scratch")
+    def _start_worker(self, threads: int) -> subprocess.Popen:
+        options = ("--host=127.0.0.1", f"--nthreads={threads}", "--no-nanny", "--no-dashboard", "--local-directory=.")
         return self._start("worker", self.address, *options)
 
     def _start(self, *arguments: str) -> subprocess.Popen:
@@ -92,11 +92,11 @@ def test_a_build_survives_the_death_of_a_worker(
     while len(list(files.glob("unit-*.parquet"))) < 3:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    cluster.workers[0].send_signal(signal.SIGKILL)
+    cluster.workers[1].send_signal(signal.SIGKILL)
     assert not (files / "done.json").exists()
     _, error = process.communicate()
     assert process.returncode == 0, error
-    cluster.workers[0].wait()
+    cluster.workers[1].wait()
     assert contents(out) == contents(built)
 
 
