@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,24 +80,23 @@ def test_the_bytes_are_those_of_the_embedded_runner(
 
 
 def test_a_build_survives_the_death_of_a_worker(
-    command: Callable[..., subprocess.Popen],
-    cluster: Cluster,
-    built: Path,
-    inputs: list[str],
-    flags: list[str],
-    tmp_path: Path,
+    cluster: Cluster, built: Path, inputs: list[str], flags: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "set"
-    process = command(*inputs, f"--out={out}", *flags)
-    files = out / ".steps/read"
-    while len(list(files.glob("unit-*.parquet"))) < 3:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    cluster.workers[1].send_signal(signal.SIGKILL)
-    assert not (files / "done.json").exists()
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-    cluster.workers[1].wait()
+    files, finished_before = out / ".steps/read", list[bool]()
+
+    def kill() -> None:
+        end = time.monotonic() + 60
+        while len(list(files.glob("unit-*.parquet"))) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        cluster.workers[1].kill()
+        finished_before.append((files / "done.json").exists())
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert main([*inputs, f"--out={out}", *flags]) == 0
+    thread.join()
+    assert cluster.workers[1].wait() == -signal.SIGKILL and finished_before == [False]
     assert contents(out) == contents(built)
 
 
