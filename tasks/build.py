@@ -26,8 +26,8 @@ examples:
   python -m tasks.build --source=~/checkouts --out=/data/set --tokenizer=tokenizer.model --workers=8
   python -m tasks.build --source='/data/the-stack/*.parquet' --out=/data/set --tokenizer=tokenizer.model
       --against=humaneval.jsonl --against=mbpp.jsonl --gin.Build.threshold=0.8 --gin.Filters.longest_line=500
-Beam's own flags follow --, such as -- --runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp
-Settings for --gin, and what Dataflow, Flink and Spark need: docs/dataset.md"""
+Beam's own flags follow --, such as -- --runner=DaskRunner --dask_client_address=tcp://HOST:8786
+Settings for --gin, and what Dask, Spark, Dataflow and Flink need: docs/dataset.md"""
 
 STREAMS = ("code", "python", "nl_code", "nl")
 

@@ -38,6 +38,7 @@ LONGEST = (
     "launch/test_pod.py",
     "tasks/curation/test_build_faults.py",
     "tasks/curation/test_build.py",
+    "tasks/curation/test_build_dask.py",
     "training/test_gcs_checkpoints.py",
     "planning/test_aot_compile.py",
     "training/test_step.py",

@@ -27,6 +27,7 @@ from codellama_jax.errors import EXIT_INTERRUPTED, EXIT_USAGE, UserError
 Location = str | os.PathLike[str]
 
 GCS_SCHEME = "gs://"
+UNFINISHED = ".part"  # the end of the name under which a local file is written; the name begins with a dot
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SPARE_BYTES = 64 << 20  # free space that a new folder needs besides its tensors
 
@@ -251,7 +252,7 @@ def open_output(location: Location, *, durable: bool = False) -> Iterator[Binary
             file.write(buffer.getvalue())
         return
     path = Path(location)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with temporary.open("wb") as output:
             yield output

@@ -1,11 +1,12 @@
 """Runs MapReduce pipelines on Beam: inputs are mapped, the results are grouped by partition and reduced, repeatedly.
 
 The embedded runner is Beam's FnApiRunner, in this process or with worker processes. (Beam's DirectRunner would first
-try Prism, a program that it downloads.) Any other runner is selected and configured by Beam's own flags.
+try Prism, a program that it downloads.) Any other runner is selected and configured by Beam's own flags (runners.py).
+
+A pipeline is a chain of Create, ParDo with one output, and GroupByKey, which every runner supports; those of Dask and
+PySpark support little else. Counters therefore pass through the same chain as the data, under a key of their own.
 """
 
-import argparse
-import contextlib
 import errno
 import gc
 import json
@@ -19,27 +20,28 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE, UserError
 from codellama_jax.runtime.console import stderr_to
-from tasks.curation import storage, tables
+from tasks.curation import runners, storage, tables
 from tasks.curation.counters import Counters, merge
 from tasks.curation.workers import Workers
 
 Result = Counters | tuple[int, bytes]  # counters, or a block of rows for a partition
 Mapper = Callable[[Any], Iterator[Result]]
+Grouped = tuple[int, Iterable[Any]]  # a partition and its blocks, or COUNTERS and counters
 Reducer = Callable[[int, Any], Iterator[Result]]  # takes a partition and the table of all its rows
 
-EMBEDDED = ("DirectRunner", "FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
 # For smaller inputs, starting worker processes takes longer than the work.
 MULTIPROCESS_MIN_BYTES = 8 << 20
 # Copies of exchanged data that the embedded runner holds: received, grouped, and in transit.
 BUFFER_COPIES = 5
 # After smaller pipelines, collecting garbage is not worth the time.
 GARBAGE_MIN_BYTES = 1 << 20
+COUNTERS = -1  # the key of counters, among the numbers of partitions
 _USER_ERROR = "line for the user:"
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,15 +66,13 @@ class Engine:
             preload: modules to import before worker processes are forked.
 
         Raises:
-            UserError: Beam does not know a flag.
+            UserError: Beam does not know a flag, or the runner cannot be used.
         """
-        options, unknown = _parse(flags)
-        if unknown:
-            raise UserError(f"Beam has no flag {unknown[0]}: Beam's flags follow --, see docs/dataset.md", EXIT_USAGE)
-        runner = options.view_as(StandardOptions).runner
-        self.embedded = runner is None or runner.rpartition(".")[2] in EMBEDDED
-        if workers > 1 and not self.embedded:
-            raise UserError(f"--workers applies to this machine only: {runner} has its own flags, after --", EXIT_USAGE)
+        self._runner = runners.select(flags)
+        self.embedded = self._runner is None
+        if workers > 1 and self._runner is not None:
+            name = self._runner.name.rpartition(".")[2]
+            raise UserError(f"--workers applies to this machine only: {name} has its own flags, after --", EXIT_USAGE)
         self._workers, self._flags, self._memory, self._log = workers, list(flags), memory, log
         self._preload = preload
         self._server: Workers | None = None
@@ -127,41 +127,42 @@ class Engine:
         Raises:
             UserError: the pipeline failed for a reason that the user can fix.
         """
+        elements = list(enumerate(inputs))
+        if not elements:
+            return Counters()
         path = storage.join(folder, f"{name}.json")
-        pipeline = beam.Pipeline(*self._runner(size))
-        elements = pipeline | "Inputs" >> beam.Create(list(inputs), reshuffle=False)
+        pipeline = self._pipeline(len(elements), size)
+        results = pipeline | "Inputs" >> beam.Create(elements, reshuffle=False)
         if self._reshuffle:
-            elements |= "Reshuffle" >> beam.Reshuffle()
-        results = elements | f"{name}-0" >> beam.ParDo(_Do(mapper)).with_outputs("counters", main="blocks")
-        counters = [results.counters]
+            # not beam.Reshuffle, because the keys of its groups are random
+            results |= "Distribute" >> beam.GroupByKey()
+        else:
+            results |= "Single" >> beam.MapTuple(lambda number, element: (number, [element]))
+        results |= f"{name}-0" >> beam.ParDo(_Do(_Map(mapper)))
         for number, reducer in enumerate(reducers, 1):
-            results = (
-                results.blocks
-                | f"Group{number}" >> beam.GroupByKey()
-                | f"{name}-{number}" >> beam.ParDo(_Do(_Reduce(reducer))).with_outputs("counters", main="blocks")
-            )
-            counters.append(results.counters)
-        _ = (
-            tuple(counters)
-            | "AllCounters" >> beam.Flatten()
-            | "OneKey" >> beam.WithKeys(0)  # they are small: CombineGlobally would add five stages
-            | "GroupCounters" >> beam.GroupByKey()
-            | "WriteCounters" >> beam.ParDo(_Do(_WriteCounters(path)))
-        )
-        self._wait(pipeline)
+            results |= f"Group{number}" >> beam.GroupByKey()
+            results |= f"{name}-{number}" >> beam.ParDo(_Do(_Reduce(reducer)))
+        results |= "GroupCounters" >> beam.GroupByKey()
+        _ = results | "WriteCounters" >> beam.ParDo(_Do(_WriteCounters(path)))
+        self._run(pipeline)
         if size > GARBAGE_MIN_BYTES:
             gc.collect()  # a finished pipeline keeps the exchanged data in reference cycles
-        data = storage.read(path)
-        return Counters() if data is None else Counters.from_json(json.loads(data))  # no file if there were no inputs
+        if (data := storage.read(path)) is None:
+            raise UserError(
+                f"the workers have written {path}, but it is not here: --out must be a folder that this machine and all"
+                " workers share"
+            )
+        return Counters.from_json(json.loads(data))
 
-    def _runner(self, size: int) -> tuple[Any, PipelineOptions]:
-        if not self.embedded:
-            return None, PipelineOptions(self._flags)
+    def _pipeline(self, elements: int, size: int) -> beam.Pipeline:
+        if self._runner is not None:
+            return self._runner.pipeline(elements)
         workers = self._workers if size > MULTIPROCESS_MIN_BYTES else 1
         environment = None
         if workers > 1:
             environment = SubprocessSDKEnvironment.from_command_string(self._worker_command())
-        return FnApiRunner(environment), PipelineOptions([*self._flags, f"--direct_num_workers={workers}"])
+        options = PipelineOptions([*self._flags, f"--direct_num_workers={workers}"])
+        return beam.Pipeline(FnApiRunner(environment), options)
 
     def _worker_command(self) -> str:
         self._reshuffle = True
@@ -170,15 +171,20 @@ class Engine:
         self._server = self._server or Workers(self._log, self._preload)
         return self._server.command
 
-    def _wait(self, pipeline: beam.Pipeline) -> None:
+    def _run(self, pipeline: beam.Pipeline) -> None:
         try:
+            if self._runner is not None:
+                self._runner.run(pipeline)
+                return
             # Beam's threads and worker processes write a line for every closed channel
-            with stderr_to(self._log or os.devnull) if self.embedded else contextlib.nullcontext():
+            with stderr_to(self._log or os.devnull):
                 pipeline.run().wait_until_finish()
         except Exception as error:
             if match := re.search(rf"{_USER_ERROR} (\{{.*?\}}) end of line", str(error)):
                 message = json.loads(match[1])
                 raise UserError(message["line"], message["code"]) from error
+            if self._runner is not None and (line := self._runner.message(error)):
+                raise UserError(line) from error
             if "Channel closed prematurely" in str(error):
                 log = f" (see {self._log})" if self._log else ""
                 raise UserError(
@@ -201,27 +207,40 @@ class _Do(beam.DoFn):
     def process(self, element: Any) -> Iterator[Any]:
         try:
             for result in self._function(element):
-                yield beam.pvalue.TaggedOutput("counters", result) if isinstance(result, Counters) else result
+                yield (COUNTERS, result) if isinstance(result, Counters) else result
         except UserError as error:
             raise _encoded(str(error), error.exit_code) from error
         except OSError as error:
             raise _encoded(_file_error(error), EXIT_FAILED) from error
 
 
+class _Map:
+    def __init__(self, mapper: Mapper):
+        self._mapper = mapper
+
+    def __call__(self, element: Grouped) -> Iterator[Result]:
+        yield Counters()  # so that a pipeline always writes a file of counters
+        for value in element[1]:
+            yield from self._mapper(value)
+
+
 class _Reduce:
     def __init__(self, reducer: Reducer):
         self._reducer = reducer
 
-    def __call__(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Result]:
-        partition, blocks = element
-        return self._reducer(partition, tables.concat_blocks(blocks))
+    def __call__(self, element: Grouped) -> Iterator[Result]:
+        partition, values = element
+        if partition == COUNTERS:
+            yield merge(values)
+        else:
+            yield from self._reducer(partition, tables.concat_blocks(values))
 
 
 class _WriteCounters:
     def __init__(self, path: str):
         self._path = path
 
-    def __call__(self, element: tuple[int, Iterable[Counters]]) -> Iterator[Result]:
+    def __call__(self, element: Grouped) -> Iterator[Result]:
         with storage.open_output(self._path) as file:
             file.write(json.dumps(merge(element[1]).to_json()).encode())
         yield from ()
@@ -237,15 +256,3 @@ def _file_error(error: OSError) -> str:
         return f"no space left for {error.filename}: free some space, then run the same command again to resume"
     where = f": {error.filename}" if error.filename else ""
     return f"{error.strerror or error}{where}: fix this, then run the same command again to resume"
-
-
-def _parse(flags: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
-    """Beam's options, and the flags that none of its options takes."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    kinds = list(PipelineOptions.__subclasses__())
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-        if "_add_argparse_args" in vars(kind):
-            kind._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(flags))
-    return PipelineOptions([flag for flag in flags if flag not in unknown]), unknown

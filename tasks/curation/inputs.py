@@ -1,12 +1,17 @@
 """The source of a build."""
 
 import dataclasses
+import os
+from typing import Any
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from codellama_jax.runtime.filesystem import is_remote
 from tasks import sources
 from tasks.sources.base import ConcatenatedSource, Source
 from tasks.sources.records.record_formats import is_record_file
+
+NAMES = ("tfds:", "seqio:")  # prefixes of sources that are not paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +57,15 @@ class Inputs:
         """The paths of the source, or the name of the embedded corpus."""
         return self._paths or (self.description,)
 
+    def absolute(self) -> "Inputs":
+        """The same source, described without paths that are relative to this process's working folder."""
+        paths: dict[str, Any] = {self.stream: tuple(map(_absolute, self._paths)) or None}
+        return dataclasses.replace(self, corpus=dataclasses.replace(self.corpus, **paths))
+
     @property
     def folders(self) -> tuple[str, ...]:
         """The paths of the source that may be folders of files."""
-        return tuple(
-            path for path in self._paths if not is_record_file(path) and not path.startswith(("tfds:", "seqio:"))
-        )
+        return tuple(path for path in self._paths if not is_record_file(path) and not path.startswith(NAMES))
 
     @property
     def description(self) -> str:
@@ -68,3 +76,7 @@ class Inputs:
     def _paths(self) -> tuple[str, ...]:
         paths = getattr(self.corpus, self.stream)
         return () if paths is None else (paths,) if isinstance(paths, str) else tuple(paths)
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) or path.startswith(NAMES) else os.path.abspath(os.path.expanduser(path))

@@ -98,6 +98,8 @@ def build(
     engine = Engine(workers, beam_flags, settings.build.memory, log, preload=[__name__])
     problems = read_problems(settings.against)
     inputs = Inputs(settings.stream, settings.corpus, settings.filters, imports=settings.imports)
+    if not engine.embedded:  # the workers may run in other folders
+        inputs, out = inputs.absolute(), out if is_remote(out) else os.path.abspath(out)
     source = inputs.open()
     inputs = dataclasses.replace(inputs, fingerprint=source.fingerprint())
     parameters = _parameters(settings, inputs, tokenizer, problems)
@@ -130,6 +132,8 @@ def _run(ledger: Ledger, rules: read.Rules, problems: Sequence[Problem], keep_st
         "shards": summary.shards,
         "steps": summary.steps(),
     }
+    for folder in (ledger.out, storage.join(ledger.out, shuffle_split.LEFT_OUT)):
+        storage.remove_unfinished(folder)
     page = report.page(ledger, summary)
     storage.write(storage.join(ledger.out, report.NAME), page.encode("utf-8", "replace"))
     # last: a folder with a manifest is complete

@@ -90,3 +90,12 @@ def remove_tree(folder: str) -> None:
         filesystem.remove_tree(folder)
     elif list_folder(folder):
         _beam().delete([folder.rstrip("/") + "/"])
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what killed processes have left of files in a folder. In a store, such files do not appear."""
+    if not is_remote(folder):
+        for name in list_folder(folder):
+            if name.startswith(".") and name.endswith(filesystem.UNFINISHED):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(join(folder, name))

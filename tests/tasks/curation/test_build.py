@@ -235,6 +235,16 @@ def test_a_finished_build_is_not_changed(built: Path, inputs: list[str], capsys:
             ["--source={corpus}", "--out={out}", "--tokenizer={model}", "--", "--number=3"],
             "Beam has no flag --number",
         ),
+        (["--source={corpus}", "--out={out}", "--tokenizer={model}", "--", "--runner=Engine"], "--runner=Engine: Un"),
+        (["--source={corpus}", "--out={out}", "--tokenizer={model}", "--", "--runner=no.Engine"], "No module named"),
+        (
+            ["--source={corpus}", "--out={out}", "--tokenizer={model}", "--", "--flink_master=localhost:8081"],
+            "--flink_master needs --runner=FlinkRunner",
+        ),
+        (
+            ["--source={corpus}", "--out={out}", "--tokenizer={model}", "--", "--runner=DataflowRunner"],
+            "Missing required option: project",
+        ),
         (["--source={corpus}/no", "--out={out}", "--tokenizer={model}"], "no such file or folder"),
         (["--source={corpus}", "--out={corpus}", "--tokenizer={model}"], "contains other files"),
         (["--source={corpus}", "--out={out}", "--tokenizer={model}", "--against=/no.jsonl"], "/no.jsonl"),

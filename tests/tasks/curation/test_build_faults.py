@@ -66,6 +66,9 @@ def test_a_killed_build_resumes_at_the_last_finished_step_to_the_same_bytes(
     wait_until((out / ".steps/signatures/done.json").exists, process)
     process.kill()
     process.communicate()
+    (out / "left-out").mkdir()
+    for name in (".train-00000-of-00002.tfrecord.0a1b2c3d.part", "left-out/.unit-000003.parquet.0a1b2c3d.part"):
+        (out / name).write_bytes(b"the process that wrote it was killed")
     assert not (out / "manifest.json").exists()
     with pytest.raises(UserError, match="contains an unfinished build"):
         sources.open(str(out), "code", "train", Corpus(), Filters())
