@@ -39,6 +39,8 @@ class Reader:
         left_out: filter -> number of documents that the filter removed, of those that this reader has read since it was
             opened. At most one epoch is counted.
         examples: filter -> the location of the first document that the filter removed.
+        left_out_of: (place, filter) -> part of left_out; a place is an index of the source's inventory.
+        seen: place -> number of documents that this reader has read and that passed, in the same epoch.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class Reader:
         self._empty_shards: set[int] = set()  # shards of the source without a document, since the last document
         self.left_out: Counter[str] = Counter()
         self.examples: dict[str, object] = {}
+        self.left_out_of: Counter[tuple[int, str]] = Counter()
+        self.seen: Counter[int] = Counter()
 
     def global_shard(self, shard: int) -> int:
         """The number of this reader's shard among the shards of all readers, over all epochs."""
@@ -111,7 +115,7 @@ class Reader:
             if self._no_document_yet:
                 self._empty_shards.add(source_shard)
             return None
-        documents = self._validated(read, shard, block, count=share == 0)
+        documents = self._validated(read, shard, block, count=share == 0, place=self._source.place(source_shard))
         if documents:
             self._no_document_yet = False
             self._empty_shards.clear()
@@ -122,7 +126,7 @@ class Reader:
         self._current = (shard, block, documents)
         return documents
 
-    def _validated(self, block: Block, shard: int, number: int, count: bool) -> list:
+    def _validated(self, block: Block, shard: int, number: int, count: bool, place: int) -> list:
         """The documents of a block that pass `validate`. Counts the others, each once, if `count`."""
         passed, left_out = [], list(block.left_out)
         for item in block.items:
@@ -135,7 +139,9 @@ class Reader:
         first_epoch = self.global_shard(shard) - self._first_shard * self._readers < self.shards
         if count and first_epoch and (shard, number) > self._last_counted:
             self._last_counted = shard, number
+            self.seen[place] += len(passed)
             for reason, location in left_out:
                 self.left_out[reason] += 1
+                self.left_out_of[place, reason] += 1
                 self.examples.setdefault(reason, location)
         return passed
