@@ -109,6 +109,11 @@ def run_stage(config: Config, run_dir: Path) -> int:
         host, hosts = host_group(mesh)
         data = StageData(config, run_dir, host=host, hosts=hosts, log=log.info, writes=writes)
         llama = with_vocabulary(config.llama, data.tokenizer)
+        inventory = data.inventory()
+        for line in inventory.lines():
+            log.info(line)
+        if writes:
+            _write_json(stage_dir / "inventory.json", inventory.as_json())
 
         # Training.
         resources.enter_context(jax.set_mesh(mesh))
@@ -122,6 +127,8 @@ def run_stage(config: Config, run_dir: Path) -> int:
             devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
             _write_json(stage_dir / "stage.json", describe(config, llama, data.shares, devices))
         step = trainer.run()
+        if writes:
+            _write_json(stage_dir / "inventory.json", data.inventory().as_json())
         for line in trainer.loader.left_out_lines():
             log.info(line)
 

@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from codellama_jax.config import data, gin_files
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--stats",
         action="store_true",
-        help="print shares, kinds, epochs, documents removed by filters, tokens per second",
+        help="print shares, kinds, epochs, removed documents, tokens per second, and what is read of each place",
     )
     return cli.run(parser, argv, _show)
 
@@ -133,7 +133,7 @@ def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
     streams = StageStreams(config, tokenizer, mixture_stage or "inspected")
     loader = open_loader(config, streams, options.split, options.sequence_length or length)
     if options.stats:
-        print_stats(loader, streams.shares, options.num_examples or 1000)
+        print_stats(loader, streams, options.split, options.num_examples or 1000)
         return
     documents = (started for batch in iter(loader.next_batch, None) for started in batch.started)
     for _, (stream, packed) in zip(range(options.num_examples or 3), documents, strict=False):
@@ -182,8 +182,12 @@ def as_json(stream: str, packed: PackedDocument) -> dict[str, Any]:
     return record | {"tokens": packed.tokens.tolist()}
 
 
-def print_stats(loader: DataLoader, shares: Mapping[str, float], count: int) -> None:
-    """Reads until `count` documents have started; prints streams, kinds, removed documents, and tokens per second."""
+def print_stats(loader: DataLoader, streams: StageStreams, split: str, count: int) -> None:
+    """Reads until `count` documents have started, and prints what was read.
+
+    Prints streams, kinds, the inventory of the corpora, removed documents, and tokens per second.
+    """
+    shares = streams.shares
     documents: dict[str, Counter[str]] = {name: Counter() for name in shares}
     tokens: dict[str, Counter[str]] = {name: Counter() for name in shares}
     start, batch = 0.0, None
@@ -211,6 +215,10 @@ def print_stats(loader: DataLoader, shares: Mapping[str, float], count: int) -> 
         print(
             f"{kind:10s}{started:12,d}{started / max(all_documents.total(), 1):9.1%}{number:15,d}{number / total:9.1%}"
         )
+    print()
+    inventory = streams.inventory(split)
+    for line in dataclasses.replace(inventory, places=tuple(loader.with_counts(inventory.places))).lines():
+        print(line)
     print()
     for line in loader.left_out_lines():
         print(line)

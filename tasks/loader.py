@@ -24,6 +24,7 @@ from tasks.packing import FEATURES, PackedDocument, Packer, PackerState
 from tasks.reader import Reader
 from tasks.sources.base import Source
 from tasks.sources.filters import format_counts
+from tasks.sources.inventory import PlaceInventory
 from tasks.window_schedule import WindowSchedule
 
 # Increase it with every code change that changes the batches of a configuration.
@@ -244,6 +245,21 @@ class DataLoader:
     def _counts(self, stream: int, attribute: str) -> Counter[str]:
         """The sum of a counter of the readers of a stream."""
         return sum((getattr(readers[stream], attribute) for readers in self._readers), Counter())
+
+    def with_counts(self, places: Sequence[PlaceInventory]) -> list[PlaceInventory]:
+        """The inventory of the sources with the documents that this host has read, counted as in `left_out`."""
+        readers = {stream.name: [row[index] for row in self._readers] for index, stream in enumerate(self.streams)}
+        counted: list[PlaceInventory] = []
+        numbers: Counter[str] = Counter()  # of the places of each stream so far
+        for place in places:
+            number = numbers[place.stream]
+            numbers[place.stream] += 1
+            seen = sum(reader.seen[number] for reader in readers[place.stream])
+            left_out: Counter[str] = Counter()
+            for reader in readers[place.stream]:
+                left_out.update({reason: count for (at, reason), count in reader.left_out_of.items() if at == number})
+            counted.append(place.counted(seen, left_out) if seen or left_out else place)
+        return counted
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         """The metrics of a batch: documents that start in it, tokens and documents in infilling forms, epochs.

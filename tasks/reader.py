@@ -40,6 +40,8 @@ class Reader:
             opened. At most one epoch is counted.
         changed: rule -> number of documents whose text the rule changed, counted in the same way.
         examples: filter or rule -> the location of the first of its documents.
+        left_out_of: (place, filter) -> part of left_out; a place is an index of the source's inventory.
+        seen: place -> number of documents that this reader has read and that passed, in the same epoch.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Reader:
         self.left_out: Counter[str] = Counter()
         self.changed: Counter[str] = Counter()
         self.examples: dict[str, object] = {}
+        self.left_out_of: Counter[tuple[int, str]] = Counter()
+        self.seen: Counter[int] = Counter()
 
     def global_shard(self, shard: int) -> int:
         """The number of this reader's shard among the shards of all readers, over all epochs."""
@@ -113,7 +117,7 @@ class Reader:
             if self._no_document_yet:
                 self._empty_shards.add(source_shard)
             return None
-        documents = self._validated(read, shard, block, count=share == 0)
+        documents = self._validated(read, shard, block, count=share == 0, place=self._source.place(source_shard))
         if documents:
             self._no_document_yet = False
             self._empty_shards.clear()
@@ -124,7 +128,7 @@ class Reader:
         self._current = (shard, block, documents)
         return documents
 
-    def _validated(self, block: Block, shard: int, number: int, count: bool) -> list:
+    def _validated(self, block: Block, shard: int, number: int, count: bool, place: int) -> list:
         """The documents of a block that pass `validate`. Counts the others, each once, if `count`."""
         passed, left_out = [], list(block.left_out)
         for item in block.items:
@@ -137,6 +141,8 @@ class Reader:
         first_epoch = self.global_shard(shard) - self._first_shard * self._readers < self.shards
         if count and first_epoch and (shard, number) > self._last_counted:
             self._last_counted = shard, number
+            self.seen[place] += len(passed)
+            self.left_out_of.update((place, reason) for reason, _ in left_out)
             for counts, entries in ((self.left_out, left_out), (self.changed, block.changed)):
                 for name, location in entries:
                     counts[name] += 1

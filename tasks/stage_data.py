@@ -14,6 +14,7 @@ from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import DataLoader, LoaderState
 from tasks.sources.base import Document, Source, items
+from tasks.sources.inventory import Inventory
 from tasks.streams import StageStreams
 from tasks.tokenizer_training import trained_tokenizer
 
@@ -55,6 +56,7 @@ class StageData:
         self._config, self._host, self._hosts = configuration, host, hosts
         self.tokenizer = _run_tokenizer(configuration, run_dir, log, writes)
         self._streams = StageStreams(configuration, self.tokenizer)
+        self._train: DataLoader | None = None  # the loader of the training batches
         self.stream_names, self.shares = self._streams.names, self._streams.shares
         if configuration.mixture.seqio is not None:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items())
@@ -63,7 +65,7 @@ class StageData:
 
     def stream(self, split: str, state: LoaderState | None = None) -> DataLoader:
         """A loader of this host's share of the batches, which starts at the first batch or resumes from a state."""
-        return DataLoader(
+        loader = DataLoader(
             self._streams.inputs(split),
             self.shares,
             seed=self._config.data_loader.seed,
@@ -77,6 +79,20 @@ class StageData:
             names=self.stream_names,
             state=state,
         )
+        if split == "train":
+            self._train = loader
+        return loader
+
+    def inventory(self) -> Inventory:
+        """What is read of each place of the corpora, with the documents that this host has trained on so far.
+
+        Raises:
+            UserError: a corpus cannot be used.
+        """
+        inventory = self._streams.inventory()
+        if self._train is None:
+            return inventory
+        return dataclasses.replace(inventory, places=tuple(self._train.with_counts(inventory.places)))
 
     def saved(self, state: LoaderState, fingerprint: str) -> dict[str, Any]:
         """The state of the loaders of all hosts as JSON values, for a checkpoint."""

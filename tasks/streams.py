@@ -4,10 +4,11 @@ Nothing here imports SeqIO or TensorFlow, except for a mixture of SeqIO's regist
 wraps the same objects as SeqIO tasks.
 """
 
+import contextlib
 import difflib
 import functools
 
-from codellama_jax.config.data import STREAMS, Corpus
+from codellama_jax.config.data import SPLITS, STREAMS, Corpus
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.console import quiet_stderr
@@ -17,6 +18,9 @@ from tasks.encoder import Encoder
 from tasks.loader import StreamInput, stream_seed
 from tasks.sources import seqio_source
 from tasks.sources.base import Source
+from tasks.sources.duplicates import Identity, shared_files
+from tasks.sources.inventory import Inventory, PlaceInventory
+from tasks.sources.splits import EmptySplit
 
 
 class StageStreams:
@@ -63,6 +67,21 @@ class StageStreams:
             where = f"Mixture.seqio={self.seqio_mixture}: task {name}"
             return seqio_source.open_task(name, split, corpus=corpus, filters=self._config.filters, where=where)
         return sources.open(corpus.paths(name), name, split, corpus, self._config.filters)
+
+    def inventory(self, split: str = "train") -> Inventory:
+        """The inventory of the streams of the mixture. `split` is the split whose documents are counted."""
+        places: list[PlaceInventory] = []
+        files: dict[str, dict[Identity, str]] = {}
+        for name in self.shares:
+            sources = [self.source(name, split)]
+            (other,) = set(SPLITS) - {split}
+            with contextlib.suppress(EmptySplit):
+                sources.append(self.source(name, other))
+            common = {place.place for source in sources[1:] for place in source.inventory()}
+            for place in sources[0].inventory():
+                places.append(place if place.place in common else place.noted(f"no document for {other}"))
+            files[name] = {identity: split for source in sources for identity, split in source.file_splits().items()}
+        return Inventory(tuple(places), tuple(shared_files(files)))
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of a stream."""

@@ -16,6 +16,8 @@ FIELDS = ("text", "path", "language", "repository", "licence")
 
 # The values of Corpus.on_damage.
 STOP, SKIP = "stop", "skip"
+# The values of Corpus.splits.
+NAMED, HASH = "named", "hash"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Corpus:
             corpus, text that every machine with Python has (tasks/sources/embedded/corpus.py).
         validation_share: share of the documents in validation, chosen by a hash: of the repository, if a record names
             one or group_by_repository is set, otherwise of the file's path or the record's location. Curated datasets,
-            and SeqIO tasks with a validation split, keep their own splits.
+            SeqIO tasks with a validation split, and records with named splits keep their own splits.
+        splits: "named" honours the splits that the names of record files and folders give, or a column of the records
+            (tasks/sources/named_splits.py): files for testing are not read, and files for validation, if there are any,
+            are the validation split. "hash" reads all of them and divides them by the hash.
         document_characters: files longer than this are cut at line ends into documents of at most this many
             characters; None does not cut, as in the paper. Size local sets a limit (ours): its windows have
             256 tokens, which few source files fit, and infilling is applied only to documents that fit.
@@ -53,6 +58,7 @@ class Corpus:
     nl: Paths = None
     instruct: Paths = None
     validation_share: float = 0.05
+    splits: str = NAMED
     document_characters: int | None = None
     group_by_repository: bool = False
     shuffle_bytes: int = 1 << 20
@@ -67,6 +73,8 @@ class Corpus:
     def __post_init__(self):
         if self.on_damage not in (STOP, SKIP):
             raise ValueError(f"Corpus.on_damage={self.on_damage!r} must be 'stop' or 'skip'")
+        if self.splits not in (NAMED, HASH):
+            raise ValueError(f"Corpus.splits={self.splits!r} must be 'named' or 'hash'")
         if self.shuffle_bytes < 1:
             raise ValueError(f"Corpus.shuffle_bytes={self.shuffle_bytes} must be at least 1")
         for name in FIELDS:

@@ -25,6 +25,7 @@ class StageFiles:
         validations: the lines of evaluations.jsonl of kind "validation".
         contexts: "before" or "after" -> the line of evaluations.jsonl with that curve of perplexity by context length.
         samples, done: the content of samples.json and done.json.
+        inventory: the content of inventory.json.
         config: the text of config.gin.
     """
 
@@ -36,6 +37,7 @@ class StageFiles:
     contexts: dict[str, Record]
     samples: list[Record]
     done: Record
+    inventory: Record
     config: str
 
     @property
@@ -63,6 +65,7 @@ def read_stage(path: pathlib.Path) -> StageFiles:
         contexts={record["when"]: record for record in evaluations if record["kind"] == "context"},
         samples=_parse(_read_text(path / "samples.json")) or [],
         done=_parse(_read_text(path / "done.json")) or {},
+        inventory=_parse(_read_text(path / "inventory.json")) or {},
         config=_read_text(path / "config.gin"),
     )
 

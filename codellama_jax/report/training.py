@@ -41,6 +41,7 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
 {metric_chart("Learning rate", "", "learning_rate", [folder])}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", [folder])}
 </div>
+{_corpora(folder)}
 {_samples(folder)}
 {_configuration(folder)}"""
     return html.write(stage_dir / "report.html", f"{name} {size}", body)
@@ -66,6 +67,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
 {metric_chart("Learning rate", "", "learning_rate", folders)}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", folders)}
 </div>
+{"".join(_corpora(folder) for folder in folders)}
 {_samples(sampled[-1]) if sampled else ""}
 {"".join(_configuration(folder) for folder in folders)}"""
     return html.write(run_dir / "report.html", title, body)
@@ -162,6 +164,16 @@ def _cascade(folders: list[StageFiles]) -> str:
         from_parent = f'<p class="muted">from {escape(parent)}</p>' if parent and not follows else ""
         items.append(f'<li class="card"><h2>{name}</h2>{_state(folder)}{from_parent}{_figures(folder)}</li>')
     return f'<ol class="cascade">{"".join(items)}</ol>'
+
+
+def _corpora(folder: StageFiles) -> str:
+    """What is read of each place of the corpora, and what is not."""
+    places = folder.inventory.get("places", [])
+    lines = [line for place in places for line in place["lines"]] + folder.inventory.get("remarks", [])
+    if not lines:
+        return ""
+    text = escape("\n".join(lines))
+    return f'<section class="card"><b>Corpora of {escape(folder.name)}</b><pre>{text}</pre></section>'
 
 
 def _configuration(folder: StageFiles) -> str:

@@ -10,6 +10,7 @@ An object store can neither append nor rename, but an object appears complete or
 
 import contextlib
 import glob as local_glob
+import heapq
 import io
 import os
 import re
@@ -202,8 +203,9 @@ def glob(pattern: str) -> list[str]:
 def walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields (folder, names of its subfolders, names of its files) top-down, as os.walk does.
 
-    Subfolders that the caller removes from the list are not entered. Symbolic links to folders are followed, and each
-    folder is entered once, so a link to a parent does not loop.
+    Subfolders that the caller removes from the list are not entered. Symbolic links to folders are followed after all
+    folders that are not behind a link, in the order of their paths. Each folder is entered once, so a link to a parent
+    does not loop, and a folder is visited under its own path if that is below the root.
 
     Raises:
         OSError: the store cannot be read.
@@ -219,13 +221,18 @@ def walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def _walk_local(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
     entered = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in entered:
-            subfolders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        yield folder, subfolders, files
+    waiting = [root]  # a heap of links to folders, after the root
+    while waiting:
+        for folder, subfolders, files in os.walk(heapq.heappop(waiting)):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:
+                subfolders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            yield folder, subfolders, files
+            for path in (os.path.join(folder, name) for name in subfolders):
+                if os.path.islink(path):
+                    heapq.heappush(waiting, path)
 
 
 # ---------------------------------------------------------------- writing

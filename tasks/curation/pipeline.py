@@ -31,7 +31,7 @@ from tasks.curation.removals import Removals
 from tasks.curation.summary import Summary
 from tasks.curation.units import split_into_units
 from tasks.curation.write import shards, shuffle_split
-from tasks.sources import manifest
+from tasks.sources import inventory, manifest
 
 WORKER_LOG = "workers.log"  # in the folder of the steps: standard error of worker processes
 RESULT_NEUTRAL = ("memory",)  # fields of Build that do not affect the result
@@ -109,6 +109,11 @@ def build(
         if storage.exists(storage.join(out, manifest.NAME)):
             _log.info("%s already contains this finished build", out)
             return None
+        for place in source.inventory():
+            for line in inventory.lines(place):
+                _log.info("%s", line)
+            if place.splits.get("validation"):
+                _log.info("  the files for validation are not read; Corpus.splits='hash' reads all files")
         rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), tokenizer.model)
         return _run(ledger, rules, problems, keep_steps)
 

@@ -3,8 +3,7 @@
 The format of a path decides which module reads it; TensorFlow and SeqIO are imported only for the paths that need them.
 """
 
-import logging
-from functools import cache
+import os
 
 from codellama_jax.config.data import Corpus, Filters, Paths
 from codellama_jax.errors import UserError
@@ -12,10 +11,12 @@ from codellama_jax.runtime import filesystem
 from tasks.sources import files, manifest, seqio_source
 from tasks.sources.base import ConcatenatedSource, Source, binding
 from tasks.sources.curated import CuratedDataset
+from tasks.sources.duplicates import FilesRead
 from tasks.sources.embedded.corpus import embedded_source
-from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, walk
+from tasks.sources.files import UNKNOWN_SIZE, Found, Listing
+from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, has_extension
 from tasks.sources.plugins import import_modules
-from tasks.sources.records.find_record_files import TFDS
+from tasks.sources.records.find_record_files import FOLDER, TFDS, RecordFiles
 from tasks.sources.records.record_formats import is_corpus_file
 from tasks.sources.records.record_source import open_records
 from tasks.sources.splits import EmptySplit
@@ -34,7 +35,8 @@ def open(paths: Paths, stream: str, split: str, corpus: Corpus, filters: Filters
         filters: which documents are removed.
 
     Raises:
-        UserError: a path does not exist or cannot be read, or no path has a usable document for this split.
+        UserError: a path does not exist or cannot be read, it has no usable document for training, or it repeats an
+            earlier one; or no path has a usable document for validation.
         ValueError: no such stream or split.
     """
     if paths is None:
@@ -42,9 +44,10 @@ def open(paths: Paths, stream: str, split: str, corpus: Corpus, filters: Filters
     opened: list[Source] = []
     empty: list[EmptySplit] = []
     places = (paths,) if isinstance(paths, str) else paths
+    files_read = FilesRead()
     for path in places:
         try:
-            opened.append(_open_path(path, stream, split, corpus, filters))
+            opened.append(_open_path(path, stream, split, corpus, filters, files_read))
         except EmptySplit as error:
             if split == "train" and len(places) > 1:
                 raise EmptySplit(f"{error}; correct this place, or remove it from the list") from None
@@ -54,7 +57,7 @@ def open(paths: Paths, stream: str, split: str, corpus: Corpus, filters: Filters
     return opened[0] if len(opened) == 1 else ConcatenatedSource(opened)
 
 
-def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
+def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filters, files_read: FilesRead) -> Source:
     """Opens a path by its form:
 
         seqio:NAME                      a registered SeqIO task
@@ -65,29 +68,64 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
                                         README.md does not hide the data beside it
         a file, a glob pattern          record files
 
-    The stream instruct reads dialogues, which folders of text files and curated datasets do not have.
+    The stream instruct reads dialogues, which folders of text files and curated datasets do not have. The inventory
+    names the files of a folder that are not read. `files_read` has the files of the places before this one.
     """
+    where = f"{binding(stream)}={path}"
     if path.startswith(seqio_source.PREFIX):
         name = path.removeprefix(seqio_source.PREFIX)
-        where = f"{binding(stream)}={path}"
-        return seqio_source.open_task(name, split, stream=stream, corpus=corpus, filters=filters, where=where)
+        return seqio_source.open_task(
+            name, split, stream=stream, corpus=corpus, filters=filters, where=where, files_read=files_read
+        )
+    found = None
     if stream != "instruct" and not path.startswith(TFDS):
-        root, where = filesystem.expand_home(path), f"{binding(stream)}={path}"
+        root = filesystem.expand_home(path)
         if (manifest_path := manifest.path_of(root)) is not None:
-            return CuratedDataset(manifest_path, split, name=stream, corpus=corpus, settings=filters)
+            return CuratedDataset(
+                manifest_path, split, name=stream, corpus=corpus, settings=filters, files_read=files_read
+            )
         if files.is_folder(root, where):
-            texts = walk(root, EXTENSIONS[stream], ignore=filters.ignore, sizes=corpus.group_by_repository, where=where)
-            records = files.walk(root, is_corpus_file, SKIPPED_FOLDERS, tuple(filters.ignore), where=where)
-            if not records or sum(file.size for file in texts) >= sum(file.size for file in records):
-                return Folder(path, split, name=stream, corpus=corpus, settings=filters, listed=texts)
-            if texts:
-                _warn_once(
-                    f"{where}: read as {len(records):,} record files; the {len(texts):,} text files beside them are"
-                    " smaller in total, and are not read (name a pattern or another folder to be explicit)"
+            listing, texts, records = _list_folder(root, stream, corpus, filters, where)
+            if not records or (texts and _larger(texts, records)):
+                return Folder(
+                    path,
+                    split,
+                    name=stream,
+                    corpus=corpus,
+                    settings=filters,
+                    listing=listing.of(texts, records),
+                    files_read=files_read,
                 )
-    return open_records(path, split, name=stream, corpus=corpus, settings=filters)
+            found = RecordFiles(listing.of(records, texts), FOLDER)
+    return open_records(path, split, name=stream, corpus=corpus, settings=filters, found=found, files_read=files_read)
 
 
-@cache
-def _warn_once(message: str) -> None:
-    logging.getLogger(__name__).warning("note: %s", message)
+def _list_folder(
+    root: str, stream: str, corpus: Corpus, filters: Filters, where: str
+) -> tuple[Listing, list[Found], list[Found]]:
+    """The files of a folder, its text files, and its record files."""
+    is_text = has_extension(EXTENSIONS[stream])
+    record_names: set[str] = set()
+
+    def wanted(name: str) -> bool:
+        if is_text(name):
+            return True
+        if is_corpus_file(name):
+            record_names.add(name)
+            return True
+        return False
+
+    listing = files.list_files(root, wanted, SKIPPED_FOLDERS, tuple(filters.ignore), corpus.group_by_repository, where)
+    if not record_names:
+        return listing, listing.found, []
+    texts: list[Found] = []
+    records: list[Found] = []
+    for file in listing.found:
+        (records if os.path.basename(file.location) in record_names else texts).append(file)
+    return listing, texts, records
+
+
+def _larger(texts: list[Found], records: list[Found]) -> bool:
+    """Whether text files have at least as many bytes as record files. False if the sizes were not requested."""
+    sizes = [[file.size for file in files] for files in (texts, records)]
+    return UNKNOWN_SIZE not in sizes[0] and sum(sizes[0]) >= sum(sizes[1])

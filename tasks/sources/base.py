@@ -10,10 +10,12 @@ import collections
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from tasks.sources import filters
+from tasks.sources.duplicates import Identity
+from tasks.sources.inventory import PlaceInventory
 
 CODE_STREAMS = ("code", "python")
 
@@ -93,6 +95,15 @@ class Source(Protocol[Item]):
     def fingerprint(self) -> str:
         """Hex hash of the paths and sizes of the files, in order, and of the settings that decide what is read."""
 
+    def inventory(self) -> Sequence[PlaceInventory]:
+        """What is read of each place, in order."""
+
+    def place(self, shard: int) -> int:
+        """Which place of `inventory` a shard belongs to."""
+
+    def file_splits(self) -> Mapping[Identity, str]:
+        """File of this split -> the split, or what decides the split of its records; for files with an identity."""
+
 
 def items(source: Source[Item], shard: int) -> Iterator[Item]:
     """All documents of a shard, in the order of the source."""
@@ -116,9 +127,14 @@ class ConcatenatedSource:
     def fingerprint(self) -> str:
         return hash_of(self.name, "joined", ((source.fingerprint(), len(source)) for source in self._sources))
 
+    def inventory(self) -> Sequence[PlaceInventory]:
+        return [place for source in self._sources for place in source.inventory()]
+
     def place(self, shard: int) -> int:
-        """Which of the sources a shard belongs to."""
         return bisect.bisect_right(self._ends, shard)
+
+    def file_splits(self) -> Mapping[Identity, str]:
+        return dict(itertools.chain.from_iterable(source.file_splits().items() for source in self._sources))
 
 
 def changed(documents: Iterable[Document]) -> list[tuple[str, object]]:
@@ -126,16 +142,33 @@ def changed(documents: Iterable[Document]) -> list[tuple[str, object]]:
     return [(rule, document.path) for document in documents for rule in document.changed]
 
 
-def has_documents(source: Source) -> bool:
-    """Whether the source has a document. Reads as far as the first, which is usually in shard 0."""
-    return any(block.items for shard in range(len(source)) for block in source.read(shard))
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Counts of the documents that were read to find the first one.
+
+    Attributes:
+        documents: number of documents.
+        left_out: filter -> number of documents that it removed.
+    """
+
+    documents: int
+    left_out: collections.Counter[str]
 
 
-def left_out_summary(source: Source) -> str:
-    """Counts of removed documents in a source's first 100 shards, for an error message: "; left out: 3 generated"."""
-    blocks = (block for shard in range(min(len(source), 100)) for block in source.read(shard))
-    reasons = collections.Counter(reason for block in blocks for reason, _ in block.left_out)
-    return f"; left out: {filters.format_counts(reasons)}" if reasons else ""
+def read_first(source: Source) -> Sample:
+    """Reads as far as the first document, which is usually in shard 0. Without a document, everything is read."""
+    left_out: collections.Counter[str] = collections.Counter()
+    for shard in range(len(source)):
+        for block in source.read(shard):
+            left_out.update(reason for reason, _ in block.left_out)
+            if block.items:
+                return Sample(len(block.items), left_out)
+    return Sample(0, left_out)
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Counts of removed documents, for an error message: "; left out: 3 generated"."""
+    return f"; left out: {filters.format_counts(left_out)}" if left_out else ""
 
 
 def binding(stream: str) -> str:

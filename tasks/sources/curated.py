@@ -1,14 +1,16 @@
 """Source over a curated dataset, the output of `python -m tasks.build`: its own split, its shards verified."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from tasks.sources import manifest
+from tasks.sources import inventory, manifest
 from tasks.sources.base import binding, hash_of
-from tasks.sources.files import Found
+from tasks.sources.duplicates import FilesRead, check_not_repeated, identity_of
+from tasks.sources.files import Found, Listing
 from tasks.sources.manifest import Shard
 from tasks.sources.records.record_file import Record
 from tasks.sources.records.record_source import Records
@@ -25,24 +27,38 @@ class CuratedDataset(Records):
     reads it. Documents are not filtered again, except by Filters.languages, and not grouped by repository.
     """
 
-    def __init__(self, path: str, split: str, *, name: str, corpus: Corpus, settings: Filters):
+    def __init__(
+        self,
+        path: str,
+        split: str,
+        *,
+        name: str,
+        corpus: Corpus,
+        settings: Filters,
+        files_read: FilesRead | None = None,
+    ):
         """Opens the dataset of a manifest.
 
         Args:
             path: location of the manifest.
             split: train or validation.
             name: name of the stream.
-            corpus, settings: see records.open_records.
+            corpus, settings, files_read: see records.open_records.
 
         Raises:
-            UserError: the file is not a manifest, a shard is missing or damaged, or the split has no shard.
+            UserError: the file is not a manifest, a shard is missing or damaged, earlier places read all shards, or the
+                split has no shard.
             ValueError: no such split.
         """
         where = f"{binding(name)}={path}"
         check_split(split, corpus)
         dataset = manifest.read(path, where)
         self._digest = dataset.sha256
-        shards = [shard for shard in dataset.shards if shard.split == split]
+        known = {f"{dataset.folder}/{shard.name}": shard for shard in dataset.shards}
+        files = [Found(shard.name, at, shard.bytes, "", identity_of(at)) for at, shard in known.items()]
+        read, repeated = (files_read or FilesRead()).add(path, files)
+        check_not_repeated(where, read, repeated)
+        shards = [known[file.location] for file in read if known[file.location].split == split]
         if not shards:
             raise EmptySplit(f"{where}: no shard for {split}: build it with another Build.validation_share")
         settings = dataclasses.replace(settings, longest_bytes=None, longest_line=None, generated=False)
@@ -54,6 +70,11 @@ class CuratedDataset(Records):
             settings=settings,
             where=where,
             single_split=True,
+            place=dataclasses.replace(
+                inventory.of_listing(name, path, "curated dataset", read, Listing(read), repeated),
+                splits=Counter(known[file.location].split for file in read),
+                split_by="the build",
+            ),
         )
 
     def fingerprint(self) -> str:

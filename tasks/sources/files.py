@@ -5,14 +5,19 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
+from tasks.sources.duplicates import Identity, each_once, identity_of, identity_of_status
 
 UNKNOWN_SIZE = -1
 T = TypeVar("T")
+
+_COMPRESSED = ("gz", "zst", "zstd", "xz", "bz2")
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,12 +30,38 @@ class Found:
         location: where to open it.
         size: in bytes; UNKNOWN_SIZE for a remote file whose size was not requested.
         repository: relative path of the nearest folder above it with .git, or else of the first folder; "" for neither.
+        identity: the same for two locations of one file (see identity_of); None if it was not requested.
     """
 
     path: str
     location: str
     size: int
     repository: str
+    identity: Identity | None = None
+
+
+@dataclasses.dataclass
+class Listing:
+    """The files below a folder.
+
+    Attributes:
+        found: the wanted files, sorted by path. A file that links reach under several paths is listed once.
+        not_wanted: extension -> number of the files that are not wanted. Hidden files are not counted.
+        ignored: number of wanted files that match a pattern to ignore.
+        duplicates: (path, path under which it is listed) of each further path of a file.
+        broken: paths of links to nothing.
+    """
+
+    found: list[Found] = dataclasses.field(default_factory=list)
+    not_wanted: Counter[str] = dataclasses.field(default_factory=Counter)
+    ignored: int = 0
+    duplicates: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    broken: list[str] = dataclasses.field(default_factory=list)
+
+    def of(self, found: list[Found], others: list[Found]) -> "Listing":
+        """The listing with some of its files; the others are not wanted."""
+        not_wanted = self.not_wanted + count_extensions(entry.path for entry in others)
+        return dataclasses.replace(self, found=found, not_wanted=not_wanted)
 
 
 def read_bytes(location: str) -> bytes:
@@ -84,7 +115,19 @@ def walk(
     sizes: bool = True,
     where: str = "",
 ) -> list[Found]:
-    """Lists the files below a folder whose names `wanted` accepts, sorted by path, without reading them.
+    """The files that `list_files` finds."""
+    return list_files(root, wanted, skip, ignore, sizes, where).found
+
+
+def list_files(
+    root: str,
+    wanted: Callable[[str], bool],
+    skip: frozenset[str] = frozenset(),
+    ignore: tuple[str, ...] = (),
+    sizes: bool = True,
+    where: str = "",
+) -> Listing:
+    """Lists the files below a folder whose names `wanted` accepts, without reading them.
 
     Hidden files and folders, those named in `skip`, and paths that match a pattern of `ignore` are excluded. Links to
     folders are followed. Each folder is entered once, so cycles of links end.
@@ -97,36 +140,75 @@ def walk(
         sizes: whether to get the sizes of remote files too, which takes one request per file.
         where: the setting that error messages name.
     """
+    return _or_user_error(lambda root: _listed(root, skip, wanted, ignore, sizes), root, where)
+
+
+def _listed(
+    root: str, skip: frozenset[str], wanted: Callable[[str], bool], ignore: tuple[str, ...], sizes: bool
+) -> Listing:
     ignored = re.compile("|".join(fnmatch.translate(pattern) for pattern in ignore)) if ignore else None
-    entries = _or_user_error(lambda root: list(_entries(root, skip, wanted, sizes)), root, where)
-    found = [entry for entry in entries if ignored is None or not ignored.match("/" + entry.path)]
-    return sorted(found, key=lambda entry: entry.path)
-
-
-def _entries(root: str, skip: frozenset[str], wanted: Callable[[str], bool], sizes: bool) -> Iterator[Found]:
     prefix = len(os.path.join(root.rstrip("/") if filesystem.is_remote(root) else root, ""))
     repositories: dict[str, str] = {}
+    listing = Listing()
     for folder, subfolders, names in filesystem.walk(root):
         shown = _shown(folder[prefix:])
         repository = _repository(shown, repositories, ".git" in subfolders or ".git" in names)
         subfolders[:] = sorted(name for name in subfolders if name not in skip and not name.startswith("."))
         for name in names:
-            if name.startswith(".") or not wanted(name):
+            if name.startswith("."):
+                continue
+            if not wanted(name):
+                listing.not_wanted[extension_of(name)] += 1
+                continue
+            path = f"{shown}/{_shown(name)}" if shown else _shown(name)
+            if ignored is not None and ignored.match("/" + path):
+                listing.ignored += 1
                 continue
             location = os.path.join(folder, name)
-            if (size := _size(location, sizes)) is not None:
-                yield Found(f"{shown}/{_shown(name)}" if shown else _shown(name), location, size, repository)
+            if (status := _status(location, sizes)) is not None:
+                listing.found.append(Found(path, location, status[0], repository, status[1]))
+            elif os.path.islink(location):
+                listing.broken.append(path)
+    listing.found.sort(key=lambda entry: entry.path)
+    listing.found, listing.duplicates = each_once(listing.found)
+    return listing
 
 
-def _size(location: str, remote_sizes: bool) -> int | None:
-    """Size in bytes: UNKNOWN_SIZE of a remote file unless `remote_sizes`, None of a local path that is not a file."""
+def _status(location: str, remote_sizes: bool) -> tuple[int, Identity] | None:
+    """Size in bytes and identity of a file; None for a local path that is not a file.
+
+    The size of a remote file is UNKNOWN_SIZE unless `remote_sizes`.
+    """
     if filesystem.is_remote(location):
-        return filesystem.size(location) if remote_sizes else UNKNOWN_SIZE
+        return filesystem.size(location) if remote_sizes else UNKNOWN_SIZE, identity_of(location)
     try:
         status = os.stat(location)
     except OSError:
         return None  # a broken link
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return (status.st_size, identity_of_status(location, status)) if stat.S_ISREG(status.st_mode) else None
+
+
+def file_at(location: str, path: str) -> Found:
+    """A file of which only the location is known, with its path in a corpus. Its size is known if it is local."""
+    size, identity = _status(location, remote_sizes=False) or (UNKNOWN_SIZE, identity_of(location))
+    return Found(_shown(path), location, size, "", identity)
+
+
+def extension_of(name: str) -> str:
+    """The extension in lower case, with that of the content of a compressed file; "no extension" for none."""
+    stem, dot, extension = name.lower().rpartition(".")
+    if not stem:
+        return "no extension"
+    if "-of-" in extension:
+        extension = _SHARD.sub("", extension)
+    if extension in _COMPRESSED and "." in stem:
+        extension = f"{stem.rpartition('.')[2]}.{extension}"
+    return dot + extension
+
+
+def count_extensions(paths: Iterable[str]) -> Counter[str]:
+    """Extension -> number of paths."""
+    return Counter(extension_of(path.rpartition("/")[2]) for path in paths)
 
 
 def _shown(path: str) -> str:

@@ -3,6 +3,7 @@
 too_large, not_utf8, binary, blank      any document
 generated, long_line, language          code
 roles, reserved_tag                     dialogues (roles here, both in tasks/chat.py)
+test_split, validation_split            records that name a split which this place does not read
 damaged                                 files and records that cannot be parsed, if Corpus.on_damage is "skip"
 """
 
@@ -23,6 +24,9 @@ BINDINGS = {
     "language": "Filters.languages",
     "reserved_tag": "Chat.format",
     "metadata_line": "Corpus.metadata_line",
+    "ignored": "Filters.ignore",
+    "test_split": "Corpus.splits",
+    "validation_split": "Corpus.splits",
 }
 
 

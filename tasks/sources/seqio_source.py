@@ -20,6 +20,9 @@ from typing import Any
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources.base import Source, hash_of
+from tasks.sources.duplicates import FilesRead, check_not_repeated
+from tasks.sources.files import UNKNOWN_SIZE, Found
+from tasks.sources.inventory import PlaceInventory
 from tasks.sources.records.record_file import Damaged, Record, RecordLocation, message_of
 from tasks.sources.records.record_source import Records
 from tasks.sources.records.tf_examples import tensorflow
@@ -36,6 +39,7 @@ def open_task(
     filters: Filters,
     stream: str | None = None,
     where: str | None = None,
+    files_read: FilesRead | None = None,
 ) -> Source:
     """Opens one split of a registered task.
 
@@ -50,12 +54,16 @@ def open_task(
         stream: the stream that reads the task, one of STREAMS. With None, the stream has the task's name, dialogues are
             read if the examples have messages or prompt and completion, and filters for code are not applied.
         where: the setting that error messages name.
+        files_read: the files that earlier places of the stream read.
 
     Raises:
-        UserError: no such task or split, the task yields tokens or no text, or the split has no usable document.
+        UserError: no such task or split, an earlier place is the same task, the task yields tokens or no text, or the
+            split has no usable document.
         ValueError: no such split.
     """
     where = where or f"{PREFIX}{name}"
+    place = f"{PREFIX}{name}"
+    check_not_repeated(where, *(files_read or FilesRead()).add(place, [Found(name, place, UNKNOWN_SIZE, "", place)]))
     task = find_task(name, where)
     has_validation = "validation" in task.splits
     read_split = split if has_validation else "train"
@@ -73,6 +81,16 @@ def open_task(
         where=where,
         single_split=has_validation,
         dialogues=dialogues,
+        columns=reader.features,
+        place=PlaceInventory(
+            stream or name,
+            place,
+            "SeqIO task",
+            read={"shards": len(reader.shards)},
+            fields=reader.taken,
+            ignored_fields=reader.ignored,
+            split_by="the task's splits" if has_validation else "",
+        ),
     )
 
 
@@ -85,7 +103,7 @@ class SeqioSource(Records):
         super().__init__([TaskShard(reader, index) for index in range(len(reader.shards))], split, **options)
 
     def fingerprint(self) -> str:
-        return hash_of(self.name, ("seqio", super().fingerprint(), self._single_split, *self._reader.identity()), ())
+        return hash_of(self.name, ("seqio", super().fingerprint(), self._records.single, *self._reader.identity()), ())
 
 
 class TaskShard:

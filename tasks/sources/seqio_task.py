@@ -55,6 +55,7 @@ class TaskReader:
     Attributes:
         where: the setting that error messages name.
         shards: the shards of the task's source, with sizes if they are files.
+        taken: property of a document -> the feature that it is taken from, after select_features.
     """
 
     def __init__(self, task: Any, split: str, where: str):
@@ -66,6 +67,7 @@ class TaskReader:
         self.shards = self._with_sizes(names)
         self._spec = self._checked("build its dataset", lambda: self._dataset(0).element_spec)
         self._features: list[str] = []
+        self.taken: dict[str, str] = {}
 
     @property
     def has_messages(self) -> bool:
@@ -111,6 +113,21 @@ class TaskReader:
         self._dialogues = dialogues
         metadata = REPOSITORY if dialogues else [f for name in METADATA for f in metadata_fields(name, stream, corpus)]
         self._features = [*chosen, *(name for name in metadata if self._is_text(name, scalar=False))]
+        self.taken = {"messages" if dialogues else "text": ", ".join(chosen)}
+        if not dialogues:
+            properties = {name: metadata_fields(name, stream, corpus) for name in METADATA}
+            known = {kind: [name for name in names if name in self._features] for kind, names in properties.items()}
+            self.taken |= {kind: names[0] for kind, names in known.items() if names}
+
+    @property
+    def features(self) -> list[str]:
+        """The features that are read."""
+        return self._features
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The features that are not read."""
+        return tuple(name for name in self._spec if name not in self._features)
 
     def fields(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
         """The fields of an example under the names of tasks/sources/records/record_fields.py."""

@@ -99,6 +99,8 @@ def finish(folder: pathlib.Path, context: bool = True, steps: int = 40) -> pathl
     sample |= {"middle": "x", "generated": HOSTILE}
     (folder / "samples.json").write_text(json.dumps([sample, sample | {"order": "spm", "generated": "wrote this"}]))
     (folder / "config.gin").write_text("AdamW.peak_learning_rate = 0.001  # <b>\n")
+    place = {"stream": "code", "place": "/data", "lines": [f"code: /data: text files; 3 files {HOSTILE}", "  not read"]}
+    (folder / "inventory.json").write_text(json.dumps({"places": [place], "remarks": ["code and nl both read 1 file"]}))
     done: dict[str, object] = {"step": steps, "seconds": 95.1, "tokens": steps * 1000, "tokens_per_second": 5167.0}
     done |= {"validation_loss_first": 7.63, "validation_loss_last": 4.25, "context_length": 1024 if context else None}
     done |= {"perplexity_before": 310.2 if context else None, "perplexity_after": 88.1 if context else None}
@@ -127,6 +129,8 @@ def test_a_finished_stage_shows_all_sections(tmp_path: pathlib.Path) -> None:
     assert page.texts("td")[2:] == ["85.0%", "80.0%", "8.0%", "15.0%", "7.0%", "5.0%", "–", "62.0%"]
     assert "wrote this" in page.texts("mark") and "x" in page.texts("ins")
     assert "AdamW.peak_learning_rate = 0.001  # <b>\n" in page.texts("pre")
+    (corpora,) = (text for text in page.texts("pre") if "text files" in text)
+    assert corpora.startswith("code: /data: text files; 3 files") and corpora.endswith("\ncode and nl both read 1 file")
 
 
 def test_pages_load_no_resources_and_run_no_scripts(tmp_path: pathlib.Path) -> None:

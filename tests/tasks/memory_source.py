@@ -12,6 +12,8 @@ from tasks.encoder import Encoder
 from tasks.loader import Batch, DataLoader, LoaderState, StreamInput, stream_seed
 from tasks.packing import FEATURES
 from tasks.sources.base import Block, Document, hash_of
+from tasks.sources.duplicates import Identity
+from tasks.sources.inventory import PlaceInventory
 
 Fuzz = Callable[[np.random.Generator, int], str]
 Shards = Sequence[Sequence[Sequence[str]]]  # texts of the documents of the blocks of the shards
@@ -45,6 +47,16 @@ class MemorySource:
     def fingerprint(self) -> str:
         flat = [(f"{block}", index) for index, shard in enumerate(self._shards) for block in shard]
         return hash_of(self.name, None, flat)
+
+    def inventory(self) -> list[PlaceInventory]:
+        """Two places: the first shard, and the others."""
+        return [PlaceInventory(self.name, place, "memory") for place in ("first", "others")]
+
+    def place(self, shard: int) -> int:
+        return min(shard, 1)
+
+    def file_splits(self) -> dict[Identity, str]:
+        return {}
 
 
 def accept_all(document: Document) -> None:

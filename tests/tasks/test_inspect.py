@@ -191,7 +191,8 @@ NUMBER = r"\d{1,3}(?:,\d{3})*"
 
 def tables(output: str) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str], str]:
     """The rows of streams and of kinds by name, the lines about removed documents, and the last line."""
-    streams, kinds, rest = (part.splitlines() for part in output.rstrip("\n").split("\n\n"))
+    streams, kinds, inventory, rest = (part.splitlines() for part in output.rstrip("\n").split("\n\n"))
+    assert next(line.split(":")[0] for line in inventory if line[0] != " ") == streams[1].split()[0]
     assert streams[0].split() == ["stream", "planned", "seen", "tokens", "documents", "epochs"]
     assert kinds[0].split() == ["kind", "documents", "share", "tokens", "share"]
     assert len({len(line) for line in streams}) == len({len(line) for line in kinds}) == 1  # aligned columns

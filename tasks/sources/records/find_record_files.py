@@ -7,8 +7,9 @@ import re
 from codellama_jax.config.data import Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from tasks.sources import files
-from tasks.sources.files import Found
+from tasks.sources import files, inventory
+from tasks.sources.duplicates import each_once
+from tasks.sources.files import Found, Listing
 from tasks.sources.records.record_formats import KINDS, is_corpus_file, is_record_file
 from tasks.sources.records.tf_examples import tensorflow
 
@@ -17,30 +18,51 @@ TFDS = "tfds:"
 _MAGIC = re.compile(r"[*?\[]")
 
 
-def find_files(path: str, where: str, settings: Filters) -> list[Found]:
+@dataclasses.dataclass(frozen=True)
+class RecordFiles:
+    """The record files of a path.
+
+    Attributes:
+        listing: the files; `found` are the record files, without the sizes of remote files.
+        kind: how the path names them: FOLDER, PATTERN, FILE or DATASET.
+    """
+
+    listing: Listing
+    kind: str
+
+
+FOLDER, PATTERN, FILE, DATASET = "folder", "pattern", "file", "dataset"
+
+
+def find_files(path: str, where: str, settings: Filters) -> RecordFiles:
     """The record files of a path, sorted. The sizes of remote files are not requested.
 
     Raises:
         UserError: there is none. `where` is the setting that the message names.
     """
     if path.startswith(TFDS):
-        return _prepared_dataset(path.removeprefix(TFDS), where)
+        return RecordFiles(Listing(_prepared_dataset(path.removeprefix(TFDS), where)), DATASET)
     root = filesystem.expand_home(path)
     if files.is_folder(root, where):
-        if entries := files.walk(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where):
-            return entries
-        raise UserError(f"{where}: no record file below the folder ({KINDS})")
+        listing = files.list_files(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where)
+        if listing.found:
+            return RecordFiles(listing, FOLDER)
+        raise UserError(f"{where}: no record file below the folder ({KINDS}); {inventory.holds(listing)}")
     if files.exists(root, where):
         if is_record_file(root):
-            return [_entry(root, os.path.dirname(root))]
+            return RecordFiles(Listing([_entry(root, os.path.dirname(root))]), FILE)
         raise UserError(f"{where}: the file name has no extension of a record file ({KINDS})")
     fixed = _MAGIC.split(root)[0]
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")
-    matches = [location for location in files.matching(root, where) if is_record_file(location)]
-    if not matches:
-        raise UserError(f"{where}: the pattern matches no record file ({KINDS})")
-    return [_entry(location, os.path.dirname(fixed)) for location in matches]
+    matches = files.matching(root, where)
+    entries = [_entry(location, os.path.dirname(fixed)) for location in matches if is_record_file(location)]
+    others = files.count_extensions(location for location in matches if not is_record_file(location))
+    if not entries:
+        reason = f"; it matches {inventory.format_extensions(others)}" if others else ""
+        raise UserError(f"{where}: the pattern matches no record file ({KINDS}){reason}")
+    found, duplicates = each_once(entries)
+    return RecordFiles(Listing(found, others, duplicates=duplicates), PATTERN)
 
 
 def with_size(file: Found) -> Found:
@@ -55,8 +77,7 @@ def with_size(file: Found) -> Found:
 
 def _entry(location: str, folder: str) -> Found:
     """A file and its path relative to a folder."""
-    path = location.removeprefix(folder).lstrip("/")
-    return Found(os.fsencode(path).decode("utf-8", "replace").replace(os.sep, "/"), location, files.UNKNOWN_SIZE, "")
+    return files.file_at(location, location.removeprefix(folder).lstrip("/"))
 
 
 def _prepared_dataset(name: str, where: str) -> list[Found]:
@@ -86,4 +107,5 @@ def _prepared_dataset(name: str, where: str) -> list[Found]:
         remedy = f"name one of its splits, &split={' or &split='.join(sorted(splits))}"
         raise UserError(f"{where}: {info.full_name} has no split {split!r}; {remedy}")
     paths = [os.fspath(path) for path in splits[split].filepaths]
-    return [Found(f"{info.full_name}/{path.rpartition('/')[2]}", path, files.UNKNOWN_SIZE, "") for path in paths]
+    folder = info.full_name
+    return [files.file_at(path, f"{folder}/{path.rpartition('/')[2]}") for path in paths]

@@ -7,29 +7,62 @@ formats. A block is consecutive records of about Corpus.shuffle_bytes.
 
 import bisect
 import concurrent.futures
-import functools
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from codellama_jax.config.data import STOP, Corpus, Filters
+from codellama_jax.config.data import NAMED, STOP, Corpus, Filters
 from codellama_jax.errors import UserError
-from tasks.sources.base import READING_RULES, Block, Source, binding, changed, has_documents, hash_of, left_out_summary
+from tasks.sources import inventory
+from tasks.sources.base import (
+    READING_RULES,
+    Block,
+    Sample,
+    Source,
+    binding,
+    changed,
+    hash_of,
+    left_out_text,
+    read_first,
+)
 from tasks.sources.documents import check_document_characters, grouped, parts
+from tasks.sources.duplicates import FilesRead, Identity, check_not_repeated
 from tasks.sources.files import UNKNOWN_SIZE, Found
 from tasks.sources.filters import LeftOut
-from tasks.sources.records.find_record_files import find_files, with_size
-from tasks.sources.records.record_fields import dialogue_of, document_of, repository_of, select_fields
-from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record
+from tasks.sources.inventory import PlaceInventory
+from tasks.sources.named_splits import COLUMNS
+from tasks.sources.records.find_record_files import DATASET, RecordFiles, find_files, with_size
+from tasks.sources.records.record_fields import (
+    FieldChoice,
+    choose_fields,
+    dialogue_of,
+    document_of,
+    repository_of,
+    select_fields,
+)
+from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record, RecordLocation
 from tasks.sources.records.record_formats import open_file
-from tasks.sources.splits import EmptySplit, check_split, hash_fraction, validation_keys
+from tasks.sources.records.record_splits import RecordSplit, split_files
+from tasks.sources.splits import EmptySplit, check_split, validation_keys
 
 # A corpus of at most this many bytes is read completely when it is opened, so that neither split is empty
 # (splits.validation_keys).
 SMALL = 4 << 20
+# Number of shards, besides the first, in which a large corpus is searched for records that name their split.
+SAMPLED_SHARDS = 31
 
 
-def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: Filters) -> Source:
+def open_records(
+    path: str,
+    split: str,
+    *,
+    name: str,
+    corpus: Corpus,
+    settings: Filters,
+    found: RecordFiles | None = None,
+    files_read: FilesRead | None = None,
+) -> Source:
     """Opens the records of a path: Source[Dialogue] for the stream instruct, else Source[Document].
 
     Args:
@@ -39,14 +72,22 @@ def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: 
         name: name of the stream.
         corpus: how records are read, split and cut.
         settings: which records are removed.
+        found: the record files of the path; None lists them.
+        files_read: the files that earlier places of the stream read. They are not read again.
 
     Raises:
-        UserError: there are no such files, they cannot be read, they are damaged and Corpus.on_damage is "stop", or
-            they have no usable record for this split.
+        UserError: there are no such files, they cannot be read, they are damaged and Corpus.on_damage is "stop",
+            earlier places read all of them, or they have no usable record for this split.
         ValueError: no such split.
     """
     where = f"{binding(name)}={path}"
-    select = functools.partial(select_fields, name, corpus)
+    check_split(split, corpus)
+    columns: dict[str, None] = {}
+
+    def select(names: Sequence[str], location: RecordLocation) -> list[str]:
+        read = select_fields(name, corpus, names, location)
+        columns.update(dict.fromkeys(names))
+        return [*read, *(column for column in COLUMNS if column in names and column not in read)]
 
     def open_format(file: Found) -> Format:
         try:
@@ -56,11 +97,38 @@ def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: 
                 raise _damage_error(where, damage) from None
             return DamagedFile(damage)
 
+    found = found or find_files(path, where, settings)
+    splits = split_files(found, corpus, where)
+    new, repeated = (files_read or FilesRead()).add(path, splits.read)
+    check_not_repeated(where, new, repeated)
+    chosen, single = splits.of(split, new)
+    if not chosen:
+        reason = "all of its files are for validation" if split == "train" else "none of its files is for validation"
+        raise EmptySplit(f"{where}: no file for {split}: {reason} ({splits.by_split['validation'][0].path}, ...)")
     with concurrent.futures.ThreadPoolExecutor(
         32
     ) as pool:  # each size of a remote file and each footer is a slow request
-        formats = list(pool.map(open_format, find_files(path, where, settings)))
-    return Records(formats, split, name=name, corpus=corpus, settings=settings, where=where)
+        formats = list(pool.map(open_format, chosen))
+    sized = {form.file.path: form.file for form in formats}
+    kind = "TFDS dataset" if found.kind == DATASET else "records"
+    read = [sized.get(file.path, file) for file in new]
+    place = inventory.of_listing(name, path, kind, read, found.listing, repeated)
+    if splits.note:
+        place = place.noted(splits.note)
+    if splits.named:
+        place = dataclasses.replace(place, splits=splits.counts)
+    return Records(
+        formats,
+        split,
+        name=name,
+        corpus=corpus,
+        settings=settings,
+        where=where,
+        single_split=single,
+        named_files=splits.named,
+        place=place,
+        columns=columns,
+    )
 
 
 class Records:
@@ -75,8 +143,11 @@ class Records:
         corpus: Corpus,
         settings: Filters,
         where: str,
+        place: PlaceInventory,
         single_split: bool = False,
+        named_files: bool = False,
         dialogues: bool | None = None,
+        columns: Iterable[str] = (),
     ):
         """Reads as far as the first usable record, or all records of a small corpus.
 
@@ -84,8 +155,11 @@ class Records:
             formats: the files.
             split, name, corpus, settings: see open_records.
             where: the setting that error messages name.
+            place: the inventory of the files.
             single_split: all records belong to this split.
+            named_files: the names of the files decide the split.
             dialogues: whether records are dialogues; None: those of the stream instruct are.
+            columns: names of all columns, if they are known without reading records.
 
         Raises:
             UserError: as open_records does.
@@ -96,22 +170,31 @@ class Records:
         self.name = name
         self._formats, self._split, self._corpus, self._settings, self._where = formats, split, corpus, settings, where
         self._ends = list(itertools.accumulate(map(len, formats)))
-        self._single_split = single_split
+        self._records = RecordSplit(split, corpus, single_split)
+        self._named_files = named_files
         self._dialogues = name == "instruct" if dialogues is None else dialogues
-        if split == "validation" and not corpus.validation_share and not single_split:
+        self._columns: dict[str, None] | None = dict.fromkeys(columns)
+        self._find_column()
+        if split == "validation" and not corpus.validation_share and not self._records.own_validation:
             raise EmptySplit(f"{where}: validation is empty, since Corpus.validation_share is 0")
-        self._validation = self._validation_keys() if not single_split and self._is_small() else None
-        if not has_documents(self):
+        documents = None
+        if not single_split and self._is_small():
+            documents = self._set_validation_keys()
+        sample = read_first(self)
+        if not sample.documents:
             kind = "dialogue" if self._dialogues else "document"
             count = f"{len(formats)} file{'s' * (len(formats) != 1)}"
-            raise EmptySplit(f"{where}: no usable {kind} for {split} in {count}{left_out_summary(self)}")
+            other = f"; {documents:,} are in the other split" if documents else ""
+            raise EmptySplit(f"{where}: no usable {kind} for {split} in {count}{other}{left_out_text(sample.left_out)}")
+        self._place = self._described(place, sample, documents)
+        self._columns = None  # the inventory has them
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Block]:
         for records in itertools.islice(self._record_blocks(shard), skip, None):
-            selected, left_out = self._select(records, self._in_split)
+            selected, left_out = self._select(records, self._records.contains)
             items = [item for _, item in selected]
             rewritten = [] if self._dialogues else changed(items)
             if not self._dialogues:
@@ -125,9 +208,26 @@ class Records:
             *("records", self._split, corpus.validation_share, corpus.shuffle_bytes, corpus.document_characters),
             # Corpus.on_damage is not included: up to the damage, both of its values give the same documents
             *(corpus.group_by_repository, self._settings),
+            *self._records.rules(self._named_files and self._records.single),
             *(() if self._dialogues else (READING_RULES, corpus.fields(self.name), corpus.metadata_line)),
         )
         return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
+
+    def inventory(self) -> Sequence[PlaceInventory]:
+        return [self._place]
+
+    def place(self, shard: int) -> int:
+        return 0
+
+    def file_splits(self) -> Mapping[Identity, str]:
+        # With a hash, the path of a file is part of the split key of its records.
+        files = (form.file for form in self._formats)
+        by_hash = not self._records.own_validation
+        return {
+            file.identity: f"the hash of {file.path}" if by_hash else self._split
+            for file in files
+            if file.identity is not None
+        }
 
     def _record_blocks(self, shard: int) -> Iterator[list[Record | Damaged]]:
         """The unparsed blocks of a shard. Damage that ends the shard early is the last entry of its block."""
@@ -148,7 +248,7 @@ class Records:
             yield block
 
     def _select(
-        self, records: Iterable[Record | Damaged], in_split: Callable[[str], bool]
+        self, records: Iterable[Record | Damaged], in_split: Callable[[str, Mapping[str, Any]], bool]
     ) -> tuple[list[tuple[str, Any]], list[tuple[str, object]]]:
         """(split key, item) of the records whose key is in the split, and the records that filters remove from them.
 
@@ -161,8 +261,10 @@ class Records:
                 if isinstance(record, Damaged):
                     raise record
                 fields = record.fields()
+                if self._columns is not None:
+                    self._columns |= dict.fromkeys(fields)
                 key = repository_of(fields, self.name, self._corpus) or record.location.key
-                if in_split(key):
+                if in_split(key, fields):
                     if self._dialogues:
                         item: Any = dialogue_of(fields, record.location, self._settings)
                     else:
@@ -176,20 +278,50 @@ class Records:
                 left_out.append(("damaged", damage.location))
         return selected, left_out
 
-    def _in_split(self, key: str) -> bool:
-        if self._single_split:
-            return True
-        if self._validation is None:
-            validation = hash_fraction(key, "split") < self._corpus.validation_share
-        else:
-            validation = key in self._validation
-        return validation == (self._split == "validation")
+    def _find_column(self) -> None:
+        """Finds out whether records name splits, from the first blocks of a few shards."""
+        columns = self._columns or COLUMNS
+        if self._records.single or self._corpus.splits != NAMED or set(COLUMNS).isdisjoint(columns):
+            return
+        spread = {(len(self) - 1) * index // SAMPLED_SHARDS for index in range(SAMPLED_SHARDS + 1)}
+        for shard in sorted(spread) if len(self) else ():
+            fields = map(_fields_or_none, next(self._record_blocks(shard), []))
+            records = [record for record in fields if record is not None]
+            self._records.find(records)
+            if self._records.has_validation or (records and not self._records.column):
+                return
 
-    def _validation_keys(self) -> frozenset[str]:
-        """The split keys of validation in a small corpus. Neither split is empty."""
+    def _set_validation_keys(self) -> int:
+        """Finds the split keys of validation in a small corpus, so that neither split is empty.
+
+        Returns:
+            the number of documents of both splits.
+        """
         blocks = itertools.chain.from_iterable(map(self._record_blocks, range(len(self))))
-        keys = [key for records in blocks for key, _ in self._select(records, lambda _: True)[0]]
-        return frozenset(validation_keys(keys, self._split, self._corpus, self._where))
+        keys = [key for records in blocks for key, _ in self._select(records, self._records.anywhere)[0]]
+        if not self._records.has_validation:
+            self._records.keys = frozenset(validation_keys(keys, self._split, self._corpus, self._where))
+        return len(keys)
+
+    def _described(self, place: PlaceInventory, sample: Sample, documents: int | None) -> PlaceInventory:
+        """The inventory with what reading has shown."""
+        choice = FieldChoice(place.fields, place.ignored_fields)
+        if not place.fields:
+            choice = _field_choice(list(self._columns or ()), self.name, self._corpus, self._dialogues)
+        empty = [form.file.path for form in self._formats if not len(form)]
+        if empty:
+            place = place.noted(f"empty: {', '.join(empty[:3])}" + f", and {len(empty) - 3:,} more" * (len(empty) > 3))
+        if documents is not None:
+            place = place.counted(documents, sample.left_out, inventory.IN_BOTH_SPLITS)
+        else:
+            place = place.counted(sample.documents, sample.left_out, inventory.ON_OPENING)
+        by = place.split_by or self._records.description(self._named_files)
+        return dataclasses.replace(
+            place,
+            fields=dict(choice.taken),
+            ignored_fields=choice.ignored,
+            split_by=by,
+        )
 
     def _is_small(self) -> bool:
         sizes = [form.file.size for form in self._formats]
@@ -201,6 +333,25 @@ class Records:
             if total > SMALL:
                 return False
         return True
+
+
+def _field_choice(names: Sequence[str], stream: str, corpus: Corpus, dialogues: bool) -> FieldChoice:
+    """The fields that are read of the columns of a file, or of the records that were read."""
+    taken, ignored = {}, tuple(names)
+    if not dialogues and names:
+        choice = choose_fields(names, stream, corpus)
+        taken, ignored = dict(choice.taken), choice.ignored
+    if split := next((column for column in COLUMNS if column in names), None):
+        taken["split"] = split
+    return FieldChoice(taken, tuple(name for name in ignored if name != taken.get("split")))
+
+
+def _fields_or_none(record: Record | Damaged) -> Mapping[str, Any] | None:
+    """The fields of a record; None if it is damaged."""
+    try:
+        return None if isinstance(record, Damaged) else record.fields()
+    except Damaged:
+        return None
 
 
 def _damage_error(where: str, damage: Damaged) -> UserError:
