@@ -19,15 +19,18 @@ import numpy as np
 
 from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import UserError
+from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
 from tasks.packing import FEATURES, PackedDocument, Packer, PackerState
 from tasks.reader import Reader
-from tasks.sources.base import Source
+from tasks.sources.base import Source, has_dialogues
 from tasks.sources.filters import format_counts
 from tasks.window_schedule import WindowSchedule
 
 # Increase it with every code change that changes the batches of a configuration.
 VERSION = 2
+# The same for changes that affect only streams of dialogues.
+DIALOGUE_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Batch:
 
     Attributes:
         arrays: FEATURES, each [rows of this host, length].
-        tokens: stream -> kind of document (plain, psm, spm, cut) -> number of tokens.
+        tokens: stream -> kind of document (plain, psm, spm, cut, last_turns) -> number of tokens.
         started: (stream, document) for the documents that start in this batch.
         documents: (stream, path) of every document with tokens in this batch.
         state: the loader's state after this batch.
@@ -155,7 +158,7 @@ class DataLoader:
         ]
         self._packers = [
             [
-                Packer(
+                (DialoguePacker if has_dialogues(stream.source) else Packer)(
                     reader,
                     stream.encoder,
                     length,
@@ -177,6 +180,7 @@ class DataLoader:
                 dataclasses.asdict(stream.encoder.fim),
                 dataclasses.asdict(stream.encoder.chat),
                 stream.encoder.seed,
+                *([DIALOGUE_VERSION, stream.encoder.long_dialogues] if has_dialogues(stream.source) else []),
             ]
             for stream in self.streams
         }
@@ -229,7 +233,10 @@ class DataLoader:
         }
 
     def left_out_lines(self) -> list[str]:
-        """`left_out` as messages: a line for each stream and filter, with the first document that it removed."""
+        """`left_out` as messages: a line for each stream and filter, with the first document that it removed.
+
+        Then a line for each field of messages that is ignored.
+        """
         lines = []
         for index, (name, reasons) in enumerate(self.left_out().items()):
             for reason, count in reasons.most_common():
@@ -237,6 +244,12 @@ class DataLoader:
                 lines.append(
                     f"left out of {name}: {format_counts({reason: count})}, the first {next(readers).examples[reason]}"
                 )
+        for index, stream in enumerate(self.streams):
+            ignored = sum((readers[index].ignored for readers in self._readers), Counter())
+            for field, count in ignored.most_common():
+                readers = (readers[index] for readers in self._readers if field in readers[index].ignored)
+                first = next(readers).ignored_examples[field]
+                lines.append(f"ignored in {stream.name}: the field {field} of {count:,} messages, the first {first}")
         return lines
 
     def metrics(self, batch: Batch) -> dict[str, float]:

@@ -5,7 +5,7 @@ import typing
 from typing import Any
 
 from codellama_jax.config.curation import Build, Decontamination, Quality
-from codellama_jax.config.data import Chat, Corpus, DataLoader, Filters, Fim, Mixture, Packing, Tokenizer
+from codellama_jax.config.data import LAST_TURNS, Chat, Corpus, DataLoader, Filters, Fim, Mixture, Packing, Tokenizer
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
@@ -76,7 +76,12 @@ RENAMED_SETTINGS = {
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
 # Settings that earlier versions did not have -> the value that reproduces the behaviour of those versions.
-ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None}
+# Packing.long_dialogues changes only the batches of dialogues, which the loader's fingerprint covers.
+ADDED_SETTINGS: dict[str, Any] = {
+    "Mixture.seqio": None,
+    "Corpus.dialogue_fields": None,
+    "Packing.long_dialogues": LAST_TURNS,
+}
 
 
 def current_name(setting: str) -> str:

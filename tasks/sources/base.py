@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tasks.sources import filters
 
@@ -34,7 +34,8 @@ class Document:
     licence: str = ""
 
 
-Message = dict[str, str]  # role: system, user or assistant; content
+# role: system, user or assistant; content; and weight, which is 0, for an answer that has no loss
+Message = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,11 +45,13 @@ class Dialogue:
     Attributes:
         path: identifies the dialogue; cheap to compute.
         location: identifies it in error messages. str(location) may be slow, because it may count the lines of a file.
+        ignored: names of the fields of its messages that are ignored, once for each message that has one.
     """
 
     messages: list[Message]
     path: str
     location: object = dataclasses.field(default="", compare=False, repr=False)
+    ignored: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
 
 Item = TypeVar("Item", Document, Dialogue)
@@ -96,6 +99,7 @@ class ConcatenatedSource:
 
     def __init__(self, sources: Sequence[Source]):
         self.name, self._sources = sources[0].name, sources
+        self.dialogues = has_dialogues(sources[0])
         self._ends = list(itertools.accumulate(map(len, sources)))
 
     def __len__(self) -> int:
@@ -107,6 +111,11 @@ class ConcatenatedSource:
 
     def fingerprint(self) -> str:
         return hash_of(self.name, "joined", ((source.fingerprint(), len(source)) for source in self._sources))
+
+
+def has_dialogues(source: Source) -> bool:
+    """Whether the items of a source are dialogues. Sources of dialogues have an attribute `dialogues`."""
+    return getattr(source, "dialogues", False)
 
 
 def has_documents(source: Source) -> bool:

@@ -68,6 +68,8 @@ def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters) -
 class Exercises:
     """A Source[Dialogue] over Python files: each short, documented function as a dialogue of two messages."""
 
+    dialogues = True
+
     def __init__(self, name: str, files: list[File]):
         self.name = name
         self._files = files

@@ -7,19 +7,19 @@ For each property, the first of these fields is used that exists and is neither 
     language    lang, language, programming_language; otherwise by the extension of the path
     repository  max_stars_repo_name, repository, repo_name, repository_name, repo
     licence     licence, license, max_stars_repo_licenses, licenses, detected_licenses; a list is joined with ", "
-    dialogue    messages, a list of role and content, or such a list as JSON; or prompt and completion
+    dialogue    the fields of tasks/sources/records/dialogue_shapes.py
 
 These are the columns of The Stack, StarCoderData and other corpora.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from codellama_jax.config.data import Filters
 from tasks.sources import filters, languages
-from tasks.sources.base import CODE_STREAMS, Dialogue, Document, Message
+from tasks.sources.base import CODE_STREAMS, Dialogue, Document
 from tasks.sources.filters import LeftOut
+from tasks.sources.records import dialogue_shapes
 from tasks.sources.records.record_file import Damaged, RecordLocation
 
 TEXT = ("content", "text", "code")
@@ -27,26 +27,24 @@ PATH = ("path", "max_stars_repo_path", "file_path", "filepath", "file_name")
 LANGUAGE = ("lang", "language", "programming_language")
 REPOSITORY = ("max_stars_repo_name", "repository", "repo_name", "repository_name", "repo")
 LICENCE = ("licence", "license", "max_stars_repo_licenses", "licenses", "detected_licenses")
-MESSAGES, TURNS = "messages", ("prompt", "completion")
-ROLES = ("system", "user", "assistant")
 
 
-def select_fields(dialogues: bool, names: Iterable[str], location: RecordLocation) -> list[str]:
-    """Selects the field names that are read.
+def select_fields(
+    dialogues: bool, names: Iterable[str], location: RecordLocation, dialogue_fields: Sequence[str] | None = None
+) -> list[str]:
+    """Selects the field names that are read. `dialogue_fields` is Corpus.dialogue_fields.
 
     Raises:
         Damaged: the text, or the messages of a dialogue, are not among them.
     """
     names = list(names)
     if dialogues:
-        missing = MESSAGES not in names and not all(turn in names for turn in TURNS)
-        required = "neither messages nor prompt and completion"
-    else:
-        missing, required = not any(name in names for name in TEXT), f"none of {', '.join(TEXT)}"
-    if missing:
+        read = (*dialogue_shapes.columns(names, dialogue_fields, location), *REPOSITORY)
+        return [name for name in names if name in read]
+    if not any(name in names for name in TEXT):
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        raise Damaged(f"it has {required} (found: {shown or 'nothing'})", location)
-    read = (MESSAGES, *TURNS, *REPOSITORY) if dialogues else TEXT + PATH + LANGUAGE + REPOSITORY + LICENCE
+        raise Damaged(f"it has none of {', '.join(TEXT)} (found: {shown or 'nothing'})", location)
+    read = TEXT + PATH + LANGUAGE + REPOSITORY + LICENCE
     return [name for name in names if name in read]
 
 
@@ -80,16 +78,18 @@ def document_of(fields: Mapping[str, Any], location: RecordLocation, stream: str
     return Document(text, path or location.path, language, repository, _first_value(fields, LICENCE))
 
 
-def dialogue_of(fields: Mapping[str, Any], location: RecordLocation, settings: Filters) -> Dialogue:
-    """The dialogue of a record.
+def dialogue_of(
+    fields: Mapping[str, Any], location: RecordLocation, settings: Filters, dialogue_fields: Sequence[str] | None = None
+) -> Dialogue:
+    """The dialogue of a record. `dialogue_fields` is Corpus.dialogue_fields.
 
     Raises:
         Damaged: the record has no messages, or they are not a list of role and content.
-        LeftOut: a filter removes it.
+        LeftOut: a filter removes it, or a field that changes its meaning cannot be honoured (dialogue_shapes.turns).
     """
-    messages = _messages(fields, location)
+    messages, ignored = dialogue_shapes.turns(fields, dialogue_fields, location)
     filters.decode("\n".join(message["content"] for message in messages), settings)
-    return Dialogue(messages, location.path, location)
+    return Dialogue(messages, location.path, location, tuple(ignored))
 
 
 def _first_value(fields: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -106,37 +106,3 @@ def _as_text(value: Any) -> str:
     if value is None or isinstance(value, Mapping):
         return ""
     return str(value).encode("utf-8", "replace").decode("utf-8")  # JSON can contain half of a surrogate pair
-
-
-def _messages(fields: Mapping[str, Any], location: RecordLocation) -> list[Message]:
-    select_fields(True, fields, location)
-    messages = fields.get(MESSAGES)
-    if messages is None:
-        contents = [fields.get(turn) for turn in TURNS]
-        messages = [{"role": role, "content": text} for role, text in zip(ROLES[1:], contents, strict=True)]
-    elif isinstance(messages, str | bytes):
-        try:
-            messages = json.loads(messages)
-        except (ValueError, RecursionError) as error:
-            raise Damaged(f"its messages are not JSON ({error})", location) from None
-    if not isinstance(messages, list) or not messages:
-        raise Damaged("its messages are not a list, or the list is empty", location)
-    return [_message(message, location) for message in messages]
-
-
-def _message(message: Any, location: RecordLocation) -> Message:
-    if not isinstance(message, Mapping):
-        raise Damaged("a message has no role and content", location)
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str):
-        raise Damaged("a message has no role and content", location)
-    if role not in ROLES:
-        raise LeftOut("roles")
-    if isinstance(content, bytes):
-        try:
-            content = content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise LeftOut("not_utf8") from None
-    if not isinstance(content, str):
-        raise Damaged(f"the content of a message is of type {type(content).__name__}", location)
-    return {"role": role, "content": content}

@@ -46,7 +46,7 @@ def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: 
         ValueError: no such split.
     """
     where = f"{binding(name)}={path}"
-    select = functools.partial(select_fields, name == "instruct")
+    select = functools.partial(select_fields, name == "instruct", dialogue_fields=corpus.dialogue_fields)
 
     def open_format(file: Found) -> Format:
         try:
@@ -64,7 +64,11 @@ def open_records(path: str, split: str, *, name: str, corpus: Corpus, settings: 
 
 
 class Records:
-    """A Source over record files."""
+    """A Source over record files.
+
+    Attributes:
+        dialogues: whether the records are read as dialogues.
+    """
 
     def __init__(
         self,
@@ -97,12 +101,12 @@ class Records:
         self._formats, self._split, self._corpus, self._settings, self._where = formats, split, corpus, settings, where
         self._ends = list(itertools.accumulate(map(len, formats)))
         self._single_split = single_split
-        self._dialogues = name == "instruct" if dialogues is None else dialogues
+        self.dialogues = name == "instruct" if dialogues is None else dialogues
         if split == "validation" and not corpus.validation_share and not single_split:
             raise EmptySplit(f"{where}: validation is empty, since Corpus.validation_share is 0")
         self._validation = self._validation_keys() if not single_split and self._is_small() else None
         if not has_documents(self):
-            kind = "dialogue" if self._dialogues else "document"
+            kind = "dialogue" if self.dialogues else "document"
             count = f"{len(formats)} file{'s' * (len(formats) != 1)}"
             raise EmptySplit(f"{where}: no usable {kind} for {split} in {count}{left_out_summary(self)}")
 
@@ -113,18 +117,20 @@ class Records:
         for records in itertools.islice(self._record_blocks(shard), skip, None):
             selected, left_out = self._select(records, self._in_split)
             items = [item for _, item in selected]
-            if not self._dialogues:
+            if not self.dialogues:
                 documents = grouped(items) if self._corpus.group_by_repository else items
                 items = [part for document in documents for part in parts(document, self._corpus.document_characters)]
             yield Block(items, left_out)
 
     def fingerprint(self) -> str:
         corpus = self._corpus
-        rules = (
+        rules: tuple = (
             *("records", self._split, corpus.validation_share, corpus.shuffle_bytes, corpus.document_characters),
             # Corpus.on_damage is not included: up to the damage, both of its values give the same documents
             *(corpus.group_by_repository, self._settings),
         )
+        if self.dialogues and corpus.dialogue_fields:
+            rules += (tuple(corpus.dialogue_fields),)
         return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
 
     def _record_blocks(self, shard: int) -> Iterator[list[Record | Damaged]]:
@@ -161,8 +167,9 @@ class Records:
                 fields = record.fields()
                 key = repository_of(fields) or record.location.key
                 if in_split(key):
-                    if self._dialogues:
-                        item: Any = dialogue_of(fields, record.location, self._settings)
+                    if self.dialogues:
+                        names = self._corpus.dialogue_fields
+                        item: Any = dialogue_of(fields, record.location, self._settings, names)
                     else:
                         item = document_of(fields, record.location, self.name, self._settings)
                     selected.append((key, item))
