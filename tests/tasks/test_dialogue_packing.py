@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from memory_source import global_batches, same_arrays, through_json
 from packing_cases import QUEUES, Files, Fuzz, ListReader, encoder, same_window, windows_of
 
 from codellama_jax.config.data import LAST_TURNS, LEAVE_OUT, Chat, Corpus, Filters, Fim, Packing
@@ -14,7 +16,7 @@ from tasks import sources
 from tasks.chat import encode_dialogue, encode_in_window
 from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
-from tasks.loader import DataLoader, StreamInput
+from tasks.loader import DataLoader, LoaderState, StreamInput
 from tasks.packing import PackerState
 from tasks.sources.base import Dialogue
 from tasks.sources.filters import LeftOut
@@ -199,12 +201,14 @@ def test_long_dialogues_must_be_a_known_value():
 # --- the loader -------------------------------------------------------------------------------------------------------
 
 
-def loader(path: Path, tokenizer: Tokenizer, length: int = LENGTH, long_dialogues: str = LAST_TURNS) -> DataLoader:
+def loader(
+    path: Path, tokenizer: Tokenizer, length: int = LENGTH, long_dialogues: str = LAST_TURNS, **options: Any
+) -> DataLoader:
     corpus = Corpus(instruct=str(path), validation_share=0.0)
     encode = Encoder(tokenizer, Fim(), Chat(), (0, 7), long_dialogues)
     stream = StreamInput("instruct", sources.open(str(path), "instruct", "train", corpus, Filters()), encode)
     settings = {"seed": 0, "readers": 2, "batch_size": 2, "length": length, "mask_documents": False, "queue": 3}
-    return DataLoader([stream], {"instruct": 1.0}, **settings)  # type: ignore[arg-type]
+    return DataLoader([stream], {"instruct": 1.0}, **settings, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -216,6 +220,26 @@ def talks_file(tmp_path: Path) -> Path:
         record["messages"][0]["name"] = "Ann"
     (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, records)))
     return tmp_path / "talks.jsonl"
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_a_loader_of_dialogues_resumes_exactly_on_any_number_of_hosts(
+    talks_file: Path, small_tokenizer: Tokenizer, hosts: int
+):
+    batches = global_batches([loader(talks_file, small_tokenizer)])
+    expected = [next(batches) for _ in range(12)]
+    for begin in (1, 4, 7):
+        state = through_json(expected[begin - 1][1])
+        shares = np.split(state.positions, hosts)
+        resumed = global_batches(
+            [
+                loader(talks_file, small_tokenizer, host=host, hosts=hosts, state=LoaderState(state.batch, share))
+                for host, share in enumerate(shares)
+            ]
+        )
+        for arrays, after in expected[begin:]:
+            resumed_arrays, resumed_after = next(resumed)
+            assert same_arrays(resumed_arrays, arrays) and np.array_equal(resumed_after.positions, after.positions)
 
 
 def test_the_loader_counts_what_it_leaves_out_and_ignores_once(talks_file: Path, small_tokenizer: Tokenizer):
