@@ -3,6 +3,7 @@
 7B, 13B and 34B use "inst", 70B uses "source". The loss on answers only is taken from Llama 2 (assumption).
 """
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,8 @@ def encode_dialogue(
         where: names the dialogue in error messages.
 
     Returns:
-        The ids, int32, and the weight of each id as a target, float32: 1 in answers, 0 in prompts.
+        The ids, int32, and the weight of each id as a target, float32: 1 in answers, 0 in prompts and in answers with
+        weight 0.
 
     Raises:
         UserError: roles out of order, a message that contains a reserved tag, or an unknown format.
@@ -50,15 +52,63 @@ def encode_open_dialogue(
     return ids
 
 
+def encode_in_window(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    chat_format: str,
+    length: int,
+    last_turns: bool,
+    where: str = "dialogue",
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Encodes a dialogue for a window of `length` tokens.
+
+    Args:
+        last_turns: a dialogue that is longer keeps as many of its last turns, a question and its answer each, as fit
+            together with the system message. If none does, it keeps the last turns that fit without that message.
+        where: names the dialogue in error messages.
+
+    Returns:
+        ids and weights as encode_dialogue returns them, and whether the dialogue was shortened.
+
+    Raises:
+        LeftOut: "too_long": it does not fit; "no_loss": no answer of the turns that fit has a loss.
+        UserError: as in encode_dialogue.
+    """
+    ids, weights = encode_dialogue(tokenizer, messages, chat_format, where)
+    if len(ids) <= length:
+        return ids, weights, False
+    system = list(messages[:1]) if messages[0]["role"] == "system" else []
+    rest = messages[len(system) :]
+    turns = len(rest) // 2
+
+    def encoded(count: int, system: list[Message]) -> tuple[np.ndarray, np.ndarray]:
+        return encode_dialogue(tokenizer, [*system, *rest[len(rest) - 2 * count :]], chat_format, where)
+
+    for kept in (system, []) if system else ([],):
+        if not last_turns:
+            break
+        count = bisect.bisect_right(range(1, turns + 1), length, key=lambda count: len(encoded(count, kept)[0]))
+        if count:
+            ids, weights = encoded(count, kept)
+            if not weights.any():
+                raise LeftOut("no_loss")
+            return ids, weights, True
+    raise LeftOut("too_long")
+
+
 def validate(messages: Sequence[Message], chat_format: str) -> None:
     """Raises LeftOut for a dialogue that is not a training example.
 
-    The reasons are "roles" (their order), "reserved_tag" (a message contains one) and "blank" (an answer is blank).
+    The reasons are "roles" (their order), "reserved_tag" (a message contains one), "blank" (an answer is blank) and
+    "no_loss" (no answer has a loss).
     """
     if _wrong_roles(messages, "assistant"):
         raise LeftOut("roles")
-    if any(message["role"] == "assistant" and not message["content"].strip() for message in messages):
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if not all(answer["content"].strip() for answer in answers):
         raise LeftOut("blank")
+    if not any(map(_weight, answers)):
+        raise LeftOut("no_loss")
     if chat_format == "inst" and any(_tag(message["content"]) for message in messages):
         raise LeftOut("reserved_tag")
 
@@ -90,6 +140,11 @@ def _wrong_roles(messages: Sequence[Message], last: str) -> str:
     )
 
 
+def _weight(message: Message) -> float:
+    """The weight of a message's ids as targets."""
+    return float(message.get("weight", 1)) if message["role"] == "assistant" else 0.0
+
+
 def _tag(text: str) -> str | None:
     """The first of the reserved tags that a text contains; None if it contains none."""
     return next((tag for tag in RESERVED if tag in text), None)
@@ -101,6 +156,7 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
     The system text precedes the first user message. A last turn without an answer ends with [/INST].
     """
     contents = [message["content"] for message in messages]
+    loss = [_weight(message) for message in messages if message["role"] == "assistant"]
     for text in contents:
         if tag := _tag(text):
             raise UserError(f"{where}: a message contains the reserved tag {tag}; remove it or the dialogue")
@@ -119,7 +175,7 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
         # The answer starts at the first id at which prompt and turn differ: a token that spans both is in the answer.
         start = next((i for i, (a, b) in enumerate(zip(prompt_ids, turn, strict=False)) if a != b), len(prompt_ids))
         ids += turn
-        weights += [0.0] * start + [1.0] * (len(turn) - start)
+        weights += [0.0] * start + [loss[index // 2] if answer else 1.0] * (len(turn) - start)
     return ids, weights
 
 
@@ -133,7 +189,7 @@ def _source(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tu
         header = _header(tokenizer, message["role"])
         content = [*tokenizer.encode_continuation("\n\n " + message["content"].strip()), tokenizer.step_id]
         ids += [int(token) for token in (*header, *content)]
-        weights += [0.0] * len(header) + [float(message["role"] == "assistant")] * len(content)
+        weights += [0.0] * len(header) + [_weight(message)] * len(content)
     return ids, weights
 
 

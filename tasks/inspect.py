@@ -38,7 +38,7 @@ from tasks.tokenizer_training import trained_tokenizer
 DATA = (data.Corpus, data.Filters, data.Tokenizer, data.Fim, data.Packing, data.DataLoader, data.Chat)
 SEQUENCE_LENGTH = 4096  # of code training in the paper; used without gin files
 COLORS = {"prefix": "\033[34m", "middle": "\033[32;1m", "suffix": "\033[35m", "faint": "\033[2m", "end": "\033[0m"}
-KINDS = ("plain", "psm", "spm", "cut")
+KINDS = ("plain", "psm", "spm", "cut", "last_turns")
 EXCERPT = 600  # characters shown of each part of an example
 
 
@@ -190,16 +190,18 @@ def print_stats(loader: DataLoader, streams: StageStreams, split: str, count: in
     shares = streams.shares
     documents: dict[str, Counter[str]] = {name: Counter() for name in shares}
     tokens: dict[str, Counter[str]] = {name: Counter() for name in shares}
-    start, batch = 0.0, None
+    start, batch, padding = 0.0, None, 0
     while sum(map(Counter.total, documents.values())) < count:
         batch = loader.next_batch()
         start = start or time.perf_counter()  # the first batch includes opening the sources
+        padding += int((batch.arrays["segment_ids"] == 0).sum())
         for name, packed in batch.started:
             documents[name][packed.kind] += 1
         for name, counts in batch.tokens.items():
             tokens[name] += counts
     seconds = time.perf_counter() - start
     total = sum(map(Counter.total, tokens.values()))
+    size = total + padding
     epochs = loader.epochs(batch.state) if batch else {}
 
     width = max(10, *(len(name) + 2 for name in shares))
@@ -212,9 +214,13 @@ def print_stats(loader: DataLoader, streams: StageStreams, split: str, count: in
     print(f"{'kind':10s}{'documents':>12s}{'share':>9s}{'tokens':>15s}{'share':>9s}")
     for kind in KINDS:
         started, number = all_documents[kind], all_tokens[kind]
+        if kind == "last_turns" and not number:
+            continue
         print(
-            f"{kind:10s}{started:12,d}{started / max(all_documents.total(), 1):9.1%}{number:15,d}{number / total:9.1%}"
+            f"{kind:10s}{started:12,d}{started / max(all_documents.total(), 1):9.1%}{number:15,d}{number / size:9.1%}"
         )
+    if padding:  # after dialogues, which are not cut
+        print(f"{'padding':10s}{'':21s}{padding:15,d}{padding / size:9.1%}")
     print()
     inventory = streams.inventory(split)
     for line in dataclasses.replace(inventory, places=tuple(loader.with_counts(inventory.places))).lines():
@@ -222,9 +228,9 @@ def print_stats(loader: DataLoader, streams: StageStreams, split: str, count: in
     print()
     for line in loader.left_out_lines():
         print(line)
-    timed = total - loader.length  # without the first window
+    timed = size - loader.length  # without the first window
     speed = f", {timed / seconds:,.0f} tokens per second" if timed else ""
-    print(f"{total:,} tokens in windows of {loader.length:,}{speed}")
+    print(f"{size:,} tokens in windows of {loader.length:,}{speed}")
 
 
 def print_example(stream: str, packed: PackedDocument, tokenizer: Tokenizer, color: bool) -> None:

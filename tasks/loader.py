@@ -19,16 +19,19 @@ import numpy as np
 
 from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import UserError
+from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
 from tasks.packing import FEATURES, PackedDocument, Packer, PackerState
 from tasks.reader import Reader
-from tasks.sources.base import Source
+from tasks.sources.base import Source, has_dialogues
 from tasks.sources.filters import format_counts
 from tasks.sources.inventory import PlaceInventory
 from tasks.window_schedule import WindowSchedule
 
 # Increase it with every code change that changes the batches of a configuration.
 VERSION = 2
+# The same for changes that affect only streams of dialogues.
+DIALOGUE_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Batch:
 
     Attributes:
         arrays: FEATURES, each [rows of this host, length].
-        tokens: stream -> kind of document (plain, psm, spm, cut) -> number of tokens.
+        tokens: stream -> kind of document (plain, psm, spm, cut, last_turns) -> number of tokens.
         started: (stream, document) for the documents that start in this batch.
         documents: (stream, path) of every document with tokens in this batch.
         state: the loader's state after this batch.
@@ -156,7 +159,7 @@ class DataLoader:
         ]
         self._packers = [
             [
-                Packer(
+                (DialoguePacker if has_dialogues(stream.source) else Packer)(
                     reader,
                     stream.encoder,
                     length,
@@ -178,6 +181,7 @@ class DataLoader:
                 dataclasses.asdict(stream.encoder.fim),
                 dataclasses.asdict(stream.encoder.chat),
                 stream.encoder.seed,
+                *([DIALOGUE_VERSION, stream.encoder.long_dialogues] if has_dialogues(stream.source) else []),
             ]
             for stream in self.streams
         }
@@ -229,9 +233,9 @@ class DataLoader:
         }
 
     def left_out_lines(self) -> list[str]:
-        """The documents that filters removed and rules changed, as messages.
+        """Messages about documents that filters removed or rules changed, and about fields of dialogues that are ignored.
 
-        There is a line for each stream and filter or rule, with the first of its documents.
+        There is a line for each stream and filter, rule or field, with the first of its documents.
         """
         lines = []
         for index, stream in enumerate(self.streams):
@@ -240,6 +244,10 @@ class DataLoader:
                     readers = (readers[index] for readers in self._readers if reason in readers[index].examples)
                     first = next(readers).examples[reason]
                     lines.append(f"{action} {stream.name}: {format_counts({reason: count})}, the first {first}")
+            for field, count in self._counts(index, "ignored").most_common():
+                readers = (readers[index] for readers in self._readers if field in readers[index].ignored)
+                first = next(readers).ignored_examples[field]
+                lines.append(f"ignored in {stream.name}: the field {field} of {count:,} messages, the first {first}")
         return lines
 
     def _counts(self, stream: int, attribute: str) -> Counter[str]:

@@ -10,6 +10,7 @@ shares of tokens for documents of any length. The sources, encoders and packer a
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,6 +22,7 @@ from codellama_jax.config.data import SPLITS, STREAMS, Packing
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
+from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
 from tasks.loader import stream_seed
 from tasks.packing import FEATURES, START, Cursor, Packer
@@ -80,10 +82,17 @@ class CorpusSource(seqio.DataSource):
 
 
 class _ExampleReader:
-    """Reads the documents of a dataset in order, as a DocumentReader. They can be read only once, from the start."""
+    """Reads the documents of a dataset in order, as a DocumentReader. They can be read only once, from the start.
+
+    Attributes:
+        dialogues: whether they are dialogues.
+    """
 
     def __init__(self, dataset: tf.data.Dataset):
-        self._examples = enumerate(dataset.as_numpy_iterator())
+        examples = iter(dataset.as_numpy_iterator())
+        first = list(itertools.islice(examples, 1))
+        self.dialogues = any(example["messages"] for example in first)
+        self._examples = enumerate(itertools.chain(first, examples))
         self._keys: dict[int, tuple[int, ...]] = {}
 
     def seek(self, cursor: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
@@ -91,15 +100,18 @@ class _ExampleReader:
         number, example = next(self._examples, (0, None))
         if example is None:
             return None
-        self._keys[number] = tuple(map(int, example["key"]))
         cursor, path = Cursor(number, 0, 0), example["path"].decode()
         if example["messages"]:
             return cursor, Dialogue(json.loads(example["messages"]), path)
+        self._keys[number] = tuple(map(int, example["key"]))
         return cursor, Document(example["text"].decode(), path)
 
     def key(self, cursor: Cursor) -> tuple[int, ...]:
-        """The key of the example. It can be requested only once."""
+        """The key of the example, a text. It can be requested only once."""
         return self._keys.pop(cursor.shard)
+
+    def leave_out(self, cursor: Cursor, reason: str, document: Document | Dialogue) -> None:
+        """Does nothing, because a SeqIO dataset has no counters."""
 
 
 def pack(
@@ -109,7 +121,9 @@ def pack(
     length = sequence_length["tokens"]
 
     def windows() -> Iterator[dict]:
-        packer = Packer(_ExampleReader(dataset), encoder, length, packing.mask_documents, packing.queue)
+        reader = _ExampleReader(dataset)
+        packer_class = DialoguePacker if reader.dialogues else Packer
+        packer = packer_class(reader, encoder, length, packing.mask_documents, packing.queue)
         stream_ids = np.full(length, stream_id, np.int32)
         while (window := packer.next_window()) is not None:
             yield window.arrays | {"stream_ids": stream_ids}

@@ -20,7 +20,7 @@ from tasks.sources.base import Dialogue, Document
 FEATURES = {
     "tokens": np.int32,
     "targets": np.int32,  # the next token of the same document
-    "segment_ids": np.int32,  # 1, 2, ... for the documents of a window; 0 is padding (validation only)
+    "segment_ids": np.int32,  # 1, 2, ... for the documents of a window; 0 is padding (dialogues and validation)
     "positions": np.int32,
     "loss_weights": np.float32,  # of the target; 0 at a document's last token and on prompts
     "stream_ids": np.int32,
@@ -84,6 +84,13 @@ class DocumentReader(Protocol):
     def key(self, cursor: Cursor) -> tuple[int, ...]:
         """Integers that identify the document at a cursor among all readers and epochs."""
 
+    def leave_out(self, cursor: Cursor, reason: str, document: Document | Dialogue) -> None:
+        """Counts a document that `seek` returned and that the packer leaves out.
+
+        Raises:
+            UserError: the packer has left out all documents of an epoch.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class PackedDocument:
@@ -91,7 +98,8 @@ class PackedDocument:
 
     Attributes:
         document: the unchanged document of the source.
-        kind: plain, psm, spm, or cut (plain, and continued in the next window).
+        kind: plain, psm, spm, cut (plain, and continued in the next window), or last_turns (a dialogue without its
+            first turns).
         tokens: all its ids in that form, with BOS and EOS.
         split: the split of an infilling form; None for the other kinds.
     """
@@ -108,7 +116,7 @@ class Window:
 
     Attributes:
         arrays: the FEATURES without stream_ids, each [length].
-        tokens: kind of document (plain, psm, spm, cut) -> number of tokens.
+        tokens: kind of document (plain, psm, spm, cut, last_turns) -> number of tokens.
         started: documents that start in this window.
         documents: all documents with tokens in this window.
     """
@@ -120,20 +128,24 @@ class Window:
 
 
 @dataclasses.dataclass
-class _PendingDocument:
-    """A document that was read but is not completely used. Its forms are encoded when they are first needed."""
+class PendingDocument:
+    """A document that was read but is not completely used. Its forms are encoded when they are first needed.
+
+    `shortened` says that a dialogue has lost its first turns.
+    """
 
     cursor: Cursor
     document: Document | Dialogue
     used: int = 0
     plain: tuple[np.ndarray, np.ndarray | None] | None = None
+    shortened: bool = False
     split_drawn: bool = False
     split: FimSplit | None = None
     infilling: np.ndarray | None = None
 
 
 class Packer:
-    """Packs the documents of one reader.
+    """Packs the documents of one reader. Dialogues, which must not be cut, are packed by DialoguePacker.
 
     A document that fits the rest of the window is added to it: in its infilling form if one was drawn and fits,
     otherwise plain. With queue = 0, a document that does not fit is cut. With a queue, it may wait for a window that it
@@ -164,7 +176,7 @@ class Packer:
         self._next = state.next
         # Pending documents that are read when the first window is requested, because opening a source may be slow.
         self._unread = state.pending
-        self._pending: list[_PendingDocument] = []
+        self._pending: list[PendingDocument] = []
 
     @property
     def state(self) -> PackerState:
@@ -192,10 +204,10 @@ class Packer:
             result = self._reader.seek(cursor)
             if result is None or result[0] != cursor:
                 raise UserError("the corpus has changed: a document that was partly used is missing")
-            self._pending.append(_PendingDocument(cursor, result[1], used))
+            self._pending.append(PendingDocument(cursor, result[1], used))
         self._unread = ()
 
-    def _add(self, item: _PendingDocument, window: Window, start: int, segment: int) -> int:
+    def _add(self, item: PendingDocument, window: Window, start: int, segment: int) -> int:
         """Writes the unused tokens of a document into the window at `start`, as many as fit; returns their number."""
         room = self._length - start
         ids, weights, kind, split = self._form(item, room)
@@ -222,7 +234,7 @@ class Packer:
             self._pending.insert(0, item)  # its remaining tokens start the next window
         return count
 
-    def _choose(self, room: int) -> _PendingDocument | None:
+    def _choose(self, room: int) -> PendingDocument | None:
         """Chooses the next document for a window with this much room; None after the last document."""
         pending = self._pending
         if pending and pending[0].used:
@@ -240,20 +252,20 @@ class Packer:
                 return pending.pop(index)
         return pending.pop(0) if pending else self._read()
 
-    def _read(self) -> _PendingDocument | None:
+    def _read(self) -> PendingDocument | None:
         result = self._reader.seek(self._next)
         if result is None:
             return None
         cursor, document = result
         self._next = cursor._replace(document=cursor.document + 1)
-        return _PendingDocument(cursor, document)
+        return PendingDocument(cursor, document)
 
-    def _full_length(self, item: _PendingDocument) -> int:
+    def _full_length(self, item: PendingDocument) -> int:
         """Tokens of the form that the document has in an empty window."""
         infilling = self._infilling(item, self._length)
         return len(infilling[1]) if infilling else len(self._plain(item)[0])
 
-    def _form(self, item: _PendingDocument, room: int) -> tuple[np.ndarray, np.ndarray | None, str, FimSplit | None]:
+    def _form(self, item: PendingDocument, room: int) -> tuple[np.ndarray, np.ndarray | None, str, FimSplit | None]:
         """The document's ids, weights, kind and split in a window with this much room."""
         if not item.used and (infilling := self._infilling(item, room)):
             split, ids = infilling
@@ -261,12 +273,12 @@ class Packer:
         ids, weights = self._plain(item)
         return ids, weights, "cut" if item.used or len(ids) > room else "plain", None
 
-    def _plain(self, item: _PendingDocument) -> tuple[np.ndarray, np.ndarray | None]:
+    def _plain(self, item: PendingDocument) -> tuple[np.ndarray, np.ndarray | None]:
         if item.plain is None:
             item.plain = self._encoder.plain(item.document)
         return item.plain
 
-    def _infilling(self, item: _PendingDocument, room: int) -> tuple[FimSplit, np.ndarray] | None:
+    def _infilling(self, item: PendingDocument, room: int) -> tuple[FimSplit, np.ndarray] | None:
         """The document's infilling form, if one was drawn and it fits the room."""
         if not item.split_drawn:
             item.split_drawn = True

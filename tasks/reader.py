@@ -40,6 +40,8 @@ class Reader:
             opened. At most one epoch is counted.
         changed: rule -> number of documents whose text the rule changed, counted in the same way.
         examples: filter or rule -> the location of the first of its documents.
+        ignored: field -> number of messages of dialogues in which the field is ignored, counted as `left_out` is.
+        ignored_examples: field -> the location of the first such dialogue.
         left_out_of: (place, filter) -> part of left_out; a place is an index of the source's inventory.
         seen: place -> number of documents that this reader has read and that passed, in the same epoch.
     """
@@ -68,6 +70,10 @@ class Reader:
         self.examples: dict[str, object] = {}
         self.left_out_of: Counter[tuple[int, str]] = Counter()
         self.seen: Counter[int] = Counter()
+        self.ignored: Counter[str] = Counter()
+        self.ignored_examples: dict[str, object] = {}
+        self._left_out_since: int | None = None  # shard from which on `leave_out` was called for every document
+        self._last: Cursor | None = None  # of the last document
 
     def global_shard(self, shard: int) -> int:
         """The number of this reader's shard among the shards of all readers, over all epochs."""
@@ -90,12 +96,38 @@ class Reader:
             if documents is None:
                 cursor = Cursor(cursor.shard + 1, 0, 0)
             elif cursor.document < len(documents):
+                if self._last is not None:  # the last document was used
+                    self._left_out_since = None
+                self._last = cursor
                 return cursor, documents[cursor.document]
             else:
                 cursor = Cursor(cursor.shard, cursor.block + 1, 0)
+        raise self._no_document()
+
+    def leave_out(self, cursor: Cursor, reason: str, document: Document | Dialogue) -> None:
+        """Counts a document that `seek` returned and that the packer leaves out.
+
+        Raises:
+            UserError: the packer has left out all documents of an epoch.
+        """
+        self._last = None
+        if self._left_out_since is None:
+            self._left_out_since = cursor.shard
+        if self._in_first_epoch(cursor.shard):
+            self.left_out[reason] += 1
+            self.examples.setdefault(reason, _location(document))
+        if (cursor.shard - self._left_out_since) * self._readers > self.shards:
+            raise self._no_document()
+
+    def _in_first_epoch(self, shard: int) -> bool:
+        """Whether a shard belongs to the first epoch that this reader has read since it was opened."""
+        self._first_shard = shard if self._first_shard < 0 else self._first_shard
+        return self.global_shard(shard) - self._first_shard * self._readers < self.shards
+
+    def _no_document(self) -> UserError:
         name = self._source.name
         setting = binding(name) if name in STREAMS else "Mixture.seqio"
-        raise UserError(
+        return UserError(
             f"{setting}: there is no usable document in {name}"
             + (f"; left out: {format_counts(self.left_out)}" if self.left_out else "")
         )
@@ -136,10 +168,8 @@ class Reader:
                 self._validate(item)
                 passed.append(item)
             except LeftOut as error:
-                left_out.append((error.reason, getattr(item, "location", item.path)))
-        self._first_shard = shard if self._first_shard < 0 else self._first_shard
-        first_epoch = self.global_shard(shard) - self._first_shard * self._readers < self.shards
-        if count and first_epoch and (shard, number) > self._last_counted:
+                left_out.append((error.reason, _location(item)))
+        if self._in_first_epoch(shard) and count and (shard, number) > self._last_counted:
             self._last_counted = shard, number
             self.seen[place] += len(passed)
             self.left_out_of.update((place, reason) for reason, _ in left_out)
@@ -147,4 +177,13 @@ class Reader:
                 for name, location in entries:
                     counts[name] += 1
                     self.examples.setdefault(name, location)
+            for item in passed:
+                for field in item.ignored if isinstance(item, Dialogue) else ():
+                    self.ignored[field] += 1
+                    self.ignored_examples.setdefault(field, _location(item))
         return passed
+
+
+def _location(document: Document | Dialogue) -> object:
+    """The location of a document for messages."""
+    return document.location or document.path if isinstance(document, Dialogue) else document.path

@@ -27,8 +27,8 @@ class StageStreams:
     """The streams of a stage's mixture.
 
     Args:
-        config: the run's configuration. Reads mixture, corpus, filters, fim, chat, data_loader, and stage if the
-            argument `stage` is None.
+        config: the run's configuration. Reads mixture, corpus, filters, fim, chat, packing, data_loader, and stage if
+            the argument `stage` is None.
         tokenizer: the run's tokenizer.
         stage: name of the stage; None takes it from `config`. It is part of the seeds, so that a stage does not repeat
             the order and the infilling of its parent.
@@ -86,7 +86,8 @@ class StageStreams:
     def encoder(self, name: str) -> Encoder:
         """The encoder of a stream."""
         seed = stream_seed(self._config.data_loader.seed, f"{self.stage}/{name}")
-        return Encoder(self._tokenizer, self._config.fim, self._config.chat, seed)
+        long_dialogues = self._config.packing.long_dialogues
+        return Encoder(self._tokenizer, self._config.fim, self._config.chat, seed, long_dialogues)
 
     def inputs(self, split: str) -> list[StreamInput]:
         """The streams of the mixture, for a DataLoader."""

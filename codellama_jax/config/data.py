@@ -18,6 +18,8 @@ FIELDS = ("text", "path", "language", "repository", "licence")
 STOP, SKIP = "stop", "skip"
 # The values of Corpus.splits.
 NAMED, HASH = "named", "hash"
+# The values of Packing.long_dialogues.
+LAST_TURNS, LEAVE_OUT = "last_turns", "leave_out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Corpus:
             consecutive records with the same repository.
         shuffle_bytes: the records of a file are read and shuffled in blocks of this many bytes. With
             group_by_repository, also the maximum size of a repository's document.
+        dialogue_fields: the fields of a dialogue in a record: one with a list of messages, ("messages",), or those of
+            the user's text and of the answer, ("question", "answer"); fields between the two are appended to the user's
+            text. None recognizes common shapes (tasks/sources/records/dialogue_shapes.py).
         on_damage: "stop" ends the run at a damaged file or record and names it; "skip" counts it and continues.
         text_field, path_field, language_field, repository_field, licence_field: the field of a record that holds this
             property: a name for all streams, or {stream: name}. None chooses among the names that public corpora use.
@@ -62,6 +67,7 @@ class Corpus:
     document_characters: int | None = None
     group_by_repository: bool = False
     shuffle_bytes: int = 1 << 20
+    dialogue_fields: Sequence[str] | None = None
     on_damage: str = STOP
     text_field: FieldName = None
     path_field: FieldName = None
@@ -71,6 +77,14 @@ class Corpus:
     metadata_line: bool = True
 
     def __post_init__(self):
+        names = self.dialogue_fields
+        if names is not None and (
+            isinstance(names, str) or not names or not all(isinstance(name, str) and name for name in names)
+        ):
+            raise ValueError(
+                f"Corpus.dialogue_fields={names!r} must be names of fields, such as ('messages',) or"
+                " ('question', 'answer'), or None"
+            )
         if self.on_damage not in (STOP, SKIP):
             raise ValueError(f"Corpus.on_damage={self.on_damage!r} must be 'stop' or 'skip'")
         if self.splits not in (NAMED, HASH):
@@ -177,12 +191,18 @@ class Packing:
             each document. If False, attention and positions run over the complete window, as in Llama (assumption).
         queue: number of documents that a packer may hold back until they fit a window. 0 concatenates documents, as in
             the paper. With more, fewer documents are cut, so more of them can take their infilling form (ours).
+            Dialogues are never cut: with more, there is less padding.
+        long_dialogues: "last_turns": a dialogue that is longer than a window keeps its last turns, and is left out if
+            not even one fits. "leave_out": it is left out. Both are counted (ours).
     """
 
     mask_documents: bool = False
     queue: int = 0
+    long_dialogues: str = LAST_TURNS
 
     def __post_init__(self):
+        if self.long_dialogues not in (LAST_TURNS, LEAVE_OUT):
+            raise ValueError(f"Packing.long_dialogues={self.long_dialogues!r} must be 'last_turns' or 'leave_out'")
         if self.queue < 0:
             raise ValueError(f"Packing.queue={self.queue} must be at least 0")
 

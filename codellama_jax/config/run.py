@@ -5,7 +5,18 @@ import typing
 from typing import Any
 
 from codellama_jax.config.curation import Build, Decontamination, Quality
-from codellama_jax.config.data import FIELDS, Chat, Corpus, DataLoader, Filters, Fim, Mixture, Packing, Tokenizer
+from codellama_jax.config.data import (
+    FIELDS,
+    LAST_TURNS,
+    Chat,
+    Corpus,
+    DataLoader,
+    Filters,
+    Fim,
+    Mixture,
+    Packing,
+    Tokenizer,
+)
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
@@ -78,11 +89,14 @@ RENAMED_SETTINGS = {
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
 # Settings that earlier versions did not have -> the value that reproduces the behaviour of those versions.
+# Packing.long_dialogues changes only the batches of dialogues, which the loader's fingerprint covers.
 ADDED_SETTINGS: dict[str, Any] = {
     "Mixture.seqio": None,
     **dict.fromkeys((f"Corpus.{name}_field" for name in FIELDS), None),
+    "Corpus.dialogue_fields": None,
     "Checkpoints.allowed_changes": (),
     "Corpus.metadata_line": True,  # the data's fingerprint tells whether the documents are those of that version
+    "Packing.long_dialogues": LAST_TURNS,
 }
 
 

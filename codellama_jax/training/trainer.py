@@ -112,8 +112,9 @@ class Trainer:
         self.fingerprint = self.loader.fingerprint()
         if saved and saved["fingerprint"] != self.fingerprint:
             raise UserError(
-                f"{stage_dir}: the data differs from that of the checkpoint (files of the corpus, the interpreter or"
-                " its packages have changed), so the run cannot resume; use another --name, or restore the old data"
+                f"{stage_dir}: the data differs from that of the checkpoint (files of the corpus, the interpreter,"
+                " its packages or the version of this program have changed), so the run cannot resume; use another"
+                " --name, or restore the old data"
             )
 
         # Records, validation and monitoring.

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tasks.sources import filters
 from tasks.sources.duplicates import Identity
@@ -42,7 +42,8 @@ class Document:
     changed: tuple[str, ...] = ()
 
 
-Message = dict[str, str]  # role: system, user or assistant; content
+# role: system, user or assistant; content; and weight, which is 0, for an answer that has no loss
+Message = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,11 +53,13 @@ class Dialogue:
     Attributes:
         path: identifies the dialogue; cheap to compute.
         location: identifies it in error messages. str(location) may be slow, because it may count the lines of a file.
+        ignored: names of the fields of its messages that are ignored, once for each message that has one.
     """
 
     messages: list[Message]
     path: str
     location: object = dataclasses.field(default="", compare=False, repr=False)
+    ignored: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
 
 Item = TypeVar("Item", Document, Dialogue)
@@ -115,6 +118,7 @@ class ConcatenatedSource:
 
     def __init__(self, sources: Sequence[Source]):
         self.name, self._sources = sources[0].name, sources
+        self.dialogues = has_dialogues(sources[0])
         self._ends = list(itertools.accumulate(map(len, sources)))
 
     def __len__(self) -> int:
@@ -135,6 +139,11 @@ class ConcatenatedSource:
 
     def file_splits(self) -> Mapping[Identity, str]:
         return dict(itertools.chain.from_iterable(source.file_splits().items() for source in self._sources))
+
+
+def has_dialogues(source: Source) -> bool:
+    """Whether the items of a source are dialogues. Sources of dialogues have an attribute `dialogues`."""
+    return getattr(source, "dialogues", False)
 
 
 def changed(documents: Iterable[Document]) -> list[tuple[str, object]]:

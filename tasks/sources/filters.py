@@ -2,7 +2,10 @@
 
 too_large, not_utf8, binary, blank      any document
 generated, long_line, language          code
-roles, reserved_tag                     dialogues (roles here, both in tasks/chat.py)
+roles, reserved_tag, no_loss            dialogues (tasks/chat.py)
+roles, tool_use, non_text, refusal, no_content, loss_weight, history, rejected, contradiction
+                                        dialogues (dialogue_messages.py and dialogue_shapes.py in tasks/sources/records)
+too_long                                dialogues that do not fit a window (tasks/dialogue_packing.py)
 test_split, validation_split            records that name a split which this place does not read
 damaged                                 files and records that cannot be parsed, if Corpus.on_damage is "skip"
 """
@@ -27,6 +30,8 @@ BINDINGS = {
     "ignored": "Filters.ignore",
     "test_split": "Corpus.splits",
     "validation_split": "Corpus.splits",
+    "contradiction": "Corpus.dialogue_fields",
+    "too_long": "Packing.long_dialogues",
 }
 
 

@@ -20,8 +20,10 @@ from codellama_jax.runtime import filesystem
 from codellama_jax.runtime.console import quiet_stderr
 from tasks.sources import files
 from tasks.sources.files import Found
-from tasks.sources.records.record_fields import MESSAGES, METADATA, REPOSITORY, TURNS, metadata_fields, text_fields
-from tasks.sources.records.record_file import message_of
+from tasks.sources.records import dialogue_shapes
+from tasks.sources.records.dialogue_shapes import LISTS, PAIRS, PROMPT_COMPLETION
+from tasks.sources.records.record_fields import METADATA, REPOSITORY, metadata_fields, text_fields
+from tasks.sources.records.record_file import RecordLocation, message_of
 from tasks.sources.records.tf_examples import tensorflow
 
 PAIR = ("inputs", "targets")
@@ -71,8 +73,8 @@ class TaskReader:
 
     @property
     def has_messages(self) -> bool:
-        """Whether the examples have messages, or prompt and completion."""
-        return self._is_text(MESSAGES) or all(map(self._is_text, TURNS))
+        """Whether the examples have a list of messages, or prompt and completion."""
+        return any(map(self._is_text, LISTS)) or all(map(self._is_text, PROMPT_COMPLETION))
 
     def select_features(self, dialogues: bool, stream: str, corpus: Corpus) -> None:
         """Chooses the features to read.
@@ -86,8 +88,8 @@ class TaskReader:
             UserError: the examples have no text, or are tokenized.
         """
         if dialogues:
-            options = [(MESSAGES,), TURNS, PAIR]
-            required = "neither messages, nor prompt and completion, nor inputs and targets"
+            options = [*((name,) for name in LISTS), *PAIRS]
+            required = "neither messages, nor prompt and completion, nor inputs and targets, nor another known shape"
         else:
             names = text_fields(stream, corpus)
             options = [(name,) for name in names]
@@ -109,9 +111,13 @@ class TaskReader:
             raise UserError(
                 f"{self.where}: the task's examples have {required} as a string (found: {', '.join(spec) or 'nothing'})"
             )
-        self._pair = chosen == PAIR
         self._dialogues = dialogues
         metadata = REPOSITORY if dialogues else [f for name in METADATA for f in metadata_fields(name, stream, corpus)]
+        if dialogues:  # also the features that change the meaning of a dialogue, and other shapes, which must agree
+            location = RecordLocation(self.shards[0])
+            named = dialogue_shapes.columns(self._spec, None, location)
+            text = [name for name in named if self._is_text(name, scalar=False) or name in dialogue_shapes.BESIDE]
+            chosen = (*chosen, *(name for name in text if name not in chosen))
         self._features = [*chosen, *(name for name in metadata if self._is_text(name, scalar=False))]
         self.taken = {"messages" if dialogues else "text": ", ".join(chosen)}
         if not dialogues:
@@ -132,9 +138,7 @@ class TaskReader:
     def fields(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
         """The fields of an example under the names of tasks/sources/records/record_fields.py."""
         fields = dict(example)
-        if self._dialogues and self._pair:
-            fields |= dict(zip(TURNS, (fields[name] for name in PAIR), strict=True))
-        elif not self._dialogues and "targets" in self._features:
+        if not self._dialogues and "targets" in self._features:
             inputs = fields.get("inputs", b"")
             separator = b"" if not inputs or inputs.endswith(b"\n") else b"\n"
             fields["text"] = inputs + separator + fields["targets"]

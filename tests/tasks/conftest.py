@@ -92,8 +92,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, fuzzed: Fuzz) -> Corpus:
             (root / stream / f"{number}.{extension}").write_bytes(text.encode())
         (root / stream / f"binary.{extension}").write_bytes(b"a\0b")
     lines = []
-    for _ in range(30):
-        question, answer = (fuzzed(rng, int(rng.integers(5, 80))).replace("[", "").replace("<", "") for _ in "ab")
+    for _ in range(80):
+        question, answer = (fuzzed(rng, int(rng.integers(5, 40))).replace("[", "").replace("<", "") for _ in "ab")
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         lines.append(json.dumps({"messages": messages}) + "\n")
     (root / "instruct.jsonl").write_text("".join(lines))

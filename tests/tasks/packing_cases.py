@@ -30,6 +30,7 @@ class ListReader:
     def __init__(self, files: Files):
         self._files = files
         self.requested: list[Cursor] = []
+        self.left_out: list[tuple[Cursor, str]] = []
 
     def seek(self, cursor: Cursor) -> tuple[Cursor, Document | Dialogue] | None:
         self.requested.append(cursor)
@@ -42,6 +43,9 @@ class ListReader:
 
     def key(self, cursor: Cursor) -> tuple[int, ...]:
         return cursor
+
+    def leave_out(self, cursor: Cursor, reason: str, document: Document | Dialogue) -> None:
+        self.left_out.append((cursor, reason))
 
 
 def encoder(tokenizer: Tokenizer, fim: Fim = USUAL) -> Encoder:

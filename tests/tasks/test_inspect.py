@@ -272,6 +272,13 @@ def test_stats_report_left_out_documents_and_their_location(
         assert count >= 1 and re.fullmatch(expected[reason], location)
 
 
+def test_stats_report_the_padding_after_dialogues(inspect: Callable[..., str]):
+    _, kinds, _, last = tables(inspect("--task=instruct", "--stats", "--num_examples=60", "--sequence_length=100"))
+    padding, share = kinds["padding"]
+    filled, all_tokens = (int(text.replace(",", "")) for text in (kinds["plain"][2], last.split()[0]))
+    assert filled + int(padding.replace(",", "")) == all_tokens and 0 < float(share.rstrip("%")) < 50
+
+
 def test_stats_read_at_least_the_requested_number_of_documents(inspect: Callable[..., str]):
     streams, kinds, _, _ = tables(inspect("--task=nl", "--stats", "--num_examples=1", "--sequence_length=8"))
     assert int(streams["nl"][3]) == sum(int(row[0]) for row in kinds.values()) >= 1

@@ -17,6 +17,7 @@ from codellama_jax.config.training import Stage
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.console import quiet_stderr
 from codellama_jax.tokenizer import Tokenizer
+from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
 from tasks.loader import DataLoader, StreamInput, stream_seed
 from tasks.packing import FEATURES, START, Cursor, Packer
@@ -108,6 +109,9 @@ class ListReader:
 
     def key(self, cursor: Cursor) -> tuple[int, ...]:
         return cursor
+
+    def leave_out(self, cursor: Cursor, reason: str, document: Any) -> None:
+        pass
 
 
 # --- registration -----------------------------------------------------------------------------------------------------
@@ -224,7 +228,8 @@ def test_without_shuffling_the_windows_of_a_task_are_those_of_the_packer(
         task = seqio.get_mixture_or_task(stream)
         encoder = encoder_of(task)
         documents = ListReader(located_documents(task.source.documents(split), encoder))
-        packer = Packer(documents, encoder, LENGTH, packing.mask_documents, packing.queue)
+        packer_class = DialoguePacker if stream == "instruct" else Packer
+        packer = packer_class(documents, encoder, LENGTH, packing.mask_documents, packing.queue)
         windows = windows_of(task, split)
         assert len(windows) > 3
         for window in windows:

@@ -82,6 +82,8 @@ def _inventory(stream: str, split: str, entries: Sequence[File]) -> PlaceInvento
 class Exercises:
     """A Source[Dialogue] over Python files: each short, documented function as a dialogue of two messages."""
 
+    dialogues = True
+
     def __init__(self, name: str, files: list[File], split: str):
         self.name = name
         self._files, self._split = files, split

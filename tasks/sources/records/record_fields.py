@@ -12,7 +12,7 @@ other property, the first of these fields is used that exists and is neither nul
     language    lang, language, programming_language; otherwise by the extension of the path
     repository  max_stars_repo_name, repository, repo_name, repository_name, repo
     licence     licence, license, max_stars_repo_licenses, licenses, detected_licenses; a list is joined with ", "
-    dialogue    messages, a list of role and content, or such a list as JSON; or prompt and completion
+    dialogue    the fields of tasks/sources/records/dialogue_shapes.py
 
 These are the columns of The Stack, StarCoderData, CodeSearchNet and other corpora. Corpus.text_field and the settings
 like it name a field instead.
@@ -20,14 +20,14 @@ like it name a field instead.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from codellama_jax.config.data import Corpus, Filters
 from tasks.sources import filters, languages, metadata_line
-from tasks.sources.base import CODE_STREAMS, Dialogue, Document, Message
+from tasks.sources.base import CODE_STREAMS, Dialogue, Document
 from tasks.sources.filters import LeftOut
+from tasks.sources.records import dialogue_shapes
 from tasks.sources.records.record_file import Damaged, RecordLocation
 
 _CODE = ("content", "code", "func_code_string", "whole_func_string", "source_code", "body", "solution", "text")
@@ -40,8 +40,6 @@ LANGUAGE = ("lang", "language", "programming_language")
 REPOSITORY = ("max_stars_repo_name", "repository", "repo_name", "repository_name", "repo")
 LICENCE = ("licence", "license", "max_stars_repo_licenses", "licenses", "detected_licenses")
 METADATA = {"path": PATH, "language": LANGUAGE, "repository": REPOSITORY, "licence": LICENCE}
-MESSAGES, TURNS = "messages", ("prompt", "completion")
-ROLES = ("system", "user", "assistant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +116,14 @@ def select_fields(stream: str, corpus: Corpus, names: Iterable[str], location: R
         Damaged: the text, or the messages of a dialogue, are not among them.
     """
     names = list(names)
-    if stream != "instruct":
-        try:
-            ignored = choose_fields(names, stream, corpus).ignored
-        except MissingField as error:
-            raise Damaged(error, location) from None
-        return [name for name in names if name not in ignored]
-    if MESSAGES not in names and not all(turn in names for turn in TURNS):
-        raise Damaged(f"it has neither messages nor prompt and completion (found: {_shown(names)})", location)
-    return [name for name in names if name in (MESSAGES, *TURNS, *REPOSITORY)]
+    if stream == "instruct":
+        read = (*dialogue_shapes.columns(names, corpus.dialogue_fields, location), *REPOSITORY)
+        return [name for name in names if name in read]
+    try:
+        ignored = choose_fields(names, stream, corpus).ignored
+    except MissingField as error:
+        raise Damaged(error, location) from None
+    return [name for name in names if name not in ignored]
 
 
 def repository_of(fields: Mapping[str, Any], stream: str, corpus: Corpus) -> str:
@@ -175,16 +172,16 @@ def document_of(
     return Document(text, path or location.path, language, repository, licence, changed)
 
 
-def dialogue_of(fields: Mapping[str, Any], location: RecordLocation, settings: Filters) -> Dialogue:
+def dialogue_of(fields: Mapping[str, Any], location: RecordLocation, corpus: Corpus, settings: Filters) -> Dialogue:
     """The dialogue of a record.
 
     Raises:
         Damaged: the record has no messages, or they are not a list of role and content.
-        LeftOut: a filter removes it.
+        LeftOut: a filter removes it, or a field that changes its meaning cannot be honoured (dialogue_shapes.turns).
     """
-    messages = _messages(fields, location)
+    messages, ignored = dialogue_shapes.turns(fields, corpus.dialogue_fields, location)
     filters.decode("\n".join(message["content"] for message in messages), settings)
-    return Dialogue(messages, location.path, location)
+    return Dialogue(messages, location.path, location, tuple(ignored))
 
 
 def _first_value(fields: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -201,37 +198,3 @@ def _as_text(value: Any) -> str:
     if value is None or isinstance(value, Mapping):
         return ""
     return str(value).encode("utf-8", "replace").decode("utf-8")  # JSON can contain half of a surrogate pair
-
-
-def _messages(fields: Mapping[str, Any], location: RecordLocation) -> list[Message]:
-    select_fields("instruct", Corpus(), fields, location)
-    messages = fields.get(MESSAGES)
-    if messages is None:
-        contents = [fields.get(turn) for turn in TURNS]
-        messages = [{"role": role, "content": text} for role, text in zip(ROLES[1:], contents, strict=True)]
-    elif isinstance(messages, str | bytes):
-        try:
-            messages = json.loads(messages)
-        except (ValueError, RecursionError) as error:
-            raise Damaged(f"its messages are not JSON ({error})", location) from None
-    if not isinstance(messages, list) or not messages:
-        raise Damaged("its messages are not a list, or the list is empty", location)
-    return [_message(message, location) for message in messages]
-
-
-def _message(message: Any, location: RecordLocation) -> Message:
-    if not isinstance(message, Mapping):
-        raise Damaged("a message has no role and content", location)
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str):
-        raise Damaged("a message has no role and content", location)
-    if role not in ROLES:
-        raise LeftOut("roles")
-    if isinstance(content, bytes):
-        try:
-            content = content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise LeftOut("not_utf8") from None
-    if not isinstance(content, str):
-        raise Damaged(f"the content of a message is of type {type(content).__name__}", location)
-    return {"role": role, "content": content}

@@ -34,6 +34,7 @@ from tasks.sources.inventory import PlaceInventory
 from tasks.sources.named_splits import COLUMNS
 from tasks.sources.records.find_record_files import DATASET, RecordFiles, find_files, with_size
 from tasks.sources.records.record_fields import (
+    REPOSITORY,
     FieldChoice,
     choose_fields,
     dialogue_of,
@@ -132,7 +133,11 @@ def open_records(
 
 
 class Records:
-    """A Source over record files."""
+    """A Source over record files.
+
+    Attributes:
+        dialogues: whether the records are read as dialogues.
+    """
 
     def __init__(
         self,
@@ -172,7 +177,7 @@ class Records:
         self._ends = list(itertools.accumulate(map(len, formats)))
         self._records = RecordSplit(split, corpus, single_split)
         self._named_files = named_files
-        self._dialogues = name == "instruct" if dialogues is None else dialogues
+        self.dialogues = name == "instruct" if dialogues is None else dialogues
         self._columns: dict[str, None] | None = dict.fromkeys(columns)
         self._find_column()
         if split == "validation" and not corpus.validation_share and not self._records.own_validation:
@@ -182,7 +187,7 @@ class Records:
             documents = self._set_validation_keys()
         sample = read_first(self)
         if not sample.documents:
-            kind = "dialogue" if self._dialogues else "document"
+            kind = "dialogue" if self.dialogues else "document"
             count = f"{len(formats)} file{'s' * (len(formats) != 1)}"
             other = f"; {documents:,} are in the other split" if documents else ""
             raise EmptySplit(f"{where}: no usable {kind} for {split} in {count}{other}{left_out_text(sample.left_out)}")
@@ -196,21 +201,23 @@ class Records:
         for records in itertools.islice(self._record_blocks(shard), skip, None):
             selected, left_out = self._select(records, self._records.contains)
             items = [item for _, item in selected]
-            rewritten = [] if self._dialogues else changed(items)
-            if not self._dialogues:
+            rewritten = [] if self.dialogues else changed(items)
+            if not self.dialogues:
                 documents = grouped(items) if self._corpus.group_by_repository else items
                 items = [part for document in documents for part in parts(document, self._corpus.document_characters)]
             yield Block(items, left_out, rewritten)
 
     def fingerprint(self) -> str:
         corpus = self._corpus
-        rules = (
+        rules: tuple = (
             *("records", self._split, corpus.validation_share, corpus.shuffle_bytes, corpus.document_characters),
             # Corpus.on_damage is not included: up to the damage, both of its values give the same documents
             *(corpus.group_by_repository, self._settings),
             *self._records.rules(self._named_files and self._records.single),
-            *(() if self._dialogues else (READING_RULES, corpus.fields(self.name), corpus.metadata_line)),
+            *(() if self.dialogues else (READING_RULES, corpus.fields(self.name), corpus.metadata_line)),
         )
+        if self.dialogues and corpus.dialogue_fields:
+            rules += (tuple(corpus.dialogue_fields),)
         return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
 
     def inventory(self) -> Sequence[PlaceInventory]:
@@ -265,8 +272,8 @@ class Records:
                     self._columns |= dict.fromkeys(fields)
                 key = repository_of(fields, self.name, self._corpus) or record.location.key
                 if in_split(key, fields):
-                    if self._dialogues:
-                        item: Any = dialogue_of(fields, record.location, self._settings)
+                    if self.dialogues:
+                        item: Any = dialogue_of(fields, record.location, self._corpus, self._settings)
                     else:
                         item = document_of(fields, record.location, self.name, self._corpus, self._settings)
                     selected.append((key, item))
@@ -307,7 +314,7 @@ class Records:
         """The inventory with what reading has shown."""
         choice = FieldChoice(place.fields, place.ignored_fields)
         if not place.fields:
-            choice = _field_choice(list(self._columns or ()), self.name, self._corpus, self._dialogues)
+            choice = self._choice(list(self._columns or ()))
         empty = [form.file.path for form in self._formats if not len(form)]
         if empty:
             place = place.noted(f"empty: {', '.join(empty[:3])}" + f", and {len(empty) - 3:,} more" * (len(empty) > 3))
@@ -323,6 +330,23 @@ class Records:
             split_by=by,
         )
 
+    def _choice(self, names: Sequence[str]) -> FieldChoice:
+        """The fields that are read, of the columns of files or the fields of the records that were read."""
+        taken: dict[str, str] = {}
+        ignored = tuple(names)
+        if self.dialogues and names:
+            read = select_fields("instruct", self._corpus, names, RecordLocation(self._formats[0].file))
+            taken = {"messages": ", ".join(name for name in read if name not in REPOSITORY)}
+            if repository := next((name for name in REPOSITORY if name in names), None):
+                taken["repository"] = repository
+            ignored = tuple(name for name in names if name not in read)
+        elif names:
+            choice = choose_fields(names, self.name, self._corpus)
+            taken, ignored = dict(choice.taken), choice.ignored
+        if split := next((column for column in COLUMNS if column in names), None):
+            taken["split"] = split
+        return FieldChoice(taken, tuple(name for name in ignored if name != taken.get("split")))
+
     def _is_small(self) -> bool:
         sizes = [form.file.size for form in self._formats]
         if UNKNOWN_SIZE not in sizes:
@@ -333,17 +357,6 @@ class Records:
             if total > SMALL:
                 return False
         return True
-
-
-def _field_choice(names: Sequence[str], stream: str, corpus: Corpus, dialogues: bool) -> FieldChoice:
-    """The fields that are read of the columns of a file, or of the records that were read."""
-    taken, ignored = {}, tuple(names)
-    if not dialogues and names:
-        choice = choose_fields(names, stream, corpus)
-        taken, ignored = dict(choice.taken), choice.ignored
-    if split := next((column for column in COLUMNS if column in names), None):
-        taken["split"] = split
-    return FieldChoice(taken, tuple(name for name in ignored if name != taken.get("split")))
 
 
 def _fields_or_none(record: Record | Damaged) -> Mapping[str, Any] | None:
