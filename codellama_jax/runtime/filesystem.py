@@ -34,6 +34,19 @@ _SPARE_BYTES = 64 << 20  # free space that a new folder needs besides its tensor
 # ---------------------------------------------------------------- locations
 
 
+def check_scheme(location: Location) -> None:
+    """Checks that a location is local or in a bucket. Every path of a flag or a setting passes through this check.
+
+    Raises:
+        UserError: the location has a scheme other than gs://.
+    """
+    text = os.fspath(location)
+    if is_remote(text) and not text.startswith(GCS_SCHEME):
+        raise UserError(f"{text}: the path must be local or start with {GCS_SCHEME}", EXIT_USAGE)
+    if text.startswith(GCS_SCHEME.rstrip("/") + "/") and not is_remote(text):
+        raise UserError(f"{text}: a path in a bucket starts with {GCS_SCHEME}, with two slashes", EXIT_USAGE)
+
+
 def is_remote(location: Location) -> bool:
     """Whether a location has a scheme, such as gs://."""
     return _SCHEME.match(os.fspath(location)) is not None
@@ -48,10 +61,9 @@ def to_path(location: Location) -> Path:
         UserError: the location has a scheme other than gs://.
     """
     text = os.fspath(location)
+    check_scheme(text)
     if not is_remote(text):
         return Path(text).expanduser()
-    if not text.startswith(GCS_SCHEME):
-        raise UserError(f"{text}: the path must be local or start with {GCS_SCHEME}", EXIT_USAGE)
     # TensorFlow caches the state of an object for some seconds; another host may have changed it
     os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
     from etils import epath
@@ -66,8 +78,9 @@ def absolute(path: Path) -> Path:
 
 
 def expand_home(location: Location) -> str:
-    """The location with ~ expanded if it is local."""
+    """The location with ~ expanded if it is local. Raises UserError for a scheme other than gs://."""
     text = os.fspath(location)
+    check_scheme(text)
     return text if is_remote(text) else os.path.expanduser(text)
 
 
