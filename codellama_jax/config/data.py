@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from codellama_jax.config import locations
+
 # The streams a stage may mix, in the order of their ids in `stream_ids`.
 STREAMS = ("code", "python", "nl_code", "nl", "instruct")
 SPLITS = ("train", "validation")
@@ -54,6 +56,11 @@ class Corpus:
             raise ValueError(f"Corpus.on_damage={self.on_damage!r} must be 'stop' or 'skip'")
         if self.shuffle_bytes < 1:
             raise ValueError(f"Corpus.shuffle_bytes={self.shuffle_bytes} must be at least 1")
+        for stream in STREAMS:
+            paths = getattr(self, stream)
+            for path in (paths,) if isinstance(paths, str) else paths or ():
+                if problem := locations.problem(path):
+                    raise ValueError(f"Corpus.{stream}={problem}")
 
     def paths(self, stream: str) -> Paths:
         """The paths of a stream. Raises ValueError if there is no such stream."""
@@ -101,6 +108,10 @@ class Tokenizer:
     model: str | None = None
     vocab_size: int = 2048
     infilling: bool = True
+
+    def __post_init__(self):
+        if self.model is not None and (problem := locations.problem(self.model)):
+            raise ValueError(f"Tokenizer.model={problem}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import contextlib
 import glob as local_glob
 import io
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -22,34 +21,31 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from codellama_jax.config import locations
 from codellama_jax.errors import EXIT_INTERRUPTED, EXIT_USAGE, UserError
 
 Location = str | os.PathLike[str]
+GCS_SCHEME = locations.GCS_SCHEME
 
-GCS_SCHEME = "gs://"
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SPARE_BYTES = 64 << 20  # free space that a new folder needs besides its tensors
 
 
 # ---------------------------------------------------------------- locations
 
 
-def check_scheme(location: Location) -> None:
-    """Checks that a location is local or in a bucket. Every path of a flag or a setting passes through this check.
+def check_scheme(location: Location, schemes: tuple[str, ...] = (GCS_SCHEME,)) -> None:
+    """Checks that a location is local or has one of `schemes`.
 
     Raises:
-        UserError: the location has a scheme other than gs://.
+        UserError: it has another scheme.
     """
-    text = os.fspath(location)
-    if is_remote(text) and not text.startswith(GCS_SCHEME):
-        raise UserError(f"{text}: the path must be local or start with {GCS_SCHEME}", EXIT_USAGE)
-    if text.startswith(GCS_SCHEME.rstrip("/") + "/") and not is_remote(text):
-        raise UserError(f"{text}: a path in a bucket starts with {GCS_SCHEME}, with two slashes", EXIT_USAGE)
+    if problem := locations.problem(os.fspath(location), schemes):
+        raise UserError(problem, EXIT_USAGE)
 
 
 def is_remote(location: Location) -> bool:
     """Whether a location has a scheme, such as gs://."""
-    return _SCHEME.match(os.fspath(location)) is not None
+    return locations.is_remote(os.fspath(location))
 
 
 def to_path(location: Location) -> Path:

@@ -148,10 +148,14 @@ def errors_as_user_errors(path: Path) -> Iterator[None]:
     import requests
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import InvalidResponse
 
     bucket, _ = filesystem.split_url(path)
     try:
-        yield
+        try:
+            yield
+        except InvalidResponse as error:  # of an upload or a download
+            raise exceptions.from_http_response(error.response) from error
     except GoogleAuthError as error:
         raise UserError(
             f"{path}: no credentials for the bucket ({first_line(error)}): run gcloud auth application-default login"

@@ -82,10 +82,8 @@ def test_an_interrupted_conversion_leaves_nothing_and_a_killed_one_nothing_that_
         assert "interrupted; nothing was written" in run(*argv, "--from", theirs, "--to", f"{bucket}/out", code=1)
     assert files(store, bucket_folder) == []
     run(*argv, "--from", theirs, "--to", f"{bucket}/out")
-    created = [
-        path for method, path in store.requests() if method in ("POST", "PUT") and f"{bucket_folder}/out" in path
-    ]
-    assert last in created[-1]
+    written = [path for method, path in store.requests() if method in ("POST", "PUT")]
+    assert last in [path for path in written if f"{bucket_folder}/out" in path][-1]
     assert f"{bucket}/out exists" in run(*argv, "--from", theirs, "--to", f"{bucket}/out", code=1)
     # a kill before the last file
     filesystem.to_path(f"{bucket}/out/{last}").unlink()
@@ -104,9 +102,7 @@ def test_a_store_that_fails_is_reported_and_leaves_nothing(store, bucket, bucket
     assert "no such file" in run("import", "--from", f"{bucket}/none", "--to", f"{bucket}/out", code=1)
 
 
-@pytest.mark.parametrize(
-    "path", ["s3://bucket/out", "hdfs://host/out", "http://host/out", "file:///tmp/out", "gs:/b/out"]
-)
+@pytest.mark.parametrize("path", ["s3://bucket/out", "hdfs://host/out", "file:///tmp/out", "gs:/b/out"])
 def test_other_schemes_are_refused_everywhere(tmp_path, monkeypatch, theirs, run, path):
     monkeypatch.chdir(tmp_path)
     for argv in (

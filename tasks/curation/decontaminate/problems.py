@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.sources import files
 
 # The fields of known benchmarks to search documents for.
@@ -59,6 +60,7 @@ def read_problems(paths: Iterable[str | os.PathLike[str]]) -> list[Problem]:
 
 
 def _locate(path: str) -> list[str]:
+    path = filesystem.expand_home(path)
     if files.is_folder(path, path):
         locations = [file.location for file in files.walk(path, lambda name: _FILE.search(name) is not None)]
     else:
