@@ -3,14 +3,19 @@
 Any scheme other than gs:// is refused.
 """
 
+import dataclasses
 import json
 
+import jax.numpy as jnp
 import pytest
 from random_models import SIZES, Random, safetensors_content
 
+from codellama_jax.config.training import Checkpoints
 from codellama_jax.conversion import formats, hf, meta
 from codellama_jax.conversion.canonical import Tensor
 from codellama_jax.runtime import checksums, filesystem, gcs
+from codellama_jax.training.checkpoints import StageCheckpoints
+from codellama_jax.training.step import TrainState, init_params
 
 
 @pytest.fixture
@@ -123,3 +128,21 @@ def test_a_file_in_a_bucket_is_read_in_parts(store, bucket, bucket_folder):
         200, bytes([10, 11, 12]), bytes([198, 199]), b"",
     )  # fmt: skip
     assert formats.llama2c.find(filesystem.to_path(f"{bucket}/file")) is None
+
+
+def test_a_stage_in_a_bucket_is_exported_from_its_newest_complete_checkpoint(
+    tmp_path, store, bucket, bucket_folder, run
+):
+    llama = SIZES["7b"]
+    state = TrainState(init_params(llama, 0), (), jnp.asarray(0, jnp.int32))
+    saves = StageCheckpoints(filesystem.to_path(f"{bucket}/run/stage"), Checkpoints())
+    for step in (3, 6):
+        saves.save(step, state, {}, {"step": step, "llama": dataclasses.asdict(llama), "sequence_length": 64})
+    saves.close()
+    filesystem.to_path(f"{bucket}/run/stage/checkpoints/6/checksums.json").unlink()
+    store.put(f"{bucket_folder}/run/tokenizer.model", b"not read with --tokenizer")
+    run("verify", "--a", f"{bucket}/run/stage", "--b", f"{bucket}/run/stage/checkpoints/3")
+    source = formats.open_checkpoint(filesystem.to_path(f"{bucket}/run/stage"))
+    assert source.trained and str(source.tokenizer) == f"{bucket}/run/tokenizer.model"
+    output = run("verify", "--a", f"{bucket}/run/stage/checkpoints/6", "--b", f"{bucket}/run/stage", code=1)
+    assert "has no checksums.json: it is incomplete" in output
