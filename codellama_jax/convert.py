@@ -4,6 +4,7 @@
     python -m codellama_jax.convert export --from=DIR --to=DIR --format=hf|meta [--dtype=bfloat16] [--tokenizer=PATH]
     python -m codellama_jax.convert verify --a=DIR --b=DIR [--logits] [--json] [--tolerance=0]
 
+DIR is local or in a bucket (gs://BUCKET/FOLDER).
 The format of a folder is detected from its files: a checkpoint of this project (runs/NAME/STAGE, one of its
 checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c.
 """
@@ -11,16 +12,20 @@ checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c.
 import argparse
 import dataclasses
 import json
+import logging
 import math
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError
-from codellama_jax.runtime import cli
+from codellama_jax.runtime import cli, filesystem
+
+_log = logging.getLogger(__name__)
 
 _UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
 
@@ -52,12 +57,14 @@ def main(argv: list[str] | None = None) -> int:
         "--shards", type=int, help="meta: number of model-parallel parts (default: as imported, or Meta's number)"
     )
     for command in (importing, exporting):
-        command.add_argument("--from", dest="origin", type=Path, required=True, help="checkpoint to read")
-        command.add_argument("--to", type=Path, required=True, help="folder to create")
-        command.add_argument("--tokenizer", type=Path, help="a tokenizer.model file (default: the one in --from)")
+        command.add_argument("--from", dest="origin", type=filesystem.to_path, required=True, help="checkpoint to read")
+        command.add_argument("--to", type=filesystem.to_path, required=True, help="folder to create")
+        command.add_argument(
+            "--tokenizer", type=filesystem.to_path, help="a tokenizer.model file (default: the one in --from)"
+        )
     verify = commands.add_parser("verify", help="compare two checkpoints of any formats")
-    verify.add_argument("--a", type=Path, required=True)
-    verify.add_argument("--b", type=Path, required=True)
+    verify.add_argument("--a", type=filesystem.to_path, required=True)
+    verify.add_argument("--b", type=filesystem.to_path, required=True)
     verify.add_argument("--logits", action="store_true", help="also compare the logits of fixed random ids, in float32")
     verify.add_argument(
         "--tolerance", type=float, default=0.0, help="largest difference that counts as equal (default: 0)"
@@ -85,6 +92,7 @@ def _import(options: argparse.Namespace) -> int:
     # Imported here: importing Orbax takes a second, and a wrong flag should be reported at once.
     from codellama_jax.conversion import formats, native
     from codellama_jax.conversion.canonical import Source
+    from codellama_jax.conversion.values import CheckedValues
     from codellama_jax.conversion.vocabulary import GrownVocabulary
 
     started = time.monotonic()
@@ -95,36 +103,45 @@ def _import(options: argparse.Namespace) -> int:
     if options.vocab_size is not None:
         source = GrownVocabulary(source, options.vocab_size, options.new_rows)
     tokenizer = options.tokenizer or opened.tokenizer
-    native.write(source, options.to, f"{opened.format}: {options.origin.absolute()}", tokenizer)
+    source = checked = CheckedValues(source, opened.name_of)
+    native.write(source, options.to, f"{opened.format}: {filesystem.absolute(options.origin)}", tokenizer)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
+    _log_lines(checked.warnings())
     print(f"start a stage from it with --gin.INITIAL_CHECKPOINT={options.to}")
     return EXIT_DONE
 
 
 def _export(options: argparse.Namespace) -> int:
     from codellama_jax.conversion import formats, hf, meta, tokenizer_files
-    from codellama_jax.runtime.filesystem import new_folder
+    from codellama_jax.conversion.output import output_folder
+    from codellama_jax.conversion.values import CheckedValues
 
     started = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
-    source = opened.source
     dtype = options.dtype or ("bfloat16" if opened.trained else None)
-    if dtype:
-        source.model = dataclasses.replace(source.model, dtypes=dict.fromkeys(source.model.dtypes, dtype))
+    source = CheckedValues(opened.source, opened.name_of, dtype)
     tokenizer = tokenizer_files.model_for(options.tokenizer or opened.tokenizer, source.model.llama.vocab_size)
-    with new_folder(options.to, formats.nbytes(source.model)) as folder:
+    last = hf.CONFIG if options.format == "hf" else meta.PARAMS
+    with output_folder(options.to, formats.nbytes(source.model), last) as output:
+        folder = output.path
         if options.format == "hf":
-            hf.write(source, folder, _bytes(options.shard_size))
+            hf.write(source, folder, _bytes(options.shard_size), output)
         else:
-            meta.write(source, folder, options.shards)
+            meta.write(source, folder, options.shards, output)
         if tokenizer is not None:
             tokenizer_files.write(tokenizer, folder, options.format, source.model.sequence_length)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
+    _log_lines(source.warnings())
     if tokenizer is None:
         print("the checkpoint has no tokenizer: --tokenizer=PATH adds its files")
     return EXIT_DONE
+
+
+def _log_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        _log.warning("%s", line)
 
 
 def _bytes(text: str) -> int:

@@ -13,7 +13,7 @@ from codellama_jax.config import gin_files
 from codellama_jax.config.curation import Build, Decontamination, Quality
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
-from codellama_jax.runtime import cli
+from codellama_jax.runtime import cli, filesystem
 from codellama_jax.tokenizer import Tokenizer
 
 DESCRIPTION = """\
@@ -30,6 +30,7 @@ Beam's own flags follow --, such as -- --runner=DaskRunner --dask_client_address
 Settings for --gin, and what Dask, Spark, Dataflow and Flink need: docs/dataset.md"""
 
 STREAMS = ("code", "python", "nl_code", "nl")
+BUILD_SCHEMES = ("gs://", "s3://", "hdfs://")  # of --out: stores that Beam can write to
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,6 +96,8 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, beam_flags: list
     config = bindings.resolve(Corpus, Filters, Quality, Build, Decontamination)
     corpus = config.corpus
     if options.source:
+        for source in options.source:
+            filesystem.check_scheme(source)
         paths: dict[str, Any] = {task: tuple(options.source)}
         corpus = dataclasses.replace(corpus, **paths)
     elif not options.task and getattr(corpus, task) is None:
@@ -106,6 +109,7 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, beam_flags: list
 
     against = tuple(options.against or ())
     out = os.path.expanduser(options.out).rstrip("/")
+    filesystem.check_scheme(out, BUILD_SCHEMES)
     runner_given = any(flag.startswith("--runner") for flag in beam_flags)
     summary = build(
         Settings(

@@ -233,7 +233,7 @@ class DataLoader:
         }
 
     def left_out_lines(self) -> list[str]:
-        """Messages about documents that filters removed or rules changed, and about fields of dialogues that are ignored.
+        """Messages about documents that filters removed or rules changed, and fields of dialogues that are ignored.
 
         There is a line for each stream and filter, rule or field, with the first of its documents.
         """

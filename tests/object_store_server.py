@@ -244,7 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "resumable":
             number = str(next(self.state.numbers))
             self.state.uploads[number] = bucket, name, query, bytearray()
-            return 200, {"Location": f"https://{HOSTS[0]}/session/{number}"}, b""
+            host = self.headers["Host"]
+            return 200, {"Location": f"{'https' if host in HOSTS else 'http'}://{host}/session/{number}"}, b""
         return self._store(bucket, name, query, data)
 
     def _store(self, bucket: str, name: str, query: dict[str, str], data: bytes) -> Answer:
@@ -254,9 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _session(self, query: dict[str, str], data: bytes) -> Answer:
         bucket, name, upload_query, received = self.state.uploads[self.path.rpartition("/")[2]]
         self.state.check(self.command, f"{bucket}/{name}")
+        if self.command == "DELETE":  # cancelled
+            return 204, {}, b""
         received += data
         total = self.headers.get("Content-Range", "").rpartition("/")[2]
-        if total.isdigit() and len(received) < int(total):
+        if total == "*" or (total.isdigit() and len(received) < int(total)):
             return 308, {"Range": f"bytes=0-{len(received) - 1}"} if received else {}, b""
         return self._store(bucket, name, upload_query, bytes(received))
 

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from codellama_jax.config import locations
+
 # The streams a stage may mix, in the order of their ids in `stream_ids`.
 STREAMS = ("code", "python", "nl_code", "nl", "instruct")
 SPLITS = ("train", "validation")
@@ -98,6 +100,11 @@ class Corpus:
             unknown = sorted(value.keys() - set(STREAMS)) if isinstance(value, dict) else []
             if unknown:
                 raise ValueError(f"Corpus.{name}_field names unknown streams {unknown}: {', '.join(STREAMS)} exist")
+        for stream in STREAMS:
+            paths = getattr(self, stream)
+            for path in (paths,) if isinstance(paths, str) else paths or ():
+                if problem := locations.problem(path):
+                    raise ValueError(f"Corpus.{stream}={problem}")
 
     def paths(self, stream: str) -> Paths:
         """The paths of a stream. Raises ValueError if there is no such stream."""
@@ -157,6 +164,10 @@ class Tokenizer:
     model: str | None = None
     vocab_size: int = 2048
     infilling: bool = True
+
+    def __post_init__(self):
+        if self.model is not None and (problem := locations.problem(self.model)):
+            raise ValueError(f"Tokenizer.model={problem}")
 
 
 @dataclasses.dataclass(frozen=True)

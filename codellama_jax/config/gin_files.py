@@ -23,6 +23,7 @@ from typing import Any
 
 from gin import config_parser
 
+from codellama_jax.config import locations
 from codellama_jax.config.bindings import (
     REQUIRED,
     Binding,
@@ -121,6 +122,8 @@ def find(name: str, including: Path | None = None) -> Path:
     Raises:
         UserError: there is no such file; the message names the most similar one.
     """
+    if locations.is_remote(name):
+        raise usage_error(f"--gin_file={name}: gin files are read from local paths: copy it here first")
     for folder in (including.parent if including else Path.cwd(), Path.cwd(), SHIPPED.parent):
         path = folder / Path(name).expanduser()
         if path.is_file():

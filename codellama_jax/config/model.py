@@ -1,6 +1,7 @@
 """The shape of a Llama model and its numerics."""
 
 import dataclasses
+import math
 
 # Names of the activations of a block that can be saved for the backward pass; the others are recomputed.
 #   input       the input of the block: always saved, since the others are computed from it
@@ -66,6 +67,12 @@ class Llama:
     loss_chunk: int = 2048
 
     def __post_init__(self):
+        for field in ("dim", "layers", "heads", "kv_heads", "ffn_dim"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"Llama.{field}={getattr(self, field)} must be at least 1")
+        if self.vocab_size < 0:
+            raise ValueError(f"Llama.vocab_size={self.vocab_size} must be at least 1, or 0 for the tokenizer's number")
+        self._check_ranges()
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"Llama.dim={self.dim} must be an even multiple of Llama.heads={self.heads}")
         if self.heads % self.kv_heads:
@@ -87,6 +94,26 @@ class Llama:
             raise ValueError(
                 f"Llama.offload={self.offload!r} needs rematerialisation: bind it to '', or change Llama.remat='none'"
             )
+
+    def _check_ranges(self) -> None:
+        """Refuses values that cannot be meant. `not a < b` is also true for NaN."""
+        if not 0 < self.norm_eps < 1:
+            raise ValueError(f"Llama.norm_eps={self.norm_eps} must be above 0 and below 1; Llama 2 has 1e-5")
+        if not 1 < self.rope_theta < math.inf:
+            raise ValueError(f"Llama.rope_theta={self.rope_theta} must be above 1; Llama 2 has 1e4")
+        if not 0 < self.rope_scale <= 1:
+            meant = ""
+            if 1 < self.rope_scale < math.inf:
+                meant = f": for {self.rope_scale:g} times the length, bind it to {1 / self.rope_scale:g}"
+            raise ValueError(
+                f"Llama.rope_scale={self.rope_scale} must be above 0 and at most 1, because positions are multiplied by"
+                f" it{meant}"
+            )
+        for field in ("attention_block", "splash_block", "splash_block_backward", "loss_chunk"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"Llama.{field}={getattr(self, field)} must be at least 1")
+        if self.gathered_heads < 0:
+            raise ValueError(f"Llama.gathered_heads={self.gathered_heads} must not be negative")
 
     @property
     def saved(self) -> frozenset[str]:

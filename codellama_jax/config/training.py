@@ -1,14 +1,17 @@
 """Settings of training, as plain dataclasses that gin binds. Hyperparameters are set nowhere else."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
+
+from codellama_jax.config import locations
 
 
 def require_positive(settings: Any, *fields: str) -> None:
     """Raises ValueError, with the name of the field, if one of these fields is not above 0."""
     for field in fields:
-        if getattr(settings, field) <= 0:
+        if not getattr(settings, field) > 0:  # also true for NaN
             raise ValueError(f"{type(settings).__name__}.{field}={getattr(settings, field)} must be above 0")
 
 
@@ -79,9 +82,27 @@ class AdamW:
     second_moment_dtype: str = "float32"
 
     def __post_init__(self):
+        self._check_ranges()
         for field in ("first_moment_dtype", "second_moment_dtype"):
             if getattr(self, field) not in ("float32", "bfloat16"):
                 raise ValueError(f"AdamW.{field}={getattr(self, field)!r} must be 'float32' or 'bfloat16'")
+
+    def _check_ranges(self) -> None:
+        """Refuses values that cannot be meant. `not a < b` is also true for NaN."""
+        for field in ("peak_learning_rate", "eps", "clip_norm"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"AdamW.{field}={getattr(self, field)} must be above 0")
+        if self.peak_learning_rate > 1:
+            raise ValueError(f"AdamW.peak_learning_rate={self.peak_learning_rate} must be at most 1, such as 3e-4")
+        if self.warmup_steps < 0:
+            raise ValueError(f"AdamW.warmup_steps={self.warmup_steps} must not be negative")
+        if not 0 <= self.final_ratio <= 1:
+            raise ValueError(f"AdamW.final_ratio={self.final_ratio} must be between 0 and 1")
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"AdamW.{field}={getattr(self, field)} must be at least 0 and below 1")
+        if not 0 <= self.weight_decay < 1:
+            raise ValueError(f"AdamW.weight_decay={self.weight_decay} must be at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +162,8 @@ class Checkpoints:
                 f"Checkpoints.allowed_changes names {unknown[0]!r}: the changes that can be allowed are"
                 f" {', '.join(CHANGES)}"
             )
+        if problem := locations.problem(self.initial):
+            raise ValueError(f"Checkpoints.initial={problem}")
         if self.keep_every % self.every:
             raise ValueError(
                 f"Checkpoints.keep_every={self.keep_every} must be a multiple of Checkpoints.every={self.every}, or 0"
@@ -176,7 +199,7 @@ class LossSpikes:
     def __post_init__(self):
         require_positive(self, "max_consecutive_skips", "window")
         for field in ("threshold", "max_rollbacks"):
-            if getattr(self, field) < 0:
+            if not getattr(self, field) >= 0:
                 raise ValueError(f"LossSpikes.{field}={getattr(self, field)} must not be negative")
 
 
@@ -223,3 +246,6 @@ class Evaluation:
 
     def __post_init__(self):
         require_positive(self, "every", "batches", "context_factor", "sample_tokens")
+        for field in ("context_windows", "samples"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"Evaluation.{field}={getattr(self, field)} must not be negative")

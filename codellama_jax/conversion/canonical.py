@@ -20,6 +20,8 @@ from codellama_jax.errors import UserError
 BLOCK_BYTES = 16 << 20  # size of a block of rows, unless a single row is larger
 WIDTH_CHUNKS = 16  # number of chunks along the model width, which training shards: a device restores few chunks
 
+_MAX_LAYERS = 10_000  # more are a damaged file, whose list of tensors would not fit in memory
+
 IN_LAYERS = ("attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w3", "w2")
 NORMS = ("attention_norm", "ffn_norm", "norm")
 ROTARY = ("wq", "wk")
@@ -237,6 +239,8 @@ def checked_llama(path: Path, **fields: Any) -> Llama:
     try:
         if min(fields[name] for name in ("dim", "layers", "heads", "kv_heads", "ffn_dim", "vocab_size")) < 1:
             raise ValueError("sizes must be positive")
+        if fields["layers"] > _MAX_LAYERS:
+            raise ValueError(f"it has {fields['layers']} layers")
         return Llama(**fields)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a Llama: {error}") from None

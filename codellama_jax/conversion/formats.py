@@ -1,12 +1,21 @@
 """Detects the format of a checkpoint, and opens it."""
 
+import logging
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from codellama_jax.conversion import canonical, hf, llama2c, meta, native
+from codellama_jax.conversion import canonical, hf, llama2c, meta, native, verify
 from codellama_jax.conversion.canonical import Model, Source, Tensor
+from codellama_jax.conversion.hf_config import read_llama
+from codellama_jax.conversion.json_values import read_object
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem, gcs
+
+_log = logging.getLogger(__name__)
+_CONSOLIDATED = re.compile(r"consolidated\.\d+\.pth")
 
 
 class OpenedCheckpoint(NamedTuple):
@@ -17,12 +26,14 @@ class OpenedCheckpoint(NamedTuple):
         format: "Hugging Face", "Meta", "llama2.c" or "codellama_jax".
         tokenizer: its SentencePiece model file; None if there is none.
         trained: whether training wrote it, in float32.
+        name_of: the name of a tensor in this format.
     """
 
     source: Source
     format: str
     tokenizer: Path | None
     trained: bool = False
+    name_of: Callable[[Tensor], str] = str
 
 
 def open_checkpoint(path: Path) -> OpenedCheckpoint:
@@ -31,6 +42,8 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
     Raises:
         UserError: there is no checkpoint of a known format, or it is damaged.
     """
+    if filesystem.is_remote(path):
+        gcs.check_bucket(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
     model_file = path / "tokenizer.model"
@@ -38,16 +51,57 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
     if folder := native.find(path):
         source = native.Checkpoint(folder)
         return OpenedCheckpoint(source, "codellama_jax", source.tokenizer, source.trained)
-    if (path / "config.json").is_file():
-        return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer)
-    if (path / meta.PARAMS).is_file() or any(path.glob("consolidated.*.pth")):
-        return OpenedCheckpoint(meta.Meta(path), "Meta", tokenizer)
+    present = filesystem.list_folder(path)
+    _check_adapter(path, present)
+    is_hf, is_meta = hf.CONFIG in present, meta.PARAMS in present or any(map(_CONSOLIDATED.fullmatch, present))
+    if is_hf and is_meta and meta.PARAMS in present:
+        return _one_of_two(path, present, tokenizer)
+    if is_hf:
+        return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer, name_of=hf.name_of)
+    if is_meta:
+        return OpenedCheckpoint(meta.Meta(path), "Meta", tokenizer, name_of=meta.name_of)
     if file := llama2c.find(path):
         return OpenedCheckpoint(llama2c.Llama2c(file), "llama2.c", None)
+    if any(hf.is_weights(name) for name in present):
+        raise UserError(f"{path} has tensors, but no {hf.CONFIG}: it is incomplete; fetch or export it again")
     raise UserError(
         f"{path} is not a checkpoint of a known format: a folder with config.json and *.safetensors (Hugging Face),"
         " params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project), or a .bin file of llama2.c"
     )
+
+
+def _check_adapter(path: Path, present: list[str]) -> None:
+    """Warns of an adapter (LoRA) beside a model; refuses one without a model."""
+    adapters = [name for name in present if name.startswith(("adapter_model.", "adapter_config."))]
+    if not adapters:
+        return
+    remedy = "merge it into its base model first (peft: model.merge_and_unload().save_pretrained(DIR))"
+    if not any(hf.is_weights(name) or _CONSOLIDATED.fullmatch(name) for name in present):
+        raise UserError(f"{path / adapters[-1]} is an adapter, not a model: {remedy}, and use that folder")
+    _log.warning(
+        "warning: %s: %s belongs to an adapter, which is not part of the result: to include it, %s",
+        path,
+        " and ".join(adapters),
+        remedy,
+    )
+
+
+def _one_of_two(path: Path, present: list[str], tokenizer: Path | None) -> OpenedCheckpoint:
+    """Opens a folder that has config.json and params.json, which must describe the same model."""
+    has_hf = any(hf.is_weights(name) for name in present)
+    has_meta = any(map(_CONSOLIDATED.fullmatch, present))
+    theirs, _ = read_llama(path / hf.CONFIG, read_object(path / hf.CONFIG))
+    if has_meta:
+        source: Source = meta.Meta(path)
+        if different := verify.different_settings(theirs, source.model.llama):
+            raise UserError(
+                f"{path} has {hf.CONFIG} and {meta.PARAMS}, which describe different models ({different[0]}): move one"
+                " of them to a folder of its own"
+            )
+        if not has_hf:
+            return OpenedCheckpoint(source, "Meta", tokenizer, name_of=meta.name_of)
+        source.close()
+    return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer, name_of=hf.name_of)
 
 
 def nbytes(model: Model) -> int:

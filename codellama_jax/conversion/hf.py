@@ -4,20 +4,29 @@ Older folders have pytorch_model*.bin instead, which torch_file reads. Matrices 
 half-split, as in the native layout, so q and k are not permuted; canonical.py does that for Meta's order.
 """
 
+import fnmatch
 import json
+import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codellama_jax.conversion import canonical, safetensors, torch_file
+from codellama_jax.conversion import canonical, hf_config, safetensors, torch_file
 from codellama_jax.conversion.canonical import DTYPES, Model, Source, Tensor
-from codellama_jax.conversion.tensor_file import InputFile, StoredTensor, json_object
+from codellama_jax.conversion.json_values import read_object
+from codellama_jax.conversion.output import OutputFolder
+from codellama_jax.conversion.tensor_file import InputFile, StoredTensor
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
+
+_log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5_000_000_000
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _OLD_INDEX, _OLD_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -36,6 +45,8 @@ _BLOCK = {
 }
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _IGNORED = "rotary_emb.inv_freq"  # buffers of old files
+_SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
+_WEIGHTS = re.compile(r"(?!adapter).*\.safetensors|pytorch_model.*\.bin")
 
 
 def name_of(tensor: Tensor) -> str:
@@ -43,6 +54,11 @@ def name_of(tensor: Tensor) -> str:
     if tensor.layer is None:
         return _GLOBAL[tensor.name]
     return f"model.layers.{tensor.layer}.{_BLOCK[tensor.name]}.weight"
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file with this name holds tensors of a model (not of an adapter)."""
+    return _WEIGHTS.fullmatch(name) is not None
 
 
 class HuggingFace:
@@ -55,14 +71,14 @@ class HuggingFace:
             UserError: a file is missing or damaged, or the model is not a plain Llama; the message names
                 the file.
         """
-        config = json_object(folder / "config.json")
-        llama, length = _llama(folder / "config.json", config)
+        config = read_object(folder / CONFIG)
+        llama, length = hf_config.read_llama(folder / CONFIG, config)
         self._files: dict[str, InputFile] = {}
         self._stored = self._read(folder)
-        tied = bool(config.get("tie_word_embeddings", False)) and _GLOBAL["head"] not in self._stored
+        tied = bool(config.get("tie_word_embeddings", False))
         tensors = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
-        if tied:
-            self._stored[_GLOBAL["head"]] = self._stored.get(_GLOBAL["embedding"])  # type: ignore[assignment]
+        if tied and _GLOBAL["embedding"] in self._stored:
+            self._stored.setdefault(_GLOBAL["head"], self._stored[_GLOBAL["embedding"]])
         canonical.check_names(folder, tensors.keys(), self._stored.keys(), "complete Llama")
         dtypes = {}
         for name, tensor in tensors.items():
@@ -73,23 +89,66 @@ class HuggingFace:
                     " they do not belong together"
                 )
             dtypes[str(tensor)] = stored.dtype.name
+        tied = tied and self._check_tied(folder / CONFIG)
         notes = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
         self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
 
     def _read(self, folder: Path) -> dict[str, StoredTensor]:
-        safe = (folder / INDEX).exists() or (folder / SINGLE).exists() or not any(folder.glob("pytorch_model*.bin*"))
-        index, names = (folder / INDEX, [SINGLE]) if safe else (folder / _OLD_INDEX, [_OLD_SINGLE])
+        present = set(filesystem.list_folder(folder))
+        old = any(fnmatch.fnmatchcase(name, "pytorch_model*.bin*") for name in present)
+        safe = INDEX in present or SINGLE in present or not old
+        index, single = (INDEX, SINGLE) if safe else (_OLD_INDEX, _OLD_SINGLE)
         read = safetensors.read if safe else torch_file.read
-        if index.exists():
-            weight_map = json_object(index).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise UserError(f"{index} is damaged: it has no weight_map; fetch it again")
-            names = sorted(set(weight_map.values()))
+        weight_map = _weight_map(folder / index) if index in present else None
+        names = sorted(set(weight_map.values())) if weight_map else [single]
+        if weight_map and single in present and names != [single]:
+            raise UserError(
+                f"{folder} has {single}, and {index} with other files: transformers reads the first, other readers the"
+                " second; delete the one that is wrong"
+            )
+        if single not in present and weight_map is None and any(_SHARD.fullmatch(name) for name in present):
+            raise UserError(f"{folder / index} is missing: fetch the complete checkpoint again")
         stored: dict[str, StoredTensor] = {}
         for name in names:
             self._files[name] = InputFile(folder / name)
-            stored |= read(self._files[name])
+            for key, tensor in read(self._files[name]).items():
+                if key in stored:
+                    raise UserError(
+                        f"{folder} has {key} twice, in {stored[key].file.path.name} and {name}: fetch it again"
+                    )
+                stored[key] = tensor
+        if weight_map:
+            _check_places(folder / index, weight_map, {key: tensor.file.path.name for key, tensor in stored.items()})
+        unread = sorted(name for name in present - set(names) if is_weights(name) or name.endswith(".pth"))
+        if unread:
+            text = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if len(unread) > 3 else "")
+            _log.warning("warning: %s: not read, because %s has the tensors: %s", folder, names[0], text)
         return {name: tensor for name, tensor in stored.items() if not name.endswith(_IGNORED)}
+
+    def _check_tied(self, config: Path) -> bool:
+        """Whether embedding and head are one tensor. A file with both may have the flag and two equal tensors.
+
+        Two different tensors are kept, and the flag is dropped with a warning.
+        """
+        embedding, head = (self._stored[_GLOBAL[name]] for name in ("embedding", "head"))
+        if head is embedding:
+            return True
+        if embedding.shape != head.shape or embedding.dtype != head.dtype:
+            equal = False
+        else:
+            step = max(1, canonical.BLOCK_BYTES // max(1, embedding.nbytes // max(1, embedding.shape[0])))
+            starts = range(0, embedding.shape[0], step)
+            parts = [(start, min(start + step, embedding.shape[0])) for start in starts]
+            equal = all(embedding.rows(*part).tobytes() == head.rows(*part).tobytes() for part in parts)
+        if not equal:
+            _log.warning(
+                "warning: %s: tie_word_embeddings is true, but %s differs from %s: both are kept, as an untied model;"
+                " some readers replace the head by the embedding",
+                config,
+                _GLOBAL["head"],
+                _GLOBAL["embedding"],
+            )
+        return equal
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """See Source.rows."""
@@ -101,54 +160,42 @@ class HuggingFace:
             file.close()
 
 
-def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
-    """The shape and the number of positions in config.json; raises UserError for what the decoder does not support."""
-
-    def refuse(reason: str) -> UserError:
-        return UserError(f"{path}: {reason}; only plain Llama models are supported")
-
-    architectures = config.get("architectures") or ["LlamaForCausalLM"]
-    if config.get("model_type") != "llama" or architectures != ["LlamaForCausalLM"]:
-        raise refuse(f"model_type is {config.get('model_type')!r}, architectures {architectures}")
-    for key in ("quantization_config", "attention_bias", "mlp_bias"):
-        if config.get(key):
-            raise refuse(f"{key} is {config[key]!r}, which is not supported")
-    if config.get("hidden_act", "silu") != "silu":
-        raise refuse(f"hidden_act is {config['hidden_act']!r}")
-    if config.get("partial_rotary_factor", 1) != 1:
-        raise refuse(f"partial_rotary_factor is {config['partial_rotary_factor']}")
-    # version 5 of transformers replaces rope_theta and rope_scaling by rope_parameters
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear"):
-        raise refuse(f"rotary scaling of type {kind!r} is not supported")
-    try:
-        llama = canonical.checked_llama(
-            path,
-            dim=config["hidden_size"],
-            layers=config["num_hidden_layers"],
-            heads=config["num_attention_heads"],
-            kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-            ffn_dim=config["intermediate_size"],
-            vocab_size=config["vocab_size"],
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 1e4))),
-            rope_scale=1 / float(rope["factor"]) if kind == "linear" else 1.0,
-        )
-    except KeyError as error:
-        raise refuse(f"{error} is missing") from None
-    if config.get("head_dim") not in (None, llama.head_dim):
-        raise refuse(f"head_dim is {config['head_dim']}, not hidden_size / num_attention_heads = {llama.head_dim}")
-    return llama, int(config.get("max_position_embeddings", 2048))
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor according to an index."""
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index} is damaged: it has no weight_map; fetch it again")
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or not name or name != Path(name).name:
+            raise UserError(f"{index} is damaged: the file of {key} is {json.dumps(name)}; fetch it again")
+    return weight_map
 
 
-def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+def _check_places(index: Path, weight_map: dict[str, str], places: dict[str, str]) -> None:
+    """Checks that every tensor is in the file that the index says, and that the index has all of them.
+
+    Raises:
+        UserError: one is not; the message names it.
+    """
+    for key in sorted(weight_map.keys() | places.keys()):
+        said, found = weight_map.get(key), places.get(key)
+        if said == found:
+            continue
+        if found is None:
+            raise UserError(f"{index} says that {key} is in {said}, which does not have it: fetch both again")
+        if said is None:
+            raise UserError(f"{index} does not have {key}, which is in {found}: fetch both again")
+        raise UserError(f"{index} says that {key} is in {said}, but it is in {found}: fetch both again")
+
+
+def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES, output: OutputFolder | None = None) -> None:
     """Writes tensors, index, config.json and generation_config.json.
 
     Args:
         source: a checkpoint of any format.
         folder: an empty folder.
         shard_bytes: maximum size of one file of tensors.
+        output: where to write the files of tensors; None: `folder`.
     """
     model = source.model
     stored = [tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head")]
@@ -162,12 +209,13 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
         file = SINGLE if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
         weight_map |= dict.fromkeys(names, file)
         layout = [(name, dtypes[name], shapes[name]) for name in names]
-        safetensors.write(folder / file, layout, _blocks(source, [by_name[name] for name in names]))
+        with (output or OutputFolder(folder, folder)).open(file) as opened:
+            safetensors.write(opened, layout, _blocks(source, [by_name[name] for name in names]))
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     special = {"bos_token_id": 1, "eos_token_id": 2} | {key: model.notes[key] for key in _SPECIAL if key in model.notes}
-    (folder / "config.json").write_text(json.dumps(config_json(model) | special, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config_json(model) | special, indent=2) + "\n")
     (folder / "generation_config.json").write_text(json.dumps(special, indent=2) + "\n")
 
 
@@ -179,12 +227,14 @@ def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
 
 
 def config_json(model: Model) -> dict[str, Any]:
-    """The configuration for transformers, vLLM and llama.cpp. Version 4 reads rope_theta, 5 rope_parameters."""
+    """The configuration for transformers, vLLM and llama.cpp.
+
+    Every fact has one key, so that an edit of the file changes it for all readers: keys that version 4 of transformers
+    reads, and version 5 too (rope_theta and rope_scaling instead of rope_parameters, torch_dtype instead of dtype). The
+    head dimension is left out, because it follows from hidden_size.
+    """
     llama = model.llama
-    dtype = model.dtypes[str(Tensor("embedding"))]
-    rope: dict[str, Any] = {"rope_theta": llama.rope_theta, "rope_type": "default"}
-    if llama.rope_scale != 1:
-        rope = {"rope_theta": llama.rope_theta, "rope_type": "linear", "factor": 1 / llama.rope_scale}
+    scaling = {} if llama.rope_scale == 1 else {"rope_scaling": {"type": "linear", "factor": 1 / llama.rope_scale}}
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -194,12 +244,10 @@ def config_json(model: Model) -> dict[str, Any]:
         "num_hidden_layers": llama.layers,
         "num_attention_heads": llama.heads,
         "num_key_value_heads": llama.kv_heads,
-        "head_dim": llama.head_dim,
         "max_position_embeddings": model.sequence_length,
         "rms_norm_eps": llama.norm_eps,
         "rope_theta": llama.rope_theta,
-        "rope_scaling": None if llama.rope_scale == 1 else {"type": "linear", "factor": 1 / llama.rope_scale},
-        "rope_parameters": rope,
+        **scaling,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -207,6 +255,5 @@ def config_json(model: Model) -> dict[str, Any]:
         "initializer_range": 0.02,
         "tie_word_embeddings": model.tied,
         "use_cache": True,
-        "dtype": dtype,
-        "torch_dtype": dtype,
+        "torch_dtype": model.dtypes[str(Tensor("embedding"))],
     }

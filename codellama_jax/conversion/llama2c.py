@@ -15,6 +15,7 @@ from codellama_jax.conversion import canonical
 from codellama_jax.conversion.canonical import Model, Tensor
 from codellama_jax.conversion.tensor_file import InputFile, StoredTensor
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 
 _HEADER = struct.Struct("<7i")
 _VERSIONED = 0x616B3432  # "ak42", the first bytes of newer versions
@@ -25,12 +26,12 @@ def find(path: Path) -> Path | None:
     """The checkpoint at a path: the file itself, or the only .bin file of a folder whose size matches its header."""
     if path.is_file():
         return path if path.suffix == ".bin" else None
-    files = [file for file in sorted(path.glob("*.bin")) if _size(file) == file.stat().st_size]
+    files = [file for file in sorted(path.glob("*.bin")) if _size(file) == filesystem.size(file)]
     return files[0] if len(files) == 1 else None
 
 
 def _numbers(path: Path) -> tuple[int, ...] | None:
-    with path.open("rb") as file:
+    with filesystem.open_input(path) as file:
         raw = file.read(_HEADER.size)
     return _HEADER.unpack(raw) if len(raw) == _HEADER.size else None
 
@@ -59,7 +60,7 @@ class Llama2c:
         numbers = _numbers(path)
         if numbers and numbers[0] & 0xFFFFFFFF == _VERSIONED:
             raise UserError(f"{path} is a newer version of llama2.c's format: export it with --version 0")
-        expected_size, size = _size(path), path.stat().st_size
+        expected_size, size = _size(path), filesystem.size(path)
         if numbers is None or expected_size is None:
             raise UserError(f"{path} is not a checkpoint of llama2.c: its first 28 bytes are not a valid header")
         if expected_size != size:

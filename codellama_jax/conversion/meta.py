@@ -10,13 +10,15 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from codellama_jax.conversion import canonical, torch_file
 from codellama_jax.conversion.canonical import Model, Source, Tensor
-from codellama_jax.conversion.tensor_file import InputFile, StoredTensor, json_object
+from codellama_jax.conversion.json_values import number, read_object, whole_number
+from codellama_jax.conversion.output import OutputFolder
+from codellama_jax.conversion.tensor_file import InputFile, StoredTensor
 from codellama_jax.errors import UserError
 
 PARAMS = "params.json"
@@ -27,6 +29,8 @@ _BLOCK |= {name: f"feed_forward.{name}" for name in ("w1", "w2", "w3")}
 _BLOCK |= {"attention_norm": "attention_norm", "ffn_norm": "ffn_norm"}
 _AXES = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "head": 0, "wo": 1, "w2": 1, "embedding": 1}
 _IGNORED = "rope.freqs"
+# Keys of models that resemble a Llama but compute something else: Llama 3.1's rotary scaling, quantised or other models
+_OTHER_MODELS = ("use_scaled_rope", "rope_scaling_factor", "quantization_args", "lora_args", "moe", "sliding_window")
 # the number of parts of Meta's checkpoints by (dim, layers): 7B, 13B, 34B, 70B
 _PARTS = {(4096, 32): 1, (5120, 40): 2, (8192, 48): 4, (8192, 80): 8}
 _LENGTHS = {1e4: 4096, 1e6: 16384}  # positions by rope_theta (Llama 2, Code Llama): params.json does not have them
@@ -49,14 +53,15 @@ class Meta:
             UserError: a file is missing, damaged or refused, or the model is not a Llama; the message names the
                 file.
         """
-        params = json_object(folder / PARAMS)
+        params = read_object(folder / PARAMS)
         paths = sorted(folder.glob("consolidated.*.pth"))
         numbers = [int(match[1]) for path in paths if (match := re.fullmatch(r"consolidated\.(\d+)\.pth", path.name))]
         if not numbers or numbers != list(range(len(numbers))):
-            missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
-            raise UserError(f"{folder}/consolidated.{missing:02d}.pth is missing: fetch the complete checkpoint again")
+            _refuse_missing_part(folder, numbers, max(numbers, default=0) + 1)
         self._files = [InputFile(path) for path in paths]
         files = [torch_file.read(file) for file in self._files]
+        if (parts := _number_of_parts(params, files[0])) is not None and parts > len(files):
+            _refuse_missing_part(folder, numbers, parts)
         llama = _llama(folder / PARAMS, params, files)
         self._parts: dict[Tensor, tuple[int | None, list[StoredTensor]]] = {}
         tensors = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
@@ -105,27 +110,45 @@ class Meta:
             file.close()
 
 
+def _refuse_missing_part(folder: Path, numbers: list[int], parts: int) -> NoReturn:
+    missing = [f"consolidated.{part:02d}.pth" for part in range(parts) if part not in numbers]
+    more = f", and so are {len(missing) - 1} more parts" if len(missing) > 1 else ""
+    raise UserError(f"{folder / missing[0]} is missing{more}: fetch the complete checkpoint again")
+
+
+def _number_of_parts(params: dict[str, Any], stored: dict[str, StoredTensor]) -> int | None:
+    """The number of parts according to the rows of wq in one of them; None if they cannot be compared."""
+    dim, query = params.get("dim"), stored.get(name_of(Tensor("wq", 0)))
+    if not isinstance(dim, int) or query is None or len(query.shape) != 2 or not query.shape[0]:
+        return None
+    return dim // query.shape[0] if query.shape[1] == dim and dim % query.shape[0] == 0 else None
+
+
 def _llama(path: Path, params: dict[str, Any], files: list[dict[str, StoredTensor]]) -> Any:
-    if params.get("use_scaled_rope"):
-        raise UserError(f"{path}: use_scaled_rope is Llama 3.1's rotary scaling, which is not supported")
+    for key in _OTHER_MODELS:
+        if params.get(key):
+            raise UserError(f"{path}: {key} is {params[key]!r}: only plain Llama models are supported")
     rows, widths = _rows(files, _GLOBAL["head"]), _rows(files, name_of(Tensor("w1", 0)))
-    vocab = int(params.get("vocab_size", -1))
-    try:
-        llama = canonical.checked_llama(
-            path,
-            dim=params["dim"],
-            layers=params["n_layers"],
-            heads=params["n_heads"],
-            kv_heads=params.get("n_kv_heads") or params["n_heads"],
-            ffn_dim=widths,
-            vocab_size=rows if vocab < 0 else vocab,
-            norm_eps=float(params.get("norm_eps", 1e-5)),
-            rope_theta=float(params.get("rope_theta", 1e4)),
-        )
-    except KeyError as error:
-        raise UserError(f"{path} is damaged: {error} is missing; fetch it again") from None
-    multiple = params.get("multiple_of", 256)
-    if _ffn_dim(llama.dim, multiple, params.get("ffn_dim_multiplier")) != llama.ffn_dim:
+    for key in ("dim", "n_layers", "n_heads"):
+        if key not in params:
+            raise UserError(f"{path} is damaged: '{key}' is missing; fetch it again")
+    heads, kv_heads = whole_number(path, "n_heads", params["n_heads"]), params.get("n_kv_heads")
+    vocab = params.get("vocab_size", -1)  # -1: the tokenizer's
+    llama = canonical.checked_llama(
+        path,
+        dim=whole_number(path, "dim", params["dim"]),
+        layers=whole_number(path, "n_layers", params["n_layers"]),
+        heads=heads,
+        kv_heads=heads if kv_heads is None else whole_number(path, "n_kv_heads", kv_heads),
+        ffn_dim=widths,
+        vocab_size=rows if vocab == -1 else whole_number(path, "vocab_size", vocab),
+        norm_eps=number(path, "norm_eps", params.get("norm_eps", 1e-5)),
+        rope_theta=number(path, "rope_theta", params.get("rope_theta", 1e4), above=1),
+    )
+    multiple, multiplier = whole_number(path, "multiple_of", params.get("multiple_of", 256)), None
+    if params.get("ffn_dim_multiplier") is not None:
+        multiplier = number(path, "ffn_dim_multiplier", params["ffn_dim_multiplier"])
+    if _ffn_dim(llama.dim, multiple, multiplier) != llama.ffn_dim:
         raise UserError(f"{path} and the .pth files do not belong together: feed_forward.w1 has {widths} rows")
     if llama.kv_heads % len(files):
         raise UserError(f"{path}: {llama.kv_heads} key-value heads in {len(files)} parts: a head cannot be split")
@@ -156,13 +179,14 @@ def _ffn_settings(dim: int, ffn_dim: int) -> dict[str, Any]:
     raise UserError(f"Meta's params.json cannot express a feed-forward width of {ffn_dim} at dim {dim}")
 
 
-def write(source: Source, folder: Path, parts: int | None = None) -> None:
+def write(source: Source, folder: Path, parts: int | None = None, output: OutputFolder | None = None) -> None:
     """Writes params.json and consolidated.NN.pth.
 
     Args:
         source: a checkpoint of any format.
         folder: an empty folder.
         parts: number of model-parallel parts; None: as imported, or Meta's number for the size, or 1.
+        output: where to write the parts; None: `folder`.
 
     Raises:
         UserError: heads, widths or vocabulary are not divisible by the number of parts.
@@ -184,7 +208,9 @@ def write(source: Source, folder: Path, parts: int | None = None) -> None:
         return name_of(tensor), model.dtypes[str(tensor)], part_shape
 
     entries = [layout(tensor) for tensor in canonical.tensors(llama)]
-    writers = [torch_file.Writer(folder / f"consolidated.{part:02d}.pth", entries) for part in range(parts)]
+    output = output or OutputFolder(folder, folder)
+    names = [f"consolidated.{part:02d}" for part in range(parts)]
+    writers = [torch_file.Writer(output.open(f"{name}.pth"), name, entries) for name in names]
     try:
         for tensor in canonical.tensors(llama):
             itemsize = canonical.dtype_of(model, tensor).itemsize

@@ -12,7 +12,6 @@ array is float32, which represents all of them exactly; export converts each lay
 import dataclasses
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ import tensorstore as ts
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, orbax_stream
 from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Source, Tensor
+from codellama_jax.conversion.output import output_folder
 from codellama_jax.errors import UserError, first_line
-from codellama_jax.runtime import checksums
-from codellama_jax.runtime.filesystem import new_folder
+from codellama_jax.runtime import checksums, filesystem
 
 # Size of a read from an array whose chunks are large or hold many layers: TensorStore decodes complete chunks.
 SLAB_BYTES = 1 << 30
@@ -64,13 +63,16 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         "config": "",
         "imported": imported,
     }
-    with new_folder(path, sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())) as folder:
-        orbax_stream.save(tree, folder / "params")
+    nbytes = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
+    with output_folder(path, nbytes, checksums.NAME) as output:
+        folder = output.path
+        orbax_stream.save(tree, output.target / "params")
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))
         if tokenizer is not None:
-            shutil.copyfile(tokenizer, folder / "tokenizer.model")
-        checksums.write(folder)
+            (folder / "tokenizer.model").write_bytes(filesystem.read_bytes(tokenizer))
+        output.upload()
+        checksums.write(output.target)
 
 
 def _grouped(model: Model) -> dict[str, str]:
@@ -86,11 +88,13 @@ def _grouped(model: Model) -> dict[str, str]:
 def find(path: Path) -> Path | None:
     """The checkpoint folder at a path: the path itself, or the newest one of a stage (runs/NAME/STAGE)."""
     if (path / "metadata" / "metadata").is_file() and (path / "params").is_dir():
+        if filesystem.is_remote(path) and not (path / checksums.NAME).exists():  # which is written last there
+            raise UserError(f"{path} has no {checksums.NAME}: it is incomplete; write it again under another name")
         return path
-    steps = [int(folder.name) for folder in (path / "checkpoints").glob("*") if folder.name.isdigit()]
-    if not steps:
-        return None
-    return path / "checkpoints" / str(max(steps))
+    folders = [folder for folder in (path / "checkpoints").glob("*") if folder.name.isdigit()]
+    if filesystem.is_remote(path):
+        folders = [folder for folder in folders if (folder / checksums.NAME).exists()]
+    return max(folders, key=lambda folder: int(folder.name), default=None)
 
 
 class Checkpoint:
@@ -111,14 +115,14 @@ class Checkpoint:
         checksums.verify(path)
         self._path = path
         try:
-            metadata = json.loads((path / "metadata" / "metadata").read_text())
+            metadata = json.loads(filesystem.read_text(path / "metadata" / "metadata"))
             llama, length = Llama(**metadata["llama"]), int(metadata["sequence_length"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
         imported = metadata.get("imported")
         self.trained = imported is None
         # runs/NAME/STAGE/checkpoints/STEP: the tokenizer is in the folder of the run
-        candidates = [path / "tokenizer.model", *(path.absolute().parents[2:3] if self.trained else [])]
+        candidates = [path / "tokenizer.model", *(list(filesystem.absolute(path).parents)[2:3] if self.trained else [])]
         files = [path / "tokenizer.model" if path.is_dir() else path for path in candidates]
         self.tokenizer = next((file for file in files if file.is_file()), None)
         self._stores: dict[str, Any] = {}
@@ -137,7 +141,9 @@ class Checkpoint:
         self._slab: tuple[str, int, np.ndarray] | None = None  # array name, first layer, layers from it on
 
     def _open(self, name: str, shape: tuple[int, ...]) -> Any:
-        kvstore = {"driver": "ocdbt", "base": f"file://{self._path.absolute() / 'params'}/", "path": f"{name}/"}
+        params = filesystem.absolute(self._path) / "params"
+        base = f"{params}/" if filesystem.is_remote(params) else f"file://{params}/"
+        kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
         try:
             store = ts.open({"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}).result()
         except (ValueError, OSError) as error:

@@ -76,8 +76,10 @@ class _Handler(type_handlers.NumpyHandler):
                 process_index=0,
                 arg=ocp.SaveArgs(),
             )
-            for part in ("base", "manifest"):  # filesystem.new_folder syncs all files once
-                spec["kvstore"][part]["file_io_sync"] = False
+            for part in ("base", "manifest"):
+                store_spec = spec["kvstore"].get(part)
+                if isinstance(store_spec, dict) and store_spec.get("driver") == "file":
+                    store_spec["file_io_sync"] = False  # filesystem.new_folder syncs all files once
             writing = deque([(ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context), 0)])
             try:
                 store = _result(writing[0][0])

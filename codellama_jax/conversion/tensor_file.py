@@ -1,15 +1,16 @@
-"""Reads checkpoint files of other formats: tensors, a few rows at a time, and JSON objects."""
+"""Reads tensors from checkpoint files of other formats, a few rows at a time."""
 
 import dataclasses
-import json
+import io
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem, gcs
 
 
 class InputFile:
@@ -22,6 +23,13 @@ class InputFile:
             UserError: the file cannot be opened.
         """
         self.path = path
+        self._object: gcs.ObjectReader | None = None
+        if filesystem.is_remote(path):
+            if not filesystem.exists(path):
+                raise UserError(f"{path} is missing: fetch the complete checkpoint again")
+            self._object = gcs.ObjectReader(path)
+            self.size = self._object.size
+            return
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -36,20 +44,53 @@ class InputFile:
         Raises:
             UserError: the file is too short.
         """
+        if offset + count > self.size:
+            raise UserError(
+                f"{self.path} is truncated: it has {self.size:,} bytes, but {offset + count:,} are needed;"
+                " fetch it again"
+            )
+        if self._object is not None:
+            return np.frombuffer(self._object.read(offset, count), np.uint8)
         buffer, done = np.empty(count, np.uint8), 0
         while done < count:
             number = os.preadv(self._descriptor, [buffer[done:].data], offset + done)
             if number == 0:
-                raise UserError(
-                    f"{self.path} is truncated: it has {self.size:,} bytes, but {offset + count:,} are needed;"
-                    " fetch it again"
-                )
+                raise UserError(f"{self.path} was truncated while it was read: fetch it again")
             done += number
         return buffer
 
+    def as_file(self) -> BinaryIO:
+        """A seekable file object with the same content."""
+        return io.BufferedReader(_RawInput(self), 1 << 16)
+
     def close(self) -> None:
         """Closes the file."""
-        os.close(self._descriptor)
+        if self._object is None:
+            os.close(self._descriptor)
+
+
+class _RawInput(io.RawIOBase):
+    def __init__(self, file: InputFile):
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        if start + offset < 0:
+            raise OSError("the position is negative")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._file.size - self._position))
+        buffer[:count] = self._file.read(self._position, count).data
+        self._position += count
+        return count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,19 +124,3 @@ class StoredTensor:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         raw = self.file.read(self.offset + start * row, (stop - start) * row)
         return raw.view(self.dtype).reshape(stop - start, *self.shape[1:])
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file whose content is an object.
-
-    Raises:
-        UserError: there is no such file, or its content is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        reason = "it is not a JSON object"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise UserError(f"{path} is damaged ({reason}): fetch it again")

@@ -11,7 +11,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def read(file: InputFile) -> dict[str, StoredTensor]:
         UserError: the file is damaged, or its pickle uses names that tensors do not need (the message names one).
     """
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with zipfile.ZipFile(file.as_file()) as archive:
             pickles = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
                 raise ValueError("it has no data.pkl")
@@ -122,16 +122,17 @@ def _strides(size: tuple[int, ...]) -> tuple[int, ...]:
 class Writer:
     """Writes a file for torch.load(weights_only=True, mmap=True), one block of a tensor at a time."""
 
-    def __init__(self, path: Path, tensors: list[tuple[str, str, tuple[int, ...]]]):
+    def __init__(self, file: BinaryIO, root: str, tensors: list[tuple[str, str, tuple[int, ...]]]):
         """Writes everything that precedes the values.
 
         Args:
-            path: path of the file.
+            file: a new file, open for writing. It need not be seekable.
+            root: name of the folder in the archive.
             tensors: name, dtype name and shape of each tensor, in the order in which their values will be written.
         """
-        self._file = path.open("wb")
+        self._file: Any = file
         self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
-        self._root = path.stem
+        self._root = root
         for name, content in (("data.pkl", _pickled(tensors)), ("byteorder", b"little"), ("version", b"3\n")):
             self._archive.writestr(zipfile.ZipInfo(f"{self._root}/{name}"), content)
         self._sizes = [DTYPES[dtype].itemsize * math.prod(shape) for _, dtype, shape in tensors]
@@ -165,7 +166,9 @@ class Writer:
 
     def abandon(self) -> None:
         """Closes an incomplete file, ignoring errors: zipfile would otherwise finish it at garbage collection."""
-        for open_file in (self._entry, self._archive, self._file):
+        with contextlib.suppress(Exception):  # an upload is cancelled, because closing it would complete it
+            getattr(self._file, "terminate", self._file.close)()
+        for open_file in (self._entry, self._archive):
             with contextlib.suppress(OSError, ValueError):
                 if open_file is not None:
                     open_file.close()

@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical
 from codellama_jax.conversion.canonical import Source
 
 TOKENS = 64  # number of random token ids whose logits are compared
 _CONFIG = ("dim", "layers", "heads", "kv_heads", "ffn_dim", "vocab_size", "norm_eps", "rope_theta", "rope_scale")
+
+
+def different_settings(a: Llama, b: Llama) -> list[str]:
+    """The settings of two models that differ and that a checkpoint determines, as "NAME: A and B"."""
+    return [
+        f"{field}: {getattr(a, field)} and {getattr(b, field)}"
+        for field in _CONFIG
+        if getattr(a, field) != getattr(b, field)
+    ]
 
 
 def tensors(a: Source, b: Source) -> dict[str, Any]:
@@ -25,11 +35,7 @@ def tensors(a: Source, b: Source) -> dict[str, Any]:
         same_dtypes: whether every tensor has the same dtype in both.
         tensors: the number of tensors.
     """
-    unlike = [
-        f"{field}: {getattr(a.model.llama, field)} and {getattr(b.model.llama, field)}"
-        for field in _CONFIG
-        if getattr(a.model.llama, field) != getattr(b.model.llama, field)
-    ]
+    unlike = different_settings(a.model.llama, b.model.llama)
     result: dict[str, Any] = {"unlike": unlike}
     names = list(canonical.tensors(a.model.llama))
     if names != list(canonical.tensors(b.model.llama)) or any(

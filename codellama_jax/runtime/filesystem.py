@@ -13,7 +13,6 @@ import glob as local_glob
 import heapq
 import io
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -23,22 +22,31 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from codellama_jax.config import locations
 from codellama_jax.errors import EXIT_INTERRUPTED, EXIT_USAGE, UserError
 
 Location = str | os.PathLike[str]
-
-GCS_SCHEME = "gs://"
+GCS_SCHEME = locations.GCS_SCHEME
 UNFINISHED = ".part"  # the end of the name under which a local file is written; the name begins with a dot
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SPARE_BYTES = 64 << 20  # free space that a new folder needs besides its tensors
 
 
 # ---------------------------------------------------------------- locations
 
 
+def check_scheme(location: Location, schemes: tuple[str, ...] = (GCS_SCHEME,)) -> None:
+    """Checks that a location is local or has one of `schemes`.
+
+    Raises:
+        UserError: it has another scheme.
+    """
+    if problem := locations.problem(os.fspath(location), schemes):
+        raise UserError(problem, EXIT_USAGE)
+
+
 def is_remote(location: Location) -> bool:
     """Whether a location has a scheme, such as gs://."""
-    return _SCHEME.match(os.fspath(location)) is not None
+    return locations.is_remote(os.fspath(location))
 
 
 def to_path(location: Location) -> Path:
@@ -50,10 +58,9 @@ def to_path(location: Location) -> Path:
         UserError: the location has a scheme other than gs://.
     """
     text = os.fspath(location)
+    check_scheme(text)
     if not is_remote(text):
         return Path(text).expanduser()
-    if not text.startswith(GCS_SCHEME):
-        raise UserError(f"{text}: the path must be local or start with {GCS_SCHEME}", EXIT_USAGE)
     # TensorFlow caches the state of an object for some seconds; another host may have changed it
     os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
     from etils import epath
@@ -68,8 +75,9 @@ def absolute(path: Path) -> Path:
 
 
 def expand_home(location: Location) -> str:
-    """The location with ~ expanded if it is local."""
+    """The location with ~ expanded if it is local. Raises UserError for a scheme other than gs://."""
     text = os.fspath(location)
+    check_scheme(text)
     return text if is_remote(text) else os.path.expanduser(text)
 
 

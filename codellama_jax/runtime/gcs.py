@@ -14,6 +14,7 @@ from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import filesystem
 
 ACCESS_CHECK_SECONDS = 20.0  # limit for the retries of the first requests to a bucket
+UPLOAD_PART_BYTES = 16 << 20
 
 
 def object_checksums(folder: Path) -> dict[str, tuple[int, str]]:
@@ -48,6 +49,49 @@ def check_bucket(folder: Path) -> None:
             f"{folder}: the bucket {name} has a hierarchical namespace, for which Orbax needs another package:"
             " pip install google-cloud-storage-control, or use a bucket without one"
         )
+
+
+class ObjectReader:
+    """Reads byte ranges of one version of an object. Nothing else of it is in memory.
+
+    Attributes:
+        size: its size in bytes.
+
+    Raises:
+        UserError: there is no such object, or the bucket cannot be read.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        bucket, name = _bucket(path)
+        self._blob = bucket.blob(name)
+        with errors_as_user_errors(path):
+            self._blob.reload()
+        self.size: int = self._blob.size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """At most `count` bytes; fewer at the end of the object.
+
+        Raises:
+            UserError: the object has been replaced since this one was created, or the bucket cannot be read.
+        """
+        end = min(offset + count, self.size)
+        if end <= offset:
+            return b""
+        with errors_as_user_errors(self._path):
+            return self._blob.download_as_bytes(
+                start=offset, end=end - 1, raw_download=True, checksum=None, if_generation_match=self._blob.generation
+            )
+
+
+def open_upload(path: Path) -> Any:
+    """Opens a new object for writing, which is uploaded in parts while it is written; one part is in memory.
+
+    The object appears when the file is closed, and never if its method `terminate` is called or the with block raises.
+    Methods raise the errors of the client library: see `errors_as_user_errors`.
+    """
+    bucket, name = _bucket(path)
+    return bucket.blob(name).open("wb", chunk_size=UPLOAD_PART_BYTES, ignore_flush=True, if_generation_match=0)
 
 
 class VersionedObject:
@@ -104,10 +148,14 @@ def errors_as_user_errors(path: Path) -> Iterator[None]:
     import requests
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import InvalidResponse
 
     bucket, _ = filesystem.split_url(path)
     try:
-        yield
+        try:
+            yield
+        except InvalidResponse as error:  # of an upload or a download
+            raise exceptions.from_http_response(error.response) from error
     except GoogleAuthError as error:
         raise UserError(
             f"{path}: no credentials for the bucket ({first_line(error)}): run gcloud auth application-default login"

@@ -131,7 +131,7 @@ def test_verify_reports_different_shapes_and_rotary_bases(tmp_path, theirs, run)
     copy.mkdir()
     for path in theirs.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    config["rope_parameters"]["rope_theta"] = config["rope_theta"] = 1e6
+    config["rope_theta"] = 1e6
     (copy / "config.json").write_text(json.dumps(config))
     result = json.loads(run("verify", "--a", theirs, "--b", copy, "--json", code=1))
     assert result["unlike"] == ["rope_theta: 10000.0 and 1000000.0"] and result["max_tensor_difference"] == 0

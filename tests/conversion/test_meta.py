@@ -156,7 +156,7 @@ def test_a_malicious_pickle_is_refused_and_named(tmp_path, run, function, argume
     ("consolidated.01.pth", 0.5, "is truncated"),
     ("consolidated.01.pth", 0, "is truncated"),
     ("consolidated.00.pth", None, "is missing"),
-    ("consolidated.01.pth", None, "do not belong together"),
+    ("consolidated.01.pth", None, "consolidated.01.pth is missing"),
     ("params.json", 0.5, "is damaged"),
     ("params.json", None, "params.json is damaged"),
 ])  # fmt: skip

@@ -1,0 +1,129 @@
+"""Null and impossible values in config.json and params.json are reported in one line that names the key."""
+
+import json
+import shutil
+
+import pytest
+from random_models import SIZES, Random
+
+from codellama_jax.conversion import hf, meta
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    for name in ("hf", "meta"):
+        (folder / name).mkdir()
+    hf.write(Random(SIZES["7b"]), folder / "hf")
+    meta.write(Random(SIZES["70b"]), folder / "meta", 4)
+    return folder
+
+
+@pytest.mark.parametrize("keys, words", [
+    ({"rope_theta": None}, "rope_theta is null, not a number above 1"),
+    ({"rope_theta": "1e6"}, 'rope_theta is "1e6", not a number'),
+    ({"rope_theta": 0}, "rope_theta is 0, not a number above 1"),
+    ({"rope_theta": -1e4}, "rope_theta is -10000.0, not a number above 1"),
+    ({"rope_theta": True}, "rope_theta is true"),
+    ({"rope_theta": 10**400}, "rope_theta is 1000"),
+    ({"rope_parameters": {"rope_theta": None}}, "rope_parameters.rope_theta is null"),
+    ({"rope_scaling": "linear"}, 'rope_scaling is "linear": it must be an object such as'),
+    ({"rope_scaling": ["linear", 4]}, "rope_scaling is ["),
+    ({"rope_parameters": 4}, "rope_parameters is 4: it must be an object"),
+    ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor is 0, not a number of at least 1"),
+    ({"rope_scaling": {"type": "linear", "factor": -4}}, "rope_scaling.factor is -4, not a number of at least 1"),
+    ({"rope_scaling": {"type": "linear", "factor": 0.25}}, "rope_scaling.factor is 0.25, not a number of at least 1"),
+    ({"rope_scaling": {"type": "linear", "factor": None}}, "rope_scaling.factor is null"),
+    ({"rope_scaling": {"type": "linear"}}, "rope_scaling is linear, but has no factor"),
+    ({"rope_scaling": {"factor": 4}}, "rope_scaling has a factor of 4, but not its type"),
+    ({"rope_scaling": {"type": None, "factor": 4}}, "type None is not supported"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 4}}, "'dynamic' is not supported ('default' and 'linear' are"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "'yarn' is not supported"),
+    ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope' is not supported"),
+    ({"rope_scaling": {"type": "linear", "factor": 4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+    ({"max_position_embeddings": None}, "max_position_embeddings is null, not a whole number above 0"),
+    ({"max_position_embeddings": 0}, "max_position_embeddings is 0"),
+    ({"max_position_embeddings": 4096.5}, "max_position_embeddings is 4096.5"),
+    ({"rms_norm_eps": None}, "rms_norm_eps is null, not a number above 0"),
+    ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
+    ({"rms_norm_eps": -1e-5}, "rms_norm_eps is -1e-05"),
+    ({"rms_norm_eps": 2}, "norm_eps=2.0 must be above 0 and below 1"),
+    ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+    ({"num_key_value_heads": 0}, "num_key_value_heads is 0"),
+    ({"num_key_value_heads": "4"}, 'num_key_value_heads is "4"'),
+    ({"num_hidden_layers": 10**9}, "it has 1000000000 layers"),
+    ({"vocab_size": []}, "vocab_size is []"),
+    ({"intermediate_size": True}, "intermediate_size is true"),
+    ({"hidden_act": None}, "hidden_act is None"),
+    ({"sliding_window": 4096}, "sliding_window is 4096"),
+    ({"layer_types": ["sliding_attention"] * 3}, "layer_types is ['sliding_attention'"),
+    ({"num_local_experts": 8}, "num_local_experts is 8"),
+    ({"mlp_bias": True}, "mlp_bias is True"),
+    ({"model_type": None}, "model_type is None"),
+])  # fmt: skip
+def test_odd_values_of_config_json_give_one_line(written, tmp_path, run, keys, words):
+    theirs = shutil.copytree(written / "hf", tmp_path / "theirs")
+    config = json.loads((theirs / "config.json").read_text()) | keys
+    (theirs / "config.json").write_text(json.dumps(config))
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+    assert words in output and "config.json" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize("text, words", [
+    ("[]", "it is not a JSON object"),
+    ("null", "it is not a JSON object"),
+    ("", "is damaged"),
+    ('{"rms_norm_eps": NaN}', "NaN is not a JSON value"),
+    ('{"rope_theta": Infinity}', "Infinity is not a JSON value"),
+    ('{"rope_theta": 1e4, "rope_theta": 1e6}', 'the key "rope_theta" occurs twice'),
+    ('{"rope_scaling": {"factor": 2, "factor": 4}}', 'the key "factor" occurs twice'),
+    ("[" * 10_000, "nested too deeply"),
+    ("{}", "model_type is None"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["config.json", "params.json"])
+def test_files_that_are_not_json_objects_give_one_line(written, tmp_path, run, text, words, name):
+    theirs = shutil.copytree(written / ("hf" if name == "config.json" else "meta"), tmp_path / "theirs")
+    (theirs / name).write_text(text)
+    words = "'dim' is missing" if text == "{}" and name == "params.json" else words
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+    assert words in output and str(theirs / name) in output
+
+
+@pytest.mark.parametrize("keys, words", [
+    ({"rope_theta": None}, "rope_theta is null, not a number above 1"),
+    ({"rope_theta": "1e6"}, 'rope_theta is "1e6"'),
+    ({"norm_eps": 0}, "norm_eps is 0, not a number above 0"),
+    ({"norm_eps": None}, "norm_eps is null"),
+    ({"n_heads": 0}, "n_heads is 0"),
+    ({"dim": None}, "dim is null"),
+    ({"n_layers": 2.5}, "n_layers is 2.5"),
+    ({"n_kv_heads": "8"}, 'n_kv_heads is "8"'),
+    ({"vocab_size": "all"}, 'vocab_size is "all"'),
+    ({"vocab_size": 0}, "vocab_size is 0"),
+    ({"multiple_of": 0}, "multiple_of is 0"),
+    ({"ffn_dim_multiplier": -1}, "ffn_dim_multiplier is -1"),
+    ({"use_scaled_rope": True}, "use_scaled_rope is True"),
+    ({"quantization_args": {"group_size": 32}}, "quantization_args is"),
+])  # fmt: skip
+def test_odd_values_of_params_json_give_one_line(written, tmp_path, run, keys, words):
+    theirs = shutil.copytree(written / "meta", tmp_path / "theirs")
+    params = json.loads((theirs / "params.json").read_text()) | keys
+    (theirs / "params.json").write_text(json.dumps(params))
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+    assert words in output and str(theirs / "params.json") in output
+
+
+@pytest.mark.parametrize("missing, words", [
+    ([3], "consolidated.03.pth is missing: fetch"),
+    ([2, 3], "consolidated.02.pth is missing, and so are 1 more parts"),
+    ([1, 2, 3], "consolidated.01.pth is missing, and so are 2 more parts"),
+    ([1], "consolidated.01.pth is missing"),
+    ([0], "consolidated.00.pth is missing"),
+    ([0, 1, 2, 3], "consolidated.00.pth is missing"),
+])  # fmt: skip
+def test_missing_parts_are_named_as_missing(written, tmp_path, run, missing, words):
+    theirs = shutil.copytree(written / "meta", tmp_path / "theirs")
+    for part in missing:
+        (theirs / f"consolidated.{part:02d}.pth").unlink()
+    assert words in run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
