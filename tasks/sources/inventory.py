@@ -25,7 +25,7 @@ class PlaceInventory:
         stream: name of the stream.
         place: as the user named it.
         kind: what it is read as: text files, records, a curated dataset, ...
-        read: extension -> number of files that are read, for training and validation together.
+        read: extension -> number of files that are read, for training and validation together; "" for any extension.
         bytes: size of these files; None if it is not known.
         documents: documents that have been read so far; see `scope`.
         scope: which documents `documents` and `left_out` count.
@@ -183,7 +183,8 @@ def holds(listing: Listing) -> str:
 
 def _in_brackets(counts: Mapping[str, int]) -> str:
     if len(counts) == 1:
-        return f" ({next(iter(counts))})"
+        extension = next(iter(counts))
+        return f" ({extension})" * bool(extension)
     return f" ({format_extensions(counts)})" if counts else ""
 
 

@@ -98,6 +98,22 @@ def test_validation_is_always_the_same_and_separate_from_training(stage_data: Ca
     assert paths["train"] and paths["validation"] and not paths["train"] & paths["validation"]
 
 
+def test_the_inventory_counts_the_documents_that_were_read(stage_data: Callable[..., StageData]):
+    data = stage_data()
+    before = {place.stream: place for place in data.inventory().places}
+    assert list(before) == list(SHARES) and before["code"].documents == 1
+    loader = data.stream("train")
+    for _ in range(40):  # more than an epoch
+        loader.next_batch()
+    after = {place.stream: place for place in data.inventory().places}
+    assert after["code"].read == before["code"].read == {".c": 31}
+    assert after["code"].scope == "read" and after["code"].documents >= after["code"].splits["train"] - 1
+    assert data.inventory().lines()[0].startswith("code: ") and after["instruct"].fields == {"messages": "messages"}
+    assert sum(place.left_out.get("binary", 0) for place in after.values()) == sum(
+        reasons["binary"] for reasons in loader.left_out().values()
+    )
+
+
 def test_a_run_keeps_its_first_tokenizer(stage_data: Callable[..., StageData], tmp_path: Path):
     assert stage_data().tokenizer.model == (tmp_path / "run/tokenizer.model").read_bytes()
     (tmp_path / "run/tokenizer.model").write_bytes(b"another")

@@ -21,10 +21,9 @@ from codellama_jax.errors import UserError
 from tasks.sources.base import Block, Dialogue, Source, binding, hash_of, read_first
 from tasks.sources.duplicates import Identity
 from tasks.sources.embedded.docstrings import docstrings, exercises
-from tasks.sources.files import count_extensions
 from tasks.sources.filters import text_or_none
 from tasks.sources.folder import SKIPPED_FOLDERS, File, TextFiles, walk
-from tasks.sources.inventory import PlaceInventory, most_frequent
+from tasks.sources.inventory import PlaceInventory
 from tasks.sources.splits import hash_fraction, select_split
 
 # Tests are excluded because Debian does not install them, and they would be most of the corpus; encodings because it is
@@ -50,7 +49,7 @@ def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters) -
     modules = [file for file in select(code) + select(python) if file.path.endswith(".py")]
     source: TextFiles | Exercises
     if stream == "instruct":
-        source = Exercises(stream, modules, split)
+        source = Exercises(stream, modules)
     else:
         if stream == "code":
             entries = select(code)
@@ -62,20 +61,15 @@ def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters) -
             from tasks.sources.embedded.distributions import distribution_files  # only nl needs it
 
             entries = select(distribution_files())
-        source = TextFiles(stream, entries, corpus, filters, split, _inventory(stream, split, entries))
+        source = TextFiles(stream, entries, corpus, filters, split, _inventory(stream, entries))
     if not read_first(source).documents:
         raise UserError(f"{where}: nothing usable for {split}; name a folder, or raise Corpus.validation_share")
     return source
 
 
-def _inventory(stream: str, split: str, entries: Sequence[File]) -> PlaceInventory:
+def _inventory(stream: str, entries: Sequence[File]) -> PlaceInventory:
     return PlaceInventory(
-        stream,
-        "None",
-        f"text that comes with Python {platform.python_version()}",
-        read=most_frequent(count_extensions(entry.path for entry in entries)),
-        splits={split: len(entries)},
-        split_by="the hash of a file's path",
+        stream, "None", f"text that comes with Python {platform.python_version()}", read={"": len(entries)}
     )
 
 
@@ -84,9 +78,9 @@ class Exercises:
 
     dialogues = True
 
-    def __init__(self, name: str, files: list[File], split: str):
+    def __init__(self, name: str, files: list[File]):
         self.name = name
-        self._files, self._split = files, split
+        self._files = files
 
     def __len__(self) -> int:
         return len(self._files)
@@ -100,7 +94,7 @@ class Exercises:
         return hash_of(self.name, None, ((file.path, file.size) for file in self._files))
 
     def inventory(self) -> Sequence[PlaceInventory]:
-        return [_inventory(self.name, self._split, self._files)]
+        return [_inventory(self.name, self._files)]
 
     def place(self, shard: int) -> int:
         return 0
