@@ -83,7 +83,7 @@ def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     # Imported here: importing Orbax takes a second, and a wrong flag should be reported at once.
-    from codellama_jax.conversion import formats, native
+    from codellama_jax.conversion import exported_files, formats, native
     from codellama_jax.conversion.canonical import Source
     from codellama_jax.conversion.vocabulary import GrownVocabulary
 
@@ -94,17 +94,22 @@ def _import(options: argparse.Namespace) -> int:
         source.model = dataclasses.replace(source.model, sequence_length=options.sequence_length)
     if options.vocab_size is not None:
         source = GrownVocabulary(source, options.vocab_size, options.new_rows)
-    tokenizer = options.tokenizer or opened.tokenizer
-    native.write(source, options.to, f"{opened.format}: {options.origin.absolute()}", tokenizer)
+    files, messages, _ = exported_files.replace_tokenizer(opened.files, options.tokenizer)
+    rows = opened.source.model.llama.vocab_size
+    lineage, more = exported_files.imported(files, opened.lineage, source.model, rows)
+    native.write(source, options.to, f"{opened.format}: {options.origin.absolute()}", files, lineage)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
+    for message in (*messages, *more):
+        print(message)
     print(f"start a stage from it with --gin.INITIAL_CHECKPOINT={options.to}")
     return EXIT_DONE
 
 
 def _export(options: argparse.Namespace) -> int:
-    from codellama_jax.conversion import formats, hf, meta, tokenizer_files
+    from codellama_jax.conversion import exported_files, formats, hf, meta
     from codellama_jax.runtime.filesystem import new_folder
+    from codellama_jax.training import assets
 
     started = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
@@ -112,18 +117,21 @@ def _export(options: argparse.Namespace) -> int:
     dtype = options.dtype or ("bfloat16" if opened.trained else None)
     if dtype:
         source.model = dataclasses.replace(source.model, dtypes=dict.fromkeys(source.model.dtypes, dtype))
-    tokenizer = tokenizer_files.model_for(options.tokenizer or opened.tokenizer, source.model.llama.vocab_size)
+    carried, messages, _ = exported_files.replace_tokenizer(opened.files, options.tokenizer)
+    files, more, special_ids = exported_files.exported(
+        carried, opened.lineage, source.model, options.format, opened.trained
+    )
+    source.model = dataclasses.replace(source.model, notes={**source.model.notes, **special_ids})
     with new_folder(options.to, formats.nbytes(source.model)) as folder:
         if options.format == "hf":
             hf.write(source, folder, _bytes(options.shard_size))
         else:
             meta.write(source, folder, options.shards)
-        if tokenizer is not None:
-            tokenizer_files.write(tokenizer, folder, options.format, source.model.sequence_length)
+        assets.write(files, folder)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
-    if tokenizer is None:
-        print("the checkpoint has no tokenizer: --tokenizer=PATH adds its files")
+    for message in (*messages, *more):
+        print(message)
     return EXIT_DONE
 
 

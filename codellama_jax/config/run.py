@@ -76,7 +76,7 @@ RENAMED_SETTINGS = {
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
 # Settings that earlier versions did not have -> the value that reproduces the behaviour of those versions.
-ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None}
+ADDED_SETTINGS: dict[str, Any] = {"Mixture.seqio": None, "Llama.padding_rows": 0}
 
 
 def current_name(setting: str) -> str:

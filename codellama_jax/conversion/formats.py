@@ -7,6 +7,9 @@ from typing import NamedTuple
 from codellama_jax.conversion import canonical, hf, llama2c, meta, native
 from codellama_jax.conversion.canonical import Model, Source, Tensor
 from codellama_jax.errors import UserError
+from codellama_jax.training import assets
+from codellama_jax.training.assets import Assets
+from codellama_jax.training.lineage import Lineage
 
 
 class OpenedCheckpoint(NamedTuple):
@@ -15,13 +18,15 @@ class OpenedCheckpoint(NamedTuple):
     Attributes:
         source: reads its tensors.
         format: "Hugging Face", "Meta", "llama2.c" or "codellama_jax".
-        tokenizer: its SentencePiece model file; None if there is none.
+        files: the files of its tokenizer and its like, which conversions carry.
+        lineage: what it records for an export.
         trained: whether training wrote it, in float32.
     """
 
     source: Source
     format: str
-    tokenizer: Path | None
+    files: Assets
+    lineage: Lineage
     trained: bool = False
 
 
@@ -33,21 +38,26 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
-    model_file = path / "tokenizer.model"
-    tokenizer = model_file if model_file.is_file() else None
     if folder := native.find(path):
         source = native.Checkpoint(folder)
-        return OpenedCheckpoint(source, "codellama_jax", source.tokenizer, source.trained)
+        return OpenedCheckpoint(source, "codellama_jax", source.files, source.lineage, source.trained)
     if (path / "config.json").is_file():
-        return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer)
+        return _foreign(hf.HuggingFace(path), "Hugging Face", assets.find(path))
     if (path / meta.PARAMS).is_file() or any(path.glob("consolidated.*.pth")):
-        return OpenedCheckpoint(meta.Meta(path), "Meta", tokenizer)
+        files = {name: content for name, content in assets.find(path).items() if name == assets.MODEL}
+        return _foreign(meta.Meta(path), "Meta", files)
     if file := llama2c.find(path):
-        return OpenedCheckpoint(llama2c.Llama2c(file), "llama2.c", None)
+        return _foreign(llama2c.Llama2c(file), "llama2.c", {})
     raise UserError(
         f"{path} is not a checkpoint of a known format: a folder with config.json and *.safetensors (Hugging Face),"
         " params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project), or a .bin file of llama2.c"
     )
+
+
+def _foreign(source: Source, format: str, files: Assets) -> OpenedCheckpoint:
+    """A checkpoint in the format of another program."""
+    metadata = {"sequence_length": source.model.sequence_length, "imported": {"notes": source.model.notes}}
+    return OpenedCheckpoint(source, format, files, Lineage.of(metadata))
 
 
 def nbytes(model: Model) -> int:

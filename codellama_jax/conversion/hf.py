@@ -16,6 +16,7 @@ from codellama_jax.conversion import canonical, safetensors, torch_file
 from codellama_jax.conversion.canonical import DTYPES, Model, Source, Tensor
 from codellama_jax.conversion.tensor_file import InputFile, StoredTensor, json_object
 from codellama_jax.errors import UserError
+from codellama_jax.training.lineage import SPECIAL_IDS
 
 SHARD_BYTES = 5_000_000_000
 INDEX = "model.safetensors.index.json"
@@ -34,7 +35,6 @@ _BLOCK = {
     "w3": "mlp.up_proj",
     "w2": "mlp.down_proj",
 }
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _IGNORED = "rotary_emb.inv_freq"  # buffers of old files
 
 
@@ -73,7 +73,7 @@ class HuggingFace:
                     " they do not belong together"
                 )
             dtypes[str(tensor)] = stored.dtype.name
-        notes = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
+        notes = {key: config[key] for key in SPECIAL_IDS if config.get(key) is not None}
         self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
 
     def _read(self, folder: Path) -> dict[str, StoredTensor]:
@@ -143,7 +143,7 @@ def _llama(path: Path, config: dict[str, Any]) -> tuple[Any, int]:
 
 
 def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes tensors, index, config.json and generation_config.json.
+    """Writes tensors, index and config.json.
 
     Args:
         source: a checkpoint of any format.
@@ -166,9 +166,10 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    special = {"bos_token_id": 1, "eos_token_id": 2} | {key: model.notes[key] for key in _SPECIAL if key in model.notes}
+    special = {"bos_token_id": 1, "eos_token_id": 2} | {
+        key: model.notes[key] for key in SPECIAL_IDS if key in model.notes
+    }
     (folder / "config.json").write_text(json.dumps(config_json(model) | special, indent=2) + "\n")
-    (folder / "generation_config.json").write_text(json.dumps(special, indent=2) + "\n")
 
 
 def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
