@@ -68,10 +68,11 @@ def imported(files: Assets, lineage: Lineage, model: Model, rows: int) -> tuple[
     if assets.MODEL not in files:
         return lineage, []
     tokenizer = _tokenizer(files, total)
-    pieces, free = tokenizer.pieces, _infilling_is_free(files, tokenizer)
+    pieces = tokenizer.pieces
+    free = not assets.other_infilling_tokens(files, pieces)
     infilling = bool(tokenizer.extra_pieces) or lineage.infilling
     infilling |= free and (pieces + INFILLING_ROWS in (rows, total) or rows == pieces <= total - INFILLING_ROWS)
-    named = max(assets.tokens(files)) + 1
+    named = assets.named_rows(files, total)
     named = max(named, pieces + INFILLING_ROWS) if infilling else named
     messages = []
     if infilling and not tokenizer.extra_pieces and rows < total:
@@ -79,12 +80,6 @@ def imported(files: Assets, lineage: Lineage, model: Model, rows: int) -> tuple[
     if named < total:
         messages.append(f"rows {named} to {total - 1} are padding: they have no token, and a stage does not train them")
     return dataclasses.replace(lineage, infilling=infilling), messages
-
-
-def _infilling_is_free(files: Assets, tokenizer: Tokenizer) -> bool:
-    """Whether no added token has an id after the pieces, or only tokens that infilling has there."""
-    added = {id: text for id, text in assets.added_tokens(files).items() if id >= tokenizer.pieces}
-    return assets.are_infilling(added, tokenizer.pieces)
 
 
 def _tokenizer(files: Assets, rows: int) -> Tokenizer:
@@ -148,7 +143,8 @@ class _Export:
         """Names the infilling ids if the model has them and the files do not, and generates files that are missing."""
         rows, step = self._model.llama.vocab_size, self._lineage.step
         plain = _tokenizer(self.files, rows)
-        possible = _infilling_is_free(self.files, plain) and rows >= plain.pieces + INFILLING_ROWS
+        free = not assets.other_infilling_tokens(self.files, plain.pieces)
+        possible = free and rows >= plain.pieces + INFILLING_ROWS
         trained = self._lineage.infilling or rows == plain.pieces + INFILLING_ROWS
         tokenizer = Tokenizer(plain.model, bool(plain.extra_pieces) or (possible and trained))
         names = plain.extra_pieces or tokenizer_files.infilling_names()
@@ -170,8 +166,9 @@ class _Export:
         added = {token["id"]: token for token in tokenizer_files.special_tokens(tokenizer, names)}
         if assets.TOKENIZER_JSON in self.files:
             content = assets.parsed(self.files, assets.TOKENIZER_JSON)
-            vocabulary = {text: id for text, id in content["model"]["vocab"].items() if id < tokenizer.pieces}
-            content["model"]["vocab"] = vocabulary | {name: tokenizer.pieces + n for n, name in enumerate(names)}
+            ids = {name: tokenizer.pieces + number for number, name in enumerate(names)}
+            vocabulary = {text: id for text, id in content["model"]["vocab"].items() if id not in ids.values()}
+            content["model"]["vocab"] = vocabulary | ids
             kept = [token for token in content.get("added_tokens") or [] if token["id"] not in added]
             content["added_tokens"] = sorted([*kept, *added.values()], key=lambda token: token["id"])
             self.files[assets.TOKENIZER_JSON] = _json(content)
@@ -180,7 +177,7 @@ class _Export:
             for id, token in added.items():
                 config["added_tokens_decoder"][str(id)] = {key: value for key, value in token.items() if key != "id"}
             self.files[assets.TOKENIZER_CONFIG] = _json(config)
-        self.messages.append(f"added to the tokenizer that was imported: the infilling ids from {tokenizer.pieces} on")
+        self.messages.append(f"named in the tokenizer that was imported: the infilling ids from {tokenizer.pieces} on")
 
     def add_chat_template(self, chat_format: str) -> None:
         """Adds the template of the dialogues that the model was trained on; replaces another one."""

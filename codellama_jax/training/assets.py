@@ -99,10 +99,23 @@ def added_tokens(files: Assets) -> dict[int, str]:
     return added | {int(token["id"]): token["content"] for token in listed}
 
 
-def are_infilling(extra: Mapping[int, str], pieces: int) -> bool:
-    """Whether added tokens, by id, have the infilling ids after a vocabulary of `pieces` pieces, and their names."""
-    markers = [*INFILLING_PIECES[HELPERS:], STEP_PIECE]
-    return all(pieces + HELPERS <= id < pieces + INFILLING_ROWS and text in markers for id, text in extra.items())
+def named_rows(files: Assets, rows: int) -> int:
+    """How many of the rows of a model the tokenizer's files name, up to the last that has a name. Raises as `tokens`.
+
+    Names beyond the rows do not count: files of Code Llama have <FILL_ME> there, which no model reads.
+    """
+    return max((id for id in tokens(files) if id < rows), default=-1) + 1
+
+
+def other_infilling_tokens(files: Assets, pieces: int) -> dict[int, str]:
+    """The added tokens, by id, that have ids of infilling after a vocabulary of `pieces` pieces, but other names."""
+    markers = dict(enumerate(INFILLING_PIECES[HELPERS:], pieces + HELPERS))
+    step = pieces + INFILLING_ROWS - 1
+    return {
+        id: text
+        for id, text in added_tokens(files).items()
+        if pieces <= id <= step and text != markers.get(id) and (id, text) != (step, STEP_PIECE)
+    }
 
 
 class AssetsHandler(ocp.CheckpointHandler):

@@ -158,8 +158,8 @@ def stage_model(config: Config, run_dir: Path, tokenizer: Tokenizer, dialogues: 
         return StageModel(llama, lineage.after(None, config, dialogues), {assets.MODEL: tokenizer.model})
     metadata, files = read_metadata(origin), assets.read(origin)
     _check_tokens(origin, files, tokenizer)
-    named = max(assets.tokens(files), default=-1) + 1
-    llama = with_vocabulary(config.llama, tokenizer, Llama(**metadata["llama"]).vocab_size, named)
+    rows = Llama(**metadata["llama"]).vocab_size
+    llama = with_vocabulary(config.llama, tokenizer, rows, assets.named_rows(files, rows))
     files.setdefault(assets.MODEL, tokenizer.model)
     return StageModel(llama, lineage.after(lineage.Lineage.of(metadata), config, dialogues), files)
 
@@ -187,8 +187,8 @@ def _check_tokens(origin: Path, files: assets.Assets, tokenizer: Tokenizer) -> N
             f"{origin} was trained with another tokenizer than TOKENIZER: bind"
             f" TOKENIZER={str(_model_path(origin))!r}, which is the one that it carries"
         )
-    taken = {id: text for id, text in assets.added_tokens(files).items() if id >= tokenizer.pieces}
-    if tokenizer.infilling and taken and not assets.are_infilling(taken, tokenizer.pieces):
+    taken = assets.other_infilling_tokens(files, tokenizer.pieces)
+    if tokenizer.infilling and taken:
         id, text = min(taken.items())
         raise UserError(
             f"{origin} has the added token {text!r} with id {id}, which Tokenizer.infilling=True uses for infilling:"

@@ -111,6 +111,21 @@ def test_infilling_ids_are_named_whatever_the_padding(run, make_folder, small_to
         assert added["▁<EOT>"] == 522
 
 
+def test_tokens_after_the_infilling_ids_do_not_take_them_away(run, make_folder, small_tokenizer):
+    """People add <pad> there, and files of Code Llama name <FILL_ME> beyond the model's rows."""
+    added = {"▁<PRE>": 519, "▁<EOT>": 522, "<pad>": 528, "<FILL_ME>": 529}
+    files = {"added_tokens.json": json.dumps(added).encode(), "tokenizer.model": small_tokenizer.model}
+    assert assets.named_rows(files, 529) == 529 and assets.named_rows(files, 576) == 530
+    assert not assets.other_infilling_tokens(files, 512)
+    assert assets.other_infilling_tokens(files | {"added_tokens.json": b'{"<pad>": 512}'}, 512) == {512: "<pad>"}
+    model = tokenizer_files.sentencepiece_model(small_tokenizer)
+    out, output = converted(run, make_folder(529, files | {"tokenizer.model": model}))
+    assert (out / "tokenizer.model").read_bytes() == model and "padding" not in output
+    trained, _, _ = exported(files, Lineage(512, infilling=True), rows=529)
+    assert len(Tokenizer(trained["tokenizer.model"], infilling=True).extra_pieces) == 16
+    assert json.loads(trained["added_tokens.json"]) == added
+
+
 @pytest.mark.parametrize("last", ["▁<EOT><EOT><EOT><EOT><EOT><EOT>", "<step>"])
 def test_a_model_file_with_infilling_pieces_is_exported_byte_for_byte(run, make_folder, small_tokenizer, last):
     names = [*INFILLING_PIECES[:-1], last]
@@ -156,7 +171,7 @@ def test_training_adds_infilling_to_the_tokenizer_of_an_import(small_tokenizer):
     }
     files |= {"tokenizer_config.json": json.dumps(config).encode(), "generation_config.json": GENERATION}
     out, messages, ids = exported(files, Lineage(16_384, infilling=True))
-    assert messages == ["added to the tokenizer that was imported: the infilling ids from 512 on"]
+    assert messages == ["named in the tokenizer that was imported: the infilling ids from 512 on"]
     assert Tokenizer(out["tokenizer.model"], infilling=True).extra_pieces == tokenizer_files.infilling_names()
     expected = tokenizer_files.tokenizer_json(small_tokenizer)
     assert json.loads(out["tokenizer.json"]) == expected
