@@ -114,7 +114,7 @@ def exported(files: Assets, lineage: Lineage, model: Model, format: str, trained
     export = _Export(files, lineage, model)
     if assets.MODEL in files:
         export.add_infilling()
-    elif not any(name in files for name in _HF_FILES):
+    elif format == "meta" or not any(name in files for name in _HF_FILES):
         export.messages.append("the checkpoint has no tokenizer: --tokenizer=PATH adds its files")
     if format == "meta":
         left = [name for name in files if name != assets.MODEL] + ["the chat template"] * bool(lineage.dialogues)

@@ -90,6 +90,16 @@ def test_metas_format_names_what_it_has_no_place_for(run, make_folder, small_tok
     assert not (out / "tokenizer_config.json").exists()
 
 
+def test_a_folder_without_a_model_file_keeps_its_other_files(run, make_folder, small_tokenizer):
+    files = every_file(small_tokenizer)
+    theirs = make_folder(514, files)
+    (theirs / "tokenizer.model").unlink()
+    out, _ = converted(run, theirs)
+    assert assets.find(out) == files
+    output = run("export", "--from", theirs, "--to", out.parent / "meta", "--format=meta")
+    assert "the checkpoint has no tokenizer: --tokenizer=PATH adds its files" in output
+
+
 @pytest.mark.parametrize("rows, flags, pieces", [
     (528, [], 528),  # Code Llama
     (528, ["--vocab_size=576"], 528),  # padded: the infilling ids keep their names
