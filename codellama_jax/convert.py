@@ -90,7 +90,7 @@ def _convert(flags: gin_files.Flags, options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     # Imported here: importing Orbax takes a second, and a wrong flag should be reported at once.
-    from codellama_jax.conversion import formats, native
+    from codellama_jax.conversion import exported_files, formats, native
     from codellama_jax.conversion.canonical import Source
     from codellama_jax.conversion.values import CheckedValues
     from codellama_jax.conversion.vocabulary import GrownVocabulary
@@ -102,26 +102,35 @@ def _import(options: argparse.Namespace) -> int:
         source.model = dataclasses.replace(source.model, sequence_length=options.sequence_length)
     if options.vocab_size is not None:
         source = GrownVocabulary(source, options.vocab_size, options.new_rows)
-    tokenizer = options.tokenizer or opened.tokenizer
     source = checked = CheckedValues(source, opened.name_of)
-    native.write(source, options.to, f"{opened.format}: {filesystem.absolute(options.origin)}", tokenizer)
+    files, messages, _ = exported_files.replace_tokenizer(opened.files, options.tokenizer)
+    rows = opened.source.model.llama.vocab_size
+    lineage, more = exported_files.imported(files, opened.lineage, source.model, rows)
+    native.write(source, options.to, f"{opened.format}: {filesystem.absolute(options.origin)}", files, lineage)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
     _log_lines(checked.warnings())
+    for message in (*messages, *more):
+        print(message)
     print(f"start a stage from it with --gin.INITIAL_CHECKPOINT={options.to}")
     return EXIT_DONE
 
 
 def _export(options: argparse.Namespace) -> int:
-    from codellama_jax.conversion import formats, hf, meta, tokenizer_files
+    from codellama_jax.conversion import exported_files, formats, hf, meta
     from codellama_jax.conversion.output import output_folder
     from codellama_jax.conversion.values import CheckedValues
+    from codellama_jax.training import assets
 
     started = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
     dtype = options.dtype or ("bfloat16" if opened.trained else None)
     source = CheckedValues(opened.source, opened.name_of, dtype)
-    tokenizer = tokenizer_files.model_for(options.tokenizer or opened.tokenizer, source.model.llama.vocab_size)
+    carried, messages, _ = exported_files.replace_tokenizer(opened.files, options.tokenizer)
+    files, more, special_ids = exported_files.exported(
+        carried, opened.lineage, source.model, options.format, opened.trained
+    )
+    source.model = dataclasses.replace(source.model, notes={**source.model.notes, **special_ids})
     last = hf.CONFIG if options.format == "hf" else meta.PARAMS
     with output_folder(options.to, formats.nbytes(source.model), last) as output:
         folder = output.path
@@ -129,13 +138,12 @@ def _export(options: argparse.Namespace) -> int:
             hf.write(source, folder, _bytes(options.shard_size), output)
         else:
             meta.write(source, folder, options.shards, output)
-        if tokenizer is not None:
-            tokenizer_files.write(tokenizer, folder, options.format, source.model.sequence_length)
+        assets.write(files, folder)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
     _log_lines(source.warnings())
-    if tokenizer is None:
-        print("the checkpoint has no tokenizer: --tokenizer=PATH adds its files")
+    for message in (*messages, *more):
+        print(message)
     return EXIT_DONE
 
 

@@ -3,11 +3,13 @@
 Text never turns into control tokens. In Code Llama's own model file the sixteen extra pieces are ordinary BPE pieces,
 so a source file that contains " <EOT>" would be encoded with one. Here text is encoded with the 32,000 pieces of Llama
 2 only, and the infilling ids are integers that never come from text.
+
+Code Llama 70B has the same rows. In its dialogue format, the last one is <step>.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,12 @@ INFILLING_ROWS = 16  # rows that Code Llama adds to the vocabulary (32,016 inste
 # The last pieces of Code Llama's model file, ids 32,000 to 32,015.
 INFILLING_PIECES = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", "▁<PRE>", "▁<SUF>", "▁<MID>"]
 INFILLING_PIECES += ["▁" + "<EOT>" * n for n in range(1, 7)]
+# The first seven are only parts from which SentencePiece merges the four markers.
+HELPERS = 7
+STEP_PIECE = "<step>"  # the name of the last piece in the 70B dialogue format
+
+# SHA-256 of the pieces of Llama 2, joined by zero bytes: its vocabulary, whatever follows it in a file.
+_LLAMA_PIECES, _LLAMA_DIGEST = 32_000, "b43c657d6772da32c3e0971ab610fc3d6a7e45089582758d1bc5160e5cdbe588"
 
 _NO_INFILLING = (
     "tokenizer has no infilling ids (34B and Python models were trained without): use complete, or load 7B/13B base"
@@ -45,6 +53,7 @@ class Tokenizer:
         continuation_model: the same model with add_dummy_prefix off, which encodes without the implicit leading space
             (compared with the reference implementation on 29,842 fuzzed strings: no differences).
         infilling: whether the vocabulary has the sixteen infilling rows.
+        extra_pieces: names of the sixteen infilling pieces at the end of the model file; empty if it has none.
         pieces: number of pieces; every id that comes from text is smaller.
         rows: number of rows that a model's embedding needs: pieces, plus 16 with infilling.
         bos_id, eos_id, unk_id: 1, 2, 0.
@@ -57,12 +66,13 @@ class Tokenizer:
         """Makes a tokenizer from the bytes of a model or the path of a model file.
 
         Code Llama's file with 32,016 pieces is accepted: its last 16 pieces are removed, which gives Llama 2's model.
+        They are recognised by the names of the four markers. After Llama 2's 32,000 pieces they may have any names.
 
         Raises:
             UserError: the file does not exist, or it is not a SentencePiece model with Llama's ids and settings.
         """
         name = "the tokenizer's model" if isinstance(model, bytes) else os.fspath(model)
-        self.model, proto = _validated(
+        self.model, proto, self.extra_pieces = _validated(
             model if isinstance(model, bytes) else _file_bytes(filesystem.to_path(model)), name
         )
         self._plain = _processor(self.model, name)
@@ -147,9 +157,24 @@ def _file_bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
 
 
-def _validated(model: bytes, name: str) -> tuple[bytes, Any]:
-    """Returns the model without Code Llama's extra pieces, as bytes and as ModelProto. Raises UserError if its ids or
-    settings differ from Llama's.
+def has_infilling_pieces(pieces: Sequence[str]) -> bool:
+    """Whether the last sixteen pieces of a vocabulary are those of the infilling rows.
+
+    The four markers have the same names in all files. The helper pieces before them have other names in the exports of
+    this project, the last piece is <step> in the 70B dialogue format, and some files of 70B name none of them.
+    """
+    last = pieces[-INFILLING_ROWS:]
+    markers = slice(HELPERS, INFILLING_ROWS - 1)
+    if last[markers] == INFILLING_PIECES[markers] and last[-1] in (INFILLING_PIECES[-1], STEP_PIECE):
+        return True
+    if len(pieces) != _LLAMA_PIECES + INFILLING_ROWS:
+        return False
+    return hashlib.sha256("\0".join(pieces[:_LLAMA_PIECES]).encode()).hexdigest() == _LLAMA_DIGEST
+
+
+def _validated(model: bytes, name: str) -> tuple[bytes, Any, list[str]]:
+    """Returns the model without Code Llama's extra pieces, as bytes and as ModelProto, and the names of those pieces.
+    Raises UserError if its ids or settings differ from Llama's.
 
     A protobuf parser accepts many invalid files (an empty file, one truncated between two pieces), and SentencePiece
     then falls back to defaults that change text. So every property that this module relies on is checked.
@@ -166,7 +191,8 @@ def _validated(model: bytes, name: str) -> tuple[bytes, Any]:
             f"{name} is truncated (no settings after its {len(texts)} pieces): download it again; {_REMEDY}"
         )
 
-    if texts[-INFILLING_ROWS:] == INFILLING_PIECES:
+    extra = texts[-INFILLING_ROWS:] if has_infilling_pieces(texts) else []
+    if extra:
         del proto.pieces[-INFILLING_ROWS:]
         proto.trainer_spec.vocab_size = len(proto.pieces)
         model = proto.SerializeToString(deterministic=True)
@@ -184,7 +210,7 @@ def _validated(model: bytes, name: str) -> tuple[bytes, Any]:
         )
     if not rules.add_dummy_prefix or proto.trainer_spec.treat_whitespace_as_suffix:
         raise UserError(f"{name} does not add an implicit leading space as Llama's does; {_REMEDY}")
-    return model, proto
+    return model, proto, extra
 
 
 def _processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:

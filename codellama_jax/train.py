@@ -73,7 +73,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
     from codellama_jax.sharding import check_divides, host_group, make_mesh
     from codellama_jax.training.checkpoints import read_metadata
     from codellama_jax.training.inheritance import check_model
-    from codellama_jax.training.initialization import start_checkpoint, with_vocabulary
+    from codellama_jax.training.initialization import stage_model, start_checkpoint
     from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
     from codellama_jax.training.trainer import Trainer
     from codellama_jax.training.watchdog import Watchdog
@@ -108,12 +108,18 @@ def run_stage(config: Config, run_dir: Path) -> int:
         check_divides(mesh, micro_batch, stage.sequence_length, config.llama)
         host, hosts = host_group(mesh)
         data = StageData(config, run_dir, host=host, hosts=hosts, log=log.info, writes=writes)
-        llama = with_vocabulary(config.llama, data.tokenizer)
         inventory = data.inventory()
         for line in inventory.lines():
             log.info(line)
         if writes:
             _write_json(stage_dir / "inventory.json", inventory.as_json())
+        # of the tasks of a SeqIO mixture, one with this name is known to give dialogues
+        llama, lineage, files = stage_model(config, run_dir, data.tokenizer, dialogues="instruct" in data.shares)
+        if llama.padding_rows:
+            log.info(
+                f"{llama.padding_rows} of {llama.vocab_size:,} vocabulary rows are padding: they have no token, and are"
+                " neither predicted nor trained"
+            )
 
         # Training.
         resources.enter_context(jax.set_mesh(mesh))
@@ -121,7 +127,18 @@ def run_stage(config: Config, run_dir: Path) -> int:
         stop = resources.enter_context(StopSignals(grace_seconds=grace_seconds, hosts=jax.process_count()))
         watchdog = resources.enter_context(Watchdog(config.monitoring.stall_minutes, stacks))
         trainer = Trainer(
-            config, run_dir, llama, mesh, data, prefetched, stop=stop, watchdog=watchdog, lock=locked, logger=log
+            config,
+            run_dir,
+            llama,
+            mesh,
+            data,
+            prefetched,
+            stop=stop,
+            watchdog=watchdog,
+            lock=locked,
+            logger=log,
+            lineage=lineage,
+            files=files,
         )
         if writes and trainer.resumed_step is None:
             devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -16,7 +16,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.config.data import Tokenizer as Settings
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import INFILLING_PIECES, Tokenizer
 from tasks import tokenizer_training
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +103,37 @@ def test_model_file_of_code_llama_gives_the_tokenizer_of_llama(llama: Tokenizer,
     code_llama = Tokenizer.from_file(shared_data / "tokenizers/codellama_tokenizer_RECONSTRUCTED.model", infilling=True)
     assert code_llama.fingerprint == llama.fingerprint
     assert code_llama.rows == 32016
+
+
+def with_pieces(tokenizer: Tokenizer, names: list[str], kind: int) -> bytes:
+    proto = model_pb2.ModelProto.FromString(tokenizer.model)
+    for name in names:
+        proto.pieces.add(piece=name, score=-1e6, type=kind)
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4, 5], ids=["normal", "control", "user-defined", "unused"])
+@pytest.mark.parametrize("names", [
+    INFILLING_PIECES,  # 7B and 13B
+    [*INFILLING_PIECES[:-1], "<step>"],  # 70B
+    [f"<helper_{n}>" for n in range(7)] + INFILLING_PIECES[7:],  # exports of this project
+    [f"<FU_{n}>" for n in range(15)] + ["<step>"],
+    [f"<unnamed {n}>" for n in range(16)],
+])  # fmt: skip
+def test_sixteen_pieces_after_llamas_are_those_of_infilling(llama: Tokenizer, names: list[str], kind: int):
+    extended = Tokenizer(with_pieces(llama, names, kind), infilling=True)
+    assert (extended.pieces, extended.rows, extended.step_id) == (32_000, 32_016, 32_015)
+    assert extended.extra_pieces == names
+    assert extended.encode("a <EOT> <step>").tolist() == llama.encode("a <EOT> <step>").tolist()
+
+
+def test_other_pieces_after_a_vocabulary_belong_to_it(llama: Tokenizer, small: Tokenizer):
+    assert Tokenizer(with_pieces(llama, ["<a>", "<b>"], 4), infilling=False).pieces == 32_002
+    unnamed = with_pieces(small, [f"<unnamed {n}>" for n in range(16)], 4)
+    assert Tokenizer(unnamed, infilling=False).pieces == 416  # nothing shows that they are those of infilling
+    for last in (INFILLING_PIECES[-1], "<step>"):
+        named = with_pieces(small, [*INFILLING_PIECES[:-1], last], 3)
+        assert Tokenizer(named, infilling=True).rows == 416
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ class Llama:
         ffn_dim: width of the feed-forward layer (F).
         vocab_size: rows of the embedding and of the output head (V), including those of infilling tokens; 0: the number
             that the run's tokenizer needs.
+        padding_rows: how many of these rows, at the end, have no token: they are never predicted and not trained. A
+            stage derives the number from its tokenizer; it need not be bound.
         norm_eps: epsilon of RMSNorm (1e-5 in Llama 2).
         rope_theta: base of the rotary frequencies theta_i = theta^(-2i/K). 1e4 in Llama 2, 1e6 after long-context
             fine-tuning (arXiv 2308.12950, section 2.4).
@@ -65,6 +67,7 @@ class Llama:
     splash_block: int = 512
     splash_block_backward: int = 512
     loss_chunk: int = 2048
+    padding_rows: int = 0
 
     def __post_init__(self):
         for field in ("dim", "layers", "heads", "kv_heads", "ffn_dim"):

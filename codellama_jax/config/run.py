@@ -96,6 +96,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "Corpus.dialogue_fields": None,
     "Checkpoints.allowed_changes": (),
     "Corpus.metadata_line": True,  # the data's fingerprint tells whether the documents are those of that version
+    "Llama.padding_rows": 0,
     "Packing.long_dialogues": LAST_TURNS,
 }
 

@@ -13,6 +13,9 @@ from codellama_jax.conversion.hf_config import read_llama
 from codellama_jax.conversion.json_values import read_object
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem, gcs
+from codellama_jax.training import assets
+from codellama_jax.training.assets import Assets
+from codellama_jax.training.lineage import Lineage
 
 _log = logging.getLogger(__name__)
 _CONSOLIDATED = re.compile(r"consolidated\.\d+\.pth")
@@ -24,14 +27,16 @@ class OpenedCheckpoint(NamedTuple):
     Attributes:
         source: reads its tensors.
         format: "Hugging Face", "Meta", "llama2.c" or "codellama_jax".
-        tokenizer: its SentencePiece model file; None if there is none.
+        files: the files of its tokenizer and its like, which conversions carry.
+        lineage: what it records for an export.
         trained: whether training wrote it, in float32.
         name_of: the name of a tensor in this format.
     """
 
     source: Source
     format: str
-    tokenizer: Path | None
+    files: Assets
+    lineage: Lineage
     trained: bool = False
     name_of: Callable[[Tensor], str] = str
 
@@ -46,28 +51,41 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
         gcs.check_bucket(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
-    model_file = path / "tokenizer.model"
-    tokenizer = model_file if model_file.is_file() else None
     if folder := native.find(path):
         source = native.Checkpoint(folder)
-        return OpenedCheckpoint(source, "codellama_jax", source.tokenizer, source.trained)
+        return OpenedCheckpoint(source, "codellama_jax", source.files, source.lineage, source.trained)
     present = filesystem.list_folder(path)
     _check_adapter(path, present)
     is_hf, is_meta = hf.CONFIG in present, meta.PARAMS in present or any(map(_CONSOLIDATED.fullmatch, present))
     if is_hf and is_meta and meta.PARAMS in present:
-        return _one_of_two(path, present, tokenizer)
+        return _one_of_two(path, present)
     if is_hf:
-        return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer, name_of=hf.name_of)
+        return _hugging_face(path)
     if is_meta:
-        return OpenedCheckpoint(meta.Meta(path), "Meta", tokenizer, name_of=meta.name_of)
+        return _meta(path, meta.Meta(path))
     if file := llama2c.find(path):
-        return OpenedCheckpoint(llama2c.Llama2c(file), "llama2.c", None)
+        return _foreign(llama2c.Llama2c(file), "llama2.c", {})
     if any(hf.is_weights(name) for name in present):
         raise UserError(f"{path} has tensors, but no {hf.CONFIG}: it is incomplete; fetch or export it again")
     raise UserError(
         f"{path} is not a checkpoint of a known format: a folder with config.json and *.safetensors (Hugging Face),"
         " params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project), or a .bin file of llama2.c"
     )
+
+
+def _hugging_face(path: Path) -> OpenedCheckpoint:
+    return _foreign(hf.HuggingFace(path), "Hugging Face", assets.find(path), hf.name_of)
+
+
+def _meta(path: Path, source: Source) -> OpenedCheckpoint:
+    files = {name: content for name, content in assets.find(path).items() if name == assets.MODEL}
+    return _foreign(source, "Meta", files, meta.name_of)
+
+
+def _foreign(source: Source, format: str, files: Assets, name_of: Callable[[Tensor], str] = str) -> OpenedCheckpoint:
+    """A checkpoint in the format of another program."""
+    metadata = {"sequence_length": source.model.sequence_length, "imported": {"notes": source.model.notes}}
+    return OpenedCheckpoint(source, format, files, Lineage.of(metadata), name_of=name_of)
 
 
 def _check_adapter(path: Path, present: list[str]) -> None:
@@ -86,7 +104,7 @@ def _check_adapter(path: Path, present: list[str]) -> None:
     )
 
 
-def _one_of_two(path: Path, present: list[str], tokenizer: Path | None) -> OpenedCheckpoint:
+def _one_of_two(path: Path, present: list[str]) -> OpenedCheckpoint:
     """Opens a folder that has config.json and params.json, which must describe the same model."""
     has_hf = any(hf.is_weights(name) for name in present)
     has_meta = any(map(_CONSOLIDATED.fullmatch, present))
@@ -99,9 +117,9 @@ def _one_of_two(path: Path, present: list[str], tokenizer: Path | None) -> Opene
                 " of them to a folder of its own"
             )
         if not has_hf:
-            return OpenedCheckpoint(source, "Meta", tokenizer, name_of=meta.name_of)
+            return _meta(path, source)
         source.close()
-    return OpenedCheckpoint(hf.HuggingFace(path), "Hugging Face", tokenizer, name_of=hf.name_of)
+    return _hugging_face(path)
 
 
 def nbytes(model: Model) -> int:

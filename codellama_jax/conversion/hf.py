@@ -22,6 +22,7 @@ from codellama_jax.conversion.output import OutputFolder
 from codellama_jax.conversion.tensor_file import InputFile, StoredTensor
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
+from codellama_jax.training.lineage import SPECIAL_IDS
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,6 @@ _BLOCK = {
     "w3": "mlp.up_proj",
     "w2": "mlp.down_proj",
 }
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _IGNORED = "rotary_emb.inv_freq"  # buffers of old files
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
 _WEIGHTS = re.compile(r"(?!adapter).*\.safetensors|pytorch_model.*\.bin")
@@ -90,7 +90,7 @@ class HuggingFace:
                 )
             dtypes[str(tensor)] = stored.dtype.name
         tied = tied and self._check_tied(folder / CONFIG)
-        notes = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
+        notes = {key: config[key] for key in SPECIAL_IDS if config.get(key) is not None}
         self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
 
     def _read(self, folder: Path) -> dict[str, StoredTensor]:
@@ -189,7 +189,7 @@ def _check_places(index: Path, weight_map: dict[str, str], places: dict[str, str
 
 
 def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES, output: OutputFolder | None = None) -> None:
-    """Writes tensors, index, config.json and generation_config.json.
+    """Writes tensors, index and config.json.
 
     Args:
         source: a checkpoint of any format.
@@ -214,9 +214,10 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES, output: 
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    special = {"bos_token_id": 1, "eos_token_id": 2} | {key: model.notes[key] for key in _SPECIAL if key in model.notes}
+    special = {"bos_token_id": 1, "eos_token_id": 2} | {
+        key: model.notes[key] for key in SPECIAL_IDS if key in model.notes
+    }
     (folder / CONFIG).write_text(json.dumps(config_json(model) | special, indent=2) + "\n")
-    (folder / "generation_config.json").write_text(json.dumps(special, indent=2) + "\n")
 
 
 def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:

@@ -1,8 +1,10 @@
 """Checkpoint folders of this project: written in Orbax's format one block at a time, and read in the same way.
 
     params/              all arrays, in the layout of Orbax's PyTreeSave: training/checkpoints.load_params reads it
-    metadata/metadata    JSON: step, stage, sequence_length, llama, config (empty), imported (what an export needs)
+    metadata/metadata    JSON: step, stage, sequence_length, llama, config (empty), imported and lineage (what an export
+                         needs)
     tokenizer.model      of the imported checkpoint, if it had one
+    assets/              its other files that an export carries (training/assets.py)
     checksums.json
 
 Arrays keep the dtype of their source, and are loaded as float32. If the layers of one array have different dtypes, the
@@ -25,19 +27,23 @@ from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Sourc
 from codellama_jax.conversion.output import output_folder
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import checksums, filesystem
+from codellama_jax.training import assets
+from codellama_jax.training.assets import Assets
+from codellama_jax.training.lineage import Lineage
 
 # Size of a read from an array whose chunks are large or hold many layers: TensorStore decodes complete chunks.
 SLAB_BYTES = 1 << 30
 
 
-def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None) -> None:
+def write(source: Source, path: Path, imported_from: str, files: Assets, lineage: Lineage) -> None:
     """Writes a checkpoint folder, from which any stage can start.
 
     Args:
         source: a checkpoint of any format.
         path: path of the new folder; its parent is created.
         imported_from: format and path of the source, for the metadata.
-        tokenizer: the SentencePiece model file to copy, if any.
+        files: the files of its tokenizer and its like, to carry.
+        lineage: what it records for an export.
 
     Raises:
         UserError: the path exists, the disk has too little space, or the source is damaged. The folder is removed.
@@ -62,6 +68,7 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         "llama": dataclasses.asdict(model.llama),
         "config": "",
         "imported": imported,
+        "lineage": lineage.json(),
     }
     nbytes = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
     with output_folder(path, nbytes, checksums.NAME) as output:
@@ -69,8 +76,8 @@ def write(source: Source, path: Path, imported_from: str, tokenizer: Path | None
         orbax_stream.save(tree, output.target / "params")
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))
-        if tokenizer is not None:
-            (folder / "tokenizer.model").write_bytes(filesystem.read_bytes(tokenizer))
+        assets.write({name: content for name, content in files.items() if name != assets.MODEL}, folder / assets.FOLDER)
+        assets.write({name: content for name, content in files.items() if name == assets.MODEL}, folder)
         output.upload()
         checksums.write(output.target)
 
@@ -103,7 +110,8 @@ class Checkpoint:
     Attributes:
         model: its description; the dtypes are those of the original format if imported, float32 if trained.
         trained: whether training wrote it.
-        tokenizer: its SentencePiece model file; None if there is none.
+        files: the files of its tokenizer and its like.
+        lineage: what it records for an export.
     """
 
     def __init__(self, path: Path):
@@ -116,15 +124,16 @@ class Checkpoint:
         self._path = path
         try:
             metadata = json.loads(filesystem.read_text(path / "metadata" / "metadata"))
-            llama, length = Llama(**metadata["llama"]), int(metadata["sequence_length"])
+            llama, self.lineage = Llama(**metadata["llama"]), Lineage.of(metadata)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
         imported = metadata.get("imported")
         self.trained = imported is None
-        # runs/NAME/STAGE/checkpoints/STEP: the tokenizer is in the folder of the run
-        candidates = [path / "tokenizer.model", *(list(filesystem.absolute(path).parents)[2:3] if self.trained else [])]
-        files = [path / "tokenizer.model" if path.is_dir() else path for path in candidates]
-        self.tokenizer = next((file for file in files if file.is_file()), None)
+        self.files = assets.read(path)
+        if self.trained and assets.MODEL not in self.files:
+            # earlier versions have it only in the folder of the run, of runs/NAME/STAGE/checkpoints/STEP
+            for model_file in (folder / assets.MODEL for folder in list(filesystem.absolute(path).parents)[2:3]):
+                self.files |= {assets.MODEL: filesystem.read_bytes(model_file)} if model_file.is_file() else {}
         self._stores: dict[str, Any] = {}
         for tensor in canonical.tensors(llama):
             if tensor.parameter not in self._stores:
@@ -136,8 +145,9 @@ class Checkpoint:
             stored = self._stores[tensor.parameter].dtype.name
             original = imported["dtypes"] if imported else {}
             dtypes[str(tensor)] = original.get(str(tensor), original.get(tensor.parameter, stored))
-        notes = imported["notes"] if imported else {}
-        self.model = Model(llama, length, dtypes, tied=bool(imported and imported["tied"]), notes=notes)
+        notes = imported["notes"] if imported else self.lineage.special_ids
+        tied = bool(imported and imported["tied"])
+        self.model = Model(llama, self.lineage.positions, dtypes, tied=tied, notes=notes)
         self._slab: tuple[str, int, np.ndarray] | None = None  # array name, first layer, layers from it on
 
     def _open(self, name: str, shape: tuple[int, ...]) -> Any:

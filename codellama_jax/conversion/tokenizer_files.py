@@ -1,4 +1,4 @@
-"""The tokenizer files that transformers, vLLM and llama.cpp read: tokenizer.model, tokenizer.json and their settings.
+"""Makes the tokenizer files that transformers, vLLM and llama.cpp read, for a checkpoint that carries none.
 
 llama.cpp and Meta's code read tokenizer.model; transformers and vLLM read tokenizer.json. The tokenizer.json that
 transformers 5.23 creates from tokenizer.model orders merges by id, which is wrong; the one written here has
@@ -6,38 +6,39 @@ SentencePiece's order, by score.
 """
 
 import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
-from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import INFILLING_PIECES, INFILLING_ROWS, Tokenizer
+from codellama_jax.tokenizer import HELPERS, INFILLING_PIECES, INFILLING_ROWS, STEP_PIECE, Tokenizer
+from codellama_jax.training import assets
 
 _NORMAL, _CONTROL = 1, 3  # types of pieces in a SentencePiece model
 _NAMED = {"prefix_token": 7, "suffix_token": 8, "middle_token": 9, "eot_token": 10}  # numbers of the infilling pieces
+_STEP = INFILLING_ROWS - 1
+_PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
-def model_for(path: Path | None, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer of a model with `vocab_size` rows, with infilling pieces if the model has rows for them.
+def infilling_names(step: bool = False) -> list[str]:
+    """The names of the sixteen infilling pieces in an export, in the order of their ids.
 
-    None if there is no file.
+    Code Llama's seven helper pieces ("▁<SU", "▁<EOT") exist so that SentencePiece can merge the markers from text.
+    llama.cpp merges control pieces like others: with those names, it encodes " <EOT>" in a source file as the marker.
+    So the helper pieces get names that no merge of other pieces results in; then no merge results in a marker either.
+    The markers keep their names, by which Meta's code, transformers and llama.cpp find them.
 
-    Raises:
-        UserError: the file is not a Llama tokenizer, or has more pieces than the model has rows.
+    Args:
+        step: whether the last piece is <step>, as in the dialogue format of 70B.
     """
-    if path is None:
-        return None
-    plain = Tokenizer(path, infilling=False)
-    if plain.rows > vocab_size:
-        raise UserError(
-            f"{path} has {plain.rows} pieces, but the model has {vocab_size} rows: pass the model's own"
-            " tokenizer with --tokenizer=PATH"
-        )
-    return Tokenizer(plain.model, infilling=vocab_size == plain.pieces + INFILLING_ROWS)
+    names = [f"<helper_{number}>" for number in range(HELPERS)] + INFILLING_PIECES[HELPERS:]
+    return [*names[:-1], STEP_PIECE] if step else names
 
 
-def sentencepiece_model(tokenizer: Tokenizer) -> bytes:
+INFILLING_NAMES = tuple(infilling_names())
+
+
+def sentencepiece_model(tokenizer: Tokenizer, names: Sequence[str] = INFILLING_NAMES) -> bytes:
     """The content of tokenizer.model, with the sixteen infilling pieces at the end if the tokenizer has them.
 
     They are control pieces: pieces of any other type would change how some texts are tokenized.
@@ -46,17 +47,38 @@ def sentencepiece_model(tokenizer: Tokenizer) -> bytes:
         return tokenizer.model
     proto = model_pb2.ModelProto.FromString(tokenizer.model)  # type: ignore[attr-defined]  # protobuf defines it at import
     lowest = min(piece.score for piece in proto.pieces)
-    for number, text in enumerate(INFILLING_PIECES, 1):
+    for number, text in enumerate(names, 1):
         proto.pieces.add(piece=text, score=lowest - number, type=_CONTROL)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     return proto.SerializeToString(deterministic=True)
 
 
-def write(tokenizer: Tokenizer, folder: Path, format: str, sequence_length: int) -> None:
-    """Writes tokenizer.model, and for the format "hf" also the files that transformers needs."""
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(tokenizer))
-    if format != "hf":
-        return
+def with_step(model: bytes) -> bytes:
+    """A model file with infilling pieces, whose last one is renamed to <step>."""
+    proto = model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    proto.pieces[-1].piece = STEP_PIECE
+    proto.pieces[-1].type = _CONTROL
+    return proto.SerializeToString(deterministic=True)
+
+
+def special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The infilling pieces that are special tokens for Hugging Face's libraries, in the form of tokenizer.json."""
+    rows = [*_NAMED.values(), *([_STEP] if names[_STEP] == STEP_PIECE else [])]
+    return [_special_token(tokenizer.pieces + row, names[row]) for row in rows] if tokenizer.infilling else []
+
+
+def _special_token(id: int, content: str) -> dict[str, Any]:
+    return {"id": id, "content": content, **_PLAIN}
+
+
+def generated(tokenizer: Tokenizer, positions: int, names: Sequence[str] = INFILLING_NAMES) -> dict[str, bytes]:
+    """The files for transformers, vLLM and llama.cpp.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        positions: the model's maximum number of positions.
+        names: the names of its infilling pieces.
+    """
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings: dict[str, Any] = {
         # This class uses tokenizer.json unchanged. LlamaTokenizer of transformers 5 replaces the pre-tokenizer, and
@@ -65,25 +87,29 @@ def write(tokenizer: Tokenizer, folder: Path, format: str, sequence_length: int)
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": sequence_length,
+        "model_max_length": positions,
         **special,
     }
-    _write_json(folder / "tokenizer_config.json", settings)
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
+    return {
+        assets.MODEL: sentencepiece_model(tokenizer, names),
+        assets.TOKENIZER_CONFIG: json_bytes(settings),
+        assets.SPECIAL_TOKENS: json_bytes(special),
+        assets.TOKENIZER_JSON: json_bytes(tokenizer_json(tokenizer, names)),
+    }
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def json_bytes(content: Any) -> bytes:
+    """The content of a JSON file."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenizer_json(tokenizer: Tokenizer, names: Sequence[str] = INFILLING_NAMES) -> dict[str, Any]:
     """The tokenizer in the format of Hugging Face's tokenizers library.
 
-    Text is never encoded as an infilling id, because no merge produces those pieces. The four that prompts use, and
-    <s>, </s> and <unk>, are special tokens: the library recognises them in a text, as with Hugging Face's own files.
+    Text is never encoded as an infilling id, because no merge produces those pieces. The four markers, <step>, <s>,
+    </s> and <unk> are special tokens: the library recognises them in a text, as with Hugging Face's own files.
     """
-    proto = model_pb2.ModelProto.FromString(sentencepiece_model(tokenizer))  # type: ignore[attr-defined]
+    proto = model_pb2.ModelProto.FromString(sentencepiece_model(tokenizer, names))  # type: ignore[attr-defined]
     pieces = [piece.piece for piece in proto.pieces]
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
     merges = [
@@ -93,14 +119,13 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         if piece[:cut] in scores and piece[cut:] in scores
     ]
     merges.sort(key=lambda merge: merge[0])  # a stable sort: the splits of one piece keep their order
-    special = [0, 1, 2] + ([tokenizer.pieces + row for row in _NAMED.values()] if tokenizer.infilling else [])
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    special = [_special_token(id, pieces[id]) for id in (0, 1, 2)] + special_tokens(tokenizer, names)
     begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": id, "content": pieces[id], **plain} for id in special],
+        "added_tokens": special,
         "normalizer": {
             "type": "Sequence",
             "normalizers": [

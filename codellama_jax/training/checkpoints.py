@@ -18,13 +18,14 @@ from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import checksums, distributed, filesystem
 from codellama_jax.runtime.run_dir import saved_steps
+from codellama_jax.training.assets import FOLDER, Assets, SaveAssets
 from codellama_jax.training.atomic_checkpoint import REMOVED, ChecksumsLast, RenamedWithChecksums
 from codellama_jax.training.step import TrainState
 
 # Orbax logs every save, and tracebacks of errors that it also raises: hidden, except critical messages.
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
 
-_ITEMS = ("params", "optimizer", "stream", "metadata")
+_ITEMS = ("params", "optimizer", "stream", "metadata", FOLDER)
 _REPLACE = "replace it by an intact copy, or create it again"
 
 
@@ -76,7 +77,8 @@ class StageCheckpoints:
         """
         complete = self.steps()
         for path in [path for path in self.directory.glob("*") if path.name.isdigit()]:
-            markers = [folder / atomicity.COMMIT_SUCCESS_FILE for folder in (path, *(path / item for item in _ITEMS))]
+            items = [path / item for item in _ITEMS if (path / item).is_dir()]
+            markers = [folder / atomicity.COMMIT_SUCCESS_FILE for folder in (path, *items)]
             if int(path.name) in complete:
                 for marker in markers:
                     if not marker.exists():
@@ -111,6 +113,7 @@ class StageCheckpoints:
         stream: dict[str, Any],
         metadata: dict[str, Any],
         validation_loss: float | None = None,
+        files: Assets | None = None,
     ) -> None:
         """Starts a save; returns once the arrays have been copied from the devices.
 
@@ -119,6 +122,7 @@ class StageCheckpoints:
             state: parameters and optimizer.
             stream, metadata: JSON values; `stream` is the data loader's state.
             validation_loss: validation loss at this step, which determines the best checkpoint; None if not measured.
+            files: the files that the checkpoint carries for an export.
 
         Raises:
             UserError: this save could not start, or the previous one failed.
@@ -129,6 +133,7 @@ class StageCheckpoints:
             optimizer=_save_args({"opt_state": state.opt_state, "step": state.step}),
             stream=ocp.args.JsonSave(stream),
             metadata=ocp.args.JsonSave(metadata),
+            **({FOLDER: SaveAssets(files)} if files else {}),
         )
         self.wait()  # for the previous save, so that any failure after this line belongs to this save
         self._saving_step = step

@@ -119,8 +119,8 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer, checkpoints: Checkpoints, 
 
 
 def tokenizer_file(checkpoint: Path) -> Path | None:
-    """The tokenizer's model file of a checkpoint: in an imported one's folder, or in the folder of the run."""
-    folders = [checkpoint]
+    """The tokenizer's model file of a checkpoint: one that it carries, or that in the folder of the run."""
+    folders = [checkpoint, checkpoint / "assets"]
     if checkpoint.parent.name == "checkpoints":  # runs/NAME/STAGE/checkpoints/STEP
         folders.append(filesystem.absolute(checkpoint).parents[2])
     return next((file for folder in folders if (file := folder / "tokenizer.model").is_file()), None)

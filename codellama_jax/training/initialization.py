@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from codellama_jax.config.run import Config
 from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem
-from codellama_jax.runtime.run_dir import final_step
+from codellama_jax.runtime.run_dir import final_step, saved_steps
 from codellama_jax.tokenizer import Tokenizer
-from codellama_jax.training import inheritance
+from codellama_jax.training import assets, inheritance, lineage
 from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import (
@@ -129,21 +129,105 @@ def load_start(
     return Start(checkpoint.metadata(), checkpoint=checkpoint, params=checkpoint.load_params(mesh), notes=tuple(notes))
 
 
-def with_vocabulary(llama: Llama, tokenizer: "Tokenizer") -> Llama:
-    """The model with as many rows as the tokenizer needs.
+class StageModel(NamedTuple):
+    """The model of a stage, and what its checkpoints carry for an export.
+
+    Attributes:
+        llama: the model, with the rows of its vocabulary.
+        lineage: facts about this stage and those before it.
+        files: the files of the tokenizer and its like.
+    """
+
+    llama: Llama
+    lineage: lineage.Lineage
+    files: assets.Assets
+
+
+def stage_model(config: Config, run_dir: Path, tokenizer: Tokenizer, dialogues: bool) -> StageModel:
+    """The model of a stage, by its configuration, its tokenizer and the checkpoint that it starts from.
+
+    Args:
+        config: the configuration of the stage.
+        run_dir: folder of the run.
+        tokenizer: the run's tokenizer.
+        dialogues: whether the stage's mixture has dialogues.
 
     Raises:
-        UserError: Llama.vocab_size is set to another number.
+        UserError: the tokenizer, Llama.vocab_size and the checkpoint do not belong together.
     """
-    rows = tokenizer.rows
-    if llama.vocab_size not in (0, rows):
-        infilling = " and 16 for infilling" if tokenizer.infilling else ""
+    origin = origin_checkpoint(config, run_dir)
+    if origin is None:
+        llama = with_vocabulary(config.llama, tokenizer)
+        return StageModel(llama, lineage.after(None, config, dialogues), {assets.MODEL: tokenizer.model})
+    metadata, files = read_metadata(origin), assets.read(origin)
+    if inheritance.check_tokenizer(origin, tokenizer, config.checkpoints, config.stage.name):
+        files = {assets.MODEL: tokenizer.model}  # the change is allowed: the parent's files describe other ids
+    _check_added_tokens(origin, files, tokenizer)
+    rows = Llama(**metadata["llama"]).vocab_size
+    llama = with_vocabulary(config.llama, tokenizer, rows, assets.named_rows(files, rows))
+    files.setdefault(assets.MODEL, tokenizer.model)
+    return StageModel(llama, lineage.after(lineage.Lineage.of(metadata), config, dialogues), files)
+
+
+def origin_checkpoint(config: Config, run_dir: Path) -> Path | None:
+    """The checkpoint that a stage's parameters come from: its own newest one, its parent's, or Checkpoints.initial.
+
+    None: the stage starts from random parameters.
+
+    Raises:
+        UserError: the parent is not finished.
+    """
+    stage = config.stage
+    if steps := saved_steps(run_dir / stage.name):
+        return run_dir / stage.name / "checkpoints" / str(steps[-1])
+    return start_checkpoint(config, run_dir)
+
+
+def _check_added_tokens(origin: Path, files: assets.Assets, tokenizer: Tokenizer) -> None:
+    """Raises UserError if added tokens of a checkpoint have the infilling ids of the run's tokenizer."""
+    taken = assets.other_infilling_tokens(files, tokenizer.pieces)
+    if tokenizer.infilling and taken:
+        id, text = min(taken.items())
         raise UserError(
-            f"the tokenizer needs {rows} rows ({tokenizer.pieces} pieces{infilling}),"
-            f" but Llama.vocab_size={llama.vocab_size}: bind TOKENIZER to the model's own tokenizer, or"
-            f" Llama.vocab_size={rows}"
+            f"{origin} has the added token {text!r} with id {id}, which Tokenizer.infilling=True uses for infilling:"
+            " bind INFILLING=False and FIM_RATE=0.0, or start from a checkpoint without added tokens"
         )
-    return dataclasses.replace(llama, vocab_size=rows)
+
+
+# A vocabulary is padded to a multiple of 64 or 128, at most of 1,024: more rows than that belong to another tokenizer.
+_MAX_PADDING = 1_024
+
+
+def with_vocabulary(llama: Llama, tokenizer: Tokenizer, origin_rows: int = 0, named_rows: int = 0) -> Llama:
+    """The model with the rows of its vocabulary, some of which may be padding.
+
+    Args:
+        llama: the configuration; its vocab_size may be 0.
+        tokenizer: the run's tokenizer.
+        origin_rows: rows of the checkpoint that the stage starts from; 0: none.
+        named_rows: rows that the tokenizer files of this checkpoint name, such as its added tokens.
+
+    Raises:
+        UserError: Llama.vocab_size is set to a number that cannot be right.
+    """
+    needed = max(tokenizer.rows, named_rows)
+    rows = llama.vocab_size or max(needed, origin_rows)
+    padding = rows - needed
+    infilling = " and 16 for infilling" if tokenizer.infilling else ""
+    what = f"the tokenizer needs {needed} rows ({tokenizer.pieces} pieces{infilling})"
+    if origin_rows > rows:
+        raise UserError(
+            f"the checkpoint that the stage starts from has {origin_rows} vocabulary rows, but Llama.vocab_size={rows}:"
+            f" rows cannot be removed; bind VOCAB_SIZE={origin_rows}, or Llama.vocab_size={origin_rows}"
+        )
+    if not 0 <= padding < _MAX_PADDING:
+        found = f"Llama.vocab_size={rows}" if llama.vocab_size else f"the checkpoint has {origin_rows}"
+        raise UserError(
+            f"{what}, but {found}: bind TOKENIZER to the model's own tokenizer, or Llama.vocab_size={needed}"
+        )
+    if llama.padding_rows not in (0, padding):
+        raise UserError(f"{what} of {rows}, but Llama.padding_rows={llama.padding_rows}: remove that binding")
+    return dataclasses.replace(llama, vocab_size=rows, padding_rows=padding)
 
 
 def start_checkpoint(config: Config, run_dir: Path) -> Path | None:

@@ -16,7 +16,7 @@ from codellama_jax.kernels.cpu_products import row_major
 from codellama_jax.sharding import SHARDING_RULES, spec
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def weighted_loss(
     x_BSD: jax.Array,
     head_DV: jax.Array,
@@ -24,6 +24,7 @@ def weighted_loss(
     weights_BS: jax.Array,
     chunk: int,
     mesh: Mesh | None = None,
+    padding: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the targets' negative log-likelihoods, and each of them, in nats.
 
@@ -37,20 +38,24 @@ def weighted_loss(
         chunk: maximum number of a device's tokens whose logits (float32, for the device's shard of the vocabulary) are
             in memory at a time; the largest divisor of the device's number of tokens is used.
         mesh: mesh of the arrays; None: one device.
+        padding: number of columns at the end of the head that have no token: their probability is 0, and so is their
+            gradient.
 
     Returns:
         float32 [] and [B, S].
     """
-    losses_BS, _, _ = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, gradients=False)
+    losses_BS, _, _ = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, padding, gradients=False)
     return jnp.sum(losses_BS * weights_BS), losses_BS
 
 
-def _forward(x_BSD: Any, head_DV: Any, targets_BS: Any, weights_BS: Any, chunk: int, mesh: Mesh | None) -> Any:
-    losses_BS, *gradients = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, gradients=True)
+def _forward(
+    x_BSD: Any, head_DV: Any, targets_BS: Any, weights_BS: Any, chunk: int, mesh: Mesh | None, padding: int
+) -> Any:
+    losses_BS, *gradients = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, padding, gradients=True)
     return (jnp.sum(losses_BS * weights_BS), losses_BS), (*gradients, head_DV)
 
 
-def _backward(chunk: int, mesh: Mesh | None, residuals: Any, cotangents: Any) -> Any:
+def _backward(chunk: int, mesh: Mesh | None, padding: int, residuals: Any, cotangents: Any) -> Any:
     dx_BSD, dhead_DV, head_DV = residuals
     dsum = cotangents[0]
     return (dsum * dx_BSD).astype(dx_BSD.dtype), (dsum * dhead_DV).astype(head_DV.dtype), None, None
@@ -66,15 +71,16 @@ def _pass(
     weights_BS: jax.Array,
     chunk: int,
     mesh: Mesh | None,
+    padding: int,
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """Losses [B, S] and, if requested, the gradients of their weighted sum for x [B, S, D] and head [D, V]."""
     if mesh is None or mesh.size == 1:  # XLA for CPUs copies the head and its gradient even for a gather on one device
-        return _on_device(x_BSD, head_DV, targets_BS, weights_BS, chunk, None, gradients)
+        return _on_device(x_BSD, head_DV, targets_BS, weights_BS, chunk, None, padding, gradients)
     rows, head = spec(("batch", "sequence")), spec(("dim", "vocab"))
     x = spec(("batch", "sequence", None))
     return jax.shard_map(
-        functools.partial(_on_device, chunk=chunk, mesh=mesh, gradients=gradients),
+        functools.partial(_on_device, chunk=chunk, mesh=mesh, padding=padding, gradients=gradients),
         mesh=mesh,
         in_specs=(x, head, rows, rows),
         out_specs=(rows, x, head) if gradients else (rows, PartitionSpec(), PartitionSpec()),
@@ -89,6 +95,7 @@ def _on_device(
     weights_BS: jax.Array,
     chunk: int,
     mesh: Mesh | None,
+    padding: int,
     gradients: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """_pass on one device: its B rows of S tokens, and its shard of the head, which has V columns."""
@@ -98,6 +105,7 @@ def _on_device(
     chunk = next(size for size in range(min(chunk, T), 0, -1) if T % size == 0)
     vocabulary_is_sharded = mesh is not None and mesh.shape["tensor"] > 1
     first = jax.lax.axis_index("tensor") * V if vocabulary_is_sharded else 0
+    rows = V * (mesh.shape["tensor"] if mesh is not None else 1)  # of the complete vocabulary
 
     def over_vocabulary(reduce: Any, x: jax.Array) -> jax.Array:
         return reduce(x, "tensor") if vocabulary_is_sharded else x
@@ -121,6 +129,8 @@ def _on_device(
     def one_chunk(dhead: Any, part: Any) -> Any:
         x_CD, targets_C, weights_C = part
         logits_CV = jnp.einsum("cd,dv->cv", x_CD, head, preferred_element_type=jnp.float32)
+        if padding:  # -inf gives probability 0 and gradient 0
+            logits_CV = jnp.where((jnp.arange(V) < rows - padding - first)[None, :], logits_CV, -jnp.inf)
         largest_C = over_vocabulary(jax.lax.pmax, jnp.max(logits_CV, axis=-1))
         sums_C = over_vocabulary(jax.lax.psum, jnp.sum(jnp.exp(logits_CV - largest_C[:, None]), axis=-1))
         normaliser_C = largest_C + jnp.log(sums_C)

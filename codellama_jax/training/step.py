@@ -91,7 +91,8 @@ def make_loss(
         model = merged(config, params)
         segments = batch["segment_ids"] if mask_documents else None
         x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product)
-        return weighted_loss(x_BSD, model.head[...], batch["targets"], batch["loss_weights"], config.loss_chunk, mesh)
+        targets, weights = batch["targets"], batch["loss_weights"]
+        return weighted_loss(x_BSD, model.head[...], targets, weights, config.loss_chunk, mesh, config.padding_rows)
 
     return loss
 
@@ -99,6 +100,18 @@ def make_loss(
 def stream_sums(values_BS: jax.Array, stream_ids_BS: jax.Array, streams: int) -> jax.Array:
     """Sum of the values of each stream's tokens, [streams]."""
     return jax.ops.segment_sum(values_BS.ravel(), stream_ids_BS.ravel(), streams)
+
+
+def without_padding(updates: Params, rows: int) -> Params:
+    """Updates of the parameters without those of the vocabulary rows from `rows` on.
+
+    Their gradients are 0, but weight decay would shrink them.
+    """
+
+    def masked(x: jax.Array, axis: int) -> jax.Array:
+        return jnp.where(jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) < rows, x, 0)
+
+    return updates | {"embedding": masked(updates["embedding"], 0), "head": masked(updates["head"], 1)}
 
 
 def bitwise_select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
@@ -169,6 +182,8 @@ def make_train_step(
             )
             ((loss, sums), grads), _ = jax.lax.scan(accumulate, zeros, parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if config.padding_rows:
+            updates = without_padding(updates, config.vocab_size - config.padding_rows)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 

@@ -21,11 +21,13 @@ from codellama_jax.runtime import cli
 from codellama_jax.runtime.lock import Lock
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sharding import put_batch, put_flag
+from codellama_jax.training.assets import Assets
 from codellama_jax.training.checkpoints import StageCheckpoints
 from codellama_jax.training.context_length import ContextLengthEvaluation
 from codellama_jax.training.data_interface import HostBatch, Loader, TrainingData
 from codellama_jax.training.infilling_samples import infilling_samples, punch_holes
 from codellama_jax.training.initialization import load_start, restored_state
+from codellama_jax.training.lineage import Lineage
 from codellama_jax.training.loss_spikes import LossSpike, LossSpikeMonitor
 from codellama_jax.training.metrics.stage_log import StageLog
 from codellama_jax.training.optimizer import make_optimizer
@@ -65,6 +67,7 @@ class Trainer:
         clock: time.monotonic() when the dispatched step started, as seen by the host.
         loader: the batches; a rollback replaces it.
         resumed_step: the step that this process resumes from; None if the stage is at its first step.
+        lineage, files: what the checkpoints carry for an export; None: nothing.
         parent: metadata of the checkpoint whose parameters the stage started from; None: random parameters.
     """
 
@@ -81,11 +84,14 @@ class Trainer:
         watchdog: Watchdog,
         lock: Lock | None,
         logger: logging.LoggerAdapter[Any],
+        lineage: Lineage | None = None,
+        files: Assets | None = None,
     ):
         stage, masked = config.stage, config.packing.mask_documents
         stage_dir, host = run_dir / stage.name, jax.process_index()
         self.config, self.llama, self.mesh, self.data, self.prefetch = config, llama, mesh, data, prefetch
         self.stop, self.watchdog, self.lock, self.logger = stop, watchdog, lock, logger
+        self.lineage, self.files = lineage, files
 
         # What the stage starts from.
         self.checkpoints = StageCheckpoints(stage_dir, config.checkpoints)
@@ -234,11 +240,12 @@ class Trainer:
             "config": operative_text(self.config),
             "code": cli.code_version(),
             "parent": self.parent,
+            "lineage": self.lineage.json() if self.lineage else None,
             "tokens": tokens | {"lineage": sum(tokens.values()) + (self.parent["tokens"] if self.parent else 0)},
         }
         with self.log.overhead_of("save"):
             loader_state = self.data.saved(batch.state, self.fingerprint)
-            self.checkpoints.save(step, self.state, loader_state, metadata, validation_loss)
+            self.checkpoints.save(step, self.state, loader_state, metadata, validation_loss, self.files)
         self.watchdog.reset()
 
     def _roll_back(self, spike: LossSpike) -> None:

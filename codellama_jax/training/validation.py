@@ -115,7 +115,8 @@ class Evaluator:
         positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
         x_BSD = hidden_states(model, self.llama, tokens_BS, positions_BS, None, constrain)
         last_BD = jnp.take_along_axis(x_BSD, batch["ends"][:, :1, None] - 1, axis=1)[:, 0]
-        return jnp.argmax(last_BD.astype(jnp.float32) @ model.head[...], axis=-1)
+        head_DV = model.head[...][:, : self.llama.vocab_size - self.llama.padding_rows]
+        return jnp.argmax(last_BD.astype(jnp.float32) @ head_DV, axis=-1)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Sharded global arrays, from arrays of which every host has a complete copy."""

@@ -7,8 +7,8 @@ import pytest
 import sentencepiece
 
 from codellama_jax.conversion import tokenizer_files
-from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import INFILLING_PIECES, Tokenizer
+from codellama_jax.training import assets
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,12 @@ def test_hugging_faces_tokenizers_library_gives_the_same_ids(request, texts, fix
 
 def test_transformers_gives_the_same_ids(tmp_path, llama_tokenizer, texts):
     transformers = pytest.importorskip("transformers")
-    tokenizer_files.write(llama_tokenizer, tmp_path, "hf", 16384)
+    assets.write(tokenizer_files.generated(llama_tokenizer, 16384), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.unk_token_id) == (1, 2, 0)
-    assert theirs.convert_tokens_to_ids(INFILLING_PIECES) == list(range(32_000, 32_016))
+    assert theirs.convert_tokens_to_ids(tokenizer_files.infilling_names()) == list(range(32_000, 32_016))
+    assert theirs.convert_tokens_to_ids(INFILLING_PIECES[7:]) == list(range(32_007, 32_016))
     assert len(theirs) == 32_016
     for text in texts:
         if any(piece in text for piece in ("<s>", "</s>", "<unk>")):
@@ -60,11 +61,24 @@ def test_transformers_gives_the_same_ids(tmp_path, llama_tokenizer, texts):
     )
 
 
-def test_infilling_pieces_are_added_if_the_model_has_rows_for_them(tmp_path, small_tokenizer):
-    path = tmp_path / "tokenizer.model"
-    path.write_bytes(small_tokenizer.model)
-    assert tokenizer_files.model_for(None, 512) is None
-    assert not tokenizer_files.model_for(path, 512).infilling
-    assert tokenizer_files.model_for(path, 528).infilling
-    with pytest.raises(UserError, match="has 512 pieces, but the model has 511 rows"):
-        tokenizer_files.model_for(path, 511)
+@pytest.mark.parametrize("fixture", ["small_tokenizer", "llama_tokenizer"])
+@pytest.mark.parametrize("step", [False, True])
+def test_no_merge_of_two_pieces_results_in_an_infilling_piece(request, fixture, step):
+    """llama.cpp merges any two neighbours whose concatenation is a piece, of whatever type."""
+    tokenizer = request.getfixturevalue(fixture)
+    model = tokenizer_files.sentencepiece_model(tokenizer, tokenizer_files.infilling_names(step))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = {processor.id_to_piece(id) for id in range(processor.get_piece_size())}
+    for name in (processor.id_to_piece(id) for id in range(tokenizer.pieces, tokenizer.rows)):
+        assert not [cut for cut in range(1, len(name)) if name[:cut] in pieces and name[cut:] in pieces], name
+
+
+def test_metas_code_finds_the_infilling_ids(llama_tokenizer):
+    """It looks the markers up by name, and takes id 0, that of <unk>, to mean that there is none."""
+    for step in (False, True):
+        names = tokenizer_files.infilling_names(step)
+        model = tokenizer_files.sentencepiece_model(llama_tokenizer, names)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        markers = ["▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>", "<step>"]
+        expected = [32_007, 32_009, 32_008, 32_010, 32_015 if step else 0]
+        assert [processor.piece_to_id(name) for name in markers] == expected

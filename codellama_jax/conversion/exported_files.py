@@ -1,0 +1,235 @@
+"""Which tokenizer files, chat template and generation defaults an import keeps and an export has.
+
+What a checkpoint carries comes out again as it came in. A file changes only where the model has changed: infilling rows
+that the tokenizer does not name, dialogues that were trained in another format, longer windows. Files that nothing
+carries are generated.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from codellama_jax.conversion import tokenizer_files
+from codellama_jax.conversion.canonical import Model
+from codellama_jax.conversion.chat_templates import TEMPLATES
+from codellama_jax.errors import UserError
+from codellama_jax.tokenizer import BOS_ID, EOS_ID, INFILLING_ROWS, STEP_PIECE, Tokenizer
+from codellama_jax.training import assets
+from codellama_jax.training.assets import Assets
+from codellama_jax.training.lineage import SPECIAL_IDS, Lineage
+
+_HF_FILES = (assets.TOKENIZER_JSON, assets.TOKENIZER_CONFIG, assets.SPECIAL_TOKENS, assets.ADDED_TOKENS)
+
+
+class Files(NamedTuple):
+    """Files to write, and messages for the user.
+
+    Attributes:
+        files: path in the folder -> content.
+        messages: what was added, changed, or could not be carried; one line each.
+        special_ids: those of SPECIAL_IDS that config.json of an export states.
+    """
+
+    files: Assets
+    messages: list[str]
+    special_ids: Mapping[str, Any] = {}
+
+
+def replace_tokenizer(files: Assets, path: Path | None) -> Files:
+    """The carried files with another tokenizer.model (--tokenizer=PATH); unchanged without one."""
+    if path is None:
+        return Files(files, [])
+    model = Tokenizer(path, infilling=False).model
+    carried = dict(files)
+    same = assets.MODEL in carried and Tokenizer(carried[assets.MODEL], infilling=False).model == model
+    dropped = [] if same else [name for name in _HF_FILES if carried.pop(name, None) is not None]
+    carried[assets.MODEL] = path.read_bytes()
+    if dropped:
+        return Files(carried, [f"not carried, because --tokenizer names another tokenizer: {', '.join(dropped)}"])
+    return Files(carried, [])
+
+
+def imported(files: Assets, lineage: Lineage, model: Model, rows: int) -> tuple[Lineage, list[str]]:
+    """What an import records, and what it reports.
+
+    Args:
+        files: the files that it carries.
+        lineage: of the checkpoint that is imported.
+        model: the imported model.
+        rows: rows of the vocabulary in the original checkpoint, before any were added.
+
+    Raises:
+        UserError: the tokenizer has more tokens than the model has rows.
+    """
+    lineage = dataclasses.replace(lineage, positions=model.sequence_length)
+    total = model.llama.vocab_size
+    if assets.MODEL not in files:
+        return lineage, []
+    tokenizer = _tokenizer(files, total)
+    pieces = tokenizer.pieces
+    free = not assets.other_infilling_tokens(files, pieces)
+    infilling = bool(tokenizer.extra_pieces) or lineage.infilling
+    infilling |= free and (pieces + INFILLING_ROWS in (rows, total) or rows == pieces <= total - INFILLING_ROWS)
+    named = assets.named_rows(files, total)
+    named = max(named, pieces + INFILLING_ROWS) if infilling else named
+    messages = []
+    if infilling and not tokenizer.extra_pieces and rows < total:
+        messages.append(f"rows {pieces} to {pieces + INFILLING_ROWS - 1} are those of infilling, which a stage trains")
+    if named < total:
+        messages.append(f"rows {named} to {total - 1} are padding: they have no token, and a stage does not train them")
+    return dataclasses.replace(lineage, infilling=infilling), messages
+
+
+def _tokenizer(files: Assets, rows: int) -> Tokenizer:
+    """The tokenizer of a model file that is carried.
+
+    Raises:
+        UserError: it has more pieces than the model has rows.
+    """
+    plain = Tokenizer(files[assets.MODEL], infilling=False)
+    pieces = plain.pieces + len(plain.extra_pieces)
+    if pieces > rows:
+        raise UserError(
+            f"tokenizer.model has {pieces} pieces, but the model has {rows} rows: pass the model's own tokenizer with"
+            " --tokenizer=PATH"
+        )
+    return plain
+
+
+def exported(files: Assets, lineage: Lineage, model: Model, format: str, trained: bool) -> Files:
+    """The files of an export next to its tensors.
+
+    Args:
+        files: the files that the checkpoint carries.
+        lineage: what it records.
+        model: the model.
+        format: "hf" or "meta".
+        trained: whether training wrote it. The files of an import do not change.
+
+    Raises:
+        UserError: the tokenizer has more pieces than the model has rows, or a file is damaged.
+    """
+    export = _Export(files, lineage, model)
+    if assets.MODEL in files:
+        export.add_infilling()
+    elif format == "meta" or not any(name in files for name in _HF_FILES):
+        export.messages.append("the checkpoint has no tokenizer: --tokenizer=PATH adds its files")
+    if format == "meta":
+        left = [name for name in files if name != assets.MODEL] + ["the chat template"] * bool(lineage.dialogues)
+        if left:
+            export.messages.append(f"not carried, because Meta's format has no place for it: {', '.join(sorted(left))}")
+        return Files({name: export.files[name] for name in export.files if name == assets.MODEL}, export.messages)
+    if lineage.dialogues:
+        export.add_chat_template(lineage.dialogues)
+    if trained:
+        export.raise_model_max_length()
+    export.add_generation_config()
+    special_ids = export.special_ids()
+    special_ids["eos_token_id"] = export.end_ids(special_ids["eos_token_id"])
+    return Files(export.files, export.messages, special_ids)
+
+
+class _Export:
+    """The files of an export while they are put together."""
+
+    def __init__(self, files: Assets, lineage: Lineage, model: Model):
+        self.files, self.messages = dict(files), list[str]()
+        self._lineage, self._model = lineage, model
+        self._step_id: int | None = None  # of <step>, if dialogues end with it
+
+    def add_infilling(self) -> None:
+        """Names the infilling ids if the model has them and the files do not, and generates files that are missing."""
+        rows, step = self._model.llama.vocab_size, self._lineage.step
+        plain = _tokenizer(self.files, rows)
+        free = not assets.other_infilling_tokens(self.files, plain.pieces)
+        possible = free and rows >= plain.pieces + INFILLING_ROWS
+        trained = self._lineage.infilling or rows == plain.pieces + INFILLING_ROWS
+        tokenizer = Tokenizer(plain.model, bool(plain.extra_pieces) or (possible and trained))
+        names = plain.extra_pieces or tokenizer_files.infilling_names()
+        if step and tokenizer.infilling:
+            names = [*names[:-1], STEP_PIECE]
+            self._step_id = tokenizer.step_id
+        before = self.files[assets.MODEL]
+        if not plain.extra_pieces:
+            self.files[assets.MODEL] = tokenizer_files.sentencepiece_model(tokenizer, names)
+        elif names != plain.extra_pieces:
+            self.files[assets.MODEL] = tokenizer_files.with_step(before)
+        if not any(name in self.files for name in _HF_FILES):
+            self.files = tokenizer_files.generated(tokenizer, self._model.sequence_length, names) | self.files
+        elif self.files[assets.MODEL] != before:
+            self._name_pieces(tokenizer, names)
+
+    def _name_pieces(self, tokenizer: Tokenizer, names: Sequence[str]) -> None:
+        """Gives the infilling ids their names in the files of Hugging Face that are carried."""
+        added = {token["id"]: token for token in tokenizer_files.special_tokens(tokenizer, names)}
+        if assets.TOKENIZER_JSON in self.files:
+            content = assets.parsed(self.files, assets.TOKENIZER_JSON)
+            ids = {name: tokenizer.pieces + number for number, name in enumerate(names)}
+            vocabulary = {text: id for text, id in content["model"]["vocab"].items() if id not in ids.values()}
+            content["model"]["vocab"] = vocabulary | ids
+            kept = [token for token in content.get("added_tokens") or [] if token["id"] not in added]
+            content["added_tokens"] = sorted([*kept, *added.values()], key=lambda token: token["id"])
+            self.files[assets.TOKENIZER_JSON] = _json(content)
+        config = assets.parsed(self.files, assets.TOKENIZER_CONFIG)
+        if "added_tokens_decoder" in config:
+            for id, token in added.items():
+                config["added_tokens_decoder"][str(id)] = {key: value for key, value in token.items() if key != "id"}
+            self.files[assets.TOKENIZER_CONFIG] = _json(config)
+        self.messages.append(f"named in the tokenizer that was imported: the infilling ids from {tokenizer.pieces} on")
+
+    def add_chat_template(self, chat_format: str) -> None:
+        """Adds the template of the dialogues that the model was trained on; replaces another one."""
+        if assets.TOKENIZER_CONFIG not in self.files:
+            self.messages.append("not exported, because there is no tokenizer_config.json: the chat template")
+            return
+        config = assets.parsed(self.files, assets.TOKENIZER_CONFIG)
+        replaced = [name for name in self.files if name.endswith(".jinja") or name in assets.TEMPLATE_FILES]
+        for name in replaced:
+            del self.files[name]
+        template = TEMPLATES[chat_format]
+        if config.get("chat_template", template) != template:
+            replaced.append("chat_template")
+        config["chat_template"] = template
+        if replaced:
+            self.messages.append(
+                f"replaced by the dialogue format that the model was trained on, {chat_format}: {', '.join(replaced)}"
+            )
+        if chat_format == "source" and self._step_id is not None:  # ends an answer
+            config["eos_token"] = STEP_PIECE
+            if assets.SPECIAL_TOKENS in self.files:
+                special = assets.parsed(self.files, assets.SPECIAL_TOKENS)
+                self.files[assets.SPECIAL_TOKENS] = _json(special | {"eos_token": STEP_PIECE})
+        self.files[assets.TOKENIZER_CONFIG] = _json(config)
+
+    def raise_model_max_length(self) -> None:
+        """Raises model_max_length to the number of positions, if the stages had longer windows than the import."""
+        config, positions = assets.parsed(self.files, assets.TOKENIZER_CONFIG), self._model.sequence_length
+        if config.get("model_max_length", positions) < positions:
+            self.files[assets.TOKENIZER_CONFIG] = _json(config | {"model_max_length": positions})
+
+    def add_generation_config(self) -> None:
+        """Adds generation_config.json, or adds the ids that end an answer to the one that is carried."""
+        config = assets.parsed(self.files, assets.GENERATION) or self.special_ids()
+        ends = self.end_ids(config.get("eos_token_id"))
+        if assets.GENERATION not in self.files or ends != config.get("eos_token_id"):
+            self.files[assets.GENERATION] = _json(config | {"eos_token_id": ends})
+
+    def special_ids(self) -> dict[str, Any]:
+        """The ids of special tokens: those of the import, and Llama's."""
+        named = {key: value for key, value in self._model.notes.items() if key in SPECIAL_IDS}
+        return {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID} | named
+
+    def end_ids(self, eos: int | list[int] | None) -> int | list[int] | None:
+        """`eos`, and the ids that end an answer in the dialogues that the model was trained on: </s> and <step>."""
+        needed = [EOS_ID] if self._lineage.dialogues else []
+        if self._lineage.dialogues == "source" and self._step_id is not None:
+            needed.append(self._step_id)
+        listed = eos if isinstance(eos, list) else [eos] if eos is not None else []
+        missing = [id for id in needed if id not in listed]
+        return [*listed, *missing] if missing else eos
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
