@@ -15,7 +15,7 @@ from tasks.sources.curated import CuratedDataset
 from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, walk
 from tasks.sources.plugins import import_modules
-from tasks.sources.records.find_record_files import TFDS
+from tasks.sources.records.find_record_files import NO_RECORDS, TFDS, files_of_folder
 from tasks.sources.records.record_formats import is_corpus_file
 from tasks.sources.records.record_source import open_records
 from tasks.sources.splits import EmptySplit
@@ -74,7 +74,9 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
             return CuratedDataset(manifest_path, split, name=stream, corpus=corpus, settings=filters)
         if files.is_folder(root, where):
             texts = walk(root, EXTENSIONS[stream], ignore=filters.ignore, sizes=corpus.group_by_repository, where=where)
-            records = files.walk(root, is_corpus_file, SKIPPED_FOLDERS, tuple(filters.ignore), where=where)
+            records = files.walk(root, is_corpus_file, SKIPPED_FOLDERS | NO_RECORDS, tuple(filters.ignore), where=where)
+            if not texts and not records and files_of_folder(root, filters, where):
+                return open_records(path, split, name=stream, corpus=corpus, settings=filters)
             if not records or sum(file.size for file in texts) >= sum(file.size for file in records):
                 return Folder(path, split, name=stream, corpus=corpus, settings=filters, listed=texts)
             if texts:

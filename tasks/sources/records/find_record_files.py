@@ -1,5 +1,6 @@
 """The record files that a path names: a file, a folder, a pattern, or a dataset that TFDS has prepared."""
 
+import concurrent.futures
 import dataclasses
 import os
 import re
@@ -9,10 +10,13 @@ from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from tasks.sources import files
 from tasks.sources.files import Found
+from tasks.sources.records.partitions import is_partition
 from tasks.sources.records.record_formats import KINDS, is_corpus_file, is_record_file
 from tasks.sources.records.tf_examples import tensorflow
 
 TFDS = "tfds:"
+# What Spark, Hive and Delta Lake write beside their data: logs and unfinished files.
+NO_RECORDS = frozenset(("_temporary", "_delta_log", "_spark_metadata", "_symlink_format_manifest"))
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -27,7 +31,7 @@ def find_files(path: str, where: str, settings: Filters) -> list[Found]:
         return _prepared_dataset(path.removeprefix(TFDS), where)
     root = filesystem.expand_home(path)
     if files.is_folder(root, where):
-        if entries := files.walk(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where):
+        if entries := files_of_folder(root, settings, where):
             return entries
         raise UserError(f"{where}: no record file below the folder ({KINDS})")
     if files.exists(root, where):
@@ -37,10 +41,44 @@ def find_files(path: str, where: str, settings: Filters) -> list[Found]:
     fixed = _MAGIC.split(root)[0]
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")
-    matches = [location for location in files.matching(root, where) if is_record_file(location)]
-    if not matches:
+    named = (location for location in files.matching(root, where) if _may_have_records(location.rstrip("/")))
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # remote requests are slow
+        found = list(pool.map(lambda location: _files_of_match(location, settings, where), named))
+    locations = sorted({file for matched in found for file in matched})  # ** also matches what is in a folder
+    if not locations:
         raise UserError(f"{where}: the pattern matches no record file ({KINDS})")
-    return [_entry(location, os.path.dirname(fixed)) for location in matches]
+    return [_entry(location, os.path.dirname(fixed)) for location in locations]
+
+
+def files_of_folder(root: str, settings: Filters, where: str, others: bool = True) -> list[Found]:
+    """The record files below a folder, sorted. The sizes of remote files are not requested.
+
+    Args:
+        root: the folder.
+        settings: Filters.ignore has the patterns of paths to ignore.
+        where: the setting that error messages name.
+        others: if there are none, to list .csv and .tsv files, or if there are none of these either, .json files.
+    """
+    kinds = (is_corpus_file, _is_table, is_record_file) if others else (is_corpus_file,)
+    for kind in kinds:
+        if entries := files.walk(root, kind, NO_RECORDS, tuple(settings.ignore), sizes=False, where=where):
+            return entries
+    return []
+
+
+def _is_table(name: str) -> bool:
+    return is_record_file(name) and not name.lower().endswith(".json")
+
+
+def _may_have_records(location: str) -> bool:
+    """Whether a match of a pattern is a record file or, like a folder that Spark writes, a folder of record files."""
+    return is_record_file(location) or is_partition(location.rpartition("/")[2])
+
+
+def _files_of_match(location: str, settings: Filters, where: str) -> list[str]:
+    if not files.is_folder(location, where):
+        return [location] if is_record_file(location) else []
+    return [file.location for file in files_of_folder(location.rstrip("/"), settings, where)]
 
 
 def with_size(file: Found) -> Found:

@@ -20,8 +20,9 @@ from tasks.sources.files import UNKNOWN_SIZE, Found
 from tasks.sources.filters import LeftOut
 from tasks.sources.records.find_record_files import find_files, with_size
 from tasks.sources.records.record_fields import dialogue_of, document_of, repository_of, select_fields
-from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record
+from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record, layout_of
 from tasks.sources.records.record_formats import open_file
+from tasks.sources.records.repository_files import expanded
 from tasks.sources.splits import EmptySplit, check_split, hash_fraction, validation_keys
 
 # A corpus of at most this many bytes is read completely when it is opened, so that neither split is empty
@@ -125,7 +126,7 @@ class Records:
             # Corpus.on_damage is not included: up to the damage, both of its values give the same documents
             *(corpus.group_by_repository, self._settings),
         )
-        return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
+        return hash_of(self.name, rules, ((form.file.path + layout_of(form), form.file.size) for form in self._formats))
 
     def _record_blocks(self, shard: int) -> Iterator[list[Record | Damaged]]:
         """The unparsed blocks of a shard. Damage that ends the shard early is the last entry of its block."""
@@ -154,7 +155,7 @@ class Records:
         """
         selected: list[tuple[str, Any]] = []
         left_out: list[tuple[str, object]] = []
-        for record in records:
+        for record in expanded(records):
             try:
                 if isinstance(record, Damaged):
                     raise record

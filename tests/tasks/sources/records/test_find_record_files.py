@@ -19,7 +19,8 @@ from tasks.sources.records.record_formats import is_record_file
 
 def test_names_of_record_files():
     good = "a.jsonl a.json a.NDJSON a.json.gz a.jsonl.zst a.jsonl.zstd a.parquet a.tfrecord a-b.tfrecord-00003-of-00010"
-    bad = "a.py a.gz jsonl a.jsonl.xz a.parquet.gz a.tfrecord.gz a.tfrecord-00003 a.jsonl.bak a.tfrecord-1-of-2.tmp"
+    good += " a.jsonl.xz a.json.bz2 a.csv a.TSV.gz a.arrow a.feather"
+    bad = "a.py a.gz jsonl a.jsonl.lz4 a.arrow.gz a.tfrecord.gz a.tfrecord-00003 a.jsonl.bak a.tfrecord-1-of-2.tmp"
     assert all(map(is_record_file, good.split())) and not any(map(is_record_file, bad.split()))
 
 
