@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import git_lfs
 
 
 class InputFile:
@@ -22,6 +23,7 @@ class InputFile:
             UserError: the file cannot be opened.
         """
         self.path = path
+        git_lfs.check(path)
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:

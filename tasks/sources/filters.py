@@ -2,15 +2,19 @@
 
 too_large, not_utf8, binary, blank      any document
 generated, long_line, language          code
+merge_conflict                          code, and files of a folder
+lfs_pointer                             files of a folder that git-lfs has not downloaded
 roles, reserved_tag                     dialogues (roles here, both in tasks/chat.py)
-damaged                                 files and records that cannot be parsed, if Corpus.on_damage is "skip"
+damaged                                 files and records that cannot be parsed, if Corpus.on_damage is "skip";
+                                        notebooks that cannot be parsed
 """
 
 import re
 from collections.abc import Mapping
 
 from codellama_jax.config.data import Filters
-from tasks.sources import languages
+from codellama_jax.runtime import git_lfs
+from tasks.sources import languages, merge_conflicts
 
 # Removes only what is never a document: binary, blank, not UTF-8.
 TEXT_ONLY = Filters(longest_bytes=None, longest_line=None, generated=False, ignore=())
@@ -22,6 +26,7 @@ BINDINGS = {
     "long_line": "Filters.longest_line",
     "language": "Filters.languages",
     "reserved_tag": "Chat.format",
+    "lfs_pointer": git_lfs.REMEDY,
 }
 
 MARKED_LINES = 20  # the first lines, in which a generated-code marker is searched for
@@ -84,9 +89,9 @@ def text_or_none(data: bytes | str | None) -> str | None:
 
 
 def check_code(text: str, language: str, filters: Filters) -> None:
-    """Raises LeftOut if code is not in one of Filters.languages, looks generated, or has too long a line.
+    """Raises LeftOut if code is not in one of Filters.languages, looks generated, or has too long a line or a conflict.
 
-    An unknown language ("") is not in Filters.languages.
+    An unknown language ("") is not in Filters.languages. Lines end with a line feed, a carriage return or both.
     """
     if filters.languages is not None and language not in map(languages.canonical_name, filters.languages):
         raise LeftOut("language")
@@ -95,8 +100,10 @@ def check_code(text: str, language: str, filters: Filters) -> None:
         if "generated" in head.lower() and _GENERATED.search(head):  # the plain search is faster than the pattern
             raise LeftOut("generated")
     limit = filters.longest_line
-    if limit is not None and len(text) > limit and max(map(len, text.split("\n"))) > limit:
+    if limit is not None and len(text) > limit and max(map(len, text.replace("\r", "\n").split("\n"))) > limit:
         raise LeftOut("long_line")
+    if merge_conflicts.has_conflict(text):
+        raise LeftOut("merge_conflict")
 
 
 def format_counts(counts: Mapping[str, int], bindings: Mapping[str, str] = BINDINGS) -> str:

@@ -8,16 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import filesystem
-from tasks.sources import files, filters, languages
+from codellama_jax.runtime import filesystem, git_lfs
+from tasks.sources import files, filters, languages, notebook
 from tasks.sources.base import CODE_STREAMS, Block, Document, binding, has_documents, hash_of, left_out_summary
 from tasks.sources.documents import check_document_characters, grouped, parts
 from tasks.sources.filters import LeftOut
-from tasks.sources.languages import LANGUAGES
+from tasks.sources.languages import FILENAMES, LANGUAGES, NOTEBOOK
+from tasks.sources.merge_conflicts import has_conflict
 from tasks.sources.splits import EmptySplit, select_split
 
-CODE = frozenset(extension for extensions in LANGUAGES.values() for extension in extensions)
-PYTHON = frozenset(LANGUAGES["Python"])
+SCRIPTS = ""  # in a set of extensions: files without an extension whose first line is #!INTERPRETER
+
+
+def _extensions(*names: str) -> frozenset[str]:
+    """Extensions and complete names of files, in lower case, of these languages."""
+    found = [name for language in names for name in (*LANGUAGES[language], *FILENAMES.get(language, ()))]
+    return frozenset((*found, NOTEBOOK, SCRIPTS))
+
+
+CODE = _extensions(*LANGUAGES)
+PYTHON = _extensions("Python")
 PROSE = frozenset((".txt", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex"))
 EXTENSIONS = {"code": CODE, "python": PYTHON, "nl_code": PROSE, "nl": PROSE}
 SKIPPED_FOLDERS = frozenset(("node_modules", "__pycache__"))  # besides those whose names begin with a dot, such as .git
@@ -32,17 +42,19 @@ class File:
         size: in bytes, or another number that is cheap to get and changes with the text.
         read: returns its bytes or text; None if it has no document, which is not counted as removed by a filter.
         repository: the repository that the file belongs to; "" if there is none.
+        script: the language of the file's first line, #!INTERPRETER, if its name has no extension.
     """
 
     path: str
     size: int
     read: Callable[[], bytes | str | None]
     repository: str = ""
+    script: str = ""
 
     @property
     def language(self) -> str:
-        """The language of its extension; "" if no language has it."""
-        return languages.of_path(self.path)
+        """The language of its name or first line; "" if there is none."""
+        return self.script or languages.of_path(self.path)
 
 
 class TextFiles:
@@ -73,14 +85,26 @@ class TextFiles:
         yield block
 
     def _document(self, file: File) -> Document | None:
-        filters.check_size(file.size, self._settings)
+        is_notebook = file.path.lower().endswith(NOTEBOOK)
+        limits = notebook.limits(self._settings) if is_notebook else self._settings
+        filters.check_size(file.size, limits)
         data = file.read()
         if data is None:
             return None
-        text = filters.decode(data, self._settings)
+        if isinstance(data, bytes) and git_lfs.is_pointer(data):
+            raise LeftOut("lfs_pointer")
+        text = filters.decode(data, limits)
+        language = file.script or languages.of_path(file.path, text)
+        if (is_notebook or self.name not in CODE_STREAMS) and has_conflict(text, prose=not is_notebook):
+            raise LeftOut("merge_conflict")
+        if is_notebook:
+            text, language = notebook.source_code(text)
+            text = filters.decode(text, self._settings)
+            if self.name == "python" and language != "Python":
+                raise LeftOut("language")
         if self.name in CODE_STREAMS:
-            filters.check_code(text, file.language, self._settings)
-        return Document(text, file.path, file.language, file.repository)
+            filters.check_code(text, language, self._settings)
+        return Document(text, file.path, language, file.repository)
 
     def fingerprint(self) -> str:
         by_repository = self._groups is not None
@@ -147,7 +171,8 @@ class Folder(TextFiles):
             listed = walk(root, extensions, skip, settings.ignore, corpus.group_by_repository, where)
         super().__init__(name, select_split(listed, split, corpus, where), corpus, settings)
         if not has_documents(self):
-            kinds = ", ".join(sorted(extensions)[:12]) + (", ..." if len(extensions) > 12 else "")
+            shown = sorted(name for name in extensions if name.startswith("."))
+            kinds = ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "")
             raise EmptySplit(
                 f"{where}: no usable file for {split} (UTF-8 text with an extension of {kinds}{left_out_summary(self)})"
             )
@@ -161,16 +186,43 @@ def walk(
     sizes: bool = False,
     where: str = "",
 ) -> list[File]:
-    """The files below a folder that have one of the extensions, in upper or lower case, sorted by path (files.walk)."""
-    entries = files.walk(
-        os.fspath(root),
-        lambda name: os.path.splitext(name)[1].lower() in extensions,
-        skip,
-        tuple(ignore),
-        sizes,
-        where,
-    )
-    return [
-        File(entry.path, entry.size, functools.partial(files.read_bytes, entry.location), entry.repository)
-        for entry in entries
-    ]
+    """The files below a folder that have one of the extensions, in upper or lower case, sorted by path (files.walk).
+
+    Files without an extension are opened to read their first line, but only local ones: each request of a remote one is
+    slow.
+    """
+    wanted = functools.partial(_is_wanted, extensions=extensions)
+    found = []
+    for entry in files.walk(os.fspath(root), wanted, skip, tuple(ignore), sizes, where):
+        script = ""
+        if _may_be_script(entry.path):
+            script = _script_language(entry)
+            if not script or not extensions.intersection(LANGUAGES[script]):
+                continue
+        read = functools.partial(files.read_bytes, entry.location)
+        found.append(File(entry.path, entry.size, read, entry.repository, script))
+    return found
+
+
+def _is_wanted(name: str, extensions: frozenset[str]) -> bool:
+    """Whether a file is read because of its name, or may be a script."""
+    if SCRIPTS in extensions and _may_be_script(name):
+        return True
+    if language := languages.of_file_name(name):
+        return extensions.issuperset(FILENAMES[language])
+    return os.path.splitext(name)[1].lower() in extensions - {SCRIPTS}
+
+
+def _may_be_script(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return not os.path.splitext(name)[1] and not languages.of_file_name(name)
+
+
+def _script_language(entry: files.Found) -> str:
+    if filesystem.is_remote(entry.location):
+        return ""
+    try:
+        with filesystem.open_input(entry.location) as file:
+            return languages.of_script(file.read(languages.SHEBANG_BYTES))
+    except OSError:
+        return ""  # a file that may not be read is not source code that was meant

@@ -41,7 +41,8 @@ def find_files(path: str, where: str, settings: Filters) -> list[Found]:
     fixed = _MAGIC.split(root)[0]
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")
-    named = (location for location in files.matching(root, where) if _may_have_records(location.rstrip("/")))
+    matches = (location for location in files.matching(root, where) if not NO_RECORDS & set(location.split("/")))
+    named = (location for location in matches if _may_have_records(location.rstrip("/")))
     with concurrent.futures.ThreadPoolExecutor(32) as pool:  # remote requests are slow
         found = list(pool.map(lambda location: _files_of_match(location, settings, where), named))
     locations = sorted({file for matched in found for file in matched})  # ** also matches what is in a folder
