@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import filesystem
+from codellama_jax.runtime import filesystem, git_lfs
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
 INFILLING_ROWS = 16  # rows that Code Llama adds to the vocabulary (32,016 instead of 32,000)
@@ -147,6 +147,7 @@ class Tokenizer:
 
 
 def _file_bytes(path: Path) -> bytes:
+    git_lfs.check(path)
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -43,7 +43,7 @@ def draw_split(text: str, fim: Fim, rng: np.random.Generator) -> FimSplit | None
         return None
     order: Order = "psm" if rng.random() < fim.psm_share else "spm"
     if fim.cut == "line":
-        line_starts = sorted({0, *(match.end() for match in re.finditer("\n", text)), len(text)})
+        line_starts = sorted({0, *(match.end() for match in re.finditer("\n|\r(?!\n)", text)), len(text)})
         start, end = sorted(line_starts[x] for x in rng.integers(0, len(line_starts), size=2))
     else:
         start, end = sorted(int(x) for x in rng.integers(0, len(text) + 1, size=2))

@@ -30,7 +30,7 @@ class Corpus:
 
     Attributes:
         code, python, nl_code, nl, instruct: a path or a sequence of paths, local or gs://: a folder of text files, a
-            record file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tfrecord), a pattern of such files
+            record file (.jsonl, .json, .csv, .parquet, .arrow, .tfrecord; docs/data.md), a pattern of such files
             ("gs://b/c/*.parquet"), or a folder of them; tfds:NAME for a dataset of TFDS; seqio:NAME for a registered
             SeqIO task (tasks/sources/records/record_fields.py lists the columns that are read). None is the embedded
             corpus, text that every machine with Python has (tasks/sources/embedded/corpus.py).

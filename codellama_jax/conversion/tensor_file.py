@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import filesystem, gcs
+from codellama_jax.runtime import filesystem, gcs, git_lfs
 
 
 class InputFile:
@@ -23,6 +23,7 @@ class InputFile:
             UserError: the file cannot be opened.
         """
         self.path = path
+        git_lfs.check(path)
         self._object: gcs.ObjectReader | None = None
         if filesystem.is_remote(path):
             if not filesystem.exists(path):

@@ -3,6 +3,7 @@
 The format of a path decides which module reads it; TensorFlow and SeqIO are imported only for the paths that need them.
 """
 
+import functools
 import os
 
 from codellama_jax.config.data import Corpus, Filters, Paths
@@ -14,9 +15,9 @@ from tasks.sources.curated import CuratedDataset
 from tasks.sources.duplicates import FilesRead
 from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.files import UNKNOWN_SIZE, Found, Listing
-from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, has_extension
+from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, is_wanted, with_scripts
 from tasks.sources.plugins import import_modules
-from tasks.sources.records.find_record_files import FOLDER, TFDS, RecordFiles
+from tasks.sources.records.find_record_files import FOLDER, NO_RECORDS, TFDS, RecordFiles, list_record_files
 from tasks.sources.records.record_formats import is_corpus_file
 from tasks.sources.records.record_source import open_records
 from tasks.sources.splits import EmptySplit
@@ -86,7 +87,10 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
             )
         if files.is_folder(root, where):
             listing, texts, records = _list_folder(root, stream, corpus, filters, where)
-            if not records or (texts and _larger(texts, records)):
+            tables = list_record_files(root, filters, where) if not texts and not records else None
+            if tables and tables.found:
+                found = RecordFiles(tables, FOLDER)
+            elif not records or (texts and _larger(texts, records)):
                 return Folder(
                     path,
                     split,
@@ -96,7 +100,8 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
                     listing=listing.of(texts, records),
                     files_read=files_read,
                 )
-            found = RecordFiles(listing.of(records, texts), FOLDER)
+            else:
+                found = RecordFiles(listing.of(records, texts), FOLDER)
     return open_records(path, split, name=stream, corpus=corpus, settings=filters, found=found, files_read=files_read)
 
 
@@ -104,7 +109,7 @@ def _list_folder(
     root: str, stream: str, corpus: Corpus, filters: Filters, where: str
 ) -> tuple[Listing, list[Found], list[Found]]:
     """The files of a folder, its text files, and its record files."""
-    is_text = has_extension(EXTENSIONS[stream])
+    is_text = functools.partial(is_wanted, extensions=EXTENSIONS[stream])
     record_names: set[str] = set()
 
     def wanted(name: str) -> bool:
@@ -116,13 +121,15 @@ def _list_folder(
         return False
 
     listing = files.list_files(root, wanted, SKIPPED_FOLDERS, tuple(filters.ignore), corpus.group_by_repository, where)
-    if not record_names:
-        return listing, listing.found, []
     texts: list[Found] = []
     records: list[Found] = []
+    others: list[Found] = []
     for file in listing.found:
-        (records if os.path.basename(file.location) in record_names else texts).append(file)
-    return listing, texts, records
+        is_record = os.path.basename(file.location) in record_names
+        unread = is_record and not NO_RECORDS.isdisjoint(file.path.split("/"))
+        (others if unread else records if is_record else texts).append(file)
+    texts, no_scripts = with_scripts(texts, EXTENSIONS[stream])
+    return listing.of([*texts, *records], [*others, *no_scripts]), texts, records
 
 
 def _larger(texts: list[Found], records: list[Found]) -> bool:

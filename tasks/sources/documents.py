@@ -66,8 +66,10 @@ def cut(text: str, limit: int | None) -> list[str]:
     return [*texts, text[start:]]
 
 
-_TOP_LEVEL_AFTER_BLANK = re.compile(r"\n\r?\n(?=[^\s)\]}])")
-_TOP_LEVEL = re.compile(r"\n(?=[^\s)\]}])")
+# A line ends with a line feed, with or without a carriage return before it, or with a carriage return alone.
+_TOP_LEVEL_AFTER_BLANK = re.compile(r"(?:\n|\r(?!\n))(?:\r?\n|\r(?!\n))(?=[^\s)\]}])")
+_TOP_LEVEL = re.compile(r"(?:\n|\r(?!\n))(?=[^\s)\]}])")
+_LINE_END = re.compile(r"\n|\r(?!\n)")
 
 
 def _cut_position(text: str, start: int, stop: int) -> int:
@@ -76,7 +78,7 @@ def _cut_position(text: str, start: int, stop: int) -> int:
         ends = [match.end() for match in pattern.finditer(text, (start + stop) // 2, stop + 1)]
         if ends:
             return ends[-1]
-    line = text.rfind("\n", start, stop) + 1
-    if line:
-        return line
+    ends = [match.end() for match in _LINE_END.finditer(text, start, stop + 1) if match.end() <= stop]
+    if ends:
+        return ends[-1]
     return stop - 1 if text[stop - 1 : stop + 1] == "\r\n" and stop - 1 > start else stop

@@ -31,6 +31,7 @@ class Found:
         size: in bytes; UNKNOWN_SIZE for a remote file whose size was not requested.
         repository: relative path of the nearest folder above it with .git, or else of the first folder; "" for neither.
         identity: the same for two locations of one file (see identity_of); None if it was not requested.
+        script: the language of a file without an extension, by its first line; "" if it was not requested.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Found:
     size: int
     repository: str
     identity: Identity | None = None
+    script: str = ""
 
 
 @dataclasses.dataclass

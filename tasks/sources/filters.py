@@ -2,18 +2,22 @@
 
 too_large, not_utf8, binary, blank      any document
 generated, long_line, language          code
+merge_conflict                          code, and files of a folder
+lfs_pointer                             files of a folder that git-lfs has not downloaded
 roles, reserved_tag, no_loss            dialogues (tasks/chat.py)
 roles, tool_use, non_text, refusal, no_content, loss_weight, history, rejected, contradiction
                                         dialogues (dialogue_messages.py and dialogue_shapes.py in tasks/sources/records)
 too_long                                dialogues that do not fit a window (tasks/dialogue_packing.py)
 test_split, validation_split            records that name a split which this place does not read
-damaged                                 files and records that cannot be parsed, if Corpus.on_damage is "skip"
+damaged                                 files and records that cannot be parsed, if Corpus.on_damage is "skip";
+                                        notebooks that cannot be parsed
 """
 
 from collections.abc import Mapping
 
 from codellama_jax.config.data import Filters
-from tasks.sources import languages
+from codellama_jax.runtime import git_lfs
+from tasks.sources import languages, merge_conflicts
 from tasks.sources.generated import is_generated
 
 # Removes only what is never a document: binary, blank, not UTF-8.
@@ -32,6 +36,7 @@ BINDINGS = {
     "validation_split": "Corpus.splits",
     "contradiction": "Corpus.dialogue_fields",
     "too_long": "Packing.long_dialogues",
+    "lfs_pointer": git_lfs.REMEDY,
 }
 
 
@@ -83,17 +88,19 @@ def text_or_none(data: bytes | str | None) -> str | None:
 
 
 def check_code(text: str, language: str, filters: Filters) -> None:
-    """Raises LeftOut if code is not in one of Filters.languages, looks generated, or has too long a line.
+    """Raises LeftOut if code is not in one of Filters.languages, looks generated, or has too long a line or a conflict.
 
-    An unknown language ("") is not in Filters.languages.
+    An unknown language ("") is not in Filters.languages. Lines end with a line feed, a carriage return or both.
     """
     if filters.languages is not None and language not in map(languages.canonical_name, filters.languages):
         raise LeftOut("language")
     if filters.generated and is_generated(text):
         raise LeftOut("generated")
     limit = filters.longest_line
-    if limit is not None and len(text) > limit and max(map(len, text.split("\n"))) > limit:
+    if limit is not None and len(text) > limit and max(map(len, text.replace("\r", "\n").split("\n"))) > limit:
         raise LeftOut("long_line")
+    if merge_conflicts.has_conflict(text):
+        raise LeftOut("merge_conflict")
 
 
 def format_counts(counts: Mapping[str, int], bindings: Mapping[str, str] = BINDINGS) -> str:

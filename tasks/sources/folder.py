@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from codellama_jax.config.data import SPLITS, Corpus, Filters
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import filesystem
-from tasks.sources import files, filters, inventory, languages, metadata_line
+from codellama_jax.runtime import filesystem, git_lfs
+from tasks.sources import files, filters, inventory, languages, metadata_line, notebook
 from tasks.sources.base import (
     CODE_STREAMS,
     READING_RULES,
@@ -26,11 +26,21 @@ from tasks.sources.duplicates import FilesRead, Identity, check_not_repeated
 from tasks.sources.files import Found, Listing
 from tasks.sources.filters import LeftOut
 from tasks.sources.inventory import PlaceInventory
-from tasks.sources.languages import LANGUAGES
+from tasks.sources.languages import FILENAMES, LANGUAGES, NOTEBOOK
+from tasks.sources.merge_conflicts import has_conflict
 from tasks.sources.splits import EmptySplit, select_split
 
-CODE = frozenset(extension for extensions in LANGUAGES.values() for extension in extensions)
-PYTHON = frozenset(LANGUAGES["Python"])
+SCRIPTS = ""  # in a set of extensions: files without an extension whose first line is #!INTERPRETER
+
+
+def _extensions(*names: str) -> frozenset[str]:
+    """Extensions and complete names of files, in lower case, of these languages."""
+    found = [name for language in names for name in (*LANGUAGES[language], *FILENAMES.get(language, ()))]
+    return frozenset((*found, NOTEBOOK, SCRIPTS))
+
+
+CODE = _extensions(*LANGUAGES)
+PYTHON = _extensions("Python")
 PROSE = frozenset((".txt", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex"))
 EXTENSIONS = {"code": CODE, "python": PYTHON, "nl_code": PROSE, "nl": PROSE}
 SKIPPED_FOLDERS = frozenset(("node_modules", "__pycache__"))  # besides those whose names begin with a dot, such as .git
@@ -46,6 +56,7 @@ class File:
         read: returns its bytes or text; None if it has no document, which is not counted as removed by a filter.
         repository: the repository that the file belongs to; "" if there is none.
         identity: see files.Found.
+        script: the language of the file's first line, #!INTERPRETER, if its name has no extension.
     """
 
     path: str
@@ -53,11 +64,12 @@ class File:
     read: Callable[[], bytes | str | None]
     repository: str = ""
     identity: Identity | None = None
+    script: str = ""
 
     @property
     def language(self) -> str:
-        """The language of its extension; "" if no language has it."""
-        return languages.of_path(self.path)
+        """The language of its name or first line; "" if there is none."""
+        return self.script or languages.of_path(self.path)
 
 
 class TextFiles:
@@ -99,18 +111,30 @@ class TextFiles:
         yield block
 
     def _document(self, file: File) -> Document | None:
-        filters.check_size(file.size, self._settings)
+        is_notebook = file.path.lower().endswith(NOTEBOOK)
+        limits = notebook.limits(self._settings) if is_notebook else self._settings
+        filters.check_size(file.size, limits)
         data = file.read()
         if data is None:
             return None
-        text, repository = filters.decode(data, self._settings), file.repository
+        if isinstance(data, bytes) and git_lfs.is_pointer(data):
+            raise LeftOut("lfs_pointer")
+        text, repository = filters.decode(data, limits), file.repository
         changed_by: tuple[str, ...] = ()
         if self._corpus.metadata_line and (metadata := metadata_line.find(text)):
             text = filters.decode(text[metadata.end :], self._settings)  # raises LeftOut if nothing is left
             repository, changed_by = repository or metadata.repository, (metadata_line.NAME,)
+        language = file.script or languages.of_path(file.path, text)
+        if (is_notebook or self.name not in CODE_STREAMS) and has_conflict(text, prose=not is_notebook):
+            raise LeftOut("merge_conflict")
+        if is_notebook:
+            text, language = notebook.source_code(text)
+            text = filters.decode(text, self._settings)
+            if self.name == "python" and language != "Python":
+                raise LeftOut("language")
         if self.name in CODE_STREAMS:
-            filters.check_code(text, file.language, self._settings)
-        return Document(text, file.path, file.language, repository, changed=changed_by)
+            filters.check_code(text, language, self._settings)
+        return Document(text, file.path, language, repository, changed=changed_by)
 
     def fingerprint(self) -> str:
         by_repository = self._groups is not None
@@ -186,9 +210,7 @@ class Folder(TextFiles):
             raise UserError(f"{where}: {'not a folder' if files.exists(root, where) else 'no such folder'}")
         extensions = EXTENSIONS[name] if extensions is None else extensions
         if listing is None:
-            listing = files.list_files(
-                root, has_extension(extensions), skip, tuple(settings.ignore), corpus.group_by_repository, where
-            )
+            listing = list_texts(root, extensions, skip, tuple(settings.ignore), corpus.group_by_repository, where)
         texts, repeated = (files_read or FilesRead()).add(place, listing.found)
         check_not_repeated(where, texts, repeated)
         chosen = select_split([_file(entry) for entry in texts], split, corpus, where)
@@ -200,7 +222,8 @@ class Folder(TextFiles):
         super().__init__(name, chosen, corpus, settings, split, described)
         sample = read_first(self)
         if not sample.documents:
-            kinds = ", ".join(sorted(extensions)[:12]) + (", ..." if len(extensions) > 12 else "")
+            shown = sorted(name for name in extensions if name.startswith("."))
+            kinds = ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "")
             found = "" if texts else f"; {inventory.holds(listing)}"
             raise EmptySplit(
                 f"{where}: no usable file for {split}{found}{left_out_text(sample.left_out)} (it reads UTF-8 text with"
@@ -212,18 +235,68 @@ class Folder(TextFiles):
         return hash_of(self.name, (READING_RULES, self._corpus.metadata_line, super().fingerprint()), ())
 
 
-def has_extension(extensions: frozenset[str]) -> Callable[[str], bool]:
-    """Whether a file name has one of the extensions, in upper or lower case."""
-    return lambda name: os.path.splitext(name)[1].lower() in extensions
-
-
 def walk(
     root: str | os.PathLike[str], extensions: frozenset[str], skip: frozenset[str] = SKIPPED_FOLDERS
 ) -> list[File]:
-    """The files below a folder that have one of the extensions, sorted by path (files.list_files)."""
-    return [_file(entry) for entry in files.walk(os.fspath(root), has_extension(extensions), skip, sizes=False)]
+    """The files below a folder that are wanted, sorted by path (list_texts)."""
+    return [_file(entry) for entry in list_texts(os.fspath(root), extensions, skip, sizes=False).found]
+
+
+def list_texts(
+    root: str,
+    extensions: frozenset[str],
+    skip: frozenset[str] = SKIPPED_FOLDERS,
+    ignore: tuple[str, ...] = (),
+    sizes: bool = False,
+    where: str = "",
+) -> Listing:
+    """Lists the text files below a folder. See files.list_files for the arguments, and with_scripts."""
+    listing = files.list_files(root, functools.partial(is_wanted, extensions=extensions), skip, ignore, sizes, where)
+    return listing.of(*with_scripts(listing.found, extensions))
+
+
+def is_wanted(name: str, extensions: frozenset[str]) -> bool:
+    """Whether a file is read because of its name, in upper or lower case, or may be a script."""
+    if SCRIPTS in extensions and _may_be_script(name):
+        return True
+    if language := languages.of_file_name(name):
+        return extensions.issuperset(FILENAMES[language])
+    return os.path.splitext(name)[1].lower() in extensions - {SCRIPTS}
+
+
+def with_scripts(entries: Sequence[Found], extensions: frozenset[str]) -> tuple[list[Found], list[Found]]:
+    """The files with the language of scripts, and those without an extension that are no scripts of these languages.
+
+    Files without an extension are opened to read their first line, but only local ones: each request of a remote one is
+    slow.
+    """
+    texts: list[Found] = []
+    others: list[Found] = []
+    for entry in entries:
+        if not _may_be_script(entry.path):
+            texts.append(entry)
+        elif (script := _script_language(entry)) and not extensions.isdisjoint(LANGUAGES[script]):
+            texts.append(dataclasses.replace(entry, script=script))
+        else:
+            others.append(entry)
+    return texts, others
 
 
 def _file(entry: Found) -> File:
     read = functools.partial(files.read_bytes, entry.location)
-    return File(entry.path, entry.size, read, entry.repository, entry.identity)
+    return File(entry.path, entry.size, read, entry.repository, entry.identity, entry.script)
+
+
+def _may_be_script(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return not os.path.splitext(name)[1] and not languages.of_file_name(name)
+
+
+def _script_language(entry: Found) -> str:
+    if filesystem.is_remote(entry.location):
+        return ""
+    try:
+        with filesystem.open_input(entry.location) as file:
+            return languages.of_script(file.read(languages.SHEBANG_BYTES))
+    except OSError:
+        return ""  # a file that may not be read is not source code that was meant

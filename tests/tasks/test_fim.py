@@ -283,6 +283,8 @@ LINED = {
     "one\ntwo\nthree": [0, 4, 8, 13],
     "one\r\ntwo\r\n": [0, 5, 10],
     "one\r\n\r\nthree": [0, 5, 7, 12],
+    "one\rtwo\r\rfour": [0, 4, 8, 9, 13],
+    "one\rtwo\r\n\rx\n": [0, 4, 9, 10, 12],
     "one": [0, 3],
     "\n": [0, 1],
     "": [0],

@@ -1,5 +1,6 @@
 """The record files that a path names: a file, a folder, a pattern, or a dataset that TFDS has prepared."""
 
+import concurrent.futures
 import dataclasses
 import os
 import re
@@ -10,10 +11,13 @@ from codellama_jax.runtime import filesystem
 from tasks.sources import files, inventory
 from tasks.sources.duplicates import each_once
 from tasks.sources.files import Found, Listing
+from tasks.sources.records.partitions import is_partition
 from tasks.sources.records.record_formats import KINDS, is_corpus_file, is_record_file
 from tasks.sources.records.tf_examples import tensorflow
 
 TFDS = "tfds:"
+# What Spark, Hive and Delta Lake write beside their data: logs and unfinished files.
+NO_RECORDS = frozenset(("_temporary", "_delta_log", "_spark_metadata", "_symlink_format_manifest"))
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -44,7 +48,7 @@ def find_files(path: str, where: str, settings: Filters) -> RecordFiles:
         return RecordFiles(Listing(_prepared_dataset(path.removeprefix(TFDS), where)), DATASET)
     root = filesystem.expand_home(path)
     if files.is_folder(root, where):
-        listing = files.list_files(root, is_corpus_file, ignore=tuple(settings.ignore), sizes=False, where=where)
+        listing = list_record_files(root, settings, where)
         if listing.found:
             return RecordFiles(listing, FOLDER)
         raise UserError(f"{where}: no record file below the folder ({KINDS}); {inventory.holds(listing)}")
@@ -56,13 +60,52 @@ def find_files(path: str, where: str, settings: Filters) -> RecordFiles:
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")
     matches = files.matching(root, where)
-    entries = [_entry(location, os.path.dirname(fixed)) for location in matches if is_record_file(location)]
-    others = files.count_extensions(location for location in matches if not is_record_file(location))
-    if not entries:
+    named = [
+        location
+        for location in matches
+        if NO_RECORDS.isdisjoint(location.split("/")) and _may_have_records(location.rstrip("/"))
+    ]
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # remote requests are slow
+        found = list(pool.map(lambda location: _files_of_match(location, settings, where), named))
+    locations = sorted({file for matched in found for file in matched})  # ** also matches what is in a folder
+    others = files.count_extensions(set(matches) - set(named))
+    if not locations:
         reason = f"; it matches {inventory.format_extensions(others)}" if others else ""
         raise UserError(f"{where}: the pattern matches no record file ({KINDS}){reason}")
-    found, duplicates = each_once(entries)
-    return RecordFiles(Listing(found, others, duplicates=duplicates), PATTERN)
+    entries, duplicates = each_once([_entry(location, os.path.dirname(fixed)) for location in locations])
+    return RecordFiles(Listing(entries, others, duplicates=duplicates), PATTERN)
+
+
+def list_record_files(root: str, settings: Filters, where: str) -> Listing:
+    """Lists the record files below a folder. The sizes of remote files are not requested.
+
+    Only if there are no others, .csv and .tsv files are listed, and only without those, .json files.
+
+    Args:
+        root: the folder.
+        settings: Filters.ignore has the patterns of paths to ignore.
+        where: the setting that error messages name.
+    """
+    for kind in (is_corpus_file, _is_table, is_record_file):
+        listing = files.list_files(root, kind, NO_RECORDS, tuple(settings.ignore), sizes=False, where=where)
+        if listing.found:
+            break
+    return listing
+
+
+def _is_table(name: str) -> bool:
+    return is_record_file(name) and not name.lower().endswith(".json")
+
+
+def _may_have_records(location: str) -> bool:
+    """Whether a match of a pattern is a record file or, like a folder that Spark writes, a folder of record files."""
+    return is_record_file(location) or is_partition(location.rpartition("/")[2])
+
+
+def _files_of_match(location: str, settings: Filters, where: str) -> list[str]:
+    if not files.is_folder(location, where):
+        return [location] if is_record_file(location) else []
+    return [file.location for file in list_record_files(location.rstrip("/"), settings, where).found]
 
 
 def with_size(file: Found) -> Found:

@@ -1,20 +1,19 @@
-"""JSON lines: plain, or compressed with gzip or Zstandard. pyarrow is imported for Zstandard only."""
+"""JSON lines, plain or compressed."""
 
 import codecs
 import functools
-import gzip
-import io
 import json
-import zlib
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from tasks.sources.files import Found
+from tasks.sources.records.compression import DECODING_ERRORS, open_decompressed
 from tasks.sources.records.record_file import Damaged, Record, RecordLocation, open_checked
 
-# A failed read discards what it has decompressed before the damage. Small reads are as fast as larger ones here.
-ZSTANDARD_READ = 1 << 10
 _BLANK = b" \t\r\n" + codecs.BOM_UTF8
+# A line end of the old Macintosh between two records. Inside a record, a brace never follows another one like this.
+_CR = re.compile(rb"(?<=\})[ \t]*\r[ \t\r]*(?=\{)")
 
 
 class JsonLines:
@@ -38,15 +37,16 @@ class JsonLines:
                 offset += len(before) - 1
             number = 0
             while offset < end and (line := stream.readline()):
-                number += 1
-                if line.strip(_BLANK):
-                    location = RecordLocation(self.file, None if shard else number, offset)
-                    yield Record(location, len(line), functools.partial(_object, line, location))
+                for begin, record in _records(line):
+                    number += 1
+                    if record.strip(_BLANK):
+                        location = RecordLocation(self.file, None if shard else number, offset + begin)
+                        yield Record(location, len(record), functools.partial(_object, record, location))
                 offset += len(line)
 
 
 class CompressedJsonLines:
-    """JSON lines in gzip or Zstandard: one shard, since the file can only be read from its start."""
+    """Compressed JSON lines: one shard, since the file can only be read from its start."""
 
     def __init__(self, file: Found):
         self.file = file
@@ -57,21 +57,25 @@ class CompressedJsonLines:
     def read(self, shard: int) -> Iterator[Record]:
         number = 0
         try:
-            with open_checked(self.file) as compressed, self._decompressed(compressed) as stream:
-                for number, line in enumerate(stream, 1):
-                    if line.strip(_BLANK):
-                        location = RecordLocation(self.file, number)
-                        yield Record(location, len(line), functools.partial(_object, line, location))
-        except (OSError, EOFError, ValueError, zlib.error) as error:  # of the decoder; open_checked raises UserError
+            with open_decompressed(self.file) as stream:
+                for line in stream:
+                    for _, record in _records(line):
+                        number += 1
+                        if record.strip(_BLANK):
+                            location = RecordLocation(self.file, number)
+                            yield Record(location, len(record), functools.partial(_object, record, location))
+        except DECODING_ERRORS as error:
             raise Damaged(error, RecordLocation(self.file, number + 1)) from None
 
-    def _decompressed(self, compressed: BinaryIO) -> Any:
-        if self.file.location.lower().endswith(".gz"):
-            return gzip.GzipFile(fileobj=compressed)
-        import pyarrow
 
-        stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(compressed, "r"), "zstd")
-        return io.BufferedReader(stream, ZSTANDARD_READ)
+def _records(line: bytes) -> Iterator[tuple[int, bytes]]:
+    """The records of a line with their offsets in it: one, unless the file has the line ends of the old Macintosh."""
+    begin = 0
+    if b"\r" in line[:-2]:
+        for match in _CR.finditer(line):
+            yield begin, line[begin : match.end()]
+            begin = match.end()
+    yield begin, line[begin:]
 
 
 def _object(line: bytes, location: RecordLocation) -> Mapping[str, Any]:
@@ -85,7 +89,7 @@ def _object(line: bytes, location: RecordLocation) -> Mapping[str, Any]:
         reason = f"the line is not JSON ({getattr(error, 'msg', error)}{column}); a record must be one line"
         raise Damaged(reason, location) from None
     if isinstance(fields, list):
-        raise Damaged("the line is a JSON array; write one object a line", location)
+        raise Damaged("the line is a JSON array; write one object a line, or name the file .json", location)
     if not isinstance(fields, dict):
         raise Damaged("the line is not a JSON object", location)
     return fields

@@ -1,15 +1,24 @@
 """Parquet files. pyarrow is imported when one is opened."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from tasks.sources.files import Found
+from tasks.sources.records.arrow_rows import row_fields, row_sizes
 from tasks.sources.records.record_file import BUFFER, Damaged, Record, RecordLocation, SelectColumns, open_checked
+
+MOST_ROWS = 64  # decoded at once; more is hardly faster, and longer rows may follow
 
 
 class Parquet:
-    """A shard is a row group. A record is a row; its size is the mean of the row group."""
+    """A shard is a row group. A record is a row; its size is that of its decoded columns.
+
+    Rows are decoded in batches of at most `limit` bytes, as far as the rows before them predict their size. The sizes
+    in the file's metadata cannot be used: a text that is stored once and repeated a thousand times counts once there.
+    """
+
+    layout = "decoded sizes"
 
     def __init__(self, file: Found, limit: int, select: SelectColumns):
         import pyarrow.parquet
@@ -23,41 +32,37 @@ class Parquet:
             except (OSError, ValueError, pyarrow.ArrowException) as error:
                 raise Damaged(f"it is not a Parquet file ({error})", RecordLocation(file)) from None
         self._columns = select(names, RecordLocation(file))
-        self._groups, first = [], 0
+        self._begins, first = [], 0
         for group in groups:
-            self._groups.append((first, max(1, group.total_byte_size // max(1, group.num_rows))))
+            self._begins.append(first)
             first += group.num_rows
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._begins)
 
     def read(self, shard: int) -> Iterator[Record]:
         import pyarrow.parquet
 
-        number, size = self._groups[shard]
-        rows = -(-self._limit // size)
+        number = self._begins[shard]
         with open_checked(self.file) as stream:
             try:
-                # with these options, it does not read a complete column of the row group at once
-                reader = pyarrow.parquet.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
-                for batch in reader.iter_batches(rows, row_groups=[shard], columns=self._columns):
+                for batch in self._batches(stream, shard):
                     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    for row in range(batch.num_rows):
+                    for row, size in enumerate(row_sizes(batch).tolist()):
                         number += 1
                         location = RecordLocation(self.file, number, separator="#")
-                        yield Record(location, size, functools.partial(_row, columns, row, location))
+                        yield Record(location, size, functools.partial(row_fields, columns, row, location))
             except (OSError, ValueError, pyarrow.ArrowException) as error:
                 raise Damaged(error, RecordLocation(self.file, number + 1, separator="#")) from None
 
+    def _batches(self, stream: Any, shard: int) -> Iterator[Any]:
+        """The rows of a row group, in batches whose number of rows follows the sizes of those before, from one row."""
+        import pyarrow.parquet
 
-def _row(columns: Mapping[str, Any], row: int, location: RecordLocation) -> Mapping[str, Any]:
-    fields = {}
-    for name, column in columns.items():
-        scalar = column[row]
-        try:
-            fields[name] = scalar.as_py()
-        except UnicodeDecodeError:
-            if not hasattr(scalar, "as_buffer"):
-                raise Damaged(f"{name} is not UTF-8", location) from None
-            fields[name] = scalar.as_buffer().to_pybytes()  # the filter not_utf8 removes it
-    return fields
+        # with these options, it does not read a complete column of the row group at once
+        reader = pyarrow.parquet.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
+        for batch in reader.iter_batches(1, row_groups=[shard], columns=self._columns):
+            yield batch
+            largest = max(1, int(row_sizes(batch).max(initial=1)))
+            # read for each batch: the next one has this many rows
+            reader.reader.set_batch_size(max(1, min(4 * batch.num_rows, self._limit // largest, MOST_ROWS)))

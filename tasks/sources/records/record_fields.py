@@ -161,7 +161,7 @@ def document_of(
     if metadata:
         text, path, repository = text[metadata.end :], path or metadata.path, repository or metadata.repository
         text = filters.decode(text, settings)  # raises LeftOut if nothing is left
-    language = languages.canonical_name(language) or languages.of_path(path)
+    language = languages.canonical_name(language) or languages.of_path(path, text)
     if stream == "python" and language not in ("", "Python"):
         raise LeftOut("language")
     if stream in CODE_STREAMS:

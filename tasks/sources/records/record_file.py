@@ -101,6 +101,11 @@ class Format(Protocol):
         """
 
 
+def layout_of(form: Format) -> str:
+    """What decides the records and blocks of a file besides its path and size; part of the fingerprint."""
+    return getattr(form, "layout", "")
+
+
 # (names of all columns, location of the file) -> names of the columns to read. Raises Damaged if required ones are
 # missing.
 SelectColumns = Callable[[Sequence[str], RecordLocation], list[str]]

@@ -42,9 +42,10 @@ from tasks.sources.records.record_fields import (
     repository_of,
     select_fields,
 )
-from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record, RecordLocation
+from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record, RecordLocation, layout_of
 from tasks.sources.records.record_formats import open_file
 from tasks.sources.records.record_splits import RecordSplit, split_files
+from tasks.sources.records.repository_files import expanded
 from tasks.sources.splits import EmptySplit, check_split, validation_keys
 
 # A corpus of at most this many bytes is read completely when it is opened, so that neither split is empty
@@ -218,7 +219,7 @@ class Records:
         )
         if self.dialogues and corpus.dialogue_fields:
             rules += (tuple(corpus.dialogue_fields),)
-        return hash_of(self.name, rules, ((form.file.path, form.file.size) for form in self._formats))
+        return hash_of(self.name, rules, ((form.file.path + layout_of(form), form.file.size) for form in self._formats))
 
     def inventory(self) -> Sequence[PlaceInventory]:
         return [self._place]
@@ -263,7 +264,7 @@ class Records:
         """
         selected: list[tuple[str, Any]] = []
         left_out: list[tuple[str, object]] = []
-        for record in records:
+        for record in expanded(records):
             try:
                 if isinstance(record, Damaged):
                     raise record

@@ -128,10 +128,23 @@ def test_parts_concatenate_to_the_text():
         assert len(parts) == 1 or all(parts)
         assert len(parts) == 1 or len(text) > limit
         for before, after in itertools.pairwise(parts):
-            assert before.endswith("\n") or "\n" not in (before + after)[:limit]  # only a long line is cut inside
+            line_end = re.search(r"\n|\r(?!\n)", (before + after)[: limit + 1])
+            is_long = line_end is None or line_end.end() > limit
+            assert before.endswith(("\n", "\r")) or is_long  # only a long line is cut inside
             assert limit == 1 or not (before.endswith("\r") and after.startswith("\n"))
     assert cut("x" * 100, None) == ["x" * 100]
     assert cut("", 10) == [""]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_cuts_are_the_same_for_every_line_end(end: str):
+    text = "x = [\n" + "  1,\n" * 10 + "]\n\n" + "def f():\n    pass\n" * 9
+    for limit in (9, 40, 63):
+        expected = [part.replace("\n", "\r") for part in cut(text, limit)]
+        if end == "\r":
+            assert cut(text.replace("\n", end), limit) == expected
+        else:
+            assert all(part.endswith(end) for part in cut(text.replace("\n", end), limit + 40)[:-1])
 
 
 def test_cuts_are_before_definitions():

@@ -1,6 +1,7 @@
 """Filters: which documents each removes and keeps, and how removed documents are counted and reported."""
 
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,15 @@ def test_hand_written_code_is_kept(text: str):
 
 def test_code_with_a_long_line_is_removed():
     """The longest line decides, whatever its position and line end. It may be as long as the limit."""
-    for before, after in (("", ""), ("x\n" * 50, ""), ("", "\ny" * 50), ("a\r\n", "\r\nb"), ("x" * 20, "\n")):
-        longest = max(map(len, (before + "7" * 80 + after).split("\n")))
+    for before, after in (
+        ("", ""),
+        ("x\n" * 50, ""),
+        ("", "\ny" * 50),
+        ("a\r\n", "\r\nb"),
+        ("x" * 20, "\n"),
+        ("x\r" * 50, "\ry\nz"),
+    ):
+        longest = max(map(len, re.split(r"\r\n|\r|\n", before + "7" * 80 + after)))
         for limit, expected in ((longest, None), (longest - 1, "long_line")):
             assert of_code(f"{before}{'7' * 80}{after}", Filters(longest_line=limit)) == expected
     assert of_code("x" * 10**6, Filters(longest_line=None)) is None

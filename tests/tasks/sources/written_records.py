@@ -1,8 +1,12 @@
 """Record files in every format for tests, and functions that read them."""
 
+import bz2
 import collections
+import csv
 import gzip
+import io
 import json
+import lzma
 import random
 import tempfile
 from pathlib import Path
@@ -19,7 +23,8 @@ from tasks.sources.base import Block, items
 from tasks.sources.filters import TEXT_ONLY
 from tasks.sources.records.record_source import open_records
 
-FILE_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "tfrecord")
+TEXT_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "jsonl.xz", "jsonl.bz2", "json", "csv", "tsv.gz")
+FILE_FORMATS = (*TEXT_FORMATS, "parquet", "arrow", "tfrecord")
 FORMATS = (*FILE_FORMATS, "tfds")
 LIMIT = 2000
 
@@ -34,6 +39,13 @@ def packed(form: str, records: list[dict]) -> bytes:
         return buffer.getvalue().to_pybytes()
     if form == "tfrecord":
         return framed([example(record) for record in records])
+    if form == "arrow":
+        return arrow(records, rows=17)
+    if form == "json":
+        return json.dumps(records, ensure_ascii=False, indent=2).encode()
+    if form.startswith(("csv", "tsv")):
+        data = delimited(records, "," if form.startswith("csv") else "\t")
+        return gzip.compress(data, mtime=0) if form.endswith(".gz") else data
     lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records]
     if form == "jsonl":
         return b"".join(lines)
@@ -41,7 +53,34 @@ def packed(form: str, records: list[dict]) -> bytes:
     halves = b"".join(lines[: len(lines) // 2]), b"".join(lines[len(lines) // 2 :])
     if form == "jsonl.gz":
         return b"".join(gzip.compress(half, mtime=0) for half in halves)
+    if form == "jsonl.xz":
+        return b"".join(map(lzma.compress, halves))
+    if form == "jsonl.bz2":
+        return b"".join(map(bz2.compress, halves))
     return b"".join(pa.Codec("zstd").compress(half, asbytes=True) for half in halves)
+
+
+def arrow(records: list[dict], rows: int) -> bytes:
+    """A file in Arrow's stream format, in batches of `rows`."""
+    table, buffer = pa.Table.from_pylist(records), pa.BufferOutputStream()
+    with pa.ipc.new_stream(buffer, table.schema) as stream:
+        stream.write_table(table, max_chunksize=rows)
+    return buffer.getvalue().to_pybytes()
+
+
+def delimited(records: list[dict], delimiter: str) -> bytes:
+    """A file of CSV or TSV. Lists become texts: those of texts are joined, others are JSON."""
+    buffer = io.StringIO(newline="")
+    rows = csv.DictWriter(buffer, list(records[0]) if records else ["text"], delimiter=delimiter)
+    rows.writeheader()
+    for record in records:
+        rows.writerow({name: _cell(value) for name, value in record.items()})
+    return buffer.getvalue().encode()
+
+
+def _cell(value) -> str:
+    is_texts = isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return ", ".join(value) if is_texts else value if isinstance(value, str) else json.dumps(value)
 
 
 def example(record: dict) -> bytes:

@@ -86,6 +86,29 @@ DAMAGE = {
     "not gzip": ("a.jsonl.gz", lambda: packed("jsonl", RECORDS), ":1", "[Nn]ot a gzipped file", 0),
     "truncated zstd": ("a.jsonl.zst", lambda: shortened("jsonl.zst", 0.75), ":", "Truncated", (18, 20)),
     "not zstd": ("a.jsonl.zst", lambda: packed("jsonl", RECORDS), ":1", "ZSTD", 0),
+    "truncated xz": ("a.jsonl.xz", lambda: shortened("jsonl.xz", 0.75), ":", "Truncated", (18, 32)),
+    "xz with junk inside": ("a.jsonl.xz", lambda: packed("jsonl.xz", RECORDS[:20]) + b"junk", ":21", "format", 20),
+    "bzip2 with junk inside": ("a.jsonl.bz2", lambda: packed("jsonl.bz2", RECORDS[:20]) + b"junk" * 9, ":21", "", 20),
+    "zstd with junk inside": ("a.jsonl.zst", lambda: packed("jsonl.zst", RECORDS[:20]) + b"junk", ":21", "ZSTD", 20),
+    "a truncated array": ("a.json", lambda: shortened("json", 0.76), "#31", "Unterminated", 30),
+    "an array with a bad element": (
+        "a.json",
+        lambda: packed("json", RECORDS).replace(b'"text": "text 30', b"text: 'text 30"),
+        "#31",
+        "not JSON",
+        30,
+    ),
+    "an array with a number": ("a.json", lambda: b"[5,\n" + packed("json", RECORDS)[1:], "#1", "not a JSON object", 40),
+    "an array without an end": ("a.json.gz", lambda: gzip.compress(packed("json", RECORDS)[:-2]), "#41", "", 40),
+    "CSV without text": ("a.csv", lambda: b"b\nc\nd\n", ":1", "none of content.*found: b", 0),
+    "CSV with text twice": ("a.csv", lambda: b"text,text\nc,d\n", ":1", "its header has text twice", 0),
+    "CSV with a short row": ("a.csv", lambda: b"n,text\n1\n", "#1", "the row has 1 fields, the header 2", 0),
+    "CSV with an open quote": ("a.csv", lambda: packed("csv", RECORDS[:30]) + b'"no end\n', "#31", "not CSV", 30),
+    "CSV with a backslash": ("a.csv", lambda: packed("csv", RECORDS[:30]) + b'"a \\"b\\" c"\n', "#31", "not CSV", 30),
+    "truncated Arrow": ("a.arrow", lambda: shortened("arrow", 0.8), "#18", "", 17),
+    "not Arrow": ("a.arrow", lambda: packed("jsonl", RECORDS), "", "not an Arrow file", 0),
+    "empty Arrow": ("a.arrow", bytes, "", "not an Arrow file", 0),
+    "Arrow without text": ("a.arrow", lambda: packed("arrow", [{"b": "c"}]), "", "none of content.*found: b", 0),
     "truncated TFRecord": ("a.tfrecord", lambda: shortened("tfrecord", 0.76), "#31", "truncated record", 30),
     "TFRecord truncated in a header": (
         "a.tfrecord",
@@ -121,10 +144,10 @@ def test_damage_stops_the_run_or_is_counted(tmp_path: Path, damage: str):
     with pytest.raises(
         UserError, match=f"Corpus.code / --gin.CODE_CORPUS=.*: {path}{where}.* is damaged: .*{reason}"
     ) as r:
-        everything(opened(tmp_path, validation_share=0.0))
+        everything(opened(tmp_path / "*", validation_share=0.0))
     assert "fix it, or bind Corpus.on_damage='skip' to count it and continue" in one_line(r)
 
-    source = opened(tmp_path, validation_share=0.0, on_damage="skip")
+    source = opened(tmp_path / "*", validation_share=0.0, on_damage="skip")
     assert left_out(source) == {"damaged": 1}
     ((_, location),) = [entry for block in blocks(source) for entry in block.left_out]
     assert str(location).startswith(path + where)
@@ -202,7 +225,7 @@ def test_a_file_that_was_deleted_ends_the_run(tmp_path: Path, form: str, on_dama
         one_line(error)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
+@pytest.mark.parametrize("form", [form for form in FILE_FORMATS if form != "tfrecord"])
 @pytest.mark.parametrize(
     "error", [OSError(5, "lost the disk"), tf.errors.UnavailableError(None, None, "lost the disk")]
 )

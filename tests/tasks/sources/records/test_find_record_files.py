@@ -12,14 +12,16 @@ from written_records import (
     write,
 )
 
-from codellama_jax.config.data import Filters
+from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
+from tasks import sources
 from tasks.sources.records.record_formats import is_record_file
 
 
 def test_names_of_record_files():
     good = "a.jsonl a.json a.NDJSON a.json.gz a.jsonl.zst a.jsonl.zstd a.parquet a.tfrecord a-b.tfrecord-00003-of-00010"
-    bad = "a.py a.gz jsonl a.jsonl.xz a.parquet.gz a.tfrecord.gz a.tfrecord-00003 a.jsonl.bak a.tfrecord-1-of-2.tmp"
+    good += " a.jsonl.xz a.json.bz2 a.csv a.TSV.gz a.arrow a.feather"
+    bad = "a.py a.gz jsonl a.jsonl.lz4 a.arrow.gz a.tfrecord.gz a.tfrecord-00003 a.jsonl.bak a.tfrecord-1-of-2.tmp"
     assert all(map(is_record_file, good.split())) and not any(map(is_record_file, bad.split()))
 
 
@@ -76,3 +78,76 @@ def test_prepared_tfds_datasets_are_read_and_others_not_downloaded(corpora: dict
     prepare(tmp_path / "rec", [{"text": f"text {i}"} for i in range(9)], file_format="array_record")
     with pytest.raises(UserError, match=r"prepared as array_record; prepare it with .*--file_format=tfrecord"):
         opened(f"tfds:recorded?data_dir={tmp_path}/rec")
+
+
+def test_folders_that_spark_writes_are_read(tmp_path: Path):
+    """A pattern matches the folder, or the partitions in it. What Spark writes beside the data is not read."""
+    for name in ("out.parquet/part-00000-1f.c000.snappy.parquet", "out.parquet/part-00001-1f.c000.snappy.parquet"):
+        write(tmp_path / name, packed("parquet", [{"text": name[12:22]}]))
+    for name in ("_SUCCESS", ".part-00000.crc", "_temporary/0/part-9.parquet", "_delta_log/0.checkpoint.parquet"):
+        write(tmp_path / "out.parquet" / name, packed("parquet", [{"text": "no"}]))
+    write(tmp_path / "lines.jsonl/part-00000.json", packed("jsonl", [{"text": "line"}]))
+    write(tmp_path / "lines.jsonl/_SUCCESS", b"")
+    write(tmp_path / "one.jsonl", packed("jsonl", [{"text": "one"}]))
+
+    def texts(path: str, **options) -> list[str]:
+        return [document.text for document in everything(opened(path, validation_share=0.0, **options))]
+
+    for root in (str(tmp_path), "ram://spark"):
+        if root.startswith("ram"):
+            for file in tmp_path.rglob("*"):
+                if file.is_file():
+                    write(f"{root}/{file.relative_to(tmp_path)}", file.read_bytes())
+        parts = ["part-00000", "part-00001"]
+        assert (
+            texts(f"{root}/out.parquet")
+            == texts(f"{root}/*.parquet")
+            == texts(f"{root}/o*t.parquet/*.parquet")
+            == parts
+        )
+        assert texts(f"{root}/*.jsonl") == ["line", "one"]
+    assert texts(f"{tmp_path}/**/*.parquet") == texts(f"{tmp_path}/out.parquet/**") == parts  # each file once
+
+
+def test_partitions_give_a_field(tmp_path: Path):
+    for folder, name in (("lang=Python/date=1", "a"), ("lang=C%23", "b"), ("lang=__HIVE_DEFAULT_PARTITION__", "c")):
+        write(tmp_path / "out" / folder / f"{name}.parquet", packed("parquet", [{"content": name}]))
+    write(tmp_path / "out/lang=Go/d.jsonl", packed("jsonl", [{"content": "d", "lang": "Rust"}]))
+    for path in ("out", "out/lang=*", "out/*/*", "ou*/lang=*"):
+        documents = everything(opened(tmp_path / path, validation_share=0.0))
+        languages = {document.text: document.language for document in documents}
+        if path == "out/*/*":
+            assert languages.pop("d") == "Rust" and languages == {"a": "Python", "b": "C#", "c": ""}
+        else:
+            assert languages == {"a": "Python", "b": "C#", "c": "", "d": "Rust"}
+    one = opened(tmp_path / "out/lang=Python", name="python", validation_share=0.0)
+    assert [document.language for document in everything(one)] == ["Python"]
+
+
+def test_tables_and_json_of_a_folder_are_read_if_there_is_nothing_else(tmp_path: Path):
+    def paths() -> set[str]:
+        source = sources.open(str(tmp_path), "code", "train", Corpus(validation_share=0.0), Filters())
+        return {document.path for document in everything(source)}
+
+    write(tmp_path / "a.json", b'[\n{"text": "a"}\n]')
+    assert paths() == {"a.json#1"}
+    write(tmp_path / "b.csv", b"text\nb\n")
+    assert paths() == {"b.csv#1"}
+    write(tmp_path / "c.jsonl", b'{"text": "c"}')
+    assert paths() == {"c.jsonl:1"}
+    write(tmp_path / "d.py", b"d = 1  # more text than in the records beside it\n")
+    assert paths() == {"d.py"}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.arrow", "a.jsonl.gz", "a.csv.xz", "a.tfrecord"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n".encode()
+    write(tmp_path / name, pointer)
+    with pytest.raises(
+        UserError, match=f"{name} is damaged: it is a Git LFS pointer.*run `git lfs pull` in its clone"
+    ) as error:
+        opened(tmp_path / name)
+    one_line(error)
+    write(tmp_path / "b.jsonl", packed("jsonl", [{"text": "b"}]))
+    source = opened(tmp_path / "*", validation_share=0.0, on_damage="skip")
+    assert [document.text for document in everything(source)] == ["b"]

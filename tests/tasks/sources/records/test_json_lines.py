@@ -1,5 +1,6 @@
 """Plain JSON lines: ranges of bytes as shards, and the locations of records."""
 
+import gzip
 import json
 import random
 import subprocess
@@ -74,3 +75,21 @@ def test_plain_lines_import_neither_tensorflow_nor_arrow(tmp_path: Path):
     command = [sys.executable, "-c", program, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4])
     assert ran.stdout == "set()\n"
+
+
+def test_lines_may_end_with_a_carriage_return_alone(tmp_path: Path):
+    """As on the old Macintosh, and mixed. Texts keep theirs."""
+    records = [{"text": f"a\r{i}\rb"} for i in range(9)]
+    lines = [json.dumps(record) for record in records]
+    for name, data in (("a", "\r".join(lines)), ("b", "\r".join(lines[:4]) + "\r\n" + " \r\r".join(lines[4:]) + "\r")):
+        write(tmp_path / f"{name}.jsonl", data.encode())
+        write(tmp_path / f"{name}.jsonl.gz", gzip.compress(data.encode()))
+        for path in (f"{name}.jsonl", f"{name}.jsonl.gz"):
+            for limit in (7, 100, 1 << 20):
+                documents = everything(opened(tmp_path / path, validation_share=0.0, shuffle_bytes=limit))
+                assert [document.text for document in documents] == [record["text"] for record in records]
+                assert len({document.path for document in documents}) == 9
+    write(tmp_path / "c.jsonl", b'{"text":\r"white space"\r}\n')
+    assert [document.text for document in everything(opened(tmp_path / "c.jsonl", validation_share=0.0))] == [
+        "white space"
+    ]
