@@ -12,7 +12,7 @@ from codellama_jax.config.training import Checkpoints, Mesh
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem
 from codellama_jax.runtime.run_dir import saved_steps
-from codellama_jax.training import checkpoints
+from codellama_jax.training import assets, checkpoints
 from codellama_jax.training.profiler import Profiler
 from tests.training.test_checkpoints import METADATA, STREAM, abstract_on, equal, state_on
 
@@ -27,11 +27,14 @@ def mesh():
     return sharding.make_mesh(Mesh(fsdp=8))
 
 
+FILES = {"tokenizer.model": b"pieces", "additional_chat_templates/tools.jinja": b"{{ 1 }}"}
+
+
 def save(stage, *steps, mesh, **settings):
     """Saves a checkpoint for each step, each with a different state."""
     saves = checkpoints.StageCheckpoints(stage, Checkpoints(**settings))
     for step in steps:
-        saves.save(step, state_on(mesh, step), STREAM, METADATA)
+        saves.save(step, state_on(mesh, step), STREAM, METADATA, files=FILES)
     saves.close()
 
 
@@ -47,6 +50,7 @@ def test_a_restored_checkpoint_equals_the_saved_one(store, stage, mesh):
     assert saved_steps(stage) == [3, 6]
     checkpoint = restore(stage, 6, mesh)
     equal(checkpoint.state, state_on(mesh, 6))
+    assert assets.read(stage / "checkpoints/6") == FILES
     assert (checkpoint.stream, checkpoint.metadata) == (STREAM, METADATA)
     params = checkpoints.load_params(stage / "checkpoints" / "3", abstract_on(mesh).params)
     equal(params, state_on(mesh, 3).params)
