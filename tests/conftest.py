@@ -48,6 +48,7 @@ LONGEST = (
     "model/test_llama.py",
     "test_sharding.py",
     "training/test_checkpoints.py",
+    "launch/tpu_vm/test_retries.py",
     "launch/tpu_vm/test_tpu_vm.py",
     "runtime/test_gcs.py",
     "launch/test_command_line.py",

@@ -57,7 +57,7 @@ def test_every_shipped_cascade_is_accepted(size):
         ({"rope_theta": 1e6}, "Llama.rope_theta=1e+06, but code has 10000"),
         ({"rope_theta": 10001.0}, "Llama.rope_theta=10001, but code has 10000"),
         ({"rope_scale": 0.25}, "Llama.rope_scale=0.25, but code has 1"),
-        ({"rope_scale": 4.0}, "Llama.rope_scale=4, but code has 1"),
+        ({"rope_scale": 0.5}, "Llama.rope_scale=0.5, but code has 1"),
         ({"norm_eps": 1e-6}, "Llama.norm_eps=1e-06, but code has 1e-05"),
         ({"norm_eps": 1e-4}, "Llama.norm_eps=0.0001, but code has 1e-05"),
     ],

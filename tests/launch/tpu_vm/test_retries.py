@@ -143,7 +143,7 @@ def test_ends_with_75_at_the_time_limit(cloud, capfd):
     cloud.script(create=[{}, NO_CAPACITY], **PREEMPTED_ONCE)
     clock = SimulatedClock()
     assert run(clock, hours=2) == 75 and not cloud.running
-    assert 2 * HOUR <= sum(clock.waits[1:]) < 2.1 * HOUR and max(clock.waits) <= 750
+    assert sum(clock.waits[1:]) == pytest.approx(2 * HOUR) and max(clock.waits) <= 750
     [error] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "no more capacity" in error and "tried for 2 h (--retry_hours): the same command resumes" in error
 
@@ -238,7 +238,7 @@ def test_slice_that_cannot_be_deleted_is_named_with_the_command(cloud, capfd):
     """Deletion is tried for minutes; a signal meanwhile ends the tries."""
     cloud.script(delete=[UNAVAILABLE])
     clock = SimulatedClock()
-    assert run(clock) == 0 and cloud_module.DELETE_SECONDS <= clock.time < 1.2 * cloud_module.DELETE_SECONDS
+    assert run(clock) == 0 and clock.time == pytest.approx(cloud_module.DELETE_SECONDS)
     message = "codellama-jax-seven could not be deleted"
     errors = capfd.readouterr().err
     assert message in errors and "queued-resources delete codellama-jax-seven" in errors.replace(" \\\n    ", " ")

@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from codellama_jax.config import locations
 from tasks.sources.embedded import corpus, distributions
 from tasks.sources.records import record_source
+
+
+@pytest.fixture(autouse=True)
+def ram_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepts ram://, TensorFlow's file system in memory, which stands for a bucket in these tests."""
+    monkeypatch.setattr(locations, "SCHEMES", (locations.GCS_SCHEME, "ram://"))
 
 
 @pytest.fixture
