@@ -3,6 +3,7 @@
 import re
 
 GCS_SCHEME = "gs://"
+SCHEMES = (GCS_SCHEME,)  # of the stores that all commands read and write
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _ONE_SLASH = re.compile(r"gs:/(?!/)", re.IGNORECASE)
 
@@ -12,11 +13,12 @@ def is_remote(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def problem(text: str, schemes: tuple[str, ...] = (GCS_SCHEME,)) -> str | None:
-    """What is wrong with the scheme of a path, and the remedy; None if it is local or has one of `schemes`.
+def problem(text: str, schemes: tuple[str, ...] = ()) -> str | None:
+    """What is wrong with the scheme of a path, and the remedy; None if it is local or has one of `schemes`, or SCHEMES.
 
     Every path of a flag or a setting passes through this check: libraries take an unknown scheme for a local folder.
     """
+    schemes = schemes or SCHEMES
     if _ONE_SLASH.match(text):
         return f"{text}: a path in a bucket starts with {GCS_SCHEME}, with two slashes"
     if is_remote(text) and not text.startswith(schemes):

@@ -34,8 +34,8 @@ _SPARE_BYTES = 64 << 20  # free space that a new folder needs besides its tensor
 # ---------------------------------------------------------------- locations
 
 
-def check_scheme(location: Location, schemes: tuple[str, ...] = (GCS_SCHEME,)) -> None:
-    """Checks that a location is local or has one of `schemes`.
+def check_scheme(location: Location, schemes: tuple[str, ...] = ()) -> None:
+    """Checks that a location is local or has one of `schemes`; without any, of locations.SCHEMES.
 
     Raises:
         UserError: it has another scheme.

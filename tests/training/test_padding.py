@@ -156,9 +156,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(tmp_path, small_tokenize
     other = model_pb2.ModelProto.FromString(small_tokenizer.model)
     other.pieces[300].piece, other.pieces[301].piece = other.pieces[301].piece, other.pieces[300].piece
     own.write_bytes(other.SerializeToString())
-    with pytest.raises(
-        UserError, match=f"the tokenizer of code differs from {own}, .*, from id 300 on: bind TOKENIZER"
-    ):
+    with pytest.raises(UserError, match=f"the tokenizer of code differs from {own}, .* from id 300 on: bind"):
         of_stage()
     allowed = dataclasses.replace(config, checkpoints=Checkpoints(initial=str(tmp_path), allowed_changes="tokenizer"))
     changed = stage_model(allowed, tmp_path / "run", small_tokenizer, dialogues=False)
