@@ -19,9 +19,10 @@ GOOD = "".join(json.dumps({"content": f"x = {i}\n", "id": i, "repo": "r", "stars
 @pytest.mark.parametrize(
     "content, path, reason",
     [
-        ({"a/b.ipynb": "{}", "a/c.ipynb": "{}", "d.vue2": "x"}, "place", "it holds 2 .ipynb, 1 .vue2"),
-        ({"Dockerfile.x": "x", "notes": "x"}, "place", "it holds 1 .x, 1 no extension"),
-        ({"a.json": "{}"}, "place", "it holds 1 .json"),
+        ({"a/b.pdf": "{}", "a/c.pdf": "{}", "d.vue2": "x"}, "place", "it holds 2 .pdf, 1 .vue2"),
+        ({"a.x": "x", "notes": "x"}, "place", "it holds 1 .x, 1 no extension"),
+        ({"a.ipynb": "{}"}, "place", "no usable file for train; left out: 1 damaged"),
+        ({"a.json": "{}"}, "place", "no usable document for train in 1 file; left out: 1 damaged"),
         ({}, "place", "it is empty"),
         ({".a.py": "x\n"}, "place", "it is empty"),
         ({"vendor/a.py": "x\n"}, "place", r"it holds 1 ignored \(Filters.ignore\)"),
@@ -52,19 +53,19 @@ def test_a_place_without_documents_ends_the_run_with_its_name_and_the_reason(
 
 def test_the_inventory_of_a_folder(tmp_path: Path):
     files = {f"{i}.py": f"x = {i}\n" for i in range(60)} | {f"c/{i}.c": "int a;\n" for i in range(3)}
-    files |= {"a.ipynb": "{}", "b.IPYNB": "{}", "x.tar.gz": "", "README.md": "#\n", "vendor/a.py": "x\n"}
+    files |= {"a.pdf": "{}", "b.PDF": "{}", "x.tar.gz": "", "README.md": "#\n", "vendor/a.py": "x\n"}
     write(tmp_path, files)
     (tmp_path / "gone.py").symlink_to("nowhere")
     (place,) = sources.open(str(tmp_path), "code", "train", Corpus(validation_share=0.3), USUAL).inventory()
     (other,) = sources.open(str(tmp_path), "code", "validation", Corpus(validation_share=0.3), USUAL).inventory()
     assert (place.stream, place.place, place.kind) == ("code", str(tmp_path), "text files")
     assert place.read == {".py": 60, ".c": 3} and place.bytes == sum(map(len, list(files.values())[:63]))
-    assert place.not_read == {".ipynb": 2, ".tar.gz": 1, ".md": 1} and place.left_out == {"ignored": 1}
+    assert place.not_read == {".pdf": 2, ".tar.gz": 1, ".md": 1} and place.left_out == {"ignored": 1}
     assert place.splits == other.splits and sum(place.splits.values()) == 63
     assert place.documents == 1 and "links to nothing: gone.py" in place.notes
     lines = inventory.lines(place)
     assert lines[0].startswith(f"code: {tmp_path}: text files; 63 files (60 .py, 3 .c), ")
-    assert "  not read: 2 .ipynb, 1 .md, 1 .tar.gz" in lines
+    assert "  not read: 2 .pdf, 1 .md, 1 .tar.gz" in lines
     assert "  left out: 1 ignored (Filters.ignore)" in lines
     assert json.loads(json.dumps(place.as_json()))["lines"] == lines
 
