@@ -13,6 +13,7 @@ pytest.importorskip("apache_beam", reason="the extra `build` is not installed")
 
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
+from tasks import build
 from tasks.build import main
 from tasks.curation import storage
 
@@ -77,6 +78,12 @@ class MemoryStore(FileSystem):
         raise AssertionError("a build must not do this in a store")
 
     rename = size = last_updated = checksum = metadata = copy
+
+
+@pytest.fixture(autouse=True)
+def objects_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepts objects:// as a scheme of --out."""
+    monkeypatch.setattr(build, "BUILD_SCHEMES", (*build.BUILD_SCHEMES, "objects://"))
 
 
 def test_a_build_into_a_store_gives_the_same_bytes(built: Path, inputs: list[str]) -> None:
