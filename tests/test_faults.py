@@ -114,7 +114,7 @@ def test_resumes_after_a_rollback_and_two_kills(tmp_path):
 
 
 def test_consecutive_non_finite_steps_end_the_run(tmp_path):
-    """This epsilon is 0 in float32: the first update divides 0 by 0 where a gradient is 0, and no later step is finite."""
+    """This epsilon is 0 in float32: the first update divides 0 by 0 where a gradient is 0. No later step is finite."""
     run = Run(tmp_path / "runs", [*STAGE, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"])
     run = dataclasses.replace(run, flags=[*run.flags, "--gin.AdamW.eps=1e-60"])
     output = run.finish(code=1)
