@@ -51,7 +51,7 @@ h2 { margin: 28px 0 12px; font-size: 18px; } p { margin: 6px 0; } a { color: var
   border-radius: 10px; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0; }
 .figures div { padding: 10px 14px; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
-dt { font-size: 12px; } dd { margin: 0; font-size: 19px; font-weight: 600; white-space: nowrap; }
+dt { font-size: 12px; } dd { margin: 0; font-size: clamp(13px, 1.6vw, 19px); font-weight: 600; text-wrap: balance; }
 .grid, article { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 16px; }
 .wide { grid-column: 1 / -1; } article { align-items: start; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); }
 @media (max-width: 800px) { .grid, article { grid-template-columns: minmax(0, 1fr); } }
