@@ -3,6 +3,7 @@
 The names are those of GitHub's linguist. .json, .xml and .csv are in no language: most such files are data.
 """
 
+import codecs
 import os
 import re
 
@@ -129,7 +130,7 @@ _NOT_A_SUFFIX = (".md", ".rst", ".txt", ".adoc", ".orig", ".rej", ".bak", ".log"
 
 # Programs that a script's first line names.
 _INTERPRETERS = {
-    "ash bash dash ksh mksh sh zsh": "Shell",
+    "ash bash dash ksh mksh openrc-run sh zsh": "Shell",
     "bun node nodejs": "JavaScript",
     "deno ts-node tsx": "TypeScript",
     "awk gawk mawk nawk": "Awk",
@@ -150,7 +151,7 @@ _INTERPRETERS = {
     "perl": "Perl",
     "php": "PHP",
     "pwsh powershell": "PowerShell",
-    "ipython pypy python pythonw sage": "Python",
+    "ipython pypy python pythonw sage uv": "Python",
     "Rscript littler r": "R",
     "racket": "Racket",
     "raku rakudo": "Raku",
@@ -218,6 +219,7 @@ def of_script(head: bytes) -> str:
     Args:
         head: the first SHEBANG_BYTES of the file, or more.
     """
+    head = head.removeprefix(codecs.BOM_UTF8)
     if not head.startswith(b"#!") or b"\0" in head:
         return ""
     match = _SHEBANG.match(head.decode("utf-8", "replace"))
@@ -229,7 +231,7 @@ def of_script(head: bytes) -> str:
         words = [word.removeprefix("-S").removeprefix("--split-string=") for word in arguments]
         program = next((word for word in words if word and not word.startswith("-") and "=" not in word), "")
         program = program.rpartition("/")[2]
-    versionless = re.sub(r"[-\d.]+$", "", program)  # python3.11, perl5
+    versionless = re.sub(r"[-\d.]+$", "", program.lower().removesuffix(".exe"))  # python3.11, perl5, python.exe
     return _BY_INTERPRETER.get(program) or _BY_INTERPRETER.get(versionless, "")
 
 
