@@ -177,7 +177,7 @@ def holds(listing: Listing) -> str:
     """What a folder holds instead of files to read, for an error message: "it holds 12 .ipynb"."""
     parts = [format_extensions(listing.not_wanted)] if listing.not_wanted else []
     parts += [format_counts({IGNORED: listing.ignored})] if listing.ignored else []
-    parts += [f"{len(listing.broken):,} links to nothing"] if listing.broken else []
+    parts += [_count(len(listing.broken), "broken link")] if listing.broken else []
     return f"it holds {', '.join(parts)}" if parts else "it is empty"
 
 

@@ -12,7 +12,7 @@ from tasks.sources import files, inventory
 from tasks.sources.duplicates import each_once
 from tasks.sources.files import Found, Listing
 from tasks.sources.records.partitions import is_partition
-from tasks.sources.records.record_formats import KINDS, is_corpus_file, is_record_file
+from tasks.sources.records.record_formats import KINDS, has_records, is_corpus_file, is_record_file
 from tasks.sources.records.tf_examples import tensorflow
 
 TFDS = "tfds:"
@@ -55,7 +55,8 @@ def find_files(path: str, where: str, settings: Filters) -> RecordFiles:
     if files.exists(root, where):
         if is_record_file(root):
             return RecordFiles(Listing([_entry(root, os.path.dirname(root))]), FILE)
-        raise UserError(f"{where}: the file name has no extension of a record file ({KINDS})")
+        remedy = "of text files, name the folder"
+        raise UserError(f"{where}: the file name has no extension of a record file ({KINDS}); {remedy}")
     fixed = _MAGIC.split(root)[0]
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")
@@ -86,7 +87,7 @@ def list_record_files(root: str, settings: Filters, where: str) -> Listing:
         settings: Filters.ignore has the patterns of paths to ignore.
         where: the setting that error messages name.
     """
-    for kind in (is_corpus_file, _is_table, is_record_file):
+    for kind in (is_corpus_file, _is_table, has_records):
         listing = files.list_files(root, kind, NO_RECORDS, tuple(settings.ignore), sizes=False, where=where)
         if listing.found:
             break
@@ -94,7 +95,7 @@ def list_record_files(root: str, settings: Filters, where: str) -> Listing:
 
 
 def _is_table(name: str) -> bool:
-    return is_record_file(name) and not name.lower().endswith(".json")
+    return has_records(name) and not name.lower().endswith(".json")
 
 
 def _may_have_records(location: str) -> bool:

@@ -27,6 +27,7 @@ from codellama_jax.config.data import Corpus, Filters
 from tasks.sources import filters, languages, metadata_line
 from tasks.sources.base import CODE_STREAMS, Dialogue, Document
 from tasks.sources.filters import LeftOut
+from tasks.sources.merge_conflicts import has_conflict
 from tasks.sources.records import dialogue_shapes
 from tasks.sources.records.record_file import Damaged, RecordLocation
 
@@ -146,13 +147,15 @@ def document_of(
         LeftOut: a filter removes it.
     """
     try:
-        text = fields[choose_fields(fields, stream, corpus).taken["text"]]
+        field = choose_fields(fields, stream, corpus).taken["text"]
     except MissingField as error:
         raise Damaged(error, location) from None
+    text = fields[field]
     if text is None:
         raise LeftOut("blank")
     if not isinstance(text, str | bytes):
-        raise Damaged(f"its text is of type {type(text).__name__}", location)
+        kind = type(text).__name__
+        raise Damaged(f"its text, the field {field}, is of type {kind}; bind Corpus.text_field to a text", location)
     path, language, repository, licence = (
         _first_value(fields, metadata_fields(name, stream, corpus)) for name in METADATA
     )
@@ -166,6 +169,8 @@ def document_of(
         raise LeftOut("language")
     if stream in CODE_STREAMS:
         filters.check_code(text, language, settings)
+    elif has_conflict(text, prose=True):
+        raise LeftOut("merge_conflict")
     if path and repository and not path.startswith(f"{repository}/"):
         path = f"{repository}/{path.lstrip('/')}"
     changed = (metadata_line.NAME,) if metadata else ()

@@ -46,6 +46,9 @@ def expanded(records: Iterable[Record | Damaged]) -> Iterator[Record | Damaged]:
             yield damage
             continue
         files = fields.get(FILES)
+        if _BLOB in fields and files is None and not any(name in fields for name in _TEXTS):
+            yield Damaged(_REMEDY, record.location)
+            continue
         if files is None or not _is_repository(fields, files):
             yield record._replace(fields=functools.partial(_unchanged, fields))
             continue

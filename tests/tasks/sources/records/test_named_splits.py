@@ -27,6 +27,8 @@ T, V, X = "train", "validation", "test"
         ("corpus.jsonl test.jsonl", ["", X]),
         ("train/test_generation.jsonl test/train_utils.jsonl", [T, X]),
         ("test.jsonl", [X]),
+        ("trainset.jsonl testset.jsonl devset.jsonl", [T, X, V]),
+        ("train.jsonl holdout.jsonl", [T, X]),
         ("a.jsonl b.jsonl", None),
         ("train_0.jsonl train_1.jsonl", None),
         ("code.jsonl unit_test_generation.jsonl", None),
