@@ -40,6 +40,10 @@ PATH = (
 LANGUAGE = ("lang", "language", "programming_language")
 REPOSITORY = ("max_stars_repo_name", "repository", "repo_name", "repository_name", "repo")
 LICENCE = ("licence", "license", "max_stars_repo_licenses", "licenses", "detected_licenses")
+_NO_CONTENT = (  # The Stack v2 before its files are downloaded
+    "it has the ids of files (blob_id) and not their content: download each file from"
+    " s3://softwareheritage/content/BLOB_ID, as the data set's page describes, and store it as the field content"
+)
 METADATA = {"path": PATH, "language": LANGUAGE, "repository": REPOSITORY, "licence": LICENCE}
 
 
@@ -101,6 +105,8 @@ def _choice(names: tuple[str, ...], code: bool, bound: tuple[str | None, ...]) -
             taken[name] = present[0]
             read |= set(present[:1] if name == "text" else present)
     if "text" not in taken:
+        if "blob_id" in names:
+            raise MissingField(_NO_CONTENT)
         required = f"none of {', '.join(candidates['text'])}"
         raise MissingField(f"it has {required} (found: {found}); bind Corpus.text_field to the field of the text")
     return FieldChoice(taken, tuple(name for name in names if name not in read))
