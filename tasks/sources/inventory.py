@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.sources.files import Found, Listing, count_extensions
+from tasks.sources.files import FOLDER, Found, Listing, count_extensions
 from tasks.sources.filters import format_counts
 from tasks.sources.named_splits import TEST
 
@@ -168,7 +168,10 @@ def most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
 def format_extensions(counts: Mapping[str, int]) -> str:
     """The most frequent extensions: "12 .ipynb, 3 .md"."""
     ordered = list(most_frequent(counts).items())
-    shown = ", ".join(f"{count:,} {extension}" for extension, count in ordered[:SHOWN])
+    shown = ", ".join(
+        _count(count, extension) if extension == FOLDER else f"{count:,} {extension}"
+        for extension, count in ordered[:SHOWN]
+    )
     others = sum(count for _, count in ordered[SHOWN:])
     return shown + (f", {others:,} others" if others else "")
 

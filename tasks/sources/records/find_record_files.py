@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 import re
+from collections import Counter
 
 from codellama_jax.config.data import Filters
 from codellama_jax.errors import UserError
@@ -68,10 +69,11 @@ def find_files(path: str, where: str, settings: Filters) -> RecordFiles:
     ]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:  # remote requests are slow
         found = list(pool.map(lambda location: _files_of_match(location, settings, where), named))
+        others = Counter(pool.map(lambda location: _kind(location, where), set(matches) - set(named)))
     locations = sorted({file for matched in found for file in matched})  # ** also matches what is in a folder
-    others = files.count_extensions(set(matches) - set(named))
     if not locations:
         reason = f"; it matches {inventory.format_extensions(others)}" if others else ""
+        reason += "; name each folder, or continue the pattern with /*" if files.FOLDER in others else ""
         raise UserError(f"{where}: the pattern matches no record file ({KINDS}){reason}")
     entries, duplicates = each_once([_entry(location, os.path.dirname(fixed)) for location in locations])
     return RecordFiles(Listing(entries, others, duplicates=duplicates), PATTERN)
@@ -107,6 +109,12 @@ def _files_of_match(location: str, settings: Filters, where: str) -> list[str]:
     if not files.is_folder(location, where):
         return [location] if is_record_file(location) else []
     return [file.location for file in list_record_files(location.rstrip("/"), settings, where).found]
+
+
+def _kind(location: str, where: str) -> str:
+    """The extension of a match that is not read, or FOLDER."""
+    (extension,) = files.count_extensions([location.rstrip("/")])
+    return files.FOLDER if extension == files.NO_EXTENSION and files.is_folder(location, where) else extension
 
 
 def with_size(file: Found) -> Found:

@@ -93,7 +93,7 @@ def open_records(
             return DamagedFile(damage)
 
     found = found or find_files(path, where, settings)
-    splits = split_files(found, corpus, where)
+    splits = split_files(path, found, corpus, where)
     new, repeated = (files_read or FilesRead()).add(path, splits.read)
     check_not_repeated(where, new, repeated)
     chosen, single = splits.of(split, new)

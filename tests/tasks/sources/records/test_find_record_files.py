@@ -43,6 +43,8 @@ def test_folders_and_patterns_name_record_files(tmp_path: Path):
         "deep/c.txt": "has no extension of a record file",
         "*.txt": "the pattern matches no record file",
         "none/*": "the pattern matches no record file",
+        "deep*": "it matches 1 folder; name each folder, or continue the pattern with /\\*",
+        "?[ei]*": "it matches 2 folders; name each folder",
     }.items():
         with pytest.raises(UserError, match=f"--gin.CODE_CORPUS=.*{reason}") as error:
             paths(path)

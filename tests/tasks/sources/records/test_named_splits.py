@@ -82,6 +82,11 @@ def test_what_the_user_names_is_read(tmp_path: Path):
     assert opened(tmp_path / "test.jsonl").inventory()[0].notes == (
         "named for test, and read because you name it: test.jsonl",
     )
+    write(tmp_path, "jsonl", {"valid/a": 20})
+    for folder in ("valid", "valid/"):
+        assert opened(f"{tmp_path}/{folder}").inventory()[0].notes == (
+            "named for validation, and read because you name it: valid",
+        )
     with pytest.raises(UserError, match="it has only files for testing"):
         opened(write(tmp_path / "only", "jsonl", {"test": 9}))
 
