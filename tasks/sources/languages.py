@@ -124,7 +124,7 @@ FILENAMES: dict[str, tuple[str, ...]] = {
     ),
     "Starlark": ("buck", "build", "build.bazel", "module.bazel", "tiltfile", "workspace", "workspace.bazel"),
 }
-# Of these names, also NAME.anything: Dockerfile.dev, Makefile.am. An extension that is in LANGUAGES comes first.
+# Of these names, also with a suffix: Dockerfile.dev, Makefile.am, Dockerfile-prod. An extension that is in LANGUAGES comes first.
 _WITH_SUFFIX = frozenset(("containerfile", "dockerfile", "gnumakefile", "jenkinsfile", "makefile"))
 _NOT_A_SUFFIX = (".md", ".rst", ".txt", ".adoc", ".orig", ".rej", ".bak", ".log", ".json", ".jsonl", ".csv", ".gz")
 
@@ -208,7 +208,7 @@ def of_file_name(name: str) -> str:
     name = name.lower()
     if language := _BY_FILENAME.get(name):
         return language
-    stem, extension = name.partition(".")[0], os.path.splitext(name)[1]
+    stem, extension = re.split(r"[._-]", name, maxsplit=1)[0], os.path.splitext(name)[1]
     has_suffix = stem in _WITH_SUFFIX and extension not in _BY_EXTENSION and not name.endswith(_NOT_A_SUFFIX)
     return _BY_FILENAME[stem] if has_suffix else ""
 
