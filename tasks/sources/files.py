@@ -17,7 +17,7 @@ UNKNOWN_SIZE = -1
 NO_EXTENSION, FOLDER = "no extension", "folder"  # in place of an extension
 T = TypeVar("T")
 
-_COMPRESSED = ("gz", "zst", "zstd", "xz", "bz2")
+COMPRESSIONS = ("gz", "zst", "zstd", "xz", "bz2")  # the extensions of compressed files that are read
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -204,7 +204,7 @@ def extension_of(name: str) -> str:
         return NO_EXTENSION
     if "-of-" in extension:
         extension = _SHARD.sub("", extension)
-    if extension in _COMPRESSED and "." in stem:
+    if extension in COMPRESSIONS and "." in stem:
         extension = f"{stem.rpartition('.')[2]}.{extension}"
     return dot + extension
 

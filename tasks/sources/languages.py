@@ -124,7 +124,8 @@ FILENAMES: dict[str, tuple[str, ...]] = {
     ),
     "Starlark": ("buck", "build", "build.bazel", "module.bazel", "tiltfile", "workspace", "workspace.bazel"),
 }
-# Of these names, also with a suffix: Dockerfile.dev, Makefile.am, Dockerfile-prod. An extension that is in LANGUAGES comes first.
+# These names may have a suffix: Dockerfile.dev, Makefile.am, Dockerfile-prod. An extension that is in LANGUAGES comes
+# first.
 _WITH_SUFFIX = frozenset(("containerfile", "dockerfile", "gnumakefile", "jenkinsfile", "makefile"))
 _NOT_A_SUFFIX = (".md", ".rst", ".txt", ".adoc", ".orig", ".rej", ".bak", ".log", ".json", ".jsonl", ".csv", ".gz")
 

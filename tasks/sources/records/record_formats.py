@@ -7,9 +7,9 @@ the formats that need them.
 import re
 
 from codellama_jax.runtime import git_lfs
-from tasks.sources.files import Found
+from tasks.sources.files import COMPRESSIONS, Found
 from tasks.sources.records.arrow_ipc import ArrowIpc
-from tasks.sources.records.compression import EXTENSIONS, is_compressed
+from tasks.sources.records.compression import is_compressed
 from tasks.sources.records.delimited import Delimited
 from tasks.sources.records.json_document import JsonDocument, is_json_document
 from tasks.sources.records.json_lines import CompressedJsonLines, JsonLines
@@ -19,7 +19,7 @@ from tasks.sources.records.record_file import Damaged, Format, RecordLocation, S
 from tasks.sources.records.repository_files import selecting_files
 from tasks.sources.records.tf_examples import TfRecords
 
-_COMPRESSED = rf"(?:\.(?:{'|'.join(EXTENSIONS)}))?$"
+_COMPRESSED = rf"(?:\.(?:{'|'.join(COMPRESSIONS)}))?$"
 LINES = re.compile(rf"\.(jsonl|ndjson){_COMPRESSED}", re.IGNORECASE)
 JSON = re.compile(rf"\.json{_COMPRESSED}", re.IGNORECASE)
 DELIMITED = re.compile(rf"\.[ct]sv{_COMPRESSED}", re.IGNORECASE)
