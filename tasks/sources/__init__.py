@@ -5,6 +5,7 @@ The format of a path decides which module reads it; TensorFlow and SeqIO are imp
 
 import functools
 import os
+import re
 
 from codellama_jax.config.data import Corpus, Filters, Paths
 from codellama_jax.errors import UserError
@@ -16,6 +17,7 @@ from tasks.sources.duplicates import FilesRead
 from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.files import UNKNOWN_SIZE, Found, Listing
 from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, is_wanted, with_scripts
+from tasks.sources.named_splits import names_split
 from tasks.sources.plugins import import_modules
 from tasks.sources.records.find_record_files import FOLDER, NO_RECORDS, TFDS, RecordFiles, list_record_files
 from tasks.sources.records.record_formats import is_corpus_file
@@ -23,6 +25,8 @@ from tasks.sources.records.record_source import open_records
 from tasks.sources.splits import EmptySplit
 
 __all__ = ["import_modules", "open"]
+
+_DESCRIPTION = re.compile(r"(readme|licen[cs]e|citation|changelog)\b[^/]*$", re.IGNORECASE)
 
 
 def open(paths: Paths, stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
@@ -87,8 +91,8 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
             )
         if files.is_folder(root, where):
             listing, texts, records = _list_folder(root, stream, corpus, filters, where)
-            tables = list_record_files(root, filters, where) if not texts and not records else None
-            if tables and tables.found:
+            tables = _tables(root, texts, filters, where) if not records else None
+            if tables is not None:
                 found = RecordFiles(tables, FOLDER)
             elif not records or (texts and _larger(texts, records)):
                 return Folder(
@@ -130,6 +134,19 @@ def _list_folder(
         (others if unread else records if is_record else texts).append(file)
     texts, no_scripts = with_scripts(texts, EXTENSIONS[stream])
     return listing.of([*texts, *records], [*others, *no_scripts]), texts, records
+
+
+def _tables(root: str, texts: list[Found], filters: Filters, where: str) -> Listing | None:
+    """The .csv, .tsv and .json files of a folder; None if there are none, or if its text files are read.
+
+    Beside text files that only describe the folder, they are read if they name splits, as in a clone of a dataset.
+    """
+    if not all(_DESCRIPTION.match(file.path) for file in texts):
+        return None
+    tables = list_record_files(root, filters, where)
+    if not tables.found or (texts and not any(names_split(file.path) for file in tables.found)):
+        return None
+    return tables
 
 
 def _larger(texts: list[Found], records: list[Found]) -> bool:

@@ -14,9 +14,10 @@ from codellama_jax.runtime import filesystem
 from tasks.sources.duplicates import Identity, each_once, identity_of, identity_of_status
 
 UNKNOWN_SIZE = -1
+NO_EXTENSION, FOLDER = "no extension", "folder"  # in place of an extension
 T = TypeVar("T")
 
-_COMPRESSED = ("gz", "zst", "zstd", "xz", "bz2")
+COMPRESSIONS = ("gz", "zst", "zstd", "xz", "bz2")  # the extensions of compressed files that are read
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -200,10 +201,10 @@ def extension_of(name: str) -> str:
     """The extension in lower case, with that of the content of a compressed file; "no extension" for none."""
     stem, dot, extension = name.lower().rpartition(".")
     if not stem:
-        return "no extension"
+        return NO_EXTENSION
     if "-of-" in extension:
         extension = _SHARD.sub("", extension)
-    if extension in _COMPRESSED and "." in stem:
+    if extension in COMPRESSIONS and "." in stem:
         extension = f"{stem.rpartition('.')[2]}.{extension}"
     return dot + extension
 

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.sources.files import Found, Listing, count_extensions
+from tasks.sources.files import FOLDER, Found, Listing, count_extensions
 from tasks.sources.filters import format_counts
 from tasks.sources.named_splits import TEST
 
@@ -168,7 +168,10 @@ def most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
 def format_extensions(counts: Mapping[str, int]) -> str:
     """The most frequent extensions: "12 .ipynb, 3 .md"."""
     ordered = list(most_frequent(counts).items())
-    shown = ", ".join(f"{count:,} {extension}" for extension, count in ordered[:SHOWN])
+    shown = ", ".join(
+        _count(count, extension) if extension == FOLDER else f"{count:,} {extension}"
+        for extension, count in ordered[:SHOWN]
+    )
     others = sum(count for _, count in ordered[SHOWN:])
     return shown + (f", {others:,} others" if others else "")
 
@@ -177,7 +180,7 @@ def holds(listing: Listing) -> str:
     """What a folder holds instead of files to read, for an error message: "it holds 12 .ipynb"."""
     parts = [format_extensions(listing.not_wanted)] if listing.not_wanted else []
     parts += [format_counts({IGNORED: listing.ignored})] if listing.ignored else []
-    parts += [f"{len(listing.broken):,} links to nothing"] if listing.broken else []
+    parts += [_count(len(listing.broken), "broken link")] if listing.broken else []
     return f"it holds {', '.join(parts)}" if parts else "it is empty"
 
 

@@ -3,6 +3,7 @@
 The names are those of GitHub's linguist. .json, .xml and .csv are in no language: most such files are data.
 """
 
+import codecs
 import os
 import re
 
@@ -123,13 +124,14 @@ FILENAMES: dict[str, tuple[str, ...]] = {
     ),
     "Starlark": ("buck", "build", "build.bazel", "module.bazel", "tiltfile", "workspace", "workspace.bazel"),
 }
-# Of these names, also NAME.anything: Dockerfile.dev, Makefile.am. An extension that is in LANGUAGES comes first.
+# These names may have a suffix: Dockerfile.dev, Makefile.am, Dockerfile-prod. An extension that is in LANGUAGES comes
+# first.
 _WITH_SUFFIX = frozenset(("containerfile", "dockerfile", "gnumakefile", "jenkinsfile", "makefile"))
 _NOT_A_SUFFIX = (".md", ".rst", ".txt", ".adoc", ".orig", ".rej", ".bak", ".log", ".json", ".jsonl", ".csv", ".gz")
 
 # Programs that a script's first line names.
 _INTERPRETERS = {
-    "ash bash dash ksh mksh sh zsh": "Shell",
+    "ash bash dash ksh mksh openrc-run sh zsh": "Shell",
     "bun node nodejs": "JavaScript",
     "deno ts-node tsx": "TypeScript",
     "awk gawk mawk nawk": "Awk",
@@ -150,7 +152,7 @@ _INTERPRETERS = {
     "perl": "Perl",
     "php": "PHP",
     "pwsh powershell": "PowerShell",
-    "ipython pypy python pythonw sage": "Python",
+    "ipython pypy python pythonw sage uv": "Python",
     "Rscript littler r": "R",
     "racket": "Racket",
     "raku rakudo": "Raku",
@@ -207,7 +209,7 @@ def of_file_name(name: str) -> str:
     name = name.lower()
     if language := _BY_FILENAME.get(name):
         return language
-    stem, extension = name.partition(".")[0], os.path.splitext(name)[1]
+    stem, extension = re.split(r"[._-]", name, maxsplit=1)[0], os.path.splitext(name)[1]
     has_suffix = stem in _WITH_SUFFIX and extension not in _BY_EXTENSION and not name.endswith(_NOT_A_SUFFIX)
     return _BY_FILENAME[stem] if has_suffix else ""
 
@@ -218,6 +220,7 @@ def of_script(head: bytes) -> str:
     Args:
         head: the first SHEBANG_BYTES of the file, or more.
     """
+    head = head.removeprefix(codecs.BOM_UTF8)
     if not head.startswith(b"#!") or b"\0" in head:
         return ""
     match = _SHEBANG.match(head.decode("utf-8", "replace"))
@@ -229,7 +232,7 @@ def of_script(head: bytes) -> str:
         words = [word.removeprefix("-S").removeprefix("--split-string=") for word in arguments]
         program = next((word for word in words if word and not word.startswith("-") and "=" not in word), "")
         program = program.rpartition("/")[2]
-    versionless = re.sub(r"[-\d.]+$", "", program)  # python3.11, perl5
+    versionless = re.sub(r"[-\d.]+$", "", program.lower().removesuffix(".exe"))  # python3.11, perl5, python.exe
     return _BY_INTERPRETER.get(program) or _BY_INTERPRETER.get(versionless, "")
 
 

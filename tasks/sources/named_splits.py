@@ -1,9 +1,9 @@
 """Splits that a data set names: in the names of its record files and folders, or in a column of its records.
 
 train.jsonl beside test.jsonl, data/train-00000-of-00004.parquet, default-train-*, and the folders train/, validation/
-and test/ are the layouts of Hugging Face's datasets, whose keywords these are (datasets/data_files.py). A record may
-name its split itself, as those of CodeSearchNet do. Only records have such splits: a folder named test in a repository
-of source code contains code.
+and test/ are the layouts of Hugging Face's datasets, whose keywords these are (datasets/data_files.py); holdout, and
+keywords followed by "set" (testset), are ours. A record may name its split itself, as those of CodeSearchNet do. Only
+records have such splits: a folder named test in a repository of source code contains code.
 """
 
 import re
@@ -15,9 +15,9 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _KEYWORDS = {
     TRAIN: ("train", "training"),
     VALIDATION: ("validation", "valid", "dev", "val"),
-    TEST: ("test", "testing", "eval", "evaluation"),
+    TEST: ("test", "testing", "eval", "evaluation", "holdout", "heldout"),
 }
-_SPLITS = {keyword: split for split, keywords in _KEYWORDS.items() for keyword in keywords}
+_SPLITS = {word: split for split, keywords in _KEYWORDS.items() for key in keywords for word in (key, f"{key}set")}
 _SHARD = re.compile(r"[-_. ]*\d+([-_. ]of[-_. ]\d+)?([-_.][0-9a-f]{8,})?$")  # of a name without its extension
 _SEPARATORS = re.compile(r"[-._ 0-9]+")
 
@@ -54,6 +54,11 @@ def divide(paths: Sequence[str]) -> list[str] | None:
     if TRAIN in words:
         splits = words
     return splits if {VALIDATION, TEST} & set(splits) else None
+
+
+def names_split(path: str) -> bool:
+    """Whether a record file, or one of its folders, is named by a keyword alone."""
+    return bool(_exact(path))
 
 
 def _exact(path: str) -> str:

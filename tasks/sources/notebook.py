@@ -16,6 +16,8 @@ from tasks.sources.filters import LeftOut
 # Notebooks contain their outputs, so that the size of the file says little about that of the document.
 _LONGEST_BYTES = 64 << 20
 
+_LANGUAGE = (("language_info", "name"), ("kernelspec", "language"))  # where the metadata name it
+
 _COMMENTS = {
     "//": "C C# C++ D Dart F# Go Groovy Java JavaScript Kotlin PHP Rust Scala Swift TypeScript Zig",
     "--": "Ada Haskell Lua SQL",
@@ -39,9 +41,9 @@ def source_code(text: str) -> tuple[str, str]:
     try:
         notebook = json.loads(text.removeprefix("\ufeff"))
         cells = list(_cells(notebook))
+        language = languages.canonical_name(_language(notebook, cells) or "Python")
     except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
         raise LeftOut("damaged") from None
-    language = languages.canonical_name(_language(notebook, cells) or "Python")
     mark = _COMMENT.get(language, "#")
     parts = []
     for cell in cells:
@@ -72,18 +74,22 @@ def _cell(cell: Any) -> Mapping[str, Any]:
 
 def _source(cell: Mapping[str, Any]) -> str:
     """The text of a cell, which is a text or a list of lines. Code is in `input` in nbformat 3."""
-    source = cell.get("source", cell.get("input", ""))
+    source = cell.get("source", cell.get("input")) or ""
+    if isinstance(source, Mapping):
+        raise TypeError
     return source if isinstance(source, str) else "".join(source)
 
 
 def _language(notebook: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> str:
-    metadata = notebook.get("metadata") or {}
-    named = [
-        (metadata.get(key) or {}).get(name) for key, name in (("language_info", "name"), ("kernelspec", "language"))
-    ]
+    metadata = _mapping(notebook.get("metadata"))
+    named = [_mapping(metadata.get(key)).get(name) for key, name in _LANGUAGE]
     named.append(metadata.get("language"))
     named += [cell.get("language") for cell in cells if cell.get("cell_type") == "code"][:1]
     return next((name for name in named if isinstance(name, str) and name), "")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _commented(source: str, mark: str) -> str:

@@ -81,7 +81,7 @@ def open_task(
         where=where,
         single_split=has_validation,
         dialogues=dialogues,
-        columns=reader.features,
+        columns=dict.fromkeys(reader.features),
         place=PlaceInventory(
             stream or name,
             place,

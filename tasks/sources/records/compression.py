@@ -14,11 +14,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from tasks.sources.files import Found
+from tasks.sources.files import COMPRESSIONS, Found
 from tasks.sources.records.record_file import open_checked
 
-EXTENSIONS = ("gz", "zst", "zstd", "xz", "bz2")
-_EXTENSION = re.compile(rf"\.({'|'.join(EXTENSIONS)})$", re.IGNORECASE)
+_EXTENSION = re.compile(rf"\.({'|'.join(COMPRESSIONS)})$", re.IGNORECASE)
 
 # What the decoders raise if the data is damaged. open_checked raises UserError if the file cannot be read.
 DECODING_ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)

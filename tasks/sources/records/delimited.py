@@ -1,8 +1,10 @@
 """CSV and TSV files with a header, plain or compressed (RFC 4180: quotes inside a quoted field are doubled)."""
 
+import codecs
 import csv
 import functools
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +15,15 @@ from tasks.sources.records.record_file import Damaged, Record, RecordLocation, S
 # The longest field, in characters. It bounds the memory if a quote is not closed. (The default of csv is 131,072.)
 LONGEST_FIELD = 1 << 26
 
+_SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?[\r\n]+')
+_UTF_16 = tuple(mark.decode("utf-8", "surrogateescape") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
 
 class Delimited:
     """A record is a row; its fields are texts. One shard, since a field may contain line ends.
 
-    The separator is a tab in .tsv files. In .csv files it is a comma, or else the semicolon or tab that the header has.
+    The separator is a tab in .tsv files. In .csv files it is the one that a line "sep=;" before the header names, as
+    Excel writes it; or a comma; or else the semicolon or tab that the header has.
     """
 
     def __init__(self, file: Found, select: SelectColumns):
@@ -34,7 +40,12 @@ class Delimited:
                 # bytes that are not UTF-8 become surrogates: the filter not_utf8 removes the row
                 text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
                 first = text.readline(LONGEST_FIELD)
-                rows = csv.reader(_with_first(first, text), delimiter=self._delimiter(first), strict=True)
+                if first.startswith(_UTF_16):
+                    raise Damaged("it is UTF-16: store it as UTF-8", RecordLocation(self.file, 1))
+                separator = _SEPARATOR.fullmatch(first)
+                first = text.readline(LONGEST_FIELD) if separator else first
+                delimiter = separator[1] if separator else self._delimiter(first)
+                rows = csv.reader(_with_first(first, text), delimiter=delimiter, strict=True)
                 header = next(rows, None)
                 if header is None:
                     return

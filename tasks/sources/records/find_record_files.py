@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 import re
+from collections import Counter
 
 from codellama_jax.config.data import Filters
 from codellama_jax.errors import UserError
@@ -12,7 +13,7 @@ from tasks.sources import files, inventory
 from tasks.sources.duplicates import each_once
 from tasks.sources.files import Found, Listing
 from tasks.sources.records.partitions import is_partition
-from tasks.sources.records.record_formats import KINDS, is_corpus_file, is_record_file
+from tasks.sources.records.record_formats import KINDS, has_records, is_corpus_file, is_record_file
 from tasks.sources.records.tf_examples import tensorflow
 
 TFDS = "tfds:"
@@ -55,7 +56,8 @@ def find_files(path: str, where: str, settings: Filters) -> RecordFiles:
     if files.exists(root, where):
         if is_record_file(root):
             return RecordFiles(Listing([_entry(root, os.path.dirname(root))]), FILE)
-        raise UserError(f"{where}: the file name has no extension of a record file ({KINDS})")
+        remedy = "of text files, name the folder"
+        raise UserError(f"{where}: the file name has no extension of a record file ({KINDS}); {remedy}")
     fixed = _MAGIC.split(root)[0]
     if fixed == root:
         raise UserError(f"{where}: no such file or folder")
@@ -67,10 +69,11 @@ def find_files(path: str, where: str, settings: Filters) -> RecordFiles:
     ]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:  # remote requests are slow
         found = list(pool.map(lambda location: _files_of_match(location, settings, where), named))
+        others = Counter(pool.map(lambda location: _kind(location, where), set(matches) - set(named)))
     locations = sorted({file for matched in found for file in matched})  # ** also matches what is in a folder
-    others = files.count_extensions(set(matches) - set(named))
     if not locations:
         reason = f"; it matches {inventory.format_extensions(others)}" if others else ""
+        reason += "; name each folder, or continue the pattern with /*" if files.FOLDER in others else ""
         raise UserError(f"{where}: the pattern matches no record file ({KINDS}){reason}")
     entries, duplicates = each_once([_entry(location, os.path.dirname(fixed)) for location in locations])
     return RecordFiles(Listing(entries, others, duplicates=duplicates), PATTERN)
@@ -86,7 +89,7 @@ def list_record_files(root: str, settings: Filters, where: str) -> Listing:
         settings: Filters.ignore has the patterns of paths to ignore.
         where: the setting that error messages name.
     """
-    for kind in (is_corpus_file, _is_table, is_record_file):
+    for kind in (is_corpus_file, _is_table, has_records):
         listing = files.list_files(root, kind, NO_RECORDS, tuple(settings.ignore), sizes=False, where=where)
         if listing.found:
             break
@@ -94,7 +97,7 @@ def list_record_files(root: str, settings: Filters, where: str) -> Listing:
 
 
 def _is_table(name: str) -> bool:
-    return is_record_file(name) and not name.lower().endswith(".json")
+    return has_records(name) and not name.lower().endswith(".json")
 
 
 def _may_have_records(location: str) -> bool:
@@ -106,6 +109,12 @@ def _files_of_match(location: str, settings: Filters, where: str) -> list[str]:
     if not files.is_folder(location, where):
         return [location] if is_record_file(location) else []
     return [file.location for file in list_record_files(location.rstrip("/"), settings, where).found]
+
+
+def _kind(location: str, where: str) -> str:
+    """The extension of a match that is not read, or FOLDER."""
+    (extension,) = files.count_extensions([location.rstrip("/")])
+    return files.FOLDER if extension == files.NO_EXTENSION and files.is_folder(location, where) else extension
 
 
 def with_size(file: Found) -> Found:

@@ -83,11 +83,13 @@ def _object(line: bytes, location: RecordLocation) -> Mapping[str, Any]:
     try:
         fields = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise Damaged("the line is not UTF-8", location) from None
+        is_utf_16 = line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        reason = "it is UTF-16: store it as UTF-8" if is_utf_16 else "the line is not UTF-8"
+        raise Damaged(reason, location) from None
     except (ValueError, RecursionError) as error:
         column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        reason = f"the line is not JSON ({getattr(error, 'msg', error)}{column}); a record must be one line"
-        raise Damaged(reason, location) from None
+        reason = f"the line is not JSON ({getattr(error, 'msg', error)}{column})"
+        raise Damaged(f"{reason}; a record must be one line, except in a .json file", location) from None
     if isinstance(fields, list):
         raise Damaged("the line is a JSON array; write one object a line, or name the file .json", location)
     if not isinstance(fields, dict):

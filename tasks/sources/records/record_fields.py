@@ -27,6 +27,7 @@ from codellama_jax.config.data import Corpus, Filters
 from tasks.sources import filters, languages, metadata_line
 from tasks.sources.base import CODE_STREAMS, Dialogue, Document
 from tasks.sources.filters import LeftOut
+from tasks.sources.merge_conflicts import has_conflict
 from tasks.sources.records import dialogue_shapes
 from tasks.sources.records.record_file import Damaged, RecordLocation
 
@@ -39,6 +40,10 @@ PATH = (
 LANGUAGE = ("lang", "language", "programming_language")
 REPOSITORY = ("max_stars_repo_name", "repository", "repo_name", "repository_name", "repo")
 LICENCE = ("licence", "license", "max_stars_repo_licenses", "licenses", "detected_licenses")
+_NO_CONTENT = (  # The Stack v2 before its files are downloaded
+    "it has the ids of files (blob_id) and not their content: download each file from"
+    " s3://softwareheritage/content/BLOB_ID, as the data set's page describes, and store it as the field content"
+)
 METADATA = {"path": PATH, "language": LANGUAGE, "repository": REPOSITORY, "licence": LICENCE}
 
 
@@ -100,6 +105,8 @@ def _choice(names: tuple[str, ...], code: bool, bound: tuple[str | None, ...]) -
             taken[name] = present[0]
             read |= set(present[:1] if name == "text" else present)
     if "text" not in taken:
+        if "blob_id" in names:
+            raise MissingField(_NO_CONTENT)
         required = f"none of {', '.join(candidates['text'])}"
         raise MissingField(f"it has {required} (found: {found}); bind Corpus.text_field to the field of the text")
     return FieldChoice(taken, tuple(name for name in names if name not in read))
@@ -146,13 +153,15 @@ def document_of(
         LeftOut: a filter removes it.
     """
     try:
-        text = fields[choose_fields(fields, stream, corpus).taken["text"]]
+        field = choose_fields(fields, stream, corpus).taken["text"]
     except MissingField as error:
         raise Damaged(error, location) from None
+    text = fields[field]
     if text is None:
         raise LeftOut("blank")
     if not isinstance(text, str | bytes):
-        raise Damaged(f"its text is of type {type(text).__name__}", location)
+        kind = type(text).__name__
+        raise Damaged(f"its text, the field {field}, is of type {kind}; bind Corpus.text_field to a text", location)
     path, language, repository, licence = (
         _first_value(fields, metadata_fields(name, stream, corpus)) for name in METADATA
     )
@@ -166,6 +175,8 @@ def document_of(
         raise LeftOut("language")
     if stream in CODE_STREAMS:
         filters.check_code(text, language, settings)
+    elif has_conflict(text, prose=True):
+        raise LeftOut("merge_conflict")
     if path and repository and not path.startswith(f"{repository}/"):
         path = f"{repository}/{path.lstrip('/')}"
     changed = (metadata_line.NAME,) if metadata else ()

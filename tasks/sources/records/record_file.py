@@ -64,11 +64,12 @@ class Damaged(Exception):
     Attributes:
         reason: what is wrong.
         location: location of the damage.
+        filter: the name under which it is counted if Corpus.on_damage is "skip".
     """
 
-    def __init__(self, reason: object, location: RecordLocation):
+    def __init__(self, reason: object, location: RecordLocation, filter: str = "damaged"):
         super().__init__(reason, location)
-        self.reason, self.location = " ".join(str(reason).split()), location
+        self.reason, self.location, self.filter = " ".join(str(reason).split()), location, filter
 
 
 class Record(NamedTuple):

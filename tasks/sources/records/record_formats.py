@@ -7,9 +7,9 @@ the formats that need them.
 import re
 
 from codellama_jax.runtime import git_lfs
-from tasks.sources.files import Found
+from tasks.sources.files import COMPRESSIONS, Found
 from tasks.sources.records.arrow_ipc import ArrowIpc
-from tasks.sources.records.compression import EXTENSIONS, is_compressed
+from tasks.sources.records.compression import is_compressed
 from tasks.sources.records.delimited import Delimited
 from tasks.sources.records.json_document import JsonDocument, is_json_document
 from tasks.sources.records.json_lines import CompressedJsonLines, JsonLines
@@ -19,13 +19,15 @@ from tasks.sources.records.record_file import Damaged, Format, RecordLocation, S
 from tasks.sources.records.repository_files import selecting_files
 from tasks.sources.records.tf_examples import TfRecords
 
-_COMPRESSED = rf"(?:\.(?:{'|'.join(EXTENSIONS)}))?$"
+_COMPRESSED = rf"(?:\.(?:{'|'.join(COMPRESSIONS)}))?$"
 LINES = re.compile(rf"\.(jsonl|ndjson){_COMPRESSED}", re.IGNORECASE)
 JSON = re.compile(rf"\.json{_COMPRESSED}", re.IGNORECASE)
 DELIMITED = re.compile(rf"\.[ct]sv{_COMPRESSED}", re.IGNORECASE)
 PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
 ARROW = re.compile(r"\.(arrow|feather)$", re.IGNORECASE)
 TFRECORD = re.compile(r"\.tfrecord(-\d+-of-\d+)?$", re.IGNORECASE)
+# What Hugging Face's datasets write beside records: their description, and results of map() and filter().
+_NO_RECORDS = re.compile(r"(dataset_infos?|dataset_dict|state)\.json$|cache-[0-9a-f]{16}\w*\.arrow$")
 KINDS = (
     ".jsonl, .json, .ndjson, .csv or .tsv, optionally followed by .gz, .zst, .xz or .bz2; .parquet; .arrow; .feather;"
     " .tfrecord"
@@ -42,7 +44,12 @@ def is_corpus_file(name: str) -> bool:
 
     .json, .csv and .tsv are excluded: most such files beside source code are configuration and tables, not documents.
     """
-    return is_record_file(name) and not name.lower().endswith((".json", ".csv", ".tsv"))
+    return has_records(name) and not name.lower().endswith((".json", ".csv", ".tsv"))
+
+
+def has_records(name: str) -> bool:
+    """Whether a record file of a folder contains records, and not only what Hugging Face's datasets say of them."""
+    return is_record_file(name) and _NO_RECORDS.match(name) is None
 
 
 def open_file(file: Found, limit: int, select: SelectColumns) -> Format:
@@ -60,7 +67,8 @@ def open_file(file: Found, limit: int, select: SelectColumns) -> Format:
     if git_lfs.may_be_pointer(file.size):
         with open_checked(file) as stream:
             if git_lfs.is_pointer(stream.read()):
-                raise Damaged(f"it is a Git LFS pointer, not the file itself: {git_lfs.REMEDY}", RecordLocation(file))
+                reason = f"it is a Git LFS pointer, not the file itself: {git_lfs.REMEDY}"
+                raise Damaged(reason, RecordLocation(file), "lfs_pointer")
     fields = partition_fields(file)
     form = _open_format(file, limit, selecting_files(selecting_with(fields, select)))
     return Partition(form, fields) if fields else form

@@ -32,16 +32,9 @@ from tasks.sources.files import UNKNOWN_SIZE, Found
 from tasks.sources.filters import LeftOut
 from tasks.sources.inventory import PlaceInventory
 from tasks.sources.named_splits import COLUMNS
+from tasks.sources.records.fields_read import FieldsRead
 from tasks.sources.records.find_record_files import DATASET, RecordFiles, find_files, with_size
-from tasks.sources.records.record_fields import (
-    REPOSITORY,
-    FieldChoice,
-    choose_fields,
-    dialogue_of,
-    document_of,
-    repository_of,
-    select_fields,
-)
+from tasks.sources.records.record_fields import FieldChoice, dialogue_of, document_of, repository_of, select_fields
 from tasks.sources.records.record_file import Damaged, DamagedFile, Format, Record, RecordLocation, layout_of
 from tasks.sources.records.record_formats import open_file
 from tasks.sources.records.record_splits import RecordSplit, split_files
@@ -100,7 +93,7 @@ def open_records(
             return DamagedFile(damage)
 
     found = found or find_files(path, where, settings)
-    splits = split_files(found, corpus, where)
+    splits = split_files(path, found, corpus, where)
     new, repeated = (files_read or FilesRead()).add(path, splits.read)
     check_not_repeated(where, new, repeated)
     chosen, single = splits.of(split, new)
@@ -153,7 +146,7 @@ class Records:
         single_split: bool = False,
         named_files: bool = False,
         dialogues: bool | None = None,
-        columns: Iterable[str] = (),
+        columns: dict[str, None] | None = None,
     ):
         """Reads as far as the first usable record, or all records of a small corpus.
 
@@ -165,7 +158,7 @@ class Records:
             single_split: all records belong to this split.
             named_files: the names of the files decide the split.
             dialogues: whether records are dialogues; None: those of the stream instruct are.
-            columns: names of all columns, if they are known without reading records.
+            columns: names of all columns, as far as they are known without reading records; formats may add more.
 
         Raises:
             UserError: as open_records does.
@@ -179,8 +172,9 @@ class Records:
         self._records = RecordSplit(split, corpus, single_split)
         self._named_files = named_files
         self.dialogues = name == "instruct" if dialogues is None else dialogues
-        self._columns: dict[str, None] | None = dict.fromkeys(columns)
-        self._find_column()
+        columns = {} if columns is None else columns
+        self._fields: FieldsRead | None = FieldsRead(name, corpus, columns, self.dialogues)
+        self._find_column(columns)
         if split == "validation" and not corpus.validation_share and not self._records.own_validation:
             raise EmptySplit(f"{where}: validation is empty, since Corpus.validation_share is 0")
         documents = None
@@ -188,12 +182,9 @@ class Records:
             documents = self._set_validation_keys()
         sample = read_first(self)
         if not sample.documents:
-            kind = "dialogue" if self.dialogues else "document"
-            count = f"{len(formats)} file{'s' * (len(formats) != 1)}"
-            other = f"; {documents:,} are in the other split" if documents else ""
-            raise EmptySplit(f"{where}: no usable {kind} for {split} in {count}{other}{left_out_text(sample.left_out)}")
+            raise EmptySplit(self._empty_message(sample, documents or 0))
         self._place = self._described(place, sample, documents)
-        self._columns = None  # the inventory has them
+        self._fields = None  # the inventory has them
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -269,8 +260,8 @@ class Records:
                 if isinstance(record, Damaged):
                     raise record
                 fields = record.fields()
-                if self._columns is not None:
-                    self._columns |= dict.fromkeys(fields)
+                if self._fields is not None:
+                    self._fields.note(fields)
                 key = repository_of(fields, self.name, self._corpus) or record.location.key
                 if in_split(key, fields):
                     if self.dialogues:
@@ -283,13 +274,12 @@ class Records:
             except Damaged as damage:
                 if self._corpus.on_damage == STOP:
                     raise _damage_error(self._where, damage) from None
-                left_out.append(("damaged", damage.location))
+                left_out.append((damage.filter, damage.location))
         return selected, left_out
 
-    def _find_column(self) -> None:
+    def _find_column(self, columns: Iterable[str]) -> None:
         """Finds out whether records name splits, from the first blocks of a few shards."""
-        columns = self._columns or COLUMNS
-        if self._records.single or self._corpus.splits != NAMED or set(COLUMNS).isdisjoint(columns):
+        if self._records.single or self._corpus.splits != NAMED or set(COLUMNS).isdisjoint(columns or COLUMNS):
             return
         spread = {(len(self) - 1) * index // SAMPLED_SHARDS for index in range(SAMPLED_SHARDS + 1)}
         for shard in sorted(spread) if len(self) else ():
@@ -311,11 +301,24 @@ class Records:
             self._records.keys = frozenset(validation_keys(keys, self._split, self._corpus, self._where))
         return len(keys)
 
+    def _empty_message(self, sample: Sample, others: int) -> str:
+        """Why the place has no document for this split. `others` documents are in the other one."""
+        kind = "dialogue" if self.dialogues else "document"
+        count = f"{len(self._formats)} file{'s' * (len(self._formats) != 1)}"
+        reason = f"; {others:,} are in the other split" if others else ""
+        reason += left_out_text(sample.left_out)
+        if not reason:
+            reason = "; there are no records"
+        elif "blank" in sample.left_out and self._fields is not None and not self.dialogues:
+            fields = self._fields.choice(RecordLocation(self._formats[0].file)).taken
+            reason += f"; the text is the field {fields['text']}" if "text" in fields else ""
+        return f"{self._where}: no usable {kind} for {self._split} in {count}{reason}"
+
     def _described(self, place: PlaceInventory, sample: Sample, documents: int | None) -> PlaceInventory:
         """The inventory with what reading has shown."""
         choice = FieldChoice(place.fields, place.ignored_fields)
-        if not place.fields:
-            choice = self._choice(list(self._columns or ()))
+        if self._fields is not None and not place.fields:
+            choice = self._fields.choice(RecordLocation(self._formats[0].file))
         empty = [form.file.path for form in self._formats if not len(form)]
         if empty:
             place = place.noted(f"empty: {', '.join(empty[:3])}" + f", and {len(empty) - 3:,} more" * (len(empty) > 3))
@@ -330,23 +333,6 @@ class Records:
             ignored_fields=choice.ignored,
             split_by=by,
         )
-
-    def _choice(self, names: Sequence[str]) -> FieldChoice:
-        """The fields that are read, of the columns of files or the fields of the records that were read."""
-        taken: dict[str, str] = {}
-        ignored = tuple(names)
-        if self.dialogues and names:
-            read = select_fields("instruct", self._corpus, names, RecordLocation(self._formats[0].file))
-            taken = {"messages": ", ".join(name for name in read if name not in REPOSITORY)}
-            if repository := next((name for name in REPOSITORY if name in names), None):
-                taken["repository"] = repository
-            ignored = tuple(name for name in names if name not in read)
-        elif names:
-            choice = choose_fields(names, self.name, self._corpus)
-            taken, ignored = dict(choice.taken), choice.ignored
-        if split := next((column for column in COLUMNS if column in names), None):
-            taken["split"] = split
-        return FieldChoice(taken, tuple(name for name in ignored if name != taken.get("split")))
 
     def _is_small(self) -> bool:
         sizes = [form.file.size for form in self._formats]

@@ -50,10 +50,11 @@ class FileSplits:
         return {split: len(files) for split, files in self.by_split.items() if files}
 
 
-def split_files(found: RecordFiles, corpus: Corpus, where: str) -> FileSplits:
+def split_files(path: str, found: RecordFiles, corpus: Corpus, where: str) -> FileSplits:
     """Divides the files of a place by the splits that their names give.
 
-    A file that the user names is read under any name, and so is a pattern whose files all belong to one split.
+    A file or folder that the user names is read under any name, and so is a pattern whose files all belong to one
+    split. `path` is the place.
 
     Raises:
         EmptySplit: the place is a folder that has only files for testing.
@@ -62,13 +63,15 @@ def split_files(found: RecordFiles, corpus: Corpus, where: str) -> FileSplits:
     everything = FileSplits({TRAIN: files, VALIDATION: [], TEST: []})
     splits = divide([file.path for file in files]) if found.kind != DATASET else None
     if splits is None:
-        return everything
+        folder = path.rstrip("/").rpartition("/")[2]
+        named_folder = divide([folder]) if found.kind == FOLDER and corpus.splits == NAMED else None
+        return dataclasses.replace(everything, note=_in_spite(named_folder[0], folder)) if named_folder else everything
     named = ", ".join(file.path for file in files[:3]) + ", ..." * (len(files) > 3)
     if corpus.splits != NAMED:
         counts = ", ".join(f"{count:,} for {split}" for split, count in Counter(splits).items() if split)
         return dataclasses.replace(everything, note=f"read in spite of their names: {counts} (Corpus.splits='hash')")
     if found.kind != FOLDER and len(set(splits)) == 1:
-        return dataclasses.replace(everything, note=f"named for {splits[0]}, and read because you name it: {named}")
+        return dataclasses.replace(everything, note=_in_spite(splits[0], named))
     if set(splits) == {TEST}:
         raise EmptySplit(
             f"{where}: it has only files for testing ({named}): name the files themselves to read them, or bind"
@@ -80,6 +83,10 @@ def split_files(found: RecordFiles, corpus: Corpus, where: str) -> FileSplits:
     unnamed = splits.count("")
     note = f"for train, because their names give no split: {unnamed:,}" if unnamed else ""
     return FileSplits(by_split, True, note)
+
+
+def _in_spite(split: str, named: str) -> str:
+    return f"named for {split}, and read because you name it: {named}"
 
 
 class RecordSplit:

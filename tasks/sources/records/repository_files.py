@@ -11,11 +11,6 @@ from tasks.sources.records.record_file import Damaged, Record, RecordLocation, S
 
 FILES = "files"
 _TEXTS = ("content", "text", "code")
-_BLOB = "blob_id"
-_REMEDY = (
-    "it has the ids of files (blob_id) and not their content: download each file from"
-    " s3://softwareheritage/content/BLOB_ID, as the data set's page describes, and store it as the field content"
-)
 
 
 def selecting_files(select: SelectColumns) -> SelectColumns:
@@ -27,8 +22,6 @@ def selecting_files(select: SelectColumns) -> SelectColumns:
         except Damaged:
             if FILES in names:
                 return list(names)
-            if _BLOB in names and not set(_TEXTS) & set(names):
-                raise Damaged(_REMEDY, location) from None
             raise
 
     return select_columns
@@ -51,9 +44,6 @@ def expanded(records: Iterable[Record | Damaged]) -> Iterator[Record | Damaged]:
             continue
         repository = {name: value for name, value in fields.items() if name != FILES}
         for file in files:
-            if _BLOB in file and not any(name in file for name in _TEXTS):
-                yield Damaged(_REMEDY, record.location)
-                break
             yield record._replace(fields=functools.partial(_unchanged, repository | file))
 
 

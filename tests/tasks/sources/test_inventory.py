@@ -13,6 +13,7 @@ from tasks import sources
 from tasks.sources import inventory
 
 CORPUS = Corpus(on_damage="skip")
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
 GOOD = "".join(json.dumps({"content": f"x = {i}\n", "id": i, "repo": "r", "stars": 1}) + "\n" for i in range(40))
 
 
@@ -29,7 +30,12 @@ GOOD = "".join(json.dumps({"content": f"x = {i}\n", "id": i, "repo": "r", "stars
         ({"a.py": " \n", "b.py": " "}, "place", "no usable file for train; left out: 1 blank"),
         ({"a.py": "# " + "x" * 2000}, "place", r"left out: 1 long_line \(Filters.longest_line\)"),
         ({"a.jsonl": '{"text": " "}\n' * 3}, "place/a.jsonl", "no usable document for train in 1 file; left out: 3"),
-        ({"a.jsonl": ""}, "place/a.jsonl", "no usable document for train in 1 file"),
+        ({"a.jsonl": ""}, "place/a.jsonl", "no usable document for train in 1 file; there are no records"),
+        ({"a.json": "[]"}, "place/a.json", "no usable document for train in 1 file; there are no records"),
+        ({"a.csv": "content,id\n"}, "place", "no usable document for train in 1 file; there are no records"),
+        ({"a.jsonl": '{"content": null, "code": "x"}\n'}, "place/a.jsonl", "1 blank; the text is the field content"),
+        ({"a.jsonl": POINTER, "b.jsonl": POINTER}, "place", r"left out: 2 lfs_pointer \(run `git lfs pull`"),
+        ({"a.jsonl": '{"content": {"a": "b"}}\n', "b.jsonl": ""}, "place", "left out: 1 damaged"),
         ({"a.jsonl": "no\n" * 3}, "place/*.jsonl", "left out: 3 damaged"),
         ({"a.parquet": "no"}, "place/a.parquet", "left out: 1 damaged"),
         ({"a.py": "x\n"}, "place/*.py", "the pattern matches no record file .*; it matches 1 .py"),
@@ -78,6 +84,28 @@ def test_the_inventory_of_records_names_the_columns(tmp_path: Path):
     assert (place.documents, place.scope) == (40, "in both splits")
     assert place.not_read == {".txt": 1, ".csv2": 1} and place.notes == ("empty: b.jsonl",)
     assert "  fields: text from content, repository from repo; ignored: id, stars" in inventory.lines(place)
+
+
+@pytest.mark.parametrize(
+    "content, taken, ignored",
+    [
+        ({"a.csv": "id,content,lang\n1,x,C\n"}, {"text": "content", "language": "lang"}, ("id",)),
+        ({"a.jsonl": '{"code": "x", "n": 1}\n{"text": "y"}\n'}, {"text": "code or text"}, ("n",)),
+        ({"a.jsonl": '{"code": "x"}\n', "b.csv": "body,code,text\ny,,\n"}, {"text": "code"}, ("body", "text")),
+        (
+            {"a.jsonl": '{"repo": "r", "files": [{"path": "a.c", "content": "x"}, {"path": "b.c", "text": "y"}]}\n'},
+            {"text": "content or text", "path": "path", "repository": "repo"},
+            (),
+        ),
+    ],
+)
+def test_the_inventory_names_every_field_that_a_text_is_taken_from(
+    tmp_path: Path, content: dict, taken: dict, ignored: tuple
+):
+    write(tmp_path, content)
+    corpus = Corpus(validation_share=0.0)
+    (place,) = sources.open(f"{tmp_path}/*", "code", "train", corpus, USUAL).inventory()
+    assert (place.fields, place.ignored_fields) == (taken, ignored)
 
 
 def test_the_inventory_of_a_list_has_each_place_and_maps_shards_to_them(tmp_path: Path):

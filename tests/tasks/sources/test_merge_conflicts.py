@@ -1,11 +1,13 @@
 """Merge conflicts, and texts that only look like one."""
 
+import json
 from pathlib import Path
 
 import pytest
-from written_folders import everything, folder, write
+from written_folders import ALL, USUAL, everything, folder, write
 
 from codellama_jax.errors import UserError
+from tasks import sources
 from tasks.sources.merge_conflicts import has_conflict
 
 CONFLICT = "a = 1\n<<<<<<< HEAD\nb = 2\n=======\nb = 3\n>>>>>>> theirs\nc = 4\n"
@@ -57,6 +59,16 @@ def test_files_with_conflicts_are_left_out_and_counted(tmp_path: Path):
         assert [document.path for document in everything(source)] == [read]
         blocks = [block for shard in range(len(source)) for block in source.read(shard)]
         assert [entry for block in blocks for entry in block.left_out] == [("merge_conflict", left)]
+
+
+@pytest.mark.parametrize("stream", ["code", "nl"])
+def test_records_with_conflicts_are_left_out_and_counted(tmp_path: Path, stream: str):
+    texts = [CONFLICT, f"text\n{CONFLICT}", "a\n"]
+    write(tmp_path, {"a.jsonl": "".join(json.dumps({"content": text}) + "\n" for text in texts)})
+    source = sources.open(str(tmp_path), stream, "train", ALL, USUAL)
+    assert [document.text for document in everything(source)] == ["a\n"]
+    (block,) = source.read(0)
+    assert [reason for reason, _ in block.left_out] == ["merge_conflict"] * 2
 
 
 def test_pointers_of_git_lfs_are_left_out_and_named(tmp_path: Path):

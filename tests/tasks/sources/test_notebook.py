@@ -59,6 +59,7 @@ def test_code_and_text_cells_become_a_document_of_python(tmp_path: Path, stream:
         ({"language_info": {"name": "scala"}}, "Scala", "// text"),
         ({"language_info": {"name": "haskell"}}, "Haskell", "-- text"),
         ({"language_info": {"name": "unheard-of"}, "kernelspec": None}, "unheard-of", "# text"),
+        ({"language_info": "julia", "kernelspec": ["R"], "language": 5}, "Python", "# text"),
     ],
 )
 def test_the_kernel_decides_the_language(tmp_path: Path, metadata: dict, language: str, comment: str):
@@ -84,10 +85,12 @@ def test_the_size_of_outputs_does_not_count(tmp_path: Path):
         ("[1]", "damaged"),
         ('{"cells": [5]}', "damaged"),
         ('{"cells": [{"cell_type": "code", "source": 5}]}', "damaged"),
+        ('{"cells": [{"cell_type": "code", "source": {"a": 1}}]}', "damaged"),
         ('{"nbformat": 4}', "damaged"),
         ("[" * 10**5, "damaged"),
         (notebook(), "blank"),
         (notebook(cell("code", " ")), "blank"),
+        ('{"cells": [{"cell_type": "code", "source": null}]}', "blank"),
         ("{\n<<<<<<< HEAD\n=======\n>>>>>>> b\n}", "merge_conflict"),
     ],
 )

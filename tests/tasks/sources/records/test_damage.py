@@ -246,7 +246,7 @@ def test_a_read_error_is_not_damage(tmp_path: Path, monkeypatch, form: str, erro
 def test_empty_files_have_no_documents(tmp_path: Path):
     for path in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.tfrecord"):
         write(tmp_path / path, b"")
-    with pytest.raises(UserError, match=r"no usable document for train in 4 files$"):
+    with pytest.raises(UserError, match=r"no usable document for train in 4 files; there are no records$"):
         opened(tmp_path)
     write(tmp_path / "b2.jsonl", packed("jsonl", RECORDS))
     assert [document.text for document in everything(opened(tmp_path, validation_share=0.0))] == TEXTS

@@ -21,6 +21,8 @@ def documents(path: Path, **options) -> list:
     [
         ("a.csv", 'path,text\r\nm.py,"a,b\n""c""\r\nd"\r\nn.c,e\r\n'),
         ("a.csv", '\ufefftext;path\n"a,b\n""c""\r\nd";m.py\n\ne;n.c'),
+        ("a.csv", '\ufeffsep=;\r\ntext;path\r\n"a,b\n""c""\r\nd";m.py\r\ne;n.c\r\n'),
+        ("a.csv", '"sep=|"\npath|text\nm.py|"a,b\n""c""\r\nd"\nn.c|e\n'),
         ("a.csv", 'path,text\rm.py,"a,b\n""c""\r\nd"\rn.c,e'),
         ("a.tsv", 'text\tpath\n"a,b\n""c""\r\nd"\tm.py\ne\tn.c\n'),
         ("a.csv", 'path ,n,"text"\nm.py,"1","a,b\n""c""\r\nd"\nn.c,2,e\n'),

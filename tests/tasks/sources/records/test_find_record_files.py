@@ -43,6 +43,8 @@ def test_folders_and_patterns_name_record_files(tmp_path: Path):
         "deep/c.txt": "has no extension of a record file",
         "*.txt": "the pattern matches no record file",
         "none/*": "the pattern matches no record file",
+        "deep*": "it matches 1 folder; name each folder, or continue the pattern with /\\*",
+        "?[ei]*": "it matches 2 folders; name each folder",
     }.items():
         with pytest.raises(UserError, match=f"--gin.CODE_CORPUS=.*{reason}") as error:
             paths(path)
@@ -137,6 +139,36 @@ def test_tables_and_json_of_a_folder_are_read_if_there_is_nothing_else(tmp_path:
     assert paths() == {"c.jsonl:1"}
     write(tmp_path / "d.py", b"d = 1  # more text than in the records beside it\n")
     assert paths() == {"d.py"}
+
+
+def test_a_readme_does_not_hide_the_tables_of_a_dataset(tmp_path: Path):
+    def paths() -> set[str]:
+        source = sources.open(str(tmp_path), "nl", "train", Corpus(validation_share=0.0), Filters())
+        return {document.path for document in everything(source)}
+
+    write(tmp_path / "README.md", b"# A dataset\n" * 100)
+    write(tmp_path / "package.json", b'{"text": "no document"}')
+    assert paths() == {"README.md"}
+    (tmp_path / "package.json").unlink()
+    write(tmp_path / "dataset_infos.json", b"{}")
+    write(tmp_path / "data" / "train.json", b'[\n{"text": "a"}\n]')
+    write(tmp_path / "data" / "test.json", b'[\n{"text": "b"}\n]')
+    assert paths() == {"data/train.json#1"}
+    write(tmp_path / "LICENSE.txt", b"MIT\n")
+    assert paths() == {"data/train.json#1"}
+    write(tmp_path / "guide.md", b"text\n")
+    assert paths() == {"README.md", "LICENSE.txt", "guide.md"}
+
+
+def test_what_datasets_writes_beside_records_is_not_read(tmp_path: Path):
+    table = packed("arrow", [{"text": "a"}])
+    write(tmp_path / "data-00000-of-00001.arrow", table)
+    write(tmp_path / "cache-0123456789abcdef.arrow", packed("arrow", [{"ids": "1"}]))  # a result of map()
+    write(tmp_path / "cache-0123456789abcdef_00000_of_00002.arrow", table)
+    source = opened(tmp_path, validation_share=0.0)
+    assert [document.text for document in everything(source)] == ["a"]
+    assert source.inventory()[0].not_read == {".arrow": 2}
+    assert len(everything(opened(tmp_path / "cache-*_*.arrow", validation_share=0.0))) == 1  # named by the user
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.arrow", "a.jsonl.gz", "a.csv.xz", "a.tfrecord"])

@@ -27,6 +27,8 @@ T, V, X = "train", "validation", "test"
         ("corpus.jsonl test.jsonl", ["", X]),
         ("train/test_generation.jsonl test/train_utils.jsonl", [T, X]),
         ("test.jsonl", [X]),
+        ("trainset.jsonl testset.jsonl devset.jsonl", [T, X, V]),
+        ("train.jsonl holdout.jsonl", [T, X]),
         ("a.jsonl b.jsonl", None),
         ("train_0.jsonl train_1.jsonl", None),
         ("code.jsonl unit_test_generation.jsonl", None),
@@ -80,6 +82,11 @@ def test_what_the_user_names_is_read(tmp_path: Path):
     assert opened(tmp_path / "test.jsonl").inventory()[0].notes == (
         "named for test, and read because you name it: test.jsonl",
     )
+    write(tmp_path, "jsonl", {"valid/a": 20})
+    for folder in ("valid", "valid/"):
+        assert opened(f"{tmp_path}/{folder}").inventory()[0].notes == (
+            "named for validation, and read because you name it: valid",
+        )
     with pytest.raises(UserError, match="it has only files for testing"):
         opened(write(tmp_path / "only", "jsonl", {"test": 9}))
 

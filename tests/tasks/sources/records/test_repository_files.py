@@ -57,8 +57,12 @@ def test_ids_without_content_are_refused_with_the_remedy(tmp_path: Path, form: s
     with pytest.raises(UserError, match="blob_id") as error:
         opened(tmp_path / f"a.{form}", validation_share=0.0)
     one_line(error)
-    if in_files or form == "parquet":
-        assert "download each file from s3://softwareheritage/content/BLOB_ID" in str(error.value)
+    assert "download each file from s3://softwareheritage/content/BLOB_ID" in str(error.value)
+    for name, settings in (("source_code", {}), ("src", {"text_field": "src"})):  # the content has another name
+        ids[0] = {"blob_id": "0123", "path": "/a.py", name: "x = 1\n"}
+        write(tmp_path / f"a.{form}", packed(form, [{"repo_name": "o/r", "files": ids}] if in_files else ids))
+        (document,) = everything(opened(tmp_path / f"a.{form}", validation_share=0.0, **settings))
+        assert document.text == "x = 1\n"
 
 
 def test_a_record_with_its_own_text_is_not_a_repository(tmp_path: Path):
