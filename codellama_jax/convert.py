@@ -106,6 +106,8 @@ def _import(options: argparse.Namespace) -> int:
     files, messages, _ = exported_files.replace_tokenizer(opened.files, options.tokenizer)
     rows = opened.source.model.llama.vocab_size
     lineage, more = exported_files.imported(files, opened.lineage, source.model, rows)
+    if opened.format != formats.OURS and (left := formats.not_carried(options.origin, files)):
+        more.append(f"not carried: {', '.join(left)}")
     native.write(source, options.to, f"{opened.format}: {filesystem.absolute(options.origin)}", files, lineage)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)

@@ -75,6 +75,8 @@ from tests.config.recipe import message, refused
         ("Evaluation.samples=-1", "Evaluation.samples=-1 must not be negative"),
         ("INITIAL_CHECKPOINT=s3://bucket/a", "Checkpoints.initial=s3://bucket/a: the path must be local or start with"),
         ("INITIAL_CHECKPOINT=gs:/bucket/a", "a path in a bucket starts with gs://, with two slashes"),
+        ("INITIAL_CHECKPOINT=s3:/bucket/a", "s3: is not the name of a folder; write ./s3:/bucket/a if it is"),
+        ("INITIAL_CHECKPOINT=gs://", "gs:// has no bucket: write gs://BUCKET/FOLDER"),
         ("CODE_CORPUS=s3://bucket/a", "Corpus.code=s3://bucket/a: the path must be local or start with gs://"),
         ("NL_CORPUS=['/a', 'hdfs://h/a']", "Corpus.nl=hdfs://h/a: the path must be local or start with gs://"),
         ("TOKENIZER=https://host/tokenizer.model", "https://host/tokenizer.model: the path must be local or start"),

@@ -219,7 +219,7 @@ def test_a_stage_starts_from_an_import_and_is_exported(tmp_path, shared_data, ru
     output = run("export", "--from", stage, "--to", tmp_path / "out", "--format=hf")
     assert "tokenizer" not in output
     assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 528
-    names = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
-    assert names <= {path.name for path in (tmp_path / "out").iterdir()}
+    names = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"}
+    assert names == {path.name for path in (tmp_path / "out").iterdir()}
     result = json.loads(run("verify", "--a", stage, "--b", tmp_path / "out", "--json", "--tolerance=0.05"))
     assert result["equal"] and 0 < result["max_tensor_difference"] < 0.05

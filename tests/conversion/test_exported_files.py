@@ -174,9 +174,10 @@ def exported(files, lineage, rows=528, positions=16_384):
 def test_training_adds_infilling_to_the_tokenizer_of_an_import(small_tokenizer):
     """Everything else in its files stays."""
     plain = Tokenizer(small_tokenizer.model, infilling=False)
-    files = tokenizer_files.generated(plain, 4096)
+    files = tokenizer_files.generated(plain)
     config = json.loads(files["tokenizer_config.json"]) | {
         "mine": 1,
+        "model_max_length": 4096,
         "added_tokens_decoder": {"2": {"content": "</s>"}},
     }
     files |= {"tokenizer_config.json": json.dumps(config).encode(), "generation_config.json": GENERATION}
@@ -197,9 +198,8 @@ def test_dialogues_set_the_template_and_the_end_of_an_answer(small_tokenizer, ch
     out, messages, ids = exported({"tokenizer.model": small_tokenizer.model}, lineage, rows=576)
     config = json.loads(out["tokenizer_config.json"])
     assert config["chat_template"] == TEMPLATES[chat_format] and not messages
-    assert json.loads(out["generation_config.json"]) == {"bos_token_id": 1, "eos_token_id": ends}
+    assert set(out) == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}  # one place for each fact
     assert ids["eos_token_id"] == ends
-    assert config["eos_token"] == json.loads(out["special_tokens_map.json"])["eos_token"]
     assert config["eos_token"] == ("<step>" if chat_format == "source" else "</s>")
     names = json.loads(out["tokenizer.json"])["model"]["vocab"]
     assert ("<step>" in names) == (chat_format == "source")
@@ -216,11 +216,37 @@ def test_a_template_of_other_dialogues_is_replaced_with_a_message(small_tokenize
     assert json.loads(out["generation_config.json"]) == json.loads(GENERATION)  # </s> already ends an answer
 
 
-def test_a_damaged_file_is_named(run, make_folder, small_tokenizer):
-    theirs = make_folder(514, every_file(small_tokenizer) | {"added_tokens.json": b"{"})
-    assert "added_tokens.json of the checkpoint is not JSON" in run(
-        "import", "--from", theirs, "--to", theirs.parent / "ours", code=1
-    )
+@pytest.mark.parametrize("name, content, words", [
+    ("added_tokens.json", b"{", "is damaged"),
+    ("generation_config.json", b"[]", "it is not a JSON object"),
+    ("tokenizer_config.json", b'{"eos_token": "</s>", "eos_token": "<s>"}', 'the key "eos_token" occurs twice'),
+])  # fmt: skip
+@pytest.mark.parametrize("has_model", [True, False])
+def test_a_damaged_file_is_named(run, make_folder, small_tokenizer, name, content, words, has_model):
+    theirs = make_folder(514, every_file(small_tokenizer) | {name: content})
+    if not has_model:
+        (theirs / "tokenizer.model").unlink()
+    output = run("import", "--from", theirs, "--to", theirs.parent / "ours", code=1)
+    assert str(theirs / name) in output and words in output
+
+
+@pytest.mark.parametrize("config, generation, different", [
+    (2, [2, 7], True),
+    ([2], 2, False),
+    (2, 2, False),
+    (2, None, False),  # not stated: transformers and vLLM then take that of config.json
+    (None, 7, False),
+])  # fmt: skip
+def test_other_ids_in_the_generation_defaults_are_reported(run, make_folder, config, generation, different):
+    content = {"eos_token_id": generation} if generation is not None else {}
+    theirs = make_folder(514, {"generation_config.json": json.dumps(content).encode(), "LICENSE": b"free"})
+    stated = json_of(theirs, "config.json") | {"eos_token_id": config}
+    (theirs / "config.json").write_text(json.dumps(stated))
+    out, output = converted(run, theirs)
+    message = f"eos_token_id is {config} in config.json, but {json.dumps(generation)} in generation_config.json"
+    assert (message in output) == different
+    assert json_of(out, "config.json")["eos_token_id"] == config and json_of(out, "generation_config.json") == content
+    assert "not carried: LICENSE" in output
 
 
 def test_imports_of_earlier_versions_are_exported(tmp_path, run, make_folder, small_tokenizer):
