@@ -64,16 +64,17 @@ class Tokenizer:
         fingerprint: hex SHA-256 of `model` and `infilling`, stored with data that was encoded with the tokenizer.
     """
 
-    def __init__(self, model: bytes | str | os.PathLike[str], infilling: bool):
+    def __init__(self, model: bytes | str | os.PathLike[str], infilling: bool, name: str = "the tokenizer's model"):
         """Makes a tokenizer from the bytes of a model or the path of a model file.
 
         Code Llama's file with 32,016 pieces is accepted: its last 16 pieces are removed, which gives Llama 2's model.
         They are recognised by the names of the four markers. After Llama 2's 32,000 pieces they may have any names.
+        Errors name the file, or `name` if there are only bytes.
 
         Raises:
             UserError: the file does not exist, or it is not a SentencePiece model with Llama's ids and settings.
         """
-        name = "the tokenizer's model" if isinstance(model, bytes) else os.fspath(model)
+        name = name if isinstance(model, bytes) else os.fspath(model)
         self.model, proto, self.extra_pieces = _validated(
             model if isinstance(model, bytes) else _file_bytes(filesystem.to_path(model)), name
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codellama_jax.conversion import tokenizer_files
+from codellama_jax.conversion import tokenizer_agreement, tokenizer_files
 from codellama_jax.conversion.canonical import Model
 from codellama_jax.conversion.chat_templates import TEMPLATES
 from codellama_jax.errors import UserError
@@ -64,10 +64,12 @@ def imported(files: Assets, lineage: Lineage, model: Model, rows: int) -> tuple[
         UserError: the tokenizer has more tokens than the model has rows.
     """
     lineage = dataclasses.replace(lineage, positions=model.sequence_length)
-    total, messages = model.llama.vocab_size, _different_ids(files, lineage)
-    if assets.MODEL not in files:
+    total = model.llama.vocab_size
+    tokenizer = _tokenizer(files, total) if assets.MODEL in files else None
+    tokenizer_agreement.check_names(files, tokenizer.pieces if tokenizer else total)
+    messages = tokenizer_agreement.differences(files, lineage.special_ids)
+    if tokenizer is None:
         return lineage, messages
-    tokenizer = _tokenizer(files, total)
     pieces = tokenizer.pieces
     free = not assets.other_infilling_tokens(files, pieces)
     infilling = bool(tokenizer.extra_pieces) or lineage.infilling
@@ -77,24 +79,9 @@ def imported(files: Assets, lineage: Lineage, model: Model, rows: int) -> tuple[
     if infilling and not tokenizer.extra_pieces and rows < total:
         messages.append(f"rows {pieces} to {pieces + INFILLING_ROWS - 1} are those of infilling, which a stage trains")
     if named < total:
-        messages.append(f"rows {named} to {total - 1} are padding: they have no token, and a stage does not train them")
+        rows_of = f"rows {named} to {total - 1} are" if named < total - 1 else f"row {named} is"
+        messages.append(f"{rows_of} padding, without a token: a stage does not train them")
     return dataclasses.replace(lineage, infilling=infilling), messages
-
-
-def _different_ids(files: Assets, lineage: Lineage) -> list[str]:
-    """A line for each id of a special token for which config.json and generation_config.json have other values."""
-    generation = assets.parsed(files, assets.GENERATION)
-    stated = [(key, lineage.special_ids.get(key), generation.get(key)) for key in SPECIAL_IDS]
-    return [
-        f"{key} is {json.dumps(first)} in config.json, but {json.dumps(second)} in {assets.GENERATION}, which"
-        " transformers and vLLM prefer: both are carried"
-        for key, first, second in stated
-        if first is not None and second is not None and _listed(first) != _listed(second)
-    ]
-
-
-def _listed(ids: int | list[int] | None) -> list[int]:
-    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def _tokenizer(files: Assets, rows: int) -> Tokenizer:
@@ -103,7 +90,7 @@ def _tokenizer(files: Assets, rows: int) -> Tokenizer:
     Raises:
         UserError: it has more pieces than the model has rows.
     """
-    plain = Tokenizer(files[assets.MODEL], infilling=False)
+    plain = Tokenizer(files[assets.MODEL], infilling=False, name=f"{assets.MODEL} of the checkpoint")
     pieces = plain.pieces + len(plain.extra_pieces)
     if pieces > rows:
         raise UserError(
@@ -246,7 +233,7 @@ class _Export:
         needed = [EOS_ID] if self._lineage.dialogues else []
         if self._lineage.dialogues == "source" and self._step_id is not None:
             needed.append(self._step_id)
-        listed = _listed(eos)
+        listed = tokenizer_agreement.as_list(eos)
         missing = [id for id in needed if id not in listed]
         return [*listed, *missing] if missing else eos
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from codellama_jax.conversion import canonical, hf, llama2c, meta, native, verify
 from codellama_jax.conversion.canonical import Model, Source, Tensor
-from codellama_jax.conversion.hf_config import read_llama
+from codellama_jax.conversion.hf_config import read_llama, special_ids
 from codellama_jax.conversion.json_values import read_object
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem, gcs
@@ -87,8 +87,9 @@ def _carried(path: Path) -> Assets:
     """The files of the tokenizer and its like, checked so that damage is not found when they are exported."""
     files = assets.find(path)
     for name in files:
-        if name.endswith(".json"):
-            read_object(path / name)
+        content = read_object(path / name) if name.endswith(".json") else {}
+        if name == assets.GENERATION:
+            special_ids(path / name, content)
     return files
 
 

@@ -93,6 +93,14 @@ def test_an_interrupted_conversion_leaves_no_files(tmp_path, theirs, monkeypatch
         assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_the_rest_of_a_killed_conversion_is_reported(tmp_path, theirs, run):
+    rest = tmp_path / ".ours.abcdefgh"
+    (rest / "ours").mkdir(parents=True)
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours")
+    assert f"warning: {rest} is the rest of a killed conversion, unless one is running" in output
+    assert rest.exists() and "rest of a killed" not in run("import", "--from", theirs, "--to", tmp_path / "other")
+
+
 def test_a_damaged_file_of_an_import_is_named(tmp_path, theirs, run):
     run("import", "--from", theirs, "--to", tmp_path / "ours")
     largest = max((tmp_path / "ours/params").rglob("d/*"), key=lambda path: path.stat().st_size)
