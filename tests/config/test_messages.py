@@ -58,6 +58,7 @@ from tests.config.recipe import message, refused
         ),
         ("Llama.rope_scale=0", "Llama.rope_scale=0.0 must be above 0"),
         ("Llama.rope_scale=-0.25", "Llama.rope_scale=-0.25 must be above 0"),
+        ("Llama.padding_rows=-4", "Llama.padding_rows=-4 must not be negative"),
         ("Llama.rope_theta=0", "Llama.rope_theta=0.0 must be above 1; Llama 2 has 1e4"),
         ("Llama.rope_theta=-1e6", "Llama.rope_theta=-1000000.0 must be above 1"),
         ("Llama.norm_eps=0", "Llama.norm_eps=0.0 must be above 0 and below 1"),
