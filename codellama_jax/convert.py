@@ -10,6 +10,7 @@ checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     importing.add_argument(
         "--new_rows", choices=("mean", "zero"), default="mean", help="values of new rows (default: mean)"
     )
-    importing.add_argument("--sequence_length", type=int, help="number of positions (default: from the files)")
+    importing.add_argument("--sequence_length", type=_positive, help="number of positions (default: from the files)")
     exporting = commands.add_parser("export", help="a checkpoint -> Hugging Face or Meta")
     exporting.add_argument("--format", choices=("hf", "meta"), required=True)
     dtypes = ("bfloat16", "float16", "float32")
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         "--shard_size", default="5GB", help="hf: maximum size of a file, such as 5GB or 500MB (default: 5GB)"
     )
     exporting.add_argument(
-        "--shards", type=int, help="meta: number of model-parallel parts (default: as imported, or Meta's number)"
+        "--shards", type=_positive, help="meta: number of model-parallel parts (default: as imported, or Meta's number)"
     )
     for command in (importing, exporting):
         command.add_argument("--from", dest="origin", type=filesystem.to_path, required=True, help="checkpoint to read")
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     verify.add_argument("--b", type=filesystem.to_path, required=True)
     verify.add_argument("--logits", action="store_true", help="also compare the logits of fixed random ids, in float32")
     verify.add_argument(
-        "--tolerance", type=float, default=0.0, help="largest difference that counts as equal (default: 0)"
+        "--tolerance", type=_tolerance, default=0.0, help="largest difference that counts as equal (default: 0)"
     )
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return cli.run(parser, argv, _convert, _explain)
@@ -106,6 +107,9 @@ def _import(options: argparse.Namespace) -> int:
     files, messages, _ = exported_files.replace_tokenizer(opened.files, options.tokenizer)
     rows = opened.source.model.llama.vocab_size
     lineage, more = exported_files.imported(files, opened.lineage, source.model, rows)
+    left = formats.not_carried(options.origin, files) if opened.format != formats.OURS else []
+    if left := [name for name in left if options.origin / name != options.tokenizer]:
+        more.append(f"not carried: {', '.join(left)}")
     native.write(source, options.to, f"{opened.format}: {filesystem.absolute(options.origin)}", files, lineage)
     source.close()
     _print_summary(source.model, opened.format, options.to, started)
@@ -150,6 +154,19 @@ def _export(options: argparse.Namespace) -> int:
 def _log_lines(lines: Iterable[str]) -> None:
     for line in lines:
         _log.warning("%s", line)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def _tolerance(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if float(text) >= 0:  # not NaN
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
 
 
 def _bytes(text: str) -> int:

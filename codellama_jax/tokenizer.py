@@ -37,7 +37,9 @@ _LLAMA_PIECES, _LLAMA_DIGEST = 32_000, "b43c657d6772da32c3e0971ab610fc3d6a7e4508
 _NO_INFILLING = (
     "tokenizer has no infilling ids (34B and Python models were trained without): use complete, or load 7B/13B base"
 )
-_REMEDY = "--gin.TOKENIZER=PATH takes a SentencePiece BPE model such as Llama 2's tokenizer.model"
+_REMEDY = (
+    "--gin.TOKENIZER=PATH (convert: --tokenizer=PATH) takes a SentencePiece BPE model such as Llama 2's tokenizer.model"
+)
 
 Order = Literal["psm", "spm"]
 
@@ -62,16 +64,17 @@ class Tokenizer:
         fingerprint: hex SHA-256 of `model` and `infilling`, stored with data that was encoded with the tokenizer.
     """
 
-    def __init__(self, model: bytes | str | os.PathLike[str], infilling: bool):
+    def __init__(self, model: bytes | str | os.PathLike[str], infilling: bool, name: str = "the tokenizer's model"):
         """Makes a tokenizer from the bytes of a model or the path of a model file.
 
         Code Llama's file with 32,016 pieces is accepted: its last 16 pieces are removed, which gives Llama 2's model.
         They are recognised by the names of the four markers. After Llama 2's 32,000 pieces they may have any names.
+        Errors name the file, or `name` if there are only bytes.
 
         Raises:
             UserError: the file does not exist, or it is not a SentencePiece model with Llama's ids and settings.
         """
-        name = "the tokenizer's model" if isinstance(model, bytes) else os.fspath(model)
+        name = name if isinstance(model, bytes) else os.fspath(model)
         self.model, proto, self.extra_pieces = _validated(
             model if isinstance(model, bytes) else _file_bytes(filesystem.to_path(model)), name
         )
@@ -147,7 +150,6 @@ class Tokenizer:
 
 
 def _file_bytes(path: Path) -> bytes:
-    git_lfs.check(path)
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -180,6 +182,8 @@ def _validated(model: bytes, name: str) -> tuple[bytes, Any, list[str]]:
     A protobuf parser accepts many invalid files (an empty file, one truncated between two pieces), and SentencePiece
     then falls back to defaults that change text. So every property that this module relies on is checked.
     """
+    if git_lfs.is_pointer(model):
+        raise UserError(f"{name} is a Git LFS pointer, not the file itself: {git_lfs.REMEDY}")
     try:
         proto = model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]  # made at import by protobuf
         texts = [piece.piece for piece in proto.pieces]  # a damaged piece raises UnicodeDecodeError only when read

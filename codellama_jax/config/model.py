@@ -115,8 +115,9 @@ class Llama:
         for field in ("attention_block", "splash_block", "splash_block_backward", "loss_chunk"):
             if getattr(self, field) < 1:
                 raise ValueError(f"Llama.{field}={getattr(self, field)} must be at least 1")
-        if self.gathered_heads < 0:
-            raise ValueError(f"Llama.gathered_heads={self.gathered_heads} must not be negative")
+        for field in ("gathered_heads", "padding_rows"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"Llama.{field}={getattr(self, field)} must not be negative")
 
     @property
     def saved(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codellama_jax.conversion import tokenizer_files
+from codellama_jax.conversion import tokenizer_agreement, tokenizer_files
 from codellama_jax.conversion.canonical import Model
 from codellama_jax.conversion.chat_templates import TEMPLATES
 from codellama_jax.errors import UserError
@@ -65,20 +65,22 @@ def imported(files: Assets, lineage: Lineage, model: Model, rows: int) -> tuple[
     """
     lineage = dataclasses.replace(lineage, positions=model.sequence_length)
     total = model.llama.vocab_size
-    if assets.MODEL not in files:
-        return lineage, []
-    tokenizer = _tokenizer(files, total)
+    tokenizer = _tokenizer(files, total) if assets.MODEL in files else None
+    tokenizer_agreement.check_names(files, tokenizer.pieces if tokenizer else total)
+    messages = tokenizer_agreement.differences(files, lineage.special_ids)
+    if tokenizer is None:
+        return lineage, messages
     pieces = tokenizer.pieces
     free = not assets.other_infilling_tokens(files, pieces)
     infilling = bool(tokenizer.extra_pieces) or lineage.infilling
     infilling |= free and (pieces + INFILLING_ROWS in (rows, total) or rows == pieces <= total - INFILLING_ROWS)
     named = assets.named_rows(files, total)
     named = max(named, pieces + INFILLING_ROWS) if infilling else named
-    messages = []
     if infilling and not tokenizer.extra_pieces and rows < total:
         messages.append(f"rows {pieces} to {pieces + INFILLING_ROWS - 1} are those of infilling, which a stage trains")
     if named < total:
-        messages.append(f"rows {named} to {total - 1} are padding: they have no token, and a stage does not train them")
+        rows_of = f"rows {named} to {total - 1} are" if named < total - 1 else f"row {named} is"
+        messages.append(f"{rows_of} padding, without a token: a stage does not train them")
     return dataclasses.replace(lineage, infilling=infilling), messages
 
 
@@ -88,7 +90,7 @@ def _tokenizer(files: Assets, rows: int) -> Tokenizer:
     Raises:
         UserError: it has more pieces than the model has rows.
     """
-    plain = Tokenizer(files[assets.MODEL], infilling=False)
+    plain = Tokenizer(files[assets.MODEL], infilling=False, name=f"{assets.MODEL} of the checkpoint")
     pieces = plain.pieces + len(plain.extra_pieces)
     if pieces > rows:
         raise UserError(
@@ -125,7 +127,7 @@ def exported(files: Assets, lineage: Lineage, model: Model, format: str, trained
         export.add_chat_template(lineage.dialogues)
     if trained:
         export.raise_model_max_length()
-    export.add_generation_config()
+    export.update_generation_config()
     special_ids = export.special_ids()
     special_ids["eos_token_id"] = export.end_ids(special_ids["eos_token_id"])
     return Files(export.files, export.messages, special_ids)
@@ -157,7 +159,7 @@ class _Export:
         elif names != plain.extra_pieces:
             self.files[assets.MODEL] = tokenizer_files.with_step(before)
         if not any(name in self.files for name in _HF_FILES):
-            self.files = tokenizer_files.generated(tokenizer, self._model.sequence_length, names) | self.files
+            self.files = tokenizer_files.generated(tokenizer, names) | self.files
         elif self.files[assets.MODEL] != before:
             self._name_pieces(tokenizer, names)
 
@@ -209,11 +211,16 @@ class _Export:
         if config.get("model_max_length", positions) < positions:
             self.files[assets.TOKENIZER_CONFIG] = _json(config | {"model_max_length": positions})
 
-    def add_generation_config(self) -> None:
-        """Adds generation_config.json, or adds the ids that end an answer to the one that is carried."""
-        config = assets.parsed(self.files, assets.GENERATION) or self.special_ids()
+    def update_generation_config(self) -> None:
+        """Adds the ids that end an answer to a generation_config.json that is carried.
+
+        None is generated: without it, transformers and vLLM take the ids in config.json, so an edit there counts.
+        """
+        if assets.GENERATION not in self.files:
+            return
+        config = assets.parsed(self.files, assets.GENERATION)
         ends = self.end_ids(config.get("eos_token_id"))
-        if assets.GENERATION not in self.files or ends != config.get("eos_token_id"):
+        if ends != config.get("eos_token_id"):
             self.files[assets.GENERATION] = _json(config | {"eos_token_id": ends})
 
     def special_ids(self) -> dict[str, Any]:
@@ -226,7 +233,7 @@ class _Export:
         needed = [EOS_ID] if self._lineage.dialogues else []
         if self._lineage.dialogues == "source" and self._step_id is not None:
             needed.append(self._step_id)
-        listed = eos if isinstance(eos, list) else [eos] if eos is not None else []
+        listed = tokenizer_agreement.as_list(eos)
         missing = [id for id in needed if id not in listed]
         return [*listed, *missing] if missing else eos
 

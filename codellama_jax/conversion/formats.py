@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from codellama_jax.conversion import canonical, hf, llama2c, meta, native, verify
 from codellama_jax.conversion.canonical import Model, Source, Tensor
-from codellama_jax.conversion.hf_config import read_llama
+from codellama_jax.conversion.hf_config import read_llama, special_ids
 from codellama_jax.conversion.json_values import read_object
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem, gcs
@@ -18,6 +18,7 @@ from codellama_jax.training.assets import Assets
 from codellama_jax.training.lineage import Lineage
 
 _log = logging.getLogger(__name__)
+OURS = "codellama_jax"
 _CONSOLIDATED = re.compile(r"consolidated\.\d+\.pth")
 
 
@@ -26,7 +27,7 @@ class OpenedCheckpoint(NamedTuple):
 
     Attributes:
         source: reads its tensors.
-        format: "Hugging Face", "Meta", "llama2.c" or "codellama_jax".
+        format: "Hugging Face", "Meta", "llama2.c" or OURS.
         files: the files of its tokenizer and its like, which conversions carry.
         lineage: what it records for an export.
         trained: whether training wrote it, in float32.
@@ -50,10 +51,10 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
     if filesystem.is_remote(path):
         gcs.check_bucket(path)
     if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder")
+        raise UserError(f"{path}: there is no such file or folder; download the checkpoint, and pass its folder")
     if folder := native.find(path):
         source = native.Checkpoint(folder)
-        return OpenedCheckpoint(source, "codellama_jax", source.files, source.lineage, source.trained)
+        return OpenedCheckpoint(source, OURS, source.files, source.lineage, source.trained)
     present = filesystem.list_folder(path)
     _check_adapter(path, present)
     is_hf, is_meta = hf.CONFIG in present, meta.PARAMS in present or any(map(_CONSOLIDATED.fullmatch, present))
@@ -74,12 +75,32 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
 
 
 def _hugging_face(path: Path) -> OpenedCheckpoint:
-    return _foreign(hf.HuggingFace(path), "Hugging Face", assets.find(path), hf.name_of)
+    return _foreign(hf.HuggingFace(path), "Hugging Face", _carried(path), hf.name_of)
 
 
 def _meta(path: Path, source: Source) -> OpenedCheckpoint:
-    files = {name: content for name, content in assets.find(path).items() if name == assets.MODEL}
+    files = {name: content for name, content in _carried(path).items() if name == assets.MODEL}
     return _foreign(source, "Meta", files, meta.name_of)
+
+
+def _carried(path: Path) -> Assets:
+    """The files of the tokenizer and its like, checked so that damage is not found when they are exported."""
+    files = assets.find(path)
+    for name in files:
+        content = read_object(path / name) if name.endswith(".json") else {}
+        if name == assets.GENERATION:
+            special_ids(path / name, content)
+    return files
+
+
+def not_carried(path: Path, files: Assets) -> list[str]:
+    """The files of a folder in another format that an import neither reads nor carries, such as a licence."""
+    if not filesystem.is_folder(path):
+        return []
+    read = (hf.CONFIG, hf.INDEX, meta.PARAMS)
+    names = [name for name in filesystem.list_folder(path) if not name.startswith(".") and (path / name).is_file()]
+    weights = (".safetensors", ".bin", ".bin.index.json", ".pth", ".gguf", ".pt")  # unread ones have a warning
+    return [name for name in names if name not in (*read, *files) and not name.endswith(weights)]
 
 
 def _foreign(source: Source, format: str, files: Assets, name_of: Callable[[Tensor], str] = str) -> OpenedCheckpoint:
@@ -109,15 +130,22 @@ def _one_of_two(path: Path, present: list[str]) -> OpenedCheckpoint:
     has_hf = any(hf.is_weights(name) for name in present)
     has_meta = any(map(_CONSOLIDATED.fullmatch, present))
     theirs, _ = read_llama(path / hf.CONFIG, read_object(path / hf.CONFIG))
-    if has_meta:
-        source: Source = meta.Meta(path)
-        if different := verify.different_settings(theirs, source.model.llama):
-            raise UserError(
-                f"{path} has {hf.CONFIG} and {meta.PARAMS}, which describe different models ({different[0]}): move one"
-                " of them to a folder of its own"
-            )
-        if not has_hf:
-            return _meta(path, source)
+    different = [
+        f"{field}: {getattr(theirs, field)} and {value}"
+        for field, value in meta.stated(path / meta.PARAMS).items()
+        if getattr(theirs, field) != value
+    ]
+    source: Source | None = meta.Meta(path) if has_meta and not different else None
+    if source is not None:
+        different = verify.different_settings(theirs, source.model.llama)
+    if different:
+        raise UserError(
+            f"{path} has {hf.CONFIG} and {meta.PARAMS}, which describe different models ({different[0]}): move one"
+            " of them to a folder of its own"
+        )
+    if source is not None and not has_hf:
+        return _meta(path, source)
+    if source is not None:
         source.close()
     return _hugging_face(path)
 

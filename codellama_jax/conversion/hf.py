@@ -22,6 +22,7 @@ from codellama_jax.conversion.output import OutputFolder
 from codellama_jax.conversion.tensor_file import InputFile, StoredTensor
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
+from codellama_jax.tokenizer import BOS_ID, EOS_ID
 from codellama_jax.training.lineage import SPECIAL_IDS
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class HuggingFace:
         llama, length = hf_config.read_llama(folder / CONFIG, config)
         self._files: dict[str, InputFile] = {}
         self._stored = self._read(folder)
-        tied = bool(config.get("tie_word_embeddings", False))
+        tied = hf_config.tied(folder / CONFIG, config)
         tensors = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
         if tied and _GLOBAL["embedding"] in self._stored:
             self._stored.setdefault(_GLOBAL["head"], self._stored[_GLOBAL["embedding"]])
@@ -90,7 +91,9 @@ class HuggingFace:
                 )
             dtypes[str(tensor)] = stored.dtype.name
         tied = tied and self._check_tied(folder / CONFIG)
-        notes = {key: config[key] for key in SPECIAL_IDS if config.get(key) is not None}
+        notes = hf_config.special_ids(folder / CONFIG, config)
+        for line in hf_config.warnings(config, llama.vocab_size, set(dtypes.values())):
+            _log.warning("warning: %s: %s", folder / CONFIG, line)
         self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
 
     def _read(self, folder: Path) -> dict[str, StoredTensor]:
@@ -119,7 +122,7 @@ class HuggingFace:
                 stored[key] = tensor
         if weight_map:
             _check_places(folder / index, weight_map, {key: tensor.file.path.name for key, tensor in stored.items()})
-        unread = sorted(name for name in present - set(names) if is_weights(name) or name.endswith(".pth"))
+        unread = sorted(name for name in present - set(names) if is_weights(name) or name.endswith((".pth", ".gguf")))
         if unread:
             text = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if len(unread) > 3 else "")
             _log.warning("warning: %s: not read, because %s has the tensors: %s", folder, names[0], text)
@@ -214,7 +217,7 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES, output: 
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    special = {"bos_token_id": 1, "eos_token_id": 2} | {
+    special = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID} | {
         key: model.notes[key] for key in SPECIAL_IDS if key in model.notes
     }
     (folder / CONFIG).write_text(json.dumps(config_json(model) | special, indent=2) + "\n")

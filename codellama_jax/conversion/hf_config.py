@@ -13,6 +13,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical
 from codellama_jax.conversion.json_values import number, whole_number
 from codellama_jax.errors import UserError
+from codellama_jax.training.lineage import SPECIAL_IDS
 
 # Keys of models that resemble a Llama but compute something else -> the values with which they are a Llama
 _OTHER_MODELS: dict[str, tuple[Any, ...]] = {
@@ -35,6 +36,10 @@ _OTHER_MODELS: dict[str, tuple[Any, ...]] = {
     "residual_multiplier": (None, 1, 1.0),
     "no_rope_layers": (None, []),
 }
+# Other keys of a fact, which some readers prefer: vLLM takes the smallest number of positions
+_POSITIONS = ("max_position_embeddings", "max_sequence_length", "max_seq_length", "max_seq_len", "n_positions")
+_EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+_DTYPE = ("dtype", "torch_dtype")
 _SUPPORTED_ROPE = "'default' and 'linear' are supported"
 
 
@@ -83,12 +88,55 @@ def read_llama(path: Path, config: dict[str, Any]) -> tuple[Llama, int]:
         rope_theta=theta,
         rope_scale=1 / factor,
     )
-    if config.get("head_dim") not in (None, llama.head_dim):
-        raise _unsupported(
-            path, f"head_dim is {config['head_dim']}, not hidden_size / num_attention_heads = {llama.head_dim}"
-        )
-    _check_same(path, [(key, config[key]) for key in ("dtype", "torch_dtype") if config.get(key) is not None])
+    if config.get("head_dim") is not None:
+        width = whole_number(path, "head_dim", config["head_dim"])
+        if width != llama.head_dim:
+            raise _unsupported(path, f"head_dim is {width}, not hidden_size / num_attention_heads = {llama.head_dim}")
+    _check_same(path, [(key, str(config[key]).removeprefix("torch.")) for key in _DTYPE if config.get(key) is not None])
+    for keys in (_POSITIONS, _EPSILONS):
+        _check_same(path, [(key, config[key]) for key in keys if config.get(key) is not None])
     return llama, whole_number(path, "max_position_embeddings", config.get("max_position_embeddings", 2048))
+
+
+def tied(path: Path, config: dict[str, Any]) -> bool:
+    """Whether the head is the embedding, according to the file. Raises UserError if the value is not a boolean."""
+    value = config.get("tie_word_embeddings")
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{path}: tie_word_embeddings is {json.dumps(value)}, not true or false; correct it")
+    return bool(value)
+
+
+def special_ids(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The ids of special tokens (SPECIAL_IDS) in the file: each a whole number, a list of them, or null.
+
+    Raises:
+        UserError: one is something else.
+    """
+    for key in SPECIAL_IDS:
+        value = config.get(key)
+        ids = value if isinstance(value, list) and value else [value]
+        if value is not None and any(isinstance(id, bool) or not isinstance(id, int) for id in ids):
+            raise UserError(f"{path}: {key} is {json.dumps(value)}, not the id of a token; correct it")
+    return {key: config[key] for key in SPECIAL_IDS if key in config}
+
+
+def warnings(config: dict[str, Any], rows: int, dtypes: set[str]) -> Iterator[str]:
+    """What the file says otherwise than the tensors, where that does not change the model.
+
+    Args:
+        config: the content of a file that `read_llama` and `special_ids` accept.
+        rows: rows of the vocabulary.
+        dtypes: dtypes of the tensors.
+    """
+    for key in _DTYPE:
+        if isinstance(config.get(key), str) and config[key].removeprefix("torch.") not in {"auto", *dtypes}:
+            yield f"{key} is {config[key]}, but the tensors are {' and '.join(sorted(dtypes))}, which they stay"
+            break
+    for key in SPECIAL_IDS:
+        ids = config.get(key)
+        beyond = [id for id in (ids if isinstance(ids, list) else [ids]) if id is not None and id >= rows]
+        if beyond:
+            yield f"{key} is {beyond[0]}, but the vocabulary has {rows} rows: no row has this id"
 
 
 def _unsupported(path: Path, reason: str) -> UserError:
@@ -146,7 +194,7 @@ def _rope(path: Path, config: dict[str, Any]) -> tuple[float, float]:
 def _stated_rope(path: Path, config: dict[str, Any]) -> Iterator[_Rope]:
     for key in ("rope_scaling", "rope_parameters"):
         value = config.get(key)
-        if value is None:
+        if value is None or value == {}:
             if key == "rope_scaling" and key in config:  # version 4 writes null, and reads it as no scaling
                 yield _Rope(key, ("default", 1.0), None)
             continue

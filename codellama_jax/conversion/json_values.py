@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import filesystem
+from codellama_jax.runtime import filesystem, git_lfs
 
 
 class DuplicateKey(ValueError):
@@ -45,6 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or its content is not a JSON object, or a key occurs twice.
     """
+    git_lfs.check(path)
     try:
         content = loads(filesystem.read_bytes(path).decode("utf-8"))
         if isinstance(content, dict):
@@ -52,7 +53,11 @@ def read_object(path: Path) -> dict[str, Any]:
         reason = "it is not a JSON object"
     except DuplicateKey as error:
         raise UserError(f"{path}: {error}, and readers take different ones: remove one of the two") from None
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: fetch the complete checkpoint again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
         reason = str(error)
     raise UserError(f"{path} is damaged ({reason}): fetch it again")
 

@@ -23,11 +23,20 @@ _ORDER = ("embedding", "attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint at a path: the file itself, or the only .bin file of a folder whose size matches its header."""
+    """The checkpoint at a path: the file itself, or the only .bin file of a folder with the size in its header.
+
+    If no file has that size, the only one with a header, so that its damage is reported.
+    """
     if path.is_file():
         return path if path.suffix == ".bin" else None
-    files = [file for file in sorted(path.glob("*.bin")) if _size(file) == filesystem.size(file)]
-    return files[0] if len(files) == 1 else None
+    sizes = {file: _size(file) for file in sorted(path.glob("*.bin"))}
+    intact = [file for file, size in sizes.items() if size == filesystem.size(file)]
+    readable = intact or [file for file, size in sizes.items() if size or _is_versioned(_numbers(file))]
+    return readable[0] if len(readable) == 1 else None
+
+
+def _is_versioned(numbers: tuple[int, ...] | None) -> bool:
+    return numbers is not None and numbers[0] & 0xFFFFFFFF == _VERSIONED
 
 
 def _numbers(path: Path) -> tuple[int, ...] | None:
@@ -58,7 +67,7 @@ class Llama2c:
             UserError: it has another format, or is truncated.
         """
         numbers = _numbers(path)
-        if numbers and numbers[0] & 0xFFFFFFFF == _VERSIONED:
+        if _is_versioned(numbers):
             raise UserError(f"{path} is a newer version of llama2.c's format: export it with --version 0")
         expected_size, size = _size(path), filesystem.size(path)
         if numbers is None or expected_size is None:

@@ -6,6 +6,7 @@ read too.
 """
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from codellama_jax.conversion.output import OutputFolder
 from codellama_jax.conversion.tensor_file import InputFile, StoredTensor
 from codellama_jax.errors import UserError
 
+_log = logging.getLogger(__name__)
+
 PARAMS = "params.json"
 
 _GLOBAL = {"embedding": "tok_embeddings.weight", "norm": "norm.weight", "head": "output.weight"}
@@ -31,6 +34,9 @@ _AXES = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "head": 0, "wo": 1, "w2": 
 _IGNORED = "rope.freqs"
 # Keys of models that resemble a Llama but compute something else: Llama 3.1's rotary scaling, quantised or other models
 _OTHER_MODELS = ("use_scaled_rope", "rope_scaling_factor", "quantization_args", "lora_args", "moe", "sliding_window")
+_READ = {"dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "norm_eps", "rope_theta", "multiple_of"}
+_READ |= {"ffn_dim_multiplier", *_OTHER_MODELS}
+_COMPARED_ROWS = 128
 # the number of parts of Meta's checkpoints by (dim, layers): 7B, 13B, 34B, 70B
 _PARTS = {(4096, 32): 1, (5120, 40): 2, (8192, 48): 4, (8192, 80): 8}
 _LENGTHS = {1e4: 4096, 1e6: 16384}  # positions by rope_theta (Llama 2, Code Llama): params.json does not have them
@@ -41,6 +47,14 @@ def name_of(tensor: Tensor) -> str:
     if tensor.layer is None:
         return _GLOBAL[tensor.name]
     return f"layers.{tensor.layer}.{_BLOCK[tensor.name]}.weight"
+
+
+def stated(path: Path) -> dict[str, Any]:
+    """The fields of Llama that a params.json states itself, without the .pth files."""
+    params = read_object(path)
+    names = {"dim": "dim", "n_layers": "layers", "n_heads": "heads", "n_kv_heads": "kv_heads"}
+    names |= {"vocab_size": "vocab_size", "norm_eps": "norm_eps", "rope_theta": "rope_theta"}
+    return {field: params[key] for key, field in names.items() if params.get(key) not in (None, -1)}
 
 
 class Meta:
@@ -54,8 +68,12 @@ class Meta:
                 file.
         """
         params = read_object(folder / PARAMS)
+        if unread := sorted(params.keys() - _READ):
+            _log.warning("warning: %s: not read: %s", folder / PARAMS, ", ".join(unread))
         paths = sorted(folder.glob("consolidated.*.pth"))
         numbers = [int(match[1]) for path in paths if (match := re.fullmatch(r"consolidated\.(\d+)\.pth", path.name))]
+        if len(numbers) != len(set(numbers)):
+            raise UserError(f"{folder} has two files for one part, {paths[0].name} and others: remove the wrong one")
         if not numbers or numbers != list(range(len(numbers))):
             _refuse_missing_part(folder, numbers, max(numbers, default=0) + 1)
         self._files = [InputFile(path) for path in paths]
@@ -69,6 +87,7 @@ class Meta:
             canonical.check_names(file.path, tensors.keys(), stored.keys() - {_IGNORED}, "part of a complete Llama")
         for name, tensor in tensors.items():
             self._parts[tensor] = self._matched(llama, tensor, [stored[name] for stored in files])
+        self._check_parts_belong_together()
         dtypes = {str(tensor): parts[0].dtype.name for tensor, (_, parts) in self._parts.items()}
         notes = {"params": params, "parts": len(files), "embedding_axis": self._parts[Tensor("embedding")][0]}
         length = _LENGTHS.get(llama.rope_theta, _LENGTHS[1e4])
@@ -87,6 +106,30 @@ class Meta:
             f"{wrong.file.path}: {name} is {list(wrong.shape)} {wrong.dtype}, but {PARAMS} and {len(parts)} parts"
             f" require {list(expected)} {parts[0].dtype}: they do not belong together"
         )
+
+    def _check_parts_belong_together(self) -> None:
+        """Compares the parts: each has its own rows of a matrix, and all have the same norms.
+
+        Raises:
+            UserError: two parts have the same rows, as after a wrong download.
+        """
+        head = self._parts[Tensor("wq", 0)][1]
+        seen: dict[bytes, Path] = {}
+        for part in head:
+            rows = part.rows(0, min(part.shape[0], _COMPARED_ROWS)).tobytes()
+            first = seen.setdefault(rows, part.file.path)
+            if first != part.file.path and any(rows):  # zeros may be equal
+                raise UserError(f"{first} and {part.file.path.name} have the same tensors: fetch both again")
+        for tensor, (axis, parts) in self._parts.items():
+            values = [part.rows(0, part.shape[0]).tobytes() for part in parts] if axis is None else []
+            if other := next((part for part, value in zip(parts, values, strict=False) if value != values[0]), None):
+                _log.warning(
+                    "warning: %s: %s differs from that in %s, which is used: are they parts of one checkpoint?",
+                    other.file.path,
+                    name_of(tensor),
+                    parts[0].file.path.name,
+                )
+                return
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """See Source.rows."""

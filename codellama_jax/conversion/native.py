@@ -21,13 +21,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, orbax_stream
 from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Source, Tensor
 from codellama_jax.conversion.output import output_folder
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import checksums, filesystem
-from codellama_jax.training import assets
+from codellama_jax.training import assets, inheritance
 from codellama_jax.training.assets import Assets
 from codellama_jax.training.lineage import Lineage
 
@@ -124,7 +123,7 @@ class Checkpoint:
         self._path = path
         try:
             metadata = json.loads(filesystem.read_text(path / "metadata" / "metadata"))
-            llama, self.lineage = Llama(**metadata["llama"]), Lineage.of(metadata)
+            llama, self.lineage = inheritance.recorded_model(path, metadata), Lineage.of(metadata)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
         imported = metadata.get("imported")

@@ -1,6 +1,8 @@
 """The new folder that a conversion writes, local or in a bucket. It never looks complete before it is."""
 
 import contextlib
+import glob
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import BinaryIO
 
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem, gcs
+
+_log = logging.getLogger(__name__)
 
 
 class OutputFolder:
@@ -38,6 +42,17 @@ class OutputFolder:
             file.unlink()
 
 
+def _report_remains(path: Path) -> None:
+    """Warns of the hidden folders that killed conversions have left next to a local folder."""
+    for folder in sorted(path.parent.glob(f".{glob.escape(path.name)}.*")):
+        if (folder / path.name).is_dir():
+            _log.warning(
+                "warning: %s is the rest of a killed conversion, unless one is running: remove it with rm -r %s",
+                folder,
+                folder,
+            )
+
+
 @contextlib.contextmanager
 def output_folder(path: Path, nbytes: int, last: str) -> Iterator[OutputFolder]:
     """Creates a new folder. It appears, complete, when the block ends without an error, and is removed after one.
@@ -54,6 +69,7 @@ def output_folder(path: Path, nbytes: int, last: str) -> Iterator[OutputFolder]:
         UserError: the path exists, the disk has too little space, or the bucket cannot be written.
     """
     if not filesystem.is_remote(path):
+        _report_remains(path)
         with filesystem.new_folder(path, nbytes) as folder:
             yield OutputFolder(folder, folder)
         return

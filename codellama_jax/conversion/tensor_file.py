@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,7 +38,11 @@ class InputFile:
             raise UserError(f"{path} is missing: fetch the complete checkpoint again") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
-        self.size = os.fstat(self._descriptor).st_size
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise UserError(f"{path} is not a file: fetch the complete checkpoint again")
+        self.size = status.st_size
 
     def read(self, offset: int, count: int) -> np.ndarray:
         """Reads bytes: uint8 [count].

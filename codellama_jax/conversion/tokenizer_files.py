@@ -71,15 +71,16 @@ def _special_token(id: int, content: str) -> dict[str, Any]:
     return {"id": id, "content": content, **_PLAIN}
 
 
-def generated(tokenizer: Tokenizer, positions: int, names: Sequence[str] = INFILLING_NAMES) -> dict[str, bytes]:
+def generated(tokenizer: Tokenizer, names: Sequence[str] = INFILLING_NAMES) -> dict[str, bytes]:
     """The files for transformers, vLLM and llama.cpp.
+
+    Each fact has one place. A special_tokens_map.json would hide an edit of tokenizer_config.json from transformers,
+    but not from llama.cpp, and vLLM would compare model_max_length with the positions in config.json.
 
     Args:
         tokenizer: the tokenizer of the model.
-        positions: the model's maximum number of positions.
         names: the names of its infilling pieces.
     """
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings: dict[str, Any] = {
         # This class uses tokenizer.json unchanged. LlamaTokenizer of transformers 5 replaces the pre-tokenizer, and
         # then drops the first of the leading spaces of a text.
@@ -87,13 +88,13 @@ def generated(tokenizer: Tokenizer, positions: int, names: Sequence[str] = INFIL
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": positions,
-        **special,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
     }
     return {
         assets.MODEL: sentencepiece_model(tokenizer, names),
         assets.TOKENIZER_CONFIG: json_bytes(settings),
-        assets.SPECIAL_TOKENS: json_bytes(special),
         assets.TOKENIZER_JSON: json_bytes(tokenizer_json(tokenizer, names)),
     }
 

@@ -311,10 +311,10 @@ def new_folder(path: Path, nbytes: int) -> Iterator[Path]:
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists: move it away, or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if free < nbytes + _SPARE_BYTES:
+    free, needed = shutil.disk_usage(path.parent).free, nbytes + _SPARE_BYTES
+    if free < needed:
         raise UserError(
-            f"{path.parent} has {free / 1e9:,.1f} GB free, {nbytes / 1e9:,.1f} GB are needed: free some space"
+            f"{path.parent} has {free / 1e9:,.2f} GB free, {needed / 1e9:,.2f} GB are needed: free some space"
         )
     parent = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from codellama_jax.errors import UserError
@@ -24,6 +25,7 @@ MODEL, GENERATION = "tokenizer.model", "generation_config.json"
 TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 TOKENIZER_FILES = (MODEL, TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
+_DECODER, _LISTED = f"{TOKENIZER_CONFIG} (added_tokens_decoder)", f"{TOKENIZER_JSON} (added_tokens)"
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")  # of transformers 5, and of earlier versions
 
@@ -71,38 +73,48 @@ def parsed(files: Assets, name: str) -> Any:
     return content
 
 
-def tokens(files: Assets) -> dict[int, str]:
-    """The tokens that the tokenizer's files name, by id: pieces and added tokens.
+def names_by_place(files: Assets) -> dict[str, dict[int, str]]:
+    """The tokens that each place in the tokenizer's files names, by id: pieces, and added tokens.
 
     Raises:
         UserError: a file is damaged.
     """
-    named: dict[int, str] = {}
+    named: dict[str, dict[int, str]] = {}
     try:
         if MODEL in files:
             proto = model_pb2.ModelProto.FromString(files[MODEL])  # type: ignore[attr-defined]  # made at import
-            named |= {id: piece.piece for id, piece in enumerate(proto.pieces)}
+            named[MODEL] = {id: piece.piece for id, piece in enumerate(proto.pieces)}
         vocabulary = parsed(files, TOKENIZER_JSON).get("model", {}).get("vocab", {})
         if isinstance(vocabulary, dict):  # a list in models other than BPE
-            named |= {int(id): piece for piece, id in vocabulary.items()}
-        return named | added_tokens(files)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+            named[TOKENIZER_JSON] = {int(id): piece for piece, id in vocabulary.items()}
+        named[ADDED_TOKENS] = {int(id): text for text, id in parsed(files, ADDED_TOKENS).items()}
+        decoder = parsed(files, TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
+        named[_DECODER] = {int(id): token["content"] for id, token in decoder.items()}
+        listed = parsed(files, TOKENIZER_JSON).get("added_tokens") or []
+        named[_LISTED] = {int(token["id"]): token["content"] for token in listed}
+    except (DecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"the tokenizer files of the checkpoint are damaged ({error}): fetch them again") from None
+    return named
+
+
+def tokens(files: Assets) -> dict[int, str]:
+    """The tokens that the tokenizer's files name, by id. Raises as `names_by_place`."""
+    return {id: text for names in names_by_place(files).values() for id, text in names.items()}
 
 
 def added_tokens(files: Assets) -> dict[int, str]:
-    """The added tokens that the files name, by id. Raises as `tokens`."""
-    added = {int(id): text for text, id in parsed(files, ADDED_TOKENS).items()}
-    decoder = parsed(files, TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
-    added |= {int(id): token["content"] for id, token in decoder.items()}
-    listed = parsed(files, TOKENIZER_JSON).get("added_tokens") or []
-    return added | {int(token["id"]): token["content"] for token in listed}
+    """The added tokens that the files name, by id. Raises as `names_by_place`."""
+    named = names_by_place(files)
+    return named[ADDED_TOKENS] | named[_DECODER] | named[_LISTED]
 
 
 def named_rows(files: Assets, rows: int) -> int:
-    """How many of the rows of a model the tokenizer's files name, up to the last that has a name. Raises as `tokens`.
+    """How many of the rows of a model the tokenizer's files name, up to the last that has a name.
 
     Names beyond the rows do not count: files of Code Llama have <FILL_ME> there, which no model reads.
+
+    Raises:
+        UserError: a file is damaged.
     """
     return max((id for id in tokens(files) if id < rows), default=-1) + 1
 

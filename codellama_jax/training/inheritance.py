@@ -26,6 +26,16 @@ COMPARED = ("rope_theta", "rope_scale", "norm_eps")
 TOLERANCE = 1e-6  # relative; other formats may have rounded a number to float32
 
 
+def recorded_model(path: Path | str, metadata: Mapping[str, Any]) -> Llama:
+    """The model that a checkpoint records. Raises UserError if this version does not know it."""
+    try:
+        return Llama(**metadata["llama"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} records a model that this version does not know ({error}): use the version that wrote it"
+        ) from None
+
+
 def check_shape(path: Path | str, recorded: Mapping[str, Any], llama: Llama) -> None:
     """Raises UserError if the parent's model has another shape than the stage's (its vocabulary may be smaller)."""
     for field in SHAPE:

@@ -54,7 +54,7 @@ class ParentCheckpoint:
                 smaller).
         """
         metadata = read_metadata(path)
-        llama = Llama(**metadata["llama"])
+        llama = inheritance.recorded_model(path, metadata)
         inheritance.check_shape(path, metadata["llama"], child)
         tokens = metadata.get("tokens", {}).get("lineage", 0)
         return cls(path, llama, metadata["sequence_length"], tokens, checksums.digest(path))
@@ -163,7 +163,7 @@ def stage_model(config: Config, run_dir: Path, tokenizer: Tokenizer, dialogues: 
     if inheritance.check_tokenizer(origin, tokenizer, config.checkpoints, config.stage.name):
         files = {assets.MODEL: tokenizer.model}  # the change is allowed: the parent's files describe other ids
     _check_added_tokens(origin, files, tokenizer)
-    rows = Llama(**metadata["llama"]).vocab_size
+    rows = inheritance.recorded_model(origin, metadata).vocab_size
     llama = with_vocabulary(config.llama, tokenizer, rows, assets.named_rows(files, rows))
     files.setdefault(assets.MODEL, tokenizer.model)
     return StageModel(llama, lineage.after(lineage.Lineage.of(metadata), config, dialogues), files)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from codellama_jax.config.run import Config
+from codellama_jax.errors import UserError
 
 # Ids in config.json of Hugging Face, which an import records and an export states again.
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -38,8 +39,14 @@ class Lineage:
 
         Checkpoints of earlier versions record their own stage and the window of its parent, but nothing before that;
         an import of those versions has infilling rows if its tokenizer's file or their number shows it.
+
+        Raises:
+            UserError: a newer version wrote it, with facts that this version would lose.
         """
         if (recorded := metadata.get("lineage")) is not None:
+            known = {field.name for field in dataclasses.fields(cls)}
+            if unknown := sorted(recorded.keys() - known):
+                raise UserError(f"the checkpoint records {unknown[0]}, which a newer version wrote: use that version")
             return cls(**recorded)
         positions = int(metadata["sequence_length"])
         if (imported := metadata.get("imported")) is not None:

@@ -93,6 +93,14 @@ def test_an_interrupted_conversion_leaves_no_files(tmp_path, theirs, monkeypatch
         assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_the_rest_of_a_killed_conversion_is_reported(tmp_path, theirs, run):
+    rest = tmp_path / ".ours.abcdefgh"
+    (rest / "ours").mkdir(parents=True)
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours")
+    assert f"warning: {rest} is the rest of a killed conversion, unless one is running" in output
+    assert rest.exists() and "rest of a killed" not in run("import", "--from", theirs, "--to", tmp_path / "other")
+
+
 def test_a_damaged_file_of_an_import_is_named(tmp_path, theirs, run):
     run("import", "--from", theirs, "--to", tmp_path / "ours")
     largest = max((tmp_path / "ours/params").rglob("d/*"), key=lambda path: path.stat().st_size)
@@ -219,7 +227,7 @@ def test_a_stage_starts_from_an_import_and_is_exported(tmp_path, shared_data, ru
     output = run("export", "--from", stage, "--to", tmp_path / "out", "--format=hf")
     assert "tokenizer" not in output
     assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 528
-    names = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
-    assert names <= {path.name for path in (tmp_path / "out").iterdir()}
+    names = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"}
+    assert names == {path.name for path in (tmp_path / "out").iterdir()}
     result = json.loads(run("verify", "--a", stage, "--b", tmp_path / "out", "--json", "--tolerance=0.05"))
     assert result["equal"] and 0 < result["max_tensor_difference"] < 0.05

@@ -78,7 +78,7 @@ def test_every_file_of_an_import_is_exported_byte_for_byte(run, make_folder, sma
         "eos_token_id": [2, 513],
         "bos_token_id": 1,
     }
-    padding = "rows 514 to 575 are padding: they have no token, and a stage does not train them"
+    padding = "rows 514 to 575 are padding, without a token: a stage does not train them"
     assert (padding in output) == (rows == 576 or bool(flags))
 
 
@@ -174,9 +174,10 @@ def exported(files, lineage, rows=528, positions=16_384):
 def test_training_adds_infilling_to_the_tokenizer_of_an_import(small_tokenizer):
     """Everything else in its files stays."""
     plain = Tokenizer(small_tokenizer.model, infilling=False)
-    files = tokenizer_files.generated(plain, 4096)
+    files = tokenizer_files.generated(plain)
     config = json.loads(files["tokenizer_config.json"]) | {
         "mine": 1,
+        "model_max_length": 4096,
         "added_tokens_decoder": {"2": {"content": "</s>"}},
     }
     files |= {"tokenizer_config.json": json.dumps(config).encode(), "generation_config.json": GENERATION}
@@ -197,9 +198,8 @@ def test_dialogues_set_the_template_and_the_end_of_an_answer(small_tokenizer, ch
     out, messages, ids = exported({"tokenizer.model": small_tokenizer.model}, lineage, rows=576)
     config = json.loads(out["tokenizer_config.json"])
     assert config["chat_template"] == TEMPLATES[chat_format] and not messages
-    assert json.loads(out["generation_config.json"]) == {"bos_token_id": 1, "eos_token_id": ends}
+    assert set(out) == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}  # one place for each fact
     assert ids["eos_token_id"] == ends
-    assert config["eos_token"] == json.loads(out["special_tokens_map.json"])["eos_token"]
     assert config["eos_token"] == ("<step>" if chat_format == "source" else "</s>")
     names = json.loads(out["tokenizer.json"])["model"]["vocab"]
     assert ("<step>" in names) == (chat_format == "source")
@@ -214,13 +214,6 @@ def test_a_template_of_other_dialogues_is_replaced_with_a_message(small_tokenize
     assert message.startswith("replaced by the dialogue format that the model was trained on, inst: ")
     assert "chat_template.jinja" in message and "additional_chat_templates/tools.jinja" in message
     assert json.loads(out["generation_config.json"]) == json.loads(GENERATION)  # </s> already ends an answer
-
-
-def test_a_damaged_file_is_named(run, make_folder, small_tokenizer):
-    theirs = make_folder(514, every_file(small_tokenizer) | {"added_tokens.json": b"{"})
-    assert "added_tokens.json of the checkpoint is not JSON" in run(
-        "import", "--from", theirs, "--to", theirs.parent / "ours", code=1
-    )
 
 
 def test_imports_of_earlier_versions_are_exported(tmp_path, run, make_folder, small_tokenizer):

@@ -79,4 +79,6 @@ def test_files_of_other_formats_and_truncated_files_are_refused(stories, tmp_pat
     path = tmp_path / "model.bin"
     path.write_bytes(change((stories / "stories260K.bin").read_bytes()))
     assert words in run("import", "--from", path, "--to", tmp_path / "ours", code=1)
+    if path.stat().st_size > 28 and "not a checkpoint" not in words:  # a folder names its damaged file
+        assert words in run("import", "--from", tmp_path, "--to", tmp_path / "ours", code=1)
     assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]

@@ -158,7 +158,7 @@ def test_a_malicious_pickle_is_refused_and_named(tmp_path, run, function, argume
     ("consolidated.00.pth", None, "is missing"),
     ("consolidated.01.pth", None, "consolidated.01.pth is missing"),
     ("params.json", 0.5, "is damaged"),
-    ("params.json", None, "params.json is damaged"),
+    ("params.json", None, "params.json is missing"),
 ])  # fmt: skip
 def test_damaged_files_are_named(tmp_path, run, name, share, words):
     theirs = written(tmp_path / "theirs", Random(SIZES["70b"]), 2)

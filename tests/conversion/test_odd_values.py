@@ -54,6 +54,11 @@ def written(tmp_path_factory):
     ({"num_hidden_layers": 10**9}, "it has 1000000000 layers"),
     ({"vocab_size": []}, "vocab_size is []"),
     ({"intermediate_size": True}, "intermediate_size is true"),
+    ({"head_dim": "16"}, 'head_dim is "16", not a whole number above 0'),
+    ({"tie_word_embeddings": "false"}, 'tie_word_embeddings is "false", not true or false'),
+    ({"eos_token_id": "2"}, 'eos_token_id is "2", not the id of a token'),
+    ({"bos_token_id": [1, None]}, "bos_token_id is [1, null], not the id of a token"),
+    ({"pad_token_id": 1.5}, "pad_token_id is 1.5, not the id of a token"),
     ({"hidden_act": None}, "hidden_act is None"),
     ({"sliding_window": 4096}, "sliding_window is 4096"),
     ({"layer_types": ["sliding_attention"] * 3}, "layer_types is ['sliding_attention'"),
@@ -68,6 +73,36 @@ def test_odd_values_of_config_json_give_one_line(written, tmp_path, run, keys, w
     output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
     assert words in output and "config.json" in output
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize("keys, words", [
+    ({"torch_dtype": "float16"}, "torch_dtype is float16, but the tensors are bfloat16, which they stay"),
+    ({"eos_token_id": [2, 320]}, "eos_token_id is 320, but the vocabulary has 320 rows: no row has this id"),
+    ({"pad_token_id": 32000}, "pad_token_id is 32000, but the vocabulary has 320 rows"),
+])  # fmt: skip
+def test_values_that_no_tensor_confirms_are_reported_and_carried(written, tmp_path, run, keys, words):
+    theirs = shutil.copytree(written / "hf", tmp_path / "theirs")
+    config = json.loads((theirs / "config.json").read_text()) | keys
+    (theirs / "config.json").write_text(json.dumps(config))
+    assert f"warning: {theirs / 'config.json'}: {words}" in run("import", "--from", theirs, "--to", tmp_path / "ours")
+    run("export", "--from", tmp_path / "ours", "--to", tmp_path / "out", "--format=hf")
+    exported = json.loads((tmp_path / "out/config.json").read_text())
+    assert exported == config | {"torch_dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "generation_config.json", "model.safetensors"])
+def test_git_lfs_pointers_are_named(written, tmp_path, run, name):
+    theirs = shutil.copytree(written / "hf", tmp_path / "theirs")
+    (theirs / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    assert "is a Git LFS pointer" in run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+
+
+def test_a_folder_in_place_of_a_file_is_named(written, tmp_path, run):
+    theirs = shutil.copytree(written / "hf", tmp_path / "theirs")
+    (theirs / "model.safetensors").unlink()
+    (theirs / "model.safetensors").mkdir()
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+    assert f"{theirs / 'model.safetensors'} is not a file" in output
 
 
 @pytest.mark.parametrize("text, words", [
@@ -127,3 +162,27 @@ def test_missing_parts_are_named_as_missing(written, tmp_path, run, missing, wor
     for part in missing:
         (theirs / f"consolidated.{part:02d}.pth").unlink()
     assert words in run("import", "--from", theirs, "--to", tmp_path / "ours", code=1)
+
+
+def test_parts_that_do_not_belong_together_are_named(written, tmp_path, run):
+    def theirs(number):
+        return shutil.copytree(written / "meta", tmp_path / f"theirs{number}")
+
+    twice = theirs(0)
+    shutil.copy(twice / "consolidated.00.pth", twice / "consolidated.0.pth")
+    assert "has two files for one part" in run("import", "--from", twice, "--to", tmp_path / "ours", code=1)
+    same = theirs(1)
+    shutil.copy(same / "consolidated.00.pth", same / "consolidated.03.pth")
+    output = run("import", "--from", same, "--to", tmp_path / "ours", code=1)
+    assert "consolidated.00.pth and consolidated.03.pth have the same tensors" in output
+    mixed, other = theirs(2), Random(SIZES["70b"])
+    for tensor in other.arrays:
+        other.arrays[tensor] = other.arrays[tensor] + other.arrays[tensor]
+    (tmp_path / "other").mkdir()
+    meta.write(other, tmp_path / "other", 4)
+    shutil.copy(tmp_path / "other/consolidated.02.pth", mixed / "consolidated.02.pth")
+    params = json.loads((mixed / "params.json").read_text()) | {"max_seq_len": 4096, "rope_scale": 4}
+    (mixed / "params.json").write_text(json.dumps(params))
+    output = run("import", "--from", mixed, "--to", tmp_path / "ours")
+    assert "consolidated.02.pth: layers.0.attention_norm.weight differs from that in consolidated.00.pth" in output
+    assert f"{mixed / 'params.json'}: not read: max_seq_len, rope_scale" in output

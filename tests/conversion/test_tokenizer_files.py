@@ -45,7 +45,7 @@ def test_hugging_faces_tokenizers_library_gives_the_same_ids(request, texts, fix
 
 def test_transformers_gives_the_same_ids(tmp_path, llama_tokenizer, texts):
     transformers = pytest.importorskip("transformers")
-    assets.write(tokenizer_files.generated(llama_tokenizer, 16384), tmp_path)
+    assets.write(tokenizer_files.generated(llama_tokenizer), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.unk_token_id) == (1, 2, 0)

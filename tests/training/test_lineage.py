@@ -7,6 +7,8 @@ import pytest
 from codellama_jax.config import data
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.config.training import Stage
+from codellama_jax.errors import UserError
+from codellama_jax.training import inheritance
 from codellama_jax.training.lineage import Lineage, after
 
 SPECIAL = {"eos_token_id": [2, 7], "pad_token_id": 0}
@@ -34,6 +36,15 @@ def test_the_longest_window_of_the_lineage_is_kept():
         assert lineage.positions == positions
     imported = metadata(16_384, imported={"notes": {}})
     assert after(Lineage.of(imported), config(4096), dialogues=True).positions == 16_384
+
+
+def test_checkpoints_of_newer_versions_are_refused_in_one_line():
+    """This version would lose what it does not know."""
+    recorded = metadata(512, lineage={"positions": 512, "rotation": "other"})
+    with pytest.raises(UserError, match="records rotation, which a newer version wrote"):
+        Lineage.of(recorded)
+    with pytest.raises(UserError, match=r"/a records a model that this version does not know .*'experts'"):
+        inheritance.recorded_model("/a", {"llama": {"experts": 8}})
 
 
 def test_facts_of_earlier_stages_are_kept():
