@@ -165,7 +165,7 @@ class Records:
             single_split: all records belong to this split.
             named_files: the names of the files decide the split.
             dialogues: whether records are dialogues; None: those of the stream instruct are.
-            columns: names of all columns, if they are known without reading records.
+            columns: names of all columns, as far as they are known. A dictionary may gain names while records are read.
 
         Raises:
             UserError: as open_records does.
@@ -179,7 +179,7 @@ class Records:
         self._records = RecordSplit(split, corpus, single_split)
         self._named_files = named_files
         self.dialogues = name == "instruct" if dialogues is None else dialogues
-        self._columns: dict[str, None] | None = dict.fromkeys(columns)
+        self._columns: dict[str, None] | None = columns if isinstance(columns, dict) else dict.fromkeys(columns)
         self._find_column()
         if split == "validation" and not corpus.validation_share and not self._records.own_validation:
             raise EmptySplit(f"{where}: validation is empty, since Corpus.validation_share is 0")

@@ -4,6 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
 import pytest
 from written_folders import USUAL, everything, write
 
@@ -78,6 +82,24 @@ def test_the_inventory_of_records_names_the_columns(tmp_path: Path):
     assert (place.documents, place.scope) == (40, "in both splits")
     assert place.not_read == {".txt": 1, ".csv2": 1} and place.notes == ("empty: b.jsonl",)
     assert "  fields: text from content, repository from repo; ignored: id, stars" in inventory.lines(place)
+
+
+@pytest.mark.parametrize("extension", ["csv", "csv.gz", "parquet", "arrow"])
+def test_the_inventory_names_columns_that_are_not_selected(tmp_path: Path, extension: str):
+    """Tables are read by column, so that their records have only those that are read."""
+    table, file = (
+        pa.table({"code": ["x = 1"] * 9, "lang": ["Python"] * 9, "stars": [3] * 9}),
+        tmp_path / f"a.{extension}",
+    )
+    if extension == "parquet":
+        pq.write_table(table, file)
+    elif extension == "arrow":
+        feather.write_feather(table, file, compression="uncompressed")
+    else:
+        with pa.output_stream(str(file)) as stream:  # compressed by its extension
+            pacsv.write_csv(table, stream)
+    (place,) = sources.open(str(file), "code", "train", Corpus(), USUAL).inventory()
+    assert place.fields == {"text": "code", "language": "lang"} and place.ignored_fields == ("stars",)
 
 
 def test_the_inventory_of_a_list_has_each_place_and_maps_shards_to_them(tmp_path: Path):
