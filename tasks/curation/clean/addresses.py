@@ -11,7 +11,6 @@ is any place but the right-hand side of an assignment or an operand whose domain
     package@1.2.dev, icon@2x.tv                 versions and scales
     $user@corp.com, %s@corp.com, "#{x@y.com}"   templates
     @Model.First@Model.info, @joe@corp.com      code in a template, and handles
-    x@w.com                                     products of variables, and placeholders
     me@example.com, x@host.local                reserved domains (RFC 2606)
 """
 
@@ -104,7 +103,7 @@ def _address(text: str, at: int, before: str) -> Span | None:
         if not opening:
             return None
         name, start = name[opening:], start + opening
-    if before.endswith("@") or (len(name) == 1 and domain[0][1] == "."):
+    if before.endswith("@"):
         return None
     if name in _SERVICE_USERS or name in _LABELLED or _is_login(before, after):
         return None
@@ -166,7 +165,8 @@ def _in_text(text: str, span: Span, places: CommentsAndStrings) -> bool:
     if _SHORT_STRING.match(opening):
         return True
     name, domain = text[begin:end].split("@")  # x@w.id in a comment on a product of matrices
-    if len(name) > 2 or domain.rpartition(".")[2].lower() in top_level_domains.UNAMBIGUOUS:
+    one_letter = len(name) == 1 and domain[1] == "."  # x@w.de
+    if len(name) > 2 or (domain.rpartition(".")[2].lower() in top_level_domains.UNAMBIGUOUS and not one_letter):
         return True
     before = text[max(0, begin - _BEFORE) : begin]
     return before.endswith(("<", "{")) or _FIELD_OF_ADDRESS.search(before) is not None

@@ -35,7 +35,7 @@ CODE = [
     ("Makefile", "a.o: a.c\n\tcc -o $@.tmp $<@x.com $(X)@y.com"),
     ("HTML", "<p>@Model.First@Model.info</p>"),
     ("Java", "@Autowired@Qualifier.is"),
-    ("Python", "# y = x@w.com\n\'\'\'\nq@k.ch + 1\n\'\'\'"),
+    ("Python", "# y = x@w.com\n'''\nq@k.ch + 1\n'''"),
     ("", "@joe@corp.com joe@corp.py_ jdbc:oracle:thin:scott/x@db.corp.com:1521:orcl db@db.corp.com:5432/x"),
     ("", "npm i package@1.2.x lodash@4.17.io react@16.8.dev vite@v5.sh pkg@2.app @scope/name@1.0.0"),
     ("", "icon@2x.tv logo@3x.ai icon@2x.png"),
