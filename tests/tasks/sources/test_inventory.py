@@ -87,10 +87,8 @@ def test_the_inventory_of_records_names_the_columns(tmp_path: Path):
 @pytest.mark.parametrize("extension", ["csv", "csv.gz", "parquet", "arrow"])
 def test_the_inventory_names_columns_that_are_not_selected(tmp_path: Path, extension: str):
     """Tables are read by column, so that their records have only those that are read."""
-    table, file = (
-        pa.table({"code": ["x = 1"] * 9, "lang": ["Python"] * 9, "stars": [3] * 9}),
-        tmp_path / f"a.{extension}",
-    )
+    file = tmp_path / f"a.{extension}"
+    table = pa.table({"code": ["x = 1"] * 9, "lang": ["Python"] * 9, "stars": [3] * 9})
     if extension == "parquet":
         pq.write_table(table, file)
     elif extension == "arrow":
