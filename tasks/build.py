@@ -15,6 +15,7 @@ from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.runtime import cli, filesystem
 from codellama_jax.tokenizer import Tokenizer
+from tasks.sources.base import binding
 
 DESCRIPTION = """\
 Builds a training set from source code: filters documents, removes duplicates and evaluation problems, redacts secrets,
@@ -30,6 +31,7 @@ Beam's own flags follow --, such as -- --runner=DaskRunner --dask_client_address
 Settings for --gin, and what Dask, Spark, Dataflow and Flink need: docs/dataset.md"""
 
 STREAMS = ("code", "python", "nl_code", "nl")
+DEFAULT_TASK = "code"
 BUILD_SCHEMES = ("gs://", "s3://", "hdfs://")  # of --out: stores that Beam can write to
 
 
@@ -45,6 +47,12 @@ def main(argv: list[str] | None = None) -> int:
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return _build(flags, options, beam_flags=argv[split + 1 :])
+        except UserError as error:
+            if not options.source:
+                raise
+            # sources name the setting of the stream, which this flag replaces
+            message = str(error).replace(binding(options.task or DEFAULT_TASK), "--source")
+            raise UserError(message, error.exit_code) from error
         except KeyboardInterrupt:
             message = "interrupted: run the same command again to resume at the last finished step"
             raise UserError(message, EXIT_INTERRUPTED) from None
@@ -91,7 +99,7 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, beam_flags: list
             raise UserError(f"the build needs {needed}", EXIT_USAGE)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers={options.workers} must be at least 1", EXIT_USAGE)
-    task = options.task or "code"
+    task = options.task or DEFAULT_TASK
     bindings = gin_files.load(["gin/data.gin", *flags.gin_files], flags.bindings, imports=flags.imports)
     config = bindings.resolve(Corpus, Filters, Quality, Build, Decontamination)
     corpus = config.corpus

@@ -87,6 +87,8 @@ def encode_in_window(
     for kept in (system, []) if system else ([],):
         if not last_turns:
             break
+        if not kept and not rest[0]["content"].strip():
+            turns -= 1  # its question was the system message
         count = bisect.bisect_right(range(1, turns + 1), length, key=lambda count: len(encoded(count, kept)[0]))
         if count:
             ids, weights = encoded(count, kept)
@@ -99,13 +101,15 @@ def encode_in_window(
 def validate(messages: Sequence[Message], chat_format: str) -> None:
     """Raises LeftOut for a dialogue that is not a training example.
 
-    The reasons are "roles" (their order), "reserved_tag" (a message contains one), "blank" (an answer is blank) and
-    "no_loss" (no answer has a loss).
+    The reasons are "roles" (their order), "reserved_tag" (a message contains one), "blank" (an answer is blank, or a
+    question, unless it is the first and there is a system text) and "no_loss" (no answer has a loss).
     """
     if _wrong_roles(messages, "assistant"):
         raise LeftOut("roles")
     answers = [message for message in messages if message["role"] == "assistant"]
-    if not all(answer["content"].strip() for answer in answers):
+    # The system text is part of the first question.
+    start = 2 if messages[0]["role"] == "system" and messages[0]["content"].strip() else 0
+    if not all(message["content"].strip() for message in messages[start:] if message["role"] != "system"):
         raise LeftOut("blank")
     if not any(map(_weight, answers)):
         raise LeftOut("no_loss")

@@ -247,7 +247,8 @@ class DataLoader:
             for field, count in self._counts(index, "ignored").most_common():
                 readers = (readers[index] for readers in self._readers if field in readers[index].ignored)
                 first = next(readers).ignored_examples[field]
-                lines.append(f"ignored in {stream.name}: the field {field} of {count:,} messages, the first {first}")
+                messages = f"{count:,} message{'s' * (count != 1)}"
+                lines.append(f"ignored in {stream.name}: the field {field} of {messages}, the first {first}")
         return lines
 
     def _counts(self, stream: int, attribute: str) -> Counter[str]:

@@ -3,9 +3,9 @@
 The task's examples must be text: its preprocessors are applied, and none of them may tokenize. These features are read,
 all of them strings:
 
-    text streams   content, text or code; otherwise targets, preceded by inputs and a line break if there are inputs;
-                   also the path, language, repository and licence (tasks/sources/records/record_fields.py)
-    dialogues      messages as JSON; or prompt and completion; or inputs and targets
+    text streams   the text, path, language, repository and licence as in records (records/record_fields.py); without a
+                   text, targets, preceded by inputs and a line break if there are inputs
+    dialogues      the shapes of records/dialogue_shapes.py, with lists of messages as JSON
 
 A shard is a shard of the task's source, read in its own order without shuffling, and a block is consecutive examples of
 about Corpus.shuffle_bytes. Documents are found again by shard and number, so that exact resume needs no tf.data

@@ -82,14 +82,19 @@ class TaskReader:
         Args:
             dialogues: whether the examples are dialogues.
             stream: name of the stream that reads them.
-            corpus: names the features of documents, if it binds them (Corpus.text_field and so on).
+            corpus: names the features, if it binds them (Corpus.text_field, Corpus.dialogue_fields and so on).
 
         Raises:
             UserError: the examples have no text, or are tokenized.
         """
         if dialogues:
-            options = [*((name,) for name in LISTS), *PAIRS]
-            required = "neither messages, nor prompt and completion, nor inputs and targets, nor another known shape"
+            bound = corpus.dialogue_fields
+            options = [tuple(dict.fromkeys((bound[0], bound[-1])))] if bound else [*((name,) for name in LISTS), *PAIRS]
+            required = (
+                f"no {' or no '.join(options[0])} (Corpus.dialogue_fields)"
+                if bound
+                else "neither messages, nor prompt and completion, nor inputs and targets, nor another known shape"
+            )
         else:
             names = text_fields(stream, corpus)
             options = [(name,) for name in names]
@@ -115,7 +120,7 @@ class TaskReader:
         metadata = REPOSITORY if dialogues else [f for name in METADATA for f in metadata_fields(name, stream, corpus)]
         if dialogues:  # also the features that change the meaning of a dialogue, and other shapes, which must agree
             location = RecordLocation(self.shards[0])
-            named = dialogue_shapes.columns(self._spec, None, location)
+            named = dialogue_shapes.columns(self._spec, corpus.dialogue_fields, location)
             text = [name for name in named if self._is_text(name, scalar=False) or name in dialogue_shapes.BESIDE]
             chosen = (*chosen, *(name for name in text if name not in chosen))
         self._features = [*chosen, *(name for name in metadata if self._is_text(name, scalar=False))]

@@ -336,6 +336,19 @@ def test_dialogues_with_a_reserved_tag_are_left_out_of_inst(tag: str, index: int
     assert left_out([*messages, *messages[1:2]], "inst") == "roles"  # checked first
 
 
+@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_dialogues_with_a_blank_question_or_answer_are_left_out(chat_format: str, blank: str):
+    for index in range(4):
+        messages = dialogue("one", "two", "three", "four")
+        messages[index]["content"] = blank
+        assert left_out(messages, chat_format) == "blank"
+        # The system text is part of the first question.
+        system: list[Message] = [{"role": "system", "content": "be kind"}]
+        assert left_out([*system, *messages], chat_format) == (None if index == 0 else "blank")
+        assert left_out([{"role": "system", "content": blank}, *messages], chat_format) == "blank"
+
+
 def test_an_encoder_leaves_out_dialogues_but_not_documents(small_tokenizer: Tokenizer):
     for chat_format in FORMATS:
         encoder = Encoder(small_tokenizer, Fim(), Chat(chat_format), seed=(0,))

@@ -180,6 +180,14 @@ def test_the_system_message_is_kept_if_it_fits(small_tokenizer: Tokenizer):
     assert "be kind" not in without and "4444" in without
 
 
+def test_a_system_message_that_is_the_first_question_is_not_removed_from_it(small_tokenizer: Tokenizer):
+    messages = turns("", "2222", system="say it " * 5)
+    length = len(encode_dialogue(small_tokenizer, messages, "inst")[0])
+    with pytest.raises(LeftOut, match="too_long"):
+        encode_in_window(small_tokenizer, messages, "inst", length - 1, last_turns=True)
+    assert "2222" not in in_window(small_tokenizer, [*messages, *turns("3333", "4444")], length - 1)
+
+
 def test_turns_that_have_no_loss_are_left_out(small_tokenizer: Tokenizer):
     messages = turns("1111", "2222", "3333", "4444")
     messages[-1]["weight"] = 0

@@ -10,6 +10,7 @@ is any place but the right-hand side of an assignment or an operand whose domain
     ssh://joe@host.org/                         logins in URLs
     package@1.2.dev, icon@2x.tv                 versions and scales
     $user@corp.com, %s@corp.com, "#{x@y.com}"   templates
+    @Model.First@Model.info, @joe@corp.com      code in a template, and handles
     me@example.com, x@host.local                reserved domains (RFC 2606)
 """
 
@@ -29,7 +30,8 @@ _LOCAL_PART = re.compile(
 )
 _DOMAIN = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[a-z]{2,13}|[A-Z]{2,13})"
-    r"(?:(?=E<)|(?![\w@(\[=]|\.(?:[a-z0-9_]|[A-Z]\b)))"  # E<gt> ends an address in Perl's documentation
+    # E<gt> ends an address in Perl's documentation, _ one in Markdown
+    r"(?:(?=E<|__?(?!\w))|(?![\w@(\[=]|\.(?:[a-z0-9_]|[A-Z]\b)))"
 )
 _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)$", re.IGNORECASE)
 _VERSION = re.compile(r"v?\d+(?:\.\d[\w-]*)+\.|v?\d+\.(?!com$|net$|org$|cn$)|[1-4]x\.", re.IGNORECASE)
@@ -37,7 +39,7 @@ _SERVICE_USERS = frozenset(("git", "hg", "svn"))
 _LABELLED = frozenset(("this", "super", "return", "break", "continue"))  # Kotlin
 _LOGIN_COMMAND = re.compile(r"\b(?:ssh|sftp|mosh|sshfs|ssh-copy-id)(?:[ \t]+-\w(?:[ \t]*[\w./~=:]+)?)*[ \t]+$")
 _COPY_COMMAND = re.compile(r"\b(?:scp|rsync)\b[^\n]*$")
-_REMOTE_PATH = re.compile(r":(?:[~/]|\.{1,2}/|[\w.-]+/|[\w-]+\.git\b)|/[\w.-]+/|//")
+_REMOTE_PATH = re.compile(r":(?:[~/]|\d{2,5}[:/]|\.{1,2}/|[\w.-]+/|[\w-]+\.git\b)|/[\w.-]+/|//")
 _ESCAPE = re.compile(r"u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[0-7]{1,3}|[abefnrtv]")  # after a backslash
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}|%[-+ #0]{0,2}\d{0,3}[a-z]")  # of a URL, of printf
 _HOLE = re.compile(r"[$#]\{[^{}\"']*$")  # an unclosed ${ or #{: code inside a string
@@ -96,6 +98,13 @@ def _address(text: str, at: int, before: str) -> Span | None:
         return None
     after = text[domain.end() : domain.end() + 80]
     name, start, before = local[begin:], at - len(before) + begin, before[:begin]
+    if after.startswith("_"):
+        opening = len(name) - len(name.lstrip("_"))
+        if not opening:
+            return None
+        name, start = name[opening:], start + opening
+    if before.endswith("@"):
+        return None
     if name in _SERVICE_USERS or name in _LABELLED or _is_login(before, after):
         return None
     if top not in top_level_domains.UNAMBIGUOUS and _is_operand(name, domain[0], before, after):
@@ -156,4 +165,8 @@ def _in_text(text: str, span: Span, places: CommentsAndStrings) -> bool:
     if _SHORT_STRING.match(opening):
         return True
     name, domain = text[begin:end].split("@")  # x@w.id in a comment on a product of matrices
-    return len(name) > 2 or domain.rpartition(".")[2].lower() in top_level_domains.UNAMBIGUOUS
+    one_letter = len(name) == 1 and domain[1] == "."  # x@w.de
+    if len(name) > 2 or (domain.rpartition(".")[2].lower() in top_level_domains.UNAMBIGUOUS and not one_letter):
+        return True
+    before = text[max(0, begin - _BEFORE) : begin]
+    return before.endswith(("<", "{")) or _FIELD_OF_ADDRESS.search(before) is not None

@@ -1,27 +1,23 @@
 """Reads evaluation problems from the files of benchmarks.
 
-HumanEval and its infilling variants, MBPP, APPS, MultiPL-E, HumanEval-X, and any other records: JSON, one record a line
-or a list of records, plain or compressed, and the other formats of sources (tasks/sources/records/record_formats.py),
-such as the Parquet files of a data set's clone.
+HumanEval and its infilling variants, MBPP, APPS, MultiPL-E, HumanEval-X, and any other records, in the formats of
+sources (tasks/sources/records/record_formats.py), such as the Parquet files of a data set's clone.
 """
 
-import bz2
 import dataclasses
-import gzip
 import json
 import logging
-import lzma
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import filesystem
+from codellama_jax.runtime import filesystem, git_lfs
 from tasks.sources import files
 from tasks.sources.files import Found
 from tasks.sources.records import record_formats
+from tasks.sources.records.compression import EXTENSIONS
 from tasks.sources.records.record_file import Damaged
 
 # The fields of known benchmarks to search documents for.
@@ -32,20 +28,11 @@ OTHERS = ("declaration", "starter_code", "suffix")
 _KNOWN = (*PROMPTS, *SOLUTIONS, *TESTS, *OTHERS)
 _NAMES = ("task_id", "name", "id", "problem_id", "question_id")
 _MIN_TEXT = 40  # characters of an unknown field: a shorter one is a name or an id
-_JSON = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
-_EXTENSION = re.compile(r"(\.[a-z]\w{1,7})(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
+_EXTENSION = re.compile(rf"(\.[a-z]\w{{1,7}})(\.({'|'.join(EXTENSIONS)}))?$", re.IGNORECASE)
 # The files of a data set's clone are named after their split: train-00000-of-00001.parquet.
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev|eval|prompt|data|part|default)\b", re.IGNORECASE)
 _SHARD = re.compile(r"-\d+-of-\d+")
-_POINTER, _MAX_POINTER = b"version https://git-lfs.github.com/spec/", 1024  # of Git LFS: its start, and its size
 _BLOCK = 1 << 20
-_KINDS = f"{record_formats.KINDS}, or .json"
-_MAGIC: tuple[tuple[bytes, Any], ...] = (
-    (b"\x1f\x8b", gzip.decompress),
-    (b"\xfd7zXZ\0", lzma.decompress),
-    (b"BZh", bz2.decompress),
-)
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +60,9 @@ def is_solution(part: str) -> bool:
 def read_problems(paths: Iterable[str | os.PathLike[str]]) -> list[Problem]:
     """The problems of files, patterns of files, or folders, local or gs://.
 
-    Uses the fields of a record that known benchmarks have or, if it has none of them, all its longer texts. A .json
-    file of a folder may have other data, such as the description of a data set, and is then skipped with a message.
+    Uses the fields of a record that known benchmarks have or, if it has none of them, all its longer texts. A .json,
+    .csv or .tsv file of a folder may have other data, such as the description of a data set, and is then skipped with a
+    message.
 
     Raises:
         UserError: a file does not exist, cannot be read, or has no problem; a folder has no problem.
@@ -89,27 +77,29 @@ def _of_path(path: str) -> list[Problem]:
     for location in locations:
         if files.is_folder(location, path):
             problems += _of_folder(location)
-        elif named or record_formats.is_record_file(location) or _JSON.search(location):
+        elif named or record_formats.is_record_file(location):
             problems += _of_file(location)
         else:
             _log.info("%s is not read: its name has no extension of a file of records", location)
     if not problems:
-        raise UserError(f"{path}: no file of evaluation problems ({_KINDS}): check the path")
+        raise UserError(f"{path}: no file of evaluation problems ({record_formats.KINDS}): check the path")
     return problems
 
 
 def _of_folder(folder: str) -> list[Problem]:
-    found = files.walk(folder, lambda name: record_formats.is_record_file(name) or _JSON.search(name) is not None)
+    found = files.walk(folder, record_formats.is_record_file)
     problems = []
     for file in found:
         try:
             problems += _of_file(file.location)
         except UserError as error:
-            if not file.location.lower().endswith(".json"):
+            if record_formats.is_corpus_file(file.location):
                 raise
             _log.info("%s; it is skipped", error)
     if not problems:
-        raise UserError(f"{folder}: no file of evaluation problems below the folder ({_KINDS}): check the path")
+        raise UserError(
+            f"{folder}: no file of evaluation problems below the folder ({record_formats.KINDS}): check the path"
+        )
     return problems
 
 
@@ -133,39 +123,15 @@ def _of_file(location: str) -> list[Problem]:
 
 
 def _records(location: str) -> Iterator[dict[str, Any]]:
-    size = filesystem.size(location)
-    if size <= _MAX_POINTER and files.read_bytes(location).startswith(_POINTER):
-        raise UserError(f"{location} is a Git LFS pointer, not the file itself: run git lfs pull")
-    if record_formats.is_record_file(location) and not _JSON.search(location):
-        found = Found(location, location, size, "")
-        try:
-            form = record_formats.open_file(found, _BLOCK, lambda names, _: list(names))
-            for shard in range(len(form)):
-                for record in form.read(shard):
-                    yield {name: _decoded(value) for name, value in record.fields().items()}
-        except Damaged as damage:
-            raise UserError(f"{damage.location} is damaged: {damage.reason}; fix or remove it") from None
-        return
-    data = files.read_bytes(location)
+    git_lfs.check(location)
+    found = Found(location, location, filesystem.size(location), "")
     try:
-        text = _decompressed(data).decode("utf-8-sig")
-        try:
-            value = json.loads(text)
-            records = value if isinstance(value, list) else [value]
-        except json.JSONDecodeError:
-            records = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{location} is not JSON with evaluation problems ({reason}): fix or remove it") from None
-    yield from (record for record in records if isinstance(record, dict))
-
-
-def _decompressed(data: bytes) -> bytes:
-    if data.startswith(_ZSTANDARD):
-        import pyarrow
-
-        return pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd").read()
-    return next((decompress(data) for magic, decompress in _MAGIC if data.startswith(magic)), data)
+        form = record_formats.open_file(found, _BLOCK, lambda names, _: list(names))
+        for shard in range(len(form)):
+            for record in form.read(shard):
+                yield {name: _decoded(value) for name, value in record.fields().items()}
+    except Damaged as damage:
+        raise UserError(f"{damage.location} is damaged: {damage.reason}; fix or remove it") from None
 
 
 def _decoded(value: Any) -> Any:

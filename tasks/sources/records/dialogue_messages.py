@@ -4,6 +4,7 @@ A field that changes the meaning of a message is honoured, or the dialogue is le
 reported by name.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,12 +26,16 @@ _TOOL_ROLES = frozenset(
 TOOLS = frozenset(("tools", "functions", "tool_calls", "function_call", "tool_call_id", "tool_responses"))
 MEDIA = frozenset(("image", "images", "image_url", "video", "videos", "audio", "audios", "input_audio", "file"))
 # 1 or true: the answer has a loss; 0 or false: it has none.
-LOSS = ("weight", "loss_weight", "train", "training", "trainable", "loss", "loss_mask")
-# Fields that other programs read in different ways, or that select parts of an answer.
-_OTHER_LOSS = frozenset(("mask", "masked", "ignore", "train_detail", "training_detail"))
+LOSS = (
+    *("weight", "loss_weight", "loss", "loss_mask", "loss_scale", "compute_loss", "has_loss"),
+    *("train", "training", "trainable", "train_on", "train_on_turn", "is_train", "learn"),
+)
+# Other fields on the loss: programs read them in different ways, or they select parts of an answer (train_detail).
+_OTHER_LOSS = re.compile(r"(?:^|_)(?:mask|masked|loss|weights?|train|training|trainable|learn|ignore)(?:_|$)", re.I)
 
 _TEXT_PARTS = frozenset(("text", "input_text", "output_text"))
 _TOOL_PARTS = frozenset(("tool_use", "tool_call", "tool_result", "function_call"))
+_NO_TOOLS = (*("[]", "{}", "null"), *(b"[]", b"{}", b"null"))  # JSON in a text
 _YES = (1, "1", "1.0", "true", b"1", b"true")
 _NO = (0, "0", "0.0", "false", b"0", b"false")
 
@@ -39,7 +44,8 @@ def read_message(message: Any, location: RecordLocation) -> tuple[Message, list[
     """The message, and the names of its fields that are ignored.
 
     Args:
-        message: a mapping with a role (or `from`) and a content (or `value`): a text or a list of parts of text.
+        message: a mapping with a role (or `from`) and a content (or `value`; without both, `text`): a text or a list of
+            parts of text.
 
     Returns:
         role, content and, for an answer without a loss, weight 0.
@@ -58,24 +64,25 @@ def read_message(message: Any, location: RecordLocation) -> tuple[Message, list[
     """
     fields = as_mapping(message)
     if fields is None:
-        raise Damaged("a message has no role and content", location)
+        raise Damaged(f"a message is of type {type(message).__name__}, not an object with role and content", location)
     used = {name: value for name, value in fields.items() if not is_empty(value)}
     names = [used[name] for name in ROLE if name in used]
     if not names or not all(isinstance(name, str) for name in names):
-        raise Damaged("a message has no role and content", location)
+        raise Damaged(f"a message has no role (found: {', '.join(map(str, fields)) or 'nothing'})", location)
     roles = [role_of(name) for name in names]
     if len(set(roles)) > 1:
         raise LeftOut("contradiction")
-    if TOOLS & used.keys():
+    if uses_tools(used):
         raise LeftOut("tool_use")
     if MEDIA & used.keys():
         raise LeftOut("non_text")
     if "refusal" in used:
         raise LeftOut("refusal")
-    contents = [fields[name] for name in CONTENT if fields.get(name) is not None]
-    texts, ignored = [], set(used) - {*ROLE, *CONTENT, *LOSS}
+    text_fields = CONTENT if any(name in fields for name in CONTENT) else ("text",)
+    contents = [fields[name] for name in text_fields if fields.get(name) is not None]
+    texts, ignored = [], set(used) - {*ROLE, *text_fields, *LOSS, *TOOLS}
     for content in contents:
-        text, ignored_parts = _text(content, location)
+        text, ignored_parts = text_of(content, location)
         texts.append(text)
         ignored |= ignored_parts
     if not texts:
@@ -111,6 +118,14 @@ def loss_of(value: Any) -> int:
     raise LeftOut("loss_weight")
 
 
+def uses_tools(fields: Mapping[str, Any]) -> bool:
+    """Whether a message or a record has calls of tools, or tools that may be called."""
+    values = (fields[name] for name in TOOLS & fields.keys())
+    return any(
+        not is_empty(value) and not (isinstance(value, str | bytes) and value.strip() in _NO_TOOLS) for value in values
+    )
+
+
 def is_empty(value: Any) -> bool:
     """Whether a field states nothing: null, an empty text or list, or a struct of nulls, as Parquet has it."""
     if isinstance(value, Mapping):
@@ -137,12 +152,19 @@ def decoded(text: str | bytes) -> str:
         raise LeftOut("not_utf8") from None
 
 
-def _text(content: Any, location: RecordLocation) -> tuple[str, set[str]]:
-    """The text of a content, whose parts are joined without a separator, and the ignored fields of the parts."""
+def text_of(content: Any, location: RecordLocation, name: str = "the content of a message") -> tuple[str, set[str]]:
+    """The text of a content, whose parts are joined without a separator, and the ignored fields of the parts.
+
+    Args:
+        name: names the content in messages.
+
+    Raises:
+        Damaged, LeftOut: as read_message does.
+    """
     if isinstance(content, str | bytes):
         return decoded(content), set()
     if not isinstance(content, list | tuple):
-        raise Damaged(f"the content of a message is of type {type(content).__name__}", location)
+        raise Damaged(f"{name} is of type {type(content).__name__}", location)
     texts: list[str] = []
     ignored: set[str] = set()
     for part in content:
@@ -151,7 +173,7 @@ def _text(content: Any, location: RecordLocation) -> tuple[str, set[str]]:
             continue
         fields = as_mapping(part)
         if fields is None:
-            raise Damaged(f"a part of a message's content is of type {type(part).__name__}", location)
+            raise Damaged(f"a part of {name} is of type {type(part).__name__}", location)
         used = {name: value for name, value in fields.items() if not is_empty(value)}
         kind = used.pop("type", "text")
         if kind in _TOOL_PARTS:
@@ -172,7 +194,7 @@ def _text(content: Any, location: RecordLocation) -> tuple[str, set[str]]:
 
 def _loss_weight(used: Mapping[str, Any]) -> int | None:
     """1 or 0 as the message states it; None if it does not."""
-    if _OTHER_LOSS & used.keys():
+    if any(_OTHER_LOSS.search(name) for name in used.keys() - set(LOSS)):
         raise LeftOut("loss_weight")
     stated = {loss_of(used[name]) for name in LOSS if name in used}
     if len(stated) > 1:

@@ -1,6 +1,7 @@
 """The shapes of a dialogue in a record: which fields contain its turns.
 
-    a list        messages, conversations, conversation: a list of messages, or such a list as JSON
+    a list        messages, conversations, conversation: a list of messages, or such a list as JSON. Texts instead of
+                  messages are those of the user and the assistant in turn
     a pair        a field with the user's text and one with the answer (PAIRS), as text or as lists of messages;
                   `instruction` is followed by `input` or `context`; `history` has earlier pairs
     beside both   system, system_prompt, system_message: the system text
@@ -11,6 +12,7 @@ Corpus.dialogue_fields names the fields to read.
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ from tasks.sources.records.dialogue_messages import (
     loss_of,
     read_message,
     role_of,
+    text_of,
+    uses_tools,
 )
 from tasks.sources.records.record_file import Damaged, RecordLocation
 
@@ -46,10 +50,10 @@ CONTEXT = ("input", "context")  # follows the instruction
 SYSTEM = ("system", "system_prompt", "system_message")
 HISTORY = "history"
 # Fields of a record that change the meaning of its dialogue.
-_WEIGHTS, _MASK, _LABEL = ("weight", "loss_weight", "train"), "mask", "label"
+_WEIGHTS, _MASK = ("weight", "weights", "loss_weight", "loss_mask", "loss_scale", "train"), "mask"
 _PREFERENCE = ("chosen", "rejected")
 # Fields that are read beside any shape.
-BESIDE = frozenset((*SYSTEM, HISTORY, *_WEIGHTS, _MASK, _LABEL, *TOOLS, *MEDIA))
+BESIDE = frozenset((*SYSTEM, HISTORY, *_WEIGHTS, _MASK, "label", *TOOLS, *MEDIA))
 
 
 class Turns(NamedTuple):
@@ -93,7 +97,8 @@ def turns(fields: Mapping[str, Any], bound: Sequence[str] | None, location: Reco
     if any(_compared(other) != _compared(read[0]) for other in read[1:]):
         raise LeftOut("contradiction")
     messages, ignored = read[0]
-    texts = {decoded(fields[name]).strip() for name in SYSTEM if isinstance(fields.get(name), str | bytes)} - {""}
+    stated = (fields[name] for name in SYSTEM if not is_empty(fields.get(name)))
+    texts = {text_of(value, location, "its system text")[0].strip() for value in stated}
     if messages[0]["role"] == "system":
         texts.add(messages[0]["content"].strip())
     elif texts:
@@ -109,9 +114,10 @@ def _missing(names: Sequence[str], bound: Sequence[str] | None) -> str:
         required = " or no ".join(dict.fromkeys((bound[0], bound[-1])))
         return f"it has no {required} (Corpus.dialogue_fields; found: {shown or 'nothing'})"
     if all(name in names for name in _PREFERENCE):
+        fields = "('prompt', 'chosen')" if "prompt" in names else "('chosen',)"
         return (
             "it is preference data (chosen and rejected), not a dialogue; to train on the chosen answers, bind"
-            " Corpus.dialogue_fields=('prompt', 'chosen')"
+            f" Corpus.dialogue_fields={fields}"
         )
     return (
         f"it has neither messages nor prompt and completion (found: {shown or 'nothing'}) nor another known shape of a"
@@ -122,17 +128,25 @@ def _missing(names: Sequence[str], bound: Sequence[str] | None) -> str:
 def _check_record(fields: Mapping[str, Any]) -> None:
     """Raises LeftOut for a field of the record that changes the meaning of its dialogue."""
     used = {name for name, value in fields.items() if not is_empty(value)}
-    if any(fields[name] not in ("[]", "{}", "null") for name in TOOLS & used):
+    if uses_tools(fields):
         raise LeftOut("tool_use")
     if MEDIA & used:
         raise LeftOut("non_text")
-    if fields.get(_LABEL) is False:
+    if _is_rejected(fields):
         raise LeftOut("rejected")
     if any(loss_of(fields[name]) != 1 for name in _WEIGHTS if name in used):
         raise LeftOut("loss_weight")
     mask = fields.get(_MASK)
     if _MASK in used and not (isinstance(mask, str) and role_of(mask) == "user"):
         raise LeftOut("loss_weight")
+
+
+def _is_rejected(fields: Mapping[str, Any]) -> bool:
+    """Whether the label of a pair says that its answer is wrong. A label that is a number may be that of a class."""
+    label = fields.get("label")
+    if isinstance(label, str | bytes):
+        return label.strip().lower() in ("false", b"false")
+    return label is False or (label == 0 and all(name in fields for name in PROMPT_COMPLETION))
 
 
 def _present(fields: Mapping[str, Any], bound: Sequence[str] | None) -> list[tuple[str, ...]]:
@@ -154,7 +168,10 @@ def _present(fields: Mapping[str, Any], bound: Sequence[str] | None) -> list[tup
 def _read(fields: Mapping[str, Any], shape: Sequence[str], location: RecordLocation) -> Turns:
     """The messages of one shape, without the system text beside it."""
     if len(shape) == 1:
-        return _listed(_as_list(fields[shape[0]], location), location)
+        items = _as_list(fields[shape[0]], location)
+        if items and all(isinstance(item, str | bytes) for item in items):
+            return Turns(_alternating(items, location), [])
+        return _listed(items, location)
     first, *middle, last = shape
     middle = list(CONTEXT) if first == "instruction" and not middle else middle
     prompt = _side(fields, [first, *middle], "user", location)
@@ -212,9 +229,17 @@ def _json_messages(text: str | bytes) -> list | None:
 
 def _listed(items: list, location: RecordLocation) -> Turns:
     if not items:
-        raise Damaged("the list of its messages is empty", location)
+        raise LeftOut("no_content")
     read = [read_message(item, location) for item in items]
     return Turns([message for message, _ in read], [name for _, names in read for name in names])
+
+
+def _alternating(texts: list[str | bytes], location: RecordLocation) -> list[Message]:
+    """Messages of the user and the assistant in turn."""
+    contents = [decoded(text) for text in texts]
+    if any(re.match(r"\s*\{\s*\"(?:role|from|content|value)\"", content) for content in contents):
+        raise Damaged("its messages are texts with JSON; write them as objects, or the complete list as JSON", location)
+    return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(contents)]
 
 
 def _history(value: Any) -> list[Message]:

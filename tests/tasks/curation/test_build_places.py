@@ -59,6 +59,7 @@ def test_a_source_without_documents_is_named_with_the_reason(
         assert main([*arguments, f"--source={tmp_path / name}"]) == 1
         error = capsys.readouterr().err.splitlines()[-1]
         assert f"{tmp_path / name}" in error and reason in error and str(tmp_path / "good") not in error
+        assert "CODE_CORPUS" not in error  # the flag that was given is --source
         assert not (tmp_path / "set/manifest.json").exists()
 
 

@@ -4,6 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
 import pytest
 from written_folders import USUAL, everything, write
 
@@ -106,6 +110,22 @@ def test_the_inventory_names_every_field_that_a_text_is_taken_from(
     corpus = Corpus(validation_share=0.0)
     (place,) = sources.open(f"{tmp_path}/*", "code", "train", corpus, USUAL).inventory()
     assert (place.fields, place.ignored_fields) == (taken, ignored)
+
+
+@pytest.mark.parametrize("extension", ["csv", "csv.gz", "parquet", "arrow"])
+def test_the_inventory_names_columns_that_are_not_selected(tmp_path: Path, extension: str):
+    """Tables are read by column, so that their records have only those that are read."""
+    file = tmp_path / f"a.{extension}"
+    table = pa.table({"code": ["x = 1"] * 9, "lang": ["Python"] * 9, "stars": [3] * 9})
+    if extension == "parquet":
+        pq.write_table(table, file)
+    elif extension == "arrow":
+        feather.write_feather(table, file, compression="uncompressed")
+    else:
+        with pa.output_stream(str(file)) as stream:  # compressed by its extension
+            pacsv.write_csv(table, stream)
+    (place,) = sources.open(str(file), "code", "train", Corpus(), USUAL).inventory()
+    assert place.fields == {"text": "code", "language": "lang"} and place.ignored_fields == ("stars",)
 
 
 def test_the_inventory_of_a_list_has_each_place_and_maps_shards_to_them(tmp_path: Path):

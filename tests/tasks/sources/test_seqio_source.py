@@ -144,6 +144,12 @@ def test_dialogues_are_messages_prompt_and_completion_or_inputs_and_targets(tmp_
     register_function([{"inputs": m[0]["content"], "targets": m[1]["content"]} for m in expected], "pairs")
     for name in ("messages", "turns", "pairs"):
         assert [dialogue.messages for dialogue in everything(opened(name, stream="instruct"))] == expected
+    bound = ("ask", "reply")
+    register_function([{"ask": m[0]["content"], "reply": m[1]["content"], "prompt": "-"} for m in expected], "bound")
+    source = opened("bound", stream="instruct", dialogue_fields=bound)
+    assert [dialogue.messages for dialogue in everything(source)] == expected
+    with pytest.raises(UserError, match=r"no ask or no reply .Corpus.dialogue_fields. as a string .found: messages"):
+        opened("messages", stream="instruct", dialogue_fields=bound)
     register_function([{"messages": "[{}]"}], "wrong")
     with pytest.raises(UserError, match=r"seqio:wrong: wrong/train#1 is damaged: a message has no role"):
         opened("wrong", stream="instruct")

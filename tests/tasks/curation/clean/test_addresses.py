@@ -33,6 +33,10 @@ CODE = [
     ("Java", "@Named.of @Inject(value.name) {@link Foo#bar}"),
     ("Julia", "Base.@time.id x"),
     ("Makefile", "a.o: a.c\n\tcc -o $@.tmp $<@x.com $(X)@y.com"),
+    ("HTML", "<p>@Model.First@Model.info</p>"),
+    ("Java", "@Autowired@Qualifier.is"),
+    ("Python", "# y = x@w.com\n'''\nq@k.ch + 1\n'''"),
+    ("", "@joe@corp.com joe@corp.py_ jdbc:oracle:thin:scott/x@db.corp.com:1521:orcl db@db.corp.com:5432/x"),
     ("", "npm i package@1.2.x lodash@4.17.io react@16.8.dev vite@v5.sh pkg@2.app @scope/name@1.0.0"),
     ("", "icon@2x.tv logo@3x.ai icon@2x.png"),
     ("", "git clone git@github.com:org/repo.git && git clone joe@srv.corp.com:work/x.git"),
@@ -71,6 +75,7 @@ TEXT = [
     ("JavaScript", '"\\u003c{}\\u003e"'),
     ("Perl", "=head1 AUTHOR\n\nJoe Doe E<lt>{}E<gt>, C<{}>"),
     ("", "<a href=\"/users/{}/\">Joe</a>"),
+    ("Markdown", "_{}_ __{}__ **{}** [me]({})"),
 ]  # fmt: skip
 ADDRESSES = [
     "anna.lee+news@mail.university.edu",
@@ -100,6 +105,13 @@ def test_an_escaped_or_international_address_is_replaced():
     assert redact('$m = "joe\\@corp.com";', language="Perl") == ('$m = "<EMAIL>";', {"email": 1})
     for address in ("张三@corp.cn", "josé.pérez@corp.es", "иван@corp.ru"):
         assert redact(f"# {address}", language="Python") == ("# <EMAIL>", {"email": 1})
+
+
+def test_a_short_name_in_a_comment_is_that_of_a_person_where_the_text_says_so():
+    for text in ("# Joe <me@joe.me>", '"""Doc.\n\n:author: me@joe.me\n"""', "# Maintainer : jo@joe.io"):
+        assert redact(text, language="Python")[1] == {"email": 1}, text
+    for text in ("# y = x@w.to", "# the product q@k.me is small", '"""Returns a@b.io."""'):
+        assert redact(text, language="Python") == (text, {})
 
 
 def test_an_assigned_address_is_replaced_where_its_name_or_domain_says_so():

@@ -85,10 +85,15 @@ def test_a_file_without_problems_is_an_error(tmp_path: Path):
         ("b.json.gz", b"\x1f\x8b no"),
         ("c.jsonl", b"\xff"),
         ("d.json", b'[{"url": "-"}]'),
+        ("e.jsonl", b'[{"prompt": "p"}]'),  # an array is named .json
+        ("f.json", b'[{"prompt": "p"}, "not an object"]'),
+        ("g.json", b'[{"prompt": "p"}'),
+        ("h.jsonl.gz", b'{"prompt": "not compressed"}'),
     ]:
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(UserError, match=name):
+        with pytest.raises(UserError, match=name) as error:
             read_problems([tmp_path / name])
+        assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no file of evaluation problems"):
         read_problems([tmp_path / "none.jsonl"])
 
@@ -147,6 +152,7 @@ def test_the_clone_of_a_data_set_and_a_folder_that_spark_wrote_are_read(tmp_path
     write_parquet(clone / "test-00000-of-00001.parquet")
     write_parquet(clone / "data/train-00000-of-00002-ab12cd34.parquet")
     (clone / "dataset_infos.json").write_text(json.dumps({"openai_humaneval": {"features": {}}}))
+    (clone / "results.csv").write_text("model,score\na,0.5\n")
     (clone / "README.md").write_text("# Data\n")
     names = {problem.name for problem in read_problems([clone])}
     assert {"openai_humaneval/test:X/1", "openai_humaneval/test:X/2"} < names and len(names) == 4
@@ -178,8 +184,8 @@ def test_a_place_without_problems_is_an_error_with_its_name_and_the_reason(tmp_p
         ("other.jsonl", "its fields are id, url"),
         ("scores.parquet", "its fields are id, score"),
         ("broken.parquet", "is damaged: it is not a Parquet file"),
-        ("pointer.parquet", "run git lfs pull"),
-        ("pointer.jsonl", "run git lfs pull"),
+        ("pointer.parquet", "run `git lfs pull` in its clone"),
+        ("pointer.jsonl", "run `git lfs pull` in its clone"),
     ):
         with pytest.raises(UserError, match=reason) as error:
             read_problems([tmp_path / "good.parquet", tmp_path / name])

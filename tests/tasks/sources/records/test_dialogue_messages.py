@@ -69,6 +69,9 @@ def test_an_answer_can_state_that_it_has_no_loss(name: str):
         ({"mask": 1}, "loss_weight"),
         ({"mask": 0}, "loss_weight"),
         ({"train_detail": [{"begin_offset": 0}]}, "loss_weight"),
+        ({"ignore_loss": 0}, "loss_weight"),
+        ({"sample_weight": 1}, "loss_weight"),
+        ({"is_masked": True}, "loss_weight"),
         ({"role": "user", "weight": 1}, "loss_weight"),
         ({"role": "system", "train": True}, "loss_weight"),
         ({"weight": 0, "train": True}, "contradiction"),
@@ -100,7 +103,13 @@ def test_what_cannot_be_honoured_leaves_the_dialogue_out(message: dict, expected
 
 
 def test_a_message_without_a_content_is_left_out():
-    assert reason({"role": "user"}) == "no_content"
+    assert reason({"role": "user"}) == reason({"role": "user", "text": None}) == "no_content"
+    assert reason({"role": "user", "content": None, "text": "a"}) == "no_content"
+
+
+def test_text_is_the_content_if_there_is_no_other():
+    assert read_message({"from": "gpt", "text": "a"}, LOCATION) == (A, [])
+    assert read_message(A | {"text": "<p>a</p>"}, LOCATION) == (A, ["text"])
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,7 @@ def test_a_message_without_a_content_is_left_out():
     [
         {"tool_calls": None, "function_call": None, "refusal": None, "audio": None, "weight": None, "name": None},
         {"tool_calls": [], "refusal": "", "images": []},
+        *({"tool_calls": text, "tools": text.encode()} for text in ("[]", " [] ", "null", "{}")),
         {"function_call": {"name": None, "arguments": None}, "tool_calls": [{"id": None}]},
     ],
 )

@@ -80,6 +80,28 @@ def test_prompt_and_completion_may_be_messages():
     assert read({"prompt": "[1, {}]", "completion": "a"})[0]["content"] == "[1, {}]"
 
 
+def test_texts_in_a_list_are_those_of_the_user_and_the_assistant_in_turn():
+    """As in LIMA, and in UltraChat, whose field `data` a setting names."""
+    assert read({"conversations": ["q", "a", "q", "a"]}) == read({"messages": ["q", b"a"]}) * 2 == [Q, A, Q, A]
+    assert read({"data": ["q", "a"]}, ("data",)) == [Q, A]
+    with pytest.raises(Damaged, match="its messages are texts with JSON"):
+        read({"messages": [json.dumps(Q), json.dumps(A)]})
+
+
+@pytest.mark.parametrize(
+    "messages, found",
+    [
+        ([{"input": "q", "output": "a"}], "a message has no role .found: input, output"),
+        ([Q, {"type": "text", "text": "a"}], "a message has no role .found: type, text"),
+        ([None, Q, A], "a message is of type NoneType"),
+        ([Q, "a"], "a message is of type str"),
+    ],
+)
+def test_what_is_not_a_message_is_described(messages: list, found: str):
+    with pytest.raises(Damaged, match=found):
+        read({"messages": messages})
+
+
 def test_earlier_pairs_of_a_history_come_first():
     record = {"instruction": "q", "input": "", "output": "a", "history": [["q0", "a0"]]}
     assert [message["content"] for message in read(record)] == ["q0", "a0", "q", "a"]
@@ -93,6 +115,13 @@ def test_a_system_field_precedes_any_shape():
     assert read({"messages": [S, Q, A], "system": "s"}) == [S, Q, A]
     assert reason({"messages": [S, Q, A], "system": "other"}) == "contradiction"
     assert reason({"messages": [Q, A], "system": "s", "system_prompt": "other"}) == "contradiction"
+    for parts in (["s"], [{"type": "text", "text": "s"}]):
+        assert read({"messages": [Q, A], "system": parts}) == [S, Q, A]
+    for empty in (None, "", [], " "):
+        assert read({"messages": [Q, A], "system": empty}) == [Q, A]
+    for wrong in (5, {"text": "s"}):
+        with pytest.raises(Damaged, match="its system text is of type"):
+            read({"messages": [Q, A], "system": wrong})
 
 
 @pytest.mark.parametrize(
@@ -143,6 +172,9 @@ def test_the_fields_can_be_named():
         ("image", "a.png", "non_text"),
         ("images", ["a.png"], "non_text"),
         ("label", False, "rejected"),
+        ("label", "false", "rejected"),
+        ("weights", [0, 1], "loss_weight"),
+        ("loss_scale", 0.5, "loss_weight"),
     ],
 )
 def test_a_field_of_the_record_that_changes_the_meaning_leaves_it_out(field: str, value: Any, expected: str):
@@ -151,6 +183,18 @@ def test_a_field_of_the_record_that_changes_the_meaning_leaves_it_out(field: str
         for harmless in (None, [], "") if field != "label" else (None, True):
             assert read(record | {field: harmless}) == [Q, A]
     assert field in columns(["messages", field], None, LOCATION)  # also where columns are selected
+
+
+def test_the_label_zero_of_a_completion_rejects_it():
+    """Elsewhere a number may be that of a class."""
+    assert reason({"prompt": "q", "completion": "a", "label": 0}) == "rejected"
+    for accepted in (1, True, "math", None):
+        assert read({"prompt": "q", "completion": "a", "label": accepted}) == [Q, A]
+    assert read({"question": "q", "answer": "a", "label": 0}) == [Q, A]
+
+
+def test_an_empty_list_of_messages_is_left_out():
+    assert reason({"messages": []}) == reason({"messages": "[]"}) == "no_content"
 
 
 def test_weights_and_masks_that_agree_with_the_loss_are_accepted():
@@ -163,6 +207,8 @@ def test_preference_data_is_refused_with_a_remedy(tmp_path: Path):
     with pytest.raises(UserError, match=r"preference data .* Corpus.dialogue_fields=\('prompt', 'chosen'\)") as error:
         opened(tmp_path, name="instruct", validation_share=0.0)
     one_line(error)
+    with pytest.raises(Damaged, match=r"Corpus.dialogue_fields=\('chosen',\)"):
+        read({"chosen": [Q, A], "rejected": [Q, A]})
     source = opened(tmp_path, name="instruct", validation_share=0.0, dialogue_fields=("prompt", "chosen"))
     assert [dialogue.messages for dialogue in everything(source)] == [[Q, A]] * 3
 
