@@ -119,8 +119,8 @@ class Trainer:
         if saved and saved["fingerprint"] != self.fingerprint:
             raise UserError(
                 f"{stage_dir}: the data differs from that of the checkpoint, so the run cannot resume: the files of the"
-                " corpus, the interpreter, its packages or the version of this program have changed. Restore them, or"
-                " use another --name; a run of a version without named splits may need --gin.Corpus.splits=hash"
+                " corpus, Corpus.splits ('named' or 'hash'), the interpreter, its packages or the version of this"
+                " program (see CHANGELOG.md) have changed; restore what has changed, or use another --name"
             )
 
         # Records, validation and monitoring.
