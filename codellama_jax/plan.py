@@ -38,11 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     mode.add_argument(
         "--search", action="store_true", help="try remat policies, micro-batches and meshes, and rank those that fit"
     )
-    return cli.run(parser, argv, _run, _explain)
-
-
-def _explain(error: BaseException) -> str | None:
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else cli.describe_os_error(error)
+    return cli.run(parser, argv, _run)
 
 
 def _run(flags: gin_files.Flags, options: argparse.Namespace) -> int:

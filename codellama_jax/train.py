@@ -22,7 +22,7 @@ from codellama_jax.config import gin_files
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED
 from codellama_jax.runtime import cli, console, distributed, filesystem, lock
-from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
+from codellama_jax.runtime.run_dir import check_name, check_same_configuration, final_step, saved_steps
 from codellama_jax.runtime.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def train(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         cli.die_with_parent(signal.SIGTERM)
     config = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports).resolve()
     distributed.initialize()
-    run_dir = options.run_dir / (options.name or config.stage.size)
+    run_dir = options.run_dir / check_name(options.name or config.stage.size)
     with distributed.peer_loss_as_user_error(), filesystem.store_failures_as_user_errors(run_dir):
         distributed.check_hosts_agree(code=cli.code_version(), configuration=operative_text(config))
         if filesystem.is_remote(run_dir):

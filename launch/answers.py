@@ -23,12 +23,14 @@ class Answer(enum.Enum):
 # The first pattern that matches decides. Messages with several statuses quote what a nested request answered.
 _TEXTS = (
     (Answer.PERMANENT, r"denied the request|error validating data|no matches for kind|unrecognized arguments"),
+    (Answer.PERMANENT, r"received a bad request|not supported in|unknown zone|does not have access to"),
+    (Answer.PERMANENT, r"constraint constraints/|billing is disabled|doesn't have a resource type"),
     (Answer.TEMPORARY, r"failed (?:to call|calling) webhook|per ?minute|rate.?limit|too many requests|TooManyRequests"),
     (Answer.PERMANENT, r"(?i:quota|resource.exhausted)[^\n]*\n?[^\n]*\blimit\b['\"]?[:=]? *0(?:\.0+)?(?!\.?\d)"),
     (Answer.PERMANENT, r"quota_limit_value['\"]*[:=] *['\"]*0\b"),
     (Answer.CREDENTIALS, r"invalid_grant|re-?authenticat|refreshing your current auth|gcloud auth login|valid cred"),
     (Answer.CREDENTIALS, r"UNAUTHENTICATED|must be logged in|\(Unauthorized\)|authentication credential"),
-    (Answer.CREDENTIALS, r"token (?:has |is )?expired|getting credentials:"),
+    (Answer.CREDENTIALS, r"token (?:has |is )?expired|getting credentials:|have an active account|x509:"),
     (Answer.EXHAUSTED, r"no more capacity|not enough (?:resources|capacity)|out of capacity|stockout|POOL_EXHAUSTED"),
     (Answer.EXHAUSTED, r"exceeded quota|quota[^\n]*exceeded|insufficient[^\n]*quota"),
 )
@@ -37,6 +39,7 @@ _STATUSES = {
     "INTERNAL": Answer.TEMPORARY,
     "DEADLINE_EXCEEDED": Answer.TEMPORARY,
     "ABORTED": Answer.TEMPORARY,
+    "CANCELLED": Answer.TEMPORARY,
     "ALREADY_EXISTS": Answer.EXISTS,
     "RESOURCE_EXHAUSTED": Answer.EXHAUSTED,
     "NOT_FOUND": Answer.NOT_FOUND,
@@ -72,16 +75,16 @@ _LAST_TEXTS = (
     (Answer.EXISTS, r"already exists"),
     (Answer.NOT_FOUND, r"(?:was|were|is)? ?not found|does not exist"),
     (Answer.PERMANENT, r"permission|forbidden|not authorized|invalid"),
-    (
-        Answer.TEMPORARY,
-        r"unavailable|internal error|server error|bad gateway|deadline exceeded|tim(?:ed|e) ?out|overload",
-    ),
+    (Answer.TEMPORARY, r"unavailable|internal error|server error|bad gateway|deadline (?:exceeded|expired)"),
     (
         Answer.TEMPORARY,
         r"connection (?:refused|reset|aborted|closed|error)|broken pipe|unable to (?:connect|find|reach)",
     ),
     (Answer.TEMPORARY, r"name resolution|could not resolve|no such host|network|unreachable|\beof\b|ssl|max retries"),
-    (Answer.TEMPORARY, r"the server is currently unable|overload|try again|lost connection"),
+    (
+        Answer.TEMPORARY,
+        r"the server is currently unable|tim(?:ed|e) ?out|etcdserver|overload|try again|lost connection",
+    ),
 )
 
 # ssh could not connect, or lost the connection: the remote command may not have run.

@@ -34,8 +34,8 @@ def add_slice_flags(parser: argparse.ArgumentParser) -> None:
         "--retry_hours",
         type=float,
         default=RETRY_SECONDS / 3600,
-        help="how long failures of the cloud that can pass are retried, such as no capacity for a new slice, or expired"
-        f" credentials (default: {RETRY_SECONDS / 3600:g})",
+        help="how long to retry after failures of the cloud that may be temporary, such as no capacity for a new slice"
+        f" or expired credentials, 0 for not at all (default: {RETRY_SECONDS / 3600:g})",
     )
     parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags for the TPU compiler")
     kind = parser.add_mutually_exclusive_group()
@@ -216,7 +216,12 @@ def is_absent(describe: Command) -> bool:
 
 
 def try_delete(
-    command: Command, retry: Retry, is_absent: Callable[[], bool] = lambda: False, *, allowed: int = 0
+    command: Command,
+    retry: Retry,
+    is_absent: Callable[[], bool] = lambda: False,
+    *,
+    allowed: int = 0,
+    final: bool = True,
 ) -> str | None:
     """Runs a command that deletes a resource, repeatedly if it fails.
 
@@ -224,13 +229,14 @@ def try_delete(
         command: the command.
         retry: the waits between the tries.
         is_absent: called after each failure; returns whether the resource no longer exists.
-        allowed: number of stop signals that do not end it.
+        allowed: number of stop signals that do not end the tries.
+        final: a further signal ends the tries; otherwise it raises Stopped.
 
     Returns:
         None if the resource is deleted, else why it is not.
 
     Raises:
-        Stopped: more than `allowed` signals asked to stop.
+        Stopped: not `final`, and more than `allowed` signals asked to stop.
     """
     while True:
         result = execute(command)
@@ -242,6 +248,10 @@ def try_delete(
             retry.wait(f"failed to {command.purpose} ({result.reason})", allowed)
         except RetriesExhausted as exhausted:
             return str(exhausted)
+        except Stopped:
+            if not final:
+                raise
+            return "stopped by a signal"
 
 
 def delete(
@@ -256,20 +266,13 @@ def delete(
     """As try_delete. If the resource is not deleted, logs the command so that the user can run it.
 
     Args:
-        command, retry, is_absent, allowed: as for try_delete.
+        command, retry, is_absent, allowed, final: as for try_delete.
         resource: name of the resource, for the message.
-        final: a stop signal ends the tries; otherwise it raises Stopped.
 
     Returns:
         Whether the resource is deleted.
     """
-    try:
-        failure = try_delete(command, retry, is_absent, allowed=allowed)
-    except Stopped:
-        if not final:
-            raise
-        failure = "stopped by a signal"
-    if failure is None:
+    if (failure := try_delete(command, retry, is_absent, allowed=allowed, final=final)) is None:
         return True
     logger.error(
         f"codellama_jax: {resource} could not be deleted ({failure}) and may cost money; delete it yourself:"

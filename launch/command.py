@@ -79,9 +79,11 @@ def execute(
         on_output: called with each chunk of stdout as it arrives.
 
     Raises:
-        Stopped: the command was ended because of a stop signal.
+        Stopped: the command was ended because of a stop signal, or not started.
         FileNotFoundError: there is no such program.
     """
+    if stop is not None and stop.count > allowed:
+        raise Stopped
     stdout = bytearray()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
         stdin.write(command.stdin.encode())

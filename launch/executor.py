@@ -126,7 +126,7 @@ class Requirements:
         processes: number of processes on this machine; None: one, connected to the terminal.
         devices_per_process: CPU devices of each process; None: JAX decides.
         restarts: maximum number of restarts of a job after preemptions and lost hosts.
-        retry_seconds: how long failures of the cloud that can pass are retried.
+        retry_seconds: how long failures of the cloud that may be temporary are retried.
         libtpu_bundle: name of a bundle in launch/libtpu_flags.py.
     """
 

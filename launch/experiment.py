@@ -11,7 +11,7 @@ from codellama_jax.config.gin_files import Flags
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.planning.chips import GiB, Topology
-from codellama_jax.runtime.run_dir import check_same_configuration, final_step, saved_steps
+from codellama_jax.runtime.run_dir import check_name, check_same_configuration, final_step, saved_steps
 from launch.capacity import Estimate
 from launch.executor import Experiment, Job
 from launch.remote_run_dir import RunDir
@@ -43,7 +43,7 @@ def plan_experiment(
     """
     config = bindings.resolve()
     stage = config.stage
-    name = name or stage.size
+    name = check_name(name or stage.size)
     run = f"{run_dir.as_given}/{name}"
     check_same_configuration(run_dir.stage(name, stage.name), operative_text(config))
     if final_step(run_dir.stage(name, stage.name)) is not None:

@@ -60,6 +60,8 @@ def run_command(flags: gin_files.Flags, options: argparse.Namespace, executor: E
         if not options.name:
             raise UserError(f"which run? python xm_launch.py {options.command} NAME", EXIT_USAGE)
         return (executor.logs if options.command == "logs" else executor.stop)(run_dir.path, options.name)
+    if options.name and not run_dir.stages(options.name):
+        raise UserError(f"there is no run {options.name} in {options.run_dir}: status without a name lists them all")
     statuses = [
         status
         for name in ([options.name] if options.name else run_dir.names())

@@ -47,6 +47,8 @@ LONGEST = (
     "model/test_hf.py",
     "model/test_llama.py",
     "test_sharding.py",
+    "training/test_padding.py",
+    "training/test_trainer.py",
     "training/test_checkpoints.py",
     "launch/tpu_vm/test_retries.py",
     "launch/tpu_vm/test_tpu_vm.py",
@@ -64,6 +66,7 @@ LONGEST = (
 CHECKED = (
     "runtime/test_gcs.py",
     "launch/test_command_line.py",
+    "training/test_trainer.py",
 )
 
 

@@ -37,7 +37,8 @@ def run(
         parser: parser of the arguments other than gin files and --gin flags; --verbose is added.
         argv: the arguments, without the name of the command; None: sys.argv[1:].
         body: executes the command, and returns its exit code.
-        explain: returns one line for an error that is not a UserError, or None for a bug, which is raised again.
+        explain: returns one line for an error that is not a UserError, or None for a bug, which is raised again, and
+            for an interruption without consequences.
     """
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     verbose = False
@@ -49,6 +50,8 @@ def run(
         return body(flags, options)
     except (UserError, KeyboardInterrupt, MemoryError, OSError, RuntimeError) as error:
         line = str(error) if isinstance(error, UserError) else explain(error)
+        if line is None and isinstance(error, KeyboardInterrupt):
+            line = "interrupted"
         if line is None:
             raise
         if verbose:

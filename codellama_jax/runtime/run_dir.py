@@ -4,8 +4,19 @@ import json
 from pathlib import Path
 
 from codellama_jax.config import gin_files
-from codellama_jax.errors import UserError
+from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.runtime import checksums, filesystem
+
+
+def check_name(name: str) -> str:
+    """Returns the name of a run if it can be the name of a folder; status, logs and stop look for runs by it.
+
+    Raises:
+        UserError: it has several parts, or stands for another folder.
+    """
+    if name in (".", "..") or "/" in name:
+        raise UserError(f"--name={name} must be the name of one folder; --run_dir=FOLDER says where it is", EXIT_USAGE)
+    return name
 
 
 def final_step(stage_dir: Path) -> int | None:

@@ -118,9 +118,9 @@ class Trainer:
         self.fingerprint = self.loader.fingerprint()
         if saved and saved["fingerprint"] != self.fingerprint:
             raise UserError(
-                f"{stage_dir}: the data differs from that of the checkpoint (files of the corpus, the interpreter,"
-                " its packages or the version of this program have changed), so the run cannot resume; use another"
-                " --name, or restore the old data"
+                f"{stage_dir}: the data differs from that of the checkpoint, so the run cannot resume: the files of the"
+                " corpus, Corpus.splits ('named' or 'hash'), the interpreter, its packages or the version of this"
+                " program (see CHANGELOG.md) have changed; restore what has changed, or use another --name"
             )
 
         # Records, validation and monitoring.

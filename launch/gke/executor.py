@@ -133,6 +133,8 @@ class Gke:
             result = execute(self._state(job))
             if result.code == 0 and not _fields(result)[2]:  # one that is being deleted makes _create_jobset wait
                 raise self._exists_error(job)
+            if result.code and classify(result.stderr) in (Answer.PERMANENT, Answer.CREDENTIALS):
+                raise UserError(f"the JobSets of --namespace={self.namespace} cannot be read: {result.reason}")
         cloud.check_writable(experiment.run_dir)
 
     def show(self, experiment: Experiment) -> Iterator[str]:
@@ -191,7 +193,7 @@ class Gke:
             self._finally_delete(self._delete(job), jobset.jobset_name(job.name, job.stage), stop)
 
     def _create_jobset(self, job: Job, source: Archive, stop: StopSignals, *, first: bool) -> None:
-        """Creates the JobSet of a job; repeats the command after failures that can pass.
+        """Creates the JobSet of a job; repeats the command after failures that may be temporary.
 
         Args:
             first: no JobSet of this experiment was created before: only temporary failures are retried.
@@ -305,7 +307,7 @@ class Gke:
         )
         with StopSignals() as stop:
             if failure := cloud.try_delete(command, cloud.delete_retry(self.clock, stop)):
-                raise UserError(f"{name} is not deleted: {failure}")
+                raise UserError(f"{name} is not deleted and may cost money: {failure}")
         logger.info(f"codellama_jax: {name} has saved and is deleted")
         return EXIT_DONE
 

@@ -123,7 +123,7 @@ class Attempt:
             result = execute(command, self._stop, allowed, follower.feed)
             if result.code == 0:
                 return
-            state = self._slice.check_active()
+            state = self._slice.check_active(allowed)
             if follower.printed > printed:
                 retry.reset()
             printed = follower.printed

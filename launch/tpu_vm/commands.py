@@ -79,7 +79,7 @@ class TpuVmCommands:
 
     def delete(self) -> Command:
         return self._gcloud(
-            "delete the slice, also after a failure",
+            "delete the slice",
             *("queued-resources", "delete", self.resource, "--force", "--quiet"),
         )
 

@@ -121,9 +121,10 @@ class TpuVm:
         if self.requirements.restarts:
             yield (
                 "# after a preemption or the loss of a host: deleted and created again, up to"
-                f" {self.requirements.restarts} times (failures of the cloud that can pass: retried for"
-                f" {duration(self.requirements.retry_seconds)})"
+                f" {self.requirements.restarts} times; failures of the cloud that may be temporary are retried for"
+                f" {duration(self.requirements.retry_seconds)}"
             )
+        yield "# at the end, also after a failure:"
         yield about.delete().shell_text()
 
     # ---------------------------------------------------------------- running

@@ -41,7 +41,7 @@ class QueuedResource:
         source: the source code to install on its hosts.
         stop: counts the signals that ask the launcher to stop.
         clock: measures and waits.
-        retry_seconds: how long failures of the cloud that can pass are retried.
+        retry_seconds: how long failures of the cloud that may be temporary are retried.
 
     Attributes:
         was_active: whether a slice was active before. From then on, most failures of the cloud are retried.
@@ -93,7 +93,7 @@ class QueuedResource:
     # ---------------------------------------------------------------- creation
 
     def _create(self, retry: Retry) -> None:
-        """Creates the slice; repeats the command after failures that can pass."""
+        """Creates the slice; repeats the command after failures that may be temporary."""
         resource = self._commands.resource
         logger.info(f"codellama_jax: creating {resource} in {self._commands.zone}")
         while True:
@@ -118,8 +118,11 @@ class QueuedResource:
             retry.wait(reason)
 
     def check_absent(self) -> None:
-        """Raises UserError if the slice exists, unless it is being deleted."""
-        if self.state()[0] not in (ABSENT, DELETING, UNREADABLE):
+        """Raises UserError if the slice exists and is not being deleted, or if its state cannot be read for good."""
+        state, message = self.state()
+        if state == UNREADABLE and classify(message) in (Answer.PERMANENT, Answer.CREDENTIALS):
+            raise self._unreadable_error(message)
+        if state not in (ABSENT, DELETING, UNREADABLE):
             raise self._exists_error()
 
     def _exists_error(self) -> UserError:
@@ -127,6 +130,10 @@ class QueuedResource:
             f"{self._commands.resource} exists already in {self._commands.zone}, from another launcher or one that"
             " was killed: python xm_launch.py stop NAME --executor=tpu_vm deletes it; or use another --name"
         )
+
+    def _unreadable_error(self, reason: str) -> UserError:
+        remedy = ": run gcloud auth login" if classify(reason) is Answer.CREDENTIALS else ""
+        return UserError(f"the state of {self._commands.resource} cannot be read: {reason}{remedy}")
 
     def _creation_error(self, reason: str, answer: Answer) -> UserError:
         where = f"{self._commands.resource} in {self._commands.zone}"
@@ -140,11 +147,13 @@ class QueuedResource:
         """Waits until the slice is active; returns None, or the reason if the cloud cannot create it at the moment."""
         previous, unreadable = None, self._cloud_retry(STATE_MAX_SECONDS)
         while True:
-            state, message = self.state()
+            state, message = self.state(self._stop)
             if state == "ACTIVE":
                 self.was_active = True
                 return None
             if state == UNREADABLE:
+                if classify(message) is Answer.PERMANENT:  # a slice that nobody uses would cost money
+                    raise self._unreadable_error(message)
                 unreadable.wait(f"the state of {self._commands.resource} cannot be read ({message})")
                 continue
             unreadable.reset()
@@ -164,21 +173,26 @@ class QueuedResource:
 
     # ---------------------------------------------------------------- the state
 
-    def state(self) -> tuple[str, str]:
-        """The slice's state, UNREADABLE or ABSENT, and the cloud's message about it."""
-        result = execute(self._commands.state())
+    def state(self, stop: StopSignals | None = None, allowed: int = 0) -> tuple[str, str]:
+        """The slice's state, UNREADABLE or ABSENT, and the cloud's message about it.
+
+        Raises:
+            Stopped: more than `allowed` signals asked to stop.
+        """
+        result = execute(self._commands.state(), stop, allowed)
         if result.code:
             return (ABSENT if classify(result.stderr) is Answer.NOT_FOUND else UNREADABLE), result.reason
         state, _, message = result.stdout.decode().strip().partition("\t")
         return state, message.strip()
 
-    def check_active(self) -> str:
+    def check_active(self, allowed: int = 0) -> str:
         """Returns the slice's state: ACTIVE, or UNREADABLE, which counts as active.
 
         Raises:
             SliceLost, SliceDeleted: it is not active.
+            Stopped: more than `allowed` signals asked to stop.
         """
-        state, _ = self.state()
+        state, _ = self.state(self._stop, allowed)
         if state == ABSENT:
             raise SliceDeleted
         if state not in ("ACTIVE", UNREADABLE):
@@ -192,7 +206,7 @@ class QueuedResource:
 
         Args:
             command: the command; hosts on which it ran accept it again.
-            installs: whether it installs packages, which is also repeated after other failures that can pass.
+            installs: whether it installs packages, which is also repeated after other failures that may be temporary.
             allowed: number of stop signals that do not end it.
 
         Raises:
@@ -206,7 +220,7 @@ class QueuedResource:
             result = execute(command, self._stop, allowed)
             if result.code == 0:
                 return result.stdout
-            state = self.check_active()
+            state = self.check_active(allowed)
             failure = f"failed to {command.purpose} (exit code {result.code}: {result.reason})"
             can_pass = is_connection_failure(result.code, result.stderr)
             if not can_pass and not (installs and not cannot_be_installed(result.stderr)):

@@ -31,6 +31,7 @@ def test_status_of_local_runs(isolated_cloud):
     running = stage_folder(isolated_cloud.folder, "lcft", 100, logged=60)
     os.utime(running / "checkpoints/40", (time.time() - 300,) * 2)
     assert "no runs in" in isolated_cloud.launch("status", f"--run_dir={isolated_cloud.folder}/none")
+    assert "there is no run min in runs" in isolated_cloud.launch("status", "min", code=1)
     with (running / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(f"{os.getpid()} on {socket.gethostname()}\n")

@@ -33,6 +33,7 @@ def test_passes_flags_and_options_and_returns_the_exit_code():
         (UserError("no such flag", EXIT_USAGE), EXIT_USAGE, "no such flag"),
         (OSError(28, "No space left on device", "/a/file"), EXIT_FAILED, "No space left on device: /a/file"),
         (OSError("the store failed"), EXIT_FAILED, "the store failed"),
+        (KeyboardInterrupt(), EXIT_FAILED, "interrupted"),
     ],
 )
 def test_errors_for_the_user_are_one_line(capsys, error, code, line):

@@ -37,3 +37,10 @@ def test_a_stage_with_checkpoints_refuses_another_configuration(tmp_path):
     run_dir.check_same_configuration(tmp_path, "Stage.steps = 6\n")
     with pytest.raises(UserError, match=r"made with another configuration \(.*Stage.steps: 6 before, 5 now"):
         run_dir.check_same_configuration(tmp_path, "Stage.steps = 5\n")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../code", "/runs", "a/"])
+def test_name_of_a_run_is_one_folder(name):
+    with pytest.raises(UserError, match="must be the name of one folder"):
+        run_dir.check_name(name)
+    assert run_dir.check_name("Run 7b..") == "Run 7b.."

@@ -188,6 +188,7 @@ def test_externally_deleted_jobset_is_not_recreated(cloud):
         ({"definition": [{"code": 1, "err": "Error from server (NotFound): not found"}]}, "install JobSet in it"),
         ({"definition": [{"code": 1, "err": "Unable to connect to the server"}]}, "get-credentials"),
         ({"get": [{}]}, "exists already"),
+        ({"get": [{"code": 1, "err": "Error from server (Forbidden): x"}]}, "--namespace=default cannot be read"),
         (
             {
                 "get": [{"code": 1}],
@@ -280,6 +281,17 @@ def listing(*runs: str | None) -> dict:
         for number, run in enumerate(runs)
     ]
     return {"out": json.dumps({"items": items})}
+
+
+def test_signal_ends_the_tries_of_stop(cloud):
+    label = jobset.run_label("seven")
+    cloud.script(
+        list=[{"out": json.dumps({"items": [{"metadata": {"name": f"{label}-lcft"}}]})}],
+        delete=[{"code": 1, "err": "Error from server (ServiceUnavailable): x"}],
+    )
+    clock = SimulatedClock(lambda clock: os.kill(os.getpid(), signal.SIGINT) if len(clock.waits) == 2 else None)
+    with pytest.raises(UserError, match="seven is not deleted and may cost money: stopped by a signal"):
+        Gke(Requirements(), IMAGE, clock=clock).stop("gs://b/runs", "seven")
 
 
 def test_stop_deletes_only_the_jobsets_of_the_run(cloud):

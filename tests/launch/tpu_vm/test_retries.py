@@ -1,4 +1,4 @@
-"""The TPU VM executor retries failures of the cloud that can pass, and ends at once with the cause of others."""
+"""The TPU VM executor retries failures that may be temporary, and ends at once with the cause of others."""
 
 import os
 import signal
@@ -155,6 +155,24 @@ def test_deletion_before_the_recreation_is_retried(cloud):
     assert run(clock) == 0 and not cloud.running
 
 
+def test_slice_whose_state_may_not_be_read_is_deleted_at_once(cloud):
+    """Otherwise it would become active, and cost money, unnoticed."""
+    cloud.script(state=[DENIED])
+    clock = SimulatedClock()
+    with pytest.raises(UserError, match=r"the state of codellama-jax-seven cannot be read: .*PERMISSION_DENIED"):
+        run(clock)
+    assert clock.waits == [] and not cloud.running
+
+
+@pytest.mark.parametrize(("answer", "remedy"), [(DENIED, "nodes.create"), (EXPIRED, "run gcloud auth login")])
+def test_state_that_cannot_be_read_is_an_error_before_the_creation(cloud, answer, remedy):
+    cloud.script(state=[answer])
+    needs = Requirements(topology=topology("v5p-128"))
+    with pytest.raises(UserError, match=remedy):
+        TpuVm(needs, "p", "us-east5-a").check(experiment())
+    assert "create" not in cloud.calls()
+
+
 # ---------------------------------------------------------------- hosts
 
 
@@ -232,6 +250,20 @@ def test_signal_during_a_wait_ends_the_run(cloud, capfd, script, calls):
     assert run(clock) == 75 and not cloud.running
     assert "codellama_jax: stopped; no slice is left running" in capfd.readouterr().out
     assert len(clock.waits) <= 4
+
+
+def test_signal_ends_a_command_that_hangs(cloud, capfd):
+    cloud.script(state=[{"signal": "SIGINT", "hangs": True}])
+    assert run(SimulatedClock()) == 75 and not cloud.running
+    assert cloud.calls() == ["create", "state", "delete"]
+
+
+def test_signal_ends_the_tries_of_stop(cloud):
+    (cloud.folder / "exists").write_text("[]")
+    cloud.script(delete=[UNAVAILABLE])
+    clock = SimulatedClock(lambda clock: os.kill(os.getpid(), signal.SIGINT) if len(clock.waits) == 2 else None)
+    with pytest.raises(UserError, match="codellama-jax-seven is not deleted and may cost money: stopped by a signal"):
+        TpuVm(Requirements(), "p", "us-east5-a", clock=clock).stop("", "seven")
 
 
 def test_slice_that_cannot_be_deleted_is_named_with_the_command(cloud, capfd):

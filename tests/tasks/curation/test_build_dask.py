@@ -18,11 +18,13 @@ pytest.importorskip("apache_beam", reason="the extra `build` is not installed")
 distributed = pytest.importorskip("distributed", reason="the extra `dask` is not installed")
 
 from codellama_jax.errors import UserError
+from codellama_jax.runtime import filesystem
 from tasks.build import main
 from tasks.curation.counters import Counters, merge
-from tasks.curation.engine import Engine
+from tasks.curation.engine import Engine, Mapper
 
 ROOT = Path(__file__).parents[3]
+FEW_PARTITIONS = "--dask_npartitions=4"  # the number of tasks grows with their square
 
 
 class Cluster:
@@ -75,7 +77,7 @@ def test_the_bytes_are_those_of_the_embedded_runner(
     # relative paths are resolved here, not in the workers' folder
     monkeypatch.chdir(tmp_path)
     source = os.path.relpath(inputs[0].partition("=")[2])
-    assert main([f"--source={source}", *inputs[1:], "--out=set", *flags]) == 0
+    assert main([f"--source={source}", *inputs[1:], "--out=set", *flags, FEW_PARTITIONS]) == 0
     assert contents(tmp_path / "set") == contents(built)
 
 
@@ -94,20 +96,25 @@ def test_a_build_survives_the_death_of_a_worker(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    assert main([*inputs, f"--out={out}", *flags]) == 0
+    assert main([*inputs, f"--out={out}", *flags, FEW_PARTITIONS]) == 0
     thread.join()
     assert cluster.workers[1].wait() == -signal.SIGKILL and finished_before == [False]
     assert contents(out) == contents(built)
 
 
+@pytest.mark.parametrize(
+    ("mapper", "argument", "message", "code"),
+    [
+        (open, "/no/file", "No such file or directory: /no/file: fix this", 1),
+        (filesystem.check_scheme, "ftp://host/file", "ftp://host/file", 2),
+    ],
+)
 def test_an_error_in_a_worker_is_one_line(
-    inputs: list[str], flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], tmp_path: Path, mapper: Mapper, argument: str, message: str, code: int
 ) -> None:
-    source = tmp_path / "bad.jsonl"
-    source.write_text('{"content": "print(1)"}\n' * 40 + "{broken\n")
-    assert main([f"--source={source}", *inputs[1:], f"--out={tmp_path}/set", *flags]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and "bad.jsonl" in error
+    with pytest.raises(UserError, match=message) as caught:
+        Engine(1, flags[1:], 1 << 20).run("one", str(tmp_path), [argument], mapper, size=1)
+    assert caught.value.exit_code == code and "\n" not in str(caught.value)
 
 
 def test_a_folder_that_the_workers_do_not_share_is_reported(
