@@ -67,8 +67,10 @@ def read_message(message: Any, location: RecordLocation) -> tuple[Message, list[
         raise Damaged(f"a message is of type {type(message).__name__}, not an object with role and content", location)
     used = {name: value for name, value in fields.items() if not is_empty(value)}
     names = [used[name] for name in ROLE if name in used]
-    if not names or not all(isinstance(name, str) for name in names):
+    if not names:
         raise Damaged(f"a message has no role (found: {', '.join(map(str, fields)) or 'nothing'})", location)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise Damaged(f"the role of a message is of type {type(wrong[0]).__name__}", location)
     roles = [role_of(name) for name in names]
     if len(set(roles)) > 1:
         raise LeftOut("contradiction")

@@ -165,11 +165,11 @@ def test_damage_stops_the_run_or_is_counted(tmp_path: Path, damage: str):
     [
         ({}, "neither messages nor prompt and completion .found: nothing"),
         ({"prompt": "p", "text": "t"}, "found: prompt, text"),
-        ({"messages": []}, "the list of its messages is empty"),
         ({"messages": "user: hello"}, "not JSON"),
         ({"messages": {"role": "user"}}, "not a list"),
-        ({"messages": ["hello"]}, "no role and content"),
-        ({"messages": [{"role": 5, "content": "hello"}]}, "no role and content"),
+        ({"messages": ["hello", 5]}, "a message is of type str"),
+        ({"messages": [{"role": 5, "content": "hello"}]}, "the role of a message is of type int"),
+        ({"messages": [{"content": "hello"}]}, "a message has no role .found: content"),
         ({"messages": [{"role": "user", "content": 5}]}, "of type int"),
     ],
 )
