@@ -17,7 +17,6 @@ from codellama_jax.runtime import filesystem, git_lfs
 from tasks.sources import files
 from tasks.sources.files import Found
 from tasks.sources.records import record_formats
-from tasks.sources.records.compression import EXTENSIONS
 from tasks.sources.records.record_file import Damaged
 
 # The fields of known benchmarks to search documents for.
@@ -28,7 +27,7 @@ OTHERS = ("declaration", "starter_code", "suffix")
 _KNOWN = (*PROMPTS, *SOLUTIONS, *TESTS, *OTHERS)
 _NAMES = ("task_id", "name", "id", "problem_id", "question_id")
 _MIN_TEXT = 40  # characters of an unknown field: a shorter one is a name or an id
-_EXTENSION = re.compile(rf"(\.[a-z]\w{{1,7}})(\.({'|'.join(EXTENSIONS)}))?$", re.IGNORECASE)
+_EXTENSION = re.compile(rf"(\.[a-z]\w{{1,7}})(\.({'|'.join(files.COMPRESSIONS)}))?$", re.IGNORECASE)
 # The files of a data set's clone are named after their split: train-00000-of-00001.parquet.
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev|eval|prompt|data|part|default)\b", re.IGNORECASE)
 _SHARD = re.compile(r"-\d+-of-\d+")
