@@ -165,12 +165,20 @@ def check_shared(experiment: Experiment) -> None:
         )
     for job in experiment.jobs:
         for name, path in _input_paths(job):
-            if path.startswith(("/", "~", ".")):
+            if _is_local(path):
                 raise UserError(
                     f"{name}={path} ({job.stage}) is a path of this machine, which the hosts cannot reach: copy it to a"
                     " bucket with gcloud storage cp -r, and use gs://BUCKET/PATH",
                     EXIT_USAGE,
                 )
+
+
+def _is_local(path: str) -> bool:
+    """Whether a path is of this machine. The copy of the checkout contains no corpus and no checkpoint."""
+    if path.startswith("tfds:"):
+        directory = path.partition("data_dir=")[2].partition("&")[0]
+        return bool(directory) and not directory.startswith("gs://")
+    return path != "scratch" and not path.startswith(("gs://", "seqio:"))
 
 
 def _input_paths(job: Job) -> Iterator[tuple[str, str]]:

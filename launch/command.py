@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from codellama_jax.runtime.signals import Stopped, StopSignals
 
 FIRST_POLL_SECONDS, POLL_SECONDS = 0.005, 0.1
 KILL_SECONDS = 5.0  # from SIGTERM to SIGKILL
+_KUBECTL_LOG = re.compile(r"[EWIF]\d{4} ")  # kubectl logs each of its own retries, before the error
 MAX_LINE_CHARACTERS = 110  # a longer command is printed with one flag per line
 
 
@@ -60,6 +62,7 @@ class Result:
     def reason(self) -> str:
         """The most informative line of stderr."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        lines = [line for line in lines if not _KUBECTL_LOG.match(line)] or lines
         errors = [line for line in lines if "error" in line.lower()] or lines or [f"exit code {self.code}"]
         return errors[0].removeprefix("ERROR: ")[:300]
 

@@ -8,7 +8,7 @@ BINDINGS = (  # contain characters that are special in shells
     "TOKENIZER=gs://b/t.model",
     "CODE_CORPUS=gs://b/c d/*.parquet",
     'NL_CODE_CORPUS="gs://b/it\'s $x"',
-    "NL_CORPUS=nl",
+    "NL_CORPUS=gs://b/nl",
     "INITIAL_CHECKPOINT=gs://b/llama",
 )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from launch.answers import Answer, can_change, classify, is_connection_failure
+from launch.command import Result
 
 GCLOUD = "ERROR: (gcloud.compute.tpus.queued-resources.create) "
 KUBECTL = 'Error from server ({}): error when creating "STDIN": '
@@ -100,3 +101,19 @@ def test_retried_before_and_after_the_first_success():
 )
 def test_connection_failures(code, message, expected):
     assert is_connection_failure(code, message) is expected
+
+
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        ("WARNING: slow\nERROR: (gcloud.x) denied\nmore\n", "(gcloud.x) denied"),
+        (
+            'E1128 13:22:32.2 19308 memcache.go:265] "Unhandled Error"\nThe connection was refused\n',
+            "The connection was refused",
+        ),
+        ("E1128 13:22:32.2 19308 memcache.go:265] last\n", "E1128 13:22:32.2 19308 memcache.go:265] last"),
+        ("", "exit code 1"),
+    ],
+)
+def test_reason_is_the_line_that_names_the_cause(stderr, reason):
+    assert Result(1, b"", stderr).reason == reason
