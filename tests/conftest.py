@@ -21,6 +21,10 @@ from tests.object_store import Store, object_store
 # (runtime/filesystem.py).
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 
+# Threads of NumPy's OpenBLAS wait for one another in busy loops: with two workers on two cores, a product of two rows
+# can take half a minute. The workers and the processes of tests inherit the setting.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Caches of this session go to a temporary folder, which the workers of pytest-xdist inherit and share.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="codellama_jax_tests_")  # removed when this process exits
