@@ -144,6 +144,19 @@ class Tokenizer:
             raise ValueError(f"order is {order!r}; it must be 'psm' or 'spm'")
         return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each id from text stands for; b"" for control ids. Ids beyond the list represent no text."""
+        texts = []
+        for id in range(self.pieces):
+            piece = self._plain.id_to_piece(id)
+            if self._plain.is_control(id) or self._plain.is_unknown(id):
+                texts.append(b"")
+            elif self._plain.is_byte(id):
+                texts.append(bytes([int(piece[3:5], 16)]))
+            else:
+                texts.append(piece.replace("▁", " ").encode())
+        return texts
+
     def _text_ids(self, ids: Iterable[int]) -> list[int]:
         integers = (int(id) for id in ids)
         return [id for id in integers if EOS_ID < id < self.pieces and not self._plain.is_control(id)]

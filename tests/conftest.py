@@ -51,6 +51,7 @@ LONGEST = (
     "model/test_hf.py",
     "model/test_llama.py",
     "test_sharding.py",
+    "generation/test_engine.py",
     "training/test_padding.py",
     "training/test_trainer.py",
     "training/test_checkpoints.py",

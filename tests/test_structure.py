@@ -237,7 +237,8 @@ def test_an_installed_wheel_plans_a_run_in_an_empty_folder(wheel, tmp_path):
 
     usage = codellama_jax("--help")
     assert usage.returncode == 0
-    assert all(f"\n  {name} " in usage.stdout for name in ("launch", "train", "plan", "convert", "inspect", "build"))
+    names = ("launch", "train", "plan", "convert", "generate", "inspect", "build")
+    assert all(f"\n  {name} " in usage.stdout for name in names)
     wrong = codellama_jax("lunch")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: unknown command lunch: did you mean launch?")

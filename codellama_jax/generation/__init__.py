@@ -1,0 +1,1 @@
+"""Generation: a batched engine with a paged key-value cache, sampling, stop conditions, and prompts."""

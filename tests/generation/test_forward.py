@@ -1,0 +1,45 @@
+"""The decoder over pages against the training forward pass."""
+
+import jax
+import numpy as np
+import pytest
+from generation_models import model, reference
+
+from codellama_jax.generation import forward
+
+
+@pytest.mark.parametrize(("shape", "page"), [("7b", 8), ("70b", 32), ("long", 16)])
+def test_chunks_of_any_size_give_the_logits_of_training(shape: str, page: int):
+    llama, _, weights = model(shape)
+    length, tokens = 200, np.random.default_rng(1).integers(0, 300, (2, 200)).astype(np.int32)
+    expected = reference(shape, tokens)
+    pages = -(-length // page)
+    cache = forward.new_cache(llama, 2 * pages, page)
+    # the pages of the two rows alternate, in descending order
+    table = np.arange(2 * pages, 0, -1).reshape(pages, 2).T.astype(np.int32)
+    step = jax.jit(forward.forward, static_argnums=1)
+    start, found = 0, []
+    for size in (1, 64, 130, 1, 4):
+        positions = np.broadcast_to(np.arange(start, start + size, dtype=np.int32), (2, size))
+        part = tokens[:, start : start + size]
+        out, cache = step(weights, llama, cache, part, positions, np.ones((2, size), bool), table)
+        found.append(np.asarray(forward.logits(weights, out)))
+        start += size
+    difference = np.abs(np.concatenate(found, axis=1) - expected)
+    assert start == length and difference.max() < 2e-4 * np.abs(expected).max()
+
+
+def test_padding_writes_only_to_the_scratch_page():
+    llama, _, weights = model("7b")
+    cache = forward.new_cache(llama, 2, 16)
+    tokens, positions = np.full((1, 16), 7, np.int32), np.arange(16, dtype=np.int32)[None]
+    table = np.array([[1, 2]], np.int32)
+    _, after = forward.forward(weights, llama, cache, tokens, positions, positions < 5, table)
+    for pages in after:
+        assert np.asarray(pages[1, :5]).any(axis=(1, 2)).all()
+        assert not np.asarray(pages[1, 5:]).any() and not np.asarray(pages[2]).any()
+
+
+def test_pages_that_do_not_divide_a_block_are_refused():
+    with pytest.raises(ValueError, match="a page of 48 tokens does not divide 128"):
+        forward.new_cache(model("7b")[0], 4, 48)

@@ -1,0 +1,63 @@
+"""Prompts of completion and infilling, and token healing."""
+
+import numpy as np
+import pytest
+
+from codellama_jax.errors import UserError
+from codellama_jax.generation import prompts
+from codellama_jax.generation.stopping import TextStream, TokenTexts
+from codellama_jax.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def texts(small_tokenizer: Tokenizer) -> TokenTexts:
+    return TokenTexts(small_tokenizer)
+
+
+def test_the_bytes_of_tokens_are_the_text(small_tokenizer: Tokenizer, texts: TokenTexts):
+    for text in ("def f(x):\n    return x\n", "é中😀\r\n\t", " a  b"):
+        ids = small_tokenizer.encode_continuation(text)
+        assert b"".join(map(texts, ids.tolist())) == text.encode()
+    assert texts(small_tokenizer.eot_id) == texts(small_tokenizer.bos_id) == b""
+
+
+def test_a_completion_prompt_ends_before_its_last_token_and_repeats_its_text(small_tokenizer, texts):
+    prompt = prompts.complete(small_tokenizer, texts, "def f(self, ret")
+    ids = [small_tokenizer.bos_id, *small_tokenizer.encode("def f(self, ret").tolist()]
+    assert prompt.ids == ids[:-1] and prompt.skip == texts(ids[-1])
+    assert prompt.allowed is not None and prompt.allowed[ids[-1]]
+    for token in np.flatnonzero(prompt.allowed):
+        assert texts(int(token)).startswith(prompt.skip)
+    stream = TextStream(texts, skip=prompt.skip)
+    assert stream.add([ids[-1]]) == "" and stream.add(small_tokenizer.encode_continuation("n x").tolist()) == "n x"
+
+
+def test_a_prompt_that_no_token_continues_is_not_healed(small_tokenizer, texts):
+    prompt = prompts.complete(small_tokenizer, texts, "x = 1\n")
+    assert prompt.allowed is None and prompt.skip == b""
+    assert prompts.complete(small_tokenizer, texts, "").ids == [small_tokenizer.bos_id]
+
+
+def test_infilling_prompts_have_the_ids_of_training(small_tokenizer, texts):
+    for order in ("psm", "spm"):
+        prompt = prompts.infill(small_tokenizer, texts, "x = 1\n", "y\n", order)
+        assert prompt.ids == small_tokenizer.infilling_prompt("x = 1\n", "y\n", order).tolist()
+        assert prompt.stop_ids[0] == small_tokenizer.eot_id
+    healed = prompts.infill(small_tokenizer, texts, "ret", "", "spm")
+    assert healed.ids == small_tokenizer.infilling_prompt("ret", "", "spm").tolist()[:-1]
+    assert prompts.infill(small_tokenizer, texts, "ret", "", "psm").allowed is None
+    marks = small_tokenizer.infilling_prompt("", "", "spm").tolist()
+    assert prompts.infill(small_tokenizer, texts, "", "", "spm").ids == marks
+
+
+def test_documents_with_crlf_are_read_with_line_feeds(small_tokenizer, texts):
+    crlf = prompts.infill(small_tokenizer, texts, "a\r\nb\r\n", "c\r\n", "psm")
+    assert crlf.crlf and crlf.ids == prompts.infill(small_tokenizer, texts, "a\nb\n", "c\n", "psm").ids
+    mixed = prompts.complete(small_tokenizer, texts, "a\r\nb\n")
+    assert not mixed.crlf
+
+
+def test_a_model_without_the_ids_refuses_infilling(small_tokenizer):
+    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    with pytest.raises(UserError, match=r"no infilling ids .* use complete"):
+        prompts.infill(plain, TokenTexts(plain), "a", "b")
