@@ -32,7 +32,7 @@ class Request:
     Attributes:
         prompt: ids of the prompt.
         tokens: ids of the answer so far, without the stop id.
-        finish_reason: "stop" (a stop id, or `stop` was called), "length" or "cancelled"; None while it runs.
+        finish_reason: "stop" (a stop id), "length", or what Engine.finish was called with; None while it runs.
         cached: number of tokens of the prompt that the prefix cache held.
         prefilled: number of tokens of the prompt that were processed.
     """
