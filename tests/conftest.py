@@ -65,13 +65,18 @@ LONGEST = (
     "conversion/test_streaming.py",
     "tasks/curation/test_build_object_store.py",
     "training/test_elastic.py",
+    "generation/test_forward.py",
+    "tasks/test_mixtures.py",
+    "tasks/sources/records/test_record_source.py",
+    "conversion/test_chat_templates.py",
+    "generation/test_generate.py",
     "launch/local/test_processes.py",
 )
 # The files of LONGEST that `make check` runs too. The others are marked slow.
 CHECKED = (
     "runtime/test_gcs.py",
     "launch/test_command_line.py",
-    "training/test_trainer.py",
+    "tasks/sources/records/test_record_source.py",
 )
 
 
