@@ -160,8 +160,10 @@ def stage_model(config: Config, run_dir: Path, tokenizer: Tokenizer, dialogues: 
         llama = with_vocabulary(config.llama, tokenizer)
         return StageModel(llama, lineage.after(None, config, dialogues), {assets.MODEL: tokenizer.model})
     metadata, files = read_metadata(origin), assets.read(origin)
-    if inheritance.check_tokenizer(origin, tokenizer, config.checkpoints, config.stage.name):
-        files = {assets.MODEL: tokenizer.model}  # the change is allowed: the parent's files describe other ids
+    differs = bool(inheritance.check_tokenizer(origin, tokenizer, config.checkpoints, config.stage.name))
+    carried = files.get(assets.MODEL, tokenizer.model)
+    if differs or Tokenizer(carried, infilling=False).model != tokenizer.model:
+        files = {assets.MODEL: tokenizer.model}  # the parent's files describe other ids, or not all pieces
     _check_added_tokens(origin, files, tokenizer)
     rows = inheritance.recorded_model(origin, metadata).vocab_size
     llama = with_vocabulary(config.llama, tokenizer, rows, assets.named_rows(files, rows))

@@ -161,6 +161,10 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(tmp_path, small_tokenize
     allowed = dataclasses.replace(config, checkpoints=Checkpoints(initial=str(tmp_path), allowed_changes="tokenizer"))
     changed = stage_model(allowed, tmp_path / "run", small_tokenizer, dialogues=False)
     assert changed.files == {assets.MODEL: small_tokenizer.model}
+    fewer = model_pb2.ModelProto.FromString(small_tokenizer.model)
+    del fewer.pieces[500:]
+    own.write_bytes(fewer.SerializeToString())
+    assert of_stage().files == {assets.MODEL: small_tokenizer.model}  # of the run, which has more pieces
     own.write_bytes(small_tokenizer.model)
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets/added_tokens.json").write_text('{"<pad>": 512}')
