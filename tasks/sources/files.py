@@ -110,18 +110,6 @@ def _or_user_error(function: Callable[[str], T], location: str, where: str) -> T
         ) from None
 
 
-def walk(
-    root: str,
-    wanted: Callable[[str], bool],
-    skip: frozenset[str] = frozenset(),
-    ignore: tuple[str, ...] = (),
-    sizes: bool = True,
-    where: str = "",
-) -> list[Found]:
-    """The files that `list_files` finds."""
-    return list_files(root, wanted, skip, ignore, sizes, where).found
-
-
 def list_files(
     root: str,
     wanted: Callable[[str], bool],

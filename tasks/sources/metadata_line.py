@@ -9,7 +9,6 @@ import dataclasses
 import re
 
 NAME = "metadata_line"  # in the counts of documents that a rule changed
-SETTING = "Corpus.metadata_line"
 
 _REPOSITORY = ("reponame", "repo_name", "repository")
 _PATH = ("filename", "file_name", "filepath", "file_path", "file_sep")

@@ -86,7 +86,7 @@ def _of_path(path: str) -> list[Problem]:
 
 
 def _of_folder(folder: str) -> list[Problem]:
-    found = files.walk(folder, record_formats.is_record_file)
+    found = files.list_files(folder, record_formats.is_record_file).found
     problems = []
     for file in found:
         try:

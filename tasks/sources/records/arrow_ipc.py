@@ -4,13 +4,12 @@ pyarrow is imported when one is read.
 """
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 from codellama_jax.runtime import filesystem
 from tasks.sources.files import Found
-from tasks.sources.records.arrow_rows import row_fields, row_sizes
+from tasks.sources.records import arrow_rows
 from tasks.sources.records.record_file import Damaged, Record, RecordLocation, SelectColumns, open_checked, unreadable
 
 _FILE_FORMAT = b"ARROW1"
@@ -30,19 +29,8 @@ class ArrowIpc:
         return 1
 
     def read(self, shard: int) -> Iterator[Record]:
-        import pyarrow
-
-        number = 0
-        try:
-            with self._open() as stream:
-                for batch in self._batches(stream):
-                    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    for row, size in enumerate(row_sizes(batch).tolist()):
-                        number += 1
-                        location = RecordLocation(self.file, number, separator="#")
-                        yield Record(location, size, functools.partial(row_fields, columns, row, location))
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            raise Damaged(error, RecordLocation(self.file, number + 1, separator="#")) from None
+        with self._open() as stream:
+            yield from arrow_rows.records(self.file, self._batches(stream))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:

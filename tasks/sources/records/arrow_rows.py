@@ -1,11 +1,32 @@
-"""The rows of Arrow's record batches: their sizes and fields."""
+"""The rows of Arrow's record batches as records: their sizes and fields."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tasks.sources.records.record_file import Damaged, RecordLocation
+from tasks.sources.files import Found
+from tasks.sources.records.record_file import Damaged, Record, RecordLocation
+
+
+def records(file: Found, batches: Iterable[Any], number: int = 0) -> Iterator[Record]:
+    """The records of the batches of a file. `number` is the number of records before them.
+
+    Raises:
+        Damaged: the batches cannot be decoded.
+    """
+    import pyarrow
+
+    try:
+        for batch in batches:
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            for row, size in enumerate(row_sizes(batch).tolist()):
+                number += 1
+                location = RecordLocation(file, number, separator="#")
+                yield Record(location, size, functools.partial(_row_fields, columns, row, location))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise Damaged(error, RecordLocation(file, number + 1, separator="#")) from None
 
 
 def row_sizes(batch: Any) -> np.ndarray:
@@ -16,7 +37,7 @@ def row_sizes(batch: Any) -> np.ndarray:
     return sum((_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64))
 
 
-def row_fields(columns: Mapping[str, Any], row: int, location: RecordLocation) -> Mapping[str, Any]:
+def _row_fields(columns: Mapping[str, Any], row: int, location: RecordLocation) -> Mapping[str, Any]:
     """The fields of a row.
 
     Raises:

@@ -1,11 +1,10 @@
 """Parquet files. pyarrow is imported when one is opened."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 from tasks.sources.files import Found
-from tasks.sources.records.arrow_rows import row_fields, row_sizes
+from tasks.sources.records import arrow_rows
 from tasks.sources.records.record_file import BUFFER, Damaged, Record, RecordLocation, SelectColumns, open_checked
 
 MOST_ROWS = 64  # decoded at once; more is hardly faster, and longer rows may follow
@@ -41,19 +40,8 @@ class Parquet:
         return len(self._begins)
 
     def read(self, shard: int) -> Iterator[Record]:
-        import pyarrow.parquet
-
-        number = self._begins[shard]
         with open_checked(self.file) as stream:
-            try:
-                for batch in self._batches(stream, shard):
-                    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    for row, size in enumerate(row_sizes(batch).tolist()):
-                        number += 1
-                        location = RecordLocation(self.file, number, separator="#")
-                        yield Record(location, size, functools.partial(row_fields, columns, row, location))
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise Damaged(error, RecordLocation(self.file, number + 1, separator="#")) from None
+            yield from arrow_rows.records(self.file, self._batches(stream, shard), self._begins[shard])
 
     def _batches(self, stream: Any, shard: int) -> Iterator[Any]:
         """The rows of a row group, in batches whose number of rows follows the sizes of those before, from one row."""
@@ -63,6 +51,6 @@ class Parquet:
         reader = pyarrow.parquet.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
         for batch in reader.iter_batches(1, row_groups=[shard], columns=self._columns):
             yield batch
-            largest = max(1, int(row_sizes(batch).max(initial=1)))
+            largest = max(1, int(arrow_rows.row_sizes(batch).max(initial=1)))
             # read for each batch: the next one has this many rows
             reader.reader.set_batch_size(max(1, min(4 * batch.num_rows, self._limit // largest, MOST_ROWS)))

@@ -18,7 +18,7 @@ from tasks.sources.folder import File, TextFiles
 
 
 def test_files_belong_to_the_nearest_repository_or_else_to_the_first_folder(tmp_path: Path):
-    found = files.walk(str(write(tmp_path, REPOSITORIES)), lambda name: name.endswith((".py", ".c")))
+    found = files.list_files(str(write(tmp_path, REPOSITORIES)), lambda name: name.endswith((".py", ".c"))).found
     assert [entry.path for entry in found] == sorted(path for path in REPOSITORIES if ".git" not in path)
     expected = {path: repository for repository, members in GROUPS.items() for path in members}
     assert {entry.path: entry.repository for entry in found} == expected | {"root.py": "", "also.py": ""}

@@ -197,7 +197,9 @@ def test_a_remote_folder_is_read_like_a_local_one(tmp_path: Path, ram: str, spli
 
 def test_a_remote_file_belongs_to_the_same_repository_as_a_local_one(tmp_path: Path, ram: str):
     local, remote = write(tmp_path, REPOSITORIES), upload(f"{ram}/repositories", REPOSITORIES)
-    one, other = (files.walk(str(root), lambda name: name.endswith((".py", ".c"))) for root in (local, remote))
+    one, other = (
+        files.list_files(str(root), lambda name: name.endswith((".py", ".c"))).found for root in (local, remote)
+    )
     assert [(entry.path, entry.size, entry.repository) for entry in one] == [
         (entry.path, entry.size, entry.repository) for entry in other
     ]
