@@ -1,0 +1,1 @@
+"""Serving: HTTP APIs over the engine, and the page."""
