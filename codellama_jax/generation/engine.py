@@ -18,11 +18,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.generation import decode, forward
+from codellama_jax.generation import decode, forward, shards
 from codellama_jax.generation.kv_cache import OutOfPages, PagePool
 
 
@@ -73,35 +74,46 @@ class Engine:
         llama: the model.
         serving: the sizes. Its context must be set.
         vocabulary: number of ids that may be generated; the model's further rows are padding.
+        mesh: the devices of the weights (shards.py); None: one device.
 
     Attributes:
         compilations: number of programs compiled.
         pool: the pages of the cache.
     """
 
-    def __init__(self, weights: forward.Weights, llama: Llama, serving: Serving, vocabulary: int):
+    def __init__(
+        self, weights: forward.Weights, llama: Llama, serving: Serving, vocabulary: int, mesh: Mesh | None = None
+    ):
         if serving.context < 2:
             raise ValueError("Serving.context must be at least 2")
         self.llama, self.serving, self.vocabulary = llama, serving, vocabulary
-        self._weights = weights
+        self._weights, self._mesh = weights, mesh
         size, slots = serving.page, serving.slots
         # One page more: the steps of a dispatch may pass the end of a request.
         self._pages_per_slot = -(-(serving.context + serving.steps) // size)
         tokens = serving.cache_tokens or slots * self._pages_per_slot * size
-        self.pool = PagePool(max(tokens // size, self._pages_per_slot), size, serving.prefix_cache)
-        self._cache = forward.new_cache(llama, max(tokens // size, self._pages_per_slot), size)
+        pages = max(tokens // size, self._pages_per_slot)
+        self.pool = PagePool(pages, size, serving.prefix_cache)
+        self._cache = shards.zeros(mesh, lambda: forward.new_cache(llama, pages, size), shards.CACHE)
         self._table = np.zeros((slots, self._pages_per_slot), np.int32)
-        self._rows = decode.empty_rows(slots, llama.vocab_size)
+        self._rows = shards.zeros(mesh, lambda: decode.empty_rows(slots, llama.vocab_size))
         self._slots: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
         self._prefilling: deque[Request] = deque()
         self.compilations = self._submitted = 0
-        self._prefill = {size: self._program(functools.partial(_prefill, llama), (1,)) for size in serving.chunks}
+        self._prefill = {
+            size: self._program(functools.partial(_prefill, llama), (1,), weights) for size in serving.chunks
+        }
         self._fill = self._program(decode.fill_slot, (0,))
-        self._decode = self._program(functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2))
+        self._decode = self._program(
+            functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2), weights
+        )
 
-    def _program(self, function: Callable, donated: tuple[int, ...]) -> Callable:
+    def _program(
+        self, function: Callable, donated: tuple[int, ...], weights: forward.Weights | None = None
+    ) -> Callable:
         """A compiled function. Tracing counts its compilations."""
+        function = shards.program(function, self._mesh, weights)
 
         def counted(*arguments: Any) -> Any:
             self.compilations += 1
