@@ -101,19 +101,13 @@ class Engine:
         self._waiting: deque[Request] = deque()
         self._prefilling: deque[Request] = deque()
         self.compilations = self._submitted = 0
-        self._prefill = {
-            size: self._program(functools.partial(_prefill, llama), (1,), weights) for size in serving.chunks
-        }
-        self._fill = self._program(decode.fill_slot, (0,))
-        self._decode = self._program(
-            functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2), weights
-        )
+        self._prefill = {size: self._program(functools.partial(_prefill, llama), (1,)) for size in serving.chunks}
+        self._fill = self._program(decode.fill_slot, (0,), model=False)
+        self._decode = self._program(functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2))
 
-    def _program(
-        self, function: Callable, donated: tuple[int, ...], weights: forward.Weights | None = None
-    ) -> Callable:
-        """A compiled function. Tracing counts its compilations."""
-        function = shards.program(function, self._mesh, weights)
+    def _program(self, function: Callable, donated: tuple[int, ...], model: bool = True) -> Callable:
+        """A compiled function; with `model`, its arguments begin with weights and cache. Tracing counts compilations."""
+        function = shards.program(function, self._mesh, self._weights if model else None)
 
         def counted(*arguments: Any) -> Any:
             self.compilations += 1

@@ -18,7 +18,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.generation import forward, shards
 from codellama_jax.generation.engine import Engine
 
-SIZES = Serving(slots=3, context=160, page=16, chunks=(16,), steps=4)
+SIZES = Serving(slots=2, context=160, page=16, chunks=(16,), steps=4)
 
 
 def mesh_of(**sizes: int) -> Mesh:
@@ -32,7 +32,7 @@ def answers(name: str, mesh: Mesh | None) -> list[list[int]]:
     running.warm_up()
     compiled = running.compilations
     rng = np.random.default_rng(0)
-    settings = [Sampling(max_tokens=40), Sampling(max_tokens=40, temperature=0.8, top_p=0.9, seed=3)] * 3
+    settings = [Sampling(max_tokens=20), Sampling(max_tokens=20, temperature=0.8, top_p=0.9, seed=3)] * 2
     requests = [running.submit(rng.integers(3, 300, 5 + 9 * i).tolist(), each) for i, each in enumerate(settings)]
     while running.busy:
         running.step()
