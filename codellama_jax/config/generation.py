@@ -49,7 +49,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """The sizes of an engine. They do not change what it generates.
+    """The sizes of an engine. Except for cache_dtype, they do not change what it generates.
 
     Attributes:
         slots: number of requests that are decoded together.
@@ -59,6 +59,7 @@ class Serving:
         chunks: sizes of the chunks in which prompts are processed, in ascending order.
         steps: number of tokens that every request generates in one dispatch.
         prefix_cache: whether requests share the pages of equal beginnings.
+        cache_dtype: the dtype of keys and values: "bfloat16", "float32", "int8"; None: the model's compute dtype.
     """
 
     slots: int = 8
@@ -68,9 +69,12 @@ class Serving:
     chunks: tuple[int, ...] = (16, 128)
     steps: int = 4
     prefix_cache: bool = True
+    cache_dtype: str | None = None
 
     def __post_init__(self):
         if min(self.slots, self.page, self.steps, *self.chunks) < 1 or min(self.context, self.cache_tokens) < 0:
             raise ValueError("slots, page, steps and chunks must be at least 1, context and cache_tokens at least 0")
         if list(self.chunks) != sorted(set(self.chunks)):
             raise ValueError(f"chunks={self.chunks} must be in ascending order")
+        if self.cache_dtype not in (None, "bfloat16", "float32", "int8"):
+            raise ValueError(f"cache_dtype={self.cache_dtype!r} must be 'bfloat16', 'float32' or 'int8'")

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.generation import decode, forward, shards
+from codellama_jax.generation import calibration, decode, forward, shards
 from codellama_jax.generation.kv_cache import OutOfPages, PagePool
 
 
@@ -87,14 +87,16 @@ class Engine:
         if serving.context < 2:
             raise ValueError("Serving.context must be at least 2")
         self.llama, self.serving, self.vocabulary = llama, serving, vocabulary
-        self._weights, self._mesh = weights, mesh
+        dtype = serving.cache_dtype or llama.compute_dtype
+        self._weights = calibration.with_scales(weights, llama, mesh) if dtype == "int8" else weights
+        self._mesh, groups = mesh, shards.head_groups(llama, mesh, dtype)
         size, slots = serving.page, serving.slots
         # One page more: the steps of a dispatch may pass the end of a request.
         self._pages_per_slot = -(-(serving.context + serving.steps) // size)
         tokens = serving.cache_tokens or slots * self._pages_per_slot * size
         pages = max(tokens // size, self._pages_per_slot)
         self.pool = PagePool(pages, size, serving.prefix_cache)
-        self._cache = shards.zeros(mesh, lambda: forward.new_cache(llama, pages, size), shards.CACHE)
+        self._cache = shards.zeros(mesh, lambda: forward.new_cache(llama, pages, size, dtype, groups), shards.CACHE)
         self._table = np.zeros((slots, self._pages_per_slot), np.int32)
         self._rows = shards.zeros(mesh, lambda: decode.empty_rows(slots, llama.vocab_size))
         self._slots: list[Request | None] = [None] * slots
@@ -106,7 +108,7 @@ class Engine:
         self._decode = self._program(functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2))
 
     def _program(self, function: Callable, donated: tuple[int, ...], model: bool = True) -> Callable:
-        """A compiled function; with `model`, its arguments begin with weights and cache. Tracing counts compilations."""
+        """A compiled function; with `model`, of weights, cache and others. Tracing counts compilations."""
         function = shards.program(function, self._mesh, self._weights if model else None)
 
         def counted(*arguments: Any) -> Any:

@@ -3,7 +3,7 @@
 Array names are those of codellama_jax/model, and C for the new tokens of a row, P for pages, M for the pages of a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +11,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
-from codellama_jax.generation import shards
+from codellama_jax.generation import int8_cache, shards
 from codellama_jax.generation.kv_cache import SCRATCH
+from codellama_jax.kernels import paged_attention as kernel
+from codellama_jax.kernels.paged_attention import Pages
 from codellama_jax.model import rope
 from codellama_jax.model.llama import rms_norm
 
 Weights = dict[str, Any]
-Cache = list[jax.Array]  # one array for each layer
+Cache = list[Pages]  # one for each layer
 BLOCK = 128  # keys that attention processes at a time
 
 _MASKED = -1e30
@@ -55,16 +57,31 @@ def weights_of(read: Callable[[str, int | None], Any], llama: Llama, mesh: Mesh 
     }
 
 
-def new_cache(llama: Llama, pages: int, size: int) -> Cache:
+def new_cache(
+    llama: Llama, pages: int, size: int, dtype: str | None = None, groups: Sequence[int] | None = None
+) -> Cache:
     """An empty cache: for each layer [P + 1, size, 2G, K]. Keys and values of a head alternate, and page 0 is scratch.
+
+    Args:
+        llama: the model.
+        pages: number of pages.
+        size: tokens in a page.
+        dtype: the dtype; None: the compute dtype.
+        groups: for the TPU kernel, the sizes of the groups of heads (kernels/paged_attention.py); None: one array.
 
     Raises:
         ValueError: the size does not divide BLOCK. Blocks of other lengths would give sums with other roundings.
     """
     if BLOCK % size:
         raise ValueError(f"a page of {size} tokens does not divide {BLOCK}")
-    shape = (pages + 1, size, 2 * llama.kv_heads, llama.head_dim)
-    return [jnp.zeros(shape, llama.compute_dtype) for _ in range(llama.layers)]
+
+    def zeros(heads: int) -> jax.Array:
+        return jnp.zeros((pages + 1, size, 2 * heads, llama.head_dim), dtype or llama.compute_dtype)
+
+    if groups is None:
+        return [zeros(llama.kv_heads) for _ in range(llama.layers)]
+    parts = llama.kv_heads // sum(groups)  # devices, each with all groups
+    return [tuple(zeros(heads * parts) for heads in groups) for _ in range(llama.layers)]
 
 
 def forward(
@@ -91,8 +108,8 @@ def forward(
         The output of the final norm, [S, C, D], and the new cache.
     """
     rows, length = tokens_SC.shape
-    size, kv_heads, width = cache[0].shape[1], cache[0].shape[2] // 2, llama.head_dim
-    heads = llama.heads // llama.kv_heads * kv_heads  # of this device
+    size, width = kernel.page_size(cache[0]), llama.head_dim
+    heads, kv_heads = llama.heads // shards.count(), llama.kv_heads // shards.count()  # of this device
     pages_SC = jnp.take_along_axis(table_SM, positions_SC // size, axis=1)
     pages_SC, offsets_SC = jnp.where(valid_SC, pages_SC, SCRATCH), positions_SC % size
     # The number of blocks of keys depends on the longest row, but further blocks change nothing for the others.
@@ -107,8 +124,16 @@ def forward(
         q, k, v = jnp.split(qkv, (heads, heads + kv_heads), axis=2)
         q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
         kv = jnp.stack([k, v], axis=3).reshape(rows, length, 2 * kv_heads, width)
-        pages = pages.at[pages_SC, offsets_SC].set(kv)
-        attended = paged_attention(q, pages, table_SM, positions_SC, blocks)
+        scale = layer.get("kv_scale")
+        if scale is not None:
+            q, kv = int8_cache.quantized(q, kv, scale)
+        pages = kernel.write(pages, pages_SC, offsets_SC, kv)
+        if isinstance(pages, tuple):
+            attended = kernel.attend(q, pages, table_SM, positions_SC)
+        else:
+            attended = paged_attention(q, pages, table_SM, positions_SC, blocks)
+        if scale is not None:
+            attended = int8_cache.restored(attended, scale)
         x_SCD = x_SCD + shards.total(_product(attended.reshape(rows, length, -1), layer["wo"]))
         h_SCD = rms_norm(x_SCD, layer["ffn_norm"], llama.norm_eps)
         gate, up = jnp.split(_product(h_SCD, layer["gate_up"]), 2, axis=-1)

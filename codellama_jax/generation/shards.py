@@ -10,6 +10,7 @@ end of this file join the parts. Outside such a program they change nothing. All
 that every process of a pod can read them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
+from codellama_jax.kernels import paged_attention
 from codellama_jax.sharding import AXES, spec
 
 # The dims of the weights of forward.weights_of. "heads" stands for all columns of a joined projection.
@@ -33,7 +35,7 @@ DIMS: dict[str, tuple[str | None, ...]] = {
     "w2": ("ffn", "dim"),
     "norm": (None,),
     "head": ("dim", "vocab"),
-    "kv_scale": ("kv_heads", None, None),
+    "kv_scale": (None, None, "kv_heads", None),
 }
 CACHE = spec((None, None, "kv_heads", None))
 _REPLICATED = PartitionSpec()
@@ -80,6 +82,14 @@ def serving_mesh(llama: Llama, tensor: int = 0, devices: Sequence[jax.Device] | 
 def parts(mesh: Mesh | None) -> int:
     """The number of parts into which heads, width and vocabulary are cut."""
     return 1 if mesh is None else mesh.shape["tensor"]
+
+
+def head_groups(llama: Llama, mesh: Mesh | None, dtype: str) -> tuple[int, ...] | None:
+    """The groups of heads of the TPU kernel (kernels/paged_attention.py), or None for portable attention."""
+    if mesh is None or mesh.devices.flat[0].platform != "tpu" or llama.attention == "blocked":
+        return None
+    groups = paged_attention.head_groups(llama.kv_heads // parts(mesh), dtype)
+    return groups if llama.head_dim % paged_attention.HEAD_SIZE == 0 and groups else None
 
 
 def join(matrices: Sequence[Any], count: int) -> Any:
@@ -141,18 +151,17 @@ def program(function: Callable, mesh: Mesh | None, weights: Any = None) -> Calla
 # --- in a program
 
 
+def count() -> int:
+    """The number of devices over which the heads are cut."""
+    return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in _axes("heads"))
+
+
 def _axes(dim: str) -> tuple[str, ...]:
     """The axes along which a dim is cut on this device."""
     mesh = jax.sharding.get_abstract_mesh()
     axes = spec((dim,))[0]
     names = (axes,) if isinstance(axes, str) else axes
     return tuple(axis for axis in names if axis in mesh.manual_axes and mesh.shape[axis] > 1)
-
-
-def platform() -> str:
-    """The platform of the devices of the mesh; "" without a mesh."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else ""
 
 
 def total(x: jax.Array) -> jax.Array:
