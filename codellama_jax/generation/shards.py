@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from codellama_jax.config import training
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
 from codellama_jax.kernels import paged_attention
-from codellama_jax.sharding import AXES, spec
+from codellama_jax.sharding import make_mesh, spec
 
 # The dims of the weights of forward.weights_of. "heads" stands for all columns of a joined projection.
 DIMS: dict[str, tuple[str | None, ...]] = {
@@ -75,8 +76,7 @@ def serving_mesh(llama: Llama, tensor: int = 0, devices: Sequence[jax.Device] | 
         )
     if tensor == 1 and platform != "tpu":
         return None
-    grid = np.array(devices[:tensor]).reshape(1, 1, 1, tensor)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return make_mesh(training.Mesh(fsdp=1, tensor=tensor), devices=devices[:tensor])
 
 
 def parts(mesh: Mesh | None) -> int:

@@ -11,13 +11,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu import ragged_paged_attention as ragged
 
 Pages = jax.Array | tuple[jax.Array, ...]  # one layer of a cache
 
 HEAD_SIZE = 128  # the kernel needs a multiple of it
-_BUFFER_BYTES = 4 * 2**20  # of VMEM: for the two buffers of pages, and for the sums of a block of queries
-_MOST_KEYS = 2048  # of a block
+_SUM_BYTES = 4 * 2**20  # of VMEM, for the sums of a block of queries
+_BLOCK_BYTES, _MOST_KEYS = 2**20, 512  # of a block of keys: the kernel copies whole blocks
 
 
 def head_groups(kv_heads: int, dtype: jax.typing.DTypeLike) -> tuple[int, ...]:
@@ -71,11 +72,12 @@ def attend(q_SCHK: jax.Array, pages: tuple[jax.Array, ...], table_SM: jax.Array,
     ends = list(itertools.accumulate(size // 2 * shared for size in combined))
     starts = jnp.arange(rows + 1, dtype=jnp.int32) * length
     out = []
+    # Without the constraint, the compiler copies a small group to on-chip memory and back.
     for group, q in zip(pages, jnp.split(q_SCHK, ends[:-1], axis=2), strict=True):
-        keys, queries = _block_sizes(q.shape[2], group)
+        keys, queries = block_sizes(q.shape[2], group)
         attended = ragged.ragged_paged_attention(
             q.reshape(rows * length, -1, width),
-            group,
+            pltpu.with_memory_space_constraint(group, pltpu.HBM),
             positions_SC[:, 0] + length,
             table_SM,
             starts,
@@ -90,11 +92,11 @@ def attend(q_SCHK: jax.Array, pages: tuple[jax.Array, ...], table_SM: jax.Array,
     return jnp.concatenate(out, axis=2)
 
 
-def _block_sizes(heads: int, pages: jax.Array) -> tuple[int, int]:
+def block_sizes(heads: int, pages: jax.Array | jax.ShapeDtypeStruct) -> tuple[int, int]:
     """Keys and queries of a block of the kernel, by the memory that they need."""
     _, _, combined, width = pages.shape
     tile = 8 * 4 // pages.dtype.itemsize  # the kernel processes this many combined heads together if they divide
     at_a_time = tile if combined % tile == 0 else combined
-    keys = _BUFFER_BYTES // (2 * at_a_time * width * pages.dtype.itemsize)
-    queries = _BUFFER_BYTES // (3 * heads * at_a_time // combined * width * 4)
+    keys = _BLOCK_BYTES // (at_a_time * width * pages.dtype.itemsize)
+    queries = _SUM_BYTES // (3 * heads * at_a_time // combined * width * 4)
     return min(1 << int(math.log2(keys)), _MOST_KEYS), max(1 << int(math.log2(max(queries, 1))), 8)

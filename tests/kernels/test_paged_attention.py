@@ -29,6 +29,8 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         ragged, "pl", changed(pallas, pallas_call=functools.partial(pallas.pallas_call, interpret=True))
     )
     monkeypatch.setattr(ragged, "pltpu", changed(tpu, store=store))
+    unconstrained = changed(tpu, with_memory_space_constraint=lambda x, space: x)
+    monkeypatch.setattr(paged_attention, "pltpu", unconstrained)  # there is one memory
 
 
 # three heads are two groups; 13B has five on each of 8 devices
