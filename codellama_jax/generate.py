@@ -4,6 +4,7 @@
     python -m codellama_jax.generate infill --checkpoint=DIR --file=FILE [--diff] [--order=spm|psm] [--out=FILE]
     common: [--max_tokens=256] [--temperature=0] [--top_p=1] [--top_k=0] [--min_p=0] [--repetition_penalty=1]
             [--seed=0] [--stop=TEXT]... [--json] [--tokenizer=PATH] [--dtype=float32|bfloat16]
+            [--tensor=N]
 
 A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint in it, an import, or a folder of Hugging Face's,
 Meta's or llama2.c's format. infill fills every mark <FILL_ME> of a file, in order; the file itself is not changed.
@@ -42,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--checkpoint", type=filesystem.to_path, required=True, help="the model's folder")
         command.add_argument("--tokenizer", type=filesystem.to_path, help="a tokenizer.model (default: its own)")
         command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU")
+        command.add_argument(
+            "--tensor", type=_positive, default=0, help="devices that share the model (default: all that divide it)"
+        )
         command.add_argument("--context", type=int, default=0, help="tokens of prompt and answer")
         command.add_argument("--json", action="store_true", help="print {text, tokens, finish_reason}")
         command.add_argument("--max_tokens", type=int, default=256)
@@ -72,6 +76,12 @@ def _generate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     return session.complete(text, sampling) if options.command == "complete" else session.infill(text, sampling)
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a number, at least 1")
+    return int(text)
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode()
@@ -94,10 +104,10 @@ class _Session:
             jax.config.update("jax_compilation_cache_dir", str(programs))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         self._options = options
-        model = open_model(options.checkpoint, options.tokenizer, options.dtype)
+        model = open_model(options.checkpoint, options.tokenizer, options.dtype, options.tensor)
         self.tokenizer, self._texts = model.tokenizer, TokenTexts(model.tokenizer)
         serving = Serving(slots=1, context=options.context or model.context)
-        self._engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
+        self._engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
 
     def complete(self, text: str, sampling: Sampling) -> int:
         """Prints the continuation of a text, as it is generated."""

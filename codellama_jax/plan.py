@@ -2,9 +2,11 @@
 
     python -m codellama_jax.plan --gin_file=gin/code.gin --gin_file=gin/models/7b.gin --topology=v5p:4x4x4 [--json]
                                  [--slices=N] [--no_estimate] [--forward | --search]
+    python -m codellama_jax.plan --serve --gin_file=gin/models/7b.gin --topology=v5e:2x4 [--json] [--cache_dtype=int8]
 
 The train step is compiled for the slice (codellama_jax/planning). Nothing is measured: the output is a lower bound on
-the time of a step, which no run can beat, and an estimate of it. No corpus, tokenizer or checkpoint is needed.
+the time of a step, which no run can beat, and an estimate of it. No corpus, tokenizer or checkpoint is needed. --serve
+compiles the programs that generate instead.
 """
 
 import argparse
@@ -12,11 +14,12 @@ import json
 import sys
 
 from codellama_jax.config import gin_files
-from codellama_jax.errors import EXIT_DONE
-from codellama_jax.planning.aot_compile import require_compiler
+from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
+from codellama_jax.planning.aot_compile import Compiler, require_compiler
 from codellama_jax.planning.chips import CHIPS, topology
 from codellama_jax.planning.planner import plan, rank_settings
 from codellama_jax.planning.progress import Progress
+from codellama_jax.planning.serving import plan_serving, serving_table
 from codellama_jax.planning.step_config import shaping_config
 from codellama_jax.planning.table import plan_table, ranking_table
 from codellama_jax.runtime import cli
@@ -38,14 +41,28 @@ def main(argv: list[str] | None = None) -> int:
     mode.add_argument(
         "--search", action="store_true", help="try remat policies, micro-batches and meshes, and rank those that fit"
     )
+    mode.add_argument("--serve", action="store_true", help="plan generation: cache tokens that fit, and bound tokens/s")
+    parser.add_argument(
+        "--cache_dtype", choices=("bfloat16", "float32", "int8"), help="with --serve (default: the model's dtype)"
+    )
     return cli.run(parser, argv, _run)
 
 
 def _run(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     slice_ = topology(options.topology, options.slices)
-    config = shaping_config(gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports))
+    bindings = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports)
+    if options.serve and "Stage.name" not in bindings.effective:  # the shape is the same in every stage
+        bindings = gin_files.load(["gin/code.gin", *flags.gin_files], flags.bindings, imports=flags.imports)
+    config = shaping_config(bindings)
     require_compiler()
     progress = Progress()
+    if options.cache_dtype and not options.serve:
+        raise UserError("--cache_dtype needs --serve", EXIT_USAGE)
+    if options.serve:
+        progress.title = f"{config.stage.size} on {slice_.name}"
+        serving = plan_serving(config, slice_, Compiler(progress), options.cache_dtype)
+        print(json.dumps(serving, indent=1) if options.json else serving_table(serving))
+        return EXIT_DONE
     if options.search:
         ranking = rank_settings(config, slice_, progress)
         print(json.dumps(ranking, indent=1) if options.json else ranking_table(config, slice_, ranking))

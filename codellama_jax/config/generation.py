@@ -97,7 +97,7 @@ def _shown(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """The sizes of an engine. They do not change what it generates.
+    """The sizes of an engine. Except for cache_dtype, they do not change what it generates.
 
     Attributes:
         slots: number of requests that are decoded together.
@@ -108,6 +108,7 @@ class Serving:
         steps: number of tokens that every request generates in one dispatch.
         prefix_cache: whether requests share the pages of equal beginnings.
         draft_tokens: number of tokens that prompt lookup guesses at a time (speculation.py); 0: none.
+        cache_dtype: the dtype of keys and values: "bfloat16", "float32", "int8"; None: the model's compute dtype.
     """
 
     slots: int = 8
@@ -118,6 +119,7 @@ class Serving:
     steps: int = 4
     prefix_cache: bool = True
     draft_tokens: int = 0
+    cache_dtype: str | None = None
 
     def __post_init__(self):
         if (
@@ -127,3 +129,5 @@ class Serving:
             raise ValueError("slots, page, steps and chunks must be at least 1, the other sizes at least 0")
         if list(self.chunks) != sorted(set(self.chunks)):
             raise ValueError(f"chunks={self.chunks} must be in ascending order")
+        if self.cache_dtype not in (None, "bfloat16", "float32", "int8"):
+            raise ValueError(f"cache_dtype={self.cache_dtype!r} must be 'bfloat16', 'float32' or 'int8'")

@@ -4,12 +4,13 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, formats
 from codellama_jax.conversion.canonical import Tensor
 from codellama_jax.errors import UserError
-from codellama_jax.generation import forward
+from codellama_jax.generation import forward, shards
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import INFILLING_ROWS, Tokenizer
 from codellama_jax.training import assets
@@ -25,6 +26,7 @@ class GenerationModel:
         tokenizer: with infilling ids if the model has rows for them.
         context: the longest window of its training, in tokens.
         format: the format of the checkpoint.
+        mesh: the devices of the weights (generation/shards.py); None: one device.
     """
 
     llama: Llama
@@ -32,18 +34,20 @@ class GenerationModel:
     tokenizer: Tokenizer
     context: int
     format: str
+    mesh: Mesh | None = None
 
 
-def open_model(path: Path, tokenizer: Path | None, dtype: str | None) -> GenerationModel:
-    """Opens a checkpoint.
+def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: int = 0) -> GenerationModel:
+    """Opens a checkpoint. Its weights go to their devices one layer at a time, each device's part of it.
 
     Args:
         path: a stage's folder, a checkpoint, or a folder of another format (formats.open_checkpoint).
         tokenizer: a SentencePiece model; None takes that of the checkpoint.
         dtype: the dtype of matrices, activations and cache; None: float32 on a CPU, bfloat16 elsewhere.
+        tensor: number of devices over which the model is cut; 0: see shards.serving_mesh.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, or it has no tokenizer.
+        UserError: there is no checkpoint, it is damaged, it has no tokenizer, or `tensor` does not divide it.
     """
     import jax
 
@@ -63,7 +67,9 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None) -> Generat
         out = canonical.shape(llama, name)[0]
         return canonical.to_native(llama, name, source.rows(Tensor(name, layer), 0, out))
 
-    weights = forward.weights_of(read, llama)
+    mesh = shards.serving_mesh(llama, tensor)
+    weights = forward.weights_of(read, llama, mesh)
     source.close()
     infilling = rows >= pieces + INFILLING_ROWS and not assets.other_infilling_tokens(opened.files, pieces)
-    return GenerationModel(llama, weights, Tokenizer(content, infilling), opened.lineage.positions, opened.format)
+    ids = Tokenizer(content, infilling)
+    return GenerationModel(llama, weights, ids, opened.lineage.positions, opened.format, mesh)

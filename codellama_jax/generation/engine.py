@@ -22,11 +22,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.generation import decode, forward, logprobs, rows, speculation
+from codellama_jax.generation import calibration, decode, forward, logprobs, rows, shards, speculation
 from codellama_jax.generation.kv_cache import OutOfPages, PagePool
 from codellama_jax.generation.request import Request
 from codellama_jax.generation.speculation import PromptLookup
@@ -42,6 +43,7 @@ class Engine:
         llama: the model.
         serving: the sizes. Its context must be set.
         vocabulary: number of ids that may be generated; the model's further rows are padding.
+        mesh: the devices of the weights (shards.py); None: one device.
 
     Attributes:
         compilations: number of programs compiled.
@@ -49,19 +51,24 @@ class Engine:
         verify_cost: seconds of a verification of guesses over seconds of a step of decoding; measured by warm_up.
     """
 
-    def __init__(self, weights: forward.Weights, llama: Llama, serving: Serving, vocabulary: int):
+    def __init__(
+        self, weights: forward.Weights, llama: Llama, serving: Serving, vocabulary: int, mesh: Mesh | None = None
+    ):
         if serving.context < 2:
             raise ValueError("Serving.context must be at least 2")
         self.llama, self.serving, self.vocabulary = llama, serving, vocabulary
-        self._weights = weights
+        dtype = serving.cache_dtype or llama.compute_dtype
+        self._weights = calibration.with_scales(weights, llama, mesh) if dtype == "int8" else weights
+        self._mesh, groups = mesh, shards.head_groups(llama, mesh, dtype)
         size, slots = serving.page, serving.slots
         # The steps of a dispatch may pass the end of a request.
         self._pages_per_slot = -(-(serving.context + serving.steps) // size)
         tokens = serving.cache_tokens or slots * self._pages_per_slot * size
-        self.pool = PagePool(max(tokens // size, self._pages_per_slot), size, serving.prefix_cache)
-        self._cache = forward.new_cache(llama, max(tokens // size, self._pages_per_slot), size)
+        pages = max(tokens // size, self._pages_per_slot)
+        self.pool = PagePool(pages, size, serving.prefix_cache)
+        self._cache = shards.zeros(mesh, lambda: forward.new_cache(llama, pages, size, dtype, groups), shards.CACHE)
         self._table = np.zeros((slots, self._pages_per_slot), np.int32)
-        self._rows = rows.empty(slots, llama.vocab_size)
+        self._rows = shards.zeros(mesh, lambda: rows.empty(slots, llama.vocab_size))
         self._slots: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
         self._prefilling: deque[Request] = deque()
@@ -69,12 +76,13 @@ class Engine:
         self.verify_cost = _VERIFY_COST
         prefill = functools.partial(decode.prefill, llama, vocabulary)
         self._prefill = {size: self._program(prefill, (1,)) for size in serving.chunks}
-        self._fill = self._program(rows.fill_slot, (0,))
+        self._fill = self._program(rows.fill_slot, (0,), model=False)
         self._decode = self._program(functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2))
         self._verify = self._program(functools.partial(decode.verify, llama, vocabulary), (1, 2))
 
-    def _program(self, function: Callable, donated: tuple[int, ...]) -> Callable:
-        """A compiled function. Tracing counts its compilations."""
+    def _program(self, function: Callable, donated: tuple[int, ...], model: bool = True) -> Callable:
+        """A compiled function; with `model`, of weights, cache and others. Tracing counts compilations."""
+        function = shards.program(function, self._mesh, self._weights if model else None)
 
         def counted(*arguments: Any) -> Any:
             self.compilations += 1

@@ -3,26 +3,29 @@
 Array names are those of codellama_jax/model, and C for the new tokens of a row, P for pages, M for the pages of a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
+from codellama_jax.generation import int8_cache, shards
 from codellama_jax.generation.kv_cache import SCRATCH
+from codellama_jax.kernels import paged_attention as kernel
+from codellama_jax.kernels.paged_attention import Pages
 from codellama_jax.model import rope
 from codellama_jax.model.llama import rms_norm
 
 Weights = dict[str, Any]
-Cache = list[jax.Array]  # one array for each layer
+Cache = list[Pages]  # one for each layer
 BLOCK = 128  # keys that attention processes at a time
 
 _MASKED = -1e30
 
 
-def weights_of(read: Callable[[str, int | None], np.ndarray], llama: Llama) -> Weights:
+def weights_of(read: Callable[[str, int | None], Any], llama: Llama, mesh: Mesh | None = None) -> Weights:
     """The weights in the form that `forward` reads: one dict for each layer, projections of one input joined.
 
     One layer is in memory twice at a time.
@@ -31,38 +34,54 @@ def weights_of(read: Callable[[str, int | None], np.ndarray], llama: Llama) -> W
         read: (name, layer) -> an array in the shape of one layer of the training parameters; layer is None for
             embedding, norm and head.
         llama: the model. Matrices take its compute dtype.
+        mesh: the devices of the weights; None: the default device.
     """
-    dtype = jnp.dtype(llama.compute_dtype)
+    dtype, parts, place = jnp.dtype(llama.compute_dtype), shards.parts(mesh), shards.placement(mesh)
 
     def layer(index: int) -> dict[str, jax.Array]:
         qkv = [read(name, index).reshape(llama.dim, -1) for name in ("wq", "wk", "wv")]
         return {
-            "attention_norm": jnp.asarray(read("attention_norm", index), jnp.float32),
-            "qkv": jnp.asarray(np.concatenate(qkv, axis=1), dtype),
-            "wo": jnp.asarray(read("wo", index).reshape(-1, llama.dim), dtype),
-            "ffn_norm": jnp.asarray(read("ffn_norm", index), jnp.float32),
-            "gate_up": jnp.asarray(np.concatenate([read("w1", index), read("w3", index)], axis=1), dtype),
-            "w2": jnp.asarray(read("w2", index), dtype),
+            "attention_norm": place("attention_norm", read("attention_norm", index), jnp.float32),
+            "qkv": place("qkv", shards.join(qkv, parts), dtype),
+            "wo": place("wo", read("wo", index).reshape(-1, llama.dim), dtype),
+            "ffn_norm": place("ffn_norm", read("ffn_norm", index), jnp.float32),
+            "gate_up": place("gate_up", shards.join([read("w1", index), read("w3", index)], parts), dtype),
+            "w2": place("w2", read("w2", index), dtype),
         }
 
     return {
-        "embedding": jnp.asarray(read("embedding", None), dtype),
+        "embedding": place("embedding", read("embedding", None), dtype),
         "layers": [layer(index) for index in range(llama.layers)],
-        "norm": jnp.asarray(read("norm", None), jnp.float32),
-        "head": jnp.asarray(read("head", None), dtype),
+        "norm": place("norm", read("norm", None), jnp.float32),
+        "head": place("head", read("head", None), dtype),
     }
 
 
-def new_cache(llama: Llama, pages: int, size: int) -> Cache:
+def new_cache(
+    llama: Llama, pages: int, size: int, dtype: str | None = None, groups: Sequence[int] | None = None
+) -> Cache:
     """An empty cache: for each layer [P + 1, size, 2G, K]. Keys and values of a head alternate, and page 0 is scratch.
+
+    Args:
+        llama: the model.
+        pages: number of pages.
+        size: tokens in a page.
+        dtype: the dtype; None: the compute dtype.
+        groups: for the TPU kernel, the sizes of the groups of heads (kernels/paged_attention.py); None: one array.
 
     Raises:
         ValueError: the size does not divide BLOCK. Blocks of other lengths would give sums with other roundings.
     """
     if BLOCK % size:
         raise ValueError(f"a page of {size} tokens does not divide {BLOCK}")
-    shape = (pages + 1, size, 2 * llama.kv_heads, llama.head_dim)
-    return [jnp.zeros(shape, llama.compute_dtype) for _ in range(llama.layers)]
+
+    def zeros(heads: int) -> jax.Array:
+        return jnp.zeros((pages + 1, size, 2 * heads, llama.head_dim), dtype or llama.compute_dtype)
+
+    if groups is None:
+        return [zeros(llama.kv_heads) for _ in range(llama.layers)]
+    parts = llama.kv_heads // sum(groups)  # devices, each with all groups
+    return [tuple(zeros(heads * parts) for heads in groups) for _ in range(llama.layers)]
 
 
 def forward(
@@ -89,33 +108,43 @@ def forward(
         The output of the final norm, [S, C, D], and the new cache.
     """
     rows, length = tokens_SC.shape
-    size, heads, kv_heads, width = cache[0].shape[1], llama.heads, llama.kv_heads, llama.head_dim
+    size, width = kernel.page_size(cache[0]), llama.head_dim
+    heads, kv_heads = llama.heads // shards.count(), llama.kv_heads // shards.count()  # of this device
     pages_SC = jnp.take_along_axis(table_SM, positions_SC // size, axis=1)
     pages_SC, offsets_SC = jnp.where(valid_SC, pages_SC, SCRATCH), positions_SC % size
     # The number of blocks of keys depends on the longest row, but further blocks change nothing for the others.
     blocks = (jnp.max(jnp.where(valid_SC, positions_SC, 0)) + BLOCK) // BLOCK
     cos, sin = rope.tables(positions_SC, width, llama.rope_theta, llama.rope_scale)
-    x_SCD = weights["embedding"][tokens_SC]
+    x_SCD = shards.look_up(weights["embedding"], tokens_SC)
     new_pages = []
     for layer, pages in zip(weights["layers"], cache, strict=True):
+        layer = {name: shards.whole_rows(name, weight) for name, weight in layer.items()}
         h_SCD = rms_norm(x_SCD, layer["attention_norm"], llama.norm_eps)
         qkv = _product(h_SCD, layer["qkv"]).reshape(rows, length, heads + 2 * kv_heads, width)
         q, k, v = jnp.split(qkv, (heads, heads + kv_heads), axis=2)
         q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
         kv = jnp.stack([k, v], axis=3).reshape(rows, length, 2 * kv_heads, width)
-        pages = pages.at[pages_SC, offsets_SC].set(kv)
-        attended = paged_attention(q, pages, table_SM, positions_SC, blocks)
-        x_SCD = x_SCD + _product(attended.reshape(rows, length, -1), layer["wo"])
+        scale = layer.get("kv_scale")
+        if scale is not None:
+            q, kv = int8_cache.quantized(q, kv, scale)
+        pages = kernel.write(pages, pages_SC, offsets_SC, kv)
+        if isinstance(pages, tuple):
+            attended = kernel.attend(q, pages, table_SM, positions_SC)
+        else:
+            attended = paged_attention(q, pages, table_SM, positions_SC, blocks)
+        if scale is not None:
+            attended = int8_cache.restored(attended, scale)
+        x_SCD = x_SCD + shards.total(_product(attended.reshape(rows, length, -1), layer["wo"]))
         h_SCD = rms_norm(x_SCD, layer["ffn_norm"], llama.norm_eps)
         gate, up = jnp.split(_product(h_SCD, layer["gate_up"]), 2, axis=-1)
-        x_SCD = x_SCD + _product(jax.nn.silu(gate) * up, layer["w2"])
+        x_SCD = x_SCD + shards.total(_product(jax.nn.silu(gate) * up, layer["w2"]))
         new_pages.append(pages)
     return rms_norm(x_SCD, weights["norm"], llama.norm_eps), new_pages
 
 
 def logits(weights: Weights, x_SD: jax.Array) -> jax.Array:
     """Logits [S, V] of the output of the final norm, float32."""
-    return _product(x_SD, weights["head"], jnp.float32)
+    return shards.all_columns(_product(x_SD, shards.whole_rows("head", weights["head"]), jnp.float32))
 
 
 def paged_attention(

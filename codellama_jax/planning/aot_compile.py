@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import re
 import shutil
@@ -34,6 +33,7 @@ from codellama_jax.planning.chips import Topology, topology
 from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
 from codellama_jax.planning.memory_traffic import memory_bytes
+from codellama_jax.planning.serving_config import ServingProgram
 from codellama_jax.planning.step_config import STEP_PARTS
 from codellama_jax.runtime import cache
 from codellama_jax.runtime.cli import die_with_parent
@@ -47,6 +47,7 @@ SOURCES = (
     *(f"training/{name}.py" for name in ("loss", "optimizer", "step")),
     *(f"planning/{name}.py" for name in ("chips", "collectives", "aot_compile", "roofline", "hlo", "memory_traffic")),
 )
+SERVING_SOURCES = ("generation", "config/generation.py", "planning/serving_programs.py")
 
 
 def require_compiler() -> None:
@@ -68,11 +69,18 @@ class Compiler:
         self._on_progress = on_progress
 
     def analyze(
-        self, config: Config, slice_: Topology, *, estimate: bool = True, forward: bool = False
+        self,
+        config: Config,
+        slice_: Topology,
+        *,
+        estimate: bool = True,
+        forward: bool = False,
+        serving: ServingProgram | None = None,
     ) -> dict[str, Any]:
         """Compiles the train step of a stage for a slice and analyses the program.
 
-        With `forward`, an evaluation step is compiled instead: the loss of every token, without gradients.
+        With `forward`, an evaluation step is compiled instead: the loss of every token, without gradients. With
+        `serving`, it is a program of the generation engine, and the sizes are those of serving_programs.lower.
 
         Returns:
             Always: fits, hbm_bytes, peak_bytes (also if it does not fit), mesh, seconds (of compilation),
@@ -83,7 +91,8 @@ class Compiler:
         Raises:
             UserError: the mesh does not divide the stage, or the step fails to compile for a reason other than memory.
         """
-        plans, pass_ = cache.directory("plans"), "forward" if forward else "train"
+        plans = cache.directory("plans")
+        pass_ = serving.text if serving else "forward" if forward else "train"
         cached = plans / f"{self._digest(config, slice_, pass_)}.json" if plans else None
         if cached and cached.exists():
             analysis = json.loads(cached.read_text(encoding="utf-8"))
@@ -102,7 +111,7 @@ class Compiler:
     @staticmethod
     def _digest(config: Config, slice_: Topology, pass_: str) -> str:
         digest = hashlib.sha256()
-        paths = [PACKAGE / source for source in SOURCES]
+        paths = [PACKAGE / source for source in SOURCES + SERVING_SOURCES * pass_.startswith("{")]
         files = sorted(file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path]))
         versions = [importlib.metadata.version(package) for package in ("jax", "jaxlib", "libtpu", "optax", "flax")]
         parts = {attribute: kind for attribute, kind in PARTS.items() if kind in STEP_PARTS}
@@ -258,13 +267,15 @@ def _main(folder: Path, slice_: Topology, pass_: str) -> None:
 
 
 def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str, Any]]:
-    """Lowers the train or evaluation step of codellama_jax/train.py for abstract arguments. Returns the lowered step,
+    """Lowers the train or evaluation step of codellama_jax/train.py, or a program of the generation engine (`pass_` is
+    ServingProgram.text), for abstract arguments. Returns the lowered step,
     and a dict with its mesh, the coordinates of the devices and the sizes of its arguments."""
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
     from jax.sharding import NamedSharding
 
+    from codellama_jax.planning.serving_programs import device_bytes, lower
     from codellama_jax.sharding import check_divides, make_mesh, spec
     from codellama_jax.training.optimizer import make_optimizer
     from codellama_jax.training.step import (
@@ -281,6 +292,8 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
         description = topologies.get_topology_desc(slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.options)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--topology={slice_.slice_name}: the compiler rejects this slice ({error})") from error
+    if pass_.startswith("{"):
+        return lower(llama, description.devices, ServingProgram(**json.loads(pass_)))
     windows = stage.batch_size // stage.micro_batches
     mesh = make_mesh(config.mesh, windows, description.devices)
     check_divides(mesh, windows, stage.sequence_length, llama)
@@ -315,10 +328,6 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
     with jax.set_mesh(mesh):
         donated = 0 if pass_ == "train" else ()
         lowered = jax.jit(planned, donate_argnums=donated, out_shardings=out_shardings).lower(abstract_state, batch)
-
-    def device_bytes(tree: Any) -> int:
-        shards = [(x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)]
-        return sum(width * math.prod(shape) for shape, width in shards)
 
     parameter_bytes, optimizer_bytes = device_bytes(abstract_state.params), device_bytes(abstract_state.opt_state)
     batch_bytes = device_bytes(batch)

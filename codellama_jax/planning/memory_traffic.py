@@ -2,10 +2,12 @@
 
 As in hlo.py, instructions in loops are counted once per trip. Arrays in on-chip memory are not counted. If an
 instruction reads or updates a slice of an array, only the slice counts: an iteration of the loop over stacked layers
-reads one layer.
+reads one layer. The pages that attention to a cache reads are not counted, because they depend on the texts.
 """
 
 from codellama_jax.planning.hlo import HOST_MEMORY, ZERO_COST, Instruction, Program
+
+PAGED_KERNEL = "ragged_paged_attention"  # its last operand is the pages of a layer
 
 
 def memory_bytes(program: Program) -> float:
@@ -59,6 +61,10 @@ def _traffic(program: Program, computation: str, instruction: Instruction) -> fl
         read[0] = min(read[0], sum(shape.bytes for shape in instruction.shapes))
     elif opcode == "dynamic-update-slice":
         read[0], written = 0.0, [read[1]]
+    elif opcode == "scatter":
+        read[0], written = 0.0, [read[-1]]
+    elif instruction.name.startswith(PAGED_KERNEL):
+        read[-1] = 0.0
     return sum(read) + sum(written)
 
 
@@ -82,7 +88,7 @@ def _bytes_used(program: Program, fused: str, value: Instruction) -> float:
                 total += _bytes_used(program, fused, user)  # layout changes within a fusion are not written to memory
             elif user.opcode == "fusion":
                 total += _bytes_read(program, user.attribute("calls") or "", position)
-            elif user.opcode == "dynamic-update-slice" and position == 0:
+            elif user.opcode in ("dynamic-update-slice", "scatter") and position == 0:
                 pass  # in place: elements that are not updated are not accessed
             else:
                 return size
@@ -108,6 +114,8 @@ def _bytes_written(program: Program, fused: str, root: Instruction) -> list[floa
     if root.opcode == "fusion":
         inner = root.attribute("calls") or ""
         return _bytes_written(program, inner, program.roots[inner])
+    if root.opcode == "scatter":
+        return [computation[root.operands[-1]].shapes[0].bytes]
     if root.opcode == "dynamic-update-slice":
         return [computation[root.operands[1]].shapes[0].bytes]
     return [shape.bytes for shape in root.shapes]

@@ -5,11 +5,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from codellama_jax.config.generation import Sampling, Serving
+from codellama_jax.config.model import Llama
+from codellama_jax.generation import forward
+from codellama_jax.generation.engine import Engine
 from codellama_jax.tokenizer import Order, Tokenizer
 from codellama_jax.training.step import Params
-from codellama_jax.training.validation import Evaluator
+
+CHUNK, STEPS = 128, 16  # of the engine: tokens of a prompt that are processed together, and steps in a dispatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +54,9 @@ def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int) -
 
 
 def infilling_samples(
-    evaluator: Evaluator, params: Params, tokenizer: Tokenizer, holes: Sequence[Hole], tokens: int
+    llama: Llama, mesh: Mesh, params: Params, tokenizer: Tokenizer, holes: Sequence[Hole], tokens: int
 ) -> list[dict[str, Any]]:
-    """Fills the holes by greedy decoding, alternately in PSM and SPM order.
+    """Fills the holes by greedy decoding, alternately in PSM and SPM order. Every process of a mesh must call it.
 
     If the tokenizer has no infilling ids, completes the prefixes instead.
     """
@@ -59,14 +66,39 @@ def infilling_samples(
         None if tokenizer.eot_id is None else ("psm", "spm")[i % 2] for i in range(len(holes))
     ]
     prompts = [
-        np.array([tokenizer.bos_id, *tokenizer.encode(hole.prefix)], np.int32)
+        [tokenizer.bos_id, *tokenizer.encode(hole.prefix)]
         if order is None
-        else np.asarray(tokenizer.infilling_prompt(hole.prefix, hole.suffix, order), np.int32)
+        else list(tokenizer.infilling_prompt(hole.prefix, hole.suffix, order))
         for hole, order in zip(holes, orders, strict=True)
     ]
     stop = tokenizer.eos_id if tokenizer.eot_id is None else tokenizer.eot_id
-    completions = evaluator.greedy(params, prompts, tokens, stop)
+    completions = greedy(llama, mesh, params, prompts, tokens, stop)
     return [
         {**dataclasses.asdict(hole), "order": order or "completion", "generated": tokenizer.decode_continuation(ids)}
         for hole, order, ids in zip(holes, orders, completions, strict=True)
     ]
+
+
+def greedy(
+    llama: Llama, mesh: Mesh, params: Params, prompts: Sequence[Sequence[int]], tokens: int, stop: int
+) -> list[list[int]]:
+    """At most `tokens` ids after each prompt, ending before the first `stop`, by the engine of generation.
+
+    The weights stay where the parameters are: in parts on the devices of the mesh.
+    """
+
+    def weights(params: Params) -> forward.Weights:
+        return forward.weights_of(lambda name, i: params[name] if i is None else params["blocks"][name][i], llama, mesh)
+
+    sizes = Serving(
+        slots=len(prompts),
+        context=max(map(len, prompts)) + tokens,
+        chunks=(CHUNK,),
+        steps=STEPS,
+        prefix_cache=False,
+    )
+    engine = Engine(jax.jit(weights)(params), llama, sizes, llama.vocab_size - llama.padding_rows, mesh)
+    requests = [engine.submit(prompt, Sampling(max_tokens=tokens), (stop,)) for prompt in prompts]
+    while engine.busy:
+        engine.step()
+    return [request.tokens for request in requests]

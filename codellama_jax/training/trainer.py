@@ -277,4 +277,5 @@ class Trainer:
         self.logger.info(f"generating {settings.samples} infilling samples")
         characters = min(600, self.config.stage.sequence_length)
         holes = punch_holes(self.data.excerpts(20), settings.samples, characters)
-        return infilling_samples(self.evaluator, self.state.params, self.data.tokenizer, holes, settings.sample_tokens)
+        tokens = settings.sample_tokens
+        return infilling_samples(self.llama, self.mesh, self.state.params, self.data.tokenizer, holes, tokens)

@@ -1,4 +1,4 @@
-"""Validation: loss of the validation batches, perplexity by context length, and greedy decoding for samples."""
+"""Validation: loss of the validation batches, and perplexity by context length."""
 
 import dataclasses
 import math
@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.config.model import Llama
-from codellama_jax.model.llama import hidden_states
-from codellama_jax.sharding import batch_parts, constrain, spec
-from codellama_jax.training.step import Params, make_loss, merged, stream_sums
+from codellama_jax.sharding import batch_parts, spec
+from codellama_jax.training.step import Params, make_loss, stream_sums
 
 
 class Evaluator:
@@ -46,7 +44,6 @@ class Evaluator:
 
         self._sums = jax.jit(sums, out_shardings=self._replicated)
         self._losses = jax.jit(losses, out_shardings=self._replicated)
-        self._next = jax.jit(self._next_ids, out_shardings=self._replicated)
 
     def validation(self, params: Params, batches: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
         """Mean loss in nats over all tokens (loss), and over the tokens of each stream (loss/STREAM)."""
@@ -86,37 +83,6 @@ class Evaluator:
         starts = [0, *lengths[:-1]]
         perplexity = [math.exp(nats[a:b].mean()) for a, b in zip(starts, lengths, strict=True)]
         return {"lengths": lengths, "perplexity": perplexity}
-
-    def greedy(self, params: Params, prompts: Sequence[np.ndarray], tokens: int, stop: int) -> list[list[int]]:
-        """Greedy decoding: at most `tokens` ids after each prompt, ending before the first `stop`.
-
-        Without a cache: the model recomputes the sequence for every token, which is fast enough for a few samples.
-        """
-        length = 1 << math.ceil(math.log2(max(len(prompt) for prompt in prompts) + tokens))
-        rows = -(-len(prompts) // self._rows) * self._rows
-        ids = np.zeros((rows, length), np.int32)
-        ends = np.ones(rows, np.int32)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = prompt
-            ends[row] = len(prompt)
-        for _ in range(tokens):
-            batch = self._put({"tokens": ids, "ends": np.repeat(ends[:, None], length, 1)})
-            ids[np.arange(rows), ends] = np.asarray(self._next(params, batch))
-            ends += 1
-        results = []
-        for row, prompt in enumerate(prompts):
-            generated = ids[row, len(prompt) : ends[row]].tolist()
-            results.append(generated[: generated.index(stop)] if stop in generated else generated)
-        return results
-
-    def _next_ids(self, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        model = merged(self.llama, params)
-        tokens_BS = batch["tokens"]
-        positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
-        x_BSD = hidden_states(model, self.llama, tokens_BS, positions_BS, None, constrain)
-        last_BD = jnp.take_along_axis(x_BSD, batch["ends"][:, :1, None] - 1, axis=1)[:, 0]
-        head_DV = model.head[...][:, : self.llama.vocab_size - self.llama.padding_rows]
-        return jnp.argmax(last_BD.astype(jnp.float32) @ head_DV, axis=-1)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Sharded global arrays, from arrays of which every host has a complete copy."""

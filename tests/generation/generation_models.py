@@ -4,6 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
 from codellama_jax.generation import forward
@@ -45,11 +46,11 @@ def random_params(llama: Llama, seed: int = 0) -> dict:
     }
 
 
-def weights_of(params: dict, llama: Llama) -> forward.Weights:
+def weights_of(params: dict, llama: Llama, mesh: Mesh | None = None) -> forward.Weights:
     def read(name: str, layer: int | None) -> np.ndarray:
         return params[name] if layer is None else params["blocks"][name][layer]
 
-    return forward.weights_of(read, llama)
+    return forward.weights_of(read, llama, mesh)
 
 
 @functools.cache

@@ -17,10 +17,10 @@ from codellama_jax.config.run import Config
 from codellama_jax.config.training import AdamW, Checkpoints, Mesh, Stage
 from codellama_jax.errors import UserError
 from codellama_jax.training import assets
+from codellama_jax.training.infilling_samples import greedy
 from codellama_jax.training.initialization import fresh_state, stage_model, with_vocabulary
 from codellama_jax.training.loss import weighted_loss
-from codellama_jax.training.step import TrainState, init_params, make_train_step
-from codellama_jax.training.validation import Evaluator
+from codellama_jax.training.step import TrainState, init_params, make_train_step, param_shardings
 
 PLAIN = Llama(dim=32, layers=1, heads=4, kv_heads=4, ffn_dim=64, vocab_size=40, compute_dtype="float32", remat="none")
 PADDED = dataclasses.replace(PLAIN, vocab_size=64, padding_rows=24)
@@ -96,13 +96,13 @@ def test_the_gradients_of_padding_are_zero(params):
 
 
 def test_padding_is_not_generated(params):
-    mesh = sharding.make_mesh(Mesh(), devices=jax.devices()[:1])
-    prompts = [np.arange(3, 9, dtype=np.int32)]
-    with jax.set_mesh(mesh):
-        generated = [
-            Evaluator(llama, mesh, False, ["code"]).greedy(values, prompts, 5, stop=-1)
-            for llama, values in zip((PLAIN, PADDED), params, strict=True)
-        ]
+    """Also if the parameters are on several devices."""
+    generated = []
+    for llama, values, axes in zip((PLAIN, PADDED), params, ({}, {"fsdp": 2, "tensor": 2}), strict=True):
+        mesh = sharding.make_mesh(Mesh(**axes), devices=jax.devices()[: 4 if axes else 1])
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(values, param_shardings(llama, mesh))
+            generated.append(greedy(llama, mesh, placed, [list(range(3, 9))], 5, stop=-1))
     assert generated[0] == generated[1] and max(generated[1][0]) < 40
 
 
