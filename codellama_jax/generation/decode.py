@@ -10,7 +10,7 @@ import numpy as np
 
 from codellama_jax.config.generation import Sampling
 from codellama_jax.config.model import Llama
-from codellama_jax.generation import forward, sampling
+from codellama_jax.generation import forward, sampling, shards
 from codellama_jax.generation.forward import Cache
 from codellama_jax.generation.sampling import RowSampling
 
@@ -88,7 +88,7 @@ def decode(
         )
         logits_SV = jnp.where(padding, -jnp.inf, forward.logits(weights, x_SCD[:, 0]))
         position = rows.position + 1
-        token = sampling.sample(logits_SV, rows.sampling, position)
+        token = shards.by_rows(sampling.sample, logits_SV, rows.sampling, position)
         emitted = rows.active
         active = emitted & (position + 1 < rows.end) & ~jnp.any(token[:, None] == rows.stops, axis=1)
         slots = jnp.arange(len(token))
