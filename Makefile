@@ -55,6 +55,7 @@ check: lint
 
 pods: .venv/.installed-compiler
 	PYTHONPATH=.:.venv/tpu_compiler $(BIN)/python benchmarks/pods.py
+	PYTHONPATH=.:.venv/tpu_compiler $(BIN)/python benchmarks/serving_pods.py
 
 # TORCH_PYTHON and MAXTEXT_PYTHON are the interpreters of environments with the programs to compare with. The docstrings of
 # the benchmarks describe how to create these environments.

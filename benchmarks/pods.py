@@ -249,7 +249,9 @@ def main() -> None:
         long="\n".join(long_contexts(compiler, report)),
         bindings=" ".join(f"--gin.{binding}" for binding in LONG_BINDINGS),
     )
-    options.out.write_text(page, encoding="utf-8")
+    before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+    _, heading, serving = before.partition("\n## Serving\n")  # written by benchmarks/serving_pods.py
+    options.out.write_text(page + heading + serving, encoding="utf-8")
     print(options.out)
 
 

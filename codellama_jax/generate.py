@@ -4,7 +4,7 @@
     python -m codellama_jax.generate infill --checkpoint=DIR --file=FILE [--diff] [--order=spm|psm] [--out=FILE]
     common: [--max_tokens=256] [--temperature=0] [--top_p=1] [--top_k=0] [--min_p=0] [--repetition_penalty=1]
             [--seed=0] [--stop=TEXT]... [--json] [--tokenizer=PATH] [--dtype=float32|bfloat16]
-            [--tensor=N]
+            [--cache_dtype=float32|bfloat16|int8] [--tensor=N]
 
 A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint in it, an import, or a folder of Hugging Face's,
 Meta's or llama2.c's format. infill fills every mark <FILL_ME> of a file, in order; the file itself is not changed.
@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU")
         command.add_argument(
             "--tensor", type=_positive, default=0, help="devices that share the model (default: all that divide it)"
+        )
+        command.add_argument(
+            "--cache_dtype", choices=("float32", "bfloat16", "int8"), help="of keys and values (default: --dtype)"
         )
         command.add_argument("--context", type=int, default=0, help="tokens of prompt and answer")
         command.add_argument("--json", action="store_true", help="print {text, tokens, finish_reason}")
@@ -106,7 +109,7 @@ class _Session:
         self._options = options
         model = open_model(options.checkpoint, options.tokenizer, options.dtype, options.tensor)
         self.tokenizer, self._texts = model.tokenizer, TokenTexts(model.tokenizer)
-        serving = Serving(slots=1, context=options.context or model.context)
+        serving = Serving(slots=1, context=options.context or model.context, cache_dtype=options.cache_dtype)
         self._engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
 
     def complete(self, text: str, sampling: Sampling) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from codellama_jax.config.model import Llama
-from codellama_jax.generation import forward, logprobs, sampling
+from codellama_jax.generation import forward, logprobs, sampling, shards
 from codellama_jax.generation.forward import Cache
 from codellama_jax.generation.logprobs import Logprobs
 from codellama_jax.generation.rows import Rows
@@ -177,7 +177,7 @@ def _chosen(rows: Rows, logits_SV: jax.Array, emitted: jax.Array) -> tuple[jax.A
         return logits_SV.at[jnp.arange(len(stops))[:, None], stops].set(-jnp.inf, mode="drop")
 
     possible_SV = jax.lax.cond(jnp.any(too_early), without_stops, lambda x: x, logits_SV)
-    token = sampling.sample(possible_SV, rows.sampling, position)
+    token = shards.by_rows(sampling.sample, possible_SV, rows.sampling, position)
     return token, _if(jnp.any(emitted & rows.logprobs), logprobs.of_tokens, logits_SV, token)
 
 

@@ -169,6 +169,20 @@ def total(x: jax.Array) -> jax.Array:
     return jax.lax.psum(x, axes) if (axes := _axes("heads")) else x
 
 
+def by_rows(function: Callable[..., jax.Array], *arrays: Any) -> jax.Array:
+    """A function of arrays [S, ...] whose rows are independent; each device computes some of the rows.
+
+    Otherwise every device would sort the logits of all rows.
+    """
+    rows, parts_ = len(jax.tree.leaves(arrays)[0]), count()
+    if parts_ == 1 or rows % parts_:
+        return function(*arrays)
+    axes, share = _axes("heads"), rows // parts_
+    start = jax.lax.axis_index(axes) * share
+    own = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, share), arrays)
+    return jax.lax.all_gather(function(*own), axes, axis=0, tiled=True)
+
+
 def whole_rows(name: str, weight: jax.Array) -> jax.Array:
     """A weight with its complete width of the model, which training cuts over fsdp and context."""
     axes = _axes("dim") if "dim" in DIMS[name] else ()
