@@ -163,14 +163,15 @@ class Engine:
     # --- the loop
 
     def step(self) -> list[Request]:
-        """One round: admits requests, processes one chunk of a prompt, and decodes some tokens of every active request.
+        """One round: admits requests, processes a chunk of every new prompt, and decodes some tokens of the others.
 
         Returns:
             The requests that have new tokens or are finished.
         """
         self._admit()
-        if self._prefilling:
-            self._prefill_next(self._prefilling[0])
+        for request in list(self._prefilling):
+            if request in self._prefilling:  # it may have lost its slot to an earlier one
+                self._prefill_next(request)
         return self._decode_next()
 
     def warm_up(self) -> None:
@@ -215,7 +216,7 @@ class Engine:
             settings = request.settings, request.stop_ids, allowed
             values = decode.slot_values(request.slot, self.llama.vocab_size, request.ids, end, *settings)
             self._rows = self._fill(self._rows, *values)
-            self._prefilling.popleft()
+            self._prefilling.remove(request)
 
     def _run_prefill(self, size: int, chunk: Sequence[int], start: int, pages: np.ndarray) -> None:
         tokens, valid = np.zeros(size, np.int32), np.arange(size) < len(chunk)
