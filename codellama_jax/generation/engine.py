@@ -206,7 +206,8 @@ class Engine:
             chunk = tokens[request.done : request.done + size]
             if not self._extend(request, request.done + len(chunk)):
                 return
-            self._run_prefill(size, chunk, request.done, self._table[request.slot])
+            # A copy: the program may read its arguments after this step has given the pages to another request.
+            self._run_prefill(size, chunk, request.done, self._table[request.slot].copy())
             request.done += len(chunk)
             request.prefilled += len(chunk)
         if request.slot is not None and request.done == len(tokens) and self._extend(request, request.done + 1):
