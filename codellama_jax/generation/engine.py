@@ -170,7 +170,10 @@ class Engine:
         """
         self._admit()
         if self._prefilling:
-            self._prefill_next(self._prefilling[0])
+            request = self._prefilling[0]
+            self._prefill_next(request)
+            if self._prefilling and self._prefilling[0] is request:
+                self._prefilling.rotate(-1)  # prompts take turns, so that a long one does not delay a short one
         return self._decode_next()
 
     def warm_up(self) -> None:

@@ -10,40 +10,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from codellama_jax.config.generation import Sampling
-from codellama_jax.generation import prompts
 from codellama_jax.serving import http
 from codellama_jax.serving.api import Api
-from codellama_jax.serving.http import ApiError, Fields
-from codellama_jax.serving.service import Delta, Job, Running
-
-
-def error(problem: ApiError) -> dict[str, Any]:
-    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-    kind = kinds.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
-    return {"error": {"message": problem.message, "type": kind, "param": problem.parameter, "code": problem.status}}
-
+from codellama_jax.serving.http import Fields
+from codellama_jax.serving.jobs import Delta, Job, Running
 
 # Fields that change nothing that is generated.
 IGNORED = ("model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
 
 def routes(api: Api) -> list[Route]:
-    @http.endpoint(error)
+    @http.endpoint(http.error_form)
     async def completions(request: Request) -> Response:
         fields = await http.fields(request)
-        text, suffix = fields.text("prompt"), fields.raw("suffix")
+        text, suffix = fields.text("prompt"), fields.text("suffix", "") if "suffix" in fields else None
         n = fields.integer("n", 1, 1, api.settings.choices)
         stream = fields.boolean("stream", False)
         usage = fields.object("stream_options").boolean("include_usage", False)
         sampling = _sampling(fields)
         fields.finish(IGNORED)
-        prompt = await api.prompt(
-            lambda: (
-                prompts.complete(api.tokenizer, api.texts, text)
-                if suffix is None
-                else prompts.infill(api.tokenizer, api.texts, text, suffix, api.settings.order)
-            )
-        )
+        prompt = await (api.complete(text) if suffix is None else api.infill(text, suffix))
         running = api.submit(request, Job((prompt,), sampling, n))
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
@@ -56,7 +42,7 @@ def routes(api: Api) -> list[Route]:
         answers = await http.until_disconnect(request, running.finish())
         return http.json_response({**head, "choices": [_choice(delta) for delta in answers], "usage": _usage(running)})
 
-    @http.endpoint(error)
+    @http.endpoint(http.error_form)
     async def models(request: Request) -> Response:
         model = {"id": api.name, "object": "model", "created": api.started, "owned_by": "codellama_jax"}
         return http.json_response({"object": "list", "data": [model]})
@@ -72,7 +58,7 @@ async def _events(running: Running, head: dict[str, Any], usage: bool) -> AsyncI
         if usage:
             yield http.event({**head, "choices": [], "usage": _usage(running)})
     except Exception as problem:
-        yield http.event(error(http.api_error(problem)))
+        yield http.event(http.error_form(http.api_error(problem)))
     yield http.DONE
 
 
