@@ -31,11 +31,6 @@ class Running:
     http: HttpServer
 
 
-def small_engine(model: GenerationModel, slots: int) -> Engine:
-    serving = Serving(slots=slots, context=512, chunks=(16, 64))
-    return Engine(model.weights, model.llama, serving, model.tokenizer.rows)
-
-
 @contextlib.contextmanager
 def running_server(model: GenerationModel, engine: Engine, settings: Server) -> Iterator[Running]:
     service = Service(model.tokenizer, engine, settings)
@@ -66,20 +61,21 @@ def small_model(small_tokenizer: Tokenizer) -> GenerationModel:
 
 
 @pytest.fixture(scope="session")
-def server(small_model: GenerationModel) -> Iterator[Running]:
-    """A server with default settings and four slots. Tests leave it without requests."""
-    with running_server(small_model, small_engine(small_model, slots=4), Server()) as running:
+def small_engine(small_model: GenerationModel) -> Engine:
+    """The engine of all tests: its programs are compiled once. One server at a time can use it."""
+    serving = Serving(slots=2, context=512, chunks=(16, 64))
+    return Engine(small_model.weights, small_model.llama, serving, small_model.tokenizer.rows)
+
+
+@pytest.fixture(scope="module")
+def server(small_model: GenerationModel, small_engine: Engine) -> Iterator[Running]:
+    """A server with default settings and two slots. Tests leave it without requests."""
+    with running_server(small_model, small_engine, Server()) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
-def second_engine(small_model: GenerationModel) -> Engine:
-    """An engine with two slots. Its programs are compiled once."""
-    return small_engine(small_model, slots=2)
-
-
 @pytest.fixture
-def make_server(small_model: GenerationModel, second_engine: Engine) -> Iterator[Callable[[Server], Running]]:
-    """Starts a server with other settings and two slots: make_server(Server(...)). One at a time."""
+def make_server(small_model: GenerationModel, small_engine: Engine) -> Iterator[Callable[[Server], Running]]:
+    """Starts a server with other settings: make_server(Server(...)). A module that uses it cannot use `server`."""
     with contextlib.ExitStack() as stack:
-        yield lambda settings: stack.enter_context(running_server(small_model, second_engine, settings))
+        yield lambda settings: stack.enter_context(running_server(small_model, small_engine, settings))

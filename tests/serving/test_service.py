@@ -121,7 +121,8 @@ def test_a_request_that_takes_too_long_ends_with_its_text(make_server):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_pages_of_a_client_that_goes_away_become_free(server, stream):
+def test_the_pages_of_a_client_that_goes_away_become_free(make_server, stream):
+    server = make_server(Server())
     with held(server):
         connections = [raw_request(server, **LONG | {"stream": stream, "n": 3}) for _ in range(3)]
         wait_until(lambda: jobs(server) == 9)
