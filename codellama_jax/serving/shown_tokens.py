@@ -65,7 +65,10 @@ class ShownTokens:
             data,
             self._offset,
             logprobs.logprob if logprobs else None,
-            [(_name(self._tokenizer, other, self._texts(other)), self._texts(other), value) for other, value in logprobs.top]
+            [
+                (_name(self._tokenizer, other, self._texts(other)), self._texts(other), value)
+                for other, value in logprobs.top
+            ]
             if logprobs
             else [],
         )
