@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from codellama_jax.config.serving import Server
 from codellama_jax.conversion.generation_model import GenerationModel
+from codellama_jax.serving.sentinels import Sentinels
 from codellama_jax.serving.service import Job, Running, Service
 
 T = TypeVar("T")
@@ -24,12 +25,14 @@ class Api:
         settings: the server's.
         name: the model's name in answers.
         started: seconds since the epoch.
+        sentinels: reads infilling markers in raw prompts.
     """
 
     def __init__(self, model: GenerationModel, service: Service, settings: Server, name: str):
         self.model, self.service, self.settings, self.name = model, service, settings, name
         self.tokenizer, self.texts = service.tokenizer, service.texts
         self.started = int(time.time())
+        self.sentinels = Sentinels(settings.sentinels)
 
     async def prompt(self, encode: Callable[[], T]) -> T:
         """Encodes a prompt in another thread: a long text takes longer than others should wait."""

@@ -13,12 +13,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_jax.config.serving import Server
-from codellama_jax.serving import http, openai
+from codellama_jax.serving import http, llama_cpp, ollama, openai, tabby
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-OPEN_PATHS = ("/health", "/v1/health", "/livez", "/readyz")  # need no key: they say nothing but whether it works
+OPEN_PATHS = ("/health", "/livez", "/readyz")  # need no key: they say nothing but whether it works
 
 
 def application(api: Api) -> Starlette:
@@ -44,8 +44,9 @@ def application(api: Api) -> Starlette:
             openai.error(ApiError(status, f"{request.method} {request.url.path}: {reason}")), status
         )
 
+    protocols = [*openai.routes(api), *llama_cpp.routes(api), *ollama.routes(api), *tabby.routes(api)]
     return Starlette(
-        routes=[*openai.routes(api), Route("/livez", live), Route("/readyz", ready)],
+        routes=[*protocols, Route("/livez", live), Route("/readyz", ready)],
         middleware=[Middleware(Guard, settings=api.settings)],
         exception_handlers={404: missing, 405: missing},
         lifespan=lifespan,

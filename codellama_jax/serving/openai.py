@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from codellama_jax.config.generation import Sampling
 from codellama_jax.generation import prompts
-from codellama_jax.serving import http
+from codellama_jax.serving import http, tabby
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError, Fields
 from codellama_jax.serving.service import Delta, Job, Running
@@ -31,7 +31,11 @@ def routes(api: Api) -> list[Route]:
     @http.endpoint(error)
     async def completions(request: Request) -> Response:
         fields = await http.fields(request)
+        if "segments" in fields and "prompt" not in fields:
+            return await tabby.completions(api, request, fields)
         text, suffix = fields.text("prompt"), fields.raw("suffix")
+        if suffix is None and (split := api.sentinels.split(text)) is not None:
+            text, suffix = split
         n = fields.integer("n", 1, 1, api.settings.choices)
         stream = fields.boolean("stream", False)
         usage = fields.object("stream_options").boolean("include_usage", False)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 
 from codellama_jax.config.generation import Serving
 from codellama_jax.config.model import Llama
@@ -70,3 +71,13 @@ def make_server(small_model: GenerationModel) -> Iterator[Callable[..., Running]
     """Starts servers with other settings: make_server(Server(...), slots=1)."""
     with contextlib.ExitStack() as stack:
         yield lambda settings, **sizes: stack.enter_context(running_server(small_model, settings, **sizes))
+
+
+@pytest.fixture(scope="session")
+def client_without_infilling(small_model: GenerationModel) -> TestClient:
+    """A client of a server whose model has no infilling ids. Its engine does not run, so nothing can be generated."""
+    tokenizer = Tokenizer(small_model.tokenizer.model, infilling=False)
+    model = dataclasses.replace(small_model, tokenizer=tokenizer)
+    serving = Serving(slots=1, context=512)
+    service = Service(tokenizer, Engine(model.weights, model.llama, serving, tokenizer.rows), Server())
+    return TestClient(application(Api(model, service, Server(), "plain")), "http://127.0.0.1")
