@@ -7,6 +7,7 @@ import dataclasses
 import secrets
 from typing import Any
 
+import jax
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -283,6 +284,19 @@ def _props(api: Api) -> dict[str, Any]:
         "modalities": {"vision": False, "audio": False},
         "build_info": "codellama_jax",
         "is_sleeping": False,
+    }
+
+
+def meta(api: Api) -> dict[str, Any]:
+    """What llama.cpp's /v1/models says of a model; llama.vscode reads it."""
+    llama, weights = api.model.llama, jax.tree.leaves(api.model.weights)
+    return {
+        "n_ctx": api.service.context,
+        "n_ctx_train": api.model.context,
+        "n_embd": llama.dim,
+        "n_params": sum(array.size for array in weights),
+        "n_vocab": api.tokenizer.rows,
+        "size": sum(array.nbytes for array in weights),
     }
 
 

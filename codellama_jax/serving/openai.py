@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from codellama_jax.config.generation import Sampling
 from codellama_jax.generation import prompts
-from codellama_jax.serving import http, tabby
+from codellama_jax.serving import http, llama_cpp, tabby
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError, Fields
 from codellama_jax.serving.service import Delta, Job, Running
@@ -63,6 +63,7 @@ def routes(api: Api) -> list[Route]:
     @http.endpoint(error)
     async def models(request: Request) -> Response:
         model = {"id": api.name, "object": "model", "created": api.started, "owned_by": "codellama_jax"}
+        model["meta"] = llama_cpp.meta(api)
         return http.json_response({"object": "list", "data": [model]})
 
     return [Route("/v1/completions", completions, methods=["POST"]), Route("/v1/models", models)]

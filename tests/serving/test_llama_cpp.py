@@ -91,6 +91,28 @@ def test_a_stop_string_is_named_and_not_part_of_the_text(server):
     assert answer["content"] == text[: text.index(word)]
 
 
+def test_a_late_answer_ends_only_after_a_line_end(server):
+    whole = infill(server, n_predict=200, **PLAIN)["content"]
+    answer = infill(server, n_predict=200, t_max_predict_ms=0.001, **PLAIN)
+    assert whole.startswith(answer["content"]) and answer["stop_type"] == "limit"
+    line = infill(server, n_predict=200, stop=["\n"], **PLAIN)["tokens_predicted"]
+    assert "\n" in answer["content"] and line <= answer["tokens_predicted"] < line + 16
+
+
+def test_an_answer_ends_before_a_line_that_is_indented_less(server):
+    whole = infill(server, n_predict=200, **PLAIN)["content"]
+    answer = infill(server, n_predict=200, n_indent=4, **PLAIN)
+    assert answer["content"] == Indentation(4).add(whole, last=True) != whole
+    assert answer["stop_type"] == "limit" and answer["tokens_predicted"] < 200
+
+
+def test_the_end_of_a_hole_is_not_part_of_the_text(server):
+    answers = infill(server, n_predict=-1, n_cmpl=8, **PLAIN)
+    assert {answer["stop_type"] for answer in answers} == {"eos", "limit"}
+    assert not any(marker in answer["content"] for answer in answers for marker in ("<EOT>", "</s>"))
+    assert all(answer["tokens_cached"] <= 512 for answer in answers)
+
+
 def test_lines_with_crlf_stay_so(server):
     crlf = [text.replace("\n", "\r\n") for text in (PREFIX, SUFFIX, LINE)]
     names = ("input_prefix", "input_suffix", "prompt")
