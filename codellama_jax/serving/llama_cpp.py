@@ -3,7 +3,6 @@
 llama.vim and llama.vscode use /infill; docs/protocols.md lists the fields.
 """
 
-import dataclasses
 import secrets
 from typing import Any
 
@@ -12,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.config.generation import Sampling
+from codellama_jax.config.generation import MOST_LOGPROBS, Sampling
 from codellama_jax.generation.fitting import Fitted
 from codellama_jax.generation.prompts import Prompt
 from codellama_jax.serving import http, lenient_fields, raw_prompts
@@ -37,14 +36,11 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "dry_multiplier": (0,),
     "xtc_probability": (0,),
     "mirostat": (0,),
-    "n_probs": (0,),
     "logit_bias": ([], {}),
     "ignore_eos": (False,),
     "lora": ([],),
     "grammar": ("",),
     "json_schema": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
 }
 
 _LETTERS = {"k": "top_k", "p": "top_p", "m": "min_p", "t": "temperature", "i": "infill", "e": "penalties"}
@@ -66,7 +62,7 @@ def routes(api: Api) -> list[Route]:
         read = _Settings(api, fields, _INFILL_TOKENS, prompt)
         fields.finish(IGNORED)
         # A request that fills the cache must cut as the one that follows it does.
-        tokens = _INFILL_TOKENS if read.form.cache_only else read.sampling.max_tokens
+        tokens = _INFILL_TOKENS if not read.sampling.max_tokens else read.sampling.max_tokens
         fitted = await raw_prompts.hole(api, prefix + prompt, suffix, tokens, snippets)
         return await _answer(api, request, [fitted], read, many=read.n > 1)
 
@@ -165,19 +161,33 @@ class _Settings:
             "repetition_penalty": fields.number("repeat_penalty", 1.0),
         }
         self.sampling = Sampling(
-            max_tokens=max(1, predict) if predict >= 0 else api.service.context,
+            max_tokens=predict if predict >= 0 else api.service.context,
+            presence_penalty=fields.number("presence_penalty", 0.0),
+            frequency_penalty=fields.number("frequency_penalty", 0.0),
+            logprobs=fields.integer("n_probs", 0, 0, MOST_LOGPROBS) or None,
             seed=secrets.randbits(32) if seed in _RANDOM_SEEDS else seed,
             stop=tuple(text for text in fields.texts("stop") if text),
             **_applied(filters, fields.raw("samplers")),
         )
-        report = dataclasses.asdict(self.sampling)
-        report["repeat_penalty"] = report.pop("repetition_penalty")
+        names = (
+            "max_tokens",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "seed",
+            "stop",
+        )
+        report = {name: getattr(self.sampling, name) for name in names}
+        report |= {"repeat_penalty": self.sampling.repetition_penalty, "n_probs": self.sampling.logprobs or 0}
         self.form = Form(
             model=api.name,
             prompt=prompt,
+            texts=api.texts,
             settings={**report, "n_predict": predict, "n_ctx": api.service.context, "stream": self.stream},
             indentation=fields.integer("n_indent", 0, 0),
-            cache_only=predict == 0,
             return_tokens=fields.boolean("return_tokens", False),
             fields=fields.texts("response_fields"),
             slot=fields.integer("id_slot", -1),

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from codellama_jax.generation.logprobs import TokenLogprobs
+from codellama_jax.generation.stopping import TokenTexts
 from codellama_jax.serving import http
 from codellama_jax.serving.http import ApiError
 from codellama_jax.serving.service import Choice, Delta, Running
@@ -67,8 +69,8 @@ class Form:
         model: the model's name.
         prompt: the prompt, which answers repeat.
         settings: the settings of generation, as answers report them.
+        texts: the texts of tokens.
         indentation: least indentation of the lines after the first.
-        cache_only: whether only the cache is filled.
         return_tokens: whether answers have token ids.
         fields: paths of the fields of answers; none: all.
         slot: the slot that was asked for, which means nothing here.
@@ -77,8 +79,8 @@ class Form:
     model: str
     prompt: str
     settings: dict[str, Any]
+    texts: TokenTexts
     indentation: int = 0
-    cache_only: bool = False
     return_tokens: bool = False
     fields: tuple[str, ...] = ()
     slot: int = -1
@@ -97,6 +99,7 @@ class Answer:
         self._choice, self._form, self._truncated = choice, form, truncated
         self._indentation = Indentation(form.indentation)
         self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._text = ""
         self._stop: tuple[str, str] | None = None  # type and word
 
@@ -108,10 +111,8 @@ class Answer:
         """Adds a delta; returns the text that is new."""
         if self.ended:
             return ""
-        if self._form.cache_only:  # one token is generated, and not shown
-            self._stop = ("limit", "")
-            return ""
         self._tokens += delta.tokens
+        self._logprobs += delta.logprobs
         text = self._indentation.add(delta.text, delta.finish_reason is not None)
         self._text += text
         if self._indentation.ended:
@@ -121,17 +122,18 @@ class Answer:
             self._stop = (kind, delta.stop or "")
         return text
 
-    def part(self, text: str, tokens: list[int]) -> dict[str, Any]:
+    def part(self, text: str, delta: Delta) -> dict[str, Any]:
         """One part of a stream."""
-        return {
+        part = {
             "index": self._choice.number,
             "content": text,
-            "tokens": tokens,
+            "tokens": delta.tokens,
             "stop": False,
             "id_slot": self._form.slot,
             "tokens_predicted": len(self._tokens),
             "tokens_evaluated": len(self._choice.prompt.ids),
         }
+        return part | self._probabilities(delta.logprobs)
 
     def whole(self, streamed: bool) -> dict[str, Any]:
         """The answer; after a stream, without its text. Only the fields that the request asked for."""
@@ -155,7 +157,21 @@ class Answer:
             "tokens_cached": evaluated + len(self._tokens),
             "timings": timings(self._choice, len(self._tokens)),
         }
+        answer |= {} if streamed else self._probabilities(self._logprobs)
         return selected(answer, self._form.fields) if self._form.fields else answer
+
+    def _probabilities(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        """The log-probabilities of tokens, if they were asked for."""
+        if not logprobs:
+            return {}
+        top = [[self._probability(*pair) for pair in token.top] for token in logprobs]
+        tokens = [self._probability(token.token, token.logprob) for token in logprobs]
+        both = zip(tokens, top, strict=True)
+        return {"completion_probabilities": [{**token, "top_logprobs": others} for token, others in both]}
+
+    def _probability(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self._form.texts(token)
+        return {"id": token, "token": text.decode(errors="replace"), "bytes": list(text), "logprob": logprob}
 
 
 def timings(choice: Choice, predicted: int) -> dict[str, Any]:
@@ -217,7 +233,7 @@ async def events(running: Running, answers: Sequence[Answer]) -> AsyncIterator[b
                 continue
             text = answer.add(delta)
             if text or (delta.tokens and not answer.ended):
-                yield http.event(answer.part(text, delta.tokens))
+                yield http.event(answer.part(text, delta))
             if answer.ended:
                 yield http.event(answer.whole(streamed=True))
             if all(answer.ended for answer in answers):

@@ -7,14 +7,15 @@ configured. docs/protocols.md lists the fields.
 import datetime
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.config.generation import Sampling
+from codellama_jax.config.generation import MOST_LOGPROBS, Sampling
+from codellama_jax.generation.logprobs import TokenLogprobs
 from codellama_jax.generation.prompts import Prompt
 from codellama_jax.serving import http, lenient_fields, ollama_models, raw_prompts
 from codellama_jax.serving.api import Api
@@ -42,7 +43,7 @@ def routes(api: Api) -> list[Route]:
         fields.refuse("template", "the prompt is used as it is", ("",))
         fields.refuse("context", "send the text itself", ([],))
         _refuse(fields)
-        sampling = _sampling(api, fields.object("options"))
+        sampling = _sampling(api, fields.object("options"), _logprobs(fields))
         unload = fields.raw("keep_alive") in (0, "0", "0s")
         fields.finish(("width", "height", "steps", "shift"))
 
@@ -80,17 +81,19 @@ def _refuse(fields: Fields) -> None:
     fields.refuse("format", "answers are text", ("",))
     fields.refuse("images", "the model reads text", ([],))
     fields.refuse("think", "the model does not think", (False,))
-    fields.refuse("logprobs", "leave it out", (False,))
-    fields.refuse("top_logprobs", "leave it out", (0,))
 
 
-def _sampling(api: Api, options: LenientFields) -> Sampling:
+def _logprobs(fields: Fields) -> int | None:
+    """Number of alternatives that are reported beside each token; None: no log-probabilities."""
+    wanted, count = fields.boolean("logprobs", False), fields.integer("top_logprobs", 0, 0, MOST_LOGPROBS)
+    return count if wanted or count else None
+
+
+def _sampling(api: Api, options: LenientFields, logprobs: int | None) -> Sampling:
     """The settings of a request, with Ollama's defaults, except that tokens are not penalized by default."""
     predict = options.integer("num_predict", -1, -2)
     for name, off in (("mirostat", (0,)), ("tfs_z", (1,)), ("typical_p", (1,))):
         options.refuse(name, "leave it out", off)
-    for name in ("presence_penalty", "frequency_penalty"):
-        options.refuse(name, "leave it out", (0,))
     seed = options.integer("seed", 0)
     sampling = Sampling(
         max_tokens=predict if predict > 0 else api.service.context,
@@ -98,9 +101,12 @@ def _sampling(api: Api, options: LenientFields) -> Sampling:
         top_k=max(0, options.integer("top_k", 40)),
         top_p=min(1.0, options.number("top_p", 0.9, 0)) or 1.0,
         min_p=options.number("min_p", 0.0, 0, 1),
+        presence_penalty=options.number("presence_penalty", 0.0),
+        frequency_penalty=options.number("frequency_penalty", 0.0),
         repetition_penalty=options.number("repeat_penalty", 1.0) or 1.0,
         seed=seed % 2**64 if seed > 0 else secrets.randbits(63),
         stop=tuple(text for text in options.texts("stop") if text),
+        logprobs=logprobs,
     )
     options.finish(IGNORED_OPTIONS)
     return sampling
@@ -112,20 +118,36 @@ async def _answer(
     received = time.monotonic()
     running = api.submit(request, Job((prompt,), sampling))
     if stream:
-        return http.streamed(_lines(running, received, name, shown), "application/x-ndjson")
+        return http.streamed(_lines(api, running, received, name, shown), "application/x-ndjson")
     [delta] = await http.until_disconnect(request, running.finish())
-    return http.json_response({**_head(name), **shown(delta.text), **_end(running, delta, received)})
+    reported = _reported(api, delta.logprobs)
+    return http.json_response({**_head(name), **shown(delta.text), **reported, **_end(running, delta, received)})
 
 
-async def _lines(running: Running, received: float, name: str, shown: Text) -> AsyncIterator[bytes]:
+async def _lines(api: Api, running: Running, received: float, name: str, shown: Text) -> AsyncIterator[bytes]:
     try:
         async for delta in running:
-            if delta.text:
-                yield http.line({**_head(name), **shown(delta.text), "done": False})
+            if delta.text or delta.logprobs:
+                reported = _reported(api, delta.logprobs)
+                yield http.line({**_head(name), **shown(delta.text), **reported, "done": False})
             if delta.finish_reason is not None:
                 yield http.line({**_head(name), **shown(""), **_end(running, delta, received)})
     except Exception as problem:
         yield http.line(error(http.api_error(problem)))
+
+
+def _reported(api: Api, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    """The log-probabilities of tokens, if they were asked for."""
+
+    def one(token: int, logprob: float) -> dict[str, Any]:
+        text = api.texts(token)
+        return {"token": text.decode(errors="replace"), "logprob": logprob, "bytes": list(text)}
+
+    reported = [
+        {**one(item.token, item.logprob), **({"top_logprobs": [one(*pair) for pair in item.top]} if item.top else {})}
+        for item in logprobs
+    ]
+    return {"logprobs": reported} if reported else {}
 
 
 def _head(name: str) -> dict[str, Any]:

@@ -91,18 +91,26 @@ def test_a_stop_string_is_named_and_not_part_of_the_text(server):
     assert answer["content"] == text[: text.index(word)]
 
 
-def test_a_late_answer_ends_only_after_a_line_end(server):
-    whole = infill(server, n_predict=200, **PLAIN)["content"]
-    answer = infill(server, n_predict=200, t_max_predict_ms=0.001, **PLAIN)
-    assert whole.startswith(answer["content"]) and answer["stop_type"] == "limit"
-    line = infill(server, n_predict=200, stop=["\n"], **PLAIN)["tokens_predicted"]
-    assert "\n" in answer["content"] and line <= answer["tokens_predicted"] < line + 16
+@pytest.fixture(scope="module")
+def with_lines(server) -> tuple[dict, str]:
+    """A request whose answer has a line end, and that answer."""
+    answers = infill(server, n_predict=200, n_cmpl=8, **PLAIN)
+    index, text = next((answer["index"], answer["content"]) for answer in answers if "\n" in answer["content"])
+    return {"n_predict": 200, **PLAIN, "seed": PLAIN["seed"] + index}, text
 
 
-def test_an_answer_ends_before_a_line_that_is_indented_less(server):
-    whole = infill(server, n_predict=200, **PLAIN)["content"]
-    answer = infill(server, n_predict=200, n_indent=4, **PLAIN)
-    assert answer["content"] == Indentation(4).add(whole, last=True) != whole
+def test_a_late_answer_ends_only_after_a_line_end(server, with_lines):
+    request, whole = with_lines
+    answer = infill(server, **request, t_max_predict_ms=0.001)
+    assert "\n" in answer["content"] and whole.startswith(answer["content"]) and answer["stop_type"] == "limit"
+    line = infill(server, **request, stop=["\n"])["tokens_predicted"]
+    assert line <= answer["tokens_predicted"] < line + 16
+
+
+def test_an_answer_ends_before_a_line_that_is_indented_less(server, with_lines):
+    request, whole = with_lines
+    answer = infill(server, **request, n_indent=40)
+    assert answer["content"] == Indentation(40).add(whole, last=True) != whole
     assert answer["stop_type"] == "limit" and answer["tokens_predicted"] < 200
 
 
@@ -141,6 +149,7 @@ def test_files_longer_than_the_context_are_cut(server):
         ({"input_prefix": "a", "input_suffix": "b", "input_extra": [{"txt": ""}]}, "input_extra"),
         ({"input_prefix": "a", "input_suffix": "b", "n_cmpl": 99}, "n_cmpl=99"),
         ({"input_prefix": "a", "input_suffix": "b", "repeat_penalty": -1}, "repetition_penalty"),
+        ({"input_prefix": "a", "input_suffix": "b", "n_probs": 99}, "n_probs=99"),
     ],
 )
 def test_an_error_names_the_field_in_llama_cpp_s_form(server, body, message):
@@ -176,6 +185,20 @@ def test_completion_takes_text_ids_and_lists_of_them(server):
     assert long.status_code == 400 and "longer than the context" in long.json()["error"]["message"]
     assert post(server, "/completion", prompt=[1, -2]).status_code == 400
     assert post(server, "/completion", prompt=[10**6]).status_code == 400
+
+
+def test_probabilities_are_those_of_the_tokens(server):
+    body = {"prompt": "def f(", "n_predict": 6, "n_probs": 2, "return_tokens": True, "temperature": 0}
+    answer = post(server, "/completion", **body).json()
+    probabilities = answer["completion_probabilities"]
+    assert [token["id"] for token in probabilities] == answer["tokens"] and len(answer["tokens"]) == 6
+    for token in probabilities[1:]:  # the first one is healed: not every token may come there
+        assert len(token["top_logprobs"]) == 2 and token["top_logprobs"][0]["id"] == token["id"]
+        assert token["logprob"] == token["top_logprobs"][0]["logprob"] <= 0
+        assert bytes(token["bytes"]).decode(errors="replace") == token["token"]
+    events = post(server, "/completion", **body, stream=True).text.split("\n\n")
+    parts = [json.loads(event.removeprefix("data: ")) for event in events if event]
+    assert [token for part in parts for token in part.get("completion_probabilities", [])] == probabilities
 
 
 def test_tokens_have_their_pieces(server):

@@ -50,6 +50,15 @@ def test_streaming_is_the_default_and_has_lines(server):
     assert {part["model"] for part in [*parts, last]} == {"small:latest"}
 
 
+def test_log_probabilities_are_those_of_the_text(server):
+    answer = generate(server, {"temperature": 0}, suffix=SUFFIX, prompt="a = [", logprobs=True, top_logprobs=2)
+    assert len(answer["logprobs"]) == answer["eval_count"] == 20
+    assert all(token["logprob"] == token["top_logprobs"][0]["logprob"] <= 0 for token in answer["logprobs"][1:])
+    penalized = generate(server, {"temperature": 0, "frequency_penalty": 2.0, "presence_penalty": 2.0}, suffix=SUFFIX)
+    assert penalized["response"] != generate(server, {"temperature": 0}, suffix=SUFFIX)["response"]
+    assert "logprobs" not in penalized
+
+
 def test_a_stop_string_ends_the_text_and_crlf_stays(server):
     text = generate(server, suffix=SUFFIX)["response"]
     stopped = generate(server, {"stop": [text[5:8]]}, suffix=SUFFIX)
