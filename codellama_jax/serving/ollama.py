@@ -38,7 +38,8 @@ def routes(api: Api) -> list[Route]:
         fields = await lenient_fields.fields(request)
         name, stream = fields.text("model", api.name), fields.boolean("stream", True)
         text, suffix = fields.text("prompt", ""), fields.text("suffix", "")
-        raw, cut = fields.boolean("raw", False), fields.boolean("truncate", True)
+        fields.boolean("raw", False)  # text is always used as it is
+        cut = fields.boolean("truncate", True)
         fields.text("system", "")  # the template of models for completion has none
         fields.refuse("template", "the prompt is used as it is", ("",))
         fields.refuse("context", "send the text itself", ([],))
@@ -52,8 +53,6 @@ def routes(api: Api) -> list[Route]:
 
         if not text and not suffix:
             return _loaded(name, shown, unload)
-        if suffix and raw:
-            raise ApiError(400, "raw mode does not support suffix", "suffix")
         if suffix and not api.tokenizer.infilling:
             raise ApiError(400, f"{name} does not support insert: {_NO_INSERT}", "suffix")
         if suffix:

@@ -13,6 +13,7 @@ blank, before a suffix that ends with one, therefore loses these blanks; all oth
 """
 
 import re
+from collections.abc import Callable
 
 _FORMS = (
     re.compile(r"<PRE> (?P<prefix>.*) <SUF>(?P<suffix>.*) <MID>", re.DOTALL),
@@ -27,13 +28,14 @@ class Sentinels:
 
     Args:
         enabled: whether it does so.
+        observe: called for each prompt that has them.
 
     Attributes:
         count: number of prompts that had them.
     """
 
-    def __init__(self, enabled: bool):
-        self.enabled, self.count = enabled, 0
+    def __init__(self, enabled: bool, observe: Callable[[], None] = lambda: None):
+        self.enabled, self.count, self._observe = enabled, 0, observe
 
     def split(self, prompt: str) -> tuple[str, str] | None:
         """Prefix and suffix of a raw prompt in one of the forms; None for all other text."""
@@ -43,4 +45,5 @@ class Sentinels:
         if found is None:
             return None
         self.count += 1
+        self._observe()
         return found["prefix"], found["suffix"]

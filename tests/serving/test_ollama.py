@@ -38,6 +38,7 @@ def test_text_is_completed_as_it_is(server):
     answer = generate(server, raw=True)
     expected = post(server, "/v1/completions", prompt=PREFIX, max_tokens=20, temperature=1, seed=7).json()
     assert answer["response"] == expected["choices"][0]["text"] == generate(server)["response"]
+    assert generate(server, suffix=SUFFIX, raw=True)["response"] == generate(server, suffix=SUFFIX)["response"]
 
 
 def test_streaming_is_the_default_and_has_lines(server):
@@ -93,7 +94,6 @@ def test_an_empty_prompt_loads_the_model(server):
         ({"options": {"temperature": -1}}, "temperature=-1"),
         ({"options": 1}, "options must be an object"),
         ({"images": ["aGk="]}, "images is not supported"),
-        ({"suffix": "b", "raw": True}, "raw mode does not support suffix"),
     ],
 )
 def test_an_error_is_a_string(server, body, message):
@@ -114,20 +114,21 @@ def test_a_model_without_infilling_does_not_offer_it(client_without_infilling):
 
 
 def test_ollama_s_own_client(server):
-    client = ollama.Client(server.url)
-    answer = client.generate("codellama:7b-code", PREFIX, suffix=SUFFIX, options={**OPTIONS, "num_predict": 20})
-    assert answer.response == generate(server, suffix=SUFFIX)["response"] and answer.model == "codellama:7b-code"
-    parts = client.generate("x", PREFIX, suffix=SUFFIX, stream=True, options={**OPTIONS, "num_predict": 20})
-    assert "".join(part.response for part in parts) == answer.response
-    shown = client.show("small")
-    assert ".Suffix" in shown.template and shown.capabilities == ["completion", "insert"]
-    assert shown.modelinfo["llama.context_length"] == 512 and shown.details.family == "llama"
-    [listed] = client.list().models
-    assert listed.model == "small:latest" == client.ps().models[0].model and listed.size > 0
-    for call in (lambda: client.pull("x"), lambda: client.embed("x", "a"), lambda: client.delete("x")):
-        with pytest.raises(ollama.ResponseError, match="this server serves one model, small") as failure:
-            call()
-        assert failure.value.status_code == 501
+    options = {**OPTIONS, "num_predict": 20}
+    with ollama.Client(server.url) as client:
+        answer = client.generate("codellama:7b-code", PREFIX, suffix=SUFFIX, options=options)
+        assert answer.response == generate(server, suffix=SUFFIX)["response"] and answer.model == "codellama:7b-code"
+        parts = client.generate("x", PREFIX, suffix=SUFFIX, stream=True, options=options)
+        assert "".join(part.response for part in parts) == answer.response
+        shown = client.show("small")
+        assert ".Suffix" in shown.template and shown.capabilities == ["completion", "insert"]
+        assert shown.modelinfo["llama.context_length"] == 512 and shown.details.family == "llama"
+        [listed] = client.list().models
+        assert listed.model == "small:latest" == client.ps().models[0].model and listed.size > 0
+        for call in (lambda: client.pull("x"), lambda: client.embed("x", "a"), lambda: client.delete("x")):
+            with pytest.raises(ollama.ResponseError, match="this server serves one model, small") as failure:
+                call()
+            assert failure.value.status_code == 501
 
 
 def test_a_server_is_found(server):
