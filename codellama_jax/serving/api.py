@@ -10,12 +10,14 @@ from starlette.requests import Request
 
 from codellama_jax.config.serving import Server
 from codellama_jax.conversion.generation_model import GenerationModel
+from codellama_jax.errors import UserError
 from codellama_jax.generation import prompts
 from codellama_jax.generation.prompts import Prompt
 from codellama_jax.serving.guard import given_keys
 from codellama_jax.serving.http import ApiError, Fields
 from codellama_jax.serving.jobs import Job, Running
 from codellama_jax.serving.metrics import Metrics
+from codellama_jax.serving.sentinels import Sentinels
 from codellama_jax.serving.service import Service
 
 T = TypeVar("T")
@@ -31,6 +33,7 @@ class Api:
         name: the model's name in answers.
         started: seconds since the epoch.
         metrics: what was counted.
+        sentinels: reads infilling markers in raw prompts.
     """
 
     def __init__(self, model: GenerationModel, service: Service, settings: Server, name: str):
@@ -38,6 +41,7 @@ class Api:
         self.tokenizer, self.texts = service.tokenizer, service.texts
         self.started = int(time.time())
         self.metrics = Metrics(service)
+        self.sentinels = Sentinels(settings.sentinels, self.metrics.sentinel_prompt)
         self._longest = max(len(self.texts(id)) for id in range(self.tokenizer.pieces))
 
     async def prompt(self, encode: Callable[[], T], *texts: str) -> T:
@@ -64,8 +68,17 @@ class Api:
         return await self.prompt(lambda: prompts.complete(self.tokenizer, self.texts, text, healing), text)
 
     async def raw(self, text: str, healing: bool = True) -> Prompt:
-        """The prompt of a text to continue at an endpoint of raw completion. Raises as `prompt` does."""
-        return await self.complete(text, healing)
+        """The prompt of a text to continue at an endpoint of raw completion. Raises as `prompt` does.
+
+        Infilling markers in the text make it the prompt of a hole (sentinels.py).
+        """
+        split = self.sentinels.split(text)
+        if split is None:
+            return await self.complete(text, healing)
+        try:
+            return await self.infill(*split)
+        except UserError as error:
+            raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
 
     async def infill(self, prefix: str, suffix: str) -> Prompt:
         """The prompt of a hole between two texts.

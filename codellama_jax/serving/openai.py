@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from codellama_jax.generation.prompts import Prompt
-from codellama_jax.serving import http, sampling_fields, shown_tokens
+from codellama_jax.serving import http, llama_cpp, sampling_fields, shown_tokens, tabby
 from codellama_jax.serving.answers import Answers
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError, Fields
@@ -25,7 +25,10 @@ def routes(api: Api) -> list[Route]:
     def completions(max_tokens: int) -> http.Handler:
         @http.endpoint(http.error_form)
         async def answer(request: Request) -> Response:
-            return await _complete(api, request, await http.fields(request), max_tokens)
+            fields = await http.fields(request)
+            if "segments" in fields and "prompt" not in fields:
+                return await tabby.completions(api, request, fields)
+            return await _complete(api, request, fields, max_tokens)
 
         return answer
 
@@ -54,6 +57,7 @@ def _model(api: Api) -> dict[str, Any]:
         "created": api.started,
         "owned_by": "codellama_jax",
         "max_model_len": api.service.context,
+        "meta": llama_cpp.meta(api),
     }
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from starlette.testclient import TestClient
 
 from codellama_jax.config.generation import Serving
 from codellama_jax.config.model import Llama
@@ -79,3 +80,13 @@ def make_server(small_model: GenerationModel, small_engine: Engine) -> Iterator[
     """Starts a server with other settings: make_server(Server(...)). A module that uses it cannot use `server`."""
     with contextlib.ExitStack() as stack:
         yield lambda settings: stack.enter_context(running_server(small_model, small_engine, settings))
+
+
+@pytest.fixture(scope="session")
+def client_without_infilling(small_model: GenerationModel) -> TestClient:
+    """A client of a server whose model has no infilling ids. Its engine does not run, so nothing can be generated."""
+    tokenizer = Tokenizer(small_model.tokenizer.model, infilling=False)
+    model = dataclasses.replace(small_model, tokenizer=tokenizer)
+    serving = Serving(slots=1, context=512)
+    service = Service(tokenizer, Engine(model.weights, model.llama, serving, tokenizer.rows), Server())
+    return TestClient(application(Api(model, service, Server(), "plain")), "http://127.0.0.1")
