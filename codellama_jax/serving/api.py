@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -13,7 +13,7 @@ from codellama_jax.conversion.generation_model import GenerationModel
 from codellama_jax.generation import prompts
 from codellama_jax.generation.prompts import Prompt
 from codellama_jax.serving.guard import given_keys
-from codellama_jax.serving.http import ApiError
+from codellama_jax.serving.http import ApiError, Fields
 from codellama_jax.serving.jobs import Job, Running
 from codellama_jax.serving.metrics import Metrics
 from codellama_jax.serving.service import Service
@@ -63,6 +63,10 @@ class Api:
         """The prompt of a text to continue. Raises as `prompt` does."""
         return await self.prompt(lambda: prompts.complete(self.tokenizer, self.texts, text, healing), text)
 
+    async def raw(self, text: str, healing: bool = True) -> Prompt:
+        """The prompt of a text to continue at an endpoint of raw completion. Raises as `prompt` does."""
+        return await self.complete(text, healing)
+
     async def infill(self, prefix: str, suffix: str) -> Prompt:
         """The prompt of a hole between two texts.
 
@@ -78,6 +82,13 @@ class Api:
         return await self.prompt(
             lambda: prompts.infill(self.tokenizer, self.texts, prefix, suffix, order), prefix, suffix
         )
+
+    def finish(self, fields: Fields, ignored: Sequence[str]) -> None:
+        """Refuses the fields of a request that were not read, and counts those that are ignored."""
+        fields.finish(ignored)
+        for name in ignored:
+            if name in fields and name != "model":
+                self.metrics.ignored_field(name)
 
     def submit(self, request: Request, job: Job) -> Running:
         """Submits a job for the client of a request; raises as Service.submit does.

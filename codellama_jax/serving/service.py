@@ -113,7 +113,7 @@ class Service:
             EngineFailed: the engine has ended.
         """
         for prompt in job.prompts:
-            self.check(prompt.ids)
+            self.check(prompt.ids, job.sampling.max_tokens)
         if self.failure is not None:
             raise EngineFailed("the engine has ended with an error; restart the server")
         if self.closing:
@@ -134,9 +134,9 @@ class Service:
             running.put(EngineFailed("the server has stopped"))
         return running
 
-    def check(self, ids: list[int]) -> None:
-        """Raises UserError for a prompt that the model cannot take."""
-        if len(ids) >= self.context:
+    def check(self, ids: list[int], max_tokens: int = 1) -> None:
+        """Raises UserError for a prompt that the model cannot take, or that leaves no room for an answer."""
+        if len(ids) + min(max_tokens, 1) > self.context:
             raise UserError(
                 f"the prompt has {len(ids):,} tokens, and prompt and answer must fit {self.context:,}: shorten it"
             )
