@@ -1,22 +1,37 @@
 """Settings of generation, as plain dataclasses."""
 
 import dataclasses
+import numbers
+import reprlib
+from typing import Any
+
+MOST_LOGPROBS = 20  # the most alternatives that are reported beside a token
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the tokens of a request are chosen.
+    """How the tokens of a request are chosen, and what is reported of them.
 
     Attributes:
-        max_tokens: maximum number of tokens to generate.
-        temperature: divides the logits; 0 takes the most likely token.
+        max_tokens: maximum number of tokens to generate; 0: the prompt is only processed.
+        min_tokens: number of tokens before which no stop id is generated.
+        temperature: divides the logits; 0, or less than 1e-5, takes the most likely token.
         top_p: samples from the smallest set of tokens whose probability reaches this value.
         top_k: samples from this many of the most likely tokens; 0: all.
         min_p: samples from the tokens that are at least this much as likely as the most likely one; 0: all.
         repetition_penalty: divides the positive logits of the tokens in the prompt and the text, and multiplies the
             negative ones (arXiv 1909.05858); 1: none.
+        presence_penalty: subtracted from the logits of the tokens that were generated (OpenAI's API).
+        frequency_penalty: the same, times how often the token was generated.
         seed: the same request with the same seed gives the same tokens.
         stop: strings that end the text. The text ends before the first of them.
+        logprobs: number of the most likely tokens that are reported beside each generated one, with log-probabilities;
+            0: only the token itself; None: nothing. These are probabilities of the model's own distribution, before
+            temperature, penalties and filters.
+        prompt_logprobs: whether the same is reported of the prompt. Such a request does not read the prefix cache.
+
+    Raises:
+        ValueError: a value has the wrong type, is not finite, or is out of range. The message starts with its name.
     """
 
     max_tokens: int = 256
@@ -25,26 +40,59 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
 
     def __post_init__(self):
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens={self.max_tokens} must be at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature} must be at least 0 and finite")
-        if not 0 < self.top_p <= 1:
+        _check_integer("max_tokens", self.max_tokens, 0)
+        _check_integer("min_tokens", self.min_tokens, 0)
+        _check_number("temperature", self.temperature, 0, 1000)
+        _check_number("top_p", self.top_p, 0, 1)
+        if not self.top_p > 0:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} must be at least 0 (0: all tokens)")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} must be between 0 and 1")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed={self.seed} must be at least 0 and below 2**64")
-        if any(not text for text in self.stop):
-            raise ValueError("a stop string is empty")
+        _check_integer("top_k", self.top_k, 0)
+        _check_number("min_p", self.min_p, 0, 1)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        _check_number("presence_penalty", self.presence_penalty, -2, 2)
+        _check_number("frequency_penalty", self.frequency_penalty, -2, 2)
+        _check_integer("seed", self.seed, 0, 2**64 - 1)
+        if self.logprobs is not None:
+            _check_integer("logprobs", self.logprobs, 0, MOST_LOGPROBS)
+        if not isinstance(self.prompt_logprobs, bool):
+            raise ValueError(f"prompt_logprobs={_shown(self.prompt_logprobs)} must be true or false")
+        if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop={_shown(self.stop)} must be a list of strings that are not empty")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens={self.min_tokens} must be at most max_tokens={self.max_tokens}")
+
+
+def _check_integer(name: str, value: Any, lowest: int, highest: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name}={_shown(value)} must be a whole number")
+    if int(value) < lowest or (highest is not None and int(value) > highest):
+        between = f"between {lowest} and {highest}" if highest is not None else f"at least {lowest}"
+        raise ValueError(f"{name}={_shown(value)} must be {between}")
+
+
+def _check_number(name: str, value: Any, lowest: float, highest: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}={_shown(value)} must be a number")
+    if value < lowest or value > highest or value != value:  # the last is true of NaN
+        raise ValueError(f"{name}={_shown(value)} must be between {lowest} and {highest}")
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, shortened: it comes from a user."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +107,7 @@ class Serving:
         chunks: sizes of the chunks in which prompts are processed, in ascending order.
         steps: number of tokens that every request generates in one dispatch.
         prefix_cache: whether requests share the pages of equal beginnings.
+        draft_tokens: number of tokens that prompt lookup guesses at a time (speculation.py); 0: none.
     """
 
     slots: int = 8
@@ -68,9 +117,13 @@ class Serving:
     chunks: tuple[int, ...] = (16, 128)
     steps: int = 4
     prefix_cache: bool = True
+    draft_tokens: int = 0
 
     def __post_init__(self):
-        if min(self.slots, self.page, self.steps, *self.chunks) < 1 or min(self.context, self.cache_tokens) < 0:
-            raise ValueError("slots, page, steps and chunks must be at least 1, context and cache_tokens at least 0")
+        if (
+            min(self.slots, self.page, self.steps, *self.chunks) < 1
+            or min(self.context, self.cache_tokens, self.draft_tokens) < 0
+        ):
+            raise ValueError("slots, page, steps and chunks must be at least 1, the other sizes at least 0")
         if list(self.chunks) != sorted(set(self.chunks)):
             raise ValueError(f"chunks={self.chunks} must be in ascending order")

@@ -7,11 +7,15 @@
 
 A request's tokens are a function of the weights, its prompt and its settings alone. Every program has fixed shapes and
 computes its rows independently, and random numbers are functions of (seed, position); the order of arrival, the other
-requests, the sizes of pages and chunks and the prefix cache change nothing. There are as many programs as sizes of
-chunks, and two more: one that fills a slot, and one that decodes.
+requests, the sizes of pages and chunks, the prefix cache and the guesses of speculation change nothing.
+
+There are as many programs as sizes of chunks, and two more: one that fills a slot, and one that decodes; with
+Serving.draft_tokens, one more that verifies guesses. Log-probabilities, penalties and filters are conditions inside
+these programs, so that no request compiles anything.
 """
 
 import functools
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,47 +26,12 @@ import numpy as np
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.generation import decode, forward
+from codellama_jax.generation import decode, forward, logprobs, rows, speculation
 from codellama_jax.generation.kv_cache import OutOfPages, PagePool
+from codellama_jax.generation.request import Request
+from codellama_jax.generation.speculation import PromptLookup
 
-
-class Request:
-    """One prompt and its answer.
-
-    Attributes:
-        prompt: ids of the prompt.
-        tokens: ids of the answer so far, without the stop id.
-        finish_reason: "stop" (a stop id), "length", or what Engine.finish was called with; None while it runs.
-        cached: number of tokens of the prompt that the prefix cache held.
-        prefilled: number of tokens of the prompt that were processed.
-    """
-
-    def __init__(
-        self,
-        number: int,
-        prompt: Sequence[int],
-        settings: Sampling,
-        stop_ids: Sequence[int],
-        allowed: np.ndarray | None,
-    ):
-        self.number = number  # in the order of arrival
-        self.prompt, self.settings, self.stop_ids = [int(token) for token in prompt], settings, tuple(stop_ids)
-        self.allowed = allowed
-        self.tokens: list[int] = []
-        self.finish_reason: str | None = None
-        self.cached = self.prefilled = 0
-        self.pages: list[int] = []
-        self.done = 0  # number of tokens whose keys and values are in the cache
-        self.slot: int | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.finish_reason is not None
-
-    @property
-    def ids(self) -> list[int]:
-        """Prompt and answer."""
-        return self.prompt + self.tokens
+_VERIFY_COST = 2.0  # of a verification, in steps of decoding, before warm_up has measured it
 
 
 class Engine:
@@ -77,6 +46,7 @@ class Engine:
     Attributes:
         compilations: number of programs compiled.
         pool: the pages of the cache.
+        verify_cost: seconds of a verification of guesses over seconds of a step of decoding; measured by warm_up.
     """
 
     def __init__(self, weights: forward.Weights, llama: Llama, serving: Serving, vocabulary: int):
@@ -85,20 +55,23 @@ class Engine:
         self.llama, self.serving, self.vocabulary = llama, serving, vocabulary
         self._weights = weights
         size, slots = serving.page, serving.slots
-        # One page more: the steps of a dispatch may pass the end of a request.
+        # The steps of a dispatch may pass the end of a request.
         self._pages_per_slot = -(-(serving.context + serving.steps) // size)
         tokens = serving.cache_tokens or slots * self._pages_per_slot * size
         self.pool = PagePool(max(tokens // size, self._pages_per_slot), size, serving.prefix_cache)
         self._cache = forward.new_cache(llama, max(tokens // size, self._pages_per_slot), size)
         self._table = np.zeros((slots, self._pages_per_slot), np.int32)
-        self._rows = decode.empty_rows(slots, llama.vocab_size)
+        self._rows = rows.empty(slots, llama.vocab_size)
         self._slots: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
         self._prefilling: deque[Request] = deque()
         self.compilations = self._submitted = 0
-        self._prefill = {size: self._program(functools.partial(_prefill, llama), (1,)) for size in serving.chunks}
-        self._fill = self._program(decode.fill_slot, (0,))
+        self.verify_cost = _VERIFY_COST
+        prefill = functools.partial(decode.prefill, llama, vocabulary)
+        self._prefill = {size: self._program(prefill, (1,)) for size in serving.chunks}
+        self._fill = self._program(rows.fill_slot, (0,))
         self._decode = self._program(functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2))
+        self._verify = self._program(functools.partial(decode.verify, llama, vocabulary), (1, 2))
 
     def _program(self, function: Callable, donated: tuple[int, ...]) -> Callable:
         """A compiled function. Tracing counts its compilations."""
@@ -123,7 +96,7 @@ class Engine:
         Args:
             prompt: token ids, at least one.
             settings: how tokens are chosen. Stop strings are not read here (see stopping.TextStream).
-            stop_ids: ids that end the answer, at most decode.STOP_IDS.
+            stop_ids: ids that end the answer, at most rows.STOP_IDS.
             allowed: bool [vocabulary], the tokens that may come first; None: all.
 
         Raises:
@@ -132,15 +105,15 @@ class Engine:
         request = Request(self._submitted, prompt, settings, stop_ids, allowed)
         if not request.prompt:
             raise UserError("the prompt has no tokens")
-        if len(request.prompt) >= self.serving.context:
+        if len(request.prompt) + min(settings.max_tokens, 1) > self.serving.context:
             raise UserError(
                 f"the prompt has {len(request.prompt):,} tokens; prompt and answer must fit"
                 f" {self.serving.context:,}: shorten it"
             )
         if not 0 <= min(request.prompt) <= max(request.prompt) < self.llama.vocab_size:
             raise UserError(f"the prompt has ids outside 0 to {self.llama.vocab_size - 1}")
-        if len(request.stop_ids) > decode.STOP_IDS:
-            raise ValueError(f"{len(request.stop_ids)} stop ids; at most {decode.STOP_IDS} are possible")
+        if len(request.stop_ids) > rows.STOP_IDS:
+            raise ValueError(f"{len(request.stop_ids)} stop ids; at most {rows.STOP_IDS} are possible")
         self._submitted += 1
         self._waiting.append(request)
         return request
@@ -169,88 +142,188 @@ class Engine:
             The requests that have new tokens or are finished.
         """
         self._admit()
+        finished = []
         if self._prefilling:
             request = self._prefilling[0]
-            self._prefill_next(request)
+            finished = self._prefill_next(request)
             if self._prefilling and self._prefilling[0] is request:
-                self._prefilling.rotate(-1)  # prompts take turns, so that a long one does not delay a short one
-        return self._decode_next()
+                self._move_back(request)
+        return finished + self._decode_next()
 
     def warm_up(self) -> None:
-        """Compiles every program, by running it without effect."""
+        """Compiles every program, by running it without effect, and measures the cost of a verification."""
         for size in self.serving.chunks:
-            self._run_prefill(size, [], 0, np.zeros(self._pages_per_slot, np.int32))
-        self._rows = self._fill(self._rows, *decode.slot_values(0, self.llama.vocab_size))
-        self._cache, self._rows, *_ = self._decode(self._weights, self._cache, self._rows, self._table)
-        jax.block_until_ready(self._cache)
+            self._run_prefill(size, [], 0, 0, np.zeros(self._pages_per_slot, np.int32), False)
+        self._rows = self._fill(self._rows, *rows.slot_values(0, self.llama.vocab_size))
+        self._run_decode()
+        if self.serving.draft_tokens:
+            self._run_verify([])
+            step = min(_seconds(self._run_decode) for _ in range(3)) / self.serving.steps
+            self.verify_cost = min(_seconds(lambda: self._run_verify([])) for _ in range(3)) / step
 
     def _admit(self) -> None:
         """Gives free slots to waiting requests, in the order of arrival."""
         while self._waiting and None in self._slots:
             request = self._waiting[0]
-            if -(-(len(request.ids) + self.serving.steps) // self.pool.size) > self.pool.available and any(self._slots):
+            if -(-(request.length + self.serving.steps) // self.pool.size) > self.pool.available and any(self._slots):
                 return
             self._waiting.popleft()
             request.slot = self._slots.index(None)
             self._slots[request.slot] = request
-            request.pages = self.pool.find(request.ids[:-1])
+            self._prefilling.append(request)
+
+    def _move_back(self, request: Request) -> None:
+        """Lets other prompts have their turn, so that a long one does not delay a short one.
+
+        The requests with the same prompt stay behind this one, to share its pages.
+        """
+        same = [other for other in self._prefilling if other.prompt == request.prompt]
+        others = [other for other in self._prefilling if other not in same]
+        self._prefilling = deque(others + same)
+
+    def _prefill_next(self, request: Request) -> list[Request]:
+        """Processes a chunk of the tokens before the last one; the last one is the first input of decoding.
+
+        The prefix cache is searched only now, so that requests with one prompt that arrive together process it once.
+
+        Returns:
+            The request if it is finished: it generates nothing.
+        """
+        tokens = request.ids[:-1]
+        if not request.started:
+            request.started = True
+            if request.needs_prompt_logprobs:
+                request.prompt_logprobs = [None]
+            else:
+                request.pages = self.pool.find(tokens)
             request.done = len(request.pages) * self.pool.size
             if not request.tokens:
                 request.cached = request.done
-            self._prefilling.append(request)
-
-    def _prefill_next(self, request: Request) -> None:
-        """Processes a chunk of the tokens before the last one; the last one is the first input of decoding."""
-        tokens = request.ids[:-1]
         rest = len(tokens) - request.done
         if rest:
             size = next((size for size in self.serving.chunks if size >= rest), self.serving.chunks[-1])
             chunk = tokens[request.done : request.done + size]
             if not self._extend(request, request.done + len(chunk)):
-                return
-            self._run_prefill(size, chunk, request.done, self._table[request.slot])
+                return []
+            wanted = request.needs_prompt_logprobs
+            last = request.ids[request.done + len(chunk)]
+            found = self._run_prefill(size, chunk, last, request.done, self._table[request.slot], wanted)
+            if wanted:
+                following = [*chunk[1:], last][: len(request.prompt) - len(request.prompt_logprobs)]
+                request.prompt_logprobs += self._reported(request, following, found, [(n,) for n in range(size)])
             request.done += len(chunk)
             request.prefilled += len(chunk)
-        if request.slot is not None and request.done == len(tokens) and self._extend(request, request.done + 1):
-            self.pool.publish(tokens, request.pages)
-            end = min(len(request.prompt) + request.settings.max_tokens, self.serving.context)
-            allowed = None if request.tokens else request.allowed
-            settings = request.settings, request.stop_ids, allowed
-            values = decode.slot_values(request.slot, self.llama.vocab_size, request.ids, end, *settings)
-            self._rows = self._fill(self._rows, *values)
-            self._prefilling.popleft()
-
-    def _run_prefill(self, size: int, chunk: Sequence[int], start: int, pages: np.ndarray) -> None:
-        tokens, valid = np.zeros(size, np.int32), np.arange(size) < len(chunk)
-        tokens[: len(chunk)] = chunk
-        positions = np.where(valid, start + np.arange(size), 0).astype(np.int32)
-        self._cache = self._prefill[size](
-            self._weights, self._cache, tokens[None], positions[None], valid[None], pages[None]
+        if request.done < len(tokens) or not self._extend(request, request.done + 1):
+            return []
+        self.pool.publish(tokens, request.pages)
+        self._prefilling.popleft()
+        if request.settings.max_tokens == 0:
+            self.finish(request, "length")
+            return [request]
+        end = min(len(request.prompt) + request.settings.max_tokens, self.serving.context)
+        allowed = None if request.tokens else request.allowed
+        text = request.prompt, request.tokens, end
+        assert request.slot is not None
+        values = rows.slot_values(
+            request.slot, self.llama.vocab_size, *text, request.settings, request.stop_ids, allowed
         )
+        self._rows = self._fill(self._rows, *values)
+        return []
+
+    def _run_prefill(
+        self, size: int, chunk: Sequence[int], last: int, start: int, pages: np.ndarray, wanted: bool
+    ) -> logprobs.Logprobs:
+        """Processes a chunk at position `start`. `last` is the token after it."""
+        tokens, valid = np.zeros(size + 1, np.int32), np.arange(size) < len(chunk)
+        tokens[: len(chunk) + 1] = [*chunk, last]
+        positions = np.where(valid, start + np.arange(size), 0).astype(np.int32)
+        self._cache, found = self._prefill[size](
+            self._weights,
+            self._cache,
+            tokens[None, :-1],
+            positions[None],
+            valid[None],
+            pages[None],
+            tokens[1:],
+            np.bool_(wanted),
+        )
+        return found
+
+    def _run_decode(self) -> decode.Generated:
+        self._cache, self._rows, generated = self._decode(self._weights, self._cache, self._rows, self._table)
+        return generated
+
+    def _run_verify(self, guesses: Sequence[tuple[Request, list[int]]]) -> decode.Generated:
+        """Verifies the guesses of some requests; the others generate one token."""
+        drafts = np.zeros((self.serving.slots, self.serving.draft_tokens), np.int32)
+        drafted = np.zeros(self.serving.slots, np.int32)
+        for request, guess in guesses:
+            drafts[request.slot, : len(guess)], drafted[request.slot] = guess, len(guess)
+        inputs = self._rows, self._table, drafts, drafted
+        self._cache, self._rows, generated = self._verify(self._weights, self._cache, *inputs)
+        return generated
 
     def _decode_next(self) -> list[Request]:
         decoding = [request for request in self._slots if request is not None and request not in self._prefilling]
+        guesses = self._guesses(decoding)
         for request in decoding:
             if request.slot is not None:  # it may have lost its slot to an earlier one
-                self._extend(request, len(request.ids) + self.serving.steps)
+                steps = self.serving.steps if guesses is None else len(guesses[request]) + 1
+                self._extend(request, request.length + steps)
         decoding = [request for request in decoding if request.slot is not None]
         if not decoding:
             return []
-        self._cache, self._rows, tokens, emitted, active = self._decode(
-            self._weights, self._cache, self._rows, self._table
-        )
-        tokens, emitted, active = np.asarray(tokens), np.asarray(emitted), np.asarray(active)
+        if guesses is None:
+            generated = self._run_decode()
+        else:
+            generated = self._run_verify([(request, guesses[request]) for request in decoding])
+        tokens, emitted, active = map(np.asarray, (generated.tokens, generated.emitted, generated.active))
         for request in decoding:
             slot = request.slot
             assert slot is not None
-            request.tokens += tokens[emitted[:, slot], slot].tolist()
-            request.done = len(request.ids) - 1
+            count = int(emitted[:, slot].sum())  # the first ones
+            new = tokens[:count, slot].tolist()
+            stopped = bool(new) and not active[slot] and new[-1] in request.stop_ids
+            if request.lookup is not None:
+                request.lookup.add(new)
+            if guesses is not None:
+                request.drafted += len(guesses[request])
+                request.accepted += len(new) - 1
+            if stopped:
+                new.pop()
+            request.tokens += new
+            if request.settings.logprobs is not None:
+                request.logprobs += self._reported(
+                    request, new, generated.logprobs, [(step, slot) for step in range(count)]
+                )
+            request.done = request.length - 1 + stopped
             if not active[slot]:
-                stopped = request.tokens and request.tokens[-1] in request.stop_ids
-                if stopped:
-                    request.tokens.pop()
                 self.finish(request, "stop" if stopped else "length")
         return decoding
+
+    def _guesses(self, decoding: Sequence[Request]) -> dict[Request, list[int]] | None:
+        """The guesses of every active request, or None if they are not to be verified."""
+        if not self.serving.draft_tokens or not decoding:
+            return None
+        guesses = {}
+        for request in decoding:
+            if request.lookup is None:
+                request.lookup = PromptLookup(request.ids)
+            left = min(len(request.prompt) + request.settings.max_tokens, self.serving.context) - request.length
+            guesses[request] = request.lookup.guess(self.serving.draft_tokens)[: left - 1]
+        pays = speculation.pays([request.lookup.expected for request in decoding if request.lookup], self.verify_cost)
+        return guesses if pays else None
+
+    def _reported(
+        self, request: Request, tokens: Sequence[int], found: logprobs.Logprobs, places: Sequence[tuple[int, ...]]
+    ) -> list[logprobs.TokenLogprobs]:
+        """The log-probabilities of some tokens of a request, at their places in what a program returned."""
+        found = jax.tree.map(np.asarray, found)
+        count = request.settings.logprobs or 0
+        return [
+            logprobs.reported(token, found, place, count, self.vocabulary)
+            for token, place in zip(tokens, places, strict=False)
+        ]
 
     # --- pages
 
@@ -287,9 +360,11 @@ class Engine:
         self.pool.release(request.pages)
         self._table[request.slot] = 0
         self._slots[request.slot] = None
-        self._rows = self._fill(self._rows, *decode.slot_values(request.slot, self.llama.vocab_size))
-        request.pages, request.done, request.slot = [], 0, None
+        self._rows = self._fill(self._rows, *rows.slot_values(request.slot, self.llama.vocab_size))
+        request.pages, request.done, request.slot, request.started = [], 0, None, False
 
 
-def _prefill(llama: Llama, weights: forward.Weights, cache: forward.Cache, *inputs: jax.Array) -> forward.Cache:
-    return forward.forward(weights, llama, cache, *inputs)[1]
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start

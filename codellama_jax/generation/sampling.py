@@ -18,10 +18,11 @@ class RowSampling:
     """The settings of all rows; see config.generation.Sampling.
 
     Attributes:
-        temperature, top_p, min_p, penalty: float32 [S].
+        temperature, top_p, min_p, repetition, presence, frequency: float32 [S]; the last three are penalties.
         top_k: int32 [S].
         key: uint32 [S, 2], the seed.
         seen: bool [S, V], the tokens of the prompt and the text, for the repetition penalty.
+        counts: int32 [S, V], how often each token was generated, for the other penalties.
         allowed: bool [S, V], the tokens that may come first.
         first: int32 [S], the position of the token that `allowed` restricts.
     """
@@ -29,10 +30,13 @@ class RowSampling:
     temperature: jax.Array
     top_p: jax.Array
     min_p: jax.Array
-    penalty: jax.Array
+    repetition: jax.Array
+    presence: jax.Array
+    frequency: jax.Array
     top_k: jax.Array
     key: jax.Array
     seen: jax.Array
+    counts: jax.Array
     allowed: jax.Array
     first: jax.Array
 
@@ -43,10 +47,13 @@ def empty(slots: int, vocabulary: int) -> RowSampling:
         temperature=jnp.zeros(slots, jnp.float32),
         top_p=jnp.ones(slots, jnp.float32),
         min_p=jnp.zeros(slots, jnp.float32),
-        penalty=jnp.ones(slots, jnp.float32),
+        repetition=jnp.ones(slots, jnp.float32),
+        presence=jnp.zeros(slots, jnp.float32),
+        frequency=jnp.zeros(slots, jnp.float32),
         top_k=jnp.zeros(slots, jnp.int32),
         key=jnp.zeros((slots, 2), jnp.uint32),
         seen=jnp.zeros((slots, vocabulary), bool),
+        counts=jnp.zeros((slots, vocabulary), jnp.int32),
         allowed=jnp.ones((slots, vocabulary), bool),
         first=jnp.full(slots, -1, jnp.int32),
     )
@@ -55,8 +62,8 @@ def empty(slots: int, vocabulary: int) -> RowSampling:
 def sample(logits_SV: jax.Array, rows: RowSampling, position_S: jax.Array) -> jax.Array:
     """The next token of each row, int32 [S]. `position_S` is the position that it will have."""
     logits_SV = jnp.where((position_S == rows.first)[:, None] & ~rows.allowed, _NEVER, logits_SV)
-    penalty = jnp.where(rows.seen, rows.penalty[:, None], 1.0)
-    logits_SV = jnp.where(logits_SV > 0, logits_SV / penalty, logits_SV * penalty)
+    penalties = (rows.repetition != 1) | (rows.presence != 0) | (rows.frequency != 0)
+    logits_SV = jax.lax.cond(jnp.any(penalties), lambda x: _penalized(x, rows), lambda x: x, logits_SV)
     greedy = jnp.argmax(logits_SV, axis=-1).astype(jnp.int32)
 
     def drawn(logits_SV: jax.Array) -> jax.Array:
@@ -68,6 +75,14 @@ def sample(logits_SV: jax.Array, rows: RowSampling, position_S: jax.Array) -> ja
 
     sampled = jax.lax.cond(jnp.any(rows.temperature > 0), drawn, lambda _: greedy, logits_SV)
     return jnp.where(rows.temperature > 0, sampled, greedy)
+
+
+def _penalized(logits_SV: jax.Array, rows: RowSampling) -> jax.Array:
+    """Logits with the penalties subtracted. A row without penalties is not changed, bit for bit."""
+    repetition = jnp.where(rows.seen, rows.repetition[:, None], 1.0)
+    logits_SV = jnp.where(logits_SV > 0, logits_SV / repetition, logits_SV * repetition)
+    presence = jnp.where(rows.counts > 0, rows.presence[:, None], 0.0)
+    return logits_SV - rows.frequency[:, None] * rows.counts - presence
 
 
 def _noise(key: jax.Array, position: jax.Array, size: int) -> jax.Array:

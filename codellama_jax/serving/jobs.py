@@ -5,11 +5,11 @@ import dataclasses
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
 
 from codellama_jax.config.generation import Sampling
-from codellama_jax.generation.engine import Request
+from codellama_jax.generation.logprobs import TokenLogprobs
 from codellama_jax.generation.prompts import Prompt
+from codellama_jax.generation.request import Request
 from codellama_jax.generation.stopping import TextStream, TokenTexts
 
 
@@ -66,7 +66,7 @@ class Delta:
     choice: int
     text: str
     tokens: list[int]
-    logprobs: list[Any]
+    logprobs: list[TokenLogprobs]
     finish_reason: str | None = None
     stop: str | None = None
 
@@ -106,7 +106,7 @@ class Choice:
         """What is new since the last delta."""
         assert self.request is not None
         tokens = self.request.tokens[self.read :]
-        logprobs = list(getattr(self.request, "logprobs", ())[self.read :])
+        logprobs = self.request.logprobs[self.read :]
         self.read += len(tokens)
         text = self.stream.add(tokens)
         if finish_reason is not None:

@@ -1,48 +1,18 @@
 """The engine: exactness, batches, the cache and its limits."""
 
-import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from generation_engines import answer, engine, finished, random_requests
 from generation_models import SHAPES, model, random_params, weights_of
 
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.conversion.generation_model import open_model
 from codellama_jax.errors import UserError
-from codellama_jax.generation.engine import Engine, Request
-
-
-@functools.cache
-def engine(**sizes) -> Engine:
-    """An engine, compiled once. Tests leave it without requests."""
-    llama, _, weights = model("70b")
-    return Engine(weights, llama, Serving(**({"slots": 4, "context": 160, "page": 8, "chunks": (8, 32)} | sizes)), 300)
-
-
-def finished(running: Engine, requests: list[Request]) -> list[list[int]]:
-    while not all(request.finished for request in requests):
-        running.step()
-    return [request.tokens for request in requests]
-
-
-def random_requests(count: int, longest: int = 120) -> list[tuple[list[int], Sampling]]:
-    rng = np.random.default_rng(0)
-    requests = []
-    for number in range(count):
-        prompt = rng.integers(3, 300, rng.integers(1, longest)).tolist()
-        settings = Sampling(
-            max_tokens=int(rng.integers(1, 30)),
-            temperature=float(rng.choice([0, 0.7, 1.2])),
-            top_p=float(rng.choice([1, 0.9, 0.5])),
-            top_k=int(rng.choice([0, 3, 20])),
-            min_p=float(rng.choice([0, 0.05])),
-            repetition_penalty=float(rng.choice([1, 1.1])),
-            seed=number,
-        )
-        requests.append((prompt, settings))
-    return requests
+from codellama_jax.generation import rows
+from codellama_jax.generation.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +29,7 @@ def alone() -> list[list[int]]:
         {"slots": 5, "chunks": (16,), "page": 16, "steps": 1},
         {"slots": 8, "cache_tokens": 200, "steps": 7},  # requests lose their pages and start again
         {"slots": 3, "prefix_cache": False, "page": 64},
+        {"slots": 8, "cache_tokens": 500, "draft_tokens": 5},
     ],
 )
 def test_a_request_gives_the_same_tokens_beside_any_others(alone: list[list[int]], sizes: dict):
@@ -129,24 +100,25 @@ def test_stories260k_gives_its_golden_ids(shared_data: Path):
 
 def test_no_program_is_compiled_after_warm_up():
     llama, _, weights = model("70b")
-    running = Engine(weights, llama, Serving(slots=32, context=160, page=8, chunks=(8, 32)), 300)
+    running = Engine(weights, llama, Serving(slots=32, context=160, page=8, chunks=(8, 32), draft_tokens=3), 300)
     running.warm_up()
-    compiled = running.compilations
-    requests = [running.submit(*request, stop_ids=(7, 9)) for request in random_requests(1000, longest=30)]
+    assert 0.1 < running.verify_cost < 100
+    compiled, running.verify_cost = running.compilations, 1.2
+    requests = [running.submit(*request) for request in random_requests(1000, longest=30)]
     running.finish(requests[3])
     finished(running, requests)
-    assert running.compilations == compiled == 4
+    assert running.compilations == compiled == 5
+    assert 0 < sum(request.accepted for request in requests) < sum(map(len, (request.tokens for request in requests)))
 
 
 def test_a_stop_id_ends_the_answer():
     running = engine()
-    prompt = [5, 6, 7]
-    (tokens,) = finished(running, [running.submit(prompt, Sampling(max_tokens=30))])
+    tokens = answer(running, [5, 6, 7], max_tokens=30).tokens
     stop = tokens[len(tokens) // 2]
-    request = running.submit(prompt, Sampling(max_tokens=30), stop_ids=(stop,))
-    assert finished(running, [request]) == [tokens[: tokens.index(stop)]] and request.finish_reason == "stop"
-    request = running.submit(prompt, Sampling(max_tokens=1))
-    assert finished(running, [request]) == [tokens[:1]] and request.finish_reason == "length"
+    request = answer(running, [5, 6, 7], (stop,), max_tokens=30)
+    assert request.tokens == tokens[: tokens.index(stop)] and request.finish_reason == "stop"
+    request = answer(running, [5, 6, 7], max_tokens=1)
+    assert request.tokens == tokens[:1] and request.finish_reason == "length"
 
 
 def test_the_answer_ends_at_the_context():
@@ -172,16 +144,50 @@ def test_the_prefix_cache_leaves_less_than_a_chunk_to_process():
         assert request.prefilled < 8 and request.cached + request.prefilled == end - 1
 
 
-def test_cancelled_requests_leave_the_cache_empty():
-    running = engine(slots=4)
-    for number, (prompt, settings) in enumerate(random_requests(200)):
-        request = running.submit(prompt, settings)
-        for _ in range(number % 4):
-            running.step()
-        running.finish(request, "cancelled")
-        assert request.finish_reason in ("cancelled", "length")
+@pytest.mark.parametrize("sizes", [{}, {"cache_tokens": 500, "draft_tokens": 5, "slots": 8}])
+def test_cancelled_requests_leave_the_cache_empty(sizes: dict):
+    """1,000 requests that wait, are processed, generate, were interrupted, or are finished."""
+    running, rng = engine(**sizes), np.random.default_rng(0)
+    inputs = random_requests(1000)
+    for start in range(0, 1000, 20):
+        requests = [running.submit(*request) for request in inputs[start : start + 20]]
+        for number in rng.permutation(20):
+            if rng.random() < 0.2:
+                running.step()
+            running.finish(requests[number], "cancelled")
+            running.finish(requests[number], "again")
+            assert requests[number].finish_reason in ("cancelled", "length", "stop")
     assert running.pool.used == 0 and not running.busy
     assert running.step() == []
+
+
+def test_requests_with_one_prompt_process_it_once():
+    running, rng = engine(), np.random.default_rng(6)
+    for _ in range(2):  # more requests than slots, and the prompt is new each time
+        prompt = rng.integers(3, 300, 100).tolist()
+        requests = [running.submit(prompt, Sampling(max_tokens=9, temperature=1.0, seed=seed)) for seed in range(6)]
+        assert len({tuple(tokens) for tokens in finished(running, requests)}) == 6
+        assert sorted(request.prefilled for request in requests) == [3] * 5 + [99]
+
+
+def test_a_request_for_no_tokens_fills_the_cache():
+    running, prompt = engine(), np.random.default_rng(7).integers(3, 300, 160).tolist()
+    request = answer(running, prompt, max_tokens=0)
+    assert (request.tokens, request.finish_reason, request.prefilled) == ([], "length", 159)
+    assert answer(running, prompt[:100], max_tokens=1).cached == 96
+    assert answer(running, [5], max_tokens=0).finish_reason == "length"
+    assert running.pool.used == 0
+
+
+def test_no_stop_id_is_generated_before_min_tokens():
+    running = engine()
+    tokens = answer(running, [5, 6, 7], max_tokens=20).tokens
+    first = answer(running, [5, 6, 7], tuple(tokens[:1]), max_tokens=20)
+    assert (first.tokens, first.finish_reason) == ([], "stop")
+    every = tuple(sorted(set(tokens)))[: rows.STOP_IDS]
+    for least in (1, 7, 20):
+        request = answer(running, [5, 6, 7], every, max_tokens=20, min_tokens=least)
+        assert not set(request.tokens) & set(every) and len(request.tokens) >= least
 
 
 @pytest.mark.parametrize(
@@ -191,11 +197,3 @@ def test_cancelled_requests_leave_the_cache_empty():
 def test_prompts_that_cannot_be_used_are_refused(prompt: list[int], message: str):
     with pytest.raises(UserError, match=message):
         engine().submit(prompt, Sampling())
-
-
-@pytest.mark.parametrize(
-    "setting", ["max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"]
-)
-def test_settings_out_of_range_are_refused(setting: str):
-    with pytest.raises(ValueError, match=setting):
-        Sampling(**{setting: -1})

@@ -95,7 +95,7 @@ def test_every_mark_of_a_file_is_filled_and_the_file_is_not_changed(run, tmp_pat
     ("arguments", "message", "code"),
     [
         (["complete"], "one of the arguments --prompt --file is required", 2),
-        (["complete", "--prompt=x", "--temperature=-1"], "error: --temperature=-1.0 must be at least 0", 2),
+        (["complete", "--prompt=x", "--temperature=-1"], "error: --temperature=-1.0 must be between 0 and 1000", 2),
         (["complete", "--prompt=x", "--gin.Stage.steps=1"], "takes no gin files", 2),
         (["complete", "--file=/nowhere"], "No such file or directory: /nowhere", 1),
         (["infill", f"--file={__file__}.no"], "No such file", 1),

@@ -89,8 +89,18 @@ def test_the_repetition_penalty_lowers_seen_tokens():
     logits = np.full(V, -1.0)
     logits[3], logits[5] = 2.0, 1.5
     seen = jnp.zeros((1, V), bool).at[0, 3].set(True)
-    assert drawn(logits, dataclasses.replace(rows(1, penalty=1.2), seen=seen))[0] == 3
-    assert drawn(logits, dataclasses.replace(rows(1, penalty=1.5), seen=seen))[0] == 5
+    assert drawn(logits, dataclasses.replace(rows(1, repetition=1.2), seen=seen))[0] == 3
+    assert drawn(logits, dataclasses.replace(rows(1, repetition=1.5), seen=seen))[0] == 5
+
+
+def test_presence_and_frequency_penalties_lower_generated_tokens():
+    logits = np.zeros(V)
+    logits[3], logits[5], logits[7] = 3.0, 2.0, 1.0
+    counts = jnp.zeros((8, V), jnp.int32).at[:, 3].set(3).at[:, 5].set(1)
+    presence, frequency = [0, 0.9, 2, 0, 0, 0, 1.5, 0], [0, 0, 0, 0.4, 0.6, 1.1, 0.3, -1]
+    penalties = {"presence": jnp.array(presence, jnp.float32), "frequency": jnp.array(frequency, jnp.float32)}
+    found = drawn(logits, dataclasses.replace(rows(8), counts=counts, **penalties))
+    assert found.tolist() == [3, 3, 3, 3, 5, 7, 7, 3]
 
 
 def test_only_allowed_tokens_come_first():
