@@ -17,8 +17,8 @@ from codellama_jax.serving.shown_tokens import ShownTokens
 
 # Fields that change nothing that is generated. Any `model` is answered by the one that is served: editors send the
 # names of other services' models.
-IGNORED = ("model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-IGNORED += ("prompt_cache_retention", "prompt_cache_options")
+IGNORED: tuple[str, ...] = ("model", "user", "metadata", "store", "service_tier", "safety_identifier")
+IGNORED += ("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options")
 
 
 def routes(api: Api) -> list[Route]:
@@ -100,8 +100,8 @@ def stream_options(fields: Fields) -> tuple[bool, bool]:
     return fields.boolean("stream", False), usage
 
 
-def _texts(value: Any) -> list[str | list[int]]:
-    """The prompts of a request: a text, token ids, or a list of either."""
+def _texts(value: Any) -> list[Any]:
+    """The prompts of a request, each a text or a list of token ids: `value` is one of them, or a list of them."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:

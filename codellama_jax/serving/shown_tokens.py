@@ -1,5 +1,6 @@
 """The tokens of an answer as parts of its text, with their log-probabilities, in the forms of OpenAI's API."""
 
+import codecs
 import dataclasses
 from collections import deque
 from collections.abc import Iterable
@@ -41,13 +42,14 @@ class ShownTokens:
 
     def __init__(self, tokenizer: Tokenizer, texts: TokenTexts, skip: bytes = b"", offset: int = 0, crlf: bool = False):
         self._tokenizer, self._texts, self._skip, self._crlf = tokenizer, texts, skip, crlf
-        self._offset, self._start, self._shown = offset, 0, 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._before, self._start, self._shown = offset, 0, 0  # numbers of characters
         self._held: deque[TokenLogprobs] = deque()
 
     def add(self, delta: Delta) -> list[ShownToken]:
         """The tokens that are shown since the last delta."""
         self._held.extend(delta.logprobs)
-        self._shown += len((delta.text.replace("\r\n", "\n") if self._crlf else delta.text).encode())
+        self._shown += len(delta.text.replace("\r\n", "\n") if self._crlf else delta.text)
         all_shown = delta.finish_reason is not None and delta.stop is None
         shown = []
         while self._held and (all_shown or self._start < self._shown or not self._texts(self._held[0].token)):
@@ -59,33 +61,23 @@ class ShownTokens:
         data = self._texts(id)
         skipped = min(len(self._skip), len(data)) if data[: len(self._skip)] == self._skip[: len(data)] else 0
         self._skip, data = self._skip[skipped:], data[skipped:]
-        text = _name(self._tokenizer, id, data) if data or not skipped else ""
-        token = ShownToken(
-            text,
-            data,
-            self._offset,
-            logprobs.logprob if logprobs else None,
-            [
-                (_name(self._tokenizer, other, self._texts(other)), self._texts(other), value)
-                for other, value in logprobs.top
-            ]
-            if logprobs
-            else [],
-        )
-        self._offset += len(data.decode(errors="replace"))
-        self._start += len(data)
+        text = self._name(id, data) if data or not skipped else ""
+        alternatives = [(id, self._texts(id), value) for id, value in logprobs.top] if logprobs else []
+        top = [(self._name(id, data), data, value) for id, data, value in alternatives]
+        token = ShownToken(text, data, self._before + self._start, logprobs.logprob if logprobs else None, top)
+        self._start += len(self._decoder.decode(data))
         return token
 
-
-def _name(tokenizer: Tokenizer, id: int, data: bytes) -> str:
-    """A token's text, or a name for a token that has none of its own."""
-    if data:
-        try:
-            return data.decode()
-        except UnicodeDecodeError:  # a part of a character; OpenAI's API shows it like this
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-    names = {tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>", tokenizer.unk_id: "<unk>", tokenizer.eot_id: "<EOT>"}
-    return names.get(id, f"<{id}>")
+    def _name(self, id: int, data: bytes) -> str:
+        """A token's text, or a name for a token that has none of its own."""
+        if data:
+            try:
+                return data.decode()
+            except UnicodeDecodeError:  # a part of a character; OpenAI's API shows it like this
+                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        one = self._tokenizer
+        names = {one.bos_id: "<s>", one.eos_id: "</s>", one.unk_id: "<unk>", one.eot_id: "<EOT>"}
+        return names.get(id, f"<{id}>")
 
 
 def of_completion(tokens: Iterable[ShownToken], alternatives: bool) -> dict[str, Any]:

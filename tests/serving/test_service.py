@@ -17,12 +17,13 @@ from codellama_jax.generation.prompts import Prompt
 from codellama_jax.generation.stopping import TokenTexts
 from codellama_jax.serving.jobs import Delta, Job, Running
 
-LONG = {"prompt": "def f(", "max_tokens": 400, "temperature": 1, "seed": 1, "stream": True}
+SETTINGS = {"prompt": "x", "temperature": 1, "seed": 1, "ignore_eos": True}
+LONG = SETTINGS | {"max_tokens": 400, "stream": True}
 
 
 def post(server, client: str = "test", **body) -> httpx.Response:
     headers = {"User-Agent": client}
-    return httpx.post(server.url + "/v1/completions", json={"prompt": "x", **body}, headers=headers, timeout=60)
+    return httpx.post(server.url + "/v1/completions", json=SETTINGS | body, headers=headers, timeout=60)
 
 
 def wait_until(condition, seconds: float = 10) -> None:
