@@ -319,13 +319,13 @@ def report(
         f"{sum(len(each.figures.first) for each in good):,} requests, and"
         f" {sum(len(each.figures.first) for each in bad):,} beside {sum(each.bad for each in bad):,} connections of bad"
         " clients (two each of those that die in an answer, read a byte every 50 ms, and send garbage). Without bad"
-        f" clients the server used {shares[0]:.0f}% of a core and the clients {shares[1]:.0f}%. A part of an answer has up"
-        " to four tokens. The first token includes waiting for a slot."
+        f" clients the server used {shares[0]:.0f}% of a core and the clients {shares[1]:.0f}%. A part of an"
+        " answer has up to four tokens. The first token includes waiting for a slot."
     )
     yield from paragraph(
         f"After {options.cancelled:,} further requests that were cancelled by closing the connection, requests used"
-        f" {pages} pages of the cache. The server's memory had a peak of {memory / 2**20:,.0f} MiB. From the start of the"
-        f" process to readiness, with compiled programs in the cache: {statistics.median(starts):.1f} s (median of"
+        f" {pages} pages of the cache. The server's memory had a peak of {memory / 2**20:,.0f} MiB. From the start of"
+        f" the process to readiness, with compiled programs in the cache: {statistics.median(starts):.1f} s (median of"
         f" {len(starts)}; {min(starts):.1f} .. {max(starts):.1f})."
     )
 

@@ -20,10 +20,12 @@ class Answers:
         prefix: of the identifier.
         kind, part_kind: the field `object` of an answer, and of a part of a stream.
         error_form: the form of errors within a stream.
+        usage_beside_text: whether the counts of tokens are in the last part of a stream with a choice, or after it.
     """
 
     prefix, kind, part_kind = "cmpl", "text_completion", "text_completion"
     error_form = staticmethod(http.error_form)
+    usage_beside_text = False
 
     def __init__(self, api: Api, running: Running):
         self.running = running
@@ -83,8 +85,10 @@ class Answers:
                 if delta.text or delta.logprobs or delta.finish_reason is not None:
                     parts.append(_numbered(delta.choice, self.part(choice, delta), delta.finish_reason))
                 for part in parts:
-                    yield http.event({**head, "choices": [part], **no_usage})
-            if usage:
+                    last = self.usage_beside_text and part["finish_reason"] is not None
+                    counted = {"usage": counts(self.running)} if usage and last else no_usage
+                    yield http.event({**head, "choices": [part], **counted})
+            if usage and not self.usage_beside_text:
                 yield http.event({**head, "choices": [], "usage": counts(self.running)})
         except Exception as problem:
             yield http.event(self.error_form(http.api_error(problem)))

@@ -43,6 +43,7 @@ class Messages(Answers):
 
     prefix, kind, part_kind = "fim", "chat.completion", "chat.completion.chunk"
     error_form = staticmethod(error)
+    usage_beside_text = True
 
     def whole(self, choice: Choice, delta: Delta) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": delta.text, "tool_calls": None, "prefix": False}}

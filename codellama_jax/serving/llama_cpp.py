@@ -147,7 +147,8 @@ class _Settings:
     def __init__(self, api: Api, fields: Fields, max_tokens: int, prompt: str):
         predict = fields.integer("n_predict", fields.integer("max_tokens", max_tokens, -2), -2)
         seed = fields.integer("seed", -1, -1, 2**64 - 1)
-        self.n = fields.integer("n_cmpl", fields.integer("n", 1, 1, api.service.most_choices), 1, api.service.most_choices)
+        most = api.service.most_choices
+        self.n = fields.integer("n_cmpl", fields.integer("n", 1, 1, most), 1, most)
         self.stream = fields.boolean("stream", False)
         milliseconds = fields.number("t_max_predict_ms", 0)
         self.line_seconds = milliseconds / 1e3 if milliseconds > 0 else None

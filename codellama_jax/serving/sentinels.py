@@ -5,11 +5,13 @@ last, of one of the documented forms is read as a prefix and a suffix. The blank
 
     <PRE> {prefix} <SUF>{suffix} <MID>    Code Llama's own; Continue, Tabby, Ollama's template, Hugging Face
     <PRE> <SUF>{suffix} <MID> {prefix}    Code Llama's own, suffix first
-    <PRE>{prefix}<SUF>{suffix}<MID>       without blanks: jupyterlab-cellsense
+    {context}# File:{name}
+    <PRE>{prefix}<SUF>{suffix}<MID>       without blanks, both lines indented: jupyterlab-cellsense
 
-Each marker must occur exactly once: a prompt in which one of them is also part of the file stays text. A prompt that
-has more than one of the forms is read as the first of these. A prefix of the third form that starts and ends with a
-blank, before a suffix that ends with one, therefore loses these blanks; all other texts are preserved.
+The context and the line of the file in the last form, which may be missing, become the start of the prefix. Each marker
+must occur exactly once: a prompt in which one of them is also part of the file stays text. A prompt that has more than
+one of the forms is read as the first of these. A prefix of the third form that starts and ends with a blank, before a
+suffix that ends with one, therefore loses these blanks; all other texts are preserved.
 """
 
 import re
@@ -18,7 +20,9 @@ from collections.abc import Callable
 _FORMS = (
     re.compile(r"<PRE> (?P<prefix>.*) <SUF>(?P<suffix>.*) <MID>", re.DOTALL),
     re.compile(r"<PRE> <SUF>(?P<suffix>.*) <MID> (?P<prefix>.*)", re.DOTALL),
-    re.compile(r"<PRE>(?P<prefix>.*)<SUF>(?P<suffix>.*)<MID>", re.DOTALL),
+    re.compile(
+        r"((?P<context>.*) {12}(?P<file># File:[^\n]*\n) {16})?<PRE>(?P<prefix>.*)<SUF>(?P<suffix>.*)<MID>", re.DOTALL
+    ),
 )
 _MARKERS = ("<PRE>", "<SUF>", "<MID>")
 
@@ -46,4 +50,5 @@ class Sentinels:
             return None
         self.count += 1
         self._observe()
-        return found["prefix"], found["suffix"]
+        parts = found.groupdict()
+        return (parts.get("context") or "") + (parts.get("file") or "") + parts["prefix"], parts["suffix"]

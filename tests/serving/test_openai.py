@@ -174,7 +174,7 @@ def test_mistral_and_deepseek_infill(server):
     assert whole["choices"][0]["message"]["content"] == text and whole["object"] == "chat.completion"
     *parts, last = streamed(post(server, "/v1/fim/completions", **request, stream=True))
     assert parts[0]["choices"][0]["delta"]["role"] == "assistant" and last["usage"]["completion_tokens"] == 8
-    assert "".join(part["choices"][0]["delta"]["content"] for part in parts) == text
+    assert "".join(part["choices"][0]["delta"]["content"] for part in [*parts, last]) == text
     refused = post(server, "/v1/fim/completions", **request, seed=1)
     assert refused.status_code == 400 and refused.json()["object"] == "error" and "random_seed" in refused.text
 

@@ -17,6 +17,8 @@ PREFIX, SUFFIX = "def f(x):\n    ", "\n    return y\n"
         ("<PRE>a\n<SUF>\nb<MID>", ("a\n", "\nb")),
         ("<PRE>   a<SUF>b <MID>", ("   a", "b ")),
         ("<PRE><SUF><MID>", ("", "")),
+        (f"{' ' * 12}# File:a.py\n{' ' * 16}<PRE>a<SUF>b<MID>", ("# File:a.py\na", "b")),
+        (f"# x\n\n{' ' * 12}# File:a.py\n{' ' * 16}<PRE>  a<SUF>b<MID>", ("# x\n\n# File:a.py\n  a", "b")),
         ("<PRE> <SUF>b <MID> a", ("a", "b")),
         ("<PRE> <SUF>b <MID> ", ("", "b")),
     ],
@@ -41,6 +43,7 @@ def test_the_documented_forms_are_split_without_a_blank_lost_or_added(prompt, pa
         "<PRE> a <SUF>y = '<MID>' <MID>",
         "<pre> a <suf>b <mid>",
         "<PRE> <SUF>b <MID>a",
+        "# File:a.py\n<PRE>a<SUF>b<MID>",
     ],
 )
 def test_all_other_text_stays_text(prompt):
