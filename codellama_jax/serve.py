@@ -3,16 +3,20 @@
     python -m codellama_jax.serve --checkpoint=DIR [--host=127.0.0.1] [--port=8000] [--api_key_file=FILE]
 
 The protocols are those of OpenAI, Mistral (infilling), llama.cpp, Ollama and Tabby; docs/editors.md has the settings of
-editors. A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint in it, an import, or a folder of Hugging
-Face's, Meta's or llama2.c's format.
+editors, and docs/serving.md the endpoints and limits. A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint
+in it, an import, or a folder of Hugging Face's, Meta's or llama2.c's format.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from codellama_jax.config import gin_files
 from codellama_jax.config.generation import Serving
@@ -25,39 +29,52 @@ API_KEYS = "CODELLAMA_JAX_API_KEYS"  # environment variable: keys, separated by 
 
 def main(argv: list[str] | None = None) -> int:
     """Serves until a signal; returns the exit code."""
+    return cli.run(_parser(), argv, _serve)
+
+
+def _parser() -> argparse.ArgumentParser:
     server, serving = Server(), Serving()
-    parser = argparse.ArgumentParser(prog="python -m codellama_jax.serve", description="Serves a model over HTTP.")
-    add = parser.add_argument
-    add("--checkpoint", type=filesystem.to_path, required=True, help="the model's folder")
-    add("--tokenizer", type=filesystem.to_path, help="a tokenizer.model (default: its own)")
+    parser = argparse.ArgumentParser(
+        prog="python -m codellama_jax.serve",
+        description="Serves a model over HTTP, in the protocols of OpenAI, Mistral, llama.cpp, Ollama and Tabby.",
+        epilog="docs/editors.md has the settings of editors; docs/serving.md has the endpoints, limits and metrics.",
+    )
+    add = parser.add_argument_group("model").add_argument
+    add("--checkpoint", type=filesystem.to_path, required=True, metavar="DIR", help="the model's folder")
+    add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
     add("--name", help="the model's name in answers (default: of the folder)")
-    add("--host", default=server.host, help="default: 127.0.0.1, which only this machine reaches")
-    add("--port", type=int, default=server.port, help="0: a free one")
-    add("--api_key_file", type=Path, help=f"a file with a key on each line (or the variable {API_KEYS})")
-    add("--allowed_host", action="append", default=[], help="a further value of the Host header; may be repeated")
-    add("--allowed_origin", action="append", default=[], help="a further value of the Origin header; may be repeated")
-    add("--context", type=int, default=0, help="tokens of prompt and answer (default: the model's longest window)")
-    add("--slots", type=int, default=serving.slots, help="answers that are generated together")
-    add("--cache_tokens", type=int, default=0, help="tokens in the cache (default: the context for each slot)")
-    add("--queue", type=int, default=server.queue, help="answers that may wait")
-    add("--timeout", type=float, default=server.timeout, help="seconds after which a request ends")
-    add("--order", choices=("spm", "psm"), default=server.order, help="order of infilling prompts")
+    add("--order", choices=("spm", "psm"), default=server.order, help=f"of infilling prompts (default: {server.order})")
     add("--no_sentinels", action="store_true", help="do not read infilling markers in raw prompts")
-    add("--log_prompts", action="store_true", help="log prompts and answers")
-    return cli.run(parser, argv, _serve)
+    add = parser.add_argument_group("who reaches it").add_argument
+    add("--host", default=server.host, help=f"default: {server.host}, which only this machine reaches")
+    add("--port", type=int, default=server.port, metavar="N", help=f"default: {server.port}; 0: a free one")
+    add("--api_key_file", type=Path, metavar="FILE", help=f"a key on each line (default: the variable {API_KEYS})")
+    add("--without_keys", action="store_true", help="allow other machines (--host) without API keys")
+    add("--allowed_host", action="append", default=[], metavar="NAME", help="a name in the Host header; repeatable")
+    add("--allowed_origin", action="append", default=[], metavar="URL", help="a site whose pages may call; repeatable")
+    add = parser.add_argument_group("limits").add_argument
+    add("--context", type=int, default=0, metavar="N", help="tokens of prompt and answer (default: as in training)")
+    add("--slots", type=int, default=serving.slots, metavar="N", help=f"answers at a time (default: {serving.slots})")
+    add("--cache_tokens", type=int, default=0, metavar="N", help="default: the context for each slot")
+    add("--queue", type=int, default=server.queue, metavar="N", help=f"answers that wait (default: {server.queue})")
+    add("--timeout", type=float, default=server.timeout, metavar="S", help=f"of a request (default: {server.timeout})")
+    parser.add_argument("--log_prompts", action="store_true", help="log prompts and answers (default: neither)")
+    return parser
 
 
 def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if flags.gin_files or flags.bindings:
         raise UserError("serve takes no gin files and no --gin flags", EXIT_USAGE)
+    keys = _api_keys(options.api_key_file)
     try:
         settings = Server(
             host=options.host,
             port=options.port,
+            without_keys=options.without_keys,
             allowed_hosts=tuple(options.allowed_host),
             allowed_origins=tuple(options.allowed_origin),
-            api_keys=_api_keys(options.api_key_file),
+            api_keys=keys,
             queue=options.queue,
             timeout=options.timeout,
             order=options.order,
@@ -66,9 +83,9 @@ def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         )
         serving = Serving(slots=options.slots, context=options.context, cache_tokens=options.cache_tokens)
     except ValueError as error:
-        raise UserError(first_line(error), EXIT_USAGE) from None
+        raise UserError(f"--{first_line(error)}", EXIT_USAGE) from None
     # Bound before the model is opened, which takes long: a port in use should be reported at once.
-    with _listen(settings) as listener:
+    with _bound(settings) as listener, _interrupted_by_sigterm():
         return _run(options, settings, serving, listener)
 
 
@@ -76,58 +93,91 @@ def _api_keys(file: Path | None) -> tuple[str, ...]:
     """The keys of the file, or of the environment."""
     if file is None:
         return tuple(key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip())
-    keys = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"--api_key_file={file}: {error.strerror}", EXIT_USAGE) from None
+    except UnicodeDecodeError:
+        raise UserError(f"--api_key_file={file} is not text: write one key on each line", EXIT_USAGE) from None
+    keys = tuple(line.strip() for line in lines if line.strip())
     if not keys:
-        raise UserError(f"{file} has no keys: write one on each line", EXIT_USAGE)
+        raise UserError(f"--api_key_file={file} has no keys: write one on each line", EXIT_USAGE)
     return keys
 
 
-def _listen(settings: Server) -> socket.socket:
+@contextlib.contextmanager
+def _bound(settings: Server) -> Iterator[socket.socket]:
+    """A socket at the server's address. It does not listen yet: clients should not wait for a model that loads."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        place = f"--host={settings.host} --port={settings.port}"
+        try:
+            # connections of a server that has just ended must not keep the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((settings.host, settings.port))
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise UserError(f"cannot listen on {place}: {reason}; choose another", EXIT_USAGE) from None
+        yield listener
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Ends the command at SIGTERM as at Ctrl-C. While it serves, the server has handlers of its own."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        place = f"{settings.host}:{settings.port}"
-        raise UserError(f"cannot listen on {place} ({error.strerror}): choose another --port or --host") from None
-    listener.listen(128)
-    return listener
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _run(options: argparse.Namespace, settings: Server, serving: Serving, listener: socket.socket) -> int:
     # Imported here: JAX takes seconds to import, and a wrong flag should be reported at once.
-    import jax
-    import uvicorn
-
     from codellama_jax.conversion.generation_model import open_model
     from codellama_jax.generation.engine import Engine
     from codellama_jax.serving.api import Api
     from codellama_jax.serving.app import application
+    from codellama_jax.serving.connections import HttpServer
     from codellama_jax.serving.service import Service
 
-    if (programs := cache.directory("programs")) is not None:
-        jax.config.update("jax_compilation_cache_dir", str(programs))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    cache.keep_programs()
     model = open_model(options.checkpoint, options.tokenizer, options.dtype)
     serving = dataclasses.replace(serving, context=serving.context or model.context)
     engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
     service = Service(model.tokenizer, engine, settings)
     api = Api(model, service, settings, options.name or options.checkpoint.name)
     service.start()
+    for line in _description(api, listener):
+        print(line, flush=True)
+    HttpServer(application(api), service, settings).run(sockets=[listener])
+    ended = service.stop(seconds=5)
+    if service.failure is not None:
+        raise UserError(f"the engine failed: {first_line(service.failure)}", EXIT_FAILED) from service.failure
+    if not ended:  # it compiles, and ending the process in an orderly way would wait for it
+        sys.stdout.flush()
+        os._exit(EXIT_DONE)
+    return EXIT_DONE
+
+
+def _description(api: Any, listener: socket.socket) -> list[str]:
+    """What the server says when it starts."""
     host, port = listener.getsockname()[:2]
-    print(f"{api.name} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    config = uvicorn.Config(
-        application(api),
-        log_config=None,
-        access_log=False,
-        limit_concurrency=settings.connections,
-        timeout_graceful_shutdown=round(settings.shutdown),
-        server_header=False,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
-    return EXIT_DONE if service.failure is None else EXIT_FAILED
+    settings, serving, pool = api.settings, api.service.engine.serving, api.service.engine.pool
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    keys = "with an API key" if settings.api_keys else "without an API key"
+    who = "only this machine reaches it" if settings.is_local else "other machines reach it"
+    able = ["completion", "infilling" if api.tokenizer.infilling else "no infilling (the model has no ids for it)"]
+    return [
+        f"{api.name} at {url} ({who}, {keys})",
+        f"  {', '.join(able)}",
+        f"  context of {serving.context:,} tokens, {serving.slots} answers at a time,"
+        f" cache of {pool.count * pool.size:,} tokens",
+        "  editors: docs/editors.md; endpoints, limits and metrics: docs/serving.md",
+    ]
 
 
 if __name__ == "__main__":

@@ -144,14 +144,13 @@ class Engine:
     # --- the loop
 
     def step(self) -> list[Request]:
-        """One round: admits requests, processes one chunk of a prompt, and decodes some tokens of every active request.
+        """One round: admits requests, processes a chunk of every new prompt, and decodes some tokens of the others.
 
         Returns:
             The requests that have new tokens or are finished.
         """
         self._admit()
-        finished = self._prefill_next(self._prefilling[0]) if self._prefilling else []
-        return finished + self._decode_next()
+        return self._prefill_new() + self._decode_next()
 
     def warm_up(self) -> None:
         """Compiles every program, by running it without effect, and measures the cost of a verification."""
@@ -174,6 +173,22 @@ class Engine:
             request.slot = self._slots.index(None)
             self._slots[request.slot] = request
             self._prefilling.append(request)
+
+    def _prefill_new(self) -> list[Request]:
+        """Processes a chunk of every new prompt: while requests wait for the first one, their rows would be idle.
+
+        The requests with the same prompt wait for one of them, to share its pages.
+
+        Returns:
+            The requests that are finished: they generate nothing.
+        """
+        finished, processed = list[Request](), list[list[int]]()
+        for request in list(self._prefilling):
+            if request in self._prefilling and request.prompt not in processed:  # it may have lost its slot
+                finished += self._prefill_next(request)
+                if request in self._prefilling:
+                    processed.append(request.prompt)
+        return finished
 
     def _prefill_next(self, request: Request) -> list[Request]:
         """Processes a chunk of the tokens before the last one; the last one is the first input of decoding.
@@ -201,7 +216,8 @@ class Engine:
                 return []
             wanted = request.needs_prompt_logprobs
             last = request.ids[request.done + len(chunk)]
-            found = self._run_prefill(size, chunk, last, request.done, self._table[request.slot], wanted)
+            # A copy: the program may read its arguments after this step has given the pages to another request.
+            found = self._run_prefill(size, chunk, last, request.done, self._table[request.slot].copy(), wanted)
             if wanted:
                 following = [*chunk[1:], last][: len(request.prompt) - len(request.prompt_logprobs)]
                 request.prompt_logprobs += self._reported(request, following, found, [(n,) for n in range(size)])
@@ -210,7 +226,7 @@ class Engine:
         if request.done < len(tokens) or not self._extend(request, request.done + 1):
             return []
         self.pool.publish(tokens, request.pages)
-        self._prefilling.popleft()
+        self._prefilling.remove(request)
         if request.settings.max_tokens == 0:
             self.finish(request, "length")
             return [request]

@@ -27,12 +27,13 @@ class Prompt:
     crlf: bool = False
 
 
-def complete(tokenizer: Tokenizer, texts: TokenTexts, text: str) -> Prompt:
-    """The prompt of a text to continue."""
+def complete(tokenizer: Tokenizer, texts: TokenTexts, text: str, healing: bool = True) -> Prompt:
+    """The prompt of a text to continue. Without healing, the answer begins after the last token of the text."""
     text, crlf = _without_crlf(text)
     ids = [tokenizer.bos_id, *tokenizer.encode(text).tolist()]
     stops = [tokenizer.eos_id] + ([tokenizer.eot_id] if tokenizer.eot_id is not None else [])
-    return heal(Prompt(ids, tuple(stops), crlf=crlf), texts)
+    prompt = Prompt(ids, tuple(stops), crlf=crlf)
+    return heal(prompt, texts) if healing else prompt
 
 
 def infill(tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, order: Order = "spm") -> Prompt:

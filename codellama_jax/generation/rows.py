@@ -75,7 +75,7 @@ def slot_values(
         end: the position after the last token that may be generated.
         settings: how tokens are chosen.
         stop_ids: ids that end the text, at most STOP_IDS.
-        allowed_first: bool, the ids that may come next; None: all.
+        allowed_first: bool, the ids that may come next; None: all. Ids beyond it may not.
     """
     settings = settings or Sampling()
     ids = [*prompt, *answer]
@@ -85,7 +85,7 @@ def slot_values(
     seen[ids] = True
     counts = np.bincount(np.asarray(answer, np.int64), minlength=vocab_size).astype(np.int32)
     if allowed_first is not None:
-        allowed[: len(allowed_first)] = allowed_first
+        allowed[:] = np.pad(allowed_first, (0, vocab_size - len(allowed_first)))
     where = [ids[-1] if ids else 0, len(ids) - 1, end, min(len(prompt) + settings.min_tokens, end)]
     flags = np.array([bool(ids), settings.logprobs is not None])
     first = np.int32(-1 if allowed_first is None else len(ids))

@@ -1,8 +1,8 @@
-"""What every HTTP API needs of the server: the model, the service, and whom a request belongs to."""
+"""What every HTTP API needs of the server: the model, the service, prompts, and whom a request belongs to."""
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -10,7 +10,15 @@ from starlette.requests import Request
 
 from codellama_jax.config.serving import Server
 from codellama_jax.conversion.generation_model import GenerationModel
-from codellama_jax.serving.service import Job, Running, Service
+from codellama_jax.errors import UserError
+from codellama_jax.generation import prompts
+from codellama_jax.generation.prompts import Prompt
+from codellama_jax.serving.guard import given_keys
+from codellama_jax.serving.http import ApiError, Fields
+from codellama_jax.serving.jobs import Job, Running
+from codellama_jax.serving.metrics import Metrics
+from codellama_jax.serving.sentinels import Sentinels
+from codellama_jax.serving.service import Service
 
 T = TypeVar("T")
 
@@ -24,27 +32,91 @@ class Api:
         settings: the server's.
         name: the model's name in answers.
         started: seconds since the epoch.
+        metrics: what was counted.
+        sentinels: reads infilling markers in raw prompts.
     """
 
     def __init__(self, model: GenerationModel, service: Service, settings: Server, name: str):
         self.model, self.service, self.settings, self.name = model, service, settings, name
         self.tokenizer, self.texts = service.tokenizer, service.texts
         self.started = int(time.time())
+        self.metrics = Metrics(service)
+        self.sentinels = Sentinels(settings.sentinels, self.metrics.sentinel_prompt)
+        self._longest = max(len(self.texts(id)) for id in range(self.tokenizer.pieces))
 
-    async def prompt(self, encode: Callable[[], T]) -> T:
-        """Encodes a prompt in another thread: a long text takes longer than others should wait."""
+    async def prompt(self, encode: Callable[[], T], *texts: str) -> T:
+        """Encodes a prompt in another thread: a long text takes longer than others should wait.
+
+        Args:
+            encode: makes the prompt.
+            texts: all text of the prompt, whose length is checked first.
+
+        Raises:
+            ApiError: the text is certainly longer than the context.
+        """
+        shortest = sum(map(len, texts)) // self._longest
+        if shortest > self.service.context:
+            raise ApiError(
+                400,
+                f"the prompt has more than {shortest:,} tokens, and prompt and answer must fit"
+                f" {self.service.context:,}: shorten it",
+            )
         return await run_in_threadpool(encode)
 
+    async def complete(self, text: str, healing: bool = True) -> Prompt:
+        """The prompt of a text to continue. Raises as `prompt` does."""
+        return await self.prompt(lambda: prompts.complete(self.tokenizer, self.texts, text, healing), text)
+
+    async def raw(self, text: str, healing: bool = True) -> Prompt:
+        """The prompt of a text to continue at an endpoint of raw completion. Raises as `prompt` does.
+
+        Infilling markers in the text make it the prompt of a hole (sentinels.py).
+        """
+        split = self.sentinels.split(text)
+        if split is None:
+            return await self.complete(text, healing)
+        try:
+            return await self.infill(*split)
+        except UserError as error:
+            raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
+
+    async def infill(self, prefix: str, suffix: str) -> Prompt:
+        """The prompt of a hole between two texts.
+
+        A model without infilling ids completes the prefix if the suffix is empty, as at the end of a file.
+
+        Raises:
+            ApiError: as `prompt` does.
+            UserError: the model has no infilling ids.
+        """
+        if not suffix and not self.tokenizer.infilling:
+            return await self.complete(prefix)
+        order = self.settings.order
+        return await self.prompt(
+            lambda: prompts.infill(self.tokenizer, self.texts, prefix, suffix, order), prefix, suffix
+        )
+
+    def finish(self, fields: Fields, ignored: Sequence[str]) -> None:
+        """Refuses the fields of a request that were not read, and counts those that are ignored."""
+        fields.finish(ignored)
+        for name in ignored:
+            if name in fields and name != "model":
+                self.metrics.ignored_field(name)
+
     def submit(self, request: Request, job: Job) -> Running:
-        """Submits a job for the client of a request; raises as Service.submit does."""
-        return self.service.submit(dataclasses.replace(job, client=client_of(request)))
+        """Submits a job for the client of a request; raises as Service.submit does.
 
+        The job is cancelled when the request has ended, in whatever way (request_log.py).
+        """
+        running = self.service.submit(dataclasses.replace(job, client=self._client(request)))
+        request.scope["state"]["jobs"].append(running)
+        return running
 
-def client_of(request: Request) -> str:
-    """Whom a request belongs to: its API key or address, and the program that sends it.
+    def _client(self, request: Request) -> str:
+        """Whom a request belongs to: its API key or address, and the program that sends it.
 
-    On one machine all requests have the same address; the program separates an editor from a script.
-    """
-    key = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
-    address = request.client.host if request.client else ""
-    return "\0".join((key or address, request.headers.get("user-agent", "")[:100]))
+        On one machine all requests have the same address; the program separates an editor from a script.
+        """
+        keys = given_keys(request.headers) if self.settings.api_keys else []
+        address = request.client.host if request.client else ""
+        return "\0".join((repr(keys) if keys else address, request.headers.get("user-agent", "")[:100]))

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from codellama_jax.errors import UserError, first_line
-from codellama_jax.serving.service import EngineFailed, Refused
+from codellama_jax.serving.jobs import EngineFailed, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,13 @@ class ApiError(Exception):
     message: str
     parameter: str | None = None
     retry_after: int | None = None
+
+
+def error_form(problem: ApiError) -> dict[str, Any]:
+    """An error in the form of OpenAI's API, which is also used where no protocol is known."""
+    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = kinds.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
+    return {"error": {"message": problem.message, "type": kind, "param": problem.parameter, "code": problem.status}}
 
 
 def compact(value: Any) -> bytes:
@@ -88,7 +95,9 @@ def endpoint(form: ErrorForm) -> Callable[[Handler], Handler]:
 
 def error_response(error: Exception, form: ErrorForm) -> Response:
     problem = api_error(error)
-    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else None
+    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else {}
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return json_response(form(problem), problem.status, headers)
 
 
@@ -99,7 +108,7 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, UserError | ValueError):
         return ApiError(400, first_line(error, 1000))
     if isinstance(error, Refused):
-        return ApiError(429, str(error), retry_after=error.retry_after)
+        return ApiError(429 if error.overloaded else 503, str(error), retry_after=error.retry_after)
     if isinstance(error, EngineFailed):
         return ApiError(503, str(error), retry_after=30)
     logger.exception("a request failed")
@@ -234,11 +243,15 @@ async def fields(request: Request) -> Fields:
     """
     data = await request.body()  # its size is limited by the middleware
     try:
-        values = json.loads(data or b"{}")
+        values = json.loads(data or b"{}", parse_constant=_no_constant)
         json.dumps(values, ensure_ascii=False).encode()  # JSON can contain halves of surrogate pairs
     except (ValueError, RecursionError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeError) else first_line(error)
         raise ApiError(400, f"the body is not valid JSON: {reason}") from None
     if not isinstance(values, dict):
         raise ApiError(400, f"the body must be a JSON object, not {_kind(values)}")
-    return Fields(values, request.url.path)
+    return Fields(values, request.scope["path"])  # not request.url, which depends on the Host header
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

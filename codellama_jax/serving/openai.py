@@ -1,96 +1,192 @@
-"""OpenAI's API: /v1/completions with infilling, and /v1/models."""
+"""OpenAI's API: /v1/completions with infilling, and /v1/models. DeepSeek's /beta/completions is the same."""
 
-import secrets
-import time
-from collections.abc import AsyncIterator
+import dataclasses
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.config.generation import Sampling
-from codellama_jax.generation import prompts
-from codellama_jax.serving import http
+from codellama_jax.generation.prompts import Prompt
+from codellama_jax.serving import http, llama_cpp, sampling_fields, shown_tokens, tabby
+from codellama_jax.serving.answers import Answers
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError, Fields
-from codellama_jax.serving.service import Delta, Job, Running
+from codellama_jax.serving.jobs import Choice, Delta, Job, Running
+from codellama_jax.serving.shown_tokens import ShownTokens
 
-
-def error(problem: ApiError) -> dict[str, Any]:
-    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-    kind = kinds.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
-    return {"error": {"message": problem.message, "type": kind, "param": problem.parameter, "code": problem.status}}
-
-
-# Fields that change nothing that is generated.
-IGNORED = ("model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+# Fields that change nothing that is generated. Any `model` is answered by the one that is served: editors send the
+# names of other services' models.
+IGNORED: tuple[str, ...] = ("model", "user", "metadata", "store", "service_tier", "safety_identifier")
+IGNORED += ("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options")
 
 
 def routes(api: Api) -> list[Route]:
-    @http.endpoint(error)
-    async def completions(request: Request) -> Response:
-        fields = await http.fields(request)
-        text, suffix = fields.text("prompt"), fields.raw("suffix")
-        n = fields.integer("n", 1, 1, api.settings.choices)
-        stream = fields.boolean("stream", False)
-        usage = fields.object("stream_options").boolean("include_usage", False)
-        sampling = _sampling(fields)
-        fields.finish(IGNORED)
-        prompt = await api.prompt(
-            lambda: (
-                prompts.complete(api.tokenizer, api.texts, text)
-                if suffix is None
-                else prompts.infill(api.tokenizer, api.texts, text, suffix, api.settings.order)
-            )
-        )
-        running = api.submit(request, Job((prompt,), sampling, n))
-        head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": api.name,
-        }
-        if stream:
-            return http.streamed(_events(running, head, usage))
-        answers = await http.until_disconnect(request, running.finish())
-        return http.json_response({**head, "choices": [_choice(delta) for delta in answers], "usage": _usage(running)})
+    def completions(max_tokens: int) -> http.Handler:
+        @http.endpoint(http.error_form)
+        async def answer(request: Request) -> Response:
+            fields = await http.fields(request)
+            if "segments" in fields and "prompt" not in fields:
+                return await tabby.completions(api, request, fields)
+            return await _complete(api, request, fields, max_tokens)
 
-    @http.endpoint(error)
+        return answer
+
+    @http.endpoint(http.error_form)
     async def models(request: Request) -> Response:
-        model = {"id": api.name, "object": "model", "created": api.started, "owned_by": "codellama_jax"}
-        return http.json_response({"object": "list", "data": [model]})
+        return http.json_response({"object": "list", "data": [_model(api)]})
 
-    return [Route("/v1/completions", completions, methods=["POST"]), Route("/v1/models", models)]
+    @http.endpoint(http.error_form)
+    async def model(request: Request) -> Response:
+        if (name := request.path_params["name"]) != api.name:
+            raise ApiError(404, f"there is no model {name[:100]!r}; this server has {api.name!r}", "model")
+        return http.json_response(_model(api))
 
-
-async def _events(running: Running, head: dict[str, Any], usage: bool) -> AsyncIterator[bytes]:
-    try:
-        async for delta in running:
-            if delta.text or delta.finish_reason is not None:
-                yield http.event({**head, "choices": [_choice(delta)]})
-        if usage:
-            yield http.event({**head, "choices": [], "usage": _usage(running)})
-    except Exception as problem:
-        yield http.event(error(http.api_error(problem)))
-    yield http.DONE
+    return [
+        Route("/v1/completions", completions(max_tokens=16), methods=["POST"]),
+        Route("/beta/completions", completions(max_tokens=256), methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+    ]
 
 
-def _sampling(fields: Fields) -> Sampling:
-    return Sampling(
-        max_tokens=fields.integer("max_tokens", 16, 1),
-        temperature=fields.number("temperature", 1.0, 0),
-        top_p=fields.number("top_p", 1.0, 0, 1),
-        seed=fields.integer("seed", secrets.randbits(63)) % 2**64,
-        stop=fields.texts("stop"),
+def _model(api: Api) -> dict[str, Any]:
+    return {
+        "id": api.name,
+        "object": "model",
+        "created": api.started,
+        "owned_by": "codellama_jax",
+        "max_model_len": api.service.context,
+        "meta": llama_cpp.meta(api),
+    }
+
+
+async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int) -> Response:
+    n = fields.integer("n", 1, 1, api.service.most_choices)
+    best_of = fields.integer("best_of", n, n, api.service.most_choices)
+    echo, stream, usage = fields.boolean("echo", False), *stream_options(fields)
+    logprobs = fields.integer("logprobs", None, 0, 20)
+    texts, suffix = _texts(fields.raw("prompt")), fields.text("suffix", "") if "suffix" in fields else None
+    needs_logprobs = logprobs if logprobs is not None else 0 if best_of > n else None
+    sampling = sampling_fields.read(
+        fields,
+        api.service.context,
+        max_tokens=max_tokens,
+        logprobs=needs_logprobs,
+        prompt_logprobs=echo and logprobs is not None,
     )
+    ignore_eos = fields.boolean("ignore_eos", False)
+    fields.refuse("logit_bias", "the sampling of tokens cannot be biased", accepted=({},))
+    api.finish(fields, IGNORED)
+    if stream and best_of > n:
+        raise ApiError(400, "best_of cannot be streamed: the answers are compared when all have ended", "best_of")
+    prompts = [
+        # the log-probabilities of a prompt are those of all its tokens, so none is generated again
+        await _prompt(api, text, suffix, healing=not sampling.prompt_logprobs and sampling.max_tokens > 0)
+        for text in texts
+    ]
+    if ignore_eos:
+        prompts = [dataclasses.replace(prompt, stop_ids=()) for prompt in prompts]
+    running = api.submit(request, Job(tuple(prompts), sampling, best_of))
+    shown = [_shown(api, text) if echo else "" for text in texts]
+    return await Completions(api, running, shown, logprobs, n).respond(request, stream, usage)
 
 
-def _choice(delta: Delta) -> dict[str, Any]:
-    reason = {"timeout": "length"}.get(delta.finish_reason or "", delta.finish_reason)
-    return {"index": delta.choice, "text": delta.text, "logprobs": None, "finish_reason": reason}
+def stream_options(fields: Fields) -> tuple[bool, bool]:
+    """Whether the answer is streamed, and whether the stream ends with the counts of tokens."""
+    options = fields.object("stream_options")
+    usage = options.boolean("include_usage", False)
+    options.finish(ignored=("include_obfuscation",))
+    return fields.boolean("stream", False), usage
 
 
-def _usage(running: Running) -> dict[str, Any]:
-    prompt, answer = running.prompt_tokens, running.answer_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+def _texts(value: Any) -> list[Any]:
+    """The prompts of a request, each a text or a list of token ids: `value` is one of them, or a list of them."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if all(isinstance(text, str) for text in value):
+            return value
+        for ids in ([value], value):
+            if all(isinstance(prompt, list) and prompt and all(type(id) is int for id in prompt) for prompt in ids):
+                return ids
+    raise ApiError(400, "prompt must be a string, a list of strings, a list of ids, or a list of such lists", "prompt")
+
+
+async def _prompt(api: Api, text: str | list[int], suffix: str | None, healing: bool) -> Prompt:
+    if isinstance(text, str):
+        return await (api.raw(text, healing) if suffix is None else api.infill(text, suffix))
+    if suffix is not None:
+        raise ApiError(400, "suffix needs a prompt that is a string, not token ids", "suffix")
+    api.service.check(text, 0)
+    return Prompt(text, tuple(id for id in (api.tokenizer.eos_id, api.tokenizer.eot_id) if id is not None))
+
+
+def _shown(api: Api, text: str | list[int]) -> str:
+    return text if isinstance(text, str) else api.tokenizer.decode(text)
+
+
+class Completions(Answers):
+    """Answers of /v1/completions.
+
+    Args:
+        api, running: as for Answers.
+        prompts: what `echo` shows of each prompt; "": nothing.
+        logprobs: number of alternatives beside each token; None: no log-probabilities.
+        n: number of answers of each prompt that are returned; the job may have more.
+    """
+
+    def __init__(self, api: Api, running: Running, prompts: list[str], logprobs: int | None, n: int):
+        super().__init__(api, running)
+        self._api, self._prompts, self._logprobs, self._n = api, prompts, logprobs, n
+        self._shown = [
+            ShownTokens(api.tokenizer, api.texts, choice.prompt.skip, len(self._echo(choice)), choice.prompt.crlf)
+            for choice in running.choices
+        ]
+
+    def whole(self, choice: Choice, delta: Delta) -> dict[str, Any]:
+        opening, rest = self.opening(choice), self.part(choice, delta)
+        if opening is None:
+            return rest
+        both = rest["logprobs"]
+        if both is not None:
+            both = {
+                name: before + both[name] if (before := opening["logprobs"][name]) is not None else None
+                for name in both
+            }
+        return {"text": opening["text"] + rest["text"], "logprobs": both}
+
+    def part(self, choice: Choice, delta: Delta) -> dict[str, Any]:
+        tokens = self._shown[choice.number].add(delta) if self._logprobs is not None else []
+        return {"text": delta.text, "logprobs": self._form(tokens)}
+
+    def opening(self, choice: Choice) -> dict[str, Any] | None:
+        text = self._echo(choice)
+        if not text:
+            return None
+        tokens = []
+        if self._logprobs is not None and choice.request is not None:
+            # the space before a text is SentencePiece's; the first token of a text is BOS
+            prompt, skip = choice.prompt.ids, b"" if text.startswith(" ") else b" "
+            shown = ShownTokens(self._api.tokenizer, self._api.texts, skip)
+            tokens = [shown.next(*pair) for pair in zip(prompt, choice.request.prompt_logprobs, strict=False)]
+        return {"text": text, "logprobs": self._form(tokens)}
+
+    def selected(self, deltas: list[Delta]) -> list[Delta]:
+        size, chosen = self.running.job.n, list[Delta]()
+        if size == self._n:
+            return deltas
+        for start in range(0, len(deltas), size):
+            chosen += sorted(deltas[start : start + size], key=_mean_logprob, reverse=True)[: self._n]
+        return chosen
+
+    def _echo(self, choice: Choice) -> str:
+        return self._prompts[choice.number // self.running.job.n]
+
+    def _form(self, tokens: list[shown_tokens.ShownToken]) -> dict[str, Any] | None:
+        return shown_tokens.of_completion(tokens, bool(self._logprobs)) if self._logprobs is not None else None
+
+
+def _mean_logprob(delta: Delta) -> float:
+    values = [token.logprob for token in delta.logprobs]
+    return sum(values) / len(values) if values else float("-inf")

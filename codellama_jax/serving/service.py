@@ -1,6 +1,6 @@
 """Answers the requests of many clients with one engine, which runs in a thread of its own.
 
-    service = Service(model, engine, Server())
+    service = Service(tokenizer, engine, Server())
     service.start()
     running = service.submit(Job((prompt,), Sampling(max_tokens=64), client="editor"))
     async for delta in running:
@@ -10,190 +10,21 @@ The event loop submits jobs and reads deltas; the thread owns the engine, and ad
 turns between clients, so that a client with many requests does not delay the others.
 """
 
-import asyncio
 import dataclasses
-import itertools
-import logging
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 
-from codellama_jax.config.generation import Sampling
 from codellama_jax.config.serving import Server
 from codellama_jax.errors import UserError
-from codellama_jax.generation.engine import Engine, Request
-from codellama_jax.generation.prompts import Prompt
-from codellama_jax.generation.stopping import TextStream, TokenTexts
+from codellama_jax.generation.engine import Engine
+from codellama_jax.generation.stopping import TokenTexts
+from codellama_jax.serving.jobs import Choice, Delta, EngineFailed, Job, Refused, Running
 from codellama_jax.tokenizer import Tokenizer
 
-logger = logging.getLogger(__name__)
-
 _IDLE = 0.2  # seconds between two checks of the time limits while nothing is generated
-
-
-class Refused(Exception):
-    """The service takes no job now. `retry_after`: seconds after which another try makes sense."""
-
-    def __init__(self, message: str, retry_after: int):
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class EngineFailed(Exception):
-    """The engine ended with an error; nothing more is generated."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One request of a client.
-
-    Attributes:
-        prompts: each has `n` answers. Choice i answers prompt i // n.
-        sampling: settings of all answers. Answer j of a prompt has the seed `seed + j`.
-        n: number of answers of each prompt.
-        client: whom the job belongs to; the clients take turns.
-        line_seconds: seconds of decoding after which an answer ends at its next line end; None: never.
-    """
-
-    prompts: tuple[Prompt, ...]
-    sampling: Sampling
-    n: int = 1
-    client: str = ""
-    line_seconds: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Delta:
-    """What was generated of one choice since its last delta.
-
-    Attributes:
-        choice: number of the choice.
-        text: text that may be shown; "" while a character or a stop string may be incomplete.
-        tokens: ids, without the stop id.
-        logprobs: of these tokens, if the job asked for them.
-        finish_reason: "stop", "length" or "timeout" in the last delta of the choice, otherwise None.
-        stop: the stop string that ended the choice, if one did.
-    """
-
-    choice: int
-    text: str
-    tokens: list[int]
-    logprobs: list[Any]
-    finish_reason: str | None = None
-    stop: str | None = None
-
-
-class Choice:
-    """One answer while it is generated.
-
-    Attributes:
-        prompt: its prompt.
-        request: the engine's request; None before it has a slot.
-        text: the text so far.
-        submitted, started, first, ended: times (time.monotonic) of its arrival, its slot, its first token, its end.
-    """
-
-    def __init__(self, running: "Running", number: int, prompt: Prompt, sampling: Sampling, texts: TokenTexts):
-        self.running, self.number, self.prompt, self.sampling = running, number, prompt, sampling
-        self.request: Request | None = None
-        self.stream = TextStream(texts, sampling.stop, prompt.skip)
-        self.text = ""
-        self.read = 0  # tokens of the request that deltas have shown
-        self.submitted = time.monotonic()
-        self.started = self.first = self.ended = None  # type: float | None
-
-    def delta(self, finish_reason: str | None) -> Delta:
-        """What is new since the last delta."""
-        assert self.request is not None
-        tokens = self.request.tokens[self.read :]
-        logprobs = list(getattr(self.request, "logprobs", ())[self.read :])
-        self.read += len(tokens)
-        text = self.stream.add(tokens)
-        if finish_reason is not None:
-            text += self.stream.finish()
-        if self.prompt.crlf:
-            text = text.replace("\n", "\r\n")
-        self.text += text
-        return Delta(self.number, text, tokens, logprobs, finish_reason, self.stream.stopped)
-
-
-class Running:
-    """A job that was accepted: an asynchronous iterator of its deltas.
-
-    Attributes:
-        choices: its choices; their requests have the counts of tokens.
-    """
-
-    def __init__(self, service: "Service", job: Job, texts: TokenTexts):
-        self.job, self._service = job, service
-        self._deltas: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
-        seeds = [(job.sampling.seed + copy) % 2**64 for copy in range(job.n)]
-        settings = [dataclasses.replace(job.sampling, seed=seed) for seed in seeds]
-        pairs = itertools.product(job.prompts, settings)
-        self.choices = [Choice(self, number, *pair, texts) for number, pair in enumerate(pairs)]
-        self._open = len(self.choices)
-
-    @property
-    def client(self) -> str:
-        return self.job.client
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(len(prompt.ids) for prompt in self.job.prompts)
-
-    @property
-    def answer_tokens(self) -> int:
-        return sum(len(choice.request.tokens) for choice in self.choices if choice.request is not None)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Number of tokens of the prompts that the prefix cache held."""
-        return sum(choice.request.cached for choice in self.choices[:: self.job.n] if choice.request is not None)
-
-    def put(self, item: Delta | Exception) -> None:
-        """Passes a delta to the event loop. Called by the engine's thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._deltas.put_nowait, item)
-        except RuntimeError:  # the event loop has ended
-            self.cancel()
-
-    def cancel(self) -> None:
-        """Ends what is not finished; its pages become free. Can be called at any time, from any thread."""
-        self._service.cancel(self)
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        """The deltas of all choices; cancels the job if the reader stops early.
-
-        Raises:
-            EngineFailed: the engine ended.
-        """
-        try:
-            while self._open:
-                item = await self._deltas.get()
-                if isinstance(item, Exception):
-                    raise item
-                self._open -= item.finish_reason is not None
-                yield item
-        finally:
-            if self._open:
-                self.cancel()
-
-    async def finish(self) -> list[Delta]:
-        """Waits for the end; returns one delta for each choice, with all its text and tokens."""
-        whole = [Delta(choice.number, "", [], []) for choice in self.choices]
-        async for delta in self:
-            before = whole[delta.choice]
-            whole[delta.choice] = dataclasses.replace(
-                delta,
-                text=before.text + delta.text,
-                tokens=before.tokens + delta.tokens,
-                logprobs=before.logprobs + delta.logprobs,
-            )
-        return whole
 
 
 class Service:
@@ -210,6 +41,7 @@ class Service:
         context: number of tokens that a prompt and its answer may have.
         ready: whether the programs are compiled.
         failure: the error that ended the engine; None while it works.
+        closing: whether no further jobs are taken.
     """
 
     def __init__(
@@ -220,15 +52,15 @@ class Service:
         observe: Callable[[Choice, str], None] = lambda choice, reason: None,
     ):
         self.tokenizer, self.texts = tokenizer, TokenTexts(tokenizer)
-        self.engine, self._settings, self._observe = engine, settings, observe
+        self.engine, self._settings, self.observe = engine, settings, observe
         self.context = engine.serving.context
         self.ready, self.failure = False, None  # type: bool, BaseException | None
+        self.closing = self._ended = False
         self._commands: queue.SimpleQueue[tuple[str, Running | None]] = queue.SimpleQueue()
         self._waiting: dict[str, deque[Choice]] = {}  # by client, in the order of their turns
         self._active: list[Choice] = []
         self._lock = threading.Lock()
-        self._queued = 0
-        self._closing = False
+        self._queued: Counter[str] = Counter()  # choices of each client that wait; changed under the lock
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -236,51 +68,75 @@ class Service:
 
     def close(self) -> None:
         """Takes no further jobs; those that were accepted go on."""
-        self._closing = True
+        self.closing = True
 
-    def stop(self) -> None:
-        """Ends the thread; what is not finished is cancelled."""
-        self._closing = True
+    def end_all(self) -> None:
+        """Ends all jobs, with the text that they have."""
+        self._commands.put(("end", None))
+
+    def stop(self, seconds: float | None = None) -> bool:
+        """Ends the thread; what is not finished is cancelled.
+
+        Args:
+            seconds: how long to wait for it: it may be compiling. None: until it ends.
+
+        Returns:
+            Whether it has ended.
+        """
+        self.closing = True
         self._commands.put(("stop", None))
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
         """Number of choices that wait for a slot."""
-        return self._queued
+        return self._queued.total()
 
     @property
     def active(self) -> int:
         """Number of choices that have a slot."""
         return len(self._active)
 
+    @property
+    def most_choices(self) -> int:
+        """The most answers that one request may have."""
+        return min(self._settings.choices, self._settings.queue_of_client)
+
     def submit(self, job: Job) -> Running:
         """Accepts a job. Must be called in the event loop that reads its deltas.
 
         Raises:
             Refused: the queue is full, or the service is closing.
-            UserError: a prompt does not fit.
+            UserError: a prompt does not fit, or there are too many answers.
             EngineFailed: the engine has ended.
         """
         for prompt in job.prompts:
-            self.check(prompt.ids)
+            self.check(prompt.ids, job.sampling.max_tokens)
         if self.failure is not None:
             raise EngineFailed("the engine has ended with an error; restart the server")
-        if self._closing:
-            raise Refused("the server is shutting down", retry_after=10)
+        if self.closing:
+            raise Refused("the server is shutting down", retry_after=10, overloaded=False)
         count = len(job.prompts) * job.n
+        if count > self.most_choices:
+            raise UserError(f"the request has {count} answers; at most {self.most_choices} are possible")
         with self._lock:
-            if self._queued + count > self._settings.queue:
-                raise Refused(f"{self._queued} requests are waiting already; try again later", retry_after=1)
-            self._queued += count
-        running = Running(self, job, self.texts)
+            waiting, own = self._queued.total(), self._queued[job.client]
+            if waiting + count > self._settings.queue:
+                raise Refused(f"{waiting} answers are waiting already; try again later", retry_after=1)
+            if own + count > self._settings.queue_of_client:
+                raise Refused(f"{own} answers for this client are waiting already; try again later", retry_after=1)
+            self._queued[job.client] += count
+        running = Running(job, self.texts, self.cancel)
         self._commands.put(("submit", running))
+        if self._ended:  # meanwhile
+            running.put(EngineFailed("the server has stopped"))
         return running
 
-    def check(self, ids: list[int]) -> None:
-        """Raises UserError for a prompt that the model cannot take."""
-        if len(ids) >= self.context:
+    def check(self, ids: list[int], max_tokens: int = 1) -> None:
+        """Raises UserError for a prompt that the model cannot take, or that leaves no room for an answer."""
+        if len(ids) + min(max_tokens, 1) > self.context:
             raise UserError(
                 f"the prompt has {len(ids):,} tokens, and prompt and answer must fit {self.context:,}: shorten it"
             )
@@ -299,12 +155,11 @@ class Service:
             self.engine.warm_up()
             self.ready = True
             while self._take_commands():
+                self._end_late(time.monotonic() - self._settings.timeout)
                 self._admit()
                 if self._active:
                     self._generate()
-                self._end_late()
         except BaseException as error:
-            logger.exception("the engine failed")
             self.failure = error
         finally:
             self.ready = False
@@ -321,6 +176,9 @@ class Service:
             block = False
             if command == "stop":
                 return False
+            if command == "end":
+                self._end_late(time.monotonic())
+                continue
             assert running is not None
             if command == "submit":
                 self._waiting.setdefault(running.client, deque()).extend(running.choices)
@@ -335,8 +193,7 @@ class Service:
             del self._waiting[client]
             if choices:
                 self._waiting[client] = choices  # behind the other clients
-            with self._lock:
-                self._queued -= 1
+            self._leaves_queue(client)
             prompt = choice.prompt
             try:
                 choice.request = self.engine.submit(prompt.ids, choice.sampling, prompt.stop_ids, prompt.allowed)
@@ -372,16 +229,16 @@ class Service:
         late = limit is not None and choice.first is not None and now - choice.first > limit and "\n" in choice.text
         return choice.stream.stopped is not None or late
 
-    def _end_late(self) -> None:
-        """Ends the choices that have taken longer than a request may take, with the text that they have."""
-        oldest = time.monotonic() - self._settings.timeout
+    def _end_late(self, latest: float) -> None:
+        """Ends the choices that were submitted before this time, with the text that they have."""
         waiting = [choice for choices in self._waiting.values() for choice in choices]
         for choice in [*self._active, *waiting]:
-            if choice.submitted > oldest:
+            if choice.submitted > latest:
                 continue
             if choice.request is None:
                 self._drop([choice])
-                choice.running.put(Refused("the request waited too long for its turn", retry_after=10))
+                late = Refused("the request waited too long for its turn", retry_after=10, overloaded=False)
+                choice.running.put(late)
             else:
                 self.engine.finish(choice.request, "timeout")
                 self._pass_on(choice, choice.delta("timeout"))
@@ -390,29 +247,40 @@ class Service:
         if delta.finish_reason is not None:
             choice.ended = time.monotonic()
             self._active.remove(choice)
-            self._observe(choice, delta.finish_reason)
+            self.observe(choice, delta.finish_reason)
         choice.running.put(delta)
 
-    def _drop(self, choices: list[Choice]) -> None:
+    def _drop(self, choices: Iterable[Choice]) -> None:
         """Ends choices that nobody waits for."""
         for choice in choices:
+            client = choice.running.client
             if choice.request is not None:
                 self.engine.finish(choice.request, "cancelled")
                 if choice in self._active:
                     self._active.remove(choice)
-            elif choice in (queued := self._waiting.get(choice.running.client, ())):
-                queued.remove(choice)  # type: ignore[union-attr]
+            elif choice in (queued := self._waiting.get(client, deque())):
+                queued.remove(choice)
                 if not queued:
-                    del self._waiting[choice.running.client]
-                with self._lock:
-                    self._queued -= 1
+                    del self._waiting[client]
+                self._leaves_queue(client)
             choice.ended = time.monotonic()
-            self._observe(choice, "cancelled")
+            self.observe(choice, "cancelled")
+
+    def _leaves_queue(self, client: str) -> None:
+        with self._lock:
+            self._queued[client] -= 1
+            if not self._queued[client]:
+                del self._queued[client]
 
     def _abandon(self) -> None:
         """Reports the end of the engine to everybody who still waits."""
         jobs = {id(choice.running): choice.running for choice in self._active}
+        if self.failure is None:
+            for choice in self._active:
+                assert choice.request is not None
+                self.engine.finish(choice.request, "cancelled")
         jobs |= {id(choice.running): choice.running for choices in self._waiting.values() for choice in choices}
+        self._active, self._waiting, self._ended = [], {}, True
         while not self._commands.empty():
             command, running = self._commands.get()
             if command == "submit" and running is not None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codellama_jax.errors import UserError
-from codellama_jax.generation import prompts
+from codellama_jax.generation import prompts, rows
 from codellama_jax.generation.stopping import TextStream, TokenTexts
 from codellama_jax.tokenizer import Tokenizer
 
@@ -61,3 +61,15 @@ def test_a_model_without_the_ids_refuses_infilling(small_tokenizer):
     plain = Tokenizer(small_tokenizer.model, infilling=False)
     with pytest.raises(UserError, match=r"no infilling ids .* use complete"):
         prompts.infill(plain, TokenTexts(plain), "a", "b")
+
+
+def test_only_text_completes_a_healed_token(small_tokenizer, texts):
+    """The ids for infilling come after those of text. One of them would take the place of the beginning of a word."""
+    healed = prompts.infill(small_tokenizer, texts, "ret", "", "spm")
+    llama_rows = small_tokenizer.rows + 8
+    *_, allowed, _ = rows.slot_values(0, llama_rows, healed.ids, allowed_first=healed.allowed)
+    assert (
+        len(allowed) == llama_rows
+        and allowed.sum() == healed.allowed.sum()
+        and not allowed[len(healed.allowed) :].any()
+    )

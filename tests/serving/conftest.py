@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvicorn
+from starlette.testclient import TestClient
 
 from codellama_jax.config.generation import Serving
 from codellama_jax.config.model import Llama
@@ -17,6 +17,7 @@ from codellama_jax.conversion.generation_model import GenerationModel
 from codellama_jax.generation.engine import Engine
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.app import application
+from codellama_jax.serving.connections import HttpServer
 from codellama_jax.serving.service import Service
 from codellama_jax.tokenizer import Tokenizer
 from tests.generation.generation_models import random_params, weights_of
@@ -28,15 +29,16 @@ class Running:
 
     url: str
     api: Api
+    http: HttpServer
 
 
 @contextlib.contextmanager
-def running_server(model: GenerationModel, settings: Server, **sizes) -> Iterator[Running]:
-    serving = Serving(**({"slots": 4, "context": 512, "chunks": (16, 64)} | sizes))
-    service = Service(model.tokenizer, Engine(model.weights, model.llama, serving, model.tokenizer.rows), settings)
+def running_server(model: GenerationModel, engine: Engine, settings: Server) -> Iterator[Running]:
+    service = Service(model.tokenizer, engine, settings)
     api = Api(model, service, settings, "small")
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(api), log_config=None, timeout_graceful_shutdown=1))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = HttpServer(application(api), service, settings)
     service.start()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -44,10 +46,11 @@ def running_server(model: GenerationModel, settings: Server, **sizes) -> Iterato
         assert service.failure is None
         time.sleep(0.02)
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", api)
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", api, server)
     finally:
         server.should_exit = True
         thread.join()
+        service.stop()
         listener.close()
 
 
@@ -59,14 +62,31 @@ def small_model(small_tokenizer: Tokenizer) -> GenerationModel:
 
 
 @pytest.fixture(scope="session")
-def server(small_model: GenerationModel) -> Iterator[Running]:
-    """A server with default settings. Tests leave it without requests."""
-    with running_server(small_model, Server()) as running:
+def small_engine(small_model: GenerationModel) -> Engine:
+    """The engine of all tests: its programs are compiled once. One server at a time can use it."""
+    serving = Serving(slots=2, context=512, chunks=(16, 64))
+    return Engine(small_model.weights, small_model.llama, serving, small_model.tokenizer.rows)
+
+
+@pytest.fixture(scope="module")
+def server(small_model: GenerationModel, small_engine: Engine) -> Iterator[Running]:
+    """A server with default settings and two slots. Tests leave it without requests."""
+    with running_server(small_model, small_engine, Server()) as running:
         yield running
 
 
 @pytest.fixture
-def make_server(small_model: GenerationModel) -> Iterator[Callable[..., Running]]:
-    """Starts servers with other settings: make_server(Server(...), slots=1)."""
+def make_server(small_model: GenerationModel, small_engine: Engine) -> Iterator[Callable[[Server], Running]]:
+    """Starts a server with other settings: make_server(Server(...)). A module that uses it cannot use `server`."""
     with contextlib.ExitStack() as stack:
-        yield lambda settings, **sizes: stack.enter_context(running_server(small_model, settings, **sizes))
+        yield lambda settings: stack.enter_context(running_server(small_model, small_engine, settings))
+
+
+@pytest.fixture(scope="session")
+def client_without_infilling(small_model: GenerationModel) -> TestClient:
+    """A client of a server whose model has no infilling ids. Its engine does not run, so nothing can be generated."""
+    tokenizer = Tokenizer(small_model.tokenizer.model, infilling=False)
+    model = dataclasses.replace(small_model, tokenizer=tokenizer)
+    serving = Serving(slots=1, context=512)
+    service = Service(tokenizer, Engine(model.weights, model.llama, serving, tokenizer.rows), Server())
+    return TestClient(application(Api(model, service, Server(), "plain")), "http://127.0.0.1")

@@ -1,0 +1,54 @@
+"""Infilling markers in the text of a raw prompt: what clients send to servers whose protocol has no field for a suffix.
+
+Text never becomes control tokens, with this exception: a raw prompt that consists, from its first character to its
+last, of one of the documented forms is read as a prefix and a suffix. The blanks in the forms belong to the markers.
+
+    <PRE> {prefix} <SUF>{suffix} <MID>    Code Llama's own; Continue, Tabby, Ollama's template, Hugging Face
+    <PRE> <SUF>{suffix} <MID> {prefix}    Code Llama's own, suffix first
+    {context}# File:{name}
+    <PRE>{prefix}<SUF>{suffix}<MID>       without blanks, both lines indented: jupyterlab-cellsense
+
+The context and the line of the file in the last form, which may be missing, become the start of the prefix. Each marker
+must occur exactly once: a prompt in which one of them is also part of the file stays text. A prompt that has more than
+one of the forms is read as the first of these. A prefix of the third form that starts and ends with a blank, before a
+suffix that ends with one, therefore loses these blanks; all other texts are preserved.
+"""
+
+import re
+from collections.abc import Callable
+
+_FORMS = (
+    re.compile(r"<PRE> (?P<prefix>.*) <SUF>(?P<suffix>.*) <MID>", re.DOTALL),
+    re.compile(r"<PRE> <SUF>(?P<suffix>.*) <MID> (?P<prefix>.*)", re.DOTALL),
+    re.compile(
+        r"((?P<context>.*) {12}(?P<file># File:[^\n]*\n) {16})?<PRE>(?P<prefix>.*)<SUF>(?P<suffix>.*)<MID>", re.DOTALL
+    ),
+)
+_MARKERS = ("<PRE>", "<SUF>", "<MID>")
+
+
+class Sentinels:
+    """Reads infilling markers in raw prompts.
+
+    Args:
+        enabled: whether it does so.
+        observe: called for each prompt that has them.
+
+    Attributes:
+        count: number of prompts that had them.
+    """
+
+    def __init__(self, enabled: bool, observe: Callable[[], None] = lambda: None):
+        self.enabled, self.count, self._observe = enabled, 0, observe
+
+    def split(self, prompt: str) -> tuple[str, str] | None:
+        """Prefix and suffix of a raw prompt in one of the forms; None for all other text."""
+        if not self.enabled or any(prompt.count(marker) != 1 for marker in _MARKERS):
+            return None
+        found = next(filter(None, (form.fullmatch(prompt) for form in _FORMS)), None)
+        if found is None:
+            return None
+        self.count += 1
+        self._observe()
+        parts = found.groupdict()
+        return (parts.get("context") or "") + (parts.get("file") or "") + parts["prefix"], parts["suffix"]
