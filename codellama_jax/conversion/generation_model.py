@@ -8,6 +8,7 @@ import numpy as np
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, formats
 from codellama_jax.conversion.canonical import Tensor
+from codellama_jax.conversion.native import Training
 from codellama_jax.errors import UserError
 from codellama_jax.generation import forward
 from codellama_jax.runtime import filesystem
@@ -25,6 +26,9 @@ class GenerationModel:
         tokenizer: with infilling ids if the model has rows for them.
         context: the longest window of its training, in tokens.
         format: the format of the checkpoint.
+        chat_format: the format of its dialogues, "inst" or "source"; None: not known.
+        dialogues: whether it was trained on dialogues.
+        training: what its parameters went through, if training of this project wrote it.
     """
 
     llama: Llama
@@ -32,6 +36,9 @@ class GenerationModel:
     tokenizer: Tokenizer
     context: int
     format: str
+    chat_format: str | None = None
+    dialogues: bool = False
+    training: Training | None = None
 
 
 def open_model(path: Path, tokenizer: Path | None, dtype: str | None) -> GenerationModel:
@@ -66,4 +73,13 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None) -> Generat
     weights = forward.weights_of(read, llama)
     source.close()
     infilling = rows >= pieces + INFILLING_ROWS and not assets.other_infilling_tokens(opened.files, pieces)
-    return GenerationModel(llama, weights, Tokenizer(content, infilling), opened.lineage.positions, opened.format)
+    return GenerationModel(
+        llama,
+        weights,
+        Tokenizer(content, infilling),
+        opened.lineage.positions,
+        opened.format,
+        opened.lineage.dialogues,
+        opened.lineage.dialogues is not None,
+        opened.training,
+    )

@@ -27,12 +27,13 @@ class PagePool:
         share: whether pages are found again by their content.
 
     Attributes:
+        count: number of pages, without the scratch page.
         size: number of tokens in a page.
         used: number of pages that requests use.
     """
 
     def __init__(self, count: int, size: int, share: bool = True):
-        self.size, self._share = size, share
+        self.count, self.size, self._share = count, size, share
         self._free = list(range(count, 0, -1))
         self._users: dict[int, int] = {}
         self._page_of: dict[bytes, int] = {}

@@ -32,6 +32,7 @@ from codellama_jax.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 _IDLE = 0.2  # seconds between two checks of the time limits while nothing is generated
+_LATEST = 50  # number of choices in `Service.first_token_seconds`
 
 
 class Refused(Exception):
@@ -210,6 +211,8 @@ class Service:
         context: number of tokens that a prompt and its answer may have.
         ready: whether the programs are compiled.
         failure: the error that ended the engine; None while it works.
+        generated_tokens: number of tokens generated since the start.
+        first_token_seconds: of the latest choices, the time from their arrival to their first token.
     """
 
     def __init__(
@@ -223,6 +226,7 @@ class Service:
         self.engine, self._settings, self._observe = engine, settings, observe
         self.context = engine.serving.context
         self.ready, self.failure = False, None  # type: bool, BaseException | None
+        self.generated_tokens, self.first_token_seconds = 0, deque[float](maxlen=_LATEST)
         self._commands: queue.SimpleQueue[tuple[str, Running | None]] = queue.SimpleQueue()
         self._waiting: dict[str, deque[Choice]] = {}  # by client, in the order of their turns
         self._active: list[Choice] = []
@@ -356,7 +360,10 @@ class Service:
             assert request is not None
             if len(request.tokens) == choice.read and not request.finished:
                 continue
-            choice.first = choice.first or now
+            self.generated_tokens += len(request.tokens) - choice.read
+            if choice.first is None:
+                choice.first = now
+                self.first_token_seconds.append(now - choice.submitted)
             delta = choice.delta(request.finish_reason)
             if delta.finish_reason is None and self._must_end(choice, now):
                 self.engine.finish(request, "stop" if choice.stream.stopped is not None else "length")
