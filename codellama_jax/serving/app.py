@@ -13,12 +13,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_jax.config.serving import Server
-from codellama_jax.serving import http, openai
+from codellama_jax.serving import http, openai, page
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-OPEN_PATHS = ("/health", "/v1/health", "/livez", "/readyz")  # need no key: they say nothing but whether it works
+# These need no key: they say nothing but whether it works.
+OPEN_PATHS = (page.PATH, "/health", "/v1/health", "/livez", "/readyz")
 
 
 def application(api: Api) -> Starlette:
@@ -45,7 +46,7 @@ def application(api: Api) -> Starlette:
         )
 
     return Starlette(
-        routes=[*openai.routes(api), Route("/livez", live), Route("/readyz", ready)],
+        routes=[*openai.routes(api), *page.routes(api), Route("/livez", live), Route("/readyz", ready)],
         middleware=[Middleware(Guard, settings=api.settings)],
         exception_handlers={404: missing, 405: missing},
         lifespan=lifespan,
