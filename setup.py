@@ -9,5 +9,5 @@ GIN_PACKAGES = {"codellama_jax.gin": "gin", "codellama_jax.gin.models": "gin/mod
 setup(
     packages=[*find_packages(include=["codellama_jax*", "tasks*", "launch*"]), *GIN_PACKAGES],
     package_dir=GIN_PACKAGES,
-    package_data={name: ["*.gin"] for name in GIN_PACKAGES},
+    package_data={"codellama_jax.serving": ["web/*"]} | {name: ["*.gin"] for name in GIN_PACKAGES},
 )

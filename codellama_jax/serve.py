@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=filesystem.to_path, required=True, metavar="DIR", help="the model's folder")
     add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
+    add("--cache_dtype", choices=("float32", "bfloat16", "int8"), help="of keys and values (default: --dtype)")
+    add("--tensor", type=int, default=0, metavar="N", help="devices that share the model (default: all that divide it)")
     add("--name", help="the model's name in answers (default: of the folder)")
     add("--order", choices=("spm", "psm"), default=server.order, help=f"of infilling prompts (default: {server.order})")
     add("--no_sentinels", action="store_true", help="do not read infilling markers in raw prompts")
@@ -81,7 +83,12 @@ def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
             sentinels=not options.no_sentinels,
             log_prompts=options.log_prompts,
         )
-        serving = Serving(slots=options.slots, context=options.context, cache_tokens=options.cache_tokens)
+        serving = Serving(
+            slots=options.slots,
+            context=options.context,
+            cache_tokens=options.cache_tokens,
+            cache_dtype=options.cache_dtype,
+        )
     except ValueError as error:
         raise UserError(f"--{first_line(error)}", EXIT_USAGE) from None
     # Bound before the model is opened, which takes long: a port in use should be reported at once.
@@ -145,9 +152,9 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     from codellama_jax.serving.service import Service
 
     cache.keep_programs()
-    model = open_model(options.checkpoint, options.tokenizer, options.dtype)
+    model = open_model(options.checkpoint, options.tokenizer, options.dtype, options.tensor)
     serving = dataclasses.replace(serving, context=serving.context or model.context)
-    engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
+    engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
     service = Service(model.tokenizer, engine, settings)
     api = Api(model, service, settings, options.name or options.checkpoint.name)
     service.start()

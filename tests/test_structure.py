@@ -199,9 +199,10 @@ def wheel(tmp_path_factory) -> Path:
     return file
 
 
-def test_the_wheel_has_every_source_and_gin_file(wheel):
+def test_the_wheel_has_every_source_gin_and_web_file(wheel):
     expected = {str(path.relative_to(ROOT)) for path in SOURCE}
     expected |= {f"codellama_jax/{path.relative_to(ROOT)}" for path in (ROOT / "gin").rglob("*.gin")}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "codellama_jax/serving/web").iterdir()}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected
 

@@ -11,6 +11,7 @@ from codellama_jax.conversion import canonical, hf, llama2c, meta, native, verif
 from codellama_jax.conversion.canonical import Model, Source, Tensor
 from codellama_jax.conversion.hf_config import read_llama, special_ids
 from codellama_jax.conversion.json_values import read_object
+from codellama_jax.conversion.native import Training
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem, gcs
 from codellama_jax.training import assets
@@ -32,6 +33,7 @@ class OpenedCheckpoint(NamedTuple):
         lineage: what it records for an export.
         trained: whether training wrote it, in float32.
         name_of: the name of a tensor in this format.
+        training: what the parameters of a checkpoint that training wrote went through.
     """
 
     source: Source
@@ -40,6 +42,7 @@ class OpenedCheckpoint(NamedTuple):
     lineage: Lineage
     trained: bool = False
     name_of: Callable[[Tensor], str] = str
+    training: Training | None = None
 
 
 def open_checkpoint(path: Path) -> OpenedCheckpoint:
@@ -54,7 +57,7 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
         raise UserError(f"{path}: there is no such file or folder; download the checkpoint, and pass its folder")
     if folder := native.find(path):
         source = native.Checkpoint(folder)
-        return OpenedCheckpoint(source, OURS, source.files, source.lineage, source.trained)
+        return OpenedCheckpoint(source, OURS, source.files, source.lineage, source.trained, training=source.training)
     present = filesystem.list_folder(path)
     _check_adapter(path, present)
     is_hf, is_meta = hf.CONFIG in present, meta.PARAMS in present or any(map(_CONSOLIDATED.fullmatch, present))

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, formats
 from codellama_jax.conversion.canonical import Tensor
+from codellama_jax.conversion.native import Training
 from codellama_jax.errors import UserError
 from codellama_jax.generation import forward, shards
 from codellama_jax.runtime import filesystem
@@ -27,6 +28,9 @@ class GenerationModel:
         context: the longest window of its training, in tokens.
         format: the format of the checkpoint.
         mesh: the devices of the weights (generation/shards.py); None: one device.
+        chat_format: the format of its dialogues, "inst" or "source"; None: not known.
+        dialogues: whether it was trained on dialogues.
+        training: what its parameters went through, if training of this project wrote it.
     """
 
     llama: Llama
@@ -35,6 +39,9 @@ class GenerationModel:
     context: int
     format: str
     mesh: Mesh | None = None
+    chat_format: str | None = None
+    dialogues: bool = False
+    training: Training | None = None
 
 
 def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: int = 0) -> GenerationModel:
@@ -71,5 +78,14 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
     weights = forward.weights_of(read, llama, mesh)
     source.close()
     infilling = rows >= pieces + INFILLING_ROWS and not assets.other_infilling_tokens(opened.files, pieces)
-    ids = Tokenizer(content, infilling)
-    return GenerationModel(llama, weights, ids, opened.lineage.positions, opened.format, mesh)
+    return GenerationModel(
+        llama,
+        weights,
+        Tokenizer(content, infilling),
+        opened.lineage.positions,
+        opened.format,
+        mesh,
+        opened.lineage.dialogues,
+        opened.lineage.dialogues is not None,
+        opened.training,
+    )

@@ -14,8 +14,9 @@ array is float32, which represents all of them exactly; export converts each lay
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -103,6 +104,33 @@ def find(path: Path) -> Path | None:
     return max(folders, key=lambda folder: int(folder.name), default=None)
 
 
+class Training(NamedTuple):
+    """What the parameters of a trained checkpoint went through.
+
+    Attributes:
+        stage: the stage that wrote it.
+        step: number of its steps.
+        parent: name of the stage, or of the folder, that it started from; None: random parameters.
+        tokens: number of tokens of this and all earlier stages; None: not recorded.
+    """
+
+    stage: str
+    step: int
+    parent: str | None
+    tokens: int | None
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> "Training | None":
+        """Reads it from the metadata of a checkpoint; None if training did not write it, or not in a stage."""
+        if "imported" in metadata or "stage" not in metadata:
+            return None
+        folder = Path(parent["path"]) if (parent := metadata.get("parent")) else None
+        if folder is not None and folder.parent.name == "checkpoints":  # RUN/STAGE/checkpoints/STEP
+            folder = folder.parents[1]
+        tokens = metadata.get("tokens", {}).get("lineage")
+        return cls(metadata["stage"], metadata["step"], folder.name if folder else None, tokens)
+
+
 class Checkpoint:
     """The Source of a checkpoint folder of this project, imported or trained.
 
@@ -111,6 +139,7 @@ class Checkpoint:
         trained: whether training wrote it.
         files: the files of its tokenizer and its like.
         lineage: what it records for an export.
+        training: what its parameters went through, if a stage wrote it.
     """
 
     def __init__(self, path: Path):
@@ -124,6 +153,7 @@ class Checkpoint:
         try:
             metadata = json.loads(filesystem.read_text(path / "metadata" / "metadata"))
             llama, self.lineage = inheritance.recorded_model(path, metadata), Lineage.of(metadata)
+            self.training = Training.of(metadata)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
         imported = metadata.get("imported")

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.serving import fim, http, llama_cpp, ollama, openai, tabby
+from codellama_jax.serving import fim, http, llama_cpp, ollama, openai, page, tabby
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.guard import ClientGuard, SiteGuard
 from codellama_jax.serving.http import ApiError
@@ -43,6 +43,7 @@ def application(api: Api) -> Starlette:
         *llama_cpp.routes(api),
         *ollama.routes(api),
         *tabby.routes(api),
+        *page.routes(api),
         api.metrics.route(),
         Route("/livez", live),
         Route("/readyz", ready),

@@ -11,7 +11,7 @@ from codellama_jax.config.serving import Server
 from codellama_jax.serving import http
 from codellama_jax.serving.http import ApiError
 
-OPEN_PATHS = ("/health", "/v1/health", "/livez", "/readyz")  # need no key: they say nothing but whether it works
+OPEN_PATHS = ("/", "/health", "/livez", "/readyz")  # need no key: they say nothing but whether it works
 
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:/@\[\]]+)(:[0-9]{0,5})?")  # name and port

@@ -25,6 +25,7 @@ from codellama_jax.serving.jobs import Choice, Delta, EngineFailed, Job, Refused
 from codellama_jax.tokenizer import Tokenizer
 
 _IDLE = 0.2  # seconds between two checks of the time limits while nothing is generated
+_LATEST = 50  # number of choices in `Service.first_token_seconds`
 
 
 class Service:
@@ -42,6 +43,8 @@ class Service:
         ready: whether the programs are compiled.
         failure: the error that ended the engine; None while it works.
         closing: whether no further jobs are taken.
+        generated_tokens: number of tokens generated since the start.
+        first_token_seconds: of the latest choices, the time from their arrival to their first token.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Service:
         self.context = engine.serving.context
         self.ready, self.failure = False, None  # type: bool, BaseException | None
         self.closing = self._ended = False
+        self.generated_tokens, self.first_token_seconds = 0, deque[float](maxlen=_LATEST)
         self._commands: queue.SimpleQueue[tuple[str, Running | None]] = queue.SimpleQueue()
         self._waiting: dict[str, deque[Choice]] = {}  # by client, in the order of their turns
         self._active: list[Choice] = []
@@ -213,7 +217,10 @@ class Service:
             assert request is not None
             if len(request.tokens) == choice.read and not request.finished:
                 continue
-            choice.first = choice.first or now
+            self.generated_tokens += len(request.tokens) - choice.read
+            if choice.first is None:
+                choice.first = now
+                self.first_token_seconds.append(now - choice.submitted)
             delta = choice.delta(request.finish_reason)
             if delta.finish_reason is None and self._must_end(choice, now):
                 self.engine.finish(request, "stop" if choice.stream.stopped is not None else "length")
