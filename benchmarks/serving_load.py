@@ -20,10 +20,12 @@ import json
 import os
 import platform
 import random
+import re
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import urllib.error
@@ -123,26 +125,34 @@ class Server:
     def __init__(self, checkpoint: Path, slots: int):
         flags = [f"--checkpoint={checkpoint}", "--port=0", f"--slots={slots}", f"--context={CONTEXT}"]
         start = time.perf_counter()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "codellama_jax.serve", *flags, "--dtype=float32"],
             cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
         )
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        self.port = int(line.rpartition(":")[2])
+        self.port = 0
         while not self._is_ready():
             if self._process.poll() is not None:
-                raise RuntimeError("the server ended")
+                raise RuntimeError(f"the server ended: {self._written().decode()}")
             time.sleep(0.02)
         self.ready = time.perf_counter() - start
 
+    def _written(self) -> bytes:
+        """What the server has written."""
+        return os.pread(self._log.fileno(), 2**20, 0)
+
     def _is_ready(self) -> bool:
+        if not self.port:
+            found = re.search(rb"http://127.0.0.1:(\d+)", self._written())
+            self.port = int(found[1]) if found else 0
+        if not self.port:
+            return False
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz") as response:
                 return response.status == 200
-        except urllib.error.HTTPError:
+        except urllib.error.URLError:  # it does not listen yet, or it is loading
             return False
 
     def cpu(self) -> float:
@@ -171,6 +181,8 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise RuntimeError("the server did not end within 30 s of a signal") from None
+        finally:
+            self._log.close()
 
 
 @dataclasses.dataclass
