@@ -160,8 +160,9 @@ class Engine:
         self._run_decode()
         if self.serving.draft_tokens:
             self._run_verify([])
-            step = min(_seconds(self._run_decode) for _ in range(3)) / self.serving.steps
-            self.verify_cost = min(_seconds(lambda: self._run_verify([])) for _ in range(3)) / step
+            pairs = [(_seconds(lambda: self._run_verify([])), _seconds(self._run_decode)) for _ in range(7)]
+            verification, dispatch = map(min, zip(*pairs, strict=True))
+            self.verify_cost = verification * self.serving.steps / dispatch
 
     def _admit(self) -> None:
         """Gives free slots to waiting requests, in the order of arrival."""

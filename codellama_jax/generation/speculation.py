@@ -7,7 +7,7 @@ follows again. The guesses are verified in one pass (decode.verify), so they cha
 
 from collections.abc import Sequence
 
-NGRAM = 3  # number of tokens that must have occurred before
+NGRAMS = (6, 3, 2)  # numbers of tokens that must have occurred before; the first that have
 _MEMORY = 0.8  # of the evidence of earlier guesses, at each guess
 
 
@@ -21,17 +21,18 @@ class PromptLookup:
     def __init__(self, ids: Sequence[int]):
         self._ids = list(ids)
         self._next: dict[tuple[int, ...], int] = {}  # where the text after the latest occurrence starts
-        self._indexed = NGRAM - 1
+        self._indexed = 0
         self._guess: list[int] = []
         self._right = self._compared = 0.0
 
     def guess(self, count: int) -> list[int]:
-        """The `count` tokens after the latest earlier occurrence of the last NGRAM tokens; none if there is none."""
+        """The `count` tokens after the latest earlier occurrence of the last tokens; none if there is none."""
         ids = self._ids
         for end in range(self._indexed + 1, len(ids)):
-            self._next[tuple(ids[end - NGRAM : end])] = end
+            self._next.update({tuple(ids[end - size : end]): end for size in NGRAMS if size <= end})
         self._indexed = max(self._indexed, len(ids) - 1)
-        start = self._next.get(tuple(ids[-NGRAM:]))
+        found = (self._next.get(tuple(ids[-size:])) for size in NGRAMS if size <= len(ids))
+        start = next((start for start in found if start is not None), None)
         self._guess = [] if start is None else ids[start : start + count]
         while start is not None and len(self._guess) < count:  # the text that is copied runs into the copy
             self._guess.append(self._guess[len(self._guess) - len(ids) + start])

@@ -144,7 +144,7 @@ def test_the_prefix_cache_leaves_less_than_a_chunk_to_process():
         assert request.prefilled < 8 and request.cached + request.prefilled == end - 1
 
 
-@pytest.mark.parametrize("sizes", [{}, {"cache_tokens": 500, "draft_tokens": 5, "slots": 8}])
+@pytest.mark.parametrize("sizes", [{}, {"slots": 8, "cache_tokens": 500, "draft_tokens": 5}])
 def test_cancelled_requests_leave_the_cache_empty(sizes: dict):
     """1,000 requests that wait, are processed, generate, were interrupted, or are finished."""
     running, rng = engine(**sizes), np.random.default_rng(0)

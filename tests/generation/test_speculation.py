@@ -4,19 +4,26 @@ import numpy as np
 import pytest
 from generation_engines import answer, engine
 
-from codellama_jax.generation.speculation import NGRAM, PromptLookup, pays
+from codellama_jax.generation.speculation import NGRAMS, PromptLookup, pays
 
 
 def test_a_guess_follows_the_latest_earlier_occurrence_of_the_last_tokens():
     lookup = PromptLookup([1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 1, 2, 3])
-    assert lookup.guess(3) == [6, 7, 1] and NGRAM == 3
+    assert lookup.guess(3) == [6, 7, 1]
     lookup.add([9])
     assert lookup.guess(3) == []
     lookup.add([1, 2, 3])
     assert lookup.guess(2) == [9, 1]
 
 
-def test_a_guess_that_reaches_the_end_of_the_text_goes_on_in_itself():
+def test_a_longer_occurrence_comes_first():
+    assert NGRAMS == (6, 3, 2)
+    assert PromptLookup([1, 2, 3, 8, 2, 3, 9, 0, 1, 2, 3]).guess(1) == [8]
+    assert PromptLookup([1, 2, 3, 8, 2, 3, 9, 0, 2, 3]).guess(1) == [9]
+    assert PromptLookup([1, 2, 3, 4, 5, 6, 8, 4, 5, 6, 9, 1, 2, 3, 4, 5, 6]).guess(1) == [8]
+
+
+def test_a_guess_that_reaches_the_end_of_the_text_continues_in_itself():
     assert PromptLookup([7, 1, 2, 1, 2, 1]).guess(5) == [2, 1, 2, 1, 2]
     assert PromptLookup([4, 4, 4, 4]).guess(3) == [4, 4, 4]
     assert PromptLookup([1, 2, 3]).guess(3) == PromptLookup([1]).guess(3) == []
@@ -57,7 +64,7 @@ def repeating(length: int) -> list[int]:
     ],
 )
 def test_answers_that_repeat_are_the_same_and_need_fewer_passes(settings: dict):
-    plain, guessing = engine(), engine(draft_tokens=5, cache_tokens=500, slots=8)
+    plain, guessing = engine(), engine(slots=8, cache_tokens=500, draft_tokens=5)
     for prompt in (repeating(100), [5]):
         expected = answer(plain, prompt, max_tokens=70, **settings)
         found = answer(guessing, prompt, max_tokens=70, **settings)
