@@ -11,8 +11,6 @@ import numpy as np
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 
-FORMATS = ("inst", "source")
-
 # role: system, user or assistant; content; and weight, which is 0, for an answer that has no loss
 Message = dict[str, Any]
 

@@ -1,9 +1,14 @@
 """A cache of reproducible files: below $XDG_CACHE_HOME, or ~/.cache."""
 
+import logging
 import os
+import tempfile
+import warnings
 from pathlib import Path
 
 from codellama_jax.runtime import filesystem
+
+logger = logging.getLogger(__name__)
 
 
 def directory(kind: str) -> Path | None:
@@ -25,3 +30,23 @@ def store(path: Path, data: bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def keep_programs() -> None:
+    """Keeps the programs that JAX compiles, so that a second start is faster. Logs why they cannot be kept."""
+    import jax
+
+    folder = directory("programs")
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        logger.warning("compiled programs are not kept in %s (%s): every start compiles", folder, error.strerror)
+        return
+    # the disk may become full later; then a start is slow, which is no reason to write a warning for each program
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
