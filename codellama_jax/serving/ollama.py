@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from codellama_jax.chat import Message
 from codellama_jax.config.generation import MOST_LOGPROBS, Sampling
 from codellama_jax.generation.logprobs import TokenLogprobs
 from codellama_jax.generation.prompts import Prompt
@@ -38,14 +39,13 @@ def routes(api: Api) -> list[Route]:
         fields = await lenient_fields.fields(request)
         name, stream = fields.text("model", api.name), fields.boolean("stream", True)
         text, suffix = fields.text("prompt", ""), fields.text("suffix", "")
-        fields.boolean("raw", False)  # text is always used as it is
-        cut = fields.boolean("truncate", True)
-        fields.text("system", "")  # the template of models for completion has none
+        raw, cut = fields.boolean("raw", False), fields.boolean("truncate", True)
+        system = fields.text("system", "")  # the template of models for completion has none
         fields.refuse("template", "the prompt is used as it is", ("",))
         fields.refuse("context", "send the text itself", ([],))
         _refuse(fields)
         sampling = _sampling(api, fields.object("options"), _logprobs(fields))
-        unload = fields.raw("keep_alive") in (0, "0", "0s")
+        unload = _unload(fields)
         fields.finish(("width", "height", "steps", "shift"))
 
         def shown(part: str) -> dict[str, Any]:
@@ -55,16 +55,36 @@ def routes(api: Api) -> list[Route]:
             return _loaded(name, shown, unload)
         if suffix and not api.tokenizer.infilling:
             raise ApiError(400, f"{name} does not support insert: {_NO_INSERT}", "suffix")
+        tokens = sampling.max_tokens
         if suffix:
-            fitted = await raw_prompts.hole(api, text, suffix, sampling.max_tokens)
+            prompt = (await raw_prompts.hole(api, text, suffix, tokens)).prompt
+        elif (fitted := await raw_prompts.marked(api, text, tokens)) is not None:
+            prompt = fitted.prompt
+        elif api.model.dialogues and not raw:
+            messages = [{"role": "system", "content": system}] if system else []
+            prompt = await raw_prompts.dialogue(api, [*messages, {"role": "user", "content": text}], tokens)
         else:
-            fitted = await raw_prompts.raw(api, text, sampling.max_tokens, cut)
-        return await _answer(api, request, fitted.prompt, sampling, name, shown, stream)
+            prompt = (await raw_prompts.plain(api, text, tokens, cut)).prompt
+        return await _answer(api, request, prompt, sampling, name, shown, stream)
 
     @http.endpoint(error)
     async def chat(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
-        raise ApiError(400, f"{fields.text('model', api.name)} does not support chat: use /api/generate")
+        name, stream = fields.text("model", api.name), fields.boolean("stream", True)
+        messages = _messages(fields.raw("messages", []))
+        fields.refuse("tools", "the model calls no tools", ([],))
+        _refuse(fields)
+        sampling = _sampling(api, fields.object("options"), _logprobs(fields))
+        unload = _unload(fields)
+        fields.finish(("truncate", "shift"))
+
+        def shown(part: str) -> dict[str, Any]:
+            return {"message": {"role": "assistant", "content": part}}
+
+        if not messages:
+            return _loaded(name, shown, unload)
+        prompt = await raw_prompts.dialogue(api, messages, sampling.max_tokens)
+        return await _answer(api, request, prompt, sampling, name, shown, stream)
 
     return [
         Route("/api/generate", generate, methods=["POST"]),
@@ -80,6 +100,25 @@ def _refuse(fields: Fields) -> None:
     fields.refuse("format", "answers are text", ("",))
     fields.refuse("images", "the model reads text", ([],))
     fields.refuse("think", "the model does not think", (False,))
+
+
+def _unload(fields: Fields) -> bool:
+    """Whether a request asks that the model leaves the memory afterwards. Here it stays."""
+    return fields.raw("keep_alive") in (0, "0", "0s")
+
+
+def _messages(values: Any) -> list[Message]:
+    """The messages of a dialogue, checked for their types."""
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ApiError(400, "messages must be a list of objects", "messages")
+    for value in values:
+        if value.get("role") not in ("system", "user", "assistant"):
+            raise ApiError(400, f"the role of a message is {value.get('role')!r:.40}: use system, user or assistant")
+        if not isinstance(value.get("content") or "", str):
+            raise ApiError(400, "the content of a message must be a string", "messages")
+        if value.get("images") or value.get("tool_calls"):
+            raise ApiError(400, "images and tool_calls of messages are not supported: the model reads text", "messages")
+    return [{"role": value["role"], "content": value.get("content") or ""} for value in values]
 
 
 def _logprobs(fields: Fields) -> int | None:

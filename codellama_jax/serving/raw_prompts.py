@@ -1,10 +1,12 @@
-"""Prompts of the protocols of editors: holes, and raw text that may have infilling markers."""
+"""Prompts of the protocols of editors: holes, raw text that may have infilling markers, and dialogues."""
 
 from collections.abc import Sequence
 
+from codellama_jax.chat import Message
 from codellama_jax.errors import UserError
-from codellama_jax.generation import fitting
+from codellama_jax.generation import fitting, prompts
 from codellama_jax.generation.fitting import Fitted
+from codellama_jax.generation.prompts import Prompt
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError
 
@@ -27,26 +29,53 @@ async def hole(api: Api, prefix: str, suffix: str, max_tokens: int, snippets: Se
     )
 
 
-async def raw(api: Api, text: str, max_tokens: int, cut: bool) -> Fitted:
-    """The prompt of a text to continue, or of a hole if the text has infilling markers.
+async def marked(api: Api, text: str, max_tokens: int) -> Fitted | None:
+    """The prompt of a hole, if a raw text has infilling markers (sentinels.py).
+
+    Raises:
+        ApiError: it has, but the model has no infilling ids.
+    """
+    split = api.sentinels.split(text)
+    if split is None:
+        return None
+    try:
+        return await hole(api, *split, max_tokens)
+    except UserError as error:
+        raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
+
+
+async def plain(api: Api, text: str, max_tokens: int, cut: bool) -> Fitted:
+    """The prompt of a text to continue.
 
     Args:
         api: the server.
-        text: the raw prompt.
+        text: the text.
         max_tokens: maximum number of tokens of the answer.
-        cut: whether a text that is too long loses its beginning. Holes are always cut.
+        cut: whether a text that is too long loses its beginning.
 
     Raises:
-        ApiError: the text has infilling markers, but the model has no infilling ids; or it is too long.
+        ApiError: it is too long.
     """
-    split = api.sentinels.split(text)
-    if split is not None:
-        try:
-            return await hole(api, *split, max_tokens)
-        except UserError as error:
-            raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
     limit = room(api, max_tokens) if cut else api.service.context - 1
     fitted = await api.prompt(lambda: fitting.complete(api.tokenizer, api.texts, text, limit))
     if fitted.truncated and not cut:
         raise ApiError(400, f"the prompt is longer than the context of {api.service.context:,} tokens: shorten it")
     return fitted
+
+
+async def raw(api: Api, text: str, max_tokens: int, cut: bool) -> Fitted:
+    """The prompt of a raw text, with infilling markers or without. Arguments and errors are those of both."""
+    return await marked(api, text, max_tokens) or await plain(api, text, max_tokens, cut)
+
+
+async def dialogue(api: Api, messages: Sequence[Message], max_tokens: int) -> Prompt:
+    """The prompt of the next answer in a dialogue. The oldest turns are left out if it is too long.
+
+    Raises:
+        UserError: the last question does not fit; roles out of order; a message has a tag of the format; or the model's
+            own format is another one.
+    """
+    chat_format = api.model.dialogue_format()
+    limit = prompts.chat_room(api.service.context, max_tokens)
+    prompt, _ = await api.prompt(lambda: prompts.chat(api.tokenizer, messages, chat_format, limit, "messages"))
+    return prompt
