@@ -33,6 +33,7 @@ from codellama_jax.tokenizer import Tokenizer
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("generation/kv_cache.py", "generation/forward.py", "tokenizer.py", "training/loss.py", "model/llama.py")
 TOKENS = 200  # of an answer
+COUNTS = ("drafted", "accepted")
 TEXTS = {"repeats": {"frequency_penalty": -2.0}, "does not repeat": {"temperature": 1.0}}
 
 
@@ -71,27 +72,29 @@ def measured(weights: forward.Weights, llama: Llama, slots: int, options: argpar
     for name, settings in TEXTS.items():
         ratios, seconds = [], [list[float](), list[float]()]
         for number in range(options.rounds + 1):
-            answers = []
-            for engine, times in zip(engines, seconds, strict=True):
+            answers, requests = [], []
+            for engine, times in list(zip(engines, seconds, strict=True))[:: 1 if number % 2 else -1]:
                 prompts = np.random.default_rng(number).integers(3, llama.vocab_size, (slots, 40)).tolist()
                 start = time.perf_counter()
-                requests = [
-                    engine.submit(prompt, Sampling(max_tokens=TOKENS, seed=seed, **settings))
-                    for seed, prompt in enumerate(prompts)
-                ]
+                requests.append(
+                    [
+                        engine.submit(prompt, Sampling(max_tokens=TOKENS, seed=seed, **settings))
+                        for seed, prompt in enumerate(prompts)
+                    ]
+                )
                 while engine.busy:
                     engine.step()
                 times.append(time.perf_counter() - start)
-                answers.append([request.tokens for request in requests])
+                answers.append([request.tokens for request in requests[-1]])
             assert answers[0] == answers[1], "guesses changed the answer"
-            drafted, accepted = (sum(getattr(one, key) for one in requests) for key in ("drafted", "accepted"))
+            drafted, accepted = (max(sum(getattr(one, key) for one in each) for each in requests) for key in COUNTS)
             if number:
                 ratios.append(seconds[0][-1] / seconds[1][-1])
         rates = [slots * TOKENS / statistics.median(times[1:]) for times in seconds]
         lines.append(
             f"| {slots} | {name} | {rates[0]:,.0f} | {rates[1]:,.0f} | **{statistics.median(ratios):.2f}**"
             f" ({min(ratios):.2f} .. {max(ratios):.2f}) | {accepted / (slots * TOKENS):.0%}"
-            f" | {drafted:,} | {engines[1].verify_cost:.1f} |"
+            f" | {drafted:,} | {engines[1].programs.verify_cost[slots]:.1f} |"
         )
         print(lines[-1], flush=True)
     return lines

@@ -107,6 +107,7 @@ class Serving:
         chunks: sizes of the chunks in which prompts are processed, in ascending order.
         steps: number of tokens that every request generates in one dispatch.
         prefix_cache: whether requests share the pages of equal beginnings.
+        batches: sizes of smaller batches that are compiled too, for when fewer requests are active; see decode.decode.
         draft_tokens: number of tokens that prompt lookup guesses at a time (speculation.py); 0: none.
         cache_dtype: the dtype of keys and values: "bfloat16", "float32", "int8"; None: the model's compute dtype.
     """
@@ -118,6 +119,7 @@ class Serving:
     chunks: tuple[int, ...] = (16, 128)
     steps: int = 4
     prefix_cache: bool = True
+    batches: tuple[int, ...] = ()
     draft_tokens: int = 0
     cache_dtype: str | None = None
 
@@ -126,7 +128,7 @@ class Serving:
             min(self.slots, self.page, self.steps, *self.chunks) < 1
             or min(self.context, self.cache_tokens, self.draft_tokens) < 0
         ):
-            raise ValueError("slots, page, steps and chunks must be at least 1, the other sizes at least 0")
+            raise ValueError("slots, page, steps, chunks and batches must be at least 1, the other sizes at least 0")
         if list(self.chunks) != sorted(set(self.chunks)):
             raise ValueError(f"chunks={self.chunks} must be in ascending order")
         if self.cache_dtype not in (None, "bfloat16", "float32", "int8"):

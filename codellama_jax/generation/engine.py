@@ -9,16 +9,11 @@ A request's tokens are a function of the weights, its prompt and its settings al
 computes its rows independently, and random numbers are functions of (seed, position); the order of arrival, the other
 requests, the sizes of pages and chunks, the prefix cache and the guesses of speculation change nothing.
 
-There are as many programs as sizes of chunks, and two more: one that fills a slot, and one that decodes; with
-Serving.draft_tokens, one more that verifies guesses. Log-probabilities, penalties and filters are conditions inside
-these programs, so that no request compiles anything.
+The programs are stated in programs.py; none is compiled after warm_up.
 """
 
-import functools
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -27,12 +22,11 @@ from jax.sharding import Mesh
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.generation import calibration, decode, forward, logprobs, rows, shards, speculation
+from codellama_jax.generation import forward, logprobs, rows, speculation
 from codellama_jax.generation.kv_cache import OutOfPages, PagePool
+from codellama_jax.generation.programs import Programs
 from codellama_jax.generation.request import Request
 from codellama_jax.generation.speculation import PromptLookup
-
-_VERIFY_COST = 2.0  # of a verification, in steps of decoding, before warm_up has measured it
 
 
 class Engine:
@@ -46,9 +40,8 @@ class Engine:
         mesh: the devices of the weights (shards.py); None: one device.
 
     Attributes:
-        compilations: number of programs compiled.
         pool: the pages of the cache.
-        verify_cost: seconds of a verification of guesses over seconds of a step of decoding; measured by warm_up.
+        programs: the compiled programs.
     """
 
     def __init__(
@@ -57,38 +50,21 @@ class Engine:
         if serving.context < 2:
             raise ValueError("Serving.context must be at least 2")
         self.llama, self.serving, self.vocabulary = llama, serving, vocabulary
-        dtype = serving.cache_dtype or llama.compute_dtype
-        self._weights = calibration.with_scales(weights, llama, mesh) if dtype == "int8" else weights
-        self._mesh, groups = mesh, shards.head_groups(llama, mesh, dtype)
         size, slots = serving.page, serving.slots
         # The steps of a dispatch may pass the end of a request.
         self._pages_per_slot = -(-(serving.context + serving.steps) // size)
-        tokens = serving.cache_tokens or slots * self._pages_per_slot * size
-        pages = max(tokens // size, self._pages_per_slot)
+        pages = max((serving.cache_tokens or slots * self._pages_per_slot * size) // size, self._pages_per_slot)
         self.pool = PagePool(pages, size, serving.prefix_cache)
-        self._cache = shards.zeros(mesh, lambda: forward.new_cache(llama, pages, size, dtype, groups), shards.CACHE)
-        self._table = np.zeros((slots, self._pages_per_slot), np.int32)
-        self._rows = shards.zeros(mesh, lambda: rows.empty(slots, llama.vocab_size))
+        self.programs = Programs(weights, llama, serving, vocabulary, pages, self._pages_per_slot, mesh)
         self._slots: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
         self._prefilling: deque[Request] = deque()
-        self.compilations = self._submitted = 0
-        self.verify_cost = _VERIFY_COST
-        prefill = functools.partial(decode.prefill, llama, vocabulary)
-        self._prefill = {size: self._program(prefill, (1,)) for size in serving.chunks}
-        self._fill = self._program(rows.fill_slot, (0,), model=False)
-        self._decode = self._program(functools.partial(decode.decode, llama, vocabulary, serving.steps), (1, 2))
-        self._verify = self._program(functools.partial(decode.verify, llama, vocabulary), (1, 2))
+        self._submitted = 0
 
-    def _program(self, function: Callable, donated: tuple[int, ...], model: bool = True) -> Callable:
-        """A compiled function; with `model`, of weights, cache and others. Tracing counts compilations."""
-        function = shards.program(function, self._mesh, self._weights if model else None)
-
-        def counted(*arguments: Any) -> Any:
-            self.compilations += 1
-            return function(*arguments)
-
-        return jax.jit(counted, donate_argnums=donated)
+    @property
+    def compilations(self) -> int:
+        """Number of programs compiled."""
+        return self.programs.compilations
 
     # --- requests
 
@@ -153,16 +129,8 @@ class Engine:
         return self._prefill_new() + self._decode_next()
 
     def warm_up(self) -> None:
-        """Compiles every program, by running it without effect, and measures the cost of a verification."""
-        for size in self.serving.chunks:
-            self._run_prefill(size, [], 0, 0, np.zeros(self._pages_per_slot, np.int32), False)
-        self._rows = self._fill(self._rows, *rows.slot_values(0, self.llama.vocab_size))
-        self._run_decode()
-        if self.serving.draft_tokens:
-            self._run_verify([])
-            pairs = [(_seconds(lambda: self._run_verify([])), _seconds(self._run_decode)) for _ in range(7)]
-            verification, dispatch = map(min, zip(*pairs, strict=True))
-            self.verify_cost = verification * self.serving.steps / dispatch
+        """Compiles every program, by running it without effect."""
+        self.programs.warm_up()
 
     def _admit(self) -> None:
         """Gives free slots to waiting requests, in the order of arrival."""
@@ -218,7 +186,8 @@ class Engine:
             wanted = request.needs_prompt_logprobs
             last = request.ids[request.done + len(chunk)]
             # A copy: the program may read its arguments after this step has given the pages to another request.
-            found = self._run_prefill(size, chunk, last, request.done, self._table[request.slot].copy(), wanted)
+            pages = self.programs.table[request.slot].copy()
+            found = self.programs.prefill(size, chunk, last, request.done, pages, wanted)
             if wanted:
                 following = [*chunk[1:], last][: len(request.prompt) - len(request.prompt_logprobs)]
                 request.prompt_logprobs += self._reported(request, following, found, [(n,) for n in range(size)])
@@ -235,44 +204,8 @@ class Engine:
         allowed = None if request.tokens else request.allowed
         text = request.prompt, request.tokens, end
         assert request.slot is not None
-        values = rows.slot_values(
-            request.slot, self.llama.vocab_size, *text, request.settings, request.stop_ids, allowed
-        )
-        self._rows = self._fill(self._rows, *values)
+        self.programs.fill(request.slot, *text, request.settings, request.stop_ids, allowed)
         return []
-
-    def _run_prefill(
-        self, size: int, chunk: Sequence[int], last: int, start: int, pages: np.ndarray, wanted: bool
-    ) -> logprobs.Logprobs:
-        """Processes a chunk at position `start`. `last` is the token after it."""
-        tokens, valid = np.zeros(size + 1, np.int32), np.arange(size) < len(chunk)
-        tokens[: len(chunk) + 1] = [*chunk, last]
-        positions = np.where(valid, start + np.arange(size), 0).astype(np.int32)
-        self._cache, found = self._prefill[size](
-            self._weights,
-            self._cache,
-            tokens[None, :-1],
-            positions[None],
-            valid[None],
-            pages[None],
-            tokens[1:],
-            np.bool_(wanted),
-        )
-        return found
-
-    def _run_decode(self) -> decode.Generated:
-        self._cache, self._rows, generated = self._decode(self._weights, self._cache, self._rows, self._table)
-        return generated
-
-    def _run_verify(self, guesses: Sequence[tuple[Request, list[int]]]) -> decode.Generated:
-        """Verifies the guesses of some requests; the others generate one token."""
-        drafts = np.zeros((self.serving.slots, self.serving.draft_tokens), np.int32)
-        drafted = np.zeros(self.serving.slots, np.int32)
-        for request, guess in guesses:
-            drafts[request.slot, : len(guess)], drafted[request.slot] = guess, len(guess)
-        inputs = self._rows, self._table, drafts, drafted
-        self._cache, self._rows, generated = self._verify(self._weights, self._cache, *inputs)
-        return generated
 
     def _decode_next(self) -> list[Request]:
         decoding = [request for request in self._slots if request is not None and request not in self._prefilling]
@@ -284,17 +217,19 @@ class Engine:
         decoding = [request for request in decoding if request.slot is not None]
         if not decoding:
             return []
+        slots = [request.slot for request in decoding if request.slot is not None]
+        batch = self.programs.batch(slots)
         if guesses is None:
-            generated = self._run_decode()
+            generated = self.programs.decode(batch)
         else:
-            generated = self._run_verify([(request, guesses[request]) for request in decoding])
+            drafts = [guesses[request] for request in decoding]
+            generated = self.programs.verify(batch, list(zip(slots, drafts, strict=True)))
         tokens, emitted, active = map(np.asarray, (generated.tokens, generated.emitted, generated.active))
-        for request in decoding:
-            slot = request.slot
-            assert slot is not None
-            count = int(emitted[:, slot].sum())  # the first ones
-            new = tokens[:count, slot].tolist()
-            stopped = bool(new) and not active[slot] and new[-1] in request.stop_ids
+        for request, slot in zip(decoding, slots, strict=True):
+            row = batch.index(slot)
+            count = int(emitted[:, row].sum())  # the first ones
+            new = tokens[:count, row].tolist()
+            stopped = bool(new) and not active[row] and new[-1] in request.stop_ids
             if request.lookup is not None:
                 request.lookup.add(new)
             if guesses is not None:
@@ -305,10 +240,10 @@ class Engine:
             request.tokens += new
             if request.settings.logprobs is not None:
                 request.logprobs += self._reported(
-                    request, new, generated.logprobs, [(step, slot) for step in range(count)]
+                    request, new, generated.logprobs, [(step, row) for step in range(count)]
                 )
             request.done = request.length - 1 + stopped
-            if not active[slot]:
+            if not active[row]:
                 self.finish(request, "stop" if stopped else "length")
         return decoding
 
@@ -322,7 +257,8 @@ class Engine:
                 request.lookup = PromptLookup(request.ids)
             left = min(len(request.prompt) + request.settings.max_tokens, self.serving.context) - request.length
             guesses[request] = request.lookup.guess(self.serving.draft_tokens)[: left - 1]
-        pays = speculation.pays([request.lookup.expected for request in decoding if request.lookup], self.verify_cost)
+        cost = self.programs.verify_cost[len(self.programs.batch(range(len(decoding))))]
+        pays = speculation.pays([request.lookup.expected for request in decoding if request.lookup], cost)
         return guesses if pays else None
 
     def _reported(
@@ -353,7 +289,7 @@ class Engine:
                 self._suspend(last)
                 if last is request:
                     return False
-        self._table[request.slot, : len(request.pages)] = request.pages
+        self.programs.table[request.slot, : len(request.pages)] = request.pages
         return True
 
     def _suspend(self, request: Request) -> None:
@@ -369,13 +305,7 @@ class Engine:
             return
         self.pool.publish(request.ids[: request.done], request.pages)
         self.pool.release(request.pages)
-        self._table[request.slot] = 0
+        self.programs.table[request.slot] = 0
         self._slots[request.slot] = None
-        self._rows = self._fill(self._rows, *rows.slot_values(request.slot, self.llama.vocab_size))
+        self.programs.fill(request.slot)
         request.pages, request.done, request.slot, request.started = [], 0, None, False
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start

@@ -47,7 +47,7 @@ def lower(llama: Llama, devices: list[Any], program: ServingProgram) -> tuple[An
     if program.slots:
         state = placed(jax.eval_shape(lambda: rows.empty(count, llama.vocab_size)), replicated)
         function: Any = functools.partial(decode.decode, llama, llama.vocab_size, program.tokens)
-        inputs: tuple[Any, ...] = (state, table)
+        inputs: tuple[Any, ...] = (state, table, placed(jax.ShapeDtypeStruct((count,), jnp.int32), replicated))
         donated: tuple[int, ...] = (1, 2)
     else:
         chunk = jax.ShapeDtypeStruct((1, program.tokens), jnp.int32)

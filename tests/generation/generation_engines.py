@@ -16,7 +16,7 @@ def engine(**sizes) -> Engine:
     llama, _, weights = model("70b")
     sizes = {"slots": 4, "context": 160, "page": 8, "chunks": (8, 32)} | sizes
     running = Engine(weights, llama, Serving(**sizes), 300)
-    running.verify_cost = 0.0
+    running.programs.verify_cost = dict.fromkeys(running.programs.verify_cost, 0.0)
     return running
 
 
@@ -33,14 +33,16 @@ def answer(running: Engine, prompt: list[int], stop_ids: tuple[int, ...] = (), *
     return request
 
 
-def random_requests(count: int, longest: int = 120) -> list[tuple[list[int], Sampling, tuple[int, ...]]]:
+def random_requests(
+    count: int, longest: int = 120, most: int = 30
+) -> list[tuple[list[int], Sampling, tuple[int, ...]]]:
     """Requests with all kinds of settings: prompt, settings and stop ids. Every third prompt repeats itself."""
     rng = np.random.default_rng(0)
     requests = []
     for number in range(count):
         length = int(rng.integers(1, longest))
         prompt = rng.integers(3, 300, length if number % 3 else rng.integers(1, 9)).tolist()
-        max_tokens = int(rng.integers(0, 30))
+        max_tokens = int(rng.integers(0, most))
         settings = Sampling(
             max_tokens=max_tokens,
             min_tokens=int(rng.integers(0, max_tokens + 1)),

@@ -29,7 +29,7 @@ def alone() -> list[list[int]]:
         {"slots": 5, "chunks": (16,), "page": 16, "steps": 1},
         {"slots": 8, "cache_tokens": 200, "steps": 7},  # requests lose their pages and start again
         {"slots": 3, "prefix_cache": False, "page": 64},
-        {"slots": 8, "cache_tokens": 500, "draft_tokens": 5},
+        {"slots": 8, "cache_tokens": 500, "batches": (3,), "draft_tokens": 5},
     ],
 )
 def test_a_request_gives_the_same_tokens_beside_any_others(alone: list[list[int]], sizes: dict):
@@ -100,14 +100,16 @@ def test_stories260k_gives_its_golden_ids(shared_data: Path):
 
 def test_no_program_is_compiled_after_warm_up():
     llama, _, weights = model("70b")
-    running = Engine(weights, llama, Serving(slots=32, context=160, page=8, chunks=(8, 32), draft_tokens=3), 300)
+    sizes = {"slots": 32, "context": 160, "page": 8, "chunks": (8, 32), "batches": (4,)}
+    running = Engine(weights, llama, Serving(**sizes, draft_tokens=3), 300)
     running.warm_up()
-    assert 0.1 < running.verify_cost < 100
-    compiled, running.verify_cost = running.compilations, 1.2
-    requests = [running.submit(*request) for request in random_requests(1000, longest=30)]
+    assert running.programs.verify_cost.keys() == {4, 32}
+    assert all(0.1 < cost < 100 for cost in running.programs.verify_cost.values())
+    compiled, running.programs.verify_cost = running.compilations, dict.fromkeys((4, 32), 1.2)
+    requests = [running.submit(*request) for request in random_requests(1000, longest=30, most=12)]
     running.finish(requests[3])
     finished(running, requests)
-    assert running.compilations == compiled == 5
+    assert running.compilations == compiled == 7
     assert 0 < sum(request.accepted for request in requests) < sum(map(len, (request.tokens for request in requests)))
 
 
@@ -144,7 +146,7 @@ def test_the_prefix_cache_leaves_less_than_a_chunk_to_process():
         assert request.prefilled < 8 and request.cached + request.prefilled == end - 1
 
 
-@pytest.mark.parametrize("sizes", [{}, {"slots": 8, "cache_tokens": 500, "draft_tokens": 5}])
+@pytest.mark.parametrize("sizes", [{}, {"slots": 8, "cache_tokens": 500, "batches": (3,), "draft_tokens": 5}])
 def test_cancelled_requests_leave_the_cache_empty(sizes: dict):
     """1,000 requests that wait, are processed, generate, were interrupted, or are finished."""
     running, rng = engine(**sizes), np.random.default_rng(0)

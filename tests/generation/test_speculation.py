@@ -64,7 +64,7 @@ def repeating(length: int) -> list[int]:
     ],
 )
 def test_answers_that_repeat_are_the_same_and_need_fewer_passes(settings: dict):
-    plain, guessing = engine(), engine(slots=8, cache_tokens=500, draft_tokens=5)
+    plain, guessing = engine(slots=2), engine(slots=2, draft_tokens=5)
     for prompt in (repeating(100), [5]):
         expected = answer(plain, prompt, max_tokens=70, **settings)
         found = answer(guessing, prompt, max_tokens=70, **settings)
