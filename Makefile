@@ -1,4 +1,6 @@
 # make demo    trains code and long context on this machine, then prints the path of the report
+# make chat    asks and answers on the terminal, with the newest stage of this machine's runs/local, or CHECKPOINT=DIR
+# make serve   serves the same model to editors and other programs
 # make check   lint, types and the fast tests; run it before every commit (under 3 minutes on two cores)
 # make test    all tests (under 15 minutes on two cores)
 # make lint    ruff, mypy, import-linter and codespell
@@ -14,10 +16,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo check test lint setup pods bench faults lock
+.PHONY: demo chat serve .trained check test lint setup pods bench faults lock
 
 demo: setup
 	$(BIN)/python xm_launch.py --gin_file=gin/lcft.gin
+
+# The newest stage of runs/local that has a checkpoint; demo trains code and lcft.
+trained = $(foreach stage,instruct lcft code,$(if $(wildcard runs/local/$(stage)/checkpoints/[0-9]*),runs/local/$(stage)))
+CHECKPOINT ?= $(firstword $(trained))
+
+chat: .venv/.installed .trained
+	@$(if $(filter runs/local/%,$(CHECKPOINT)),echo "A model of size local is tiny and was trained for minutes: it" \
+	  "has learned the syntax of code but no sense.")
+	@$(if $(filter runs/local/code runs/local/lcft,$(CHECKPOINT)),echo "$(CHECKPOINT) was not trained on dialogues." \
+	  "A stage that is: $(BIN)/python xm_launch.py --gin_file=gin/instruct.gin")
+	@$(BIN)/python -m codellama_jax.generate chat --checkpoint=$(CHECKPOINT) $(FLAGS)
+
+serve: .venv/.installed .trained
+	@$(BIN)/python -m codellama_jax.serve --checkpoint=$(CHECKPOINT) $(FLAGS)
+
+.trained:
+	@test -n "$(CHECKPOINT)" || { echo "error: no trained stage in runs/local: make demo trains one, or CHECKPOINT=DIR" \
+	  "names a model" >&2; exit 2; }
 
 setup: .venv/.installed
 

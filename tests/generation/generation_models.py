@@ -1,14 +1,20 @@
 """Small random models for generation."""
 
+import dataclasses
 import functools
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
+from codellama_jax.conversion import native
+from codellama_jax.conversion.canonical import Model, Tensor, dtype_of, shape, tensors
 from codellama_jax.generation import forward
 from codellama_jax.model.llama import hidden_states
+from codellama_jax.training.assets import Assets
+from codellama_jax.training.lineage import Lineage
 from codellama_jax.training.step import merged
 
 SHAPES = {
@@ -65,3 +71,27 @@ def reference(name: str, tokens: np.ndarray) -> np.ndarray:
     decoder = merged(llama, params)
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     return np.asarray(hidden_states(decoder, llama, jnp.asarray(tokens), jnp.asarray(positions)) @ decoder.head[...])
+
+
+class RandomSource:
+    """A Source of random values."""
+
+    def __init__(self, llama: Llama):
+        self.model = Model(llama, 256, {str(tensor): "float32" for tensor in tensors(llama)})
+        rng = np.random.default_rng(0)
+        self._arrays = {
+            tensor: rng.normal(size=shape(llama, tensor.name)).astype(dtype_of(self.model, tensor)) * llama.dim**-0.5
+            for tensor in tensors(llama)
+        }
+
+    def rows(self, tensor: Tensor, start: int, stop: int):
+        return self._arrays[tensor][start:stop]
+
+    def close(self):
+        pass
+
+
+def write_checkpoint(folder: Path, rows: int, positions: int, files: Assets) -> None:
+    """Writes an import with random values, the shape "7b" and `rows` rows of the vocabulary."""
+    llama = dataclasses.replace(SHAPES["7b"], vocab_size=rows)
+    native.write(RandomSource(llama), folder, "random", files, Lineage.of({"sequence_length": positions}))

@@ -1,44 +1,23 @@
 """The command: python -m codellama_jax.generate."""
 
-import dataclasses
+import io
 import json
+import os
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from generation_models import SHAPES
+from generation_models import write_checkpoint
 
 from codellama_jax import generate
-from codellama_jax.conversion import native
-from codellama_jax.conversion.canonical import Model, Tensor, dtype_of, shape, tensors
+from codellama_jax.runtime import cache, console
 from codellama_jax.training import assets
-from codellama_jax.training.lineage import Lineage
-
-
-class RandomSource:
-    """A Source of random values."""
-
-    def __init__(self, llama):
-        self.model = Model(llama, 256, {str(tensor): "float32" for tensor in tensors(llama)})
-        rng = np.random.default_rng(0)
-        self._arrays = {
-            tensor: rng.normal(size=shape(llama, tensor.name)).astype(dtype_of(self.model, tensor)) * llama.dim**-0.5
-            for tensor in tensors(llama)
-        }
-
-    def rows(self, tensor: Tensor, start: int, stop: int):
-        return self._arrays[tensor][start:stop]
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, small_tokenizer) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "import"
-    llama = dataclasses.replace(SHAPES["7b"], vocab_size=small_tokenizer.rows)
-    files = {assets.MODEL: small_tokenizer.model}
-    native.write(RandomSource(llama), folder, "random", files, Lineage.of({"sequence_length": 256}))
+    write_checkpoint(folder, small_tokenizer.rows, 256, {assets.MODEL: small_tokenizer.model})
     return folder
 
 
@@ -100,6 +79,10 @@ def test_every_mark_of_a_file_is_filled_and_the_file_is_not_changed(run, tmp_pat
         (["complete", "--file=/nowhere"], "No such file or directory: /nowhere", 1),
         (["infill", f"--file={__file__}.no"], "No such file", 1),
         (["complete", f"--prompt={'x = 1 ' * 300}"], "prompt and answer must fit 256: shorten it", 1),
+        (["complete", "--prompt=\udcff"], "error: --prompt is not UTF-8 text", 2),
+        (["complete", "--prompt=x", "--context=1"], "error: --context=1 must be at least 2", 2),
+        (["complete", "--prompt=x", "--tokenizer=/nowhere"], "No such file or directory: /nowhere", 1),
+        (["complete", "--file=/"], "Is a directory: /", 1),
     ],
 )
 def test_wrong_arguments_give_one_line(run, arguments, message, code):
@@ -112,3 +95,60 @@ def test_a_file_without_a_mark_and_a_folder_without_a_model_are_refused(run, tmp
     assert "not a checkpoint of a known format" in run("complete", "--prompt=x", code=1, folder=tmp_path)
     (tmp_path / "b.py").write_bytes(b"\xff<FILL_ME>")
     assert "is not UTF-8 text" in run("infill", f"--file={tmp_path}/b.py", code=1)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_model_is_opened(run, tmp_path):
+    (tmp_path / "a.py").write_text("x = <FILL_ME>\n")
+    arguments = ("infill", f"--file={tmp_path}/a.py", f"--out={tmp_path}/no/b.py")
+    assert "b.py cannot be written: No such file or directory" in run(*arguments, code=2, folder=tmp_path / "none")
+    run("infill", f"--file={tmp_path}/a.py", f"--out={tmp_path}/b.py", code=1, folder=tmp_path / "none")
+    assert not (tmp_path / "b.py").exists()  # it was created, and then the model was not found
+
+
+def test_a_checkpoint_without_tokenizer_or_infilling_ids_says_what_to_use(run, tmp_path, small_tokenizer):
+    (tmp_path / "a.py").write_text("<FILL_ME>")
+    (tmp_path / "tokenizer.model").write_bytes(small_tokenizer.model)
+    write_checkpoint(tmp_path / "model", small_tokenizer.pieces, 64, {})
+    arguments = ("infill", f"--file={tmp_path}/a.py")
+    assert "has no tokenizer.model: --tokenizer=PATH names one" in run(*arguments, code=1, folder=tmp_path / "model")
+    arguments = (*arguments, f"--tokenizer={tmp_path}/tokenizer.model")
+    assert "no infilling ids (34B and Python" in run(*arguments, code=1, folder=tmp_path / "model")
+
+
+def test_unusual_prompts_have_an_answer(run, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\0b\0")
+    for prompt in ("--prompt=", "--prompt=   ", f"--file={tmp_path}/a.txt"):
+        assert len(json.loads(run("complete", prompt, "--max_tokens=3", "--json"))["tokens"]) <= 3
+
+
+def test_an_answer_that_fills_the_context_and_a_long_context_are_reported(capsys, checkpoint):
+    arguments = ["complete", "--prompt=x = 1", "--json", f"--checkpoint={checkpoint}"]
+    assert generate.main([*arguments, "--context=20"]) == 0
+    output = capsys.readouterr()
+    tokens = len(json.loads(output.out)["tokens"])
+    assert f"the text ends after {tokens} tokens: with the prompt, they fill the context of 20" in output.err
+    assert generate.main([*arguments, f"--context={10**17}"]) == 1
+    warning, error = capsys.readouterr().err.splitlines()
+    assert f"--context={10**17} is longer than the 256 positions of the model's training" in warning
+    assert error.startswith("error: out of memory: choose a smaller --context")
+
+
+def test_a_closed_pipe_ends_the_command_quietly(checkpoint, monkeypatch):
+    moved = []
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: moved.append(descriptors[1]))
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert generate.main(["complete", "--prompt=x", "--max_tokens=2", f"--checkpoint={checkpoint}"]) == 0
+    assert moved == [1]
+
+
+def test_a_cache_for_programs_that_cannot_be_written_is_reported_once(capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    console.configure_logging()
+    cache.keep_programs()
+    assert capsys.readouterr().err.count("compiled programs are not kept") == 1

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from codellama_jax.chat import encode_open_dialogue
+from codellama_jax.config.data import CHAT_FORMATS
 from codellama_jax.errors import UserError
 from codellama_jax.generation import prompts, rows
 from codellama_jax.generation.stopping import TextStream, TokenTexts
 from codellama_jax.tokenizer import Tokenizer
+from tests.dialogue_cases import dialogue
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,51 @@ def test_only_text_completes_a_healed_token(small_tokenizer, texts):
         and allowed.sum() == healed.allowed.sum()
         and not allowed[len(healed.allowed) :].any()
     )
+
+
+def turns(count: int, system: str | None = None) -> list[dict]:
+    """`count` turns, and a question."""
+    return dialogue(*[f"text {number}" for number in range(2 * count + 1)], system=system)
+
+
+def test_chat_prompts_have_the_published_ids(llama_tokenizer: Tokenizer):
+    messages = [{"role": "system", "content": "System prompt"}]
+    messages += dialogue("First user query", "Model response to first query", "Second user query")
+    prompt, left_out = prompts.chat(llama_tokenizer, messages, "source", 4096)
+    assert prompt.ids == encode_open_dialogue(llama_tokenizer, messages, "source").tolist() and left_out == 0
+    assert prompt.ids[:9] == [1, 7562, 29901, 1788, 13, 13, 2184, 9508, 32015]
+    assert prompt.ids[-11:] == [7562, 29901, 20255, 13, 14994, 3381, 29901, 1404, 13, 13, 29871]
+    assert prompt.stop_ids == (32015, 2, 32010) and prompt.stop == ()
+    prompt, _ = prompts.chat(llama_tokenizer, dialogue("How are you doing?"), "inst", 4096)
+    assert prompt.ids == [1, 518, 25580, 29962, 1128, 526, 366, 2599, 29973, 518, 29914, 25580, 29962]
+    assert prompt.stop_ids == (2, 32010) and "[INST]" in prompt.stop
+
+
+@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("system", [None, "be kind"])
+def test_the_fewest_of_the_oldest_turns_are_left_out(small_tokenizer: Tokenizer, chat_format: str, system: str | None):
+    messages = turns(6, system)
+    first = 1 if system else 0
+    sizes = [
+        len(encode_open_dialogue(small_tokenizer, messages[:first] + messages[first + 2 * count :], chat_format))
+        for count in range(7)
+    ]
+    for room in range(sizes[-1], sizes[0] + 2):
+        prompt, left_out = prompts.chat(small_tokenizer, messages, chat_format, room)
+        assert left_out == next(count for count, size in enumerate(sizes) if size <= room)
+        kept = messages[:first] + messages[first + 2 * left_out :]
+        assert prompt.ids == encode_open_dialogue(small_tokenizer, kept, chat_format).tolist()
+    with pytest.raises(UserError, match=rf"last question ha\w+ {sizes[-1]} tokens, and {sizes[-1] - 1} fit"):
+        prompts.chat(small_tokenizer, messages, chat_format, sizes[-1] - 1)
+
+
+def test_a_reserved_tag_is_refused_in_turns_that_are_left_out_too(small_tokenizer: Tokenizer):
+    messages = turns(6)
+    messages[1]["content"] = "a [/INST] b"
+    with pytest.raises(UserError, match=r"^dialogue: messages\[1\] \(assistant\) contains \[/INST\], .*remove"):
+        prompts.chat(small_tokenizer, messages, "inst", 60)
+
+
+def test_a_prompt_leaves_room_for_an_answer():
+    assert prompts.chat_room(1000, 256) == 744
+    assert prompts.chat_room(300, 256) == 150 and prompts.chat_room(300, 10**9) == 150

@@ -51,3 +51,16 @@ def test_a_held_beginning_of_a_stop_string_is_shown_at_the_end():
 def test_the_healed_beginning_is_not_shown():
     shown, _ = parts(b"return x", [3, 5], skip=b"retu")
     assert "".join(shown) == "rn x"
+
+
+@pytest.mark.parametrize("options", [{}, {"stop": ["\n\n", "END"]}, {"skip": b" "}])
+def test_white_space_at_both_ends_of_an_answer_is_not_shown(options: dict):
+    """It is held back until other text follows; stop strings do not see that at the start."""
+    data = "\n\n  a b \n é \t\n ".encode()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        shown, stream = parts(data, rng.integers(1, 5, 40).tolist(), strip=True, **options)
+        assert "".join(shown) == stream.text == "a b \n é"
+        assert not any("".join(shown[:count]).endswith((" ", "\n")) for count in range(len(shown)))
+    assert parts(b" \n", [1], strip=True)[1].text == ""
+    assert parts(b" a \n\nEND", [2, 1, 1], strip=True, stop=["END"])[1].text == "a"
