@@ -56,9 +56,11 @@ def application(api: Api) -> Starlette:
             )
         )
     middleware.append(Middleware(ClientGuard, settings=api.settings))
-    return Starlette(
+    app = Starlette(
         routes=routes, middleware=middleware, exception_handlers={404: _missing, 405: _missing}, lifespan=lifespan
     )
+    app.router.redirect_slashes = False  # clients that post do not follow redirections
+    return app
 
 
 async def _missing(request: Request, error: Exception) -> Response:
