@@ -45,8 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=filesystem.to_path, required=True, metavar="DIR", help="the model's folder")
     add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
-    add("--name", help="the model's name in answers (default: of the folder)")
+    add("--name", help="the model's name in answers (default: RUN-STAGE, or that of the folder)")
     add("--order", choices=("spm", "psm"), default=server.order, help=f"of infilling prompts (default: {server.order})")
+    add("--chat_format", choices=("inst", "source"), help="of dialogues (default: the model's own)")
     add("--no_sentinels", action="store_true", help="do not read infilling markers in raw prompts")
     add = parser.add_argument_group("who reaches it").add_argument
     add("--host", default=server.host, help=f"default: {server.host}, which only this machine reaches")
@@ -80,6 +81,7 @@ def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
             queue=options.queue,
             timeout=options.timeout,
             order=options.order,
+            chat_format=options.chat_format,
             sentinels=not options.no_sentinels,
             log_prompts=options.log_prompts,
         )
@@ -161,7 +163,7 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     except (JaxRuntimeError, MemoryError) as error:
         raise UserError(f"the cache does not fit the memory ({first_line(error)}); {_SMALLER}") from None
     service = Service(model.tokenizer, engine, settings)
-    api = Api(model, service, settings, options.name or options.checkpoint.name)
+    api = Api(model, service, settings, options.name or model.name)
     service.start()
     for line in _description(api, listener):
         print(line, flush=True)
@@ -199,7 +201,10 @@ def _description(api: Any, listener: socket.socket) -> list[str]:
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     keys = "with an API key" if settings.api_keys else "without an API key"
     who = "only this machine reaches it" if settings.is_local else "other machines reach it"
+    chat = "chat" if api.model.dialogues else "chat (the checkpoint does not say that it was trained for it)"
     able = ["completion", "infilling" if api.tokenizer.infilling else "no infilling (the model has no ids for it)"]
+    if api.settings.chat_format or api.model.chat_format:
+        able.append(chat)
     return [
         f"{api.name} at {url} ({who}, {keys})",
         f"  {', '.join(able)}",

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.serving import fim, http, openai
+from codellama_jax.serving import chat, fim, http, openai
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.guard import ClientGuard, SiteGuard
 from codellama_jax.serving.http import ApiError
@@ -39,6 +39,7 @@ def application(api: Api) -> Starlette:
 
     routes = [
         *openai.routes(api),
+        *chat.routes(api),
         *fim.routes(api),
         api.metrics.route(),
         Route("/livez", live),
