@@ -191,7 +191,8 @@ def _check_memory(model: Any, serving: Serving) -> None:
     from codellama_jax.generation import forward
 
     tokens = serving.cache_tokens or serving.slots * serving.context
-    shapes = jax.eval_shape(lambda: forward.new_cache(model.llama, -(-tokens // serving.page), serving.page))
+    dtype = serving.cache_dtype or model.llama.compute_dtype
+    shapes = jax.eval_shape(lambda: forward.new_cache(model.llama, -(-tokens // serving.page), serving.page, dtype))
     size = sum(math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(shapes))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if jax.default_backend() == "cpu" and size > memory:

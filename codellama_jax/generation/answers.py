@@ -6,8 +6,8 @@ from typing import Any
 
 from codellama_jax.config.generation import Sampling
 from codellama_jax.generation.engine import Engine
-from codellama_jax.generation.prompts import Prompt
-from codellama_jax.generation.stopping import TextStream, TokenTexts
+from codellama_jax.generation.prompts import Prompt, text_stream
+from codellama_jax.generation.stopping import TokenTexts
 from codellama_jax.runtime.signals import StopSignals
 
 
@@ -30,7 +30,7 @@ class Answer:
         self.text = ""
         self.signal: str | None = None
         self._engine, self._prompt = engine, prompt
-        self._stream = TextStream(texts, (*sampling.stop, *prompt.stop), prompt.skip, prompt.strip)
+        self._stream = text_stream(prompt, texts, sampling.stop)
         self._request = engine.submit(prompt.ids, sampling, prompt.stop_ids, prompt.allowed)
 
     def __iter__(self) -> Iterator[str]:

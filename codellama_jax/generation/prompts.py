@@ -8,7 +8,7 @@ import numpy as np
 
 from codellama_jax.chat import RESERVED, Message, encode_open_dialogue
 from codellama_jax.errors import UserError
-from codellama_jax.generation.stopping import TokenTexts
+from codellama_jax.generation.stopping import TextStream, TokenTexts
 from codellama_jax.tokenizer import Order, Tokenizer
 
 
@@ -58,6 +58,15 @@ def infill(tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, or
     assert tokenizer.eot_id is not None
     prompt = Prompt(ids, (tokenizer.eot_id, tokenizer.eos_id), crlf=crlf or crlf_after)
     return heal(prompt, texts) if order == "spm" and prefix else prompt
+
+
+def text_stream(prompt: Prompt, texts: TokenTexts, stop: Sequence[str]) -> TextStream:
+    """The text of an answer to a prompt while it is generated, with the stop strings of the request.
+
+    The model reads and writes line feeds, whatever the line ends of the prompt are, and so are those of stop strings.
+    """
+    own = [text.replace("\r\n", "\n") for text in stop] if prompt.crlf else stop
+    return TextStream(texts, (*own, *prompt.stop), prompt.skip, prompt.strip)
 
 
 def chat(

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from codellama_jax.config.generation import Sampling
 from codellama_jax.generation.logprobs import TokenLogprobs
-from codellama_jax.generation.prompts import Prompt
+from codellama_jax.generation.prompts import Prompt, text_stream
 from codellama_jax.generation.request import Request
-from codellama_jax.generation.stopping import TextStream, TokenTexts
+from codellama_jax.generation.stopping import TokenTexts
 
 
 class Refused(Exception):
@@ -96,7 +96,7 @@ class Choice:
     def __init__(self, running: "Running", number: int, prompt: Prompt, sampling: Sampling, texts: TokenTexts):
         self.running, self.number, self.prompt, self.sampling = running, number, prompt, sampling
         self.request: Request | None = None
-        self.stream = TextStream(texts, (*sampling.stop, *prompt.stop), prompt.skip, prompt.strip)
+        self.stream = text_stream(prompt, texts, sampling.stop)
         self.text = ""
         self.read = 0  # tokens of the request that deltas have shown
         self.submitted = time.monotonic()

@@ -60,6 +60,14 @@ def test_documents_with_crlf_are_read_with_line_feeds(small_tokenizer, texts):
     assert not mixed.crlf
 
 
+@pytest.mark.parametrize("stop", ["b\r\nc", "b\nc", "b"])
+def test_stop_strings_of_documents_with_crlf_match_either_line_end(small_tokenizer, texts, stop):
+    prompt = prompts.infill(small_tokenizer, texts, "x\r\n", "y\r\n", "psm")
+    stream = prompts.text_stream(prompt, texts, [stop])
+    stream.add(small_tokenizer.encode_continuation("a b\nc d\n").tolist())
+    assert stream.stopped is not None and stream.text == "a "
+
+
 def test_a_model_without_the_ids_refuses_infilling(small_tokenizer):
     plain = Tokenizer(small_tokenizer.model, infilling=False)
     with pytest.raises(UserError, match=r"no infilling ids .* use complete"):
