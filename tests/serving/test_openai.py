@@ -144,6 +144,7 @@ def test_settings_that_other_servers_have_too(server):
         ({"prompt": "x " * 3000}, "shorten"),
         ({"prompt": "x" * 10**6}, "shorten"),
         ({"prompt": [5], "suffix": "x"}, "suffix"),
+        ({"suffix": "x", "echo": True, "logprobs": 1}, "suffix"),
         ({"temperature_": 1}, "temperature"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"logprobs": 21}, "logprobs"),
