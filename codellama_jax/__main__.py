@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": ("codellama_jax.plan", "compile a stage for a TPU slice without one: memory, time, cost"),
     "convert": ("codellama_jax.convert", "import, export and compare checkpoints: Hugging Face, Meta, llama2.c"),
     "generate": ("codellama_jax.generate", "complete text and fill holes in files with a trained model"),
+    "serve": ("codellama_jax.serve", "serve a model to editors and other clients"),
     "inspect": ("tasks.inspect", "print documents and statistics of a task or mixture"),
     "build": ("tasks.build", "make a deduplicated training set from source code"),
 }

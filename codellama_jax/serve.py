@@ -10,6 +10,7 @@ in it, an import, or a folder of Hugging Face's, Meta's or llama2.c's format.
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from codellama_jax.config.serving import Server
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError, first_line
 from codellama_jax.runtime import cache, cli, filesystem
 
+_SMALLER = "choose a smaller --context, --slots or --cache_tokens"
 API_KEYS = "CODELLAMA_JAX_API_KEYS"  # environment variable: keys, separated by commas
 
 
@@ -43,8 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=filesystem.to_path, required=True, metavar="DIR", help="the model's folder")
     add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
-    add("--name", help="the model's name in answers (default: of the folder)")
+    add("--name", help="the model's name in answers (default: RUN-STAGE, or that of the folder)")
     add("--order", choices=("spm", "psm"), default=server.order, help=f"of infilling prompts (default: {server.order})")
+    add("--chat_format", choices=("inst", "source"), help="of dialogues (default: the model's own)")
     add("--no_sentinels", action="store_true", help="do not read infilling markers in raw prompts")
     add = parser.add_argument_group("who reaches it").add_argument
     add("--host", default=server.host, help=f"default: {server.host}, which only this machine reaches")
@@ -78,12 +81,15 @@ def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
             queue=options.queue,
             timeout=options.timeout,
             order=options.order,
+            chat_format=options.chat_format,
             sentinels=not options.no_sentinels,
             log_prompts=options.log_prompts,
         )
         serving = Serving(slots=options.slots, context=options.context, cache_tokens=options.cache_tokens)
     except ValueError as error:
-        raise UserError(f"--{first_line(error)}", EXIT_USAGE) from None
+        message = first_line(error)
+        names_flag = message.split("=")[0].isidentifier()
+        raise UserError(f"--{message}" if names_flag else message, EXIT_USAGE) from None
     # Bound before the model is opened, which takes long: a port in use should be reported at once.
     with _bound(settings) as listener, _interrupted_by_sigterm():
         return _run(options, settings, serving, listener)
@@ -137,6 +143,8 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def _run(options: argparse.Namespace, settings: Server, serving: Serving, listener: socket.socket) -> int:
     # Imported here: JAX takes seconds to import, and a wrong flag should be reported at once.
+    from jax.errors import JaxRuntimeError
+
     from codellama_jax.conversion.generation_model import open_model
     from codellama_jax.generation.engine import Engine
     from codellama_jax.serving.api import Api
@@ -147,9 +155,15 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     cache.keep_programs()
     model = open_model(options.checkpoint, options.tokenizer, options.dtype)
     serving = dataclasses.replace(serving, context=serving.context or model.context)
-    engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
+    if serving.context < 2:
+        raise UserError(f"--context={serving.context} must be at least 2", EXIT_USAGE)
+    try:
+        _check_memory(model, serving)
+        engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
+    except (JaxRuntimeError, MemoryError) as error:
+        raise UserError(f"the cache does not fit the memory ({first_line(error)}); {_SMALLER}") from None
     service = Service(model.tokenizer, engine, settings)
-    api = Api(model, service, settings, options.name or options.checkpoint.name)
+    api = Api(model, service, settings, options.name or model.name)
     service.start()
     for line in _description(api, listener):
         print(line, flush=True)
@@ -163,6 +177,23 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     return EXIT_DONE
 
 
+def _check_memory(model: Any, serving: Serving) -> None:
+    """Refuses a cache that is larger than the memory of this machine: on a CPU, the system would end the process."""
+    import jax
+
+    from codellama_jax.generation import forward
+
+    tokens = serving.cache_tokens or serving.slots * serving.context
+    shapes = jax.eval_shape(lambda: forward.new_cache(model.llama, -(-tokens // serving.page), serving.page))
+    size = sum(math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(shapes))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if jax.default_backend() == "cpu" and size > memory:
+        raise UserError(
+            f"the cache of {tokens:,} tokens needs {size / 1e9:,.1f} GB, and the machine has {memory / 1e9:,.1f};"
+            f" {_SMALLER}"
+        )
+
+
 def _description(api: Any, listener: socket.socket) -> list[str]:
     """What the server says when it starts."""
     host, port = listener.getsockname()[:2]
@@ -170,7 +201,10 @@ def _description(api: Any, listener: socket.socket) -> list[str]:
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     keys = "with an API key" if settings.api_keys else "without an API key"
     who = "only this machine reaches it" if settings.is_local else "other machines reach it"
+    chat = "chat" if api.model.dialogues else "chat (the checkpoint does not say that it was trained for it)"
     able = ["completion", "infilling" if api.tokenizer.infilling else "no infilling (the model has no ids for it)"]
+    if api.settings.chat_format or api.model.chat_format:
+        able.append(chat)
     return [
         f"{api.name} at {url} ({who}, {keys})",
         f"  {', '.join(able)}",

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from codellama_jax.chat import encode_dialogue
 from codellama_jax.config.data import LAST_TURNS, Chat, Fim
 from codellama_jax.tokenizer import Tokenizer
-from tasks import chat
+from tasks import dialogues
 from tasks.fim import FimSplit, draw_split, encode_infilling, encode_plain
 from tasks.sources.base import Dialogue, Document
 
@@ -32,12 +33,12 @@ class Encoder:
     def validate(self, document: Document | Dialogue) -> None:
         """Raises LeftOut for a dialogue that the chat format cannot express."""
         if isinstance(document, Dialogue):
-            chat.validate(document.messages, self.chat.format)
+            dialogues.validate(document.messages, self.chat.format)
 
     def plain(self, document: Document | Dialogue) -> tuple[np.ndarray, np.ndarray | None]:
         """The ids of the plain form, and the weight of each id as a target (None: all 1)."""
         if isinstance(document, Dialogue):
-            return chat.encode_dialogue(self.tokenizer, document.messages, self.chat.format, document.path)
+            return encode_dialogue(self.tokenizer, document.messages, self.chat.format, document.path)
         return encode_plain(self.tokenizer, document.text), None
 
     def dialogue(self, dialogue: Dialogue, length: int) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -47,7 +48,7 @@ class Encoder:
             LeftOut: the dialogue does not fit, and cannot or shall not be shortened.
         """
         last_turns = self.long_dialogues == LAST_TURNS
-        return chat.encode_in_window(
+        return dialogues.encode_in_window(
             self.tokenizer, dialogue.messages, self.chat.format, length, last_turns, dialogue.path
         )
 

@@ -14,7 +14,6 @@ import dataclasses
 import difflib
 import io
 import json
-import os
 import shutil
 import sys
 import time
@@ -26,7 +25,7 @@ from codellama_jax.config import data, gin_files
 from codellama_jax.config.data import SPLITS, STREAMS, Mixture
 from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
-from codellama_jax.runtime import cli
+from codellama_jax.runtime import cli, console
 from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import DataLoader
 from tasks.packing import PackedDocument
@@ -70,16 +69,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show(flags: gin_files.Flags, options: argparse.Namespace) -> int:
-    try:
+    with console.stdout_may_close():
         if options.list:
             list_mixtures(flags.bindings)
         elif options.task:
             inspect(flags, options)
         else:
             raise UserError("nothing to show: use --list, or --task=NAME with a name from that list", EXIT_USAGE)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return EXIT_DONE
 
 

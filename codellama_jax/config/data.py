@@ -267,6 +267,9 @@ class DataLoader:
             )
 
 
+CHAT_FORMATS = ("inst", "source")
+
+
 @dataclasses.dataclass(frozen=True)
 class Chat:
     """The dialogue format.
@@ -278,5 +281,5 @@ class Chat:
     format: str = "inst"
 
     def __post_init__(self):
-        if self.format not in ("inst", "source"):
+        if self.format not in CHAT_FORMATS:
             raise ValueError(f"Chat.format={self.format!r} must be 'inst' or 'source'")

@@ -25,10 +25,11 @@ class Server:
         shutdown: seconds that running requests have to finish after a signal.
         body: maximum size of a request's body, in bytes.
         connections: maximum number of requests that are answered at a time.
-        stalled: seconds after which a connection is closed whose client does not go on to send or to read.
+        stalled: seconds after which a connection is closed whose client stops sending a request or reading an answer.
         choices: maximum number of answers of one request.
         sentinels: whether the text of infilling markers in raw completions becomes ids (serving/sentinels.py).
         order: order of infilling prompts, "spm" or "psm".
+        chat_format: format of dialogues, "inst" or "source"; None: the model's own.
         log_prompts: whether prompts and answers are logged.
     """
 
@@ -47,6 +48,7 @@ class Server:
     choices: int = 64
     sentinels: bool = True
     order: Literal["spm", "psm"] = "spm"
+    chat_format: Literal["inst", "source"] | None = None
     log_prompts: bool = False
 
     def __post_init__(self):
@@ -58,6 +60,8 @@ class Server:
             raise ValueError("timeout, shutdown and stalled must be positive numbers of seconds")
         if self.order not in ("spm", "psm"):
             raise ValueError(f"order={self.order!r} must be 'spm' or 'psm'")
+        if self.chat_format not in (None, "inst", "source"):
+            raise ValueError(f"chat_format={self.chat_format!r} must be 'inst' or 'source'")
         if any(len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() for key in self.api_keys):
             # the message must not contain a key
             raise ValueError(f"an API key has fewer than {SHORTEST_KEY} characters, or some that are not ASCII")

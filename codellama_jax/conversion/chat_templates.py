@@ -1,7 +1,8 @@
 """The chat templates of exports: the two dialogue formats of Code Llama - Instruct in the language of transformers.
 
 A template renders text, which transformers then tokenizes; the tests compare the ids with those that training uses
-(tasks/chat.py). The implicit space that the tokenizer adds after a special token is the one that each format has there.
+(codellama_jax/chat.py). The implicit space that the tokenizer adds after a special token is the one that each format
+has there.
 """
 
 _RAISE_ROLES = "{{ raise_exception('an optional system message, then user and assistant in turn') }}"

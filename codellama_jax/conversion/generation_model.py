@@ -1,12 +1,13 @@
 """Opens a checkpoint of any format for generation: its weights, tokenizer and limits."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 
 from codellama_jax.config.model import Llama
-from codellama_jax.conversion import canonical, formats
+from codellama_jax.conversion import canonical, chat_format, formats
 from codellama_jax.conversion.canonical import Tensor
 from codellama_jax.errors import UserError
 from codellama_jax.generation import forward
@@ -25,6 +26,9 @@ class GenerationModel:
         tokenizer: with infilling ids if the model has rows for them.
         context: the longest window of its training, in tokens.
         format: the format of the checkpoint.
+        name: "NAME-STAGE" of a stage's folder runs/NAME/STAGE, otherwise the name of the folder or file.
+        chat_format: "inst" or "source"; None: its chat template is of another format.
+        dialogues: whether the checkpoint states a format of dialogues, which a model that was trained on them does.
     """
 
     llama: Llama
@@ -32,6 +36,25 @@ class GenerationModel:
     tokenizer: Tokenizer
     context: int
     format: str
+    name: str
+    chat_format: str | None
+    dialogues: bool
+
+    def dialogue_format(self, chosen: str | None = None) -> str:
+        """The format of dialogues: `chosen`, or the model's own.
+
+        Raises:
+            UserError: the model's own is another one, or the model lacks the id that the format needs.
+        """
+        if chosen is None and self.chat_format is None:
+            raise UserError(
+                f"{self.name} has a chat template of a format that is neither 'inst' nor 'source':"
+                " --chat_format=inst|source chooses one of them all the same"
+            )
+        name = chosen or str(self.chat_format)
+        if name == "source" and self.tokenizer.step_id is None:
+            raise UserError(f"{self.name} has no infilling rows, so no <step>, which the format 'source' needs")
+        return name
 
 
 def open_model(path: Path, tokenizer: Path | None, dtype: str | None) -> GenerationModel:
@@ -66,4 +89,23 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None) -> Generat
     weights = forward.weights_of(read, llama)
     source.close()
     infilling = rows >= pieces + INFILLING_ROWS and not assets.other_infilling_tokens(opened.files, pieces)
-    return GenerationModel(llama, weights, Tokenizer(content, infilling), opened.lineage.positions, opened.format)
+    chat = chat_format.of_checkpoint(opened.files, opened.lineage, pieces)
+    return GenerationModel(
+        llama,
+        weights,
+        Tokenizer(content, infilling),
+        opened.lineage.positions,
+        opened.format,
+        model_name(path),
+        chat.name,
+        chat.stated,
+    )
+
+
+def model_name(path: Path) -> str:
+    """The name of the model at a path (GenerationModel.name)."""
+    path = path if filesystem.is_remote(path) else Path(os.path.abspath(path))  # without ..
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path
+    if (folder / "checkpoints").is_dir():
+        return f"{folder.parent.name}-{folder.name}"
+    return path.stem if path.is_file() else path.name

@@ -1,9 +1,13 @@
-"""Prompts for completion and infilling, as token ids, and what their answers need to become text."""
+"""Prompts for completion, infilling and chat, as token ids, and what their answers need to become text."""
 
+import bisect
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from codellama_jax.chat import RESERVED, Message, encode_open_dialogue
+from codellama_jax.errors import UserError
 from codellama_jax.generation.stopping import TokenTexts
 from codellama_jax.tokenizer import Order, Tokenizer
 
@@ -18,6 +22,8 @@ class Prompt:
         allowed: bool [pieces], the tokens that may come first; None: all.
         skip: bytes at the start of the answer that the prompt has already shown.
         crlf: whether line ends of the answer become CRLF.
+        stop: strings that end the answer, besides those of a request.
+        strip: whether white space at both ends of the answer belongs to the format, and not to its text.
     """
 
     ids: list[int]
@@ -25,6 +31,8 @@ class Prompt:
     allowed: np.ndarray | None = None
     skip: bytes = b""
     crlf: bool = False
+    stop: tuple[str, ...] = ()
+    strip: bool = False
 
 
 def complete(tokenizer: Tokenizer, texts: TokenTexts, text: str, healing: bool = True) -> Prompt:
@@ -50,6 +58,56 @@ def infill(tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, or
     assert tokenizer.eot_id is not None
     prompt = Prompt(ids, (tokenizer.eot_id, tokenizer.eos_id), crlf=crlf or crlf_after)
     return heal(prompt, texts) if order == "spm" and prefix else prompt
+
+
+def chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], chat_format: str, room: int, where: str = "dialogue"
+) -> tuple[Prompt, int]:
+    """The prompt of the next answer in a dialogue.
+
+    In training, the white space at both ends of an answer was removed, and a space put before it. So that of a
+    generated answer is not part of its text. In the format "inst", an answer ends before a reserved tag.
+
+    Args:
+        messages: they end with a question. A system message may come first; question and answer are a turn.
+        chat_format: "inst" or "source".
+        room: the most tokens that the prompt may have, see `chat_room`. The oldest turns are left out until it fits;
+            the system message and the last question are kept.
+        where: names the dialogue in error messages.
+
+    Returns:
+        The prompt, and the number of turns that were left out.
+
+    Raises:
+        UserError: the last question does not fit; roles out of order; a message contains a reserved tag; or the
+            format needs <step>, which the tokenizer does not have.
+    """
+    system = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
+    turns = (len(messages) - len(system)) // 2
+
+    def encoded(left_out: int) -> list[int]:
+        kept = [*system, *messages[len(system) + 2 * left_out :]]
+        return encode_open_dialogue(tokenizer, kept, chat_format, where).tolist()
+
+    # all messages are checked first: those that are left out may be wrong too
+    ids, left_out = encoded(0), 0
+    if len(ids) > room:
+        counts = range(1, turns + 1)
+        left_out = 1 + bisect.bisect_left(counts, -room, key=lambda count: -len(encoded(count)))
+        if left_out > turns:
+            kept = "the system message and the last question have" if system else "the last question has"
+            raise UserError(
+                f"{where}: {kept} {len(encoded(turns)):,} tokens, and {room:,} fit: shorten it, or use a larger context"
+            )
+        ids = encoded(left_out)
+    ends = (tokenizer.step_id if chat_format == "source" else None, tokenizer.eos_id, tokenizer.eot_id)
+    stop_ids = tuple(id for id in ends if id is not None)
+    return Prompt(ids, stop_ids, stop=RESERVED if chat_format == "inst" else (), strip=True), left_out
+
+
+def chat_room(context: int, max_tokens: int) -> int:
+    """The tokens of a dialogue that leave room for an answer: for all of it, but at most for half of the context."""
+    return context - min(max_tokens, context // 2)
 
 
 def heal(prompt: Prompt, texts: TokenTexts) -> Prompt:

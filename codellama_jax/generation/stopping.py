@@ -32,14 +32,16 @@ class TextStream:
         texts: the bytes of the tokens.
         stop: strings that end the text.
         skip: text that the first tokens repeat, and that is not part of the answer (see prompts.heal).
+        strip: whether white space at the start and the end is not part of the answer (see prompts.chat). It is held
+            back until other text follows. At the start, stop strings do not see it.
 
     Attributes:
         text: all text so far that may be shown.
         stopped: the stop string that ended the text; None if none did.
     """
 
-    def __init__(self, texts: TokenTexts, stop: Sequence[str] = (), skip: bytes = b""):
-        self._texts, self._stop, self._skip = texts, tuple(stop), skip
+    def __init__(self, texts: TokenTexts, stop: Sequence[str] = (), skip: bytes = b"", strip: bool = False):
+        self._texts, self._stop, self._skip, self._strip = texts, tuple(stop), skip, strip
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.text = ""
@@ -59,13 +61,17 @@ class TextStream:
         skipped = min(len(self._skip), len(data))
         self._skip, data = self._skip[skipped:], data[skipped:]
         text = self._held + self._decoder.decode(data, final)
+        if self._strip and not self.text:
+            text = text.lstrip()
         found = [(text.find(stop), -len(stop), stop) for stop in self._stop if stop in text]
         if found:
             position, _, self.stopped = min(found)
-            text, self._held = text[:position], ""
+            text, self._held = text[:position].rstrip() if self._strip else text[:position], ""
         else:
             held = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
-            text, self._held = text[: len(text) - held], text[len(text) - held :]
+            shown = text[: len(text) - held]
+            shown = shown.rstrip() if self._strip else shown
+            text, self._held = shown, text[len(shown) :]
         self.text += text
         return text
 

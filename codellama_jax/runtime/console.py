@@ -4,6 +4,7 @@ Modules log through the standard library, `logging.getLogger(__name__)`; only co
 their results. `configure_logging` is called by the commands: importing the package as a library installs no handler.
 """
 
+import _thread
 import contextlib
 import logging
 import os
@@ -58,6 +59,33 @@ def silence_threads() -> None:
 
 def _ignore(_: object) -> None:
     pass
+
+
+@contextlib.contextmanager
+def stdout_may_close() -> Iterator[None]:
+    """Ends the block without an error if the reader of standard output, such as head, closes the pipe."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes when it exits
+
+
+@contextlib.contextmanager
+def interrupts_are_kept() -> Iterator[None]:
+    """Raises a KeyboardInterrupt again that a callback has lost, such as those of JAX at garbage collection."""
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            threading.Timer(0.05, _thread.interrupt_main).start()  # when the callback has returned
+        else:
+            previous(unraisable)
+
+    previous, sys.unraisablehook = sys.unraisablehook, hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from codellama_jax.chat import Message
 from codellama_jax.config.serving import Server
 from codellama_jax.conversion.generation_model import GenerationModel
 from codellama_jax.errors import UserError
@@ -95,6 +96,16 @@ class Api:
         return await self.prompt(
             lambda: prompts.infill(self.tokenizer, self.texts, prefix, suffix, order), prefix, suffix
         )
+
+    async def chat(self, messages: Sequence[Message], max_tokens: int) -> tuple[Prompt, int]:
+        """The prompt of the next answer in a dialogue, and the number of turns that are left out to fit the context.
+
+        Raises:
+            UserError: as prompts.chat does, or the model's dialogues have a format that is not supported.
+        """
+        chat_format = self.model.dialogue_format(self.settings.chat_format)
+        room = prompts.chat_room(self.service.context, max(max_tokens, 1))
+        return await run_in_threadpool(prompts.chat, self.tokenizer, messages, chat_format, room)
 
     def finish(self, fields: Fields, ignored: Sequence[str]) -> None:
         """Refuses the fields of a request that were not read, and counts those that are ignored."""

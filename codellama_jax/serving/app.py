@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.serving import fim, http, llama_cpp, ollama, openai, tabby
+from codellama_jax.serving import chat, fim, http, llama_cpp, ollama, openai, tabby
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.guard import ClientGuard, SiteGuard
 from codellama_jax.serving.http import ApiError
@@ -39,6 +39,7 @@ def application(api: Api) -> Starlette:
 
     routes = [
         *openai.routes(api),
+        *chat.routes(api),
         *fim.routes(api),
         *llama_cpp.routes(api),
         *ollama.routes(api),
@@ -59,9 +60,11 @@ def application(api: Api) -> Starlette:
             )
         )
     middleware.append(Middleware(ClientGuard, settings=api.settings))
-    return Starlette(
+    app = Starlette(
         routes=routes, middleware=middleware, exception_handlers={404: _missing, 405: _missing}, lifespan=lifespan
     )
+    app.router.redirect_slashes = False  # clients that post do not follow redirections
+    return app
 
 
 async def _missing(request: Request, error: Exception) -> Response:

@@ -70,7 +70,7 @@ class Connection(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         except h11.LocalProtocolError:
-            pass  # the answer to an earlier part of the request has begun
+            pass  # an earlier part of the request was answered already
         self.transport.close()
 
     def _limit(self, name: str, waiting: bool) -> None:
@@ -104,6 +104,7 @@ class HttpServer(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # Connection logs invalid requests
         self._service, self._grace = service, settings.shutdown
         self._closing: float | None = None  # since when
         self._started, self._said_ready = time.monotonic(), False

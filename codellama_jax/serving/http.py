@@ -211,7 +211,7 @@ class Fields:
 
     def unknown(self, ignored: Sequence[str] = ()) -> list[str]:
         """The names that were not read and are not ignored."""
-        return [name for name in self._values if name not in self._known and name not in ignored]
+        return [name for name in self._values if name in self and name not in self._known and name not in ignored]
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
         """Refuses fields that were not read.

@@ -96,7 +96,7 @@ class Choice:
     def __init__(self, running: "Running", number: int, prompt: Prompt, sampling: Sampling, texts: TokenTexts):
         self.running, self.number, self.prompt, self.sampling = running, number, prompt, sampling
         self.request: Request | None = None
-        self.stream = TextStream(texts, sampling.stop, prompt.skip)
+        self.stream = TextStream(texts, (*sampling.stop, *prompt.stop), prompt.skip, prompt.strip)
         self.text = ""
         self.read = 0  # tokens of the request that deltas have shown
         self.submitted = time.monotonic()

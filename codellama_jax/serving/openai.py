@@ -80,6 +80,8 @@ async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int)
     api.finish(fields, IGNORED)
     if stream and best_of > n:
         raise ApiError(400, "best_of cannot be streamed: the answers are compared when all have ended", "best_of")
+    if suffix is not None and sampling.prompt_logprobs:
+        raise ApiError(400, "logprobs of the prompt (echo) are not possible with a suffix", "echo")
     prompts = [
         # the log-probabilities of a prompt are those of all its tokens, so none is generated again
         await _prompt(api, text, suffix, healing=not sampling.prompt_logprobs and sampling.max_tokens > 0)

@@ -11,6 +11,7 @@ from codellama_jax.serving.jobs import Running
 
 logger = logging.getLogger(__name__)
 
+_PROBES = ("/livez", "/readyz", "/health", "/metrics")  # asked every few seconds
 CLIENT_GONE = 499  # the status of a request whose client went away before the answer began
 
 
@@ -50,7 +51,8 @@ class RequestLog:
         self._api.metrics.answered(endpoint, status, seconds)
         tokens = "".join(f", {job.prompt_tokens:,} + {job.answer_tokens:,} tokens" for job in jobs)
         path, client = ascii(scope["path"][:100])[1:-1], (scope.get("client") or ("?",))[0]
-        logger.info("%s %s %s %d in %.3f s%s", client, scope["method"], path, status, seconds, tokens)
+        level = logging.DEBUG if endpoint in _PROBES else logging.INFO
+        logger.log(level, "%s %s %s %d in %.3f s%s", client, scope["method"], path, status, seconds, tokens)
         if self._api.settings.log_prompts:
             for choice in (choice for job in jobs for choice in job.choices):
                 logger.info("prompt %s answer %s", *map(ascii, self._texts(choice)))

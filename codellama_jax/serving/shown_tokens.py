@@ -38,10 +38,19 @@ class ShownTokens:
         skip: bytes at the start of the answer that are not part of its text.
         offset: number of characters before the answer.
         crlf: whether line feeds have become CRLF.
+        strip: whether white space at the start is not part of the text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, texts: TokenTexts, skip: bytes = b"", offset: int = 0, crlf: bool = False):
-        self._tokenizer, self._texts, self._skip, self._crlf = tokenizer, texts, skip, crlf
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        texts: TokenTexts,
+        skip: bytes = b"",
+        offset: int = 0,
+        crlf: bool = False,
+        strip: bool = False,
+    ):
+        self._tokenizer, self._texts, self._skip, self._crlf, self._strip = tokenizer, texts, skip, crlf, strip
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._before, self._start, self._shown = offset, 0, 0  # numbers of characters
         self._held: deque[TokenLogprobs] = deque()
@@ -60,8 +69,12 @@ class ShownTokens:
         """The next token of the text."""
         data = self._texts(id)
         skipped = min(len(self._skip), len(data)) if data[: len(self._skip)] == self._skip[: len(data)] else 0
-        self._skip, data = self._skip[skipped:], data[skipped:]
-        text = self._name(id, data) if data or not skipped else ""
+        self._skip, rest = self._skip[skipped:], data[skipped:]
+        if self._strip:
+            rest = rest.lstrip()
+            self._strip = not rest
+        text = self._name(id, rest) if rest or not data else ""
+        data = rest
         alternatives = [(id, self._texts(id), value) for id, value in logprobs.top] if logprobs else []
         top = [(self._name(id, data), data, value) for id, data, value in alternatives]
         token = ShownToken(text, data, self._before + self._start, logprobs.logprob if logprobs else None, top)

@@ -11,8 +11,9 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from codellama_jax.chat import Message
 from tasks.sources import filters
 from tasks.sources.duplicates import Identity
 from tasks.sources.inventory import PlaceInventory
@@ -40,10 +41,6 @@ class Document:
     repository: str = ""
     licence: str = ""
     changed: tuple[str, ...] = ()
-
-
-# role: system, user or assistant; content; and weight, which is 0, for an answer that has no loss
-Message = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

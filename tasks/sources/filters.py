@@ -4,7 +4,7 @@ too_large, not_utf8, binary, blank      any document
 generated, long_line, language          code
 merge_conflict                          texts
 lfs_pointer                             files that git-lfs has not downloaded; of records, if Corpus.on_damage is "skip"
-roles, reserved_tag, no_loss            dialogues (tasks/chat.py)
+roles, reserved_tag, no_loss            dialogues (tasks/dialogues.py)
 roles, tool_use, non_text, refusal, no_content, loss_weight, history, rejected, contradiction
                                         dialogues (dialogue_messages.py and dialogue_shapes.py in tasks/sources/records)
 too_long                                dialogues that do not fit a window (tasks/dialogue_packing.py)

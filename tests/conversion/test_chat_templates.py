@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from random_models import SIZES, Random
 
+from codellama_jax import chat
 from codellama_jax.conversion import exported_files
 from codellama_jax.training import assets
 from codellama_jax.training.lineage import Lineage
-from tasks import chat
 
 TEXTS = [
     "First user query",

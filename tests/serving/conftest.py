@@ -58,7 +58,8 @@ def running_server(model: GenerationModel, engine: Engine, settings: Server) -> 
 def small_model(small_tokenizer: Tokenizer) -> GenerationModel:
     rows = small_tokenizer.rows
     llama = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=64, vocab_size=rows, compute_dtype="float32")
-    return GenerationModel(llama, weights_of(random_params(llama), llama), small_tokenizer, 512, "random")
+    weights = weights_of(random_params(llama), llama)
+    return GenerationModel(llama, weights, small_tokenizer, 512, "random", "small", "inst", dialogues=True)
 
 
 @pytest.fixture(scope="session")

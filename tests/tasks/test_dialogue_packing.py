@@ -9,12 +9,13 @@ import pytest
 from memory_source import global_batches, same_arrays, through_json
 from packing_cases import QUEUES, Files, Fuzz, ListReader, encoder, same_window, windows_of
 
+from codellama_jax.chat import encode_dialogue
 from codellama_jax.config.data import LAST_TURNS, LEAVE_OUT, Chat, Corpus, Filters, Fim, Packing
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks import sources
-from tasks.chat import encode_dialogue, encode_in_window
 from tasks.dialogue_packing import DialoguePacker
+from tasks.dialogues import encode_in_window
 from tasks.encoder import Encoder
 from tasks.loader import DataLoader, LoaderState, StreamInput
 from tasks.packing import PackerState

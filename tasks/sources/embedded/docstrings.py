@@ -5,7 +5,8 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-from tasks.sources.base import Dialogue, Message
+from codellama_jax.chat import Message
+from tasks.sources.base import Dialogue
 from tasks.sources.filters import text_or_none
 from tasks.sources.folder import File
 from tasks.sources.splits import hash_fraction

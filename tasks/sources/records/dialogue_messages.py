@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.sources.base import Message
+from codellama_jax.chat import Message
 from tasks.sources.filters import LeftOut
 from tasks.sources.records.record_file import Damaged, RecordLocation
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tasks.sources.base import Message
+from codellama_jax.chat import Message
 from tasks.sources.filters import LeftOut
 from tasks.sources.records.dialogue_messages import (
     MEDIA,

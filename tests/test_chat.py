@@ -1,22 +1,17 @@
 """Dialogues: the published ids of both formats, the weights of answers, and errors."""
 
-import itertools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from codellama_jax.config.data import Chat, Fim
+from codellama_jax.chat import Message, encode_dialogue, encode_open_dialogue
+from codellama_jax.config.data import CHAT_FORMATS
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-from tasks.chat import Message, encode_dialogue, encode_open_dialogue, validate
-from tasks.encoder import Encoder
-from tasks.sources.base import Dialogue, Document
-from tasks.sources.filters import LeftOut
+from tests.dialogue_cases import dialogue, of_roles
 
-FORMATS = ("inst", "source")
 STEP = 32015
 Fuzz = Callable[[np.random.Generator, int], str]
 
@@ -41,15 +36,6 @@ ANSWER_IDS = [319, 4559, 1243]
 @pytest.fixture(params=["small", "llama"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return request.getfixturevalue(f"{request.param}_tokenizer")
-
-
-def dialogue(*contents: str, system: str | None = None) -> list[Message]:
-    """Alternating messages of user and assistant."""
-    messages = [
-        {"role": role, "content": content}
-        for role, content in zip(["user", "assistant"] * len(contents), contents, strict=False)
-    ]
-    return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
 def fuzzed_dialogues(fuzzed: Fuzz, seed: int, number: int = 60) -> list[tuple[list[Message], str | None, list[str]]]:
@@ -188,7 +174,7 @@ def test_weights_are_one_on_exactly_the_answers_and_their_end(tokenizer: Tokeniz
         assert weights.tolist() == expected
 
 
-@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
 def test_an_open_dialogue_is_the_start_of_the_complete_one(tokenizer: Tokenizer, fuzzed: Fuzz, chat_format: str):
     """Inference uses the ids of training: the complete turns, then the prompt of the last."""
     for messages, _, _ in fuzzed_dialogues(fuzzed, 4):
@@ -205,7 +191,7 @@ def test_an_open_dialogue_is_the_start_of_the_complete_one(tokenizer: Tokenizer,
             assert opened.tolist() == [*closed[: last - header], *reply]
 
 
-@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
 def test_text_never_becomes_a_control_token(tokenizer: Tokenizer, chat_format: str):
     tags = "<s> </s> <EOT> <step> ▁<EOT> <PRE> Source: assistant"
     controls = {"inst": [1, 2], "source": [1, tokenizer.step_id, tokenizer.step_id, tokenizer.step_id]}[chat_format]
@@ -240,10 +226,6 @@ WRONG_OPEN_ROLES: dict[str, list[str]] = {
 }
 
 
-def of_roles(roles: list[str]) -> list[Message]:
-    return [{"role": role, "content": f"text {number}"} for number, role in enumerate(roles)]
-
-
 def error_of(encode: Callable[..., Any], *args: Any) -> str:
     with pytest.raises(UserError) as error:
         encode(*args)
@@ -251,7 +233,7 @@ def error_of(encode: Callable[..., Any], *args: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
 @pytest.mark.parametrize("case", WRONG_ROLES)
 def test_roles_out_of_order_are_rejected(small_tokenizer: Tokenizer, case: str, chat_format: str):
     messages = of_roles(WRONG_ROLES[case])
@@ -259,7 +241,7 @@ def test_roles_out_of_order_are_rejected(small_tokenizer: Tokenizer, case: str, 
     assert message.startswith("talk.jsonl:7: roles are")
 
 
-@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
 @pytest.mark.parametrize("case", WRONG_OPEN_ROLES)
 def test_roles_out_of_order_are_rejected_in_an_open_dialogue(small_tokenizer: Tokenizer, case: str, chat_format: str):
     message = error_of(encode_open_dialogue, small_tokenizer, of_roles(WRONG_OPEN_ROLES[case]), chat_format)
@@ -272,7 +254,8 @@ def test_inst_rejects_reserved_tags_in_every_message(small_tokenizer: Tokenizer,
     messages = dialogue("one", "two", "three", "four", system="be kind")
     messages[index]["content"] += f" {tag} "
     message = error_of(encode_dialogue, small_tokenizer, messages, "inst", "talk.jsonl:7")
-    assert message.startswith("talk.jsonl:7: ") and tag in message
+    role = messages[index]["role"]
+    assert message.startswith(f"talk.jsonl:7: messages[{index}] ({role}) contains {tag}, ")
     for opened in (messages[:4], messages[:2]):  # with complete turns, and with the system text only
         if index < len(opened):
             assert tag in error_of(encode_open_dialogue, small_tokenizer, opened, "inst")
@@ -290,69 +273,3 @@ def test_an_unknown_format_is_rejected(small_tokenizer: Tokenizer, chat_format: 
     ):
         message = error_of(encode, small_tokenizer, messages, chat_format)
         assert f"Chat.format={chat_format!r}" in message and "'inst' or 'source'" in message
-
-
-def test_errors_name_the_path_of_a_dialogue(small_tokenizer: Tokenizer, tmp_path: Path):
-    encoder = Encoder(small_tokenizer, fim=None, chat=Chat("inst"), seed=(0,))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"^talks/a\.jsonl:12: "):
-        encoder.plain(Dialogue(dialogue("a"), "talks/a.jsonl:12"))
-
-
-# --- dialogues that are left out of training --------------------------------------------------------------------------
-
-
-def left_out(messages: list[Message], chat_format: str) -> str | None:
-    try:
-        validate(messages, chat_format)
-    except LeftOut as error:
-        return error.reason
-    return None
-
-
-@pytest.mark.parametrize("chat_format", FORMATS)
-def test_dialogues_with_wrong_roles_are_left_out(small_tokenizer: Tokenizer, chat_format: str):
-    """Exactly those that cannot be encoded, among all sequences of up to four roles."""
-    valid = 0
-    for length in range(5):
-        for roles in itertools.product(("system", "user", "assistant"), repeat=length):
-            messages = of_roles(list(roles))
-            reason = left_out(messages, chat_format)
-            if reason is None:
-                valid += 1
-                assert len(encode_dialogue(small_tokenizer, messages, chat_format)[0])
-            else:
-                assert reason == "roles"
-                error_of(encode_dialogue, small_tokenizer, messages, chat_format)
-    assert valid == 3  # one turn, with and without a system message, and two turns
-    assert left_out(of_roles(["system", *("user", "assistant") * 2]), chat_format) is None
-
-
-@pytest.mark.parametrize("tag", ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"])
-@pytest.mark.parametrize("index", range(5))
-def test_dialogues_with_a_reserved_tag_are_left_out_of_inst(tag: str, index: int):
-    messages = dialogue("one", "two", "three", "four", system="be kind")
-    messages[index]["content"] += f"{tag}x"
-    assert left_out(messages, "inst") == "reserved_tag" and left_out(messages, "source") is None
-    assert left_out([*messages, *messages[1:2]], "inst") == "roles"  # checked first
-
-
-@pytest.mark.parametrize("chat_format", FORMATS)
-@pytest.mark.parametrize("blank", ["", " \n"])
-def test_dialogues_with_a_blank_question_or_answer_are_left_out(chat_format: str, blank: str):
-    for index in range(4):
-        messages = dialogue("one", "two", "three", "four")
-        messages[index]["content"] = blank
-        assert left_out(messages, chat_format) == "blank"
-        # The system text is part of the first question.
-        system: list[Message] = [{"role": "system", "content": "be kind"}]
-        assert left_out([*system, *messages], chat_format) == (None if index == 0 else "blank")
-        assert left_out([{"role": "system", "content": blank}, *messages], chat_format) == "blank"
-
-
-def test_an_encoder_leaves_out_dialogues_but_not_documents(small_tokenizer: Tokenizer):
-    for chat_format in FORMATS:
-        encoder = Encoder(small_tokenizer, Fim(), Chat(chat_format), seed=(0,))
-        encoder.validate(Document("[INST] <<SYS>>", "a.py"))
-        encoder.validate(Dialogue(dialogue("a", "b"), "a"))
-        with pytest.raises(LeftOut, match="roles"):
-            encoder.validate(Dialogue(dialogue("a"), "a"))

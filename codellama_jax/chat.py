@@ -3,15 +3,16 @@
 7B, 13B and 34B use "inst", 70B uses "source". The loss on answers only is taken from Llama 2 (assumption).
 """
 
-import bisect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
-from tasks.sources.base import Message
-from tasks.sources.filters import LeftOut
+
+# role: system, user or assistant; content; and weight, which is 0, for an answer that has no loss
+Message = dict[str, Any]
 
 INST, END_INST = "[INST]", "[/INST]"
 SYS, END_SYS = "<<SYS>>\n", "\n<</SYS>>\n\n"
@@ -52,76 +53,11 @@ def encode_open_dialogue(
     return ids
 
 
-def encode_in_window(
-    tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    chat_format: str,
-    length: int,
-    last_turns: bool,
-    where: str = "dialogue",
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Encodes a dialogue for a window of `length` tokens.
-
-    Args:
-        last_turns: a dialogue that is longer keeps as many of its last turns, a question and its answer each, as fit
-            together with the system message. If none does, it keeps the last turns that fit without that message.
-        where: names the dialogue in error messages.
-
-    Returns:
-        ids and weights as encode_dialogue returns them, and whether the dialogue was shortened.
-
-    Raises:
-        LeftOut: "too_long": it does not fit; "no_loss": no answer of the turns that fit has a loss.
-        UserError: as in encode_dialogue.
-    """
-    ids, weights = encode_dialogue(tokenizer, messages, chat_format, where)
-    if len(ids) <= length:
-        return ids, weights, False
-    system = list(messages[:1]) if messages[0]["role"] == "system" else []
-    rest = messages[len(system) :]
-    turns = len(rest) // 2
-
-    def encoded(count: int, system: list[Message]) -> tuple[np.ndarray, np.ndarray]:
-        return encode_dialogue(tokenizer, [*system, *rest[len(rest) - 2 * count :]], chat_format, where)
-
-    for kept in (system, []) if system else ([],):
-        if not last_turns:
-            break
-        if not kept and not rest[0]["content"].strip():
-            turns -= 1  # its question was the system message
-        count = bisect.bisect_right(range(1, turns + 1), length, key=lambda count: len(encoded(count, kept)[0]))
-        if count:
-            ids, weights = encoded(count, kept)
-            if not weights.any():
-                raise LeftOut("no_loss")
-            return ids, weights, True
-    raise LeftOut("too_long")
-
-
-def validate(messages: Sequence[Message], chat_format: str) -> None:
-    """Raises LeftOut for a dialogue that is not a training example.
-
-    The reasons are "roles" (their order), "reserved_tag" (a message contains one), "blank" (an answer is blank, or a
-    question, unless it is the first and there is a system text) and "no_loss" (no answer has a loss).
-    """
-    if _wrong_roles(messages, "assistant"):
-        raise LeftOut("roles")
-    answers = [message for message in messages if message["role"] == "assistant"]
-    # The system text is part of the first question.
-    start = 2 if messages[0]["role"] == "system" and messages[0]["content"].strip() else 0
-    if not all(message["content"].strip() for message in messages[start:] if message["role"] != "system"):
-        raise LeftOut("blank")
-    if not any(map(_weight, answers)):
-        raise LeftOut("no_loss")
-    if chat_format == "inst" and any(_tag(message["content"]) for message in messages):
-        raise LeftOut("reserved_tag")
-
-
 def _encoded(
     tokenizer: Tokenizer, messages: Sequence[Message], chat_format: str, where: str, last: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and weights of a dialogue that must end with the role `last`."""
-    if problem := _wrong_roles(messages, last):
+    if problem := wrong_roles(messages, last):
         raise UserError(f"{where}: {problem}")
     if chat_format == "inst":
         ids, weights = _inst(tokenizer, messages, where)
@@ -132,8 +68,8 @@ def _encoded(
     return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
 
 
-def _wrong_roles(messages: Sequence[Message], last: str) -> str:
-    """A message if the roles are in a wrong order, otherwise ""."""
+def wrong_roles(messages: Sequence[Message], last: str) -> str:
+    """An error message if the roles are in a wrong order or the last one is not `last`, otherwise ""."""
     roles = [message["role"] for message in messages]
     rest = roles[1:] if roles[:1] == ["system"] else roles
     if rest == [("user", "assistant")[index % 2] for index in range(len(rest))] and rest[-1:] == [last]:
@@ -144,13 +80,13 @@ def _wrong_roles(messages: Sequence[Message], last: str) -> str:
     )
 
 
-def _weight(message: Message) -> float:
-    """The weight of a message's ids as targets."""
+def loss_weight(message: Message) -> float:
+    """The weight of a message's ids as targets: 1, or the weight that an answer states; 0 for other roles."""
     return float(message.get("weight", 1)) if message["role"] == "assistant" else 0.0
 
 
-def _tag(text: str) -> str | None:
-    """The first of the reserved tags that a text contains; None if it contains none."""
+def reserved_tag(text: str) -> str | None:
+    """The first of the tags that the format "inst" reserves in a text; None if it contains none."""
     return next((tag for tag in RESERVED if tag in text), None)
 
 
@@ -160,10 +96,11 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
     The system text precedes the first user message. A last turn without an answer ends with [/INST].
     """
     contents = [message["content"] for message in messages]
-    loss = [_weight(message) for message in messages if message["role"] == "assistant"]
-    for text in contents:
-        if tag := _tag(text):
-            raise UserError(f"{where}: a message contains the reserved tag {tag}; remove it or the dialogue")
+    loss = [loss_weight(message) for message in messages if message["role"] == "assistant"]
+    for index, message in enumerate(messages):
+        if tag := reserved_tag(message["content"]):
+            name = f"messages[{index}] ({message['role']})"
+            raise UserError(f"{where}: {name} contains {tag}, a tag that the format 'inst' reserves; remove the tag")
     system = contents.pop(0) if messages[0]["role"] == "system" else None
     ids: list[int] = []
     weights: list[float] = []
@@ -186,14 +123,16 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
 def _source(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tuple[list[int], list[float]]:
     """Encodes BOS, then each message as " Source: role" "\\n\\n content" <step>."""
     if tokenizer.step_id is None:
-        raise UserError(f"{where}: Chat.format='source' needs the id <step>: bind Tokenizer.infilling=True")
+        raise UserError(
+            f"{where}: Chat.format='source' needs <step>, the last infilling row: bind Tokenizer.infilling=True"
+        )
     ids: list[int] = [tokenizer.bos_id]
     weights: list[float] = [0.0]
     for message in messages:
         header = _header(tokenizer, message["role"])
         content = [*tokenizer.encode_continuation("\n\n " + message["content"].strip()), tokenizer.step_id]
         ids += [int(token) for token in (*header, *content)]
-        weights += [0.0] * len(header) + [_weight(message)] * len(content)
+        weights += [0.0] * len(header) + [loss_weight(message)] * len(content)
     return ids, weights
 
 
