@@ -259,7 +259,8 @@ def main() -> None:
             print(f"without HTTP {speeds}", flush=True)
         pages = asyncio.run(cancelled(server, options.cancelled))
         memory = server.memory()
-    text = "\n".join(report(options, starts, rounds, pages, memory, time.monotonic() - started)) + "\n"
+    lines = report(options, starts, rounds, pages, memory, time.monotonic() - started)
+    text = "\n".join(lines).rstrip() + "\n"
     print(text)
     if options.out:
         options.out.write_text(text)
@@ -330,8 +331,9 @@ def report(
     yield from paragraph(
         f"{sum(len(each.figures.first) for each in good):,} requests, and"
         f" {sum(len(each.figures.first) for each in bad):,} beside {sum(each.bad for each in bad):,} connections of bad"
-        " clients (two each of those that die in an answer, read a byte every 50 ms, and send garbage). Without bad"
-        f" clients the server used {shares[0]:.0f}% of a core and the clients {shares[1]:.0f}%. A part of an"
+        " clients (two each of those that die in an answer, read a byte every 50 ms, and send garbage). The requests of"
+        " the first two kinds take slots until they go away, and are not counted in the tokens. Without bad clients"
+        f" the server used {shares[0]:.0f}% of a core and the clients {shares[1]:.0f}%. A part of an"
         " answer has up to four tokens. The first token includes waiting for a slot."
     )
     yield from paragraph(
