@@ -34,8 +34,8 @@ prompt, are compiled with the largest cache with which they fit. **Nothing here 
 memory, products and bytes between chips, not the latency of communication, which matters at small batches.
 
 "Moved" is the largest ratio, over all batches and contexts of the second table, of the bytes that a step of decoding
-moves to those of weights and live cache, and where it is. On v5p the compiler keeps the activations of 256 requests in
-main memory; the on-chip memory of v5e and v6e is larger. To reproduce a row:
+moves to those of weights and live cache, and where it is. On v5p the compiler keeps most activations of 256 requests in
+main memory, on v5e and v6e on the chip. To reproduce a row:
 
     python -m codellama_jax.plan --serve --gin_file=gin/models/SIZE.gin --topology=SLICE [--cache_dtype=int8]
 
