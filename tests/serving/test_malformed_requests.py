@@ -80,7 +80,6 @@ LINES += [
     "x" * 200_000,
 ]
 PATHS = [
-    "/",
     "//",
     "/v1",
     "/v1/completions/",
