@@ -14,6 +14,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.generation import int8_cache, shards
 from codellama_jax.generation.kv_cache import SCRATCH
 from codellama_jax.kernels import paged_attention as kernel
+from codellama_jax.kernels import row_products
 from codellama_jax.kernels.paged_attention import Pages
 from codellama_jax.model import rope
 from codellama_jax.model.llama import rms_norm
@@ -38,7 +39,7 @@ def weights_of(read: Callable[[str, int | None], Any], llama: Llama, mesh: Mesh 
     """
     dtype, parts, place = jnp.dtype(llama.compute_dtype), shards.parts(mesh), shards.placement(mesh)
 
-    def layer(index: int) -> dict[str, jax.Array]:
+    def layer(index: int) -> dict[str, Any]:
         qkv = [read(name, index).reshape(llama.dim, -1) for name in ("wq", "wk", "wv")]
         return {
             "attention_norm": place("attention_norm", read("attention_norm", index), jnp.float32),
@@ -198,8 +199,7 @@ def paged_attention(
     return out.astype(q_SCHK.dtype)
 
 
-def _product(x: jax.Array, weight: jax.Array, dtype: Any = None) -> jax.Array:
+def _product(x: jax.Array, weight: row_products.Matrix, dtype: Any = None) -> jax.Array:
     """x times a matrix, accumulated in float32."""
-    rows = x.reshape(-1, x.shape[-1])
-    out = jnp.einsum("td,df->tf", rows, weight, preferred_element_type=jnp.float32)
+    out = row_products.product(x.reshape(-1, x.shape[-1]), weight)
     return out.astype(dtype or x.dtype).reshape(*x.shape[:-1], -1)

@@ -19,6 +19,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.generation import calibration, decode, forward, rows, shards
 from codellama_jax.generation.decode import Generated
 from codellama_jax.generation.logprobs import Logprobs
+from codellama_jax.kernels import row_products
 
 _VERIFY_COST = 2.0  # of a verification, in steps of decoding, before warm_up has measured it
 
@@ -78,7 +79,7 @@ class Programs:
             self.compilations += 1
             return function(*arguments)
 
-        return jax.jit(counted, donate_argnums=donated)
+        return jax.jit(counted, donate_argnums=donated, compiler_options=row_products.compiler_options())
 
     def warm_up(self) -> None:
         """Compiles every program, by running it without effect, and measures the costs of verifications."""

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from codellama_jax.config import training
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.kernels import paged_attention
+from codellama_jax.kernels import paged_attention, row_products
 from codellama_jax.sharding import make_mesh, spec
 
 # The dims of the weights of forward.weights_of. "heads" stands for all columns of a joined projection.
@@ -99,10 +99,18 @@ def join(matrices: Sequence[Any], count: int) -> Any:
     return library.concatenate([x.reshape(rows, count, -1) for x in matrices], axis=2).reshape(rows, -1)
 
 
-def placement(mesh: Mesh | None) -> Callable[[str, Any, Any], jax.Array]:
-    """A function (name of a weight, array, dtype) -> the array on the devices of the mesh, cut by DIMS."""
+def placement(mesh: Mesh | None) -> Callable[[str, Any, Any], Any]:
+    """A function (name of a weight, array, dtype) -> the array on the devices of the mesh, cut by DIMS.
+
+    Without a mesh, matrices have the form for row_products.product.
+    """
     if mesh is None:
-        return lambda name, x, dtype: jnp.asarray(x, dtype)
+
+        def place_here(name: str, x: Any, dtype: Any) -> Any:
+            array = jnp.asarray(x, dtype)
+            return row_products.matrix(array) if DIMS[name][0] in ("dim", "heads", "ffn") else array
+
+        return place_here
 
     def place(name: str, x: Any, dtype: Any) -> jax.Array:
         sharding = NamedSharding(mesh, spec(DIMS[name]))

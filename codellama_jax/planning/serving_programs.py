@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
@@ -38,7 +38,7 @@ def lower(llama: Llama, devices: list[Any], program: ServingProgram) -> tuple[An
         sharding = NamedSharding(mesh, cut)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    weights = jax.eval_shape(functools.partial(_weights, llama, dtype == "int8"))
+    weights = jax.eval_shape(functools.partial(_weights, llama, mesh, dtype == "int8"))
     weights = jax.tree_util.tree_map_with_path(lambda path, x: placed(x, spec(shards.DIMS[path[-1].key])), weights)
     pages, replicated = program.cache_tokens // program.page, PartitionSpec()
     cache = placed(jax.eval_shape(lambda: forward.new_cache(llama, pages, program.page, dtype, groups)), shards.CACHE)
@@ -84,13 +84,13 @@ def device_bytes(tree: Any) -> int:
     return sum(width * math.prod(shape) for shape, width in shards_)
 
 
-def _weights(llama: Llama, int8_cache: bool) -> forward.Weights:
+def _weights(llama: Llama, mesh: Mesh, int8_cache: bool) -> forward.Weights:
     """The weights of a model; only their shapes are used."""
     d, f, v = llama.dim, llama.ffn_dim, llama.vocab_size
     queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
     shapes: dict[str, tuple[int, ...]] = {"wq": (d, queries), "wk": (d, keys), "wv": (d, keys), "wo": (queries, d)}
     shapes |= {"w1": (d, f), "w3": (d, f), "w2": (f, d), "embedding": (v, d), "head": (d, v)}
-    weights = forward.weights_of(lambda name, layer: jnp.zeros(shapes.get(name, (d,))), llama)
+    weights = forward.weights_of(lambda name, layer: jnp.zeros(shapes.get(name, (d,))), llama, mesh)
     if int8_cache:
         scale = jnp.zeros((1, 1, 2 * llama.kv_heads, llama.head_dim))
         weights["layers"] = [layer | {"kv_scale": scale} for layer in weights["layers"]]
