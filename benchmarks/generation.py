@@ -3,7 +3,8 @@
     PYTHONPATH=.venv/oracles python benchmarks/generation.py --tokenizer=tokenizer.model --llama_cpp_python=PYTHON
         [--rounds=7] [--out=FILE.md]
 
-PYTHON is an interpreter of an environment with xllamacpp and gguf (python -m venv ENV; ENV/bin/pip install xllamacpp gguf).
+PYTHON is an interpreter of an environment with xllamacpp and gguf (python -m venv ENV; ENV/bin/pip install xllamacpp
+gguf).
 The models have the shapes of stories15M and stories110M, and random float32 weights, which all programs read from one
 safetensors file. Each program is a process of its own that works only when it is asked; a round asks each program for
 each figure. Ratios are of the same round, and their medians are reported.

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from codellama_jax.config import gin_files
 from codellama_jax.config.data import CHAT_FORMATS
-from codellama_jax.config.generation import Sampling, Serving
+from codellama_jax.config.generation import DRAFT_TOKENS, Sampling, Serving
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError, first_line
 from codellama_jax.runtime import cache, cli, console, filesystem
 
@@ -171,7 +171,7 @@ class _Session:
                 self._context,
                 f"{model.context:,}",
             )
-        serving = Serving(slots=1, context=self._context, cache_dtype=options.cache_dtype)
+        serving = Serving(slots=1, context=self._context, cache_dtype=options.cache_dtype, draft_tokens=DRAFT_TOKENS)
         self._engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
 
     def complete(self, text: str) -> None:

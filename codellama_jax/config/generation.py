@@ -95,6 +95,10 @@ def _shown(value: Any) -> str:
         return "..."
 
 
+# Serving.draft_tokens of the commands: an edited file gives 7.5 tokens a pass (benchmarks/prompt_lookup.md).
+DRAFT_TOKENS = 8
+
+
 @dataclasses.dataclass(frozen=True)
 class Serving:
     """The sizes of an engine. Except for cache_dtype, they do not change what it generates.
