@@ -135,9 +135,9 @@ def test_the_log_has_a_line_without_content_for_each_request(make_server, caplog
 
 
 def test_a_refusal_has_the_form_of_the_protocol(make_server):
-    server = make_server(Server(api_keys=("secret",)))
+    server = make_server(Server(api_keys=(KEY,)))
     assert isinstance(httpx.post(server.url + "/api/chat").json()["error"], str)
     assert httpx.post(server.url + "/v1/fim/completions").json()["object"] == "error"
     assert httpx.post(server.url + "/infill").json()["error"]["type"] == "authentication_error"
-    missing = httpx.get(server.url + "/api/nothing", headers={"Authorization": "Bearer secret"})
+    missing = httpx.get(server.url + "/api/nothing", headers={"Authorization": f"Bearer {KEY}"})
     assert missing.status_code == 404 and "no such path" in missing.json()["error"]
