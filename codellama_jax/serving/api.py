@@ -81,6 +81,10 @@ class Api:
         except UserError as error:
             raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
 
+    def is_marked(self, text: str | list[int]) -> bool:
+        """Whether a prompt is a raw text with infilling markers."""
+        return isinstance(text, str) and self.sentinels.split(text) is not None
+
     async def infill(self, prefix: str, suffix: str) -> Prompt:
         """The prompt of a hole between two texts.
 
@@ -97,15 +101,17 @@ class Api:
             lambda: prompts.infill(self.tokenizer, self.texts, prefix, suffix, order), prefix, suffix
         )
 
-    async def chat(self, messages: Sequence[Message], max_tokens: int) -> tuple[Prompt, int]:
+    async def chat(self, messages: Sequence[Message], max_tokens: int, where: str = "messages") -> tuple[Prompt, int]:
         """The prompt of the next answer in a dialogue, and the number of turns that are left out to fit the context.
+
+        `where` is the name of the dialogue in errors.
 
         Raises:
             UserError: as prompts.chat does, or the model's dialogues have a format that is not supported.
         """
         chat_format = self.model.dialogue_format(self.settings.chat_format)
         room = prompts.chat_room(self.service.context, max(max_tokens, 1))
-        return await run_in_threadpool(prompts.chat, self.tokenizer, messages, chat_format, room)
+        return await run_in_threadpool(prompts.chat, self.tokenizer, messages, chat_format, room, where)
 
     def finish(self, fields: Fields, ignored: Sequence[str]) -> None:
         """Refuses the fields of a request that were not read, and counts those that are ignored."""

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.serving import chat, fim, http, llama_cpp, ollama, openai, page, tabby
+from codellama_jax.serving import chat, error_forms, fim, http, llama_cpp, ollama, openai, page, tabby
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.guard import ClientGuard, SiteGuard
 from codellama_jax.serving.http import ApiError
@@ -73,4 +73,4 @@ async def _missing(request: Request, error: Exception) -> Response:
     headers = getattr(error, "headers", None) or {}
     reason = f"only {headers['Allow']} is possible" if "Allow" in headers else "there is no such path"
     problem = ApiError(status, f"{request.method} {request.scope['path'][:200]}: {reason}")
-    return http.json_response(http.error_form(problem), status, dict(headers))
+    return http.json_response(error_forms.of_path(request.scope["path"])(problem), status, dict(headers))

@@ -1,6 +1,8 @@
 """OpenAI's dialogues: /v1/chat/completions."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -69,24 +71,23 @@ async def _complete(api: Api, request: Request, fields: Fields) -> Response:
 
 
 def messages(value: Any) -> list[Message]:
-    """The field `messages`: texts with their roles. Neighbours with one role become one message, as two paragraphs.
+    """The field `messages`: texts with their roles; see `joined`.
 
     Raises:
         ApiError: something else.
     """
     if not isinstance(value, list) or not value:
         raise ApiError(400, "messages must be a list of objects with role and content", "messages")
-    read: list[Message] = []
-    for index, message in enumerate(value):
-        role, content = _message(message, f"messages[{index}]")
-        if read and read[-1]["role"] == role:
-            read[-1]["content"] += "\n\n" + content
-        else:
-            read.append({"role": role, "content": content})
-    return read
+    return joined([_message(message, f"messages[{index}]") for index, message in enumerate(value)])
 
 
-def _message(message: Any, where: str) -> tuple[str, str]:
+def joined(messages: Sequence[Message]) -> list[Message]:
+    """Messages whose roles alternate: neighbours with one role become one message, as two paragraphs."""
+    groups = itertools.groupby(messages, key=lambda message: message["role"])
+    return [{"role": role, "content": "\n\n".join(one["content"] for one in group)} for role, group in groups]
+
+
+def _message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
         raise ApiError(400, f"{where} must be an object with role and content", "messages")
     role = message.get("role")
@@ -101,7 +102,7 @@ def _message(message: Any, where: str) -> tuple[str, str]:
         content = "".join(_part(part, where) for part in content)
     if not isinstance(content, str):
         raise ApiError(400, f"{where}.content must be a string, or a list of text parts", "messages")
-    return role, content
+    return {"role": role, "content": content}
 
 
 def _part(part: Any, where: str) -> str:

@@ -6,24 +6,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.serving import http, sampling_fields
+from codellama_jax.serving import error_forms, http, sampling_fields
 from codellama_jax.serving.answers import Answers
 from codellama_jax.serving.api import Api
-from codellama_jax.serving.http import ApiError
 from codellama_jax.serving.jobs import Choice, Delta, Job
 from codellama_jax.serving.openai import IGNORED, stream_options
 
 MAX_TOKENS = 256  # of an answer, if the request has no limit
 
 
-def error(problem: ApiError) -> dict[str, Any]:
-    kind = "invalid_request_error" if problem.status < 500 else "server_error"
-    fields = {"param": problem.parameter, "code": str(problem.status)}
-    return {"object": "error", "message": problem.message, "type": kind, **fields}
-
-
 def routes(api: Api) -> list[Route]:
-    @http.endpoint(error)
+    @http.endpoint(error_forms.mistral)
     async def complete(request: Request) -> Response:
         fields = await http.fields(request)
         prefix, suffix = fields.text("prompt"), fields.text("suffix", "")
@@ -42,7 +35,7 @@ class Messages(Answers):
     """Answers of /v1/fim/completions: messages of an assistant."""
 
     prefix, kind, part_kind = "fim", "chat.completion", "chat.completion.chunk"
-    error_form = staticmethod(error)
+    error_form = staticmethod(error_forms.mistral)
     usage_beside_text = True
 
     def whole(self, choice: Choice, delta: Delta) -> dict[str, Any]:

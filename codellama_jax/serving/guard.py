@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_jax.config.serving import Server
-from codellama_jax.serving import http
+from codellama_jax.serving import error_forms, http
 from codellama_jax.serving.http import ApiError
 
 OPEN_PATHS = ("/", "/health", "/livez", "/readyz")  # need no key: they say nothing but whether it works
@@ -39,7 +39,7 @@ class SiteGuard:
                 scope = {**scope, "path": absolute[2] or "/"}
             problem = self._problem(hosts, headers.getlist("origin"))
             if problem is not None:
-                await http.json_response(http.error_form(problem), problem.status)(scope, receive, send)
+                await http.error_response(problem, error_forms.of_path(scope["path"]))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -83,7 +83,7 @@ class ClientGuard:
             return
         problem = self._problem(scope["path"], Headers(scope=scope))
         if problem is not None:
-            await http.error_response(problem, http.error_form)(scope, receive, send)
+            await http.error_response(problem, error_forms.of_path(scope["path"]))(scope, receive, send)
             return
         self._running += 1
         try:

@@ -7,6 +7,7 @@ import difflib
 import functools
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -152,6 +153,7 @@ class Fields:
     def __init__(self, values: dict[str, Any], where: str):
         self._values, self._where = values, where
         self._known: set[str] = set()
+        self._refused: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return self._values.get(name) is not None
@@ -181,6 +183,8 @@ class Fields:
         value = self.raw(name, default)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ApiError(400, f"{name} must be a number, not {_kind(value)}", name)
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ApiError(400, f"{name} is larger than any floating-point number", name)
         return self._within(name, value, low, high)
 
     def boolean(self, name: str, default: bool) -> bool:
@@ -208,6 +212,7 @@ class Fields:
         if name in self and self.raw(name) not in accepted:
             raise ApiError(400, f"{name} is not supported: {reason}", name)
         self._known.add(name)
+        self._refused.add(name)
 
     def unknown(self, ignored: Sequence[str] = ()) -> list[str]:
         """The names that were not read and are not ignored."""
@@ -221,13 +226,14 @@ class Fields:
         """
         for name in self.unknown(ignored):
             close = difflib.get_close_matches(name, [*self._known, *ignored], 1)
-            hint = f": did you mean {close[0]}?" if close else f"; {self._where} has {', '.join(sorted(self._known))}"
+            names = ", ".join(sorted(self._known - self._refused))
+            hint = f": did you mean {close[0]}?" if close else f"; {self._where} has {names}"
             raise ApiError(400, f"unknown field {name[:100]!r}{hint}", name[:100])
 
     def _within(self, name: str, value: Any, low: float | None, high: float | None) -> Any:
         if value is not None and not ((low is None or value >= low) and (high is None or value <= high)):
             limits = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
-            raise ApiError(400, f"{name}={value} must be {' and '.join(filter(None, limits))}", name)
+            raise ApiError(400, f"{name}={str(value)[:40]} must be {' and '.join(filter(None, limits))}", name)
         return value
 
 

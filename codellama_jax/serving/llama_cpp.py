@@ -14,7 +14,7 @@ from starlette.routing import Route
 from codellama_jax.config.generation import MOST_LOGPROBS, Sampling
 from codellama_jax.generation.fitting import Fitted
 from codellama_jax.generation.prompts import Prompt
-from codellama_jax.serving import http, lenient_fields, raw_prompts
+from codellama_jax.serving import error_forms, http, lenient_fields, raw_prompts, sampling_fields
 from codellama_jax.serving import llama_cpp_answers as answers
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError, Fields
@@ -43,7 +43,11 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "json_schema": ({},),
 }
 
+# The samplers of llama.cpp that have no setting here, or one that is refused unless it switches them off.
+_NO_EFFECT = ("dry", "typical_p", "typ_p", "top_n_sigma", "xtc", "penalties", "adaptive_p")
+_SAMPLERS = ("top_k", "top_p", "min_p", "temperature", "infill", *_NO_EFFECT)
 _LETTERS = {"k": "top_k", "p": "top_p", "m": "min_p", "t": "temperature", "i": "infill", "e": "penalties"}
+_LETTERS |= {"d": "dry", "y": "typical_p", "s": "top_n_sigma", "x": "xtc", "a": "adaptive_p"}
 # The sampler "infill" keeps the few tokens that are likely. At a likelihood of 0.4, it keeps those above half of it.
 _INFILL_MIN_P = 0.5
 _RANDOM_SEEDS = (-1, 2**32 - 1)
@@ -51,7 +55,7 @@ _INFILL_TOKENS = 128  # what llama.vim asks for. llama.cpp's own default is no l
 
 
 def routes(api: Api) -> list[Route]:
-    @http.endpoint(answers.error)
+    @http.endpoint(error_forms.llama_cpp)
     async def infill(request: Request) -> Response:
         if not api.tokenizer.infilling:
             raise ApiError(501, "Infill is not supported by this model: prefix token is missing. " + _WITHOUT_INFILLING)
@@ -66,7 +70,7 @@ def routes(api: Api) -> list[Route]:
         fitted = await raw_prompts.hole(api, prefix + prompt, suffix, tokens, snippets)
         return await _answer(api, request, [fitted], read, many=read.n > 1)
 
-    @http.endpoint(answers.error)
+    @http.endpoint(error_forms.llama_cpp)
     async def completion(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
         given = fields.raw("prompt")
@@ -81,7 +85,7 @@ def routes(api: Api) -> list[Route]:
         ]
         return await _answer(api, request, fitted, read, many=several or read.n > 1)
 
-    @http.endpoint(answers.error)
+    @http.endpoint(error_forms.llama_cpp)
     async def tokenize(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
         text, special = fields.text("content"), fields.boolean("add_special", False)
@@ -91,23 +95,25 @@ def routes(api: Api) -> list[Route]:
         ids = [api.tokenizer.bos_id, *ids] if special else ids
         return http.json_response({"tokens": [_piece(api, id) for id in ids] if pieces else ids})
 
-    @http.endpoint(answers.error)
+    @http.endpoint(error_forms.llama_cpp)
     async def detokenize(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
         ids = _ids(fields.raw("tokens"), "tokens")
         fields.finish(("model",))
+        if any(id >= api.tokenizer.rows for id in ids):
+            raise ApiError(400, f"tokens has ids outside 0 to {api.tokenizer.rows - 1}", "tokens")
         return http.json_response({"content": api.tokenizer.decode_continuation(ids)})
 
-    @http.endpoint(answers.error)
+    @http.endpoint(error_forms.llama_cpp)
     async def props(request: Request) -> Response:
         return http.json_response(_props(api))
 
-    @http.endpoint(answers.error)
+    @http.endpoint(error_forms.llama_cpp)
     async def health(request: Request) -> Response:
         _check_ready(api)
         return http.json_response({"status": "ok"})
 
-    @http.endpoint(answers.error)
+    @http.endpoint(error_forms.llama_cpp)
     async def slots(request: Request) -> Response:
         total, active = api.service.engine.serving.slots, api.service.active
         if request.query_params.get("fail_on_no_slot") and active >= total:
@@ -157,9 +163,9 @@ class _Settings:
         filters = {
             "temperature": max(0.0, fields.number("temperature", 0.8)),
             "top_k": max(0, fields.integer("top_k", 40)),
-            "top_p": min(1.0, fields.number("top_p", 0.95, 0)),
+            "top_p": min(1.0, max(fields.number("top_p", 0.95, 0), 1e-6)),
             "min_p": fields.number("min_p", 0.05, 0, 1),
-            "repetition_penalty": fields.number("repeat_penalty", 1.0),
+            "repetition_penalty": fields.number("repeat_penalty", 1.0, 0.01, 100),
         }
         self.sampling = Sampling(
             max_tokens=predict if predict >= 0 else api.service.context,
@@ -167,7 +173,7 @@ class _Settings:
             frequency_penalty=fields.number("frequency_penalty", 0.0),
             logprobs=fields.integer("n_probs", 0, 0, MOST_LOGPROBS) or None,
             seed=secrets.randbits(32) if seed in _RANDOM_SEEDS else seed,
-            stop=tuple(text for text in fields.texts("stop") if text),
+            stop=sampling_fields.stop_strings(fields, empty=True),
             **_applied(filters, fields.raw("samplers")),
         )
         names = (
@@ -203,6 +209,8 @@ def _applied(filters: dict[str, Any], samplers: Any) -> dict[str, Any]:
         samplers = [_LETTERS.get(letter, letter) for letter in samplers]
     if not isinstance(samplers, list) or not all(isinstance(name, str) for name in samplers):
         raise ApiError(400, "samplers must be a list of names, or a string of their letters", "samplers")
+    if unknown := [name for name in samplers if name not in _SAMPLERS]:
+        raise ApiError(400, f"samplers has {unknown[0]!r:.40}: it may have {', '.join(_SAMPLERS)}", "samplers")
     off = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     applied = {name: value if name in samplers else off.get(name, value) for name, value in filters.items()}
     if "infill" in samplers:

@@ -8,18 +8,8 @@ from typing import Any
 
 from codellama_jax.generation.logprobs import TokenLogprobs
 from codellama_jax.generation.stopping import TokenTexts
-from codellama_jax.serving import http
-from codellama_jax.serving.http import ApiError
+from codellama_jax.serving import error_forms, http
 from codellama_jax.serving.jobs import Choice, Delta, Running
-
-_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 501: "not_supported_error"}
-_KINDS |= {429: "rate_limit_error", 500: "server_error", 503: "unavailable_error"}
-
-
-def error(problem: ApiError) -> dict[str, Any]:
-    kind = _KINDS.get(problem.status, "invalid_request_error")
-    return {"error": {"code": problem.status, "message": problem.message, "type": kind}}
-
 
 _LINE = re.compile(r"\r?\n([ \t]*)(?=[^ \t])")  # a line end, and the indentation of the line that follows
 _LINE_START = re.compile(r"(?:\r?\n[ \t]*|\r)\Z")  # a line end whose next line is not known yet
@@ -240,4 +230,4 @@ async def events(running: Running, answers: Sequence[Answer]) -> AsyncIterator[b
                 running.cancel()
                 break
     except Exception as problem:
-        yield http.event(error(http.api_error(problem)))
+        yield http.event(error_forms.llama_cpp(http.api_error(problem)))

@@ -18,12 +18,12 @@ from codellama_jax.chat import Message
 from codellama_jax.config.generation import MOST_LOGPROBS, Sampling
 from codellama_jax.generation.logprobs import TokenLogprobs
 from codellama_jax.generation.prompts import Prompt
-from codellama_jax.serving import http, lenient_fields, ollama_models, raw_prompts
+from codellama_jax.serving import error_forms, http, lenient_fields, ollama_models, raw_prompts, sampling_fields
 from codellama_jax.serving.api import Api
+from codellama_jax.serving.chat import LEFT_OUT, joined
 from codellama_jax.serving.http import ApiError, Fields
 from codellama_jax.serving.jobs import Delta, Job, Running
 from codellama_jax.serving.lenient_fields import LenientFields
-from codellama_jax.serving.ollama_models import error
 
 # Options that change nothing that is generated here.
 IGNORED_OPTIONS: tuple[str, ...] = ("num_ctx", "num_batch", "num_gpu", "num_thread", "num_keep", "numa", "main_gpu")
@@ -34,7 +34,7 @@ Text = Callable[[str], dict[str, Any]]  # the fields of an answer that have its 
 
 
 def routes(api: Api) -> list[Route]:
-    @http.endpoint(error)
+    @http.endpoint(error_forms.ollama)
     async def generate(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
         name, stream = fields.text("model", api.name), fields.boolean("stream", True)
@@ -61,13 +61,13 @@ def routes(api: Api) -> list[Route]:
         elif (fitted := await raw_prompts.marked(api, text, tokens)) is not None:
             prompt = fitted.prompt
         elif api.model.dialogues and not raw:
-            messages = [{"role": "system", "content": system}] if system else []
-            prompt = await raw_prompts.dialogue(api, [*messages, {"role": "user", "content": text}], tokens)
+            messages: list[Message] = [{"role": "system", "content": system}] if system else []
+            prompt, _ = await api.chat([*messages, {"role": "user", "content": text}], tokens, "prompt")
         else:
             prompt = (await raw_prompts.plain(api, text, tokens, cut)).prompt
         return await _answer(api, request, prompt, sampling, name, shown, stream)
 
-    @http.endpoint(error)
+    @http.endpoint(error_forms.ollama)
     async def chat(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
         name, stream = fields.text("model", api.name), fields.boolean("stream", True)
@@ -83,8 +83,8 @@ def routes(api: Api) -> list[Route]:
 
         if not messages:
             return _loaded(name, shown, unload)
-        prompt = await raw_prompts.dialogue(api, messages, sampling.max_tokens)
-        return await _answer(api, request, prompt, sampling, name, shown, stream)
+        prompt, left_out = await api.chat(messages, sampling.max_tokens)
+        return await _answer(api, request, prompt, sampling, name, shown, stream, left_out)
 
     return [
         Route("/api/generate", generate, methods=["POST"]),
@@ -108,7 +108,7 @@ def _unload(fields: Fields) -> bool:
 
 
 def _messages(values: Any) -> list[Message]:
-    """The messages of a dialogue, checked for their types."""
+    """The messages of a dialogue, checked for their types; see chat.joined."""
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise ApiError(400, "messages must be a list of objects", "messages")
     for value in values:
@@ -118,7 +118,7 @@ def _messages(values: Any) -> list[Message]:
             raise ApiError(400, "the content of a message must be a string", "messages")
         if value.get("images") or value.get("tool_calls"):
             raise ApiError(400, "images and tool_calls of messages are not supported: the model reads text", "messages")
-    return [{"role": value["role"], "content": value.get("content") or ""} for value in values]
+    return joined([{"role": value["role"], "content": value.get("content") or ""} for value in values])
 
 
 def _logprobs(fields: Fields) -> int | None:
@@ -141,9 +141,9 @@ def _sampling(api: Api, options: LenientFields, logprobs: int | None) -> Samplin
         min_p=options.number("min_p", 0.0, 0, 1),
         presence_penalty=options.number("presence_penalty", 0.0),
         frequency_penalty=options.number("frequency_penalty", 0.0),
-        repetition_penalty=options.number("repeat_penalty", 1.0) or 1.0,
+        repetition_penalty=options.number("repeat_penalty", 1.0, 0, 100) or 1.0,
         seed=seed % 2**64 if seed > 0 else secrets.randbits(63),
-        stop=tuple(text for text in options.texts("stop") if text),
+        stop=sampling_fields.stop_strings(options, empty=True),
         logprobs=logprobs,
     )
     options.finish(IGNORED_OPTIONS)
@@ -151,27 +151,41 @@ def _sampling(api: Api, options: LenientFields, logprobs: int | None) -> Samplin
 
 
 async def _answer(
-    api: Api, request: Request, prompt: Prompt, sampling: Sampling, name: str, shown: Text, stream: bool
+    api: Api,
+    request: Request,
+    prompt: Prompt,
+    sampling: Sampling,
+    name: str,
+    shown: Text,
+    stream: bool,
+    left_out: int = 0,
 ) -> Response:
+    """The response to a request; `left_out`: number of turns of its dialogue that did not fit the context."""
     received = time.monotonic()
     running = api.submit(request, Job((prompt,), sampling))
+    head = _head(name) | ({"turns_left_out": left_out} if left_out else {})
     if stream:
-        return http.streamed(_lines(api, running, received, name, shown), "application/x-ndjson")
-    [delta] = await http.until_disconnect(request, running.finish())
-    reported = _reported(api, delta.logprobs)
-    return http.json_response({**_head(name), **shown(delta.text), **reported, **_end(running, delta, received)})
+        response: Response = http.streamed(_lines(api, running, received, head, shown), "application/x-ndjson")
+    else:
+        [delta] = await http.until_disconnect(request, running.finish())
+        answer = {**shown(delta.text), **_reported(api, delta.logprobs), **_end(running, delta, received)}
+        response = http.json_response({**head, **_now(), **answer})
+    response.headers.update({LEFT_OUT: str(left_out)} if left_out else {})
+    return response
 
 
-async def _lines(api: Api, running: Running, received: float, name: str, shown: Text) -> AsyncIterator[bytes]:
+async def _lines(
+    api: Api, running: Running, received: float, head: dict[str, Any], shown: Text
+) -> AsyncIterator[bytes]:
     try:
         async for delta in running:
             if delta.text or delta.logprobs:
                 reported = _reported(api, delta.logprobs)
-                yield http.line({**_head(name), **shown(delta.text), **reported, "done": False})
+                yield http.line({**head, **_now(), **shown(delta.text), **reported, "done": False})
             if delta.finish_reason is not None:
-                yield http.line({**_head(name), **shown(""), **_end(running, delta, received)})
+                yield http.line({**head, **_now(), **shown(""), **_end(running, delta, received)})
     except Exception as problem:
-        yield http.line(error(http.api_error(problem)))
+        yield http.line(error_forms.ollama(http.api_error(problem)))
 
 
 def _reported(api: Api, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
@@ -189,8 +203,12 @@ def _reported(api: Api, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
 
 
 def _head(name: str) -> dict[str, Any]:
+    return {"model": name, **_now()}
+
+
+def _now() -> dict[str, str]:
     now = datetime.datetime.now(datetime.UTC)
-    return {"model": name, "created_at": now.isoformat(timespec="microseconds").replace("+00:00", "Z")}
+    return {"created_at": now.isoformat(timespec="microseconds").replace("+00:00", "Z")}
 
 
 def _end(running: Running, delta: Delta, received: float) -> dict[str, Any]:

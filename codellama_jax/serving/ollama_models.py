@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.serving import http, lenient_fields
+from codellama_jax.serving import error_forms, http, lenient_fields
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError
 
@@ -27,34 +27,30 @@ _PLAIN_TEMPLATE = "{{ .Prompt }}{{ .Response }}"
 _MISSING = ("pull", "push", "create", "copy", "delete", "embed", "embeddings", "blobs/{digest:path}")
 
 
-def error(problem: ApiError) -> dict[str, Any]:
-    return {"error": problem.message}
-
-
 def routes(api: Api) -> list[Route]:
-    @http.endpoint(error)
+    @http.endpoint(error_forms.ollama)
     async def tags(request: Request) -> Response:
         return http.json_response({"models": [_listed(api)]})
 
-    @http.endpoint(error)
+    @http.endpoint(error_forms.ollama)
     async def running(request: Request) -> Response:
         never = "2318-01-01T00:00:00Z"
         memory = {"size_vram": 0 if jax.default_backend() == "cpu" else _size(api)}
         state = {"expires_at": never, "context_length": api.service.context, **memory}
         return http.json_response({"models": [_listed(api) | state]})
 
-    @http.endpoint(error)
+    @http.endpoint(error_forms.ollama)
     async def show(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
         fields.text("model", fields.text("name", api.name))
         fields.finish(("verbose", "system", "template", "options"))
         return http.json_response(_shown(api))
 
-    @http.endpoint(error)
+    @http.endpoint(error_forms.ollama)
     async def version(request: Request) -> Response:
         return http.json_response({"version": VERSION})
 
-    @http.endpoint(error)
+    @http.endpoint(error_forms.ollama)
     async def missing(request: Request) -> Response:
         raise ApiError(501, f"this server serves one model, {api.name}: {request.scope['path'][:100]} is not supported")
 

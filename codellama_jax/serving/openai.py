@@ -66,7 +66,8 @@ async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int)
     best_of = fields.integer("best_of", n, n, api.service.most_choices)
     echo, stream, usage = fields.boolean("echo", False), *stream_options(fields)
     logprobs = fields.integer("logprobs", None, 0, 20)
-    texts, suffix = _texts(fields.raw("prompt")), fields.text("suffix", "") if "suffix" in fields else None
+    texts, after = _texts(fields.raw("prompt")), fields.text("suffix", "")
+    suffix = after if "suffix" in fields else None  # an empty one is a hole too
     needs_logprobs = logprobs if logprobs is not None else 0 if best_of > n else None
     sampling = sampling_fields.read(
         fields,
@@ -80,8 +81,8 @@ async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int)
     api.finish(fields, IGNORED)
     if stream and best_of > n:
         raise ApiError(400, "best_of cannot be streamed: the answers are compared when all have ended", "best_of")
-    if suffix is not None and sampling.prompt_logprobs:
-        raise ApiError(400, "logprobs of the prompt (echo) are not possible with a suffix", "echo")
+    if sampling.prompt_logprobs and (suffix is not None or any(map(api.is_marked, texts))):
+        raise ApiError(400, "logprobs of the prompt (echo) are not possible with a suffix or infilling markers", "echo")
     prompts = [
         # the log-probabilities of a prompt are those of all its tokens, so none is generated again
         await _prompt(api, text, suffix, healing=not sampling.prompt_logprobs and sampling.max_tokens > 0)

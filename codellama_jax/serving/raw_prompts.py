@@ -1,12 +1,10 @@
-"""Prompts of the protocols of editors: holes, raw text that may have infilling markers, and dialogues."""
+"""Prompts of the protocols of editors: holes, and raw text that may have infilling markers."""
 
 from collections.abc import Sequence
 
-from codellama_jax.chat import Message
 from codellama_jax.errors import UserError
-from codellama_jax.generation import fitting, prompts
+from codellama_jax.generation import fitting
 from codellama_jax.generation.fitting import Fitted
-from codellama_jax.generation.prompts import Prompt
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError
 
@@ -66,16 +64,3 @@ async def plain(api: Api, text: str, max_tokens: int, cut: bool) -> Fitted:
 async def raw(api: Api, text: str, max_tokens: int, cut: bool) -> Fitted:
     """The prompt of a raw text, with infilling markers or without. Arguments and errors are those of both."""
     return await marked(api, text, max_tokens) or await plain(api, text, max_tokens, cut)
-
-
-async def dialogue(api: Api, messages: Sequence[Message], max_tokens: int) -> Prompt:
-    """The prompt of the next answer in a dialogue. The oldest turns are left out if it is too long.
-
-    Raises:
-        UserError: the last question does not fit; roles out of order; a message has a tag of the format; or the model's
-            own format is another one.
-    """
-    chat_format = api.model.dialogue_format()
-    limit = prompts.chat_room(api.service.context, max_tokens)
-    prompt, _ = await api.prompt(lambda: prompts.chat(api.tokenizer, messages, chat_format, limit, "messages"))
-    return prompt

@@ -43,14 +43,19 @@ def read(
         presence_penalty=fields.number("presence_penalty", 0.0, -2, 2),
         frequency_penalty=fields.number("frequency_penalty", 0.0, -2, 2),
         seed=fields.integer(seed, secrets.randbits(63)) % 2**64,
-        stop=stop_strings(fields),
+        stop=stop_strings(fields, empty=False),
         **others,
     )
 
 
-def stop_strings(fields: Fields) -> tuple[str, ...]:
-    """The field `stop`: a string or several."""
-    stops = fields.texts("stop")
+def stop_strings(fields: Fields, empty: bool) -> tuple[str, ...]:
+    """The field `stop`: a string or several.
+
+    Args:
+        fields: of the request.
+        empty: whether empty strings are left out; otherwise they are refused.
+    """
+    stops = tuple(stop for stop in fields.texts("stop") if stop or not empty)
     if len(stops) > STOPS or any(not 0 < len(stop) <= STOP_CHARACTERS for stop in stops):
         raise ApiError(400, f"stop has at most {STOPS} strings of 1 to {STOP_CHARACTERS} characters", "stop")
     return stops

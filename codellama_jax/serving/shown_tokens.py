@@ -74,11 +74,12 @@ class ShownTokens:
             rest = rest.lstrip()
             self._strip = not rest
         text = self._name(id, rest) if rest or not data else ""
-        data = rest
-        alternatives = [(id, self._texts(id), value) for id, value in logprobs.top] if logprobs else []
-        top = [(self._name(id, data), data, value) for id, data, value in alternatives]
-        token = ShownToken(text, data, self._before + self._start, logprobs.logprob if logprobs else None, top)
-        self._start += len(self._decoder.decode(data))
+        top = []
+        for other, value in logprobs.top if logprobs else []:
+            shown = rest if other == id else self._texts(other)
+            top.append((text if other == id else self._name(other, shown), shown, value))
+        token = ShownToken(text, rest, self._before + self._start, logprobs.logprob if logprobs else None, top)
+        self._start += len(self._decoder.decode(rest))
         return token
 
     def _name(self, id: int, data: bytes) -> str:
@@ -96,7 +97,8 @@ class ShownTokens:
 def of_completion(tokens: Iterable[ShownToken], alternatives: bool) -> dict[str, Any]:
     """The form of /v1/completions: parallel lists."""
     tokens = list(tokens)
-    top = [{text: logprob for text, _, logprob in token.top} or None for token in tokens]
+    # tokens of one text, such as a letter and its byte, share a key: the first of them is the most likely
+    top = [{text: logprob for text, _, logprob in reversed(token.top)} or None for token in tokens]
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],

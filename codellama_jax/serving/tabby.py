@@ -6,7 +6,6 @@ Answers end as Tabby's do: at an empty line, and at a line that starts with a co
 import os
 import platform
 import secrets
-from typing import Any
 
 import jax
 from starlette.requests import Request
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from codellama_jax.config.generation import Sampling
-from codellama_jax.serving import http, raw_prompts
+from codellama_jax.serving import error_forms, http, raw_prompts
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError, Fields
 from codellama_jax.serving.jobs import Job
@@ -56,12 +55,8 @@ TOP_LEVEL: dict[str, tuple[str, ...]] = {
 }
 
 
-def error(problem: ApiError) -> dict[str, Any]:
-    return {"error": {"message": problem.message, "code": problem.status}}
-
-
 def routes(api: Api) -> list[Route]:
-    @http.endpoint(error)
+    @http.endpoint(error_forms.tabby)
     async def health(request: Request) -> Response:
         if api.service.failure is not None or not api.service.ready:
             raise ApiError(503, "the engine has ended" if api.service.failure is not None else "Loading model")
@@ -79,12 +74,12 @@ def routes(api: Api) -> list[Route]:
             }
         )
 
-    @http.endpoint(error)
+    @http.endpoint(error_forms.tabby)
     async def events(request: Request) -> Response:
         """What a user accepted. It is not stored."""
         return Response()
 
-    @http.endpoint(error)
+    @http.endpoint(error_forms.tabby)
     async def settings(request: Request) -> Response:
         return http.json_response({"disable_client_side_telemetry": True})
 
@@ -97,10 +92,12 @@ def routes(api: Api) -> list[Route]:
 
 async def completions(api: Api, request: Request, strict: Fields) -> Response:
     """Answers a request with segments."""
-    try:
+
+    @http.endpoint(error_forms.tabby)
+    async def answer(request: Request) -> Response:
         return await _completions(api, request, LenientFields(strict._values, strict._where))
-    except Exception as problem:
-        return http.error_response(problem, error)
+
+    return await answer(request)
 
 
 async def _completions(api: Api, request: Request, fields: LenientFields) -> Response:

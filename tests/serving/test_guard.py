@@ -132,3 +132,12 @@ def test_the_log_has_a_line_without_content_for_each_request(make_server, caplog
         assert [line for line in lines if "POST /v1/completions 200" in line and "+ 2 tokens" in line]
         assert all(line.isprintable() for line in lines)
         assert any("secret" in line for line in lines) == log_prompts
+
+
+def test_a_refusal_has_the_form_of_the_protocol(make_server):
+    server = make_server(Server(api_keys=(KEY,)))
+    assert isinstance(httpx.post(server.url + "/api/chat").json()["error"], str)
+    assert httpx.post(server.url + "/v1/fim/completions").json()["object"] == "error"
+    assert httpx.post(server.url + "/infill").json()["error"]["type"] == "authentication_error"
+    missing = httpx.get(server.url + "/api/nothing", headers={"Authorization": f"Bearer {KEY}"})
+    assert missing.status_code == 404 and "no such path" in missing.json()["error"]

@@ -148,7 +148,10 @@ def test_files_longer_than_the_context_are_cut(server):
         ({"input_prefix": "a", "input_suffix": "b", "grammar": "root"}, "grammar is not supported"),
         ({"input_prefix": "a", "input_suffix": "b", "input_extra": [{"txt": ""}]}, "input_extra"),
         ({"input_prefix": "a", "input_suffix": "b", "n_cmpl": 99}, "n_cmpl=99"),
-        ({"input_prefix": "a", "input_suffix": "b", "repeat_penalty": -1}, "repetition_penalty"),
+        ({"input_prefix": "a", "input_suffix": "b", "repeat_penalty": -1}, "repeat_penalty=-1"),
+        ({"input_prefix": "a", "input_suffix": "b", "t_max_predict_ms": 10**400}, "t_max_predict_ms is larger"),
+        ({"input_prefix": "a", "input_suffix": "b", "samplers": ["top_q"]}, "samplers has 'top_q'"),
+        ({"input_prefix": "a", "input_suffix": "b", "stop": ["a"] * 99}, "stop has at most"),
         ({"input_prefix": "a", "input_suffix": "b", "n_probs": 99}, "n_probs=99"),
     ],
 )
@@ -211,6 +214,7 @@ def test_tokens_have_their_pieces(server):
     assert post(server, "/tokenize", content=text).json() == {"tokens": ids}
     assert post(server, "/detokenize", tokens=ids).json() == {"content": " " + text}
     assert post(server, "/detokenize", tokens="x").status_code == 400
+    assert "outside 0 to" in post(server, "/detokenize", tokens=[10**6]).text
 
 
 def test_what_clients_ask_about_the_server(server):

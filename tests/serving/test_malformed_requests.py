@@ -1,4 +1,7 @@
-"""A thousand malformed requests: every one is refused, nothing is logged as an error, and the server goes on."""
+"""A thousand malformed requests: every one is refused, nothing is logged as an error, and the server goes on.
+
+The protocols of llama.cpp, Ollama and Tabby ignore some fields, so what is sent there may also be answered.
+"""
 
 import asyncio
 import gc
@@ -59,6 +62,42 @@ VALUES = [
     '"' + "x" * 9999,
 ]
 VALUES += ["9" * 5000, "t", "[" * 5000, '{"a":' * 5000, "", "01", "'x'", '{"a": 1} x', "-", '[1, "a"]', "[true, 1]"]
+# JSON that some fields accept
+EXTREMES = ["9" * 400, "-" + "9" * 400, "1e308", "-1e308", "5e-324", "-1", "0", "0.5", "true", "[]", "{}", '""']
+EXTREMES += ['["", "a"]']
+LENIENT: dict[str, tuple[str, str]] = {
+    "/infill": (
+        '{"input_prefix": "def f(", "input_suffix": "\\n", "n_predict": 2, %s}',
+        "input_prefix input_suffix input_extra prompt n_predict max_tokens stop seed stream temperature top_k top_p"
+        " min_p repeat_penalty presence_penalty frequency_penalty n_probs samplers n_indent t_max_predict_ms n_cmpl n"
+        " response_fields return_tokens id_slot cache_prompt grammar logit_bias mirostat model",
+    ),
+    "/completion": ('{"prompt": "def f(", "n_predict": 2, %s}', "prompt n_predict samplers n_probs stop"),
+    "/tokenize": ('{"content": "a", %s}', "content add_special with_pieces"),
+    "/detokenize": ("{%s}", "tokens"),
+    "/api/generate": (
+        '{"prompt": "def f(", "stream": false, "options": {"num_predict": 2}, %s}',
+        "prompt suffix raw stream system truncate format context images think logprobs top_logprobs keep_alive",
+    ),
+    "/api/generate?": (
+        '{"prompt": "def f(", "options": {"num_predict": 2, %s}}',
+        "num_predict temperature top_k top_p min_p stop seed repeat_penalty presence_penalty num_ctx mirostat",
+    ),
+    "/api/chat": (
+        '{"messages": [{"role": "user", "content": "a"}], "stream": false, "options": {"num_predict": 2}, %s}',
+        "messages tools stream think logprobs top_logprobs truncate",
+    ),
+    "/api/chat?": ('{"messages": [{%s}], "options": {"num_predict": 2}}', "role content images"),
+    "/api/show": ("{%s}", "model name verbose"),
+    "/v1/completions?": (
+        '{"segments": {"prefix": "def f("}, "language": "python", %s}',
+        "segments language temperature seed mode debug_options user",
+    ),
+    "/v1/completions?segments": (
+        '{"segments": {"prefix": "def f(", %s}}',
+        "prefix suffix declarations relevant_snippets_from_changed_files clipboard filepath",
+    ),
+}
 BODIES = [b"", b"[]", b"null", b'"text"', b"\xff\xfe", b"\xef\xbb\xbf{}", b"\x00" * 100, b"{" * 100_000, b"prompt=x"]
 BODIES += [b'{"prompt": "\xff"}', b'{"prompt": "\xed\xa0\x80"}', b'{"prompt": "a", "prompt": 5}', b'{"prompt":"x"}}']
 HEADERS = ["Host: evil.com", "Host: [", "Host: a b", "Host: \xe9", "Origin: http://evil.com", "Origin: null"]
@@ -130,13 +169,25 @@ def malformed() -> Iterator[bytes]:
     yield from (noise.randbytes(noise.randrange(1, 300)) for _ in range(40))
 
 
+def lenient() -> Iterator[bytes]:
+    """Requests with odd values of fields, to endpoints that ignore some fields."""
+    for path, (form, names) in LENIENT.items():
+        for name in names.split():
+            values = VALUES if name in ("n_predict", "num_predict", "max_tokens") else VALUES + EXTREMES
+            for number, value in enumerate(values):  # every other client goes away before it has the answer
+                stays = ["Connection: close"] if number % 2 else []
+                yield request((form % f'"{name}": {value}').encode(), path, "POST", *stays)
+        yield from (request(body, path) for body in (b"[]", b"null", b"\xff"))
+
+
 async def send(port: int, data: bytes) -> bytes:
-    """What the server answers when the client closes its side after the request."""
+    """What the server answers when the client closes its side after the request, unless that has Connection: close."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
         await writer.drain()
-        writer.write_eof()
+        if b"Connection: close" not in data:
+            writer.write_eof()
         return await asyncio.wait_for(reader.read(), 20)
     except ConnectionError:  # refused before it was read
         return b""
@@ -167,7 +218,11 @@ def test_a_thousand_malformed_requests(server, caplog, monkeypatch):
     expected, requests = text(), list(malformed())
     assert len(requests) > 1000
     random.Random(1).shuffle(requests)
-    requests = requests[:1200]
+    odd = list(lenient())
+    random.Random(2).shuffle(odd)
+    may_be_answered = set(odd)
+    requests = [*requests[:1000], *odd[:400]]
+    random.Random(3).shuffle(requests)
     first, rest = requests[: len(requests) // 2], requests[len(requests) // 2 :]
     answers = asyncio.run(send_all(port, first))
     gc.collect()
@@ -178,7 +233,8 @@ def test_a_thousand_malformed_requests(server, caplog, monkeypatch):
     statuses = Counter(answer[9:12].decode() for answer in answers)
     for data, answer in zip(first + rest, answers, strict=True):
         refused = re.match(rb"HTTP/1.1 (400|403|404|405|413|431|501) ", answer)
-        assert refused or not answer, (data[:300], answer[:300])
+        answered = data in may_be_answered and answer.startswith(b"HTTP/1.1 200 ")
+        assert refused or answered or not answer, (data[:300], answer[:300])
     assert statuses["400"] > 500
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING or record.exc_info]
     assert text() == expected

@@ -57,7 +57,9 @@ def test_a_stream_has_the_text_of_the_answer(server):
 
 def test_old_turns_of_a_long_dialogue_are_left_out(server):
     turns = [message for _ in range(40) for message in (QUESTION, {"role": "assistant", "content": "It adds 1."})]
-    answer = chat(server, *turns, QUESTION)
+    response = post(server, messages=[*turns, QUESTION], stream=False)
+    answer = response.json()
+    assert 0 < answer["turns_left_out"] == int(response.headers["X-Turns-Left-Out"]) < 40
     assert 300 < answer["prompt_eval_count"] < 512 and answer["eval_count"] == 20
 
 
@@ -76,7 +78,7 @@ def test_a_request_without_messages_loads_the_model(server):
         ([{"role": "assistant", "content": "a"}], "assistant"),
         ([QUESTION | {"images": ["aGk="]}], "images"),
         ([QUESTION | {"content": "x = 1\n" * 500}], "shorten it"),
-        ([QUESTION, QUESTION], "user"),
+        ([QUESTION, {"role": "assistant", "content": "It adds 1."}], "ending with the user"),
     ],
 )
 def test_an_error_says_what_is_wrong_with_the_messages(server, messages, message):

@@ -151,6 +151,8 @@ def test_settings_that_other_servers_have_too(server):
         ({"n": 0}, "n=0"),
         ({"n": 1000}, "n=1000"),
         ({"stop": ""}, "stop"),
+        ({"suffixx": "b"}, "did you mean suffix?"),
+        ({"prompt": "<PRE> a <SUF>b <MID>", "echo": True, "logprobs": 1}, "markers"),
         ({"stop": ["x"] * 33}, "stop"),
         ({"top_p": 1.5}, "top_p"),
         ({"stream_options": {"usage": True}}, "include_usage"),
