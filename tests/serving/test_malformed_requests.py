@@ -71,7 +71,7 @@ HEADERS += [
     "X: a\x00b",
     "X\x01: y",
 ]
-LINES = ["GET", "GET /", "GET / HTTP/9.9", "\x16\x03\x01\x02\x00\x01", "PRI * HTTP/2.0", "G\xe9T / HTTP/1.1"]
+LINES = ["GET", "GET /", "GET /nowhere HTTP/9.9", "\x16\x03\x01\x02\x00\x01", "PRI * HTTP/2.0", "G\xe9T / HTTP/1.1"]
 LINES += [
     "GET /v1/models HTTP/1.1 x",
     "GET http://[ HTTP/1.1",
