@@ -129,11 +129,11 @@ class Serving:
 
     def __post_init__(self):
         if (
-            min(self.slots, self.page, self.steps, *self.chunks) < 1
+            min(self.slots, self.page, self.steps, *self.chunks, *self.batches) < 1
             or min(self.context, self.cache_tokens, self.draft_tokens) < 0
         ):
             raise ValueError("slots, page, steps, chunks and batches must be at least 1, the other sizes at least 0")
-        if list(self.chunks) != sorted(set(self.chunks)):
-            raise ValueError(f"chunks={self.chunks} must be in ascending order")
+        if not self.chunks or list(self.chunks) != sorted(set(self.chunks)):
+            raise ValueError(f"chunks={self.chunks} must be one or more sizes in ascending order")
         if self.cache_dtype not in (None, "bfloat16", "float32", "int8"):
             raise ValueError(f"cache_dtype={self.cache_dtype!r} must be 'bfloat16', 'float32' or 'int8'")

@@ -175,7 +175,7 @@ class Engine:
             else:
                 request.pages = self.pool.find(tokens)
             request.done = len(request.pages) * self.pool.size
-            if not request.tokens:
+            if not request.prefilled and not request.tokens:  # later, these may be pages of its own
                 request.cached = request.done
         rest = len(tokens) - request.done
         if rest:

@@ -29,11 +29,12 @@ class PagePool:
     Attributes:
         count: number of pages, without the scratch page.
         size: number of tokens in a page.
+        share: whether pages are found again by their content.
         used: number of pages that requests use.
     """
 
     def __init__(self, count: int, size: int, share: bool = True):
-        self.count, self.size, self._share = count, size, share
+        self.count, self.size, self.share = count, size, share
         self._free = list(range(count, 0, -1))
         self._users: dict[int, int] = {}
         self._page_of: dict[bytes, int] = {}
@@ -68,7 +69,7 @@ class PagePool:
     def find(self, tokens: Sequence[int]) -> list[int]:
         """The pages that hold the longest known beginning of `tokens`, in order. They are then used by the caller."""
         pages: list[int] = []
-        if self._share:
+        if self.share:
             for key in self._keys(tokens):
                 page = self._page_of.get(key)
                 if page is None:
@@ -81,7 +82,7 @@ class PagePool:
 
     def publish(self, tokens: Sequence[int], pages: Sequence[int]) -> None:
         """Makes the full pages of a request findable. `pages` hold the keys and values of `tokens`."""
-        if not self._share:
+        if not self.share:
             return
         for key, page in zip(self._keys(tokens), pages, strict=False):
             if key not in self._page_of and page not in self._key_of:

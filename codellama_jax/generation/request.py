@@ -20,7 +20,8 @@ class Request:
             are complete before the first token is generated.
         finish_reason: "stop" (a stop id), "length", or what Engine.finish was called with; None while it runs.
         cached: number of tokens of the prompt that the prefix cache held.
-        prefilled: number of tokens of the prompt that were processed.
+        prefilled: number of tokens that were processed in chunks: the rest of the prompt, and after an interruption
+            those of prompt and answer that the cache has lost.
         drafted: number of tokens that were guessed and verified.
         accepted: number of tokens that were guessed right.
     """

@@ -18,7 +18,7 @@ from codellama_jax.training.lineage import Lineage
 from codellama_jax.training.step import merged
 
 SHAPES = {
-    "7b": Llama(dim=64, layers=3, heads=4, kv_heads=4, ffn_dim=176, vocab_size=320, compute_dtype="float32"),
+    "7b": Llama(dim=64, layers=2, heads=4, kv_heads=4, ffn_dim=176, vocab_size=320, compute_dtype="float32"),
     "70b": Llama(dim=128, layers=2, heads=8, kv_heads=2, ffn_dim=256, vocab_size=336, compute_dtype="float32"),
     "long": Llama(
         dim=64, layers=2, heads=4, kv_heads=2, ffn_dim=96, vocab_size=320, rope_theta=1e6, compute_dtype="float32"

@@ -39,7 +39,10 @@ def test_extreme_settings_are_possible():
     assert settings.stop == ("a",) and hash(settings)
 
 
-@pytest.mark.parametrize("sizes", [{"slots": 0}, {"draft_tokens": -1}, {"chunks": (32, 8)}, {"context": -1}])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"slots": 0}, {"draft_tokens": -1}, {"chunks": (32, 8)}, {"chunks": ()}, {"batches": (0,)}, {"context": -1}],
+)
 def test_sizes_out_of_range_are_refused(sizes: dict):
     with pytest.raises(ValueError, match=r"at least|ascending"):
         Serving(**sizes)

@@ -55,9 +55,10 @@ def test_the_stop_id_has_no_log_probability():
     assert [one.token for one in request.logprobs] == request.tokens == tokens[: tokens.index(tokens[9])]
 
 
-def test_log_probabilities_are_bit_equal_alone_and_beside_others():
+def test_log_probabilities_are_bit_equal_alone_and_beside_others(monkeypatch: pytest.MonkeyPatch):
     inputs = [request for request in random_requests(12) if request[1].logprobs is not None]
-    running = engine(prefix_cache=False)
+    running = engine()
+    monkeypatch.setattr(running.pool, "share", False)
     requests = [running.submit(*request) for request in inputs]
     finished(running, requests)
     for request, each in zip(requests, inputs, strict=True):

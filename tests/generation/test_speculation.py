@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from generation_engines import answer, engine
 
+from codellama_jax.generation.request import Request
 from codellama_jax.generation.speculation import NGRAMS, PromptLookup, pays
 
 
@@ -63,11 +64,20 @@ def repeating(length: int) -> list[int]:
         {"frequency_penalty": -2, "min_tokens": 30, "top_p": 0.9, "temperature": 0.5},
     ],
 )
-def test_answers_that_repeat_are_the_same_and_need_fewer_passes(settings: dict):
-    plain, guessing = engine(slots=2), engine(slots=2, draft_tokens=5)
+def test_answers_that_repeat_are_the_same_and_need_fewer_passes(settings: dict, monkeypatch: pytest.MonkeyPatch):
+    running = engine(draft_tokens=5)
+    monkeypatch.setattr(running.pool, "share", False)
+
+    def plain(prompt: list[int], stop_ids: tuple[int, ...] = (), **settings) -> Request:
+        with monkeypatch.context() as patch:
+            patch.setattr(running.programs, "verify_cost", {4: np.inf})
+            request = answer(running, prompt, stop_ids, **settings)
+        assert request.drafted == 0
+        return request
+
     for prompt in (repeating(100), [5]):
-        expected = answer(plain, prompt, max_tokens=70, **settings)
-        found = answer(guessing, prompt, max_tokens=70, **settings)
+        expected = plain(prompt, max_tokens=70, **settings)
+        found = answer(running, prompt, max_tokens=70, **settings)
         assert found.tokens == expected.tokens and found.finish_reason == expected.finish_reason == "length"
         assert found.accepted > len(found.tokens) / 3
         for one, other in zip(found.logprobs, expected.logprobs, strict=True):
@@ -77,4 +87,4 @@ def test_answers_that_repeat_are_the_same_and_need_fewer_passes(settings: dict):
         for end in ({"stop_ids": (stop,)}, {"max_tokens": 23}, {"max_tokens": 24}):
             limits = settings | {"max_tokens": 60} | end
             limits["min_tokens"] = min(limits.get("min_tokens", 0), limits["max_tokens"])
-            assert answer(guessing, prompt, **limits).tokens == answer(plain, prompt, **limits).tokens
+            assert answer(running, prompt, **limits).tokens == plain(prompt, **limits).tokens

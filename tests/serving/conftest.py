@@ -23,6 +23,15 @@ from codellama_jax.tokenizer import Tokenizer
 from tests.generation.generation_models import random_params, weights_of
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No connection is encrypted, so clients read no certificates: this would take every new client 20 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
+        yield
+
+
 @dataclasses.dataclass
 class Running:
     """A server that listens on the loopback interface."""
