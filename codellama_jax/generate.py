@@ -9,13 +9,15 @@
 
 A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint in it, an import, or a folder of Hugging Face's,
 Meta's or llama2.c's format. infill fills every mark <FILL_ME> of a file, in order; the file itself is not changed.
-chat reads questions from the terminal, or one a line from a pipe; /help lists its commands.
+--file=- reads standard input. chat reads questions from the terminal, or one a line from a pipe; /help lists its
+commands.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import logging
 import re
@@ -93,6 +95,9 @@ def _generate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         sampling = Sampling(**{name: getattr(options, name) for name in names}, stop=tuple(options.stop))
     except ValueError as error:
         raise UserError(f"--{first_line(error)}", EXIT_USAGE) from None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # like the files, whatever the locale is; names of files may have other bytes
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     with console.interrupts_are_kept(), console.stdout_may_close():
         if options.command == "chat":
             _Session(options, sampling).chat()
@@ -124,7 +129,7 @@ def _positive(text: str) -> int:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start:,}): convert it first") from None
 
@@ -149,6 +154,13 @@ def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
             file.close()
         path.unlink(missing_ok=True)
         raise
+
+
+def _diff(before: str, after: str, name: str) -> Iterator[str]:
+    """The lines of a diff that patch applies. A line ends with a line feed only, also where it has a form feed."""
+    old, new = (list(io.StringIO(text, newline="\n")) for text in (before, after))
+    for line in difflib.unified_diff(old, new, name, name):
+        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
 
 
 class _Session:
@@ -208,9 +220,7 @@ class _Session:
         if self._options.json:
             print(json.dumps({"text": filled, "holes": answers}))
         elif self._options.diff:
-            name = str(self._options.file)
-            before, changed = text.splitlines(keepends=True), filled.splitlines(keepends=True)
-            sys.stdout.writelines(difflib.unified_diff(before, changed, name, name))
+            sys.stdout.writelines(_diff(text, filled, str(self._options.file)))
         elif out is None:
             print(filled, end="")
 
@@ -246,7 +256,8 @@ class _Session:
 
     def _warn_of_end(self, answer: Any) -> None:
         if answer.filled_context:
-            size = f"{len(answer.tokens):,} tokens: with the prompt, they fill the context of {self._context:,}"
+            count = len(answer.tokens)
+            size = f"{count:,} token{'s' * (count != 1)}: with the prompt, they fill the context of {self._context:,}"
             logger.warning("warning: the text ends after %s", size)
 
 

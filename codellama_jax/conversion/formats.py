@@ -71,9 +71,15 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
         return _foreign(llama2c.Llama2c(file), "llama2.c", {})
     if any(hf.is_weights(name) for name in present):
         raise UserError(f"{path} has tensors, but no {hf.CONFIG}: it is incomplete; fetch or export it again")
+    near = [path.parent] if path.name == "checkpoints" else [path / name for name in present]
+    if not filesystem.is_remote(path) and (stages := [str(folder) for folder in near if native.find(folder)]):
+        raise UserError(f"{path} is not a checkpoint; there are checkpoints in {', '.join(stages[:5])}")
+    if "config.gin" in present or "checkpoints" in present:
+        raise UserError(f"{path} is the folder of a stage that has not saved a checkpoint yet: train it first")
     raise UserError(
-        f"{path} is not a checkpoint of a known format: a folder with config.json and *.safetensors (Hugging Face),"
-        " params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project), or a .bin file of llama2.c"
+        f"{path} is not a checkpoint of a known format: a stage's folder runs/NAME/STAGE, a folder with config.json and"
+        " *.safetensors (Hugging Face), params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project)"
+        ", or a .bin file of llama2.c"
     )
 
 

@@ -1,6 +1,7 @@
 """Opens a checkpoint of any format for generation: its weights, tokenizer and limits."""
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from codellama_jax.generation import forward, shards
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import INFILLING_ROWS, Tokenizer
 from codellama_jax.training import assets
+
+_log = logging.getLogger(__name__)
+_PADDING = 1_024  # rows; vocabularies are padded to a multiple of at most so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +77,23 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
         tensor: number of devices over which the model is cut; 0: see shards.serving_mesh.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, it has no tokenizer, or `tensor` does not divide it.
+        UserError: there is no checkpoint, it is damaged, it has no tokenizer, the named tokenizer is not
+            its own, or `tensor` does not divide it.
     """
     import jax
 
     opened = formats.open_checkpoint(path)
     source, model = opened.source, opened.source.model
-    content = filesystem.read_bytes(tokenizer) if tokenizer else opened.files.get(assets.MODEL)
-    if content is None:
-        raise UserError(f"{path} has no tokenizer.model: --tokenizer=PATH names one")
+    content = _tokenizer_model(path, opened.files.get(assets.MODEL), tokenizer)
     pieces, rows = Tokenizer(content, infilling=False).pieces, model.llama.vocab_size
     if rows < pieces:
         name = tokenizer or assets.MODEL
         raise UserError(f"{name} has {pieces:,} pieces, but {path} has {rows:,} rows: name the model's own --tokenizer")
+    if rows > pieces + INFILLING_ROWS + _PADDING:
+        _log.warning(
+            "warning: %s has %s pieces, and %s has %s rows: a tokenizer of another model gives senseless text",
+            *(tokenizer or assets.MODEL, f"{pieces:,}", path, f"{rows:,}"),
+        )
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     llama = dataclasses.replace(model.llama, compute_dtype=dtype)
 
@@ -110,6 +118,19 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
         mesh,
         opened.training,
     )
+
+
+def _tokenizer_model(path: Path, own: bytes | None, named: Path | None) -> bytes:
+    """The SentencePiece model of a checkpoint: its own, or else the one that is named."""
+    if named is None:
+        if own is None:
+            raise UserError(f"{path} has no tokenizer.model: --tokenizer=PATH names one")
+        return own
+    content = filesystem.read_bytes(named)
+    tokenizer = Tokenizer(content, infilling=False, name=f"--tokenizer={named}")
+    if own is not None and Tokenizer(own, infilling=False).token_bytes() != tokenizer.token_bytes():
+        raise UserError(f"--tokenizer={named} has other pieces than the tokenizer.model of {path}: leave it out")
+    return content
 
 
 def model_name(path: Path) -> str:

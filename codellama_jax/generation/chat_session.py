@@ -144,7 +144,9 @@ class ChatSession:
             "/save": lambda: self._save(text),
         }
         if command not in commands:
-            raise UserError(f"there is no command {command}: /help lists them, and //TEXT sends a line with a slash")
+            raise UserError(
+                f"there is no command {command[:40]}: /help lists them, and //TEXT sends a line with a slash"
+            )
         commands[command]()
         return True
 

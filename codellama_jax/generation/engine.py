@@ -92,7 +92,7 @@ class Engine:
         if len(request.prompt) + min(settings.max_tokens, 1) > self.serving.context:
             raise UserError(
                 f"the prompt has {len(request.prompt):,} tokens; prompt and answer must fit"
-                f" {self.serving.context:,}: shorten it"
+                f" {self.serving.context:,}: shorten it, or use a larger context"
             )
         if not 0 <= min(request.prompt) <= max(request.prompt) < self.llama.vocab_size:
             raise UserError(f"the prompt has ids outside 0 to {self.llama.vocab_size - 1}")

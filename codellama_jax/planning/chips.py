@@ -274,7 +274,9 @@ def topology(name: str, slices: int = 1) -> Topology:
         )
     if len(shape) != chip.dims or min(shape) < 1:
         example = "4x4x4" if chip.dims == 3 else "16x16"
-        raise UserError(f"--topology={name}: {chip.name} has {chip.dims} dimensions, as in {example}", EXIT_USAGE)
+        raise UserError(
+            f"--topology={name}: {chip.name} has {chip.dims} dimensions of at least 1, as in {example}", EXIT_USAGE
+        )
     slice_ = Topology(chip, shape, slices)
     if slices < 1:
         raise UserError(f"--slices={slices} must be at least 1", EXIT_USAGE)

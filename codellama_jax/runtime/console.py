@@ -6,11 +6,14 @@ their results. `configure_logging` is called by the commands: importing the pack
 
 import _thread
 import contextlib
+import errno
 import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator
+
+from codellama_jax.errors import UserError
 
 LOGGERS = ("codellama_jax", "tasks", "launch", "xm_launch")
 
@@ -63,12 +66,21 @@ def _ignore(_: object) -> None:
 
 @contextlib.contextmanager
 def stdout_may_close() -> Iterator[None]:
-    """Ends the block without an error if the reader of standard output, such as head, closes the pipe."""
+    """Ends the block without an error if the reader of standard output, such as head, closes the pipe.
+
+    Raises:
+        UserError: the disk of the file that standard output is redirected to is full.
+    """
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None:  # it is closed
+            sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and (error.errno != errno.ENOSPC or error.filename is not None):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes when it exits
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"standard output cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from generation_models import write_checkpoint
+from sentencepiece import sentencepiece_model_pb2
 
 from codellama_jax import generate
 from codellama_jax.runtime import cache, console
@@ -78,7 +79,7 @@ def test_every_mark_of_a_file_is_filled_and_the_file_is_not_changed(run, tmp_pat
         (["complete", "--prompt=x", "--gin.Stage.steps=1"], "takes no gin files", 2),
         (["complete", "--file=/nowhere"], "No such file or directory: /nowhere", 1),
         (["infill", f"--file={__file__}.no"], "No such file", 1),
-        (["complete", f"--prompt={'x = 1 ' * 300}"], "prompt and answer must fit 256: shorten it", 1),
+        (["complete", f"--prompt={'x = 1 ' * 300}"], "must fit 256: shorten it, or use a larger context", 1),
         (["complete", "--prompt=\udcff"], "error: --prompt is not UTF-8 text", 2),
         (["complete", "--prompt=x", "--context=1"], "error: --context=1 must be at least 2", 2),
         (["complete", "--prompt=x", "--tokenizer=/nowhere"], "No such file or directory: /nowhere", 1),
@@ -95,6 +96,49 @@ def test_a_file_without_a_mark_and_a_folder_without_a_model_are_refused(run, tmp
     assert "not a checkpoint of a known format" in run("complete", "--prompt=x", code=1, folder=tmp_path)
     (tmp_path / "b.py").write_bytes(b"\xff<FILL_ME>")
     assert "is not UTF-8 text" in run("infill", f"--file={tmp_path}/b.py", code=1)
+
+
+def test_a_folder_of_a_run_names_the_checkpoints_near_it(run, checkpoint, tmp_path):
+    stage = tmp_path / "local" / "code"
+    (stage / "checkpoints").mkdir(parents=True)
+    arguments = ("complete", "--prompt=x")
+    assert "has not saved a checkpoint yet: train it first" in run(*arguments, code=1, folder=stage)
+    (stage / "checkpoints" / "3").symlink_to(checkpoint)
+    for folder in (stage / "checkpoints", tmp_path / "local"):
+        assert f"is not a checkpoint; there are checkpoints in {stage}\n" in run(*arguments, code=1, folder=folder)
+
+
+def test_a_diff_can_be_applied_whatever_ends_the_lines(run, tmp_path):
+    file = tmp_path / "a.py"
+    file.write_bytes("a\f# \u2028b\n<FILL_ME>".encode())
+    lines = run("infill", f"--file={file}", "--diff", "--max_tokens=3").split("\n")
+    assert lines[3] == " a\f# \u2028b"
+    assert lines[4:6] == ["-<FILL_ME>", "\\ No newline at end of file"]
+
+
+def test_a_tokenizer_of_another_model_is_refused(run, tmp_path, small_tokenizer):
+    proto = sentencepiece_model_pb2.ModelProto.FromString(small_tokenizer.model)
+    proto.pieces[-1].piece = "\u20ac"
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
+    arguments = ("complete", "--prompt=x", f"--tokenizer={tmp_path}/tokenizer.model")
+    assert "tokenizer.model has other pieces than" in run(*arguments, code=1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_is_utf8_and_a_full_disk_is_reported(capsys, checkpoint, monkeypatch, tmp_path):
+    arguments = ["infill", f"--file={tmp_path}/a.py", "--max_tokens=2", f"--checkpoint={checkpoint}"]
+    (tmp_path / "a.py").write_text("\u20ac <FILL_ME>", encoding="utf-8")
+    with open(tmp_path / "out", "w", encoding="latin-1") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert generate.main(arguments) == 0
+    assert (tmp_path / "out").read_text(encoding="utf-8").startswith("\u20ac ")
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    full = open("/dev/full", "w")  # noqa: SIM115  # closing it raises
+    monkeypatch.setattr(sys, "stdout", full)
+    assert generate.main(arguments) == 1
+    assert capsys.readouterr().err == "error: standard output cannot be written: No space left on device\n"
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_model_is_opened(run, tmp_path):

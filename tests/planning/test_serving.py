@@ -69,6 +69,13 @@ def test_weights_that_do_not_fit_are_reported():
     assert "DOES NOT FIT: 17.25 GiB are needed" in serving.serving_table(result)
 
 
+def test_flags_that_do_not_go_together_are_refused_before_a_compiler_is_needed(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "require_compiler", lambda: pytest.fail("it was asked for"))
+    assert plan.main(["--topology=v5e:2x4", "--cache_dtype=int8"]) == EXIT_USAGE
+    assert plan.main(["--topology=v5e:2x4", "--serve", "--slices=2"]) == EXIT_USAGE
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error"] * 2
+
+
 def test_the_command_needs_no_stage_file(monkeypatch, capsys):
     monkeypatch.setattr(plan, "Compiler", FakeCompiler)
     monkeypatch.setattr(plan, "require_compiler", lambda: None)
