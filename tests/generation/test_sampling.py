@@ -12,16 +12,21 @@ from codellama_jax.generation import sampling
 V = 40
 
 
+sample = jax.jit(sampling.sample)
+
+
 def rows(count: int, **settings) -> sampling.RowSampling:
-    values = {name: jnp.full(count, value) for name, value in settings.items()}
+    empty = sampling.empty(count, V)
+    # with the dtype, so that all settings are arguments of one program
+    values = {name: jnp.full(count, value, getattr(empty, name).dtype) for name, value in settings.items()}
     keys = jnp.stack([jnp.zeros(count, jnp.uint32), jnp.arange(count, dtype=jnp.uint32)], axis=1)
-    return dataclasses.replace(sampling.empty(count, V), key=keys, **values)
+    return dataclasses.replace(empty, key=keys, **values)
 
 
 def drawn(logits: np.ndarray, settings: sampling.RowSampling) -> np.ndarray:
     count = len(settings.key)
     tiled = jnp.tile(jnp.asarray(logits, jnp.float32), (count, 1))
-    return np.asarray(jax.jit(sampling.sample)(tiled, settings, jnp.full(count, 3, jnp.int32)))
+    return np.asarray(sample(tiled, settings, jnp.full(count, 3, jnp.int32)))
 
 
 LOGITS = np.random.default_rng(0).normal(size=V) * 2
@@ -66,10 +71,10 @@ def test_a_row_does_not_depend_on_the_others_or_on_its_place():
     mixed = dataclasses.replace(settings, top_p=jnp.linspace(0.2, 1, 16), top_k=jnp.arange(16, dtype=jnp.int32))
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(16, V)), jnp.float32)
     positions = jnp.arange(16, dtype=jnp.int32)
-    together = np.asarray(sampling.sample(logits, mixed, positions))
+    together = np.asarray(sample(logits, mixed, positions))
     order = np.random.default_rng(2).permutation(16)
     shuffled = jax.tree.map(lambda x: x[order], mixed)
-    assert (np.asarray(sampling.sample(logits[order], shuffled, positions[order])) == together[order]).all()
+    assert (np.asarray(sample(logits[order], shuffled, positions[order])) == together[order]).all()
 
 
 def test_greedy_and_sampled_rows_go_together():
@@ -79,9 +84,9 @@ def test_greedy_and_sampled_rows_go_together():
 
 def test_positions_and_seeds_change_the_sample():
     logits = jnp.zeros((64, V))
-    by_seed = np.asarray(sampling.sample(logits, rows(64, temperature=1.0), jnp.zeros(64, jnp.int32)))
+    by_seed = np.asarray(sample(logits, rows(64, temperature=1.0), jnp.zeros(64, jnp.int32)))
     one = dataclasses.replace(rows(64, temperature=1.0), key=jnp.zeros((64, 2), jnp.uint32))
-    by_position = np.asarray(sampling.sample(logits, one, jnp.arange(64, dtype=jnp.int32)))
+    by_position = np.asarray(sample(logits, one, jnp.arange(64, dtype=jnp.int32)))
     assert len(set(by_seed.tolist())) > 20 and len(set(by_position.tolist())) > 20
 
 

@@ -251,7 +251,7 @@ def test_a_chat_sends_its_history_and_can_begin_again(browser, server, monkeypat
     page.wait("document.querySelector('#chat-form').checkVisibility()")
     page.click("#message")
     page.type("a question\n")
-    page.wait("document.querySelector('#send').textContent === 'Send'")
+    page.wait("document.querySelector('#log .assistant p') && document.querySelector('#send').textContent === 'Send'")
     answer = page.evaluate("document.querySelector('#log .assistant p').textContent")
     assert answer and page.text("#chat-state") == ""
     page.type("another\n")
