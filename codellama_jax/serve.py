@@ -23,7 +23,7 @@ from codellama_jax.config import gin_files
 from codellama_jax.config.generation import Serving
 from codellama_jax.config.serving import Server
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError, first_line
-from codellama_jax.runtime import cache, cli, filesystem
+from codellama_jax.runtime import cache, cli, console, filesystem
 
 _SMALLER = "choose a smaller --context, --slots or --cache_tokens"
 API_KEYS = "CODELLAMA_JAX_API_KEYS"  # environment variable: keys, separated by commas
@@ -172,8 +172,8 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     service = Service(model.tokenizer, engine, settings)
     api = Api(model, service, settings, options.name or model.name)
     service.start()
-    for line in _description(api, listener):
-        print(line, flush=True)
+    print("\n".join(_description(api, listener)), flush=True)
+    console.drop_unread_messages()  # an answer must not wait for a reader of the log
     HttpServer(application(api), service, settings).run(sockets=[listener])
     ended = service.stop(seconds=5)
     if service.failure is not None:
