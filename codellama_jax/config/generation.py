@@ -124,11 +124,11 @@ class Serving:
     cache_dtype: str | None = None
 
     def __post_init__(self):
-        if (
-            min(self.slots, self.page, self.steps, *self.chunks) < 1
-            or min(self.context, self.cache_tokens, self.draft_tokens) < 0
-        ):
-            raise ValueError("slots, page, steps, chunks and batches must be at least 1, the other sizes at least 0")
+        for name, lowest in (("slots", 1), ("page", 1), ("steps", 1), ("context", 0), ("cache_tokens", 0)):
+            _check_integer(name, getattr(self, name), lowest)
+        _check_integer("draft_tokens", self.draft_tokens, 0)
+        if min(self.chunks) < 1:
+            raise ValueError(f"chunks={self.chunks} must be at least 1")
         if list(self.chunks) != sorted(set(self.chunks)):
             raise ValueError(f"chunks={self.chunks} must be in ascending order")
         if self.cache_dtype not in (None, "bfloat16", "float32", "int8"):

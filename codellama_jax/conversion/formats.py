@@ -71,6 +71,8 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
         return _foreign(llama2c.Llama2c(file), "llama2.c", {})
     if any(hf.is_weights(name) for name in present):
         raise UserError(f"{path} has tensors, but no {hf.CONFIG}: it is incomplete; fetch or export it again")
+    if inside := [str(path / name) for name in sorted(present) if native.find(path / name)]:
+        raise UserError(f"{path} has checkpoints inside; pass one of them: {', '.join(inside[:8])}")
     raise UserError(
         f"{path} is not a checkpoint of a known format: a folder with config.json and *.safetensors (Hugging Face),"
         " params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project), or a .bin file of llama2.c"
