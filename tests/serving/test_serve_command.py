@@ -37,7 +37,12 @@ def test_wrong_flags(capsys, flags, words):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file"), (b"\n \n", "has no keys"), (b"short\n", "fewer than 8"), (b"\xff\xfe", "is not text")],
+    [
+        (None, "No such file"),
+        (b"\n # laptop\n", "has no keys"),
+        (b"short\n", "fewer than 8"),
+        (b"\xff\xfe", "is not text"),
+    ],
 )
 def test_wrong_key_files(capsys, tmp_path, content, words):
     if content is not None:
