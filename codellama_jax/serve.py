@@ -23,7 +23,7 @@ from codellama_jax.config import gin_files
 from codellama_jax.config.generation import DRAFT_TOKENS, Serving
 from codellama_jax.config.serving import Server
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError, first_line
-from codellama_jax.runtime import cache, cli, filesystem
+from codellama_jax.runtime import cache, cli, console, filesystem
 
 _SMALLER = "choose a smaller --context, --slots or --cache_tokens"
 API_KEYS = "CODELLAMA_JAX_API_KEYS"  # environment variable: keys, separated by commas
@@ -54,7 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("who reaches it").add_argument
     add("--host", default=server.host, help=f"default: {server.host}, which only this machine reaches")
     add("--port", type=int, default=server.port, metavar="N", help=f"default: {server.port}; 0: a free one")
-    add("--api_key_file", type=Path, metavar="FILE", help=f"a key on each line (default: the variable {API_KEYS})")
+    add(
+        "--api_key_file",
+        type=Path,
+        metavar="FILE",
+        help=f"a key on each line (default: the variable {API_KEYS})",
+    )
     add("--without_keys", action="store_true", help="allow other machines (--host) without API keys")
     add("--allowed_host", action="append", default=[], metavar="NAME", help="a name in the Host header; repeatable")
     add("--allowed_origin", action="append", default=[], metavar="URL", help="a site whose pages may call; repeatable")
@@ -114,7 +119,7 @@ def _api_keys(file: Path | None) -> tuple[str, ...]:
         raise UserError(f"--api_key_file={file}: {error.strerror}", EXIT_USAGE) from None
     except UnicodeDecodeError:
         raise UserError(f"--api_key_file={file} is not text: write one key on each line", EXIT_USAGE) from None
-    keys = tuple(line.strip() for line in lines if line.strip())
+    keys = tuple(key for line in lines if (key := line.strip()) and not key.startswith("#"))
     if not keys:
         raise UserError(f"--api_key_file={file} has no keys: write one on each line", EXIT_USAGE)
     return keys
@@ -174,8 +179,8 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     service = Service(model.tokenizer, engine, settings)
     api = Api(model, service, settings, options.name or model.name)
     service.start()
-    for line in _description(api, listener):
-        print(line, flush=True)
+    print("\n".join(_description(api, listener)), flush=True)
+    console.drop_unread_messages()  # an answer must not wait for a reader of the log
     HttpServer(application(api), service, settings).run(sockets=[listener])
     ended = service.stop(seconds=5)
     if service.failure is not None:

@@ -128,12 +128,12 @@ class Serving:
     cache_dtype: str | None = None
 
     def __post_init__(self):
-        if (
-            min(self.slots, self.page, self.steps, *self.chunks, *self.batches) < 1
-            or min(self.context, self.cache_tokens, self.draft_tokens) < 0
-        ):
-            raise ValueError("slots, page, steps, chunks and batches must be at least 1, the other sizes at least 0")
-        if not self.chunks or list(self.chunks) != sorted(set(self.chunks)):
-            raise ValueError(f"chunks={self.chunks} must be one or more sizes in ascending order")
+        for name, lowest in (("slots", 1), ("page", 1), ("steps", 1), ("context", 0), ("cache_tokens", 0)):
+            _check_integer(name, getattr(self, name), lowest)
+        _check_integer("draft_tokens", self.draft_tokens, 0)
+        if min((1, *self.batches)) < 1:
+            raise ValueError(f"batches={self.batches} must be at least 1")
+        if not self.chunks or min(self.chunks) < 1 or list(self.chunks) != sorted(set(self.chunks)):
+            raise ValueError(f"chunks={self.chunks} must be one or more sizes of at least 1 in ascending order")
         if self.cache_dtype not in (None, "bfloat16", "float32", "int8"):
             raise ValueError(f"cache_dtype={self.cache_dtype!r} must be 'bfloat16', 'float32' or 'int8'")

@@ -54,10 +54,12 @@ class Server:
     def __post_init__(self):
         if not 0 <= self.port < 65536:
             raise ValueError(f"port={self.port} must be 0 to 65535")
-        if min(self.queue, self.body, self.connections, self.choices) < 1:
-            raise ValueError("queue, body, connections and choices must be positive")
-        if not all(0 < seconds < float("inf") for seconds in (self.timeout, self.shutdown, self.stalled)):
-            raise ValueError("timeout, shutdown and stalled must be positive numbers of seconds")
+        for name in ("queue", "body", "connections", "choices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("timeout", "shutdown", "stalled"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be a positive number of seconds")
         if self.order not in ("spm", "psm"):
             raise ValueError(f"order={self.order!r} must be 'spm' or 'psm'")
         if self.chat_format not in (None, "inst", "source"):
@@ -65,6 +67,9 @@ class Server:
         if any(len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() for key in self.api_keys):
             # the message must not contain a key
             raise ValueError(f"an API key has fewer than {SHORTEST_KEY} characters, or some that are not ASCII")
+        for name in self.allowed_hosts:
+            if not name or "/" in name or " " in name:
+                raise ValueError(f"allowed_host={name} must be a name like models.example, or *")
         for origin in self.allowed_origins:
             if origin != "*" and ("://" not in origin or origin.endswith("/")):
                 raise ValueError(f"allowed_origin={origin} must be like http://localhost:8888, or *")

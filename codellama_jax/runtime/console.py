@@ -9,9 +9,11 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterator
+from typing import TextIO
 
 from codellama_jax.errors import UserError
 
@@ -34,11 +36,47 @@ class TerminalHandler(logging.Handler):
             self.handleError(record)
             return
         with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
-            if tqdm := sys.modules.get("tqdm"):
-                tqdm.tqdm.write(line, file=stream)
-            else:
-                stream.write(line + "\n")
+            self.write(line, stream)
+
+    def write(self, line: str, stream: TextIO) -> None:
+        if tqdm := sys.modules.get("tqdm"):
+            tqdm.tqdm.write(line, file=stream)
+        else:
+            stream.write(line + "\n")
+        stream.flush()
+
+
+class DroppingHandler(TerminalHandler):
+    """Drops messages that nobody reads: a full pipe, or a terminal that was stopped, does not block the caller.
+
+    The first message that is dropped waits a moment for a reader. The next one that is written comes after a line with
+    the number of those that were dropped.
+    """
+
+    _WAIT = 0.1  # seconds
+    _PIECE = 1000  # characters; what a stream that can be written to takes without blocking (PIPE_BUF: 4,096 bytes)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped = 0
+
+    def write(self, line: str, stream: TextIO) -> None:
+        text = line + "\n"
+        if self.dropped:
+            text = f"\n({self.dropped:,} lines before this one were dropped, because nobody read them)\n{text}"
+        for start in range(0, len(text), self._PIECE):
+            if not select.select([], [stream], [], 0 if self.dropped else self._WAIT)[1]:
+                self.dropped += 1
+                return
+            stream.write(text[start : start + self._PIECE])
             stream.flush()
+        self.dropped = 0
+
+
+def drop_unread_messages() -> None:
+    """From now on, messages that nobody reads are dropped."""
+    for name in LOGGERS:
+        logging.getLogger(name).handlers = [DroppingHandler()]
 
 
 def configure_logging() -> None:

@@ -1,8 +1,5 @@
 """The server's application: the routes of all protocols, behind the checks that every request must pass."""
 
-import contextlib
-from collections.abc import AsyncIterator
-
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -19,11 +16,6 @@ from codellama_jax.serving.request_log import RequestLog
 
 def application(api: Api) -> Starlette:
     """The application of a served model. Its service must have been started."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        api.service.close()
 
     async def live(request: Request) -> Response:
         """Whether the process works; a supervisor restarts it if not."""
@@ -61,9 +53,7 @@ def application(api: Api) -> Starlette:
             )
         )
     middleware.append(Middleware(ClientGuard, settings=api.settings))
-    app = Starlette(
-        routes=routes, middleware=middleware, exception_handlers={404: _missing, 405: _missing}, lifespan=lifespan
-    )
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers={404: _missing, 405: _missing})
     app.router.redirect_slashes = False  # clients that post do not follow redirections
     return app
 

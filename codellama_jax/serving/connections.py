@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import signal
 import sys
 import time
 from types import FrameType
@@ -87,8 +88,8 @@ class HttpServer(uvicorn.Server):
     """Serves the application until a signal, or until the engine fails.
 
     At the first SIGTERM or SIGINT the service takes no more jobs: requests get 503, and /readyz says so. Running
-    requests have `Server.shutdown` seconds to finish, and then end with the text that they have. A second signal ends
-    the server at once.
+    requests have `Server.shutdown` seconds to finish, and then end with the text that they have. A second SIGINT ends
+    the server at once; a second SIGTERM changes nothing, because some supervisors send two at a time.
     """
 
     def __init__(self, application: Any, service: Service, settings: Server):
@@ -97,6 +98,7 @@ class HttpServer(uvicorn.Server):
             application,
             http=connection,
             ws="none",
+            lifespan="off",
             log_config=None,
             access_log=False,
             timeout_keep_alive=_IDLE,
@@ -104,26 +106,38 @@ class HttpServer(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # Connection logs invalid requests
+        errors = logging.getLogger("uvicorn.error")
+        errors.setLevel(logging.ERROR)  # Connection logs invalid requests
+        errors.addFilter(_is_a_fault)
         self._service, self._grace = service, settings.shutdown
         self._closing: float | None = None  # since when
-        self._started, self._said_ready = time.monotonic(), False
+        self._started, self._said_ready, self._said_closing = time.monotonic(), False, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._closing is not None:
+        if self._closing is None:
+            self._service.close()
+            self._closing = time.monotonic()
+        elif sig == signal.SIGINT:
             self.should_exit = self.force_exit = True
-            return
-        self._service.close()
-        self._closing = time.monotonic()
 
     async def on_tick(self, counter: int) -> bool:
         if self._closing is not None and not self.should_exit:
             late = time.monotonic() > self._closing + self._grace
             if late:
                 self._service.end_all()
-            self.should_exit = late or self._service.waiting + self._service.active == 0
+            left = self._service.waiting + self._service.active
+            self.should_exit = late or left == 0
+            if not self.should_exit and not self._said_closing:
+                logger.info("shutting down when %d answers have ended, or in %.0f s; Ctrl-C: now", left, self._grace)
+                self._said_closing = True
         self.should_exit |= self._service.failure is not None
         if self._service.ready and not self._said_ready:
             logger.info("ready after %.1f s", time.monotonic() - self._started)
             self._said_ready = True
         return await super().on_tick(counter)
+
+
+def _is_a_fault(record: logging.LogRecord) -> bool:
+    """Whether a message of uvicorn is more than that a shutdown has cancelled a request."""
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()

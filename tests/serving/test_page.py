@@ -260,6 +260,12 @@ def test_a_chat_sends_its_history_and_can_begin_again(browser, server, monkeypat
     first, second = [json.loads(body)["messages"] for body in bodies if body]
     assert second[0] == first[0] == {"role": "user", "content": "a question"}
     assert second[1]["content"].strip().startswith(answer[:10]) and second[2]["content"] == "another"
+    for _ in range(2):  # together they are longer than the context
+        page.type("a longer question " * 20 + "\n")
+        page.wait("document.querySelector('#send').textContent === 'Send'")
+    assert "did not fit the model's context and were left out" in page.text("#log .assistant:last-child small")
+    log = "document.querySelector('#log')"
+    assert page.evaluate(f"{log}.scrollTop + {log}.clientHeight > {log}.scrollHeight - 3")  # the end is seen
     page.click("#new-chat")
     assert page.evaluate("document.querySelector('#log').childElementCount") == 0
     assert page.problems == []

@@ -21,8 +21,11 @@ def run(capsys, *flags: str) -> tuple[int, str]:
         (["--host=0.0.0.0"], "--without_keys"),
         (["--host=203.0.113.7", "--without_keys"], "cannot listen on --host=203.0.113.7"),
         (["--port=70000"], "--port=70000 must be"),
-        (["--timeout=nan"], "timeout"),
-        (["--queue=0"], "queue"),
+        (["--timeout=nan"], "--timeout=nan must be"),
+        (["--queue=0"], "--queue=0 must be at least 1"),
+        (["--slots=0"], "--slots=0 must be at least 1"),
+        (["--cache_tokens=-1"], "--cache_tokens=-1 must be"),
+        (["--allowed_host=http://models.example"], "--allowed_host=http://models.example must be a name"),
         (["--allowed_origin=localhost:8888"], "http://localhost:8888"),
         (["--gin.X=1"], "no gin files"),
     ],
@@ -34,7 +37,12 @@ def test_wrong_flags(capsys, flags, words):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file"), (b"\n \n", "has no keys"), (b"short\n", "fewer than 8"), (b"\xff\xfe", "is not text")],
+    [
+        (None, "No such file"),
+        (b"\n # laptop\n", "has no keys"),
+        (b"short\n", "fewer than 8"),
+        (b"\xff\xfe", "is not text"),
+    ],
 )
 def test_wrong_key_files(capsys, tmp_path, content, words):
     if content is not None:

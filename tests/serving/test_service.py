@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import threading
 import time
@@ -190,7 +191,8 @@ def test_a_signal_lets_running_requests_finish_and_refuses_new_ones(make_server)
         with held(server):
             running = pool.submit(post, server, max_tokens=30)
             wait_until(lambda: server.api.service.active == 1)
-            server.http.handle_exit(15, None)
+            server.http.handle_exit(signal.SIGTERM, None)
+            server.http.handle_exit(signal.SIGTERM, None)  # `timeout` and some supervisors send two at a time
             refused, ready, live = post(server), httpx.get(server.url + "/readyz"), httpx.get(server.url + "/livez")
         assert running.result().json()["usage"]["completion_tokens"] == 30
     assert refused.status_code == 503 and "shutting down" in refused.text
@@ -198,12 +200,25 @@ def test_a_signal_lets_running_requests_finish_and_refuses_new_ones(make_server)
     wait_until(lambda: server.http.should_exit)
 
 
+def test_a_second_interrupt_ends_the_server_at_once_and_quietly(make_server, caplog):
+    server = make_server(Server())
+    with ThreadPoolExecutor(1) as pool, held(server, seconds=0.02):
+        running = pool.submit(post, server, max_tokens=400, stream=True)
+        wait_until(lambda: server.api.service.generated_tokens > 0)
+        server.http.handle_exit(signal.SIGINT, None)
+        server.http.handle_exit(signal.SIGINT, None)
+        with pytest.raises(httpx.RemoteProtocolError):
+            running.result()
+        wait_until(lambda: is_free(server))
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
 def test_requests_end_with_their_text_when_the_time_of_a_shutdown_is_over(make_server):
     server = make_server(Server(shutdown=0.2))
     with ThreadPoolExecutor(1) as pool, held(server, seconds=0.02):
         running = pool.submit(post, server, max_tokens=400)
         wait_until(lambda: server.api.service.active == 1)
-        server.http.handle_exit(15, None)
+        server.http.handle_exit(signal.SIGTERM, None)
         answer = running.result()
     assert answer.status_code == 200 and answer.json()["choices"][0]["finish_reason"] == "length"
 

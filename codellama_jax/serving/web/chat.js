@@ -46,18 +46,19 @@ class Chat {
     const messages = (this.#messages = [...this.#messages, { role: "user", content: text }]);
     const [question, answer] = [this.#append("user", "You: "), this.#append("assistant", "Model: ")];
     question.textContent = text;
+    element("log").scrollTop = element("log").scrollHeight;
     field.value = "";
     element("new-chat").hidden = false;
     this.#setBusy(new AbortController());
     const { signal } = this.#request;
-    let [content, finish, problem] = ["", null, ""];
+    let [content, finish, problem, leftOut] = ["", null, "", 0];
     try {
       for await (const event of this.#server.events("/v1/chat/completions", { messages }, signal)) {
         const choice = event.choices[0];
         content += choice?.delta?.content ?? "";
         finish = choice?.finish_reason ?? finish;
-        render(answer, content);
-        this.#scroll();
+        leftOut = event.turns_left_out ?? leftOut;
+        this.#following(() => render(answer, content));
       }
       problem = content ? "" : "The model answered nothing.";
     } catch (error) {
@@ -69,8 +70,8 @@ class Chat {
     setText(element("chat-state"), problem);
     if (content) {
       messages.push({ role: "assistant", content });
-      if (NOTES[finish]) answer.append(make("small", NOTES[finish]));
-      this.#scroll();
+      const notes = [leftOut && leftOutNote(leftOut), NOTES[finish]].filter(Boolean);
+      this.#following(() => answer.append(...notes.map((note) => make("small", note))));
     } else {
       this.#messages = messages.slice(0, -1);
       question.parentNode.remove();
@@ -93,15 +94,22 @@ class Chat {
     name.className = "hidden";
     message.append(name, body);
     element("log").append(message);
-    this.#scroll();
     return body;
   }
 
-  /** Follows the end of the log, unless the user has scrolled up. */
-  #scroll() {
+  /** Changes the log and follows its end, unless the user has scrolled up. */
+  #following(change) {
     const log = element("log");
-    if (log.scrollHeight - log.scrollTop - log.clientHeight < 80) log.scrollTop = log.scrollHeight;
+    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+    change();
+    if (atEnd) log.scrollTop = log.scrollHeight;
   }
+}
+
+/** Says that the model has not seen the whole conversation. */
+function leftOutNote(turns) {
+  const what = turns === 1 ? "question and its answer" : `${turns} questions and their answers`;
+  return `The oldest ${what} did not fit the model's context and were left out.`;
 }
 
 /** Shows an answer: the text between lines that begin with ``` is code. */
