@@ -131,7 +131,7 @@ class Serving:
         for name, lowest in (("slots", 1), ("page", 1), ("steps", 1), ("context", 0), ("cache_tokens", 0)):
             _check_integer(name, getattr(self, name), lowest)
         _check_integer("draft_tokens", self.draft_tokens, 0)
-        if min((1, *self.batches)) < 1:
+        if any(size < 1 for size in self.batches):
             raise ValueError(f"batches={self.batches} must be at least 1")
         if not self.chunks or min(self.chunks) < 1 or list(self.chunks) != sorted(set(self.chunks)):
             raise ValueError(f"chunks={self.chunks} must be one or more sizes of at least 1 in ascending order")
