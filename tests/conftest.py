@@ -70,6 +70,7 @@ LONGEST = (
     "tasks/sources/records/test_record_source.py",
     "conversion/test_chat_templates.py",
     "generation/test_generate.py",
+    "generation/test_shards.py",
     "launch/local/test_processes.py",
 )
 # The files of LONGEST that `make check` runs too. The others are marked slow.

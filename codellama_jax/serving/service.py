@@ -24,7 +24,6 @@ from codellama_jax.generation.stopping import TokenTexts
 from codellama_jax.serving.jobs import Choice, Delta, EngineFailed, Job, Refused, Running
 from codellama_jax.tokenizer import Tokenizer
 
-_IDLE = 0.2  # seconds between two checks of the time limits while nothing is generated
 _LATEST = 50  # number of choices in `Service.first_token_seconds`
 
 
@@ -170,11 +169,11 @@ class Service:
             self._abandon()
 
     def _take_commands(self) -> bool:
-        """Carries out what the event loop asked for; waits if nothing is being generated. Returns whether to go on."""
-        block = not self._active
+        """Carries out what the event loop asked for; waits if there is nothing to do. Returns whether to go on."""
+        block = not (self._active or self._waiting)
         while True:
             try:
-                command, running = self._commands.get(block=block, timeout=_IDLE if block else None)
+                command, running = self._commands.get(block=block)
             except queue.Empty:
                 return True
             block = False
