@@ -94,8 +94,6 @@ def test_a_file_without_a_mark_and_a_folder_without_a_model_are_refused(run, tmp
     (tmp_path / "a.py").write_text("x\n")
     assert "has no mark <FILL_ME>" in run("infill", f"--file={tmp_path}/a.py", code=2)
     assert "not a checkpoint of a known format" in run("complete", "--prompt=x", code=1, folder=tmp_path)
-    (tmp_path / "code" / "checkpoints" / "20").mkdir(parents=True)
-    assert f"pass one of them: {tmp_path}/code" in run("complete", "--prompt=x", code=1, folder=tmp_path)
     (tmp_path / "b.py").write_bytes(b"\xff<FILL_ME>")
     assert "is not UTF-8 text" in run("infill", f"--file={tmp_path}/b.py", code=1)
 
