@@ -27,9 +27,8 @@ class Answer:
     """
 
     def __init__(self, engine: Engine, texts: TokenTexts, prompt: Prompt, sampling: Sampling):
-        self.text = ""
         self.signal: str | None = None
-        self._engine, self._prompt = engine, prompt
+        self._engine = engine
         self._stream = text_stream(prompt, texts, sampling.stop)
         self._request = engine.submit(prompt.ids, sampling, prompt.stop_ids, prompt.allowed)
 
@@ -41,9 +40,13 @@ class Answer:
             read = len(self._request.tokens)
             if self._stream.stopped is not None:
                 self._engine.finish(self._request)
-            yield self._added(part)
+            yield part
         if part := self._stream.finish():
-            yield self._added(part)
+            yield part
+
+    @property
+    def text(self) -> str:
+        return self._stream.text
 
     @property
     def tokens(self) -> list[int]:
@@ -81,8 +84,3 @@ class Answer:
     def as_json(self) -> dict[str, Any]:
         """The answer as the commands print it."""
         return {"text": self.text, "tokens": self.tokens, "finish_reason": self.finish_reason}
-
-    def _added(self, part: str) -> str:
-        part = part.replace("\n", "\r\n") if self._prompt.crlf else part
-        self.text += part
-        return part

@@ -66,7 +66,7 @@ def text_stream(prompt: Prompt, texts: TokenTexts, stop: Sequence[str]) -> TextS
     The model reads and writes line feeds, whatever the line ends of the prompt are, and so are those of stop strings.
     """
     own = [text.replace("\r\n", "\n") for text in stop] if prompt.crlf else stop
-    return TextStream(texts, (*own, *prompt.stop), prompt.skip, prompt.strip)
+    return TextStream(texts, (*own, *prompt.stop), prompt.skip, prompt.strip, prompt.crlf)
 
 
 def chat(

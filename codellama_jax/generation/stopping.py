@@ -1,5 +1,6 @@
 """The text of a request while it is generated: characters are never split, and stop strings never shown."""
 
+import bisect
 import codecs
 from collections.abc import Sequence
 
@@ -13,13 +14,19 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Tokenizer):
         self._bytes = tokenizer.token_bytes()
+        self._sorted = sorted(range(len(self._bytes)), key=self._bytes.__getitem__)
 
     def __call__(self, token: int) -> bytes:
         return self._bytes[token] if token < len(self._bytes) else b""
 
     def starting_with(self, beginning: bytes) -> np.ndarray:
         """Whether the text of each token starts with these bytes, bool [pieces]."""
-        return np.array([text.startswith(beginning) for text in self._bytes])
+        start = bisect.bisect_left(self._sorted, beginning, key=self._bytes.__getitem__)
+        size = len(beginning)
+        end = bisect.bisect_right(self._sorted, beginning, lo=start, key=lambda token: self._bytes[token][:size])
+        found = np.zeros(len(self._bytes), bool)
+        found[self._sorted[start:end]] = True
+        return found
 
 
 class TextStream:
@@ -34,14 +41,22 @@ class TextStream:
         skip: text that the first tokens repeat, and that is not part of the answer (see prompts.heal).
         strip: whether white space at the start and the end is not part of the answer (see prompts.chat). It is held
             back until other text follows. At the start, stop strings do not see it.
+        crlf: whether line feeds are shown as CRLF. Stop strings see line feeds.
 
     Attributes:
         text: all text so far that may be shown.
         stopped: the stop string that ended the text; None if none did.
     """
 
-    def __init__(self, texts: TokenTexts, stop: Sequence[str] = (), skip: bytes = b"", strip: bool = False):
-        self._texts, self._stop, self._skip, self._strip = texts, tuple(stop), skip, strip
+    def __init__(
+        self,
+        texts: TokenTexts,
+        stop: Sequence[str] = (),
+        skip: bytes = b"",
+        strip: bool = False,
+        crlf: bool = False,
+    ):
+        self._texts, self._stop, self._skip, self._strip, self._crlf = texts, tuple(stop), skip, strip, crlf
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.text = ""
@@ -72,6 +87,7 @@ class TextStream:
             shown = text[: len(text) - held]
             shown = shown.rstrip() if self._strip else shown
             text, self._held = shown, text[len(shown) :]
+        text = text.replace("\n", "\r\n") if self._crlf else text
         self.text += text
         return text
 

@@ -89,7 +89,7 @@ class Choice:
     Attributes:
         prompt: its prompt.
         request: the engine's request; None before it has a slot.
-        text: the text so far.
+        stream: its text.
         submitted, started, first, ended: times (time.monotonic) of its arrival, its slot, its first token, its end.
     """
 
@@ -97,7 +97,6 @@ class Choice:
         self.running, self.number, self.prompt, self.sampling = running, number, prompt, sampling
         self.request: Request | None = None
         self.stream = text_stream(prompt, texts, sampling.stop)
-        self.text = ""
         self.read = 0  # tokens of the request that deltas have shown
         self.submitted = time.monotonic()
         self.started = self.first = self.ended = None  # type: float | None
@@ -111,9 +110,6 @@ class Choice:
         text = self.stream.add(tokens)
         if finish_reason is not None:
             text += self.stream.finish()
-        if self.prompt.crlf:
-            text = text.replace("\n", "\r\n")
-        self.text += text
         return Delta(self.number, text, tokens, logprobs, finish_reason, self.stream.stopped)
 
 

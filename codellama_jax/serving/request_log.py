@@ -58,4 +58,4 @@ class RequestLog:
                 logger.info("prompt %s answer %s", *map(ascii, self._texts(choice)))
 
     def _texts(self, choice: Any) -> tuple[str, str]:
-        return self._api.tokenizer.decode(choice.prompt.ids), choice.text
+        return self._api.tokenizer.decode(choice.prompt.ids), choice.stream.text

@@ -232,7 +232,9 @@ class Service:
     def _must_end(self, choice: Choice, now: float) -> bool:
         """Whether an answer has a stop string, or a line after its time for whole lines."""
         limit = choice.running.job.line_seconds
-        late = limit is not None and choice.first is not None and now - choice.first > limit and "\n" in choice.text
+        late = (
+            limit is not None and choice.first is not None and now - choice.first > limit and "\n" in choice.stream.text
+        )
         return choice.stream.stopped is not None or late
 
     def _end_late(self, latest: float) -> None:
