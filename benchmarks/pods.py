@@ -110,7 +110,7 @@ def row(size: str, stage: str, slice_: Topology, change: Change | None, result: 
     )
 
 
-def every_stage(compiler: Compiler, report: Any) -> list[str]:
+def every_stage(compiler: Compiler, progress: Progress) -> list[str]:
     lines = [
         "| size | stage | slice | chips | fits | peak GiB | bound, s per step | limited by | MFU at bound"
         " | chip-hours at bound | bindings |",
@@ -120,7 +120,7 @@ def every_stage(compiler: Compiler, report: Any) -> list[str]:
         for stage, others in STAGES.items():
             for name in SLICES[size]:
                 slice_ = topology(name)
-                report(f"{size} {stage} on {name}")
+                progress.title = f"{size} {stage} on {name}"
                 config = load(size, stage)
                 change, result = best(config, slice_, compiler)
                 for each in (stage, *others):
@@ -130,7 +130,7 @@ def every_stage(compiler: Compiler, report: Any) -> list[str]:
     return lines
 
 
-def estimates(compiler: Compiler, report: Any) -> list[str]:
+def estimates(compiler: Compiler, progress: Progress) -> list[str]:
     lines = [
         "| size | slice | compiled / model FLOPs | bound MFU | estimated s per step | estimated MFU | tokens/s/chip"
         " | days | chip-hours |",
@@ -138,7 +138,7 @@ def estimates(compiler: Compiler, report: Any) -> list[str]:
     ]
     for size in SIZES:
         slice_, config = topology(OWN[size]), load(size, "code")
-        report(f"{size} code on {slice_.name}, with the estimate")
+        progress.title = f"{size} code on {slice_.name}, with the estimate"
         result = summarize(config, slice_, compiler.analyze(config, slice_))
         lines.append(
             f"| {size} | {slice_.name} | {result['compiled_flops'] / result['model_flops']:.3f}"
@@ -149,13 +149,13 @@ def estimates(compiler: Compiler, report: Any) -> list[str]:
     return lines
 
 
-def long_contexts(compiler: Compiler, report: Any) -> list[str]:
+def long_contexts(compiler: Compiler, progress: Progress) -> list[str]:
     lines = [
         "| size | tokens | windows | pass | slice | mesh | fits | peak GiB | bound, s | limited by | MFU at bound |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size, length, windows, pass_, name in LONG:
-        report(f"{size}, {length:,} tokens, {pass_}, on {name}")
+        progress.title = f"{size}, {length:,} tokens, {pass_}, on {name}"
         slice_ = topology(name)
         config = load(size, "lcft", f"LCFT_LENGTH={length}", f"LCFT_BATCH_TOKENS={length * windows}", *LONG_BINDINGS)
         forward = pass_ == "forward"
@@ -229,10 +229,7 @@ def main() -> None:
     progress = Progress()
     compiler = Compiler(progress)
 
-    def report(message: str) -> None:
-        progress.title = message
-
-    rows = every_stage(compiler, report)
+    rows = every_stage(compiler, progress)
     unfit = [line for line in rows if "| **no** |" in line or "| no |" in line]
     fit = (
         "All rows fit."
@@ -245,8 +242,8 @@ def main() -> None:
         libtpu=importlib.metadata.version("libtpu"),
         rows="\n".join(rows),
         unfit=fit,
-        estimates="\n".join(estimates(compiler, report)),
-        long="\n".join(long_contexts(compiler, report)),
+        estimates="\n".join(estimates(compiler, progress)),
+        long="\n".join(long_contexts(compiler, progress)),
         bindings=" ".join(f"--gin.{binding}" for binding in LONG_BINDINGS),
     )
     before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""

@@ -47,13 +47,13 @@ Bound of the tokens/s of all requests together, by batch x context (- : the cach
 """
 
 
-def plans(report: Any, compiler: Compiler) -> list[dict[str, Any]]:
+def plans(progress: Progress, compiler: Compiler) -> list[dict[str, Any]]:
     found = []
     for size in SIZES:
         config = shaping_config(gin_files.load(["gin/code.gin", f"gin/models/{size}.gin"], ()))
         for name in SLICES:
             for cache in (None, "int8") if name == INT8 else (None,):
-                report(f"{size} on {name}, cache {cache or 'bfloat16'}")
+                progress.title = f"{size} on {name}, cache {cache or 'bfloat16'}"
                 try:
                     found.append(plan_serving(config, topology(name), compiler, cache))
                 except UserError as error:
@@ -106,10 +106,7 @@ def main() -> None:
     require_compiler()
     progress = Progress()
 
-    def report(message: str) -> None:
-        progress.title = message
-
-    found = plans(report, Compiler(progress))
+    found = plans(progress, Compiler(progress))
     section = TEXT.format(
         heading=HEADING,
         date=datetime.date.today().isoformat(),
