@@ -87,20 +87,24 @@ class Engine:
             UserError: the prompt is empty, or leaves no room for an answer, or has ids outside the vocabulary.
         """
         request = Request(self._submitted, prompt, settings, stop_ids, allowed)
-        if not request.prompt:
-            raise UserError("the prompt has no tokens")
-        if len(request.prompt) + min(settings.max_tokens, 1) > self.serving.context:
-            raise UserError(
-                f"the prompt has {len(request.prompt):,} tokens; prompt and answer must fit"
-                f" {self.serving.context:,}: shorten it, or use a larger context"
-            )
-        if not 0 <= min(request.prompt) <= max(request.prompt) < self.llama.vocab_size:
-            raise UserError(f"the prompt has ids outside 0 to {self.llama.vocab_size - 1}")
+        self.check(request.prompt, settings.max_tokens)
         if len(request.stop_ids) > rows.STOP_IDS:
             raise ValueError(f"{len(request.stop_ids)} stop ids; at most {rows.STOP_IDS} are possible")
         self._submitted += 1
         self._waiting.append(request)
         return request
+
+    def check(self, prompt: Sequence[int], max_tokens: int) -> None:
+        """Raises UserError for a prompt that `submit` refuses. May be called from any thread."""
+        if not prompt:
+            raise UserError("the prompt has no tokens")
+        if len(prompt) + min(max_tokens, 1) > self.serving.context:
+            raise UserError(
+                f"the prompt has {len(prompt):,} tokens; prompt and answer must fit"
+                f" {self.serving.context:,}: shorten it, or use a larger context"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < self.llama.vocab_size:
+            raise UserError(f"the prompt has ids outside 0 to {self.llama.vocab_size - 1}")
 
     def finish(self, request: Request, reason: str = "stop") -> None:
         """Ends a request, wherever it is, and frees its pages."""
@@ -167,7 +171,7 @@ class Engine:
         Returns:
             The request if it is finished: it generates nothing.
         """
-        tokens = request.ids[:-1]
+        *tokens, last = request.ids
         if not request.started:
             request.started = True
             if request.needs_prompt_logprobs:
@@ -184,13 +188,13 @@ class Engine:
             if not self._extend(request, request.done + len(chunk)):
                 return []
             wanted = request.needs_prompt_logprobs
-            last = request.ids[request.done + len(chunk)]
+            following = tokens[request.done + len(chunk)] if len(chunk) < rest else last
             # A copy: the program may read its arguments after this step has given the pages to another request.
             pages = self.programs.table[request.slot].copy()
-            found = self.programs.prefill(size, chunk, last, request.done, pages, wanted)
+            found = self.programs.prefill(size, chunk, following, request.done, pages, wanted)
             if wanted:
-                following = [*chunk[1:], last][: len(request.prompt) - len(request.prompt_logprobs)]
-                request.prompt_logprobs += self._reported(request, following, found, [(n,) for n in range(size)])
+                targets = [*chunk[1:], following][: len(request.prompt) - len(request.prompt_logprobs)]
+                request.prompt_logprobs += self._reported(request, targets, found, [(n,) for n in range(size)])
             request.done += len(chunk)
             request.prefilled += len(chunk)
         if request.done < len(tokens) or not self._extend(request, request.done + 1):

@@ -139,14 +139,9 @@ class Service:
 
     def check(self, ids: list[int], max_tokens: int = 1) -> None:
         """Raises UserError for a prompt that the model cannot take, or that leaves no room for an answer."""
-        if len(ids) + min(max_tokens, 1) > self.context:
-            raise UserError(
-                f"the prompt has {len(ids):,} tokens, and prompt and answer must fit {self.context:,}: shorten it"
-            )
-        if not ids:
-            raise UserError("the prompt has no tokens")
-        if not 0 <= min(ids) <= max(ids) < self.tokenizer.rows:
+        if ids and not 0 <= min(ids) <= max(ids) < self.tokenizer.rows:  # further rows of the model are padding
             raise UserError(f"the prompt has ids outside 0 to {self.tokenizer.rows - 1}")
+        self.engine.check(ids, max_tokens)
 
     def cancel(self, running: Running) -> None:
         self._commands.put(("cancel", running))
