@@ -50,6 +50,13 @@ class GenerationModel:
     mesh: Mesh | None = None
     training: Training | None = None
 
+    @property
+    def bytes(self) -> int:
+        """The size of the weights."""
+        import jax
+
+        return sum(array.nbytes for array in jax.tree.leaves(self.weights))
+
     def dialogue_format(self, chosen: str | None = None) -> str:
         """The format of dialogues: `chosen`, or the model's own.
 

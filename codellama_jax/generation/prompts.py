@@ -38,10 +38,14 @@ class Prompt:
 def complete(tokenizer: Tokenizer, texts: TokenTexts, text: str, healing: bool = True) -> Prompt:
     """The prompt of a text to continue. Without healing, the answer begins after the last token of the text."""
     text, crlf = _without_crlf(text)
-    ids = [tokenizer.bos_id, *tokenizer.encode(text).tolist()]
-    stops = [tokenizer.eos_id] + ([tokenizer.eot_id] if tokenizer.eot_id is not None else [])
-    prompt = Prompt(ids, tuple(stops), crlf=crlf)
+    prompt = of_ids(tokenizer, [tokenizer.bos_id, *tokenizer.encode(text).tolist()])
+    prompt = dataclasses.replace(prompt, crlf=crlf)
     return heal(prompt, texts) if healing else prompt
+
+
+def of_ids(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
+    """The prompt of token ids to continue, as they are."""
+    return Prompt(ids, tuple(id for id in (tokenizer.eos_id, tokenizer.eot_id) if id is not None))
 
 
 def infill(tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, order: Order = "spm") -> Prompt:

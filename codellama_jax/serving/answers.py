@@ -1,5 +1,6 @@
 """Answers in the form that OpenAI's API and those modelled on it share: one object, or a stream of its parts."""
 
+import abc
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from codellama_jax.serving.api import Api
 from codellama_jax.serving.jobs import Choice, Delta, Running
 
 
-class Answers:
+class Answers(abc.ABC):
     """The answers of one request. Subclasses say what a choice has besides its number and finish reason.
 
     Attributes:
@@ -31,13 +32,13 @@ class Answers:
         self.running = running
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": api.name}
 
+    @abc.abstractmethod
     def whole(self, choice: Choice, delta: Delta) -> dict[str, Any]:
         """The fields of a choice, from a delta with the whole answer."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def part(self, choice: Choice, delta: Delta) -> dict[str, Any]:
         """The fields of a part of a choice."""
-        raise NotImplementedError
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The fields of what comes before the first part of a choice; None: nothing."""

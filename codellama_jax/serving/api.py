@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -73,17 +73,21 @@ class Api:
 
         Infilling markers in the text make it the prompt of a hole (sentinels.py).
         """
+        return await self.marked(text, self.infill) or await self.complete(text, healing)
+
+    async def marked(self, text: str, hole: Callable[[str, str], Awaitable[T]]) -> T | None:
+        """What `hole` makes of the prefix and suffix of a raw text with infilling markers; None if it has none.
+
+        Raises:
+            ApiError: it has, but the model has no infilling ids; and what `hole` raises.
+        """
         split = self.sentinels.split(text)
         if split is None:
-            return await self.complete(text, healing)
+            return None
         try:
-            return await self.infill(*split)
+            return await hole(*split)
         except UserError as error:
             raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
-
-    def is_marked(self, text: str | list[int]) -> bool:
-        """Whether a prompt is a raw text with infilling markers."""
-        return isinstance(text, str) and self.sentinels.split(text) is not None
 
     async def infill(self, prefix: str, suffix: str) -> Prompt:
         """The prompt of a hole between two texts.

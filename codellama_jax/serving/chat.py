@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from codellama_jax.chat import Message
+from codellama_jax.config.generation import MOST_LOGPROBS
 from codellama_jax.serving import http, sampling_fields, shown_tokens
 from codellama_jax.serving.answers import Answers
 from codellama_jax.serving.api import Api
@@ -49,7 +50,7 @@ async def _complete(api: Api, request: Request, fields: Fields) -> Response:
     dialogue = messages(fields.raw("messages"))
     n = fields.integer("n", 1, 1, api.service.most_choices)
     stream, usage = stream_options(fields)
-    logprobs, top = fields.boolean("logprobs", False), fields.integer("top_logprobs", None, 0, 20)
+    logprobs, top = fields.boolean("logprobs", False), fields.integer("top_logprobs", None, 0, MOST_LOGPROBS)
     if top is not None and not logprobs:
         raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs")
     limit = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -20,6 +20,8 @@ from codellama_jax.serving.jobs import EngineFailed, Refused
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+CLIENT_GONE = 499  # the status of a request whose client went away before the answer began
+
 Handler = Callable[[Request], Awaitable[Response]]
 ErrorForm = Callable[["ApiError"], Any]
 
@@ -85,7 +87,7 @@ def endpoint(form: ErrorForm) -> Callable[[Handler], Handler]:
             try:
                 return await handler(request)
             except ClientDisconnect:
-                return Response(status_code=499)
+                return Response(status_code=CLIENT_GONE)
             except Exception as error:
                 return error_response(error, form)
 
@@ -201,11 +203,11 @@ class Fields:
             raise ApiError(400, f"{name} must be a string or a list of strings", name)
         return tuple(value)
 
-    def object(self, name: str) -> "Fields":
+    def object(self, name: str) -> Self:
         value = self.raw(name, {})
         if not isinstance(value, dict):
             raise ApiError(400, f"{name} must be an object, not {_kind(value)}", name)
-        return Fields(value, f"{self._where}, {name}")
+        return type(self)(value, f"{self._where}, {name}")
 
     def refuse(self, name: str, reason: str, accepted: Sequence[Any] = ()) -> None:
         """Refuses a field that is not supported, unless it has one of the values that change nothing."""

@@ -24,9 +24,10 @@ _logged: set[tuple[str, str]] = set()
 class LenientFields(Fields):
     """Fields of a JSON object; see Fields."""
 
-    def object(self, name: str) -> "LenientFields":
-        inner = super().object(name)
-        return LenientFields(inner._values, inner._where)
+    @classmethod
+    def of(cls, fields: Fields) -> "LenientFields":
+        """The same fields, none of them read."""
+        return cls(fields._values, fields._where)
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
         """Refuses misspelled fields.
@@ -46,5 +47,4 @@ class LenientFields(Fields):
 
 async def fields(request: Request) -> LenientFields:
     """The fields of a request's body; see http.fields."""
-    strict = await http.fields(request)
-    return LenientFields(strict._values, strict._where)
+    return LenientFields.of(await http.fields(request))

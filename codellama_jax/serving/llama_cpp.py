@@ -6,14 +6,13 @@ llama.vim and llama.vscode use /infill; docs/protocols.md lists the fields.
 import secrets
 from typing import Any
 
-import jax
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from codellama_jax.config.generation import MOST_LOGPROBS, Sampling
 from codellama_jax.generation.fitting import Fitted
-from codellama_jax.generation.prompts import Prompt
+from codellama_jax.generation.prompts import of_ids
 from codellama_jax.serving import error_forms, http, lenient_fields, raw_prompts, sampling_fields
 from codellama_jax.serving import llama_cpp_answers as answers
 from codellama_jax.serving.api import Api
@@ -80,7 +79,7 @@ def routes(api: Api) -> list[Route]:
         fitted = [
             await raw_prompts.raw(api, prompt, read.sampling.max_tokens, cut=False)
             if isinstance(prompt, str)
-            else Fitted(_of_ids(api, prompt), truncated=False)
+            else Fitted(of_ids(api.tokenizer, prompt), truncated=False)
             for prompt in prompts
         ]
         return await _answer(api, request, fitted, read, many=several or read.n > 1)
@@ -256,12 +255,6 @@ def _ids(value: Any, name: str) -> list[int]:
     return value
 
 
-def _of_ids(api: Api, ids: list[int]) -> Prompt:
-    """A prompt of ids, as they are."""
-    tokenizer = api.tokenizer
-    return Prompt(ids, tuple(id for id in (tokenizer.eos_id, tokenizer.eot_id) if id is not None))
-
-
 async def _answer(api: Api, request: Request, fitted: list[Fitted], read: _Settings, many: bool) -> Response:
     if len(fitted) * read.n > api.service.most_choices:
         raise ApiError(400, f"the request has more than {api.service.most_choices} answers", "n_cmpl")
@@ -308,14 +301,14 @@ def _props(api: Api) -> dict[str, Any]:
 
 def meta(api: Api) -> dict[str, Any]:
     """What llama.cpp's /v1/models says of a model; llama.vscode reads it."""
-    llama, weights = api.model.llama, jax.tree.leaves(api.model.weights)
+    llama = api.model.llama
     return {
         "n_ctx": api.service.context,
         "n_ctx_train": api.model.context,
         "n_embd": llama.dim,
-        "n_params": sum(array.size for array in weights),
+        "n_params": llama.parameters,
         "n_vocab": api.tokenizer.rows,
-        "size": sum(array.nbytes for array in weights),
+        "size": api.model.bytes,
     }
 
 

@@ -2,7 +2,6 @@
 
 import datetime
 import hashlib
-import math
 from typing import Any
 
 import jax
@@ -35,7 +34,7 @@ def routes(api: Api) -> list[Route]:
     @http.endpoint(error_forms.ollama)
     async def running(request: Request) -> Response:
         never = "2318-01-01T00:00:00Z"
-        memory = {"size_vram": 0 if jax.default_backend() == "cpu" else _size(api)}
+        memory = {"size_vram": 0 if jax.default_backend() == "cpu" else api.model.bytes}
         state = {"expires_at": never, "context_length": api.service.context, **memory}
         return http.json_response({"models": [_listed(api) | state]})
 
@@ -72,7 +71,7 @@ def _listed(api: Api) -> dict[str, Any]:
     name = api.name if ":" in api.name else f"{api.name}:latest"
     digest = hashlib.sha256(f"{api.name}\0{api.tokenizer.fingerprint}".encode()).hexdigest()
     modified = _time(api)
-    return {"name": name, "model": name, "modified_at": modified, "size": _size(api), "digest": digest} | {
+    return {"name": name, "model": name, "modified_at": modified, "size": api.model.bytes, "digest": digest} | {
         "details": _details(api)
     }
 
@@ -88,7 +87,7 @@ def _shown(api: Api) -> dict[str, Any]:
         "model_info": {
             "general.architecture": "llama",
             "general.basename": api.name,
-            "general.parameter_count": _parameters(api),
+            "general.parameter_count": api.model.llama.parameters,
             "llama.attention.head_count": llama.heads,
             "llama.attention.head_count_kv": llama.kv_heads,
             "llama.attention.layer_norm_rms_epsilon": llama.norm_eps,
@@ -109,7 +108,7 @@ def _shown(api: Api) -> dict[str, Any]:
 
 
 def _details(api: Api) -> dict[str, Any]:
-    count, dtype = _parameters(api), api.model.llama.compute_dtype
+    count, dtype = api.model.llama.parameters, api.model.llama.compute_dtype
     size = f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
     return {
         "parent_model": "",
@@ -119,15 +118,6 @@ def _details(api: Api) -> dict[str, Any]:
         "parameter_size": size,
         "quantization_level": {"float32": "F32", "bfloat16": "BF16"}.get(dtype, dtype),
     }
-
-
-def _parameters(api: Api) -> int:
-    return sum(math.prod(array.shape) for array in jax.tree.leaves(api.model.weights))
-
-
-def _size(api: Api) -> int:
-    """Bytes of the weights."""
-    return sum(array.nbytes for array in jax.tree.leaves(api.model.weights))
 
 
 def _time(api: Api) -> str:

@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from codellama_jax.generation.prompts import Prompt
+from codellama_jax.config.generation import MOST_LOGPROBS
+from codellama_jax.generation.prompts import Prompt, of_ids
 from codellama_jax.serving import http, llama_cpp, sampling_fields, shown_tokens, tabby
 from codellama_jax.serving.answers import Answers
 from codellama_jax.serving.api import Api
@@ -65,7 +66,7 @@ async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int)
     n = fields.integer("n", 1, 1, api.service.most_choices)
     best_of = fields.integer("best_of", n, n, api.service.most_choices)
     echo, stream, usage = fields.boolean("echo", False), *stream_options(fields)
-    logprobs = fields.integer("logprobs", None, 0, 20)
+    logprobs = fields.integer("logprobs", None, 0, MOST_LOGPROBS)
     texts, after = _texts(fields.raw("prompt")), fields.text("suffix", "")
     suffix = after if "suffix" in fields else None  # an empty one is a hole too
     needs_logprobs = logprobs if logprobs is not None else 0 if best_of > n else None
@@ -81,7 +82,9 @@ async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int)
     api.finish(fields, IGNORED)
     if stream and best_of > n:
         raise ApiError(400, "best_of cannot be streamed: the answers are compared when all have ended", "best_of")
-    if sampling.prompt_logprobs and (suffix is not None or any(map(api.is_marked, texts))):
+    if sampling.prompt_logprobs and (
+        suffix is not None or any(isinstance(text, str) and text in api.sentinels for text in texts)
+    ):
         raise ApiError(400, "logprobs of the prompt (echo) are not possible with a suffix or infilling markers", "echo")
     prompts = [
         # the log-probabilities of a prompt are those of all its tokens, so none is generated again
@@ -122,7 +125,7 @@ async def _prompt(api: Api, text: str | list[int], suffix: str | None, healing: 
     if suffix is not None:
         raise ApiError(400, "suffix needs a prompt that is a string, not token ids", "suffix")
     api.service.check(text, 0)
-    return Prompt(text, tuple(id for id in (api.tokenizer.eos_id, api.tokenizer.eot_id) if id is not None))
+    return of_ids(api.tokenizer, text)
 
 
 def _shown(api: Api, text: str | list[int]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from codellama_jax.errors import UserError
 from codellama_jax.generation import fitting
 from codellama_jax.generation.fitting import Fitted
 from codellama_jax.serving.api import Api
@@ -33,13 +32,7 @@ async def marked(api: Api, text: str, max_tokens: int) -> Fitted | None:
     Raises:
         ApiError: it has, but the model has no infilling ids.
     """
-    split = api.sentinels.split(text)
-    if split is None:
-        return None
-    try:
-        return await hole(api, *split, max_tokens)
-    except UserError as error:
-        raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
+    return await api.marked(text, lambda prefix, suffix: hole(api, prefix, suffix, max_tokens))
 
 
 async def plain(api: Api, text: str, max_tokens: int, cut: bool) -> Fitted:

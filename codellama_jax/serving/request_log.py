@@ -6,13 +6,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from codellama_jax.serving import http
 from codellama_jax.serving.api import Api
 from codellama_jax.serving.jobs import Running
 
 logger = logging.getLogger(__name__)
 
 _PROBES = ("/livez", "/readyz", "/health", "/metrics")  # asked every few seconds
-CLIENT_GONE = 499  # the status of a request whose client went away before the answer began
 
 
 class RequestLog:
@@ -29,7 +29,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.monotonic(), CLIENT_GONE
+        started, status = time.monotonic(), http.CLIENT_GONE
         jobs: list[Running] = []
         scope.setdefault("state", {})["jobs"] = jobs  # Api.submit adds to them
 

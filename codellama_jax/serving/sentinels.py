@@ -42,13 +42,20 @@ class Sentinels:
         self.enabled, self.count, self._observe = enabled, 0, observe
 
     def split(self, prompt: str) -> tuple[str, str] | None:
-        """Prefix and suffix of a raw prompt in one of the forms; None for all other text."""
-        if not self.enabled or any(prompt.count(marker) != 1 for marker in _MARKERS):
-            return None
-        found = next(filter(None, (form.fullmatch(prompt) for form in _FORMS)), None)
+        """Prefix and suffix of a raw prompt in one of the forms; None for all other text. Counts the prompt."""
+        found = self._found(prompt)
         if found is None:
             return None
         self.count += 1
         self._observe()
         parts = found.groupdict()
         return (parts.get("context") or "") + (parts.get("file") or "") + parts["prefix"], parts["suffix"]
+
+    def __contains__(self, prompt: str) -> bool:
+        """Whether a raw prompt has one of the forms."""
+        return self._found(prompt) is not None
+
+    def _found(self, prompt: str) -> re.Match[str] | None:
+        if not self.enabled or any(prompt.count(marker) != 1 for marker in _MARKERS):
+            return None
+        return next(filter(None, (form.fullmatch(prompt) for form in _FORMS)), None)

@@ -95,7 +95,7 @@ async def completions(api: Api, request: Request, strict: Fields) -> Response:
 
     @http.endpoint(error_forms.tabby)
     async def answer(request: Request) -> Response:
-        return await _completions(api, request, LenientFields(strict._values, strict._where))
+        return await _completions(api, request, LenientFields.of(strict))
 
     return await answer(request)
 

@@ -39,8 +39,6 @@ FIELDS = [
 ]
 FIELDS += ["echo", "stream", "stream_options", "top_p", "top_k", "min_p", "temperature", "presence_penalty"]
 FIELDS += [
-    "messages",
-    "tools",
     "frequency_penalty",
     "repetition_penalty",
     "ignore_eos",
