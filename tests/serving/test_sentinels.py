@@ -70,6 +70,8 @@ def test_a_marked_prompt_is_the_infilling_on_every_raw_endpoint_and_is_counted(s
         answer = post("/api/generate", model="m", prompt=marked, raw=raw, stream=False, options=options)
         assert answer["response"] == expected
     assert server.api.sentinels.count == before + 4
+    refused = post("/v1/completions", prompt=marked, max_tokens=2, echo=True, logprobs=1)
+    assert "infilling markers" in refused["error"]["message"]
     infilled = post("/infill", input_prefix=marked, input_suffix=marked, n_predict=2)
     assert infilled["tokens_evaluated"] > 40, "a marker in a field for text stays text"
     assert post("/v1/completions", prompt="a", suffix=marked, max_tokens=2)["usage"]["prompt_tokens"] > 20
