@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="codellama_jax_tests_")  # removed when this process exits
     os.environ["XDG_CACHE_HOME"] = _cache.name
+
+# A shell without job control starts background jobs with SIGINT ignored, and the processes of tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Eight devices on any machine, for the tests of sharding. Broadcasting between ranks is an error.
 jax.config.update("jax_num_cpu_devices", 8)
