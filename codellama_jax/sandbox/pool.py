@@ -1,7 +1,7 @@
 """A pool of sandboxes that run jobs side by side.
 
-    with Pool(workers=2) as pool:
-        outcome = pool.submit(PythonTest(program, test)).result()
+with Pool(workers=2) as pool:
+    outcome = pool.submit(PythonTest(program, test)).result()
 """
 
 import contextlib
@@ -182,7 +182,8 @@ def _message(job: Job) -> dict[str, Any]:
     limits = dataclasses.asdict(job.limits)
     match job:
         case PythonTest():
-            return {"kind": "test", "program": job.program, "test": job.test, "limits": limits}
+            names = list(job.names)
+            return {"kind": "test", "program": job.program, "test": job.test, "names": names, "limits": limits}
         case PythonScript():
             return {"kind": "script", "program": job.program, "stdin": job.stdin, "limits": limits}
         case Commands():
