@@ -67,7 +67,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "modify_ldt": (154, None),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
-    "vmsplice": (316, 75),
+    "vmsplice": (278, 75),
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
     "io_setup": (206, 0),
@@ -117,7 +117,7 @@ def filter_program(machine: str) -> bytes:
             program += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, fail)]
     program += [(_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _ARGUMENT)]
     program += [(_ANY_BIT, 0, 1, _NAMESPACES), (_RETURN, 0, 0, fail), (_RETURN, 0, 0, _ALLOW)]
-    program += [(_EQUAL, 0, 4, _MMAP[column]), (_LOAD, 0, 0, _FOURTH), (_AND, 0, 0, _SHARED_MEMORY)]
+    program += [(_EQUAL, 0, 5, _MMAP[column]), (_LOAD, 0, 0, _FOURTH), (_AND, 0, 0, _SHARED_MEMORY)]
     program += [(_EQUAL, 0, 1, _SHARED_MEMORY), (_RETURN, 0, 0, fail), (_RETURN, 0, 0, _ALLOW)]
     for numbers in _SOCKETS:
         program += [(_EQUAL, 0, 4, numbers[column]), (_LOAD, 0, 0, _ARGUMENT)]
