@@ -67,7 +67,7 @@ class Hostile:
         language: "python" (a program with a test), or "c" (compiled and run; it returns 0 only if it has succeeded).
         test: the test of a Python program.
         x86: it uses system calls by the numbers of x86_64.
-        severe: it harms the machine where nothing but a guard in the same process stands in its way.
+        severe: it harms the machine where nothing but a guard in the same process stands against it.
     """
 
     name: str

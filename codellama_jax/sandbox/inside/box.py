@@ -106,8 +106,10 @@ def _first_process(roles: Sequence, descriptors: Sequence[int], options: dict, r
         if code:
             break
     os.close(report)
-    while not options["isolated"]:  # as the parent of orphans, until all are killed
-        signal.pause()
+    if not options["isolated"]:  # it stays the parent of orphans until all are killed
+        os.closerange(0, _DESCRIPTORS)
+        while True:
+            signal.pause()
 
 
 def _close_all_but(kept: Sequence[int]) -> None:

@@ -34,6 +34,7 @@ class Run:
             "filter": filter_program,
             "path": options["path"],
         }
+        self._parent = os.getppid()
         self._boxes: list[Box] = []
         self._meter = Meter()
         self._limits: list[dict] = []  # of each box, now
@@ -140,6 +141,8 @@ class Run:
                     return end
             if time.monotonic() - looked >= wait:
                 looked = time.monotonic()
+                if os.getppid() != self._parent:
+                    raise EOFError("the supervisor has ended")
                 if exceeded := self._exceeded():
                     return exceeded
 
