@@ -10,7 +10,7 @@ from codellama_jax.errors import UserError
 
 INSIDE = Path(__file__).parent / "inside"
 _MOUNTED = "/sandbox/inside"
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICES = ("null", "full", "random", "urandom")  # not zero: what is mapped from it is memory that no limit counts
 # What compilers and interpreters of Debian's packages read outside /usr.
 _ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "java-*", "php", "mono")
 _FIRST_UID = 64_000  # of the workers of a privileged user; no user should have it

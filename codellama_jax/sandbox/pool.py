@@ -6,7 +6,6 @@ with Pool(workers=2) as pool:
 
 import contextlib
 import dataclasses
-import json
 import os
 import queue
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 from codellama_jax.errors import UserError
 from codellama_jax.sandbox import bubblewrap
+from codellama_jax.sandbox.inside import frames
 from codellama_jax.sandbox.jobs import WALL_FACTOR, Commands, Job, Limits, Outcome, PythonScript, PythonTest
 
 _TRIAL = Limits(cpu_seconds=10)
@@ -118,9 +118,9 @@ class _Worker:
         """Runs a job. One during which the supervisor dies is tried once more, in a new one."""
         for _ in range(2):
             try:
-                future.set_result(Outcome(**self._ask(_message(job))))
+                future.set_result(Outcome(**self._ask(_messages(job))))
                 return
-            except (OSError, ValueError):
+            except (OSError, EOFError, ValueError):
                 if self._stopped:
                     future.set_exception(CancelledError())
                     return
@@ -148,13 +148,18 @@ class _Worker:
             command = bubblewrap.command(source, self._packages)
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
             )
         except OSError as error:
             raise UserError(f"no sandbox: {command[0]}: {error.strerror}; {_REMEDY}") from None
         try:
-            answer = json.loads(self._line())
-        except (OSError, ValueError):
+            answer = self._read()
+        except (OSError, EOFError, ValueError):
             assert self._process.stderr is not None
             self._process.wait()
             lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
@@ -162,18 +167,15 @@ class _Worker:
         if "failed" in answer:
             raise UserError(f"no sandbox: {answer['failed']}; {_REMEDY}")
 
-    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        self._process.stdin.flush()
-        return json.loads(self._line())
+        for message in messages:
+            frames.write(self._process.stdin.fileno(), message)
+        return self._read()
 
-    def _line(self) -> bytes:
+    def _read(self) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise OSError("it ended")
-        return line
+        return frames.read(self._process.stdout.fileno())
 
     def _end(self) -> None:
         if self._process is not None:
@@ -182,15 +184,15 @@ class _Worker:
             self._process = None
 
 
-def _message(job: Job) -> dict[str, Any]:
-    """A job as the supervisor reads it."""
+def _messages(job: Job) -> list[dict[str, Any]]:
+    """A job as the supervisor reads it. What judges a program comes separately, and is not read by its process."""
     limits = dataclasses.asdict(job.limits)
     match job:
         case PythonTest():
-            names = list(job.names)
-            return {"kind": "test", "program": job.program, "test": job.test, "names": names, "limits": limits}
+            test = {"test": job.test, "names": list(job.names)}
+            return [{"kind": "test", "program": job.program, "limits": limits}, test]
         case PythonScript():
-            return {"kind": "script", "program": job.program, "stdin": job.stdin, "limits": limits}
+            return [{"kind": "script", "program": job.program, "stdin": job.stdin, "limits": limits}]
         case Commands():
             steps = [
                 {
@@ -200,4 +202,4 @@ def _message(job: Job) -> dict[str, Any]:
                 }
                 for step in job.steps
             ]
-            return {"kind": "commands", "files": dict(job.files), "steps": steps, "limits": limits}
+            return [{"kind": "commands", "files": dict(job.files), "steps": steps, "limits": limits}]

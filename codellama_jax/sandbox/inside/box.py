@@ -69,11 +69,14 @@ class Box:
         return used.ru_utime + used.ru_stime
 
     def _kill_descendants(self) -> None:
-        """Without a namespace they are found one by one: first stopped, so that they start no others."""
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in usage.tree(self.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        """Without a namespace they are found one by one, until there are none: they may start others meanwhile."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGSTOP)  # it is the parent of orphans
+        while pids := usage.alive(self.pid):
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
 
 
 def _first_process(roles: Sequence, descriptors: Sequence[int], options: dict, report: int) -> None:
@@ -103,6 +106,10 @@ def _first_process(roles: Sequence, descriptors: Sequence[int], options: dict, r
         if code:
             break
     os.close(report)
+    if not options["isolated"]:  # it stays the parent of orphans until all are killed
+        os.closerange(0, _DESCRIPTORS)
+        while True:
+            signal.pause()
 
 
 def _close_all_but(kept: Sequence[int]) -> None:

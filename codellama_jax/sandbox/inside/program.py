@@ -1,6 +1,7 @@
 """The process of a Python program: it runs the program, and calls its functions for the test."""
 
 import builtins
+import contextlib
 import operator
 import sys
 import traceback
@@ -62,6 +63,7 @@ def serve(source: str, descriptor: int) -> None:
     except BaseException as error:
         reply = _raised(error)
     try:
+        _flush()
         channel.send(reply)
         while True:
             message = channel.receive()
@@ -70,9 +72,16 @@ def serve(source: str, descriptor: int) -> None:
                 reply = _answer(request["operation"], request["arguments"], request["named"], objects)
             except BaseException as error:
                 reply = _raised(error)
+            _flush()
             channel.send(reply)
     except Closed:
         return
+
+
+def _flush() -> None:
+    """Output that precedes an answer counts and is shown."""
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
 
 
 def _names(namespace: dict[str, Any]) -> list[tuple[str, str, Any]]:

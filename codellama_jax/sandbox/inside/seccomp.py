@@ -9,7 +9,7 @@ from . import system
 
 # name: (x86_64, aarch64); None: the processor has no such call. What a program that computes never needs, and what
 # has led out of containers before: debugging other processes, kernel interfaces with a history of faults, mounts,
-# namespaces, the clock, modules; and memory that no limit counts (System V, memfd).
+# namespaces, the clock, modules; and memory that no limit counts (System V, memfd, pages given to a pipe, events).
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -67,6 +67,13 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "modify_ldt": (154, None),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "io_setup": (206, 0),
+    "open_tree_attr": (467, 467),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
     "shmget": (29, 194),
     "shmat": (30, 196),
     "shmctl": (31, 195),
@@ -74,15 +81,16 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "mq_open": (240, 180),
 }
-_CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
+_CLONE, _CLONE3, _SOCKETS, _MMAP = (56, 220), (435, 435), ((41, 198), (53, 199)), (9, 222)
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32 = 0x40000000  # the other calling convention of x86_64, with numbers of its own
 _NAMESPACES = 0x7E020080  # the flags CLONE_NEW*
 _AF_UNIX = 1
+_SHARED_MEMORY = 0x21  # MAP_SHARED and MAP_ANONYMOUS: when a part is unmapped, it stays, and no limit counts it
 
 # operations of the filter's machine
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_NUMBER, _ARCHITECTURE, _ARGUMENT, _FOURTH = 0, 4, 16, 40  # offsets in struct seccomp_data
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 _SET_SECCOMP, _MODE_FILTER = 22, 2
@@ -109,8 +117,11 @@ def filter_program(machine: str) -> bytes:
             program += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, fail)]
     program += [(_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _ARGUMENT)]
     program += [(_ANY_BIT, 0, 1, _NAMESPACES), (_RETURN, 0, 0, fail), (_RETURN, 0, 0, _ALLOW)]
-    program += [(_EQUAL, 0, 3, _SOCKET[column]), (_LOAD, 0, 0, _ARGUMENT)]
-    program += [(_EQUAL, 1, 0, _AF_UNIX), (_RETURN, 0, 0, _ERROR | errno.EAFNOSUPPORT)]
+    program += [(_EQUAL, 0, 5, _MMAP[column]), (_LOAD, 0, 0, _FOURTH), (_AND, 0, 0, _SHARED_MEMORY)]
+    program += [(_EQUAL, 0, 1, _SHARED_MEMORY), (_RETURN, 0, 0, fail), (_RETURN, 0, 0, _ALLOW)]
+    for numbers in _SOCKETS:
+        program += [(_EQUAL, 0, 4, numbers[column]), (_LOAD, 0, 0, _ARGUMENT)]
+        program += [(_EQUAL, 1, 0, _AF_UNIX), (_RETURN, 0, 0, _ERROR | errno.EAFNOSUPPORT), (_RETURN, 0, 0, _ALLOW)]
     program.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 

@@ -6,6 +6,7 @@ Remote, which equals nothing but the same kind of reference.
 
 import ast
 import builtins
+import contextlib
 import importlib
 import sys
 import traceback
@@ -182,7 +183,8 @@ def _imported(names: Iterator[tuple[str, str, Any]], own: Collection[str]) -> di
         if name in own and kind == "value":
             found[name] = value
         elif name in sys.stdlib_module_names:
-            found[name] = importlib.import_module(name)
+            with contextlib.suppress(ImportError):  # one of another operating system
+                found[name] = importlib.import_module(name)
         elif kind == "module":
             if str(value).partition(".")[0] in sys.stdlib_module_names:
                 found[name] = importlib.import_module(value)
