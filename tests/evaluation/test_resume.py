@@ -20,6 +20,7 @@ from codellama_jax.evaluation.clients.canonical import Canonical
 from codellama_jax.evaluation.evaluation import Evaluation
 from codellama_jax.evaluation.sample import Sample
 from codellama_jax.evaluation.sample_file import SampleFile, line_of
+from codellama_jax.sandbox.pool import Pool
 
 LIMIT = 24
 SAMPLE = Sample("a/1", 0, 5, "def f():", "\n\x00é\u2028\ud800x", "x", False, "error: \nx", scores={"x": 0.5})
@@ -82,10 +83,13 @@ def test_a_killed_command_resumes_with_no_sample_lost_or_done_twice(shared_data,
     check(tmp_path, whole, rows_of)
 
 
-def test_an_interrupted_evaluation_resumes(tmp_path, whole, rows_of, run):
+def test_an_interrupted_evaluation_resumes(tmp_path, benchmark, problems, whole, rows_of, run, caplog):
     calls = iter([False] * 3)
-    assert not run(tmp_path, interrupted=lambda: next(calls, True))
-    assert not (tmp_path / "results.json").exists()
+    with Pool(1) as pool:
+        evaluation = Evaluation(tmp_path, pool, interrupted=lambda: next(calls, True))
+        assert not evaluation.run(benchmark, problems, Canonical(benchmark), LIMIT)
+        evaluation.close()
+    assert not (tmp_path / "results.json").exists() and not caplog.records  # also of programs that are cancelled
     assert run(tmp_path)
     check(tmp_path, whole, rows_of)
 
