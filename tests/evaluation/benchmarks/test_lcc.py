@@ -46,9 +46,9 @@ def test_both_published_formats_are_read_without_training_data_and_repetitions(d
 
 
 def test_a_model_without_long_context_reads_the_last_tokens(data):
-    problems = Lcc(Settings(last_tokens=4_000)).problems(data)
-    assert {problem.input.last_tokens for problem in problems} == {4_000}
-    assert Lcc(Settings()).problems(data)[0].input.last_tokens is None
+    for last_tokens, expected in ((None, (4_000, 16_384)), (500, (500, None)), (0, (None, None))):
+        problems = Lcc(Settings(last_tokens=last_tokens)).problems(data)
+        assert {(problem.input.last_tokens, problem.input.long_context) for problem in problems} == {expected}
 
 
 def test_the_next_line_is_the_first_that_is_not_empty_and_white_space_at_its_ends_does_not_count(data):
