@@ -139,8 +139,8 @@ def _next_line(row: dict[str, Any], where: str) -> str:
     answer = answers[0] if isinstance(answers, list) and answers else answers
     if not isinstance(answer, str) or not answer.strip():
         raise UserError(f"{where} has neither gt nor answers with a line: {_FORMAT}")
-    return answer
+    return task_files.text({"gt": answer}, "gt", where)
 
 
 def _digest(context: str, line: str) -> str:
-    return hashlib.sha256(f"{context}\0{line}".encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{context}\0{line}".encode()).hexdigest()

@@ -74,6 +74,12 @@ def test_a_balanced_sample_has_as_many_files_of_each_size_as_there_are():
     assert len(balanced(tasks, 2, 100)) == 2
 
 
+def test_half_of_a_surrogate_pair_is_replaced(tmp_path):
+    write(tmp_path / "lcc/java/test.jsonl", {"context": "x\ud800y😀", "gt": "z\udc00"})
+    (problem,) = Lcc(Settings(languages=("java",))).problems(tmp_path)
+    assert (problem.input.text, problem.data) == ("x\ufffdy😀\n", "z\ufffd")
+
+
 def test_the_number_of_tasks_is_a_setting(data):
     problems = Lcc(Settings(python_tasks=1, languages=("python",))).problems(data)
     assert len(problems) == 1
