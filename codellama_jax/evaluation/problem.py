@@ -14,11 +14,15 @@ class Completion:
     Attributes:
         text: the text.
         last_tokens: the model reads at most this many tokens at its end; None: all. A client without a tokenizer
-            refuses it.
+            refuses it, unless long_context is set.
+        long_context: a model that was trained with windows of at least so many tokens reads all of the text, and one
+            with shorter windows the last_tokens, or as many of them as fit. An endpoint gets all of the text, because
+            the windows of its model are not known.
     """
 
     text: str
     last_tokens: int | None = None
+    long_context: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,26 @@ class Scoring:
     text: str
 
 
-Input = Completion | Infilling | Chat | Scoring
+@dataclasses.dataclass(frozen=True)
+class TokenScoring:
+    """The first tokens of a long text, each of which gets a log-probability: Answer.text has them (text_scoring.py).
+
+    Only a local model gives them. The text may be longer than its context.
+
+    Attributes:
+        text: the text.
+        tokens: number of tokens, without BOS, which is before them.
+        longest: the largest number of tokens among the problems of the benchmark.
+        rope: RoPE base and scale with which the model reads the text; None: its own.
+    """
+
+    text: str
+    tokens: int
+    longest: int
+    rope: tuple[float, float] | None = None
+
+
+Input = Completion | Infilling | Chat | Scoring | TokenScoring
 
 
 @dataclasses.dataclass(frozen=True)

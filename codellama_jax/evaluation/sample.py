@@ -1,10 +1,11 @@
 """An answer to a problem, the judgement of it, and the record of both."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Problem, Scoring
+from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Problem, Scoring, TokenScoring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +82,15 @@ class Sample:
 def shown_input(problem: Problem) -> tuple[str, dict[str, Any]]:
     """The prompt of a problem and the other fields of what the model is asked, as records have them."""
     match problem.input:
-        case Completion(text, last_tokens):
-            return text, {} if last_tokens is None else {"last_tokens": last_tokens}
+        case Completion(text, last_tokens, long_context):
+            limits = {"last_tokens": last_tokens, "long_context": long_context}
+            return text, {name: value for name, value in limits.items() if value is not None}
         case Infilling(prefix, suffix, order):
             return prefix, {"suffix": suffix, "order": order}
         case Chat(messages):
             return str(messages[-1]["content"]), {"messages": list(messages)}
         case Scoring(context, text):
             return context, {"text": text}
+        case TokenScoring(text, tokens, _, rope):  # too long for a record
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            return "", {"sha256": digest, "tokens": tokens, "rope": rope and list(rope)}

@@ -10,8 +10,9 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Client, Request
-from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring
+from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring, TokenScoring
 from codellama_jax.evaluation.sample import Answer
+from codellama_jax.evaluation.text_scoring import TextScorer, packed
 from codellama_jax.generation import engine as engines
 from codellama_jax.generation import forward, prompts
 from codellama_jax.generation.engine import Engine
@@ -29,6 +30,7 @@ class LocalModel(Client):
         name: of the model.
         weights: of the model.
         dialogue_format: returns the format of dialogues; raises UserError if the model has none.
+        trained_context: the longest window of its training, in tokens; None: the engine's context.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class LocalModel(Client):
         name: str,
         weights: forward.Weights,
         dialogue_format: Callable[[], str],
+        trained_context: int | None = None,
     ):
         self.name = name
         self.tokenizer = tokenizer
@@ -50,6 +53,9 @@ class LocalModel(Client):
             "cache_dtype": serving.cache_dtype or llama.compute_dtype,
             "context": str(serving.context),
         }
+        self._trained_context = trained_context or serving.context
+        self._weights = weights
+        self._scorer: TextScorer | None = None
         self._engine, self._texts, self._dialogue_format = engine, TokenTexts(tokenizer), dialogue_format
 
     def answers(self, requests: Iterator[Request], stop: threading.Event) -> Iterator[tuple[Request, Answer]]:
@@ -61,6 +67,10 @@ class LocalModel(Client):
                     if (request := next(requests, None)) is None:
                         more = False
                         break
+                    if isinstance(request.problem.input, TokenScoring):
+                        if (scores := self._token_scores(request.problem.input, stop)) is not None:
+                            yield request, Answer(scores)
+                        continue
                     try:
                         new = self._started(request)
                     except UserError as error:
@@ -77,6 +87,16 @@ class LocalModel(Client):
             for unfinished in running:
                 self._engine.finish(unfinished)
 
+    def _token_scores(self, asked: TokenScoring, stop: threading.Event) -> str | None:
+        """The packed log-probabilities of the tokens of a text; None: stopped."""
+        if self._scorer is None or self._scorer.length <= asked.longest:
+            engine = self._engine
+            arguments = self._weights, engine.llama, engine.vocabulary, asked.longest + 1, engine.mesh
+            self._scorer = TextScorer(*arguments)
+        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(asked.text)[: asked.tokens].tolist()]
+        found = self._scorer.logprobs(ids, asked.rope, stop.is_set)
+        return None if found is None else packed(found)
+
     def _started(self, asked: Request) -> "_Running":
         prompt, scored = self._prompt(asked)
         sampling = asked.sampling
@@ -89,7 +109,10 @@ class LocalModel(Client):
         """The prompt, and the number of tokens at its end whose log-probabilities are asked for."""
         tokenizer = self.tokenizer
         match asked.problem.input:
-            case Completion(text, last_tokens):
+            case Completion(text, last_tokens, long_context):
+                if last_tokens is not None and long_context is not None:
+                    room = max(self._engine.serving.context - asked.sampling.max_tokens - 1, 1)
+                    last_tokens = None if self._trained_context >= long_context else min(last_tokens, room)
                 ids = tokenizer.encode(text).tolist()
                 ids = ids if last_tokens is None else ids[-last_tokens:]
                 return prompts.of_ids(tokenizer, [tokenizer.bos_id, *ids]), 0
@@ -105,6 +128,8 @@ class LocalModel(Client):
                 before = tokenizer.encode(context).tolist() if context else []
                 ids = (tokenizer.encode_continuation(text) if context else tokenizer.encode(text)).tolist()
                 return Prompt([tokenizer.bos_id, *before, *ids], ()), len(ids)
+            case TokenScoring():
+                raise AssertionError("_token_scores answers it")
 
 
 class _Running:
