@@ -3,9 +3,12 @@
 import dataclasses
 import gzip
 import json
+from pathlib import Path
 
+import numpy
 import pytest
 
+from codellama_jax.errors import UserError
 from codellama_jax.sandbox.jobs import MIB, Commands, Limits, PythonScript, PythonTest, Step
 from codellama_jax.sandbox.pool import Pool
 
@@ -174,3 +177,14 @@ def test_canonical_solutions_pass(pool, shared_data):
     ]
     outcomes = [future.result() for future in [pool.submit(job) for job in wrong]]
     assert not any(outcome.passed for outcome in outcomes)
+
+
+def test_programs_import_packages_from_a_named_folder(pool):
+    program = "import numpy as np\ndef f(): return np.int64(2), np.float64(0.5), np.arange(3).sum()"
+    test = "assert f() == (2, 0.5, 3)"
+    assert "numpy" in run(pool, PythonTest(program, test)).message
+    folder = Path(numpy.__file__).parents[1]
+    with Pool(workers=1, packages=folder) as with_packages:
+        assert run(with_packages, PythonTest(program, test)).passed
+    with pytest.raises(UserError, match="does not exist"):
+        Pool(packages=folder / "missing")
