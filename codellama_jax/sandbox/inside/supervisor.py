@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import program, seccomp, system, tester
-from .box import Box, Role
+from .box import PROC, Box, Role
 from .usage import descendants
 
 _UID = 1000  # of programs, inside
@@ -76,6 +76,8 @@ class Supervisor:
         """Gives up what is not needed and tries the sandbox. Raises OSError."""
         if self._options["isolated"]:
             uid = self._options["uid"]
+            with contextlib.suppress(OSError):  # a container may forbid it
+                system.mount_proc(PROC)
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
