@@ -18,6 +18,7 @@ from codellama_jax.config.data import (
     Tokenizer,
 )
 from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
+from codellama_jax.config.language_benchmarks import APPS, HumanEvalX, MultiPLE
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
@@ -56,6 +57,9 @@ class Config:
     mbpp: MBPP = UNRESOLVED
     humaneval_infilling: HumanEvalInfilling = UNRESOLVED
     santacoder_fim: SantaCoderFim = UNRESOLVED
+    multipl_e: MultiPLE = UNRESOLVED
+    humaneval_x: HumanEvalX = UNRESOLVED
+    apps: APPS = UNRESOLVED
     imports: tuple[str, ...] = ()
 
 
@@ -68,6 +72,9 @@ BENCHMARK_PARTS = (
     MBPP,
     HumanEvalInfilling,
     SantaCoderFim,
+    MultiPLE,
+    HumanEvalX,
+    APPS,
 )  # settings of evaluate, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 

@@ -17,7 +17,7 @@ def read(path: Path, sha256: str, setting: str) -> bytes:
 
     Args:
         path: the file.
-        sha256: digest of the content.
+        sha256: digest of the content; "": not known.
         setting: name of the setting with the digest, for the error message.
 
     Raises:
@@ -31,7 +31,7 @@ def read(path: Path, sha256: str, setting: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
     digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
+    if sha256 and digest != sha256:
         raise UserError(
             f"{path} is damaged or of another version: its content has the SHA-256 {digest}, not {sha256};"
             f" fetch it again, or accept it with --gin.{setting}={digest}"
