@@ -8,6 +8,7 @@ when the program was written; a program passes only if its output has that line.
 import dataclasses
 import functools
 import hmac
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from codellama_jax.evaluation.sample import Judgement
 from codellama_jax.sandbox.jobs import MIB, Commands, Limits, Outcome, Step
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"  # what programs in the sandbox have, and so what is searched
+_TELLING = re.compile("error|Error|Exception|Assert")  # a line of output that says why a program ended
+_ASSERTION = re.compile("Assertion|ERR_ASSERTION|Exception: Test failed")  # in the line about a failed assertion
 _SCRATCH = Path("/tmp")  # in the sandbox, a folder of the program's own
 
 
@@ -80,9 +83,7 @@ class Language:
     def judged(self, outcome: Outcome, marker: str) -> Judgement:
         """Whether a program reached the end of its test, and ended with exit code 0."""
         if not outcome.passed:
-            last = len(self.commands) - 1
-            step = f"{self.commands[outcome.step].partition(' ')[0]}: " if outcome.step < last else ""
-            return Judgement(False, reason=f"{outcome.status}: {step}{outcome.message}")
+            return Judgement(False, reason=self._reason(outcome))
         lines = outcome.stdout.splitlines()
         if marker not in lines:
             return Judgement(False, reason="error: the program ended before the end of its test")
@@ -91,6 +92,16 @@ class Language:
         if self.silent and (any(line and line != marker for line in lines) or outcome.stderr):
             return Judgement(False, reason="failed: the test has written something")
         return Judgement(True)
+
+    def _reason(self, outcome: Outcome) -> str:
+        """Why a program that did not pass failed, in one line."""
+        message = outcome.message
+        if outcome.exit_code:  # it ended by itself, after its message or before a trace
+            lines = [line.strip() for line in (outcome.stderr + outcome.stdout).splitlines()]
+            message = next((line for line in lines if _TELLING.search(line)), message)[:500]
+        if outcome.step < len(self.commands) - 1:
+            return f"{outcome.status}: {self.commands[outcome.step].partition(' ')[0]}: {message}"
+        return f"{'failed' if _ASSERTION.search(message) else outcome.status}: {message}"
 
 
 def find(program: str) -> Path | None:
