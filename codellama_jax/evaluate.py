@@ -24,7 +24,7 @@ from codellama_jax.config import evaluation as settings_of
 from codellama_jax.config import gin_files
 from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.data import CHAT_FORMATS
-from codellama_jax.config.generation import DRAFT_TOKENS, Serving
+from codellama_jax.config.generation import Serving
 from codellama_jax.config.run import PARTS
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError, first_line
 from codellama_jax.evaluation.benchmark import Benchmark
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument_group("what is evaluated").add_argument
     add("--benchmarks", required=True, metavar="NAME[,NAME...]", help="see below")
     add("--data", type=filesystem.to_path, required=True, metavar="DIR", help="the folder of the data files")
-    add("--out", type=Path, required=True, metavar="DIR", help="the folder of samples and results; resumed")
+    add("--out", type=_local, required=True, metavar="DIR", help="the folder of samples and results; resumed")
     add("--limit", type=_positive, default=0, metavar="N", help="only the first N tasks of each benchmark")
     add("--samples", type=_positive, default=0, metavar="N", help="answers to each task (default: its settings)")
     add("--shard", type=_shard, metavar="I/N", help="the I-th of N parts; without it, parts in --out are joined")
@@ -85,6 +85,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a number, at least 1")
     return int(text)
+
+
+def _local(text: str) -> Path:
+    if filesystem.is_remote(text):
+        raise argparse.ArgumentTypeError(f"{text} must be a local folder")
+    return Path(text).expanduser()
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -195,7 +201,8 @@ def _local_model(options: argparse.Namespace) -> tuple[Client, Tokenizer]:
     context = options.context or model.context
     if context < 2:
         raise UserError(f"--context={context} must be at least 2", EXIT_USAGE)
-    serving = Serving(slots=options.slots, context=context, cache_dtype=options.cache_dtype, draft_tokens=DRAFT_TOKENS)
+    # Prompt lookup (Serving.draft_tokens) is for few answers at a time; here the slots are full.
+    serving = Serving(slots=options.slots, context=context, cache_dtype=options.cache_dtype)
     engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
 
     def dialogue_format() -> str:

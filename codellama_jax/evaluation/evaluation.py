@@ -149,7 +149,7 @@ class Evaluation:
         path = self._folder / "samples" / f"{name}.jsonl"
         size = len(filesystem.read_bytes(path)) if filesystem.exists(path) else 0
         fingerprint.check_same(self._folder, name, current, size)
-        if fingerprint.stored(self._folder).get(name) is None:
+        if fingerprint.stored(self._folder).get(name) != current:
             fingerprint.store(self._folder, name, current)
         path.parent.mkdir(exist_ok=True)
         file = SampleFile(path, _known(problems))
@@ -179,10 +179,11 @@ def write_results(
     """Adds the results of a benchmark to the file of results. The samples are summed up in the order of the tasks."""
     order = {(problem.task_id, problem.variant): number for number, problem in enumerate(problems)}
     ordered = sorted(samples, key=lambda sample: (order[sample.task_id, sample.variant], sample.sample))
-    refused = sum(sample.finish_reason == "refused" for sample in samples)
-    entry = benchmark.summary(ordered) | ({"refused": refused} if refused else {}) | current
-    if refused:
-        logger.warning("warning: %s: %s of %s samples have no answer", benchmark.name, refused, len(samples))
+    refusals = [sample.reason for sample in ordered if sample.finish_reason == "refused"]
+    entry = benchmark.summary(ordered) | ({"refused": len(refusals)} if refusals else {}) | current
+    if refusals:
+        counts = f"{len(refusals):,} of {len(samples):,} samples"
+        logger.warning("warning: %s: %s have no answer and count as wrong: %s", benchmark.name, counts, refusals[0])
     path = folder / RESULTS
     try:
         before = json.loads(filesystem.read_text(path)) if filesystem.exists(path) else {}

@@ -20,6 +20,7 @@ from codellama_jax.evaluation.clients.canonical import Canonical
 from codellama_jax.evaluation.evaluation import Evaluation
 from codellama_jax.evaluation.sample import Sample
 from codellama_jax.evaluation.sample_file import SampleFile, line_of
+from codellama_jax.sandbox.pool import Pool
 
 LIMIT = 24
 SAMPLE = Sample("a/1", 0, 5, "def f():", "\n\x00é\u2028\ud800x", "x", False, "error: \nx", scores={"x": 0.5})
@@ -82,10 +83,13 @@ def test_a_killed_command_resumes_with_no_sample_lost_or_done_twice(shared_data,
     check(tmp_path, whole, rows_of)
 
 
-def test_an_interrupted_evaluation_resumes(tmp_path, whole, rows_of, run):
+def test_an_interrupted_evaluation_resumes(tmp_path, benchmark, problems, whole, rows_of, run, caplog):
     calls = iter([False] * 3)
-    assert not run(tmp_path, interrupted=lambda: next(calls, True))
-    assert not (tmp_path / "results.json").exists()
+    with Pool(1) as pool:
+        evaluation = Evaluation(tmp_path, pool, interrupted=lambda: next(calls, True))
+        assert not evaluation.run(benchmark, problems, Canonical(benchmark), LIMIT)
+        evaluation.close()
+    assert not (tmp_path / "results.json").exists() and not caplog.records  # also of programs that are cancelled
     assert run(tmp_path)
     check(tmp_path, whole, rows_of)
 
@@ -124,6 +128,20 @@ def test_a_changed_setting_refuses_to_mix(tmp_path, run, settings, message):
     assert run(tmp_path, limit=1)
     with pytest.raises(UserError, match=f"humaneval.jsonl has samples of another evaluation: {message}.*another --out"):
         run(tmp_path, HumanEval(Settings(**settings)), limit=1)
+
+
+class Unable(Canonical):
+    def answers(self, requests, stop):
+        raise UserError("no endpoint answers any more")
+
+
+def test_an_evaluation_without_samples_hinders_no_other(tmp_path, run):
+    other = HumanEval(Settings(max_tokens=9))
+    with pytest.raises(UserError, match="no endpoint answers any more"):
+        run(tmp_path, other, client=Unable(other))
+    assert run(tmp_path, limit=1)
+    with pytest.raises(UserError, match="max_tokens was 512 and is now 9"):
+        run(tmp_path, HumanEval(Settings(max_tokens=9)), limit=1)
 
 
 def test_other_data_or_another_model_refuses_to_mix(tmp_path, run, benchmark, problems, pool):
