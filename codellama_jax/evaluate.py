@@ -114,7 +114,8 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         signals = stack.enter_context(StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None))
         pool = None
         if any(kind.needs_sandbox for kind in kinds.values()):
-            pool = stack.enter_context(Pool(options.workers, unsandboxed=options.allow_unsandboxed))
+            tools = [path for name, kind in kinds.items() for path in kind(settings[name]).tools()]
+            pool = stack.enter_context(Pool(options.workers, unsandboxed=options.allow_unsandboxed, tools=tools))
         evaluation = Evaluation(options.out, pool, options.shard, lambda: signals.received)
         stack.callback(evaluation.close)
         client_of, tokenizer = _clients(options, endpoints)
@@ -224,6 +225,11 @@ def _print_results(name: str, results: dict[str, Any]) -> None:
         ]
         counts = f"{found['tasks']:,} tasks, {found['samples']:,} samples"
         print(f"{name}{f' {variant}' if variant else ''}: {', '.join(scores)} ({counts})", flush=True)
+    if averaged := results.get("averaged"):
+        means = [f"{metric} {100 * value:.1f}%" for metric, value in results.items() if isinstance(value, float)]
+        print(f"{name}: {', '.join(means)}, the average of {', '.join(averaged)}")
+    for variant, reason in results.get("skipped", {}).items():
+        print(f"{name} {variant}: skipped: {reason}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from codellama_jax.config.data import (
     Tokenizer,
 )
 from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
+from codellama_jax.config.language_benchmarks import APPS, HumanEvalX, MultiPLE
 from codellama_jax.config.model import Llama
 from codellama_jax.config.scored_benchmarks import (
     SCORED,
@@ -75,6 +76,9 @@ class Config:
     truthfulqa: TruthfulQa = UNRESOLVED
     toxigen: ToxiGen = UNRESOLVED
     bold: Bold = UNRESOLVED
+    multipl_e: MultiPLE = UNRESOLVED
+    humaneval_x: HumanEvalX = UNRESOLVED
+    apps: APPS = UNRESOLVED
     imports: tuple[str, ...] = ()
 
 
@@ -88,6 +92,9 @@ BENCHMARK_PARTS = (
     HumanEvalInfilling,
     SantaCoderFim,
     *SCORED,
+    MultiPLE,
+    HumanEvalX,
+    APPS,
 )  # settings of evaluate, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 

