@@ -281,6 +281,8 @@ def _follow(effective: Mapping[str, Binding], value: Any, name: str) -> tuple[An
 
 _EXPECTED: dict[Any, str] = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 _EXPECTED |= {type(None): "None", Sequence[str]: "a list of strings"}
+_EXPECTED |= {Sequence[int]: "a list of integers", Sequence[float]: "a list of numbers"}
+_EXPECTED |= {Sequence[Sequence[float]]: "a list of lists of numbers"}
 _EXPECTED |= {dict[str, float]: "a dict of strings and numbers", dict[str, str]: "a dict of strings"}
 
 
@@ -307,8 +309,8 @@ def _typed(value: Any, hint: Any) -> Any:
         options = typing.get_args(hint)
         kind = Sequence[str] if isinstance(value, list | tuple) else type(value)
         hint = next((option for option in options if kind in (option, typing.get_origin(option))), options[0])
-    if hint == Sequence[str] and isinstance(value, list | tuple):
-        return tuple(_typed(entry, str) for entry in value)
+    if typing.get_origin(hint) is Sequence and isinstance(value, list | tuple):
+        return tuple(_typed(entry, *typing.get_args(hint)) for entry in value)
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         of_key, of_value = typing.get_args(hint)
         return {_typed(key, of_key): _typed(entry, of_value) for key, entry in value.items()}

@@ -19,6 +19,17 @@ from codellama_jax.config.data import (
 )
 from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
 from codellama_jax.config.model import Llama
+from codellama_jax.config.scored_benchmarks import (
+    SCORED,
+    Bold,
+    Docstring,
+    Gsm8k,
+    KeyRetrieval,
+    Lcc,
+    Perplexity,
+    ToxiGen,
+    TruthfulQa,
+)
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
 UNRESOLVED: Any = None
@@ -56,6 +67,14 @@ class Config:
     mbpp: MBPP = UNRESOLVED
     humaneval_infilling: HumanEvalInfilling = UNRESOLVED
     santacoder_fim: SantaCoderFim = UNRESOLVED
+    docstring: Docstring = UNRESOLVED
+    lcc: Lcc = UNRESOLVED
+    key_retrieval: KeyRetrieval = UNRESOLVED
+    perplexity: Perplexity = UNRESOLVED
+    gsm8k: Gsm8k = UNRESOLVED
+    truthfulqa: TruthfulQa = UNRESOLVED
+    toxigen: ToxiGen = UNRESOLVED
+    bold: Bold = UNRESOLVED
     imports: tuple[str, ...] = ()
 
 
@@ -68,6 +87,7 @@ BENCHMARK_PARTS = (
     MBPP,
     HumanEvalInfilling,
     SantaCoderFim,
+    *SCORED,
 )  # settings of evaluate, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 

@@ -45,7 +45,26 @@ class Scoring:
     text: str
 
 
-Input = Completion | Infilling | Chat | Scoring
+@dataclasses.dataclass(frozen=True)
+class TokenScoring:
+    """The first tokens of a long text, each of which gets a log-probability: Answer.text has them (text_scoring.py).
+
+    Only a local model gives them. The text may be longer than its context.
+
+    Attributes:
+        text: the text.
+        tokens: number of tokens, without BOS, which is before them.
+        longest: the largest number of tokens among the problems of the benchmark.
+        rope: RoPE base and scale with which the model reads the text; None: its own.
+    """
+
+    text: str
+    tokens: int
+    longest: int
+    rope: tuple[float, float] | None = None
+
+
+Input = Completion | Infilling | Chat | Scoring | TokenScoring
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """An answer to a problem, the judgement of it, and the record of both."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Problem, Scoring
+from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Problem, Scoring, TokenScoring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,3 +90,6 @@ def shown_input(problem: Problem) -> tuple[str, dict[str, Any]]:
             return str(messages[-1]["content"]), {"messages": list(messages)}
         case Scoring(context, text):
             return context, {"text": text}
+        case TokenScoring(text, tokens, _, rope):  # too long for a record
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            return "", {"sha256": digest, "tokens": tokens, "rope": rope and list(rope)}

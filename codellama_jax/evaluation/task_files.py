@@ -17,7 +17,7 @@ def read(path: Path, sha256: str, setting: str) -> bytes:
 
     Args:
         path: the file.
-        sha256: digest of the content.
+        sha256: digest of the content; "": it is not checked.
         setting: name of the setting with the digest, for the error message.
 
     Raises:
@@ -31,7 +31,7 @@ def read(path: Path, sha256: str, setting: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
     digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
+    if sha256 and digest != sha256:
         raise UserError(
             f"{path} is damaged or of another version: its content has the SHA-256 {digest}, not {sha256};"
             f" fetch it again, or accept it with --gin.{setting}={digest}"
@@ -61,3 +61,13 @@ def with_fields(row: Any, fields: Sequence[str], where: str) -> dict[str, Any]:
         lacks = f" with {missing[0]}" if isinstance(row, dict) else ""
         raise UserError(f"{where} is not an object{lacks}: this is another file than the benchmark's")
     return row
+
+
+def text(row: dict[str, Any], field: str, where: str) -> str:
+    """A field of a row. Raises UserError unless it is a text."""
+    value = row[field]
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where}: {field} is {type(value).__name__}, not text: this is another file than the benchmark's"
+        )
+    return value

@@ -49,7 +49,7 @@ class Engine:
     ):
         if serving.context < 2:
             raise ValueError("Serving.context must be at least 2")
-        self.llama, self.serving, self.vocabulary = llama, serving, vocabulary
+        self.llama, self.serving, self.vocabulary, self.mesh = llama, serving, vocabulary, mesh
         size, slots = serving.page, serving.slots
         # The steps of a dispatch may pass the end of a request.
         self._pages_per_slot = -(-(serving.context + serving.steps) // size)

@@ -12,7 +12,7 @@ import requests
 from codellama_jax.config.evaluation import Endpoints
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.evaluation.client import Request
-from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring
+from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring, TokenScoring
 from codellama_jax.evaluation.sample import Answer
 
 OURS = "codellama_jax"  # who owns the models of this project's server
@@ -162,6 +162,8 @@ class HttpEndpoint:
                 return "/completions", body | exact | ordered | {"prompt": prefix, "suffix": suffix}
             case Chat(messages):
                 return "/chat/completions", body | {"messages": list(messages)}
+            case TokenScoring():
+                raise _Refused("a text is scored token by token, which needs --checkpoint")
             case Scoring(context, text):
                 scoring = {"echo": True, "logprobs": 0, "max_tokens": 0}
                 return "/completions", body | scoring | {"prompt": context + text}

@@ -10,8 +10,9 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Client, Request
-from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring
+from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring, TokenScoring
 from codellama_jax.evaluation.sample import Answer
+from codellama_jax.evaluation.text_scoring import TextScorer, packed
 from codellama_jax.generation import engine as engines
 from codellama_jax.generation import forward, prompts
 from codellama_jax.generation.engine import Engine
@@ -50,6 +51,8 @@ class LocalModel(Client):
             "cache_dtype": serving.cache_dtype or llama.compute_dtype,
             "context": str(serving.context),
         }
+        self._weights = weights
+        self._scorer: TextScorer | None = None
         self._engine, self._texts, self._dialogue_format = engine, TokenTexts(tokenizer), dialogue_format
 
     def answers(self, requests: Iterator[Request], stop: threading.Event) -> Iterator[tuple[Request, Answer]]:
@@ -61,6 +64,10 @@ class LocalModel(Client):
                     if (request := next(requests, None)) is None:
                         more = False
                         break
+                    if isinstance(request.problem.input, TokenScoring):
+                        if (scores := self._token_scores(request.problem.input, stop)) is not None:
+                            yield request, Answer(scores)
+                        continue
                     try:
                         new = self._started(request)
                     except UserError as error:
@@ -76,6 +83,16 @@ class LocalModel(Client):
         finally:
             for unfinished in running:
                 self._engine.finish(unfinished)
+
+    def _token_scores(self, asked: TokenScoring, stop: threading.Event) -> str | None:
+        """The packed log-probabilities of the tokens of a text; None: stopped."""
+        if self._scorer is None or self._scorer.length <= asked.longest:
+            engine = self._engine
+            arguments = self._weights, engine.llama, engine.vocabulary, asked.longest + 1, engine.mesh
+            self._scorer = TextScorer(*arguments)
+        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(asked.text)[: asked.tokens].tolist()]
+        found = self._scorer.logprobs(ids, asked.rope, stop.is_set)
+        return None if found is None else packed(found)
 
     def _started(self, asked: Request) -> "_Running":
         prompt, scored = self._prompt(asked)
@@ -106,6 +123,8 @@ class LocalModel(Client):
                 before = tokenizer.encode(context).tolist() if context else []
                 ids = (tokenizer.encode_continuation(text) if context else tokenizer.encode(text)).tolist()
                 return Prompt([tokenizer.bos_id, *before, *ids], ()), len(ids)
+            case TokenScoring():
+                raise AssertionError("_token_scores answers it")
 
 
 class _Running:
