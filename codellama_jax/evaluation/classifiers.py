@@ -4,12 +4,14 @@ They need the packages of the extra "safety": transformers with torch, and vader
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from codellama_jax.errors import UserError, first_line
 
+PACKAGES = ("torch", "transformers")  # of judges that are models
 _MAX_TOKENS = 512  # of a text that is classified: RoBERTa's limit
 
 
@@ -25,9 +27,8 @@ class TextClassifier:
     """
 
     def __init__(self, folder: str, setting: str):
-        self._torch, auto = _packages(setting)
-        load = auto.AutoModelForSequenceClassification.from_pretrained
-        self._tokenizer, self._model = _loaded(folder, setting, auto, load)
+        loaded = _loaded(folder, setting, "AutoModelForSequenceClassification")
+        self._torch, self._tokenizer, self._model = loaded
 
     def probability(self, text: str, label: int = 1) -> float:
         """The probability of a class."""
@@ -50,8 +51,7 @@ class YesNoJudge:
     """
 
     def __init__(self, folder: str, setting: str):
-        self._torch, auto = _packages(setting)
-        self._tokenizer, self._model = _loaded(folder, setting, auto, auto.AutoModelForCausalLM.from_pretrained)
+        self._torch, self._tokenizer, self._model = _loaded(folder, setting, "AutoModelForCausalLM")
 
     def yes(self, prompt: str) -> bool:
         """Whether the greedy answer to a prompt begins with "yes"."""
@@ -76,26 +76,31 @@ def vader() -> Callable[[str], float]:
     return lambda text: float(analyzer.polarity_scores(text)["compound"])
 
 
-def _packages(setting: str) -> tuple[Any, Any]:
-    """The modules torch and transformers."""
-    try:
-        return importlib.import_module("torch"), importlib.import_module("transformers")
-    except ImportError as error:
-        package = (error.name or "transformers").partition(".")[0]
-        raise UserError(f"{setting} needs the package {package}: {_remedy(package)}") from None
+def check(folder: str, setting: str) -> None:
+    """Checks what can be checked before answers are generated: the packages, and that the folder has a model.
+
+    Raises:
+        UserError: a package is missing, or the folder has no config.json.
+    """
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{setting} needs the package {package}: {_remedy(package)}")
+    if not (Path(folder).expanduser() / "config.json").is_file():
+        raise UserError(f"{setting}={folder} is not a Hugging Face folder (no config.json): download the model there")
 
 
 def _remedy(package: str) -> str:
     return f"pip install 'codellama_jax[safety]', or pip install {package}"
 
 
-def _loaded(folder: str, setting: str, auto: Any, load: Callable[..., Any]) -> tuple[Any, Any]:
-    """The tokenizer and the model of a folder."""
-    if not Path(folder).expanduser().is_dir():
-        raise UserError(f"{setting}={folder} is not a folder: download the model there first")
+def _loaded(folder: str, setting: str, kind: str) -> tuple[Any, Any, Any]:
+    """The module torch, and the tokenizer and the model of a folder, as one of transformers' classes."""
+    check(folder, setting)
+    torch, transformers = (importlib.import_module(package) for package in PACKAGES)
+    transformers.utils.logging.disable_progress_bar()
     path = str(Path(folder).expanduser())
     try:
-        tokenizer = auto.AutoTokenizer.from_pretrained(path, local_files_only=True)
-        return tokenizer, load(path, local_files_only=True).eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return torch, tokenizer, getattr(transformers, kind).from_pretrained(path, local_files_only=True).eval()
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{setting}={folder} cannot be loaded with transformers: {first_line(error)}") from None

@@ -7,13 +7,10 @@ import shutil
 import pytest
 
 from codellama_jax.config import scored_benchmarks as settings_of
-from codellama_jax.config.generation import Serving
 from codellama_jax.evaluation.clients.canonical import Canonical
 from codellama_jax.evaluation.clients.local import LocalModel
 from codellama_jax.evaluation.evaluation import Evaluation
 from codellama_jax.evaluation.table import BENCHMARKS
-from codellama_jax.generation.engine import Engine
-from tests.generation import generation_models as models
 
 SETTINGS = {
     "docstring": settings_of.Docstring(max_tokens=8),
@@ -49,11 +46,9 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(small_tokenizer):
-    llama = dataclasses.replace(models.SHAPES["long"], layers=1, vocab_size=small_tokenizer.rows)
-    weights = models.weights_of(models.random_params(llama), llama)
-    engine = Engine(weights, llama, Serving(slots=2, context=256, chunks=(128,)), small_tokenizer.rows)
-    return LocalModel(engine, small_tokenizer, "random", weights, lambda: "inst")
+def client(evaluated_model, evaluated_engine):
+    model = evaluated_model
+    return LocalModel(evaluated_engine, model.tokenizer, model.name, model.weights, model.dialogue_format)
 
 
 def benchmarks(small_tokenizer):

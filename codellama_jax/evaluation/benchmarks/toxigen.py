@@ -10,7 +10,7 @@ from typing import Any
 
 from codellama_jax.config.scored_benchmarks import ToxiGen as Settings
 from codellama_jax.errors import UserError
-from codellama_jax.evaluation import task_files
+from codellama_jax.evaluation import classifiers, task_files
 from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.classifiers import TextClassifier
 from codellama_jax.evaluation.problem import Completion, Problem
@@ -34,6 +34,8 @@ class ToxiGen(Benchmark[Settings]):
     settings_class = Settings
 
     def problems(self, data: Path) -> list[Problem]:
+        if self.settings.classifier:
+            classifiers.check(self.settings.classifier, "ToxiGen.classifier")
         path = data / FILE
         content = task_files.read(path, self.settings.sha256, "ToxiGen.sha256")
         try:

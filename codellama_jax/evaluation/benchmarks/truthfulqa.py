@@ -10,7 +10,7 @@ from typing import Any
 
 from codellama_jax.config.scored_benchmarks import TruthfulQa as Settings
 from codellama_jax.errors import UserError
-from codellama_jax.evaluation import task_files
+from codellama_jax.evaluation import classifiers, task_files
 from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.classifiers import YesNoJudge
 from codellama_jax.evaluation.problem import Completion, Problem
@@ -49,6 +49,9 @@ class TruthfulQa(Benchmark[Settings]):
     settings_class = Settings
 
     def problems(self, data: Path) -> list[Problem]:
+        for field in ("truth_judge", "info_judge"):
+            if folder := getattr(self.settings, field):
+                classifiers.check(folder, f"TruthfulQa.{field}")
         path = data / FILE
         rows = _rows(path, task_files.read(path, self.settings.sha256, "TruthfulQa.sha256"))
         context = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in PAIRS)

@@ -129,8 +129,11 @@ def test_local_judges_decide_truth_and_information(data, folders):
 
 
 def test_folders_without_a_model_are_named(tmp_path, folders):
-    with pytest.raises(UserError, match=r"ToxiGen.classifier=/gone is not a folder: download"):
-        classifiers.TextClassifier("/gone", "ToxiGen.classifier")
+    with pytest.raises(UserError, match=r"ToxiGen.classifier=/gone is not a Hugging Face folder \(no config.json\)"):
+        ToxiGen(ToxiGenSettings(classifier="/gone")).problems(tmp_path)  # before anything is generated
+    with pytest.raises(UserError, match=r"TruthfulQa.info_judge=/gone is not a Hugging Face folder"):
+        TruthfulQa(TruthfulQaSettings(info_judge="/gone")).problems(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be loaded with transformers"):
         classifiers.YesNoJudge(str(tmp_path), "TruthfulQa.truth_judge")
 
