@@ -1,6 +1,7 @@
 """Compares two runs of the same benchmarks, task by task."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections import defaultdict
@@ -87,8 +88,19 @@ class Compared:
     indices: tuple[SampleIndex, SampleIndex]
 
 
-def read_run(path: Path) -> Run:
-    """Reads the results in a folder. Raises UserError if it has none."""
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Reads the results in folders, which are labelled by their names, or by their paths if names are equal.
+
+    Raises:
+        UserError: a folder has no results, or two are the same.
+    """
+    if len({filesystem.absolute(path) for path in paths}) < len(paths):
+        raise UserError("--compare names a folder twice", EXIT_USAGE)
+    distinct = len({path.name for path in paths}) == len(paths)
+    return [_read_run(path, path.name if distinct and path.name else str(path)) for path in paths]
+
+
+def _read_run(path: Path, label: str) -> Run:
     file = path / "results.json"
     if not filesystem.exists(file):
         raise UserError(f"{file} does not exist: --compare names --out folders of evaluations", EXIT_USAGE)
@@ -98,7 +110,7 @@ def read_run(path: Path) -> Run:
             raise ValueError("it is not an object of objects")
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): evaluate again with the same command") from None
-    return Run(path, results, path.name or str(path))
+    return Run(path, results, label)
 
 
 def compare(first: Run, second: Run, names: Sequence[str] = ()) -> list[Compared]:
@@ -165,13 +177,15 @@ def _metrics(first: Tasks, second: Tasks) -> list[Metric]:
         most = max(len(tasks[task]) for tasks in (first, second) for task in judged)
         for k in (k for k in KS if k <= fewest):
             a, b = (np.array([[_pass_at_k(tasks[task], k)] for task in judged]) for tasks in (first, second))
-            difference = of_single_samples(list(a[:, 0] > 0), list(b[:, 0] > 0)) if most == 1 else bootstrap(a, b)
+            # without any difference, a bootstrap would claim to know that there is none
+            exact = most == 1 or np.array_equal(a, b)
+            difference = of_single_samples(list(a[:, 0] > 0), list(b[:, 0] > 0)) if exact else bootstrap(a, b)
             found.append(Metric(f"pass@{k}", _mean(a[:, 0]), _mean(b[:, 0]), difference))
     scores = {score for tasks in (first, second) for entries in tasks.values() for e in entries for score in e.scores}
     if any(score.startswith("nats/") for score in scores):
         found += _over_tasks("perplexity", first, second, _nats_and_tokens, lambda m: np.exp(m[:, 0] / m[:, 1]))
     for score in sorted(score for score in scores if "/" not in score):
-        found += _over_tasks(score, first, second, lambda entries, score=score: _mean_score(entries, score))
+        found += _over_tasks(score, first, second, functools.partial(_mean_score, score))
     return found
 
 
@@ -188,11 +202,11 @@ def _over_tasks(
     if not both:
         return []
     a, b = np.array([a for a, _ in both]), np.array([b for _, b in both])
-    means = [float(statistic(rows.mean(axis=0, keepdims=True))[0]) for rows in (a, b)]
+    means = [float(statistic(np.array([[_mean(column) for column in rows.T]]))[0]) for rows in (a, b)]
     return [Metric(name, means[0], means[1], bootstrap(a, b, statistic))]
 
 
-def _mean_score(entries: Sequence[Entry], score: str) -> list[float] | None:
+def _mean_score(score: str, entries: Sequence[Entry]) -> list[float] | None:
     values = [entry.scores[score] for entry in entries if score in entry.scores]
     return [_mean(values)] if values else None
 
@@ -267,3 +281,20 @@ def as_json(first: Run, second: Run, compared: Sequence[Compared]) -> dict[str, 
         entry["changed"] = [[changed.task_id, changed.first, changed.second] for changed in found.changed]
         benchmarks[found.name].append(entry)
     return {"first": str(first.path), "second": str(second.path), "benchmarks": dict(benchmarks)}
+
+
+def summary(compared: Sequence[Compared]) -> list[str]:
+    """A line for each metric."""
+    lines = []
+    for found in compared:
+        for metric in found.metrics:
+            difference, percent = metric.difference, metric.name.startswith("pass@")
+            scale, unit = (100, "%") if percent else (1, "")
+            values = [f"{scale * value:.4g}{unit}" for value in (metric.first, metric.second)]
+            low, high, value = (f"{scale * x:+.3g}" for x in (difference.low, difference.high, difference.value))
+            label = " ".join(filter(None, (found.name, found.variant, metric.name)))
+            lines.append(
+                f"{label}: {values[0]} -> {values[1]}, {value}{' points' if percent else ''} ({low} to {high}),"
+                f" p {difference.p:.2g} ({found.tasks:,} tasks)"
+            )
+    return lines

@@ -40,9 +40,12 @@ def mcnemar(first_only: int, second_only: int) -> float:
     Args:
         first_only, second_only: number of tasks that only one run solved. Tasks that both or none solved do not count.
     """
-    changed, fewer = first_only + second_only, min(first_only, second_only)
-    # integers until the last division: the powers of two of thousands of tasks do not fit a float
-    tail = sum(math.comb(changed, count) for count in range(fewer + 1))
+    changed, fewer = int(first_only) + int(second_only), int(min(first_only, second_only))
+    # Python's integers until the last division: a power of two of thousands of tasks fits neither a float nor NumPy's
+    tail, ways = 0, 1  # ways in which the coin falls on one side so often
+    for count in range(fewer + 1):
+        tail += ways
+        ways = ways * (changed - count) // (count + 1)
     return min(1.0, 2 * tail / 2**changed)
 
 

@@ -54,9 +54,8 @@ def write_evaluation_report(out: Path) -> Path:
 <header><h1>Evaluation <small>{sample_views.name(models)}</small></h1>{provenance(results, stored)}</header>
 {results_table(results, indices, paper, stored)}
 {_intervals(results, paper)}
-<div class="grid">{"".join(_figures(results, indices, paper))}</div>
 {_orders(results, indices)}
-<h2>Why samples fail</h2><div class="grid">{"".join(_failures(indices))}</div>
+<div class="grid top">{"".join((*_figures(results, indices, paper), *_failures(indices)))}</div>
 <h2>Tasks</h2>
 {"".join(_tasks(name, index, pages[name]) for name, index in indices.items())}
 <h2>Settings, data and versions</h2>
@@ -90,15 +89,14 @@ def shown_variants(index: SampleIndex) -> Mapping[str, Tasks]:
 def _intervals(results: Results, paper: Mapping[str, Published]) -> str:
     rows = []
     for name, found in results.items():
-        for number, (variant, entry) in enumerate(variants_of(found)):
+        for variant, entry in variants_of(found):
             if "pass@1" not in entry:
                 continue
             low, high = (100 * end for end in entry.get("pass@1_interval", (entry["pass@1"],) * 2))
             value = paper[name].value("pass@1", variant)
             rings = [(100 * value, f"{paper[name].model}, published")] if value is not None else []
             label = f"{name} {variant}".strip()
-            colour = f"c{1 + 2 * (number % 3)}"
-            rows.append(interval_chart.Interval(label, 100 * entry["pass@1"], low, high, colour, rings))
+            rows.append(interval_chart.Interval(label, 100 * entry["pass@1"], low, high, "c1", rings))
     legend = [("result with its 95% interval", "c1")]
     if models := dict.fromkeys(paper[name].model for name in results if paper[name].model):
         legend.append((f"{', '.join(models)}, published", "muted"))
@@ -161,17 +159,25 @@ def _tasks(name: str, index: SampleIndex, page: str) -> str:
 
 
 def selected(index: SampleIndex) -> list[tuple[str, list[Entry], int]]:
-    """Up to SELECTED samples with task and its number of samples: the first of each outcome, frequent ones first."""
-    first = dict[tuple[bool | None, str], tuple[str, list[Entry], int]]()
+    """Up to SELECTED samples with task and its number of samples: one of each outcome, frequent outcomes first.
+
+    They are of different tasks as far as possible.
+    """
+    found = dict[tuple[bool | None, str], list[tuple[str, list[Entry], int]]]()
     frequency = Counter[tuple[bool | None, str]]()
     for tasks in index.variants.values():
         for task, entries in tasks.items():
             for group in groups(entries):
                 outcome = group[0].passed, group[0].failure
                 frequency[outcome] += len(group)
-                first.setdefault(outcome, (task, group, len(entries)))
-    ordered = sorted(first, key=lambda outcome: (not outcome[0], -frequency[outcome]))
-    return [first[outcome] for outcome in ordered[:SELECTED]]
+                candidates = found.setdefault(outcome, [])
+                if len(candidates) < SELECTED and not any(task == other for other, _, _ in candidates):
+                    candidates.append((task, group, len(entries)))
+    chosen = list[tuple[str, list[Entry], int]]()
+    for outcome in sorted(found, key=lambda outcome: (not outcome[0], -frequency[outcome]))[:SELECTED]:
+        shown = {task for task, _, _ in chosen}
+        chosen.append(next((one for one in found[outcome] if one[0] not in shown), found[outcome][0]))
+    return chosen
 
 
 _STYLE = (
@@ -180,6 +186,6 @@ _STYLE = (
     + outcome_charts.STYLE
     + evaluation_tables.STYLE
     + """
-g.limit polyline { stroke-width: 1; opacity: .6; } .map { margin: 0 0 14px; }
+.top { align-items: start; } g.limit polyline { stroke-width: 1; opacity: .6; } .map { margin: 0 0 14px; }
 """
 )

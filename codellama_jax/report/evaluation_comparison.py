@@ -13,8 +13,8 @@ FILE = "comparison.html"
 MOST_CHANGED = 60  # tasks of a variant of a benchmark that the page shows
 
 METHODS = {
-    "mcnemar": "McNemar's exact test; interval of Agresti and Min",
-    "bootstrap": "paired bootstrap over the tasks, 10,000 resamples",
+    "mcnemar": "McNemar: his exact test, with the interval of Agresti and Min (2005).",
+    "bootstrap": "Bootstrap: tasks are drawn with replacement, 10,000 times with a fixed seed.",
 }
 
 
@@ -48,7 +48,9 @@ def _pair(first: Run, second: Run, compared: Sequence[Compared]) -> str:
     rows = [
         interval_chart.Interval(
             f"{found.name} {found.variant} {metric.name}".replace("  ", " "),
-            *(100 * x for x in (metric.difference.value, metric.difference.low, metric.difference.high)),
+            100 * metric.difference.value,
+            100 * metric.difference.low,
+            100 * metric.difference.high,
             _colour(metric),
         )
         for found in compared
@@ -67,8 +69,8 @@ def _pair(first: Run, second: Run, compared: Sequence[Compared]) -> str:
 
 def _identity(run: Run, compared: Sequence[Compared]) -> str:
     found = run.results[compared[0].name]
-    facts = " · ".join(f"{key} {found[key]}" for key in IDENTITY if key in found)
-    return f"{run.path} · {facts}"
+    facts = [str(run.path)] if run.label != str(run.path) else []
+    return " · ".join(facts + [f"{key} {found[key]}" for key in IDENTITY if key in found])
 
 
 def _colour(metric: Metric) -> str:
@@ -83,18 +85,22 @@ def _table(compared: Sequence[Compared]) -> str:
         for metric in found.metrics:
             difference = metric.difference
             scale, unit = (100, " points") if percent(metric.name) else (1, "")
-            values = [f"{scale * value:+.3g}" for value in (difference.value, difference.low, difference.high)]
+            digits = "+.1f" if scale == 100 else "+.3g"
+            values = [f"{scale * value:{digits}}" for value in (difference.value, difference.low, difference.high)]
             p = f"{difference.p:.2g}" if difference.p >= 1e-4 else "< 0.0001"
+            method = METHODS[difference.method].partition(":")[0]
             rows.append(
                 f'<tr><th>{label}</th><td class="text">{escape(metric.name)}</td>'
                 f"<td>{shown(metric.name, metric.first)}</td><td>{shown(metric.name, metric.second)}</td>"
                 f"<td><strong>{values[0]}</strong>{unit}</td><td>{values[1]} to {values[2]}</td><td>{p}</td>"
-                f'<td>{found.tasks:,}</td><td class="text muted">{METHODS[difference.method]}</td></tr>'
+                f'<td>{found.tasks:,}</td><td class="text muted">{method}</td></tr>'
             )
             label = ""
     head = "<td></td><td></td><td>first</td><td>second</td><td>difference</td><td>95% interval</td><td>p</td>"
+    used = dict.fromkeys(METHODS[metric.difference.method] for found in compared for metric in found.metrics)
     return f"""<section class="card"><b>Paired differences</b><div class="scroll"><table class="results">
-<tr class="muted">{head}<td>tasks</td><td class="text">method</td></tr>{"".join(rows)}</table></div></section>"""
+<tr class="muted">{head}<td>tasks</td><td class="text">method</td></tr>{"".join(rows)}</table></div>
+<p class="muted">{" ".join(used)}</p></section>"""
 
 
 def _benchmark(first: Run, second: Run, found: Compared) -> str:
@@ -139,7 +145,9 @@ def _changed(first: Run, second: Run, found: Compared, changed: Changed) -> str:
         f'<p class="muted">line {entry.line:,} of samples/{escape(index.path.name)}</p></div>'
         for run, sample, index, entry in zip((first, second), samples, found.indices, changed.samples, strict=True)
     )
+    single = {changed.first, changed.second} == {0.0, 1.0}
     shares = f"{changed.first:.0%} → {changed.second:.0%} passed"
+    shares = ("failed → passed" if changed.second else "passed → failed") if single else shares
     return f"""<details class="card task"><summary>{name(changed.task_id)} <span class="muted">{shares}</span></summary>
 {prompt_view(samples[0])}<article class="card sides">{sides}</article></details>"""
 

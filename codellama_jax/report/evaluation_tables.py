@@ -111,7 +111,7 @@ def _notes(results: Results, indices: Mapping[str, SampleIndex], stored: Environ
             )
         if differing := changed_settings(benchmark, found):
             settings = ", ".join(f"{key} {_value(own)} (default {_value(default)})" for key, own, default in differing)
-            yield _note(f"{benchmark}: settings that differ from the defaults, which are the paper's: {settings}.")
+            yield _note(f"{benchmark}: settings that are not the defaults, which follow the paper: {settings}.")
 
 
 def _note(text: str) -> str:

@@ -9,14 +9,15 @@ from codellama_jax.evaluation.failure import MEANING
 from codellama_jax.evaluation.paired import of_single_samples
 from codellama_jax.evaluation.pass_at_k import interval, pass_at_k
 from codellama_jax.evaluation.sample_index import Entry
-from codellama_jax.report.charts import Line, chart, escape, number
+from codellama_jax.report.charts import Line, chart, escape
 from codellama_jax.report.published import Published
 
 Tasks = Mapping[str, Sequence[Entry]]
 KS = (*range(1, 10), *range(10, 50, 5), *range(50, 1001, 25))  # where the curve of pass@k is drawn
 
 STYLE = """
-.failures td { padding-top: 3px; padding-bottom: 3px; } .failures .bars { width: 38%; }
+.failures td { padding-top: 3px; padding-bottom: 3px; white-space: nowrap; }
+.failures .bars { width: 38%; min-width: 80px; text-align: left; }
 .failures .bars i { display: inline-block; height: 9px; margin: 0; border-radius: 0; vertical-align: middle; }
 .failures .bars .whole { background: var(--c4); } .failures .bars .cut { background: var(--c2); }
 .map svg { min-width: 0; } .map path { stroke: none; } .map .level0 { fill: var(--rule); }
@@ -47,10 +48,11 @@ def failures(title: str, tasks: Tasks) -> str:
         rows.append(f'<tr><th title="{tip}">{escape(failure)}</th><td class="bars">{bars}</td>{cells}</tr>')
     passed = sum(bool(entry.passed) for entry in entries)
     cells = f"<td>{passed:,}</td><td>{passed / len(entries):.1%}</td><td></td>"
-    return f"""<section class="card failures"><b>{title}</b>
-<span class="muted">why samples fail; yellow: cut off at the limit of tokens</span>
-<table><tr class="muted"><td></td><td></td><td>samples</td><td>share</td><td>cut off</td></tr>{"".join(rows)}
-<tr class="muted"><th>passed</th><td></td>{cells}</tr></table></section>"""
+    head = "<td></td><td></td><td>samples</td><td>share</td><td>cut off</td>"
+    return f"""<section class="card failures"><b>Failures of {title}</b>
+<span class="muted">yellow: cut off at the limit of tokens</span>
+<div class="scroll"><table><tr class="muted">{head}</tr>{"".join(rows)}
+<tr class="muted"><th>passed</th><td></td>{cells}</tr></table></div></section>"""
 
 
 def pass_at_k_chart(title: str, variants: Mapping[str, Tasks], published: Published) -> str:
@@ -98,7 +100,7 @@ def orders(benchmark: str, variants: Mapping[str, Tasks]) -> str:
     common = [task for task in psm if task in spm]
     pairs = Counter((share(psm[task]) > 0, share(spm[task]) > 0) for task in common)
     single = all(len(tasks[task]) == 1 for tasks in (psm, spm) for task in common)
-    cells = [f"{number(100 * _mean(tasks, common))}%" for tasks in (psm, spm)]
+    cells = [f"{100 * _mean(tasks, common):.1f}%" for tasks in (psm, spm)]
     if single and common:
         found = of_single_samples([share(psm[task]) > 0 for task in common], [share(spm[task]) > 0 for task in common])
         cells += [f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})", f"{found.p:.2g}"]

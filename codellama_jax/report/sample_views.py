@@ -19,8 +19,8 @@ NAMES = 300  # characters of a name or a reason
 STYLE = """
 .task pre { max-height: 420px; overflow: auto; contain: paint; direction: ltr; }
 .task article { margin: 12px 0 0; padding: 12px 0 0; border: 0; border-top: 1px solid var(--rule); border-radius: 0; }
-.task .cut { color: var(--c4); font-style: italic; } .task b { overflow-wrap: anywhere; }
-summary bdi { overflow-wrap: anywhere; } summary .muted { font-weight: 400; }
+.task article .muted { font-size: 12px; } .task .cut { color: var(--c4); font-style: italic; }
+bdi { overflow-wrap: anywhere; } summary .muted { font-weight: 400; }
 """
 
 
