@@ -35,7 +35,8 @@ def interval(values: Sequence[float], samples: int = 0) -> tuple[float, float]:
     mean = math.fsum(values) / tasks
     variance = math.fsum((value - mean) ** 2 for value in values) / tasks
     spread = mean * (1 - mean)
-    effective = min(tasks * spread / variance, max(samples, tasks)) if variance > 0 else float(tasks)
+    # at least that number, also where rounding makes the spread smaller than the variance
+    effective = max(float(tasks), min(tasks * spread / variance, samples)) if variance > 0 else float(tasks)
     scale = 1 + Z_95**2 / effective
     middle = (mean + Z_95**2 / (2 * effective)) / scale
     half = Z_95 / scale * math.sqrt(max(spread, 0.0) / effective + (Z_95 / (2 * effective)) ** 2)
