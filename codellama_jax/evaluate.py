@@ -249,7 +249,8 @@ def _local_model(options: argparse.Namespace) -> tuple[Client, Tokenizer]:
     def dialogue_format() -> str:
         return model.dialogue_format(options.chat_format)
 
-    return LocalModel(engine, model.tokenizer, model.name, model.weights, dialogue_format), model.tokenizer
+    client = LocalModel(engine, model.tokenizer, model.name, model.weights, dialogue_format, model.context)
+    return client, model.tokenizer
 
 
 def _print_results(name: str, results: dict[str, Any]) -> None:

@@ -100,8 +100,8 @@ class Lcc(Benchmark):
         languages: those that are evaluated, the first one first.
         python_tasks, java_tasks, csharp_tasks: tasks that are drawn; 0: all, without balancing.
         bucket: characters of context by which the sizes of balanced files differ at most in a bucket (ours).
-        last_tokens: the most tokens of the prompt, from its end; 0: all. The paper gives models without long-context
-            fine-tuning 4,000.
+        last_tokens: the most tokens of the prompt, from its end; 0: all. None: 4,000 for a checkpoint that was trained
+            with windows of less than 16,384 tokens, and all for others, as in the paper; an endpoint gets all.
     """
 
     max_tokens: int = 64
@@ -110,14 +110,14 @@ class Lcc(Benchmark):
     java_tasks: int = 412
     csharp_tasks: int = 512
     bucket: int = 5_000
-    last_tokens: int = 0
+    last_tokens: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
         check_choices("Lcc.languages", self.languages, LCC_LANGUAGES)
         check_positive("Lcc.bucket", self.bucket)
         for name in ("python_tasks", "java_tasks", "csharp_tasks", "last_tokens"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"Lcc.{name}={getattr(self, name)} must not be negative")
 
 

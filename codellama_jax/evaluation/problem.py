@@ -14,11 +14,15 @@ class Completion:
     Attributes:
         text: the text.
         last_tokens: the model reads at most this many tokens at its end; None: all. A client without a tokenizer
-            refuses it.
+            refuses it, unless long_context is set.
+        long_context: a model that was trained with windows of at least so many tokens reads all of the text, and one
+            with shorter windows the last_tokens, or as many of them as fit. An endpoint gets all of the text, because
+            the windows of its model are not known.
     """
 
     text: str
     last_tokens: int | None = None
+    long_context: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,8 +82,9 @@ class Sample:
 def shown_input(problem: Problem) -> tuple[str, dict[str, Any]]:
     """The prompt of a problem and the other fields of what the model is asked, as records have them."""
     match problem.input:
-        case Completion(text, last_tokens):
-            return text, {} if last_tokens is None else {"last_tokens": last_tokens}
+        case Completion(text, last_tokens, long_context):
+            limits = {"last_tokens": last_tokens, "long_context": long_context}
+            return text, {name: value for name, value in limits.items() if value is not None}
         case Infilling(prefix, suffix, order):
             return prefix, {"suffix": suffix, "order": order}
         case Chat(messages):

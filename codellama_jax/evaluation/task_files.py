@@ -64,10 +64,14 @@ def with_fields(row: Any, fields: Sequence[str], where: str) -> dict[str, Any]:
 
 
 def text(row: dict[str, Any], field: str, where: str) -> str:
-    """A field of a row. Raises UserError unless it is a text."""
+    """A field of a row. Halves of surrogate pairs, which JSON may have, become U+FFFD.
+
+    Raises:
+        UserError: it is not a text.
+    """
     value = row[field]
     if not isinstance(value, str):
         raise UserError(
             f"{where}: {field} is {type(value).__name__}, not text: this is another file than the benchmark's"
         )
-    return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

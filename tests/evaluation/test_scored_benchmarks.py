@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from codellama_jax.config import scored_benchmarks as settings_of
+from codellama_jax.evaluation.client import Request
 from codellama_jax.evaluation.clients.canonical import Canonical
 from codellama_jax.evaluation.clients.local import LocalModel
 from codellama_jax.evaluation.evaluation import Evaluation
@@ -14,7 +15,7 @@ from codellama_jax.evaluation.table import BENCHMARKS
 
 SETTINGS = {
     "docstring": settings_of.Docstring(max_tokens=8),
-    "lcc": settings_of.Lcc(max_tokens=8, last_tokens=200, languages=("python",)),
+    "lcc": settings_of.Lcc(max_tokens=8, languages=("python",)),
     "key_retrieval": settings_of.KeyRetrieval(lengths=(120, 200), positions=(0.0, 0.5), problems=2),
     "perplexity": settings_of.Perplexity(smallest_file=500, context=700, buckets=7, tokens=1_000),
     "gsm8k": settings_of.Gsm8k(max_tokens=8, shots=0),
@@ -100,6 +101,20 @@ def test_the_published_answers_are_right(data, small_tokenizer, tmp_path):
     results = evaluation.results()
     assert [results[name]["pass@1"] for name in ("lcc", "key_retrieval", "gsm8k")] == [1.0] * 3
     assert results["docstring"]["bleu"] == results["lcc"]["bleu"] == pytest.approx(1)
+
+
+def test_only_a_model_with_short_windows_reads_the_last_tokens(
+    data, client, evaluated_engine, evaluated_model, small_tokenizer
+):
+    benchmark = BENCHMARKS["lcc"](SETTINGS["lcc"], small_tokenizer)
+    problem = benchmark.problems(data)[0]
+    ids = small_tokenizer.encode(problem.input.text).tolist()
+    sampling = benchmark.sampling(problem)
+    arguments = small_tokenizer, client.name, evaluated_model.weights, client._dialogue_format
+    for windows, expected in ((4_096, ids[-(1_024 - 8 - 1) :]), (16_384, ids)):
+        model = LocalModel(evaluated_engine, *arguments, windows)
+        prompt, _ = model._prompt(Request(problem, 0, sampling))
+        assert prompt.ids == [small_tokenizer.bos_id, *expected]
 
 
 def test_a_prompt_beyond_the_context_has_no_answer_and_a_remedy(data, client, small_tokenizer, tmp_path):

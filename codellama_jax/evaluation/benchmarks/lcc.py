@@ -18,6 +18,8 @@ from codellama_jax.runtime import filesystem
 from codellama_jax.sandbox.jobs import Outcome
 
 FOLDER = "lcc"
+LAST_TOKENS = 4_000  # of the prompt, for models without long-context fine-tuning (section 3.3)
+LONG_CONTEXT = 16_384  # windows of long-context fine-tuning (section 2.4)
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 _FORMAT = (
     "LCC's files are lcc/LANGUAGE/*.jsonl or *.parquet with the fields context and gt, or LongBench's lcc/lcc.jsonl"
@@ -53,13 +55,15 @@ class Lcc(Benchmark[Settings]):
             wanted: int = getattr(self.settings, f"{language}_tasks")
             chosen = balanced(tasks, wanted, self.settings.bucket) if wanted else tasks
             problems += [
-                Problem(_digest(context, line)[:16], Completion(*self._prompt(context)), line, language)
-                for context, line in chosen
+                Problem(_digest(context, line)[:16], self._prompt(context), line, language) for context, line in chosen
             ]
         return problems
 
-    def _prompt(self, context: str) -> tuple[str, int | None]:
-        return context if context.endswith("\n") else f"{context}\n", self.settings.last_tokens or None
+    def _prompt(self, context: str) -> Completion:
+        text = context if context.endswith("\n") else f"{context}\n"
+        if self.settings.last_tokens is None:
+            return Completion(text, LAST_TOKENS, LONG_CONTEXT)
+        return Completion(text, self.settings.last_tokens or None)
 
     def completion(self, problem: Problem, raw: str) -> str:
         """The first line that is not empty, without white space at its ends."""
@@ -142,8 +146,8 @@ def _next_line(row: dict[str, Any], where: str) -> str:
     answer = answers[0] if isinstance(answers, list) and answers else answers
     if not isinstance(answer, str) or not answer.strip():
         raise UserError(f"{where} has neither gt nor answers with a line: {_FORMAT}")
-    return answer
+    return task_files.text({"gt": answer}, "gt", where)
 
 
 def _digest(context: str, line: str) -> str:
-    return hashlib.sha256(f"{context}\0{line}".encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{context}\0{line}".encode()).hexdigest()

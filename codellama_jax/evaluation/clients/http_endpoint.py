@@ -153,7 +153,7 @@ class HttpEndpoint:
         body |= {"stop": list(sampling.stop)} if sampling.stop else {}
         exact = {"token_healing": False} if self.ours else {}
         match request.problem.input:
-            case Completion(text, None):
+            case Completion(text, last_tokens, long_context) if last_tokens is None or long_context is not None:
                 return "/completions", body | exact | {"prompt": text}
             case Completion():
                 raise _Refused("the prompt is to be cut to a number of tokens, which needs --checkpoint")

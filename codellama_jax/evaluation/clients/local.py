@@ -30,6 +30,7 @@ class LocalModel(Client):
         name: of the model.
         weights: of the model.
         dialogue_format: returns the format of dialogues; raises UserError if the model has none.
+        trained_context: the longest window of its training, in tokens; None: the engine's context.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class LocalModel(Client):
         name: str,
         weights: forward.Weights,
         dialogue_format: Callable[[], str],
+        trained_context: int | None = None,
     ):
         self.name = name
         self.tokenizer = tokenizer
@@ -51,6 +53,7 @@ class LocalModel(Client):
             "cache_dtype": serving.cache_dtype or llama.compute_dtype,
             "context": str(serving.context),
         }
+        self._trained_context = trained_context or serving.context
         self._weights = weights
         self._scorer: TextScorer | None = None
         self._engine, self._texts, self._dialogue_format = engine, TokenTexts(tokenizer), dialogue_format
@@ -106,7 +109,10 @@ class LocalModel(Client):
         """The prompt, and the number of tokens at its end whose log-probabilities are asked for."""
         tokenizer = self.tokenizer
         match asked.problem.input:
-            case Completion(text, last_tokens):
+            case Completion(text, last_tokens, long_context):
+                if last_tokens is not None and long_context is not None:
+                    room = max(self._engine.serving.context - asked.sampling.max_tokens - 1, 1)
+                    last_tokens = None if self._trained_context >= long_context else min(last_tokens, room)
                 ids = tokenizer.encode(text).tolist()
                 ids = ids if last_tokens is None else ids[-last_tokens:]
                 return prompts.of_ids(tokenizer, [tokenizer.bos_id, *ids]), 0

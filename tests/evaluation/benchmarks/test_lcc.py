@@ -46,9 +46,9 @@ def test_both_published_formats_are_read_without_training_data_and_repetitions(d
 
 
 def test_a_model_without_long_context_reads_the_last_tokens(data):
-    problems = Lcc(Settings(last_tokens=4_000)).problems(data)
-    assert {problem.input.last_tokens for problem in problems} == {4_000}
-    assert Lcc(Settings()).problems(data)[0].input.last_tokens is None
+    for last_tokens, expected in ((None, (4_000, 16_384)), (500, (500, None)), (0, (None, None))):
+        problems = Lcc(Settings(last_tokens=last_tokens)).problems(data)
+        assert {(problem.input.last_tokens, problem.input.long_context) for problem in problems} == {expected}
 
 
 def test_the_next_line_is_the_first_that_is_not_empty_and_white_space_at_its_ends_does_not_count(data):
@@ -72,6 +72,12 @@ def test_a_balanced_sample_has_as_many_files_of_each_size_as_there_are():
     assert set(balanced(tasks[::-1], 48, 100)) == set(chosen)  # which ones: a function of their content
     assert balanced(tasks, 1_000, 100) == tasks
     assert len(balanced(tasks, 2, 100)) == 2
+
+
+def test_half_of_a_surrogate_pair_is_replaced(tmp_path):
+    write(tmp_path / "lcc/java/test.jsonl", {"context": "x\ud800y😀", "gt": "z\udc00"})
+    (problem,) = Lcc(Settings(languages=("java",))).problems(tmp_path)
+    assert (problem.input.text, problem.data) == ("x\ufffdy😀\n", "z\ufffd")
 
 
 def test_the_number_of_tasks_is_a_setting(data):
