@@ -3,6 +3,7 @@
     python -m codellama_jax.evaluate --checkpoint=DIR | --endpoint=URL... --benchmarks=NAME[,NAME...] --data=DIR
         --out=DIR [--limit=N] [--samples=N] [--shard=I/N] [--gin.NAME=VALUE...]
     python -m codellama_jax.evaluate --rescore | --canonical --benchmarks=NAME[,NAME...] --data=DIR --out=DIR
+    python -m codellama_jax.evaluate --compare=OUT,OUT[,OUT...] --out=DIR [--benchmarks=NAME[,NAME...]]
 
 A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint in it, an import, or a folder of Hugging Face's,
 Meta's or llama2.c's format. An endpoint speaks OpenAI's API; several share the work. The same command resumes an
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import json
 import os
 import re
 import sys
@@ -27,10 +29,13 @@ from codellama_jax.config.data import CHAT_FORMATS
 from codellama_jax.config.generation import Serving
 from codellama_jax.config.run import PARTS
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError, first_line
+from codellama_jax.evaluation import comparison, environment
 from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.client import Client
 from codellama_jax.evaluation.evaluation import Evaluation
 from codellama_jax.evaluation.table import BENCHMARKS
+from codellama_jax.report.evaluation import write_evaluation_report
+from codellama_jax.report.evaluation_comparison import write_comparison
 from codellama_jax.runtime import cache, cli, filesystem
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sandbox.pool import Pool
@@ -51,9 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     who.add_argument("--endpoint", action="append", metavar="URL", help="an OpenAI-compatible server; may be repeated")
     who.add_argument("--rescore", action="store_true", help="nobody: judge the samples in --out again")
     who.add_argument("--canonical", action="store_true", help="the benchmarks' own solutions: checks the harness")
+    who.add_argument("--compare", metavar="OUT,OUT[,OUT...]", help="nobody: compare evaluations with the first of them")
     add = parser.add_argument_group("what is evaluated").add_argument
-    add("--benchmarks", required=True, metavar="NAME[,NAME...]", help="see below")
-    add("--data", type=filesystem.to_path, required=True, metavar="DIR", help="the folder of the data files")
+    add("--benchmarks", metavar="NAME[,NAME...]", help="see below")
+    add("--data", type=filesystem.to_path, metavar="DIR", help="the folder of the data files")
     add("--out", type=_local, required=True, metavar="DIR", help="the folder of samples and results; resumed")
     add("--limit", type=_positive, default=0, metavar="N", help="only the first N tasks of each benchmark")
     add("--samples", type=_positive, default=0, metavar="N", help="answers to each task (default: its settings)")
@@ -101,6 +107,10 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
+    if options.compare:
+        return _compare(flags, options)
+    if missing := [f"--{name}" for name in ("benchmarks", "data") if not getattr(options, name)]:
+        raise UserError(f"{' and '.join(missing)} must be given; --help lists the flags", EXIT_USAGE)
     bindings = gin_files.load(flags.gin_files, flags.bindings, default_size="local")
     kinds = _chosen(options.benchmarks)
     settings = {name: _settings(bindings, kind, options.samples) for name, kind in kinds.items()}
@@ -130,7 +140,45 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
                 print(f"stopped by {signals.name}; the same command resumes", file=sys.stderr)
                 return EXIT_INTERRUPTED
             _print_results(name, evaluation.results(options.rescore)[name])
+            source = {"source": _source(options), "all_tasks": len({problem.task_id for problem in problems})}
+            environment.store(evaluation.results_path(options.rescore).parent, name, source)
         print(f"results: {evaluation.results_path(options.rescore)}")
+        print(f"report:  {write_evaluation_report(evaluation.results_path(options.rescore).parent)}")
+    return EXIT_DONE
+
+
+def _source(options: argparse.Namespace) -> str:
+    """Whose answers are evaluated."""
+    if options.checkpoint:
+        return f"checkpoint {options.checkpoint}"
+    if options.endpoint:
+        return f"endpoint {' and '.join(options.endpoint)}"
+    return "the canonical solutions" if options.canonical else f"samples of {options.out}, judged again"
+
+
+def _compare(flags: gin_files.Flags, options: argparse.Namespace) -> int:
+    """Compares evaluations that are in folders."""
+    ignored = ("data", "limit", "samples", "shard", "tokenizer", "dtype", "cache_dtype", "tensor", "context")
+    if named := [name for name in (*ignored, "chat_format", "model", "workers") if getattr(options, name)]:
+        raise UserError(f"--compare reads what was evaluated before: leave out --{named[0]}", EXIT_USAGE)
+    if flags.gin_files or flags.bindings:
+        raise UserError("--compare reads the settings of the evaluations: leave out --gin flags", EXIT_USAGE)
+    folders = [Path(name) for name in options.compare.split(",") if name]
+    if len(folders) < 2:
+        raise UserError("--compare names two or more --out folders, separated by commas", EXIT_USAGE)
+    names = list(_chosen(options.benchmarks)) if options.benchmarks else []
+    first, *others = comparison.read_runs(folders)
+    pairs = [(first, other, comparison.compare(first, other, names)) for other in others]
+    found = [comparison.as_json(*pair) for pair in pairs]
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "comparison.json"
+    filesystem.write_atomically(path, json.dumps(found, indent=1) + "\n")
+    for _, other, compared in pairs:
+        print(f"{other.path} compared with {first.path}, the difference with its 95% interval:")
+        for line in comparison.summary(compared):
+            print(f"  {line}")
+    print(f"comparison: {path}")
+    print(f"report:     {write_comparison(options.out, pairs)}")
     return EXIT_DONE
 
 

@@ -33,7 +33,9 @@ class Benchmark(abc.ABC, Generic[S]):
         settings_class: the class of its settings, whose name is that of the gin bindings.
         needs_sandbox: whether there are jobs to run.
         needs_tokenizer: whether the problems depend on the tokenizer.
-        paper: published results to show beside one's own: name of a model -> metric -> value between 0 and 1.
+        paper: published results to show beside one's own: name of a model -> metric -> value between 0 and 1. Where a
+            benchmark has variants, a metric is "VARIANT METRIC".
+        paper_source: where in arXiv 2308.12950 they are.
     """
 
     name: ClassVar[str]
@@ -41,6 +43,7 @@ class Benchmark(abc.ABC, Generic[S]):
     needs_sandbox: ClassVar[bool] = False
     needs_tokenizer: ClassVar[bool] = False
     paper: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    paper_source: ClassVar[str] = ""
 
     def __init__(self, settings: S, tokenizer: Tokenizer | None = None):
         self.settings = settings

@@ -73,18 +73,27 @@ def check_same(folder: Path, name: str, current: Mapping[str, Any], samples: int
     if before is None:
         reason = f"{FILE} does not say what they are of"
     else:
-        changed = [
-            f"{key} was {_shown(old.get(key))} and is now {_shown(new.get(key))}"
-            for old, new in ((before["settings"], current["settings"]), (before, current))
-            for key in dict.fromkeys((*old, *new))
-            if key != "settings" and old.get(key) != new.get(key)
-        ]
-        reason = "; ".join(changed[:3])
+        reason = differences(before, current, "was {} and is now {}")
     path = folder / "samples" / f"{name}.jsonl"
     raise UserError(
         f"{path} has samples of another evaluation: {reason}. Choose another --out, or remove the file to start again",
         EXIT_USAGE,
     )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], verb: str) -> str:
+    """The first differences of two fingerprints, those of settings first; "" if there are none.
+
+    Args:
+        verb: how both values are named, such as "was {} and is now {}".
+    """
+    changed = [
+        f"{key} {verb.format(_shown(before.get(key)), _shown(after.get(key)))}"
+        for before, after in ((old.get("settings") or {}, new.get("settings") or {}), (old, new))
+        for key in dict.fromkeys((*before, *after))
+        if key != "settings" and before.get(key) != after.get(key)
+    ]
+    return "; ".join(changed[:3])
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-_Z = 1.959963984540054  # of 95%
+Z_95 = 1.959963984540054  # a normal variable is within this many standard deviations with probability 95%
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -35,8 +35,9 @@ def interval(values: Sequence[float], samples: int = 0) -> tuple[float, float]:
     mean = math.fsum(values) / tasks
     variance = math.fsum((value - mean) ** 2 for value in values) / tasks
     spread = mean * (1 - mean)
-    effective = min(tasks * spread / variance, max(samples, tasks)) if variance > 0 else float(tasks)
-    scale = 1 + _Z**2 / effective
-    middle = (mean + _Z**2 / (2 * effective)) / scale
-    half = _Z / scale * math.sqrt(max(spread, 0.0) / effective + (_Z / (2 * effective)) ** 2)
+    # at least that number, also where rounding makes the spread smaller than the variance
+    effective = max(float(tasks), min(tasks * spread / variance, samples)) if variance > 0 else float(tasks)
+    scale = 1 + Z_95**2 / effective
+    middle = (mean + Z_95**2 / (2 * effective)) / scale
+    half = Z_95 / scale * math.sqrt(max(spread, 0.0) / effective + (Z_95 / (2 * effective)) ** 2)
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -59,9 +59,9 @@ def read(path: Path, known: Callable[[Key], bool] = lambda key: True) -> Content
         known: whether there is a problem for a sample.
     """
     *lines, last = (filesystem.read_bytes(path) if filesystem.exists(path) else b"").split(b"\n")
-    content = Content({}, [], last if isinstance(_parsed(last), str) else b"")
+    content = Content({}, [], last if isinstance(parsed(last), str) else b"")
     for number, line in enumerate([*lines, last] if last and not content.torn else lines, start=1):
-        sample = _parsed(line)
+        sample = parsed(line)
         if isinstance(sample, Sample) and sample.key in content.samples:
             sample = "the sample is there twice"
         if isinstance(sample, Sample) and not known(sample.key):
@@ -92,7 +92,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 _REQUIRED = ("task_id", "sample", "seed", "prompt", "raw", "completion", "passed", "reason")
 
 
-def _parsed(line: bytes) -> Sample | str:
+def parsed(line: bytes) -> Sample | str:
     """The sample of a line, or what is wrong with it."""
     try:
         row: Any = json.loads(line)

@@ -14,12 +14,26 @@ Points = list[tuple[float, float]]
 _MAX_POINTS, _MAX_DOTS = 600, 40  # per line: more are not distinguishable on a screen, and make the page large
 NOISY = 100  # a loss with more points than this is drawn faint, with its running mean
 
-# Control characters are invalid in HTML: C0 are shown as control pictures, C1 as the replacement character.
-_VISIBLE = dict.fromkeys(range(127, 160), 0xFFFD) | {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
+# Control characters are invalid in HTML: C0 are shown as control pictures, C1 as the replacement character. Characters
+# that reorder text, end lines or are invisible are shown as their code, because they hide what a program says. The
+# joiners U+200C and U+200D are not: scripts and emoji need them.
+_HIDDEN = (
+    0x61C,
+    0x200B,
+    0x200E,
+    0x200F,
+    *range(0x2028, 0x202F),
+    *range(0x2060, 0x2070),
+    0xFEFF,
+    *range(0xE0000, 0xE0080),
+)
+_VISIBLE: dict[int, int | str] = {code: f"⟨U+{code:04X}⟩" for code in _HIDDEN}
+_VISIBLE |= dict.fromkeys((*range(127, 160), 0xFFFE, 0xFFFF), 0xFFFD)
+_VISIBLE |= {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
 
 
 def escape(text: str) -> str:
-    """Text for HTML, with control characters made visible."""
+    """Text for HTML, with control characters and other invisible ones made visible."""
     return html.escape(text.replace("\r\n", "\n").translate(_VISIBLE))
 
 
@@ -73,13 +87,14 @@ def _axis(
     if log == 2:
         return [2.0**e for e in range(math.ceil(low / math.log(2)), math.floor(high / math.log(2)) + 1)], coordinate
     if not log or high - low < math.log(4):  # equal steps are more readable on a short logarithmic axis
-        return _round_numbers(math.exp(low) if log else low, math.exp(high) if log else high, ticks), coordinate
+        return round_numbers(math.exp(low) if log else low, math.exp(high) if log else high, ticks), coordinate
     mantissas = next(m for ratio, m in _MANTISSAS.items() if high - low < math.log(ratio))
     decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)))
     return [m * 10.0**e for e in decades for m in mantissas if low <= math.log(m * 10.0**e) <= high], coordinate
 
 
-def _round_numbers(low: float, high: float, count: int) -> list[float]:
+def round_numbers(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers between two numbers, in equal steps."""
     magnitude = 10.0 ** math.floor(math.log10((high - low) / count))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude * count >= 0.999 * (high - low))
     return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -112,6 +127,7 @@ def chart(
     wide: bool = False,
     zero: bool = False,
     log: bool = False,
+    log_x: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     note: str = "",
 ) -> str:
@@ -121,6 +137,7 @@ def chart(
         wide: whether the chart spans both columns.
         zero: whether the y axis starts at 0.
         log: whether to use a log-2 x axis and a log-10 y axis.
+        log_x: whether to use a log-2 x axis and a linear y axis.
         marks: (x, label) of each vertical dashed line.
         note: a sentence to show below the chart.
     """
@@ -131,7 +148,8 @@ def chart(
     xs = [x for line in lines for x, _ in line.points] + [x for x, _ in marks]
     ys = [y for line in lines for _, y in line.points]
     width, left, right, bottom = 1060 if wide else 510, 46, 1048 if wide else 498, 266
-    x_ticks, x_at = _axis(xs, (left, right), 0.03 * log, 10 if wide else 6, 2 * log)
+    log_x = log or log_x
+    x_ticks, x_at = _axis(xs, (left, right), 0.03 * log_x, 10 if wide else 6, 2 * log_x)
     labels = _mark_labels([(x_at(x), text) for x, text in marks], width)
     top = 23 + max((y for _, _, y, _ in labels), default=-15)
     y_ticks, y_at = _axis(ys, (bottom, top), 0.06, 5, 10 * log, zero)
@@ -144,7 +162,7 @@ def chart(
     for tick in y_ticks:
         svg += [f'<path d="M{left} {y_at(tick):.1f}H{right}"/>', _text(left - 6, y_at(tick) + 4, number(tick), "end")]
     for tick in (tick for tick in x_ticks if tick == round(tick)):  # steps are integers
-        label = f"{tick / 1024:g}K" if log and tick >= 1024 else number(tick)
+        label = f"{tick / 1024:g}K" if log_x and tick >= 1024 else number(tick)
         svg += [f'<path class="axis" d="M{x_at(tick):.1f} {bottom}v4"/>', _text(x_at(tick), 282, label, "middle")]
     svg += [f'<path class="axis" d="M{left} {bottom}H{right}"/>']
     for x, label_x, label_y, label in labels:

@@ -7,13 +7,17 @@ from codellama_jax.report.charts import Line, chart
 from codellama_jax.report.heat_map import heat_map
 
 
-def key_retrieval_map(results: Mapping[str, Any]) -> str:
-    """The accuracy of key retrieval, by length and position, from the results of that benchmark."""
+def key_retrieval_map(results: Mapping[str, Any], whose: str = "") -> str:
+    """The accuracy of key retrieval, by length and position, from the results of that benchmark.
+
+    Args:
+        whose: whose results they are, if not those of the report's model.
+    """
     accuracy: Mapping[str, Mapping[str, float]] = results.get("accuracy", {})
     lengths = sorted(accuracy, key=int)
     positions = sorted({position for row in accuracy.values() for position in row}, key=float)
     return heat_map(
-        "Key retrieval",
+        f"Key retrieval of {whose}" if whose else "Key retrieval",
         "% right, by tokens of the prompt and position of the function",
         [f"{int(length):,}" for length in lengths],
         [f"at {position}" for position in positions],

@@ -24,9 +24,9 @@ def html(title: str, body: str, style: str = "", foot: str = "") -> str:
 """
 
 
-def write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
+def write(path: pathlib.Path, title: str, body: str, style: str = "") -> pathlib.Path:
     """Writes a page with the time in its footer, atomically: a reader never sees a partial page."""
-    page = html(title, body, foot=f"written {datetime.datetime.now().isoformat(' ', 'minutes')}")
+    page = html(title, body, style, foot=f"written {datetime.datetime.now().isoformat(' ', 'minutes')}")
     filesystem.write_atomically(path, page)
     return path
 

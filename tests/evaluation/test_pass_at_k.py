@@ -40,6 +40,11 @@ def test_the_interval_holds_at_the_ends_and_in_the_middle():
         assert abs(55 / 164 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 164), rel=1e-6)
 
 
+def test_the_interval_of_values_that_rounding_makes_equal():
+    """pass@k of many samples is 1 up to rounding: their mean is 1, and their variance is not 0."""
+    assert interval([1.0] * 163 + [1 - 2.0**-53], 20) == pytest.approx(interval([1.0] * 164))
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     random.seed(1)
     for samples in (1, 10):

@@ -1,6 +1,5 @@
 """The report pages: complete, self-contained and well-formed, whichever files of a run are missing."""
 
-import html.parser
 import json
 import math
 import pathlib
@@ -9,44 +8,9 @@ import re
 import pytest
 
 from codellama_jax.report.training import write_run_report, write_stage_report
+from tests.report.report_pages import Page
 
 HOSTILE = "</pre><script>alert('x')</script> & \"quoted\" \x00\x1b[0m \ud800"
-VOID = {"meta", "br", "hr", "link", "img", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """A parsed page. Parsing fails if tags are not balanced."""
-
-    def __init__(self, path: pathlib.Path):
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[tuple[str, str]] = []  # (tag, text in it)
-        self.feed(self.source)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if data.strip():
-            self.words.append((self.open[-1] if self.open else "", data))
-
-    def texts(self, *tags: str) -> list[str]:
-        return [text for tag, text in self.words if tag in tags or not tags]
-
-    def attributes(self, tag: str, name: str) -> list[str]:
-        return [attrs[name] or "" for other, attrs in self.tags if other == tag and name in attrs]
 
 
 def make_stage(run: pathlib.Path, name: str, parent: str | None = None, **changes: object) -> pathlib.Path:

@@ -16,8 +16,6 @@ from codellama_jax.tokenizer import Order
 class HumanEvalInfilling(Benchmark[Settings]):
     """Problem.data is the task's row. A task is asked once in each order, which is the variant.
 
-    The paper's figures, table 14, are those of PSM and SPM.
-
     Attributes:
         file: name of the data file.
         holes: name of the set, as in its setting.
@@ -25,6 +23,7 @@ class HumanEvalInfilling(Benchmark[Settings]):
 
     settings_class = Settings
     needs_sandbox = True
+    paper_source = "table 14"
     file: ClassVar[str]
     holes: ClassVar[str]
 

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,14 @@ class KeyRetrieval(Benchmark[Settings]):
 
     name = "key_retrieval"
     settings_class = Settings
+    paper_source = "section 3.3"
+    paper: ClassVar = {
+        "Code Llama 7B": {
+            **{"8000 0 pass@1": 1.0, "8000 0.2 pass@1": 0.95, "8000 0.4 pass@1": 1.0},
+            **{"16000 0 pass@1": 0.55, "16000 0.2 pass@1": 1.0, "16000 0.4 pass@1": 0.98},
+            **{"24000 0 pass@1": 0.03, "24000 0.2 pass@1": 0.86, "24000 0.4 pass@1": 0.86},
+        }
+    }
     needs_tokenizer = True
 
     def problems(self, data: Path) -> list[Problem]:

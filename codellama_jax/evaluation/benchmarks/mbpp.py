@@ -29,7 +29,8 @@ class MBPP(Benchmark[Settings]):
     name = "mbpp"
     settings_class = Settings
     needs_sandbox = True
-    paper: ClassVar = {  # table 2
+    paper_source = "table 2"
+    paper: ClassVar = {
         "Code Llama 7B": {"pass@1": 0.414, "pass@10": 0.667, "pass@100": 0.825},
         "Code Llama 13B": {"pass@1": 0.470, "pass@10": 0.717, "pass@100": 0.871},
         "Code Llama 34B": {"pass@1": 0.550, "pass@10": 0.762, "pass@100": 0.866},
