@@ -1,0 +1,169 @@
+"""Bits per byte of the gold texts of benchmarks: how likely a model finds the right answers, without generating any.
+
+The measure of a benchmark is the sum of -log2 p(token | prompt, tokens before) over the tokens of all its gold texts,
+divided by the bytes of those texts, as OLMo-core measures HumanEval and MBPP during training. Unlike pass@1 it moves
+from the first steps on, and no program runs.
+"""
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from codellama_jax.config.model import Llama
+from codellama_jax.config.training import Stage
+from codellama_jax.sharding import batch_parts, put_copies
+from codellama_jax.training.step import Params, make_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldText:
+    """The right answer of one task.
+
+    Attributes:
+        benchmark: name of the curve that it belongs to, such as "humaneval" or "infilling_single_line/psm".
+        prompt: token ids, at least one.
+        gold: token ids of the answer, at least one.
+        nbytes: length of the answer in UTF-8.
+        shortened: whether the prompt has been cut to the window.
+    """
+
+    benchmark: str
+    prompt: Sequence[int]
+    gold: Sequence[int]
+    nbytes: int
+    shortened: bool = False
+
+
+def prompt_room(gold: int, length: int) -> int:
+    """The most tokens that a prompt may have before a gold text of so many tokens, in a window of `length` positions.
+
+    A window has length + 1 tokens, because the last one is only a target. Half of a window is always for the prompt.
+    """
+    return max(length + 1 - gold, length // 2, 1)
+
+
+class BitsPerByte:
+    """Measures the bits per byte of gold texts. The program is compiled once: all batches have one shape.
+
+    Texts of different tasks share windows of the stage's length, and do not attend to each other. A gold text that does
+    not fit into a window with its prompt is scored in parts: every token is scored once, those of later parts with the
+    tokens before them that fit.
+
+    Args:
+        llama: the model.
+        mesh: mesh of its parameters.
+        stage: the stage, whose windows and micro-batches bound the shape of the batches.
+        texts: the gold texts.
+
+    Attributes:
+        batches: the batches, arrays [windows of a batch, length]. `benchmarks` has for every position the index of the
+            benchmark that its target counts for, or the number of benchmarks where it counts for none.
+        tokens: number of positions in all batches, including padding.
+    """
+
+    def __init__(self, llama: Llama, mesh: Mesh, stage: Stage, texts: Sequence[GoldText]):
+        self._mesh = mesh
+        self._names = list(dict.fromkeys(text.benchmark for text in texts))
+        self._bytes = {name: sum(text.nbytes for text in texts if text.benchmark == name) for name in self._names}
+        self._shortened = {name: sum(t.shortened for t in texts if t.benchmark == name) for name in self._names}
+        length, parts = stage.sequence_length, batch_parts(mesh)
+        index = {name: i for i, name in enumerate(self._names)}
+        sequences = [
+            _Sequence(ids, scored, index[text.benchmark])
+            for text in texts
+            for ids, scored in _windows(text.prompt, text.gold, length)
+        ]
+        windows = packed(sequences, length)
+        batches = -(-len(windows) // (stage.batch_size // stage.micro_batches))
+        rows = -(-len(windows) // (batches * parts)) * parts
+        self.batches = [
+            _batch(windows[start : start + rows], rows, length, len(self._names))
+            for start in range(0, len(windows), rows)
+        ]
+        self.tokens = len(self.batches) * rows * length
+
+        # inference needs no rematerialisation
+        loss = make_loss(dataclasses.replace(llama, remat="none", offload=""), True, mesh)
+
+        def losses(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+            return loss(params, batch)[1]
+
+        self._losses = jax.jit(losses, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def measure(self, params: Params) -> dict[str, float | int]:
+        """bits_per_byte/NAME of every benchmark; shortened/NAME, its number of shortened prompts, where there are any.
+
+        Every process of the mesh must call it; all return the same.
+        """
+        losses = []
+        for batch in self.batches:
+            inputs = {name: array for name, array in batch.items() if name != "benchmarks"}
+            losses.append(self._losses(params, put_copies(self._mesh, inputs)))  # returns before it is computed
+        nats = np.zeros(len(self._names) + 1)
+        for batch, values in zip(self.batches, losses, strict=True):
+            weights = np.asarray(values, np.float64).ravel()
+            nats += np.bincount(batch["benchmarks"].ravel(), weights, len(nats))
+        result: dict[str, float | int] = {}
+        for name, total in zip(self._names, nats, strict=False):
+            result[f"bits_per_byte/{name}"] = float(total / math.log(2) / self._bytes[name])
+        return result | {f"shortened/{name}": count for name, count in self._shortened.items() if count}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sequence:
+    """Consecutive tokens, of which the last `scored` count for a benchmark."""
+
+    ids: Sequence[int]
+    scored: int
+    benchmark: int
+
+    @property
+    def positions(self) -> int:
+        """The length in a window: the last token is only a target."""
+        return len(self.ids) - 1
+
+
+def _windows(prompt: Sequence[int], gold: Sequence[int], length: int) -> Iterator[tuple[list[int], int]]:
+    """(ids, number of scored ids at their end) of one or more windows, at most length + 1 ids each."""
+    ids = [*prompt, *gold]
+    step = max(length + 1 - len(prompt), 1)  # the first part fits with the prompt; the others have the same size
+    for start in range(len(prompt), len(ids), step):
+        end = min(start + step, len(ids))
+        yield ids[max(end - length - 1, 0) : end], end - start
+
+
+def packed(sequences: Sequence[_Sequence], length: int) -> list[list[_Sequence]]:
+    """The sequences in windows of `length` positions: each, the longest first, in the window with the most room."""
+    windows: list[list[_Sequence]] = []
+    rooms: list[tuple[int, int]] = []  # a heap of (-room, index of the window)
+    for sequence in sorted(sequences, key=lambda sequence: -sequence.positions):  # stable
+        if rooms and -rooms[0][0] >= sequence.positions:
+            room, window = heapq.heappop(rooms)
+        else:
+            room, window = -length, len(windows)
+            windows.append([])
+        windows[window].append(sequence)
+        heapq.heappush(rooms, (room + sequence.positions, window))
+    return windows
+
+
+def _batch(windows: Sequence[Sequence[_Sequence]], rows: int, length: int, benchmarks: int) -> dict[str, np.ndarray]:
+    """The arrays of a batch. Padding is a segment of its own in every window."""
+    batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
+    batch["benchmarks"] = np.full((rows, length), benchmarks, np.int32)
+    for row, window in enumerate(windows):
+        start = 0
+        for number, sequence in enumerate(window, start=1):
+            end = start + sequence.positions
+            batch["tokens"][row, start:end] = sequence.ids[:-1]
+            batch["targets"][row, start:end] = sequence.ids[1:]
+            batch["positions"][row, start:end] = np.arange(sequence.positions)
+            batch["segment_ids"][row, start:end] = number
+            batch["benchmarks"][row, end - sequence.scored : end] = sequence.benchmark
+            start = end
+    return batch | {"loss_weights": np.ones((rows, length), np.float32)}
