@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from codellama_jax.config.data import STREAMS, Corpus, Mixture
-from codellama_jax.config.run import CURATION_PARTS, DEFAULTS, PARTS, SETTINGS, Config
+from codellama_jax.config.run import BENCHMARK_PARTS, CURATION_PARTS, DEFAULTS, PARTS, SETTINGS, Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 
 
@@ -84,7 +84,7 @@ class Bindings:
                 rejected by its dataclass.
         """
         effective = self.effective
-        kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in CURATION_PARTS)
+        kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in (*CURATION_PARTS, *BENCHMARK_PARTS))
         requested = {attribute: kind for attribute, kind in PARTS.items() if kind in kinds}
         parts, missing = dict[str, dict[str, Any]](), list[str]()
         unread = self._unread_corpora(streams) if Corpus in kinds else set()

@@ -1,7 +1,7 @@
 """A pool of sandboxes that run jobs side by side.
 
-    with Pool(workers=2) as pool:
-        outcome = pool.submit(PythonTest(program, test)).result()
+with Pool(workers=2) as pool:
+    outcome = pool.submit(PythonTest(program, test)).result()
 """
 
 from concurrent.futures import Future

@@ -1,0 +1,73 @@
+"""HumanEval (arXiv 2107.03374): the bodies of 164 Python functions, tested by running them."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from codellama_jax.config.evaluation import HumanEval as Settings
+from codellama_jax.evaluation import task_files
+from codellama_jax.evaluation.benchmark import Benchmark
+from codellama_jax.evaluation.problem import Completion, Problem
+from codellama_jax.evaluation.sample import Answer, Judgement
+from codellama_jax.sandbox.jobs import Job, Limits, Outcome, PythonTest
+
+FILE = "humaneval/HumanEval.jsonl.gz"
+FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+
+
+class HumanEval(Benchmark[Settings]):
+    """Problem.data is the task's row. A task is asked once in each form of the prompt, which is the variant."""
+
+    name = "humaneval"
+    settings_class = Settings
+    paper: ClassVar = {  # table 2
+        "Code Llama 7B": {"pass@1": 0.335, "pass@10": 0.596, "pass@100": 0.859},
+        "Code Llama 13B": {"pass@1": 0.360, "pass@10": 0.694, "pass@100": 0.898},
+        "Code Llama 34B": {"pass@1": 0.488, "pass@10": 0.768, "pass@100": 0.930},
+        "Code Llama 70B": {"pass@1": 0.530, "pass@10": 0.846, "pass@100": 0.962},
+        "Code Llama - Instruct 7B": {"pass@1": 0.348},
+        "Code Llama - Instruct 13B": {"pass@1": 0.427},
+        "Code Llama - Instruct 34B": {"pass@1": 0.415},
+        "Code Llama - Instruct 70B": {"pass@1": 0.678},
+        "Code Llama - Python 7B": {"pass@1": 0.384},
+        "Code Llama - Python 13B": {"pass@1": 0.433},
+        "Code Llama - Python 34B": {"pass@1": 0.537},
+        "Code Llama - Python 70B": {"pass@1": 0.573},
+    }
+
+    def problems(self, data: Path) -> list[Problem]:
+        path = data / FILE
+        rows = task_files.json_lines(path, task_files.read(path, self.settings.sha256, "HumanEval.sha256"), FIELDS)
+        return [
+            Problem(row["task_id"], Completion(_prompt(row, form)), row, form if len(self.settings.prompts) > 1 else "")
+            for form in self.settings.prompts
+            for row in rows
+        ]
+
+    def job(self, problem: Problem, completion: str) -> Job:
+        assert isinstance(problem.input, Completion)
+        program = problem.input.text + completion + "\n"
+        return PythonTest(program, check_program(problem.data), Limits(cpu_seconds=self.settings.cpu_seconds))
+
+    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
+        assert outcome is not None
+        return by_outcome(outcome)
+
+    def canonical(self, problem: Problem) -> str:
+        prompt: str = problem.data["prompt"]
+        stripped = isinstance(problem.input, Completion) and problem.input.text != prompt
+        return (prompt[len(prompt.rstrip()) :] if stripped else "") + str(problem.data["canonical_solution"])
+
+
+def check_program(row: dict[str, Any]) -> str:
+    """The test of a HumanEval task: its check, applied to the function that was asked for."""
+    return f"{row['test']}\ncheck({row['entry_point']})"
+
+
+def by_outcome(outcome: Outcome) -> Judgement:
+    """The judgement of a sample that passes if its job does."""
+    return Judgement(outcome.passed, reason="" if outcome.passed else f"{outcome.status}: {outcome.message}")
+
+
+def _prompt(row: dict[str, Any], form: str) -> str:
+    prompt: str = row["prompt"]
+    return prompt.strip() if form == "stripped" else prompt

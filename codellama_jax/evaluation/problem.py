@@ -1,0 +1,65 @@
+"""What a benchmark asks a model."""
+
+import dataclasses
+from typing import Any
+
+from codellama_jax.chat import Message
+from codellama_jax.tokenizer import Order
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """A text to continue, exactly as it is: the answer begins after its last character, without token healing.
+
+    Attributes:
+        text: the text.
+        last_tokens: the model reads at most this many tokens at its end; None: all. A client without a tokenizer
+            refuses it.
+    """
+
+    text: str
+    last_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Infilling:
+    """A hole between two texts, without token healing. An endpoint chooses its order itself."""
+
+    prefix: str
+    suffix: str
+    order: Order
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """A dialogue that ends with a question. Each message has role and content."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """A text whose tokens get log-probabilities (Answer.logprobs), after a context that gets none."""
+
+    context: str
+    text: str
+
+
+Input = Completion | Infilling | Chat | Scoring
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A task, in one of the variants in which a benchmark asks it.
+
+    Attributes:
+        task_id: name of the task, unique in the benchmark's variant.
+        input: what the model is asked.
+        data: what judging needs, in a form of the benchmark's own.
+        variant: name of the variant, such as "psm"; "" where the benchmark has one only.
+    """
+
+    task_id: str
+    input: Input
+    data: Any = None
+    variant: str = ""
