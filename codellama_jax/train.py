@@ -46,7 +46,7 @@ def train(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         console.silence_threads()
     if "CODELLAMA_JAX_LAUNCHER" in os.environ:
         cli.die_with_parent(signal.SIGTERM)
-    config = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports).resolve()
+    config = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports).resolve_training()
     distributed.initialize()
     run_dir = options.run_dir / check_name(options.name or config.stage.size)
     with distributed.peer_loss_as_user_error(), filesystem.store_failures_as_user_errors(run_dir):
@@ -69,6 +69,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
     # Imported here: these imports take seconds, and a wrong flag should be reported before them.
     import jax
 
+    from codellama_jax.evaluation import gold
     from codellama_jax.report.stage_summary import describe
     from codellama_jax.sharding import check_divides, host_group, make_mesh
     from codellama_jax.training.checkpoints import read_metadata
@@ -92,6 +93,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
             _write_reports(stage_dir)  # they are missing if the process was killed after writing done.json
         log.info(f"finished at step {step}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
+    gold_problems = gold.read(config)  # raises before a folder is created
     if not saved_steps(stage_dir) and (parent := start_checkpoint(config, run_dir)) is not None:
         check_model(parent, read_metadata(parent), config)  # raises before a folder is created
     with contextlib.ExitStack() as resources:
@@ -121,6 +123,10 @@ def run_stage(config: Config, run_dir: Path) -> int:
                 " neither predicted nor trained"
             )
 
+        gold_texts = gold.encoded(gold_problems, data.tokenizer, stage.sequence_length)
+        for line in gold.lines(config, gold_texts):
+            log.info(line)
+
         # Training.
         resources.enter_context(jax.set_mesh(mesh))
         grace_seconds, stacks = config.checkpoints.grace_seconds, stage_dir / f"stacks.{jax.process_index()}.txt"
@@ -137,6 +143,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
             watchdog=watchdog,
             lock=locked,
             logger=log,
+            gold=gold_texts,
             lineage=lineage,
             files=files,
         )

@@ -58,7 +58,7 @@ class Config:
 # Attribute of Config -> its class.
 PARTS: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "imports"}
 CURATION_PARTS = (Build, Quality, Decontamination)  # settings of tasks.build, not of a training run
-BENCHMARK_PARTS = (HumanEval,)  # settings of evaluate, not of a training run
+BENCHMARK_PARTS = (HumanEval,)  # settings of evaluate, and of a training run that measures benchmarks
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 
 # Setting -> its default, without the settings that are required.
@@ -74,7 +74,8 @@ DEFAULTS: dict[str, Any] = {
 RESULT_NEUTRAL = (
     # when to save and to validate
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
-    *("Evaluation.benchmark", "Evaluation.final_benchmarks"),  # what is measured of the parameters
+    # what is measured of the parameters
+    *("Evaluation.benchmark", "Evaluation.final_benchmarks", *(f"{kind.__name__}." for kind in BENCHMARK_PARTS)),
     "Checkpoints.allowed_changes",  # compared only when a stage starts
     *("Mesh.", "Corpus.on_damage", "LossSpikes.", "Monitoring."),
     "Corpus.splits",  # a change of the documents changes the data's fingerprint, which a checkpoint contains

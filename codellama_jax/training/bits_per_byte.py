@@ -16,35 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import Stage
+from codellama_jax.evaluation.gold import GoldText
 from codellama_jax.sharding import batch_parts, put_copies
 from codellama_jax.training.step import Params, make_loss
-
-
-@dataclasses.dataclass(frozen=True)
-class GoldText:
-    """The right answer of one task.
-
-    Attributes:
-        benchmark: name of the curve that it belongs to, such as "humaneval" or "infilling_single_line/psm".
-        prompt: token ids, at least one.
-        gold: token ids of the answer, at least one.
-        nbytes: length of the answer in UTF-8.
-        shortened: whether the prompt has been cut to the window.
-    """
-
-    benchmark: str
-    prompt: Sequence[int]
-    gold: Sequence[int]
-    nbytes: int
-    shortened: bool = False
-
-
-def prompt_room(gold: int, length: int) -> int:
-    """The most tokens that a prompt may have before a gold text of so many tokens, in a window of `length` positions.
-
-    A window has length + 1 tokens, because the last one is only a target. Half of a window is always for the prompt.
-    """
-    return max(length + 1 - gold, length // 2, 1)
 
 
 class BitsPerByte:
@@ -73,12 +47,8 @@ class BitsPerByte:
         self._shortened = {name: sum(t.shortened for t in texts if t.benchmark == name) for name in self._names}
         length, parts = stage.sequence_length, batch_parts(mesh)
         index = {name: i for i, name in enumerate(self._names)}
-        sequences = [
-            _Sequence(ids, scored, index[text.benchmark])
-            for text in texts
-            for ids, scored in _windows(text.prompt, text.gold, length)
-        ]
-        windows = packed(sequences, length)
+        found = [passages(text.prompt, text.gold, index[text.benchmark], length) for text in texts]
+        windows = packed([passage for each in found for passage in each], length)
         batches = -(-len(windows) // (stage.batch_size // stage.micro_batches))
         rows = -(-len(windows) // (batches * parts)) * parts
         self.batches = [
@@ -115,7 +85,7 @@ class BitsPerByte:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sequence:
+class Passage:
     """Consecutive tokens, of which the last `scored` count for a benchmark."""
 
     ids: Sequence[int]
@@ -128,42 +98,43 @@ class _Sequence:
         return len(self.ids) - 1
 
 
-def _windows(prompt: Sequence[int], gold: Sequence[int], length: int) -> Iterator[tuple[list[int], int]]:
-    """(ids, number of scored ids at their end) of one or more windows, at most length + 1 ids each."""
+def passages(prompt: Sequence[int], gold: Sequence[int], benchmark: int, length: int) -> Iterator[Passage]:
+    """The passages of a gold text: one, or several that each fill a window and score the next part of the text."""
     ids = [*prompt, *gold]
-    step = max(length + 1 - len(prompt), 1)  # the first part fits with the prompt; the others have the same size
-    for start in range(len(prompt), len(ids), step):
-        end = min(start + step, len(ids))
-        yield ids[max(end - length - 1, 0) : end], end - start
+    start, end = len(prompt), length + 1
+    while start < len(ids):
+        end = min(end, len(ids))
+        yield Passage(ids[max(end - length - 1, 0) : end], end - start, benchmark)
+        start, end = end, end + length // 2
 
 
-def packed(sequences: Sequence[_Sequence], length: int) -> list[list[_Sequence]]:
-    """The sequences in windows of `length` positions: each, the longest first, in the window with the most room."""
-    windows: list[list[_Sequence]] = []
+def packed(passages: Sequence[Passage], length: int) -> list[list[Passage]]:
+    """Passages in windows of `length` positions: each, the longest first, in the window with the most room."""
+    windows: list[list[Passage]] = []
     rooms: list[tuple[int, int]] = []  # a heap of (-room, index of the window)
-    for sequence in sorted(sequences, key=lambda sequence: -sequence.positions):  # stable
-        if rooms and -rooms[0][0] >= sequence.positions:
+    for passage in sorted(passages, key=lambda passage: -passage.positions):  # stable
+        if rooms and -rooms[0][0] >= passage.positions:
             room, window = heapq.heappop(rooms)
         else:
             room, window = -length, len(windows)
             windows.append([])
-        windows[window].append(sequence)
-        heapq.heappush(rooms, (room + sequence.positions, window))
+        windows[window].append(passage)
+        heapq.heappush(rooms, (room + passage.positions, window))
     return windows
 
 
-def _batch(windows: Sequence[Sequence[_Sequence]], rows: int, length: int, benchmarks: int) -> dict[str, np.ndarray]:
+def _batch(windows: Sequence[Sequence[Passage]], rows: int, length: int, benchmarks: int) -> dict[str, np.ndarray]:
     """The arrays of a batch. Padding is a segment of its own in every window."""
     batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
     batch["benchmarks"] = np.full((rows, length), benchmarks, np.int32)
     for row, window in enumerate(windows):
         start = 0
-        for number, sequence in enumerate(window, start=1):
-            end = start + sequence.positions
-            batch["tokens"][row, start:end] = sequence.ids[:-1]
-            batch["targets"][row, start:end] = sequence.ids[1:]
-            batch["positions"][row, start:end] = np.arange(sequence.positions)
+        for number, passage in enumerate(window, start=1):
+            end = start + passage.positions
+            batch["tokens"][row, start:end] = passage.ids[:-1]
+            batch["targets"][row, start:end] = passage.ids[1:]
+            batch["positions"][row, start:end] = np.arange(passage.positions)
             batch["segment_ids"][row, start:end] = number
-            batch["benchmarks"][row, end - sequence.scored : end] = sequence.benchmark
+            batch["benchmarks"][row, end - passage.scored : end] = passage.benchmark
             start = end
     return batch | {"loss_weights": np.ones((rows, length), np.float32)}

@@ -77,8 +77,8 @@ class Evaluator:
         total = np.zeros(length)
         for start in range(0, len(windows), self._rows):
             part = windows[start : start + self._rows]
-            losses = np.asarray(self._losses(params, put_copies(self._mesh, _plain_batch(part, self._rows))), np.float64)
-            total += losses[: len(part)].sum(0)
+            losses = self._losses(params, put_copies(self._mesh, _plain_batch(part, self._rows)))
+            total += np.asarray(losses, np.float64)[: len(part)].sum(0)
         nats = total / len(windows)
         starts = [0, *lengths[:-1]]
         perplexity = [math.exp(nats[a:b].mean()) for a, b in zip(starts, lengths, strict=True)]
