@@ -6,9 +6,8 @@ from the first steps on, and no program runs.
 """
 
 import dataclasses
-import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.config.training import Stage
 from codellama_jax.evaluation.gold import GoldText
 from codellama_jax.sharding import batch_parts, put_copies
+from codellama_jax.training.passages import Passage, batch_shape, packed, passages
 from codellama_jax.training.step import Params, make_loss
 
 
@@ -45,17 +45,16 @@ class BitsPerByte:
         self._names = list(dict.fromkeys(text.benchmark for text in texts))
         self._bytes = {name: sum(text.nbytes for text in texts if text.benchmark == name) for name in self._names}
         self._shortened = {name: sum(t.shortened for t in texts if t.benchmark == name) for name in self._names}
-        length, parts = stage.sequence_length, batch_parts(mesh)
+        length = stage.sequence_length
         index = {name: i for i, name in enumerate(self._names)}
         found = [passages(text.prompt, text.gold, index[text.benchmark], length) for text in texts]
         windows = packed([passage for each in found for passage in each], length)
-        batches = -(-len(windows) // (stage.batch_size // stage.micro_batches))
-        rows = -(-len(windows) // (batches * parts)) * parts
+        count, rows = batch_shape(len(windows), stage.batch_size // stage.micro_batches, batch_parts(mesh))
         self.batches = [
             _batch(windows[start : start + rows], rows, length, len(self._names))
-            for start in range(0, len(windows), rows)
+            for start in range(0, count * rows, rows)
         ]
-        self.tokens = len(self.batches) * rows * length
+        self.tokens = count * rows * length
 
         # inference needs no rematerialisation
         loss = make_loss(dataclasses.replace(llama, remat="none", offload=""), True, mesh)
@@ -82,45 +81,6 @@ class BitsPerByte:
         for name, total in zip(self._names, nats, strict=False):
             result[f"bits_per_byte/{name}"] = float(total / math.log(2) / self._bytes[name])
         return result | {f"shortened/{name}": count for name, count in self._shortened.items() if count}
-
-
-@dataclasses.dataclass(frozen=True)
-class Passage:
-    """Consecutive tokens, of which the last `scored` count for a benchmark."""
-
-    ids: Sequence[int]
-    scored: int
-    benchmark: int
-
-    @property
-    def positions(self) -> int:
-        """The length in a window: the last token is only a target."""
-        return len(self.ids) - 1
-
-
-def passages(prompt: Sequence[int], gold: Sequence[int], benchmark: int, length: int) -> Iterator[Passage]:
-    """The passages of a gold text: one, or several that each fill a window and score the next part of the text."""
-    ids = [*prompt, *gold]
-    start, end = len(prompt), length + 1
-    while start < len(ids):
-        end = min(end, len(ids))
-        yield Passage(ids[max(end - length - 1, 0) : end], end - start, benchmark)
-        start, end = end, end + length // 2
-
-
-def packed(passages: Sequence[Passage], length: int) -> list[list[Passage]]:
-    """Passages in windows of `length` positions: each, the longest first, in the window with the most room."""
-    windows: list[list[Passage]] = []
-    rooms: list[tuple[int, int]] = []  # a heap of (-room, index of the window)
-    for passage in sorted(passages, key=lambda passage: -passage.positions):  # stable
-        if rooms and -rooms[0][0] >= passage.positions:
-            room, window = heapq.heappop(rooms)
-        else:
-            room, window = -length, len(windows)
-            windows.append([])
-        windows[window].append(passage)
-        heapq.heappush(rooms, (room + passage.positions, window))
-    return windows
 
 
 def _batch(windows: Sequence[Sequence[Passage]], rows: int, length: int, benchmarks: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ from codellama_jax import sharding
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import Mesh, Stage
 from codellama_jax.evaluation.gold import GoldText
-from codellama_jax.training.bits_per_byte import BitsPerByte, packed, passages
+from codellama_jax.training.bits_per_byte import BitsPerByte
+from codellama_jax.training.passages import packed, passages
 from codellama_jax.training.step import init_params, param_shardings
 
 LLAMA = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=64, vocab_size=64, compute_dtype="float32", remat="none")
