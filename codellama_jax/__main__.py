@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": ("codellama_jax.convert", "import, export and compare checkpoints: Hugging Face, Meta, llama2.c"),
     "generate": ("codellama_jax.generate", "complete text and fill holes in files with a trained model"),
     "serve": ("codellama_jax.serve", "serve a model to editors and other clients"),
+    "evaluate": ("codellama_jax.evaluate", "run benchmarks on a model or an endpoint, in a sandbox"),
     "inspect": ("tasks.inspect", "print documents and statistics of a task or mixture"),
     "build": ("tasks.build", "make a deduplicated training set from source code"),
 }

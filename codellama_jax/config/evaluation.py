@@ -72,6 +72,27 @@ def check_positive(name: str, value: float) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Endpoints:
+    """How OpenAI-compatible endpoints are asked.
+
+    Attributes:
+        concurrency: number of requests that are sent to an endpoint at a time.
+        timeout: seconds after which a request without its whole answer has failed.
+        attempts: number of times that a request is sent before its endpoint is given up.
+        backoff: seconds before the second attempt; each further one waits twice as long, at most a minute.
+    """
+
+    concurrency: int = 8
+    timeout: float = 600.0
+    attempts: int = 7
+    backoff: float = 1.0
+
+    def __post_init__(self):
+        for field in ("concurrency", "timeout", "attempts", "backoff"):
+            check_positive(f"Endpoints.{field}", getattr(self, field))
+
+
+@dataclasses.dataclass(frozen=True)
 class HumanEval(Benchmark):
     """HumanEval (arXiv 2107.03374), zero-shot.
 

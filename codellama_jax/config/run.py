@@ -17,7 +17,7 @@ from codellama_jax.config.data import (
     Packing,
     Tokenizer,
 )
-from codellama_jax.config.evaluation import HumanEval
+from codellama_jax.config.evaluation import Endpoints, HumanEval
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
@@ -51,6 +51,7 @@ class Config:
     build: Build = UNRESOLVED
     quality: Quality = UNRESOLVED
     decontamination: Decontamination = UNRESOLVED
+    endpoints: Endpoints = UNRESOLVED
     humaneval: HumanEval = UNRESOLVED
     imports: tuple[str, ...] = ()
 
@@ -58,7 +59,7 @@ class Config:
 # Attribute of Config -> its class.
 PARTS: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "imports"}
 CURATION_PARTS = (Build, Quality, Decontamination)  # settings of tasks.build, not of a training run
-BENCHMARK_PARTS = (HumanEval,)  # settings of evaluate, and of a training run that measures benchmarks
+BENCHMARK_PARTS = (Endpoints, HumanEval)  # settings of evaluate, and of training runs that measure benchmarks
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 
 # Setting -> its default, without the settings that are required.

@@ -31,11 +31,15 @@ class Benchmark(abc.ABC, Generic[S]):
     Attributes:
         name: name on the command line, in the results and of the file of samples.
         settings_class: the class of its settings, whose name is that of the gin bindings.
+        needs_sandbox: whether there are jobs to run.
+        needs_tokenizer: whether the problems depend on the tokenizer.
         paper: published results to show beside one's own: name of a model -> metric -> value between 0 and 1.
     """
 
     name: ClassVar[str]
     settings_class: ClassVar[type[settings_of.Benchmark]]
+    needs_sandbox: ClassVar[bool] = False
+    needs_tokenizer: ClassVar[bool] = False
     paper: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def __init__(self, settings: S, tokenizer: Tokenizer | None = None):
@@ -84,6 +88,10 @@ class Benchmark(abc.ABC, Generic[S]):
             outcome: what `job` came to; None if it was None.
             answer: what the model answered.
         """
+
+    def refused(self, problem: Problem, refusal: str) -> Judgement:
+        """Judges a problem that the client did not answer (Answer.refusal)."""
+        return Judgement(False, reason=refusal)
 
     def canonical(self, problem: Problem) -> str | None:
         """A right raw output, to check the harness with; None: the benchmark has none."""

@@ -13,13 +13,15 @@ class Answer:
 
     Attributes:
         text: the raw output, before anything is cut. Where the client stops at stop strings, it ends before them.
-        finish_reason: "stop", "length", or what an endpoint reports.
+        finish_reason: "stop", "length", "refused", or what an endpoint reports.
+        refusal: why there is no answer: the prompt does not fit the context, or the endpoint does not accept it.
         logprobs: natural logarithms of the probabilities of the tokens of Scoring.text.
     """
 
     text: str = ""
     finish_reason: str = "stop"
     logprobs: tuple[float, ...] | None = None
+    refusal: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

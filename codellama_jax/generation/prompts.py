@@ -48,11 +48,13 @@ def of_ids(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
     return Prompt(ids, tuple(id for id in (tokenizer.eos_id, tokenizer.eot_id) if id is not None))
 
 
-def infill(tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, order: Order = "spm") -> Prompt:
+def infill(
+    tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, order: Order = "spm", healing: bool = True
+) -> Prompt:
     """The prompt of a hole between two texts (arXiv 2308.12950, section 2.3).
 
     In PSM order the model has learned to continue a prefix that ends anywhere. In SPM order prefix and middle are
-    encoded together, so the last token of the prefix is healed.
+    encoded together, so the last token of the prefix is healed, unless `healing` is False.
 
     Raises:
         UserError: the tokenizer has no infilling ids.
@@ -61,7 +63,7 @@ def infill(tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, or
     ids = tokenizer.infilling_prompt(prefix, suffix, order).tolist()
     assert tokenizer.eot_id is not None
     prompt = Prompt(ids, (tokenizer.eot_id, tokenizer.eos_id), crlf=crlf or crlf_after)
-    return heal(prompt, texts) if order == "spm" and prefix else prompt
+    return heal(prompt, texts) if healing and order == "spm" and prefix else prompt
 
 
 def text_stream(prompt: Prompt, texts: TokenTexts, stop: Sequence[str]) -> TextStream:

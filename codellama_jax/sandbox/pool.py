@@ -4,9 +4,25 @@ with Pool(workers=2) as pool:
     outcome = pool.submit(PythonTest(program, test)).result()
 """
 
-from concurrent.futures import Future
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import threading
+from concurrent.futures import CancelledError, Future
+from typing import Any
 
-from codellama_jax.sandbox.jobs import Job, Outcome
+from codellama_jax.errors import UserError
+from codellama_jax.sandbox import bubblewrap
+from codellama_jax.sandbox.jobs import WALL_FACTOR, Commands, Job, Limits, Outcome, PythonScript, PythonTest
+
+_TRIAL = Limits(cpu_seconds=10)
+_REMEDY = (
+    "it needs Linux with user namespaces (in a container: --security-opt seccomp=unconfined, or a privileged one);"
+    " --allow_unsandboxed runs programs with limits of time and memory only"
+)
 
 
 class Pool:
@@ -14,24 +30,168 @@ class Pool:
 
     Args:
         workers: number of jobs that run at a time; 0: one for each processor.
-        unsandboxed: runs jobs with time limits only, without isolation.
+        unsandboxed: runs jobs with limits of time and memory only: they can read and write what this user can.
 
     Raises:
         UserError: the sandbox cannot be started here; the message says why, and what helps.
     """
 
     def __init__(self, workers: int = 0, unsandboxed: bool = False):
-        raise NotImplementedError
+        self._jobs: queue.SimpleQueue[tuple[Job, Future[Outcome]] | None] = queue.SimpleQueue()
+        count = workers or os.cpu_count() or 1
+        self._workers = [_Worker(index, unsandboxed, self._jobs) for index in range(count)]
+        for worker in self._workers:
+            worker.thread.start()
+        try:
+            for worker in self._workers:
+                worker.ready.result()
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Queues a job. May be called from any thread; jobs start in the order of submission."""
-        raise NotImplementedError
+        future: Future[Outcome] = Future()
+        self._jobs.put((job, future))
+        return future
 
     def close(self) -> None:
         """Stops everything; jobs that have not ended are cancelled."""
+        for worker in self._workers:
+            worker.stop()
+        for _ in self._workers:
+            self._jobs.put(None)
+        for worker in self._workers:
+            if worker.thread.is_alive():
+                worker.thread.join()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if item := self._jobs.get_nowait():
+                    item[1].cancel()
 
     def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class _Worker:
+    """One supervisor, and the thread that gives it jobs.
+
+    The thread starts the process too: the kernel ends the container when the thread that started it ends.
+    """
+
+    def __init__(self, index: int, unsandboxed: bool, jobs: queue.SimpleQueue):
+        self._index, self._unsandboxed, self._jobs = index, unsandboxed, jobs
+        self._process: subprocess.Popen | None = None
+        self._stopped = False
+        self.ready: Future[None] = Future()
+        self.thread = threading.Thread(target=self._run, name=f"sandbox {index}", daemon=True)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _run(self) -> None:
+        try:
+            self._start()
+            self.ready.set_result(None)
+        except BaseException as error:
+            self.ready.set_exception(error)
+            return
+        try:
+            while not self._stopped and (item := self._jobs.get()) is not None:
+                job, future = item
+                if future.set_running_or_notify_cancel():
+                    self._do(job, future)
+        finally:
+            self._end()
+
+    def _do(self, job: Job, future: Future[Outcome]) -> None:
+        """Runs a job. One whose supervisor dies, which is no fault of the job's, is tried once more in a new one."""
+        for _ in range(2):
+            try:
+                future.set_result(Outcome(**self._ask(_message(job))))
+                return
+            except (OSError, ValueError) as error:
+                if self._stopped:
+                    future.set_exception(CancelledError())
+                    return
+                problem = error
+                self._end()
+                try:
+                    self._start()
+                except UserError as refused:
+                    future.set_exception(refused)
+                    return
+        future.set_exception(UserError(f"the sandbox ended twice during one program: {problem}"))
+
+    def _start(self) -> None:
+        options = {
+            "isolated": not self._unsandboxed,
+            "wall_factor": WALL_FACTOR,
+            "uid": bubblewrap.uid(self._index),
+            "trial": dataclasses.asdict(_TRIAL),
+            "path": os.environ.get("PATH") if self._unsandboxed else None,
+        }
+        source = f"from inside import supervisor; supervisor.main({options!r})"
+        if self._unsandboxed:
+            command = bubblewrap.python(source, str(bubblewrap.INSIDE.parent))
+        else:
+            command = bubblewrap.command(source)
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            raise UserError(f"no sandbox: {command[0]}: {error.strerror}; {_REMEDY}") from None
+        try:
+            answer = json.loads(self._line())
+        except (OSError, ValueError):
+            assert self._process.stderr is not None
+            self._process.wait()
+            lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            raise UserError(f"no sandbox: {lines[-1] if lines else 'it ended at once'}; {_REMEDY}") from None
+        if "failed" in answer:
+            raise UserError(f"no sandbox: {answer['failed']}; {_REMEDY}")
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+        return json.loads(self._line())
+
+    def _line(self) -> bytes:
+        assert self._process is not None and self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise OSError("it ended")
+        return line
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def _message(job: Job) -> dict[str, Any]:
+    """A job as the supervisor reads it."""
+    limits = dataclasses.asdict(job.limits)
+    match job:
+        case PythonTest():
+            return {"kind": "test", "program": job.program, "test": job.test, "limits": limits}
+        case PythonScript():
+            return {"kind": "script", "program": job.program, "stdin": job.stdin, "limits": limits}
+        case Commands():
+            steps = [
+                {
+                    "argv": list(step.argv),
+                    "stdin": step.stdin,
+                    "limits": dataclasses.asdict(step.limits) if step.limits else limits,
+                }
+                for step in job.steps
+            ]
+            return {"kind": "commands", "files": dict(job.files), "steps": steps, "limits": limits}

@@ -19,6 +19,7 @@ class HumanEval(Benchmark[Settings]):
 
     name = "humaneval"
     settings_class = Settings
+    needs_sandbox = True
     paper: ClassVar = {  # table 2
         "Code Llama 7B": {"pass@1": 0.335, "pass@10": 0.596, "pass@100": 0.859},
         "Code Llama 13B": {"pass@1": 0.360, "pass@10": 0.694, "pass@100": 0.898},

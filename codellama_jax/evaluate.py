@@ -1,0 +1,222 @@
+"""Evaluates a model on benchmarks, by running the programs that it writes in a sandbox.
+
+    python -m codellama_jax.evaluate --checkpoint=DIR | --endpoint=URL... --benchmarks=NAME[,NAME...] --data=DIR
+        --out=DIR [--limit=N] [--samples=N] [--shard=I/N] [--gin.NAME=VALUE...]
+    python -m codellama_jax.evaluate --rescore | --canonical --benchmarks=NAME[,NAME...] --data=DIR --out=DIR
+
+A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint in it, an import, or a folder of Hugging Face's,
+Meta's or llama2.c's format. An endpoint speaks OpenAI's API; several share the work. The same command resumes an
+evaluation that was interrupted. docs/evaluation.md describes benchmarks, settings and results.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from codellama_jax.config import evaluation as settings_of
+from codellama_jax.config import gin_files
+from codellama_jax.config.bindings import Bindings
+from codellama_jax.config.data import CHAT_FORMATS
+from codellama_jax.config.generation import DRAFT_TOKENS, Serving
+from codellama_jax.config.run import PARTS
+from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError, first_line
+from codellama_jax.evaluation.benchmark import Benchmark
+from codellama_jax.evaluation.client import Client
+from codellama_jax.evaluation.evaluation import Evaluation
+from codellama_jax.evaluation.table import BENCHMARKS
+from codellama_jax.runtime import cache, cli, filesystem
+from codellama_jax.runtime.signals import StopSignals
+from codellama_jax.sandbox.pool import Pool
+from codellama_jax.tokenizer import Tokenizer
+
+API_KEY = "CODELLAMA_JAX_API_KEY"  # environment variable
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluates; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m codellama_jax.evaluate",
+        description="Evaluates a model on benchmarks.",
+        epilog=f"Benchmarks: {', '.join(BENCHMARKS)}. Settings are gin bindings, such as --gin.HumanEval.samples=20.",
+    )
+    who = parser.add_argument_group("who answers (one of these)").add_mutually_exclusive_group(required=True)
+    who.add_argument("--checkpoint", type=filesystem.to_path, metavar="DIR", help="a model's folder")
+    who.add_argument("--endpoint", action="append", metavar="URL", help="an OpenAI-compatible server; may be repeated")
+    who.add_argument("--rescore", action="store_true", help="nobody: judge the samples in --out again")
+    who.add_argument("--canonical", action="store_true", help="the benchmarks' own solutions: checks the harness")
+    add = parser.add_argument_group("what is evaluated").add_argument
+    add("--benchmarks", required=True, metavar="NAME[,NAME...]", help="see below")
+    add("--data", type=filesystem.to_path, required=True, metavar="DIR", help="the folder of the data files")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder of samples and results; resumed")
+    add("--limit", type=_positive, default=0, metavar="N", help="only the first N tasks of each benchmark")
+    add("--samples", type=_positive, default=0, metavar="N", help="answers to each task (default: its settings)")
+    add("--shard", type=_shard, metavar="I/N", help="the I-th of N parts; without it, parts in --out are joined")
+    add = parser.add_argument_group("the model in a checkpoint").add_argument
+    add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
+    add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
+    add("--cache_dtype", choices=("float32", "bfloat16", "int8"), help="of keys and values (default: --dtype)")
+    add("--tensor", type=_positive, default=0, metavar="N", help="devices that share the model (default: all that fit)")
+    add("--context", type=_positive, default=0, metavar="N", help="of prompt and answer (default: as in training)")
+    add("--slots", type=_positive, default=16, metavar="N", help="answers that are generated at a time (default: 16)")
+    add("--chat_format", choices=CHAT_FORMATS, help="of dialogues (default: the checkpoint's)")
+    add = parser.add_argument_group("the model of an endpoint").add_argument
+    add("--model", metavar="NAME", help=f"its name (default: the first). {API_KEY} in the environment has the key")
+    add = parser.add_argument_group("the programs that it writes").add_argument
+    add("--workers", type=_positive, default=0, metavar="N", help="that run at a time (default: one a processor)")
+    add("--allow_unsandboxed", action="store_true", help="run them WITHOUT a sandbox: they can do whatever you can")
+    return cli.run(parser, argv, _evaluate, _explain)
+
+
+def _explain(error: BaseException) -> str | None:
+    """One line for the user about an error; None for a bug."""
+    if isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
+        return "out of memory: choose fewer --slots, a smaller --context, or --dtype=bfloat16"
+    return cli.describe_os_error(error)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a number, at least 1")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text} must be I/N with I from 1 to N, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
+    bindings = gin_files.load(flags.gin_files, flags.bindings, default_size="local")
+    kinds = _chosen(options.benchmarks)
+    settings = {name: _settings(bindings, kind, options.samples) for name, kind in kinds.items()}
+    _check_flags(options)
+    endpoints = bindings.resolve(settings_of.Endpoints).endpoints
+    # Data that is missing, a sandbox that cannot start: reported before a model is opened, which takes long.
+    early = {
+        name: kind(settings[name]).problems(options.data) for name, kind in kinds.items() if not kind.needs_tokenizer
+    }
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None))
+        pool = None
+        if any(kind.needs_sandbox for kind in kinds.values()):
+            pool = stack.enter_context(Pool(options.workers, unsandboxed=options.allow_unsandboxed))
+        evaluation = Evaluation(options.out, pool, options.shard, lambda: signals.received)
+        stack.callback(evaluation.close)
+        client_of, tokenizer = _clients(options, endpoints)
+        for name, kind in kinds.items():
+            benchmark = kind(settings[name], tokenizer)
+            problems = early[name] if name in early else benchmark.problems(options.data)
+            if options.rescore:
+                complete = evaluation.rescore(benchmark, problems, options.limit)
+            else:
+                complete = evaluation.run(benchmark, problems, client_of(benchmark), options.limit)
+            if not complete:
+                print(f"stopped by {signals.name}; the same command resumes", file=sys.stderr)
+                return EXIT_INTERRUPTED
+            _print_results(name, evaluation.results(options.rescore)[name])
+        print(f"results: {evaluation.results_path(options.rescore)}")
+    return EXIT_DONE
+
+
+def _chosen(names: str) -> dict[str, type[Benchmark[Any]]]:
+    """The benchmarks of --benchmarks, in its order."""
+    chosen = dict.fromkeys(name.strip() for name in names.split(",") if name.strip())
+    if not chosen:
+        raise UserError(f"--benchmarks names none; they are {', '.join(BENCHMARKS)}", EXIT_USAGE)
+    for name in chosen:
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(name.lower(), BENCHMARKS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"there is no benchmark {name!r}: {hint}They are {', '.join(BENCHMARKS)}", EXIT_USAGE)
+    return {name: BENCHMARKS[name] for name in chosen}
+
+
+def _settings(bindings: Bindings, kind: type[Benchmark[Any]], samples: int) -> Any:
+    """The settings of a benchmark, with --samples."""
+    attribute = next(name for name, part in PARTS.items() if part is kind.settings_class)
+    found = getattr(bindings.resolve(kind.settings_class), attribute)
+    try:
+        return dataclasses.replace(found, samples=samples) if samples else found
+    except ValueError as error:
+        raise UserError(first_line(error), EXIT_USAGE) from None
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    """Refuses flags that would be ignored."""
+    if options.model and not options.endpoint:
+        raise UserError("--model is the name of an endpoint's model: it needs --endpoint", EXIT_USAGE)
+    if not options.checkpoint:
+        for name in ("dtype", "cache_dtype", "tensor", "context", "chat_format"):
+            if getattr(options, name):
+                raise UserError(f"--{name} is of the model in a checkpoint: it needs --checkpoint", EXIT_USAGE)
+    if options.rescore and options.shard:
+        raise UserError(
+            "--rescore judges all samples of --out: leave out --shard, or name a shard's folder", EXIT_USAGE
+        )
+
+
+def _clients(
+    options: argparse.Namespace, endpoints: settings_of.Endpoints
+) -> tuple[Callable[[Benchmark[Any]], Client], Tokenizer | None]:
+    """The client for each benchmark, and the model's tokenizer if it is known."""
+    if options.checkpoint:
+        model, own = _local_model(options)
+        return lambda benchmark: model, own
+    tokenizer = Tokenizer.from_file(options.tokenizer, infilling=False) if options.tokenizer else None
+    if options.endpoint:
+        from codellama_jax.evaluation.clients.endpoints import EndpointClient
+
+        client = EndpointClient(options.endpoint, options.model, os.environ.get(API_KEY, ""), endpoints)
+        return lambda benchmark: client, tokenizer
+    from codellama_jax.evaluation.clients.canonical import Canonical
+
+    return Canonical, tokenizer
+
+
+def _local_model(options: argparse.Namespace) -> tuple[Client, Tokenizer]:
+    """Opens a checkpoint."""
+    # Imported here: JAX takes seconds to import, and a wrong flag should be reported at once.
+    from codellama_jax.conversion.generation_model import open_model
+    from codellama_jax.evaluation.clients.local import LocalModel
+    from codellama_jax.generation.engine import Engine
+
+    cache.keep_programs()
+    model = open_model(options.checkpoint, options.tokenizer, options.dtype, options.tensor)
+    context = options.context or model.context
+    if context < 2:
+        raise UserError(f"--context={context} must be at least 2", EXIT_USAGE)
+    serving = Serving(slots=options.slots, context=context, cache_dtype=options.cache_dtype, draft_tokens=DRAFT_TOKENS)
+    engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
+
+    def dialogue_format() -> str:
+        return model.dialogue_format(options.chat_format)
+
+    return LocalModel(engine, model.tokenizer, model.name, model.weights, dialogue_format), model.tokenizer
+
+
+def _print_results(name: str, results: dict[str, Any]) -> None:
+    """Prints the results of a benchmark."""
+    for variant, found in results.get("variants", {"": results}).items():
+        low, high = found.get("pass@1_interval", (None, None))
+        scores = [
+            f"{metric} {100 * value:.1f}%" + (f" ({100 * low:.1f} to {100 * high:.1f})" if metric == "pass@1" else "")
+            if metric.startswith("pass@")
+            else f"{metric} {value:.4g}"
+            for metric, value in found.items()
+            if isinstance(value, float)
+        ]
+        counts = f"{found['tasks']:,} tasks, {found['samples']:,} samples"
+        print(f"{name}{f' {variant}' if variant else ''}: {', '.join(scores)} ({counts})", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What the samples of an evaluation depend on, so that different ones are never mixed."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from codellama_jax.errors import EXIT_USAGE, UserError
+from codellama_jax.evaluation.benchmark import Benchmark
+from codellama_jax.evaluation.problem import Problem
+from codellama_jax.runtime import filesystem
+
+FILE = "evaluation.json"
+
+
+def fingerprint(benchmark: Benchmark[Any], problems: Sequence[Problem], identity: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that a sample depends on, besides its task and index.
+
+    The number of samples is not part of it: more can be added. The temperature that follows from it is.
+
+    Args:
+        benchmark: with its settings.
+        problems: all of them, also those that a limit leaves out.
+        identity: the client's.
+    """
+    settings = dataclasses.asdict(benchmark.settings)
+    settings["temperature"] = benchmark.settings.applied_temperature
+    del settings["samples"]
+    found = {"problems": digest(problems), "settings": settings, **identity}
+    plain: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists, as in the file
+    return plain
+
+
+def digest(problems: Sequence[Problem]) -> str:
+    """A digest of all that problems contain."""
+    content = hashlib.sha256()
+    for problem in problems:
+        content.update(json.dumps(dataclasses.asdict(problem), sort_keys=True, default=str).encode() + b"\n")
+    return content.hexdigest()
+
+
+def stored(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name of a benchmark -> the fingerprint of the samples in a folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / FILE
+    if not filesystem.exists(path):
+        return {}
+    try:
+        found = json.loads(filesystem.read_text(path))
+        if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
+            raise ValueError("it is not an object of objects")
+        return found
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): choose another --out, or remove {folder}") from None
+
+
+def store(folder: Path, name: str, current: Mapping[str, Any]) -> None:
+    """Stores the fingerprint of a benchmark."""
+    text = json.dumps(stored(folder) | {name: current}, indent=1) + "\n"
+    filesystem.write_atomically(folder / FILE, text, durable=True)
+
+
+def check_same(folder: Path, name: str, current: Mapping[str, Any], samples: int) -> None:
+    """Raises UserError if a folder has samples of another fingerprint, with the first differences."""
+    before = stored(folder).get(name)
+    if (before is None and not samples) or before == current:
+        return
+    if before is None:
+        reason = f"{FILE} does not say what they are of"
+    else:
+        changed = [
+            f"{key} was {_shown(old.get(key))} and is now {_shown(new.get(key))}"
+            for old, new in ((before["settings"], current["settings"]), (before, current))
+            for key in dict.fromkeys((*old, *new))
+            if key != "settings" and old.get(key) != new.get(key)
+        ]
+        reason = "; ".join(changed[:3])
+    path = folder / "samples" / f"{name}.jsonl"
+    raise UserError(
+        f"{path} has samples of another evaluation: {reason}. Choose another --out, or remove the file to start again",
+        EXIT_USAGE,
+    )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,185 @@
+"""The file of the samples of a benchmark: JSON Lines that are only appended to, and survive a crash at any time."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from codellama_jax.errors import UserError
+from codellama_jax.evaluation.sample import Sample
+from codellama_jax.runtime import filesystem
+from codellama_jax.runtime.append_file import AppendFile
+
+logger = logging.getLogger(__name__)
+
+SYNC_SECONDS = 2.0  # at most this much is lost if the machine, not only the process, goes down
+
+Key = tuple[str, str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Damaged:
+    """A line that is no sample of the benchmark.
+
+    Attributes:
+        number: of the line, from 1.
+        line: its bytes, without the line feed.
+        reason: what is wrong with it.
+    """
+
+    number: int
+    line: bytes
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """The content of a file of samples.
+
+    Attributes:
+        samples: key -> sample, in the order of the file.
+        damaged: the other lines.
+        torn: the last line, if it was cut off by a crash; b"" if not. Its sample was not done.
+    """
+
+    samples: dict[Key, Sample]
+    damaged: list[Damaged]
+    torn: bytes
+
+
+def read(path: Path, known: Callable[[Key], bool] = lambda key: True) -> Content:
+    """Reads a file of samples; one that does not exist has none.
+
+    Args:
+        path: the file.
+        known: whether there is a problem for a sample.
+    """
+    *lines, last = (filesystem.read_bytes(path) if filesystem.exists(path) else b"").split(b"\n")
+    content = Content({}, [], last if isinstance(_parsed(last), str) else b"")
+    for number, line in enumerate([*lines, last] if last and not content.torn else lines, start=1):
+        sample = _parsed(line)
+        if isinstance(sample, Sample) and sample.key in content.samples:
+            sample = "the sample is there twice"
+        if isinstance(sample, Sample) and not known(sample.key):
+            sample = f"there is no task {sample.task_id!r}{f' ({sample.variant})' if sample.variant else ''}"
+        if isinstance(sample, Sample):
+            content.samples[sample.key] = sample
+        else:
+            content.damaged.append(Damaged(number, line, sample))
+    return content
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "task_id": str,
+    "sample": int,
+    "seed": int,
+    "prompt": str,
+    "raw": str,
+    "completion": str,
+    "passed": (bool, type(None)),
+    "reason": str,
+    "variant": str,
+    "input": dict,
+    "scores": dict,
+    "finish_reason": str,
+    "status": str,
+    "stderr": str,
+}
+_REQUIRED = ("task_id", "sample", "seed", "prompt", "raw", "completion", "passed", "reason")
+
+
+def _parsed(line: bytes) -> Sample | str:
+    """The sample of a line, or what is wrong with it."""
+    try:
+        row: Any = json.loads(line)
+    except ValueError:
+        return "it is not JSON"
+    if not isinstance(row, dict):
+        return "it is not an object"
+    for name, kind in _TYPES.items():
+        if name in row and not isinstance(row[name], kind):
+            return f"{name} has a wrong type"
+    if missing := [name for name in _REQUIRED if name not in row]:
+        return f"{missing[0]} is missing"
+    return Sample(**{name: row[name] for name in _TYPES if name in row})
+
+
+def line_of(sample: Sample) -> str:
+    """The line of a sample. Fields of a default value are left out, except for those that every record has."""
+    row = dataclasses.asdict(sample)
+    optional = {field.name: field.default for field in dataclasses.fields(sample) if field.name not in _REQUIRED}
+    unset = [name for name, default in optional.items() if row[name] in (default, {}) and name != "finish_reason"]
+    return json.dumps({name: value for name, value in row.items() if name not in unset}) + "\n"
+
+
+class SampleFile:
+    """The file of the samples of a benchmark, open for appending.
+
+    A last line that was cut off is removed. Damaged lines are moved to NAME.damaged.jsonl, so that their samples are
+    done again. Both are logged.
+
+    Args:
+        path: samples/NAME.jsonl.
+        known: whether there is a problem for a sample.
+
+    Attributes:
+        samples: key -> sample, of all samples in the file.
+    """
+
+    def __init__(self, path: Path, known: Callable[[Key], bool]):
+        self.path = path
+        content = read(path, known)
+        self.samples = content.samples
+        if content.torn:
+            logger.warning("%s: the last line was cut off and is removed: its sample is done again", path)
+        if content.damaged:
+            aside = path.with_name(f"{path.stem}.damaged.jsonl")
+            before = filesystem.read_bytes(aside) if filesystem.exists(aside) else b""
+            lines = b"".join(damaged.line + b"\n" for damaged in content.damaged)
+            filesystem.write_atomically(aside, before + lines, durable=True)
+            for damaged in content.damaged:
+                where = f"{path}:{damaged.number}"
+                logger.warning("warning: %s: %s: moved to %s and done again", where, damaged.reason, aside.name)
+        if content.torn or content.damaged or _without_line_feed(path):
+            text = "".join(map(line_of, self.samples.values()))
+            filesystem.write_atomically(path, text.encode(), durable=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = AppendFile(path)
+        self._synced, self._dirty = time.monotonic(), False
+
+    def append(self, samples: Iterable[Sample]) -> None:
+        """Appends samples. The operating system has them when this returns; a crash of the process loses none.
+
+        Raises:
+            UserError: the disk is full, or the file cannot be written.
+        """
+        try:
+            for sample in samples:
+                self._file.write(line_of(sample))
+                self.samples[sample.key] = sample
+                self._dirty = True
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self.sync()
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}): {len(self.samples):,} samples are stored;"
+                " make room, and the same command resumes"
+            ) from None
+
+    def sync(self) -> None:
+        """Blocks until all samples are on the disk."""
+        if self._dirty:
+            self._file.sync()
+        self._synced, self._dirty = time.monotonic(), False
+
+    def close(self) -> None:
+        self.sync()
+        self._file.close()
+
+
+def _without_line_feed(path: Path) -> bool:
+    """Whether a file has a last line without a line feed."""
+    return filesystem.exists(path) and filesystem.read_bytes(path)[-1:] not in (b"", b"\n")

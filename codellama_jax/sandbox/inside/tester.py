@@ -1,0 +1,228 @@
+"""The process of a test: it calls the program in the other process, and decides.
+
+Nothing of the program runs here. A value that the program returns arrives as a copy made of built-in types, or as a
+Remote, which equals nothing but the same kind of reference.
+"""
+
+import ast
+import builtins
+import importlib
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from . import values
+from .channel import Channel, Closed
+
+_ASSERTED = "__asserted__"
+_MOST_TRACE = 8000  # characters
+
+
+class ProgramError(Exception):
+    """An exception of a type that the program defines, or one that ended it."""
+
+
+class Remote:
+    """An object of the program."""
+
+    def __init__(self, program: "_Program", number: int):
+        self.__program, self.__number = program, number
+
+    def _number(self) -> int:
+        return self.__number
+
+    def __do(self, operation: str, *arguments: Any, **named: Any) -> Any:
+        return self.__program.do(operation, [self, *arguments], named)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.__do("call", *arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.__do("getattr", name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.__do("getitem", key)
+
+    def __contains__(self, key: Any) -> bool:
+        return self.__do("contains", key) is True
+
+    def __len__(self) -> int:
+        return self.__do("len")
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator:
+        return self.__do("iter")
+
+    def __next__(self) -> Any:
+        return self.__do("next")
+
+    def __eq__(self, other: object) -> bool:
+        # never asked of the program for a value of the test: its answer could be true for anything
+        return isinstance(other, Remote) and (other._number() == self.__number or self.__do("eq", other) is True)
+
+    def __lt__(self, other: object) -> bool:
+        return isinstance(other, Remote) and self.__do("lt", other) is True
+
+    def __hash__(self) -> int:
+        return self.__number
+
+    def __repr__(self) -> str:
+        return str(self.__do("repr"))
+
+    def __str__(self) -> str:
+        return str(self.__do("str"))
+
+
+class _Program:
+    """The program in the other process.
+
+    Attributes:
+        calls: number of times that one of its functions was called.
+    """
+
+    def __init__(self, channel: Channel):
+        self._channel, self.calls = channel, 0
+        self._remotes: dict[int, Remote] = {}
+
+    def names(self) -> Iterator[tuple[str, str, Any]]:
+        """(name, kind, value) of its global names. Raises what the program has raised."""
+        yield from self._reply()["names"]
+
+    def do(self, operation: str, arguments: list, named: dict) -> Any:
+        """Does something in the program, and makes the changes of its arguments in those of the test."""
+        self.calls += operation == "call"
+        request = {"operation": operation, "arguments": arguments, "named": named}
+        message = values.encoded(request, self._refer)
+        try:
+            self._channel.send(message)
+        except Closed:
+            raise ProgramError("the program has ended") from None
+        reply = self._reply()
+        for index, value in reply["changed"].items():
+            _change(arguments[index], value)
+        return reply["value"]
+
+    def _reply(self) -> dict:
+        try:
+            reply = values.decoded(self._channel.receive(), self._resolve)
+        except Closed:
+            raise ProgramError("the program has ended") from None
+        if "raised" in reply:
+            kind, shown, message = reply["raised"]
+            known = getattr(builtins, kind, Exception)
+            if not (isinstance(known, type) and issubclass(known, Exception)) or shown != kind:
+                raise ProgramError(f"{shown}: {message}")
+            try:
+                error = known(message)
+            except TypeError:  # such as UnicodeDecodeError, which has five arguments
+                error = ProgramError(f"{shown}: {message}")
+            raise error
+        return reply
+
+    @staticmethod
+    def _refer(value: Any) -> int:
+        if isinstance(value, Remote):
+            return value._number()
+        raise TypeError(f"a test cannot pass a value of type {type(value).__name__} to a program")
+
+    def _resolve(self, number: Any) -> Remote:
+        if not isinstance(number, int):
+            raise ValueError("not a reference")
+        return self._remotes.setdefault(number, Remote(self, number))
+
+
+def run(test: str, descriptor: int) -> dict[str, str]:
+    """Runs a test; its status, a message of one line, and the traceback, if any."""
+    program = _Program(Channel(descriptor))
+    asserted = 0
+
+    def count() -> None:
+        nonlocal asserted
+        asserted += 1
+
+    try:
+        code = compile(_counted(test), "<test>", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return {"status": "error", "message": f"the test: {error!r}", "trace": ""}
+    namespace: dict[str, Any] = {"__name__": "test", _ASSERTED: count}
+    try:
+        namespace |= _imported(program.names())
+        exec(code, namespace)
+    except BaseException as error:
+        status = "failed" if isinstance(error, AssertionError) and program.calls else "error"
+        if isinstance(error, MemoryError):
+            status = "memory"
+        return {"status": status, "message": _message(error), "trace": _trace(error)}
+    if not (asserted and program.calls):
+        return {"status": "no_test", "message": "nothing about the program was asserted", "trace": ""}
+    return {"status": "passed", "message": "", "trace": ""}
+
+
+def _imported(names: Iterator[tuple[str, str, Any]]) -> dict[str, Any]:
+    """The names of a program as globals of its test.
+
+    Built-in functions and modules of the standard library are the test's own: a program that defines `abs` could
+    otherwise answer in its place.
+    """
+    found: dict[str, Any] = {}
+    for name, kind, value in names:
+        if hasattr(builtins, name) or name in ("__name__", _ASSERTED):
+            continue
+        if kind == "module" or name in sys.stdlib_module_names:
+            module = value if kind == "module" else name
+            if module.partition(".")[0] in sys.stdlib_module_names:
+                found[name] = importlib.import_module(module)
+        else:
+            found[name] = value
+    return found
+
+
+class _Count(ast.NodeTransformer):
+    """Counts each assertion of something that is not a constant, when it has held."""
+
+    def visit_Assert(self, node: ast.Assert) -> Any:
+        if isinstance(node.test, ast.Constant):
+            return node
+        call = ast.Call(ast.Name(_ASSERTED, ast.Load()), [], [])
+        return [node, ast.Expr(call)]
+
+
+def _counted(test: str) -> ast.Module:
+    return ast.fix_missing_locations(_Count().visit(ast.parse(test, "<test>")))
+
+
+def _change(target: Any, value: Any) -> None:
+    """Gives a container of the test the content that the program has given to its copy."""
+    if type(target) is not type(value):
+        return
+    if isinstance(target, list):
+        target[:] = value
+    elif isinstance(target, dict | set):
+        target.clear()
+        target.update(value)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:
+        text = ""
+    name = type(error).__name__
+    if isinstance(error, ProgramError):
+        return text[:500]
+    return f"{name}: {text}"[:500] if text else name
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        return "".join(traceback.format_exception(type(error), error, trace))[-_MOST_TRACE:]
+    except BaseException:
+        return ""
