@@ -8,6 +8,7 @@ from the first steps on, and no program runs.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,10 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import Stage
-from codellama_jax.evaluation.gold import GoldText
 from codellama_jax.sharding import batch_parts, put_copies
 from codellama_jax.training.passages import Passage, batch_shape, packed, passages
 from codellama_jax.training.step import Params, make_loss
+
+if TYPE_CHECKING:
+    from codellama_jax.evaluation.gold import GoldText
 
 
 class BitsPerByte:
@@ -40,7 +43,7 @@ class BitsPerByte:
         tokens: number of positions in all batches, including padding.
     """
 
-    def __init__(self, llama: Llama, mesh: Mesh, stage: Stage, texts: Sequence[GoldText]):
+    def __init__(self, llama: Llama, mesh: Mesh, stage: Stage, texts: Sequence["GoldText"]):
         self._mesh = mesh
         self._names = list(dict.fromkeys(text.benchmark for text in texts))
         self._bytes = {name: sum(text.nbytes for text in texts if text.benchmark == name) for name in self._names}

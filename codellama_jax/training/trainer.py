@@ -10,14 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import UserError
-from codellama_jax.evaluation.gold import GoldText
 from codellama_jax.runtime import cli
 from codellama_jax.runtime.lock import Lock
 from codellama_jax.runtime.signals import StopSignals
@@ -37,6 +36,9 @@ from codellama_jax.training.profiler import Profiler
 from codellama_jax.training.step import Batch, make_train_step, state_shardings
 from codellama_jax.training.validation import Evaluator
 from codellama_jax.training.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from codellama_jax.evaluation.gold import GoldText
 
 
 class DispatchedStep(NamedTuple):
@@ -87,7 +89,7 @@ class Trainer:
         watchdog: Watchdog,
         lock: Lock | None,
         logger: logging.LoggerAdapter[Any],
-        gold: Sequence[GoldText] = (),
+        gold: Sequence["GoldText"] = (),
         lineage: Lineage | None = None,
         files: Assets | None = None,
     ):
