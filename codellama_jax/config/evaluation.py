@@ -112,3 +112,83 @@ class HumanEval(Benchmark):
         super().__post_init__()
         check_choices("HumanEval.prompts", self.prompts, PROMPT_FORMS)
         check_positive("HumanEval.cpu_seconds", self.cpu_seconds)
+
+
+MBPP_PROMPTS = ("few_shot", "instruct")
+MBPP_SPLITS = ("test", "validation", "train", "all")
+
+
+@dataclasses.dataclass(frozen=True)
+class MBPP(Benchmark):
+    """Mostly Basic Python Problems (arXiv 2108.07732).
+
+    Attributes:
+        prompt: "few_shot", a text with solved tasks, or "instruct", a zero-shot question for models of dialogues, which
+            answer between [PYTHON] and [/PYTHON].
+        shots: number of solved tasks before the task: ids 2, 3 and 4 (the benchmark's own choice), then 5 to 10 and 1.
+        split: "test" (ids 11 to 510), "validation" (511 to 600), "train" (601 to 974) or "all" of the file.
+        sanitized: whether to read the 427 tasks that were corrected by hand.
+        cpu_seconds: processor time of a program (ours).
+        sha256, sha256_sanitized: digests of the files.
+    """
+
+    stop: Sequence[str] = ("[DONE]",)
+    prompt: str = "few_shot"
+    shots: int = 3
+    split: str = "test"
+    sanitized: bool = False
+    cpu_seconds: float = 3.0
+    sha256: str = "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f"
+    sha256_sanitized: str = "8ac32b2799150228e2d745aed09c870b7e4444246d4727d1004576207ef40769"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choices("MBPP.prompt", [self.prompt], MBPP_PROMPTS)
+        check_choices("MBPP.split", [self.split], MBPP_SPLITS)
+        check_positive("MBPP.cpu_seconds", self.cpu_seconds)
+        if not 0 <= self.shots <= 10:
+            raise ValueError(f"MBPP.shots={self.shots} must be between 0 and 10")
+
+
+@dataclasses.dataclass(frozen=True)
+class HumanEvalInfilling(Benchmark):
+    """HumanEval with a hole (arXiv 2207.14255): the benchmarks infilling_single_line and so on.
+
+    Attributes:
+        orders: the orders of the prompt, each of which is evaluated: "psm", "spm". The first one is the result.
+        cpu_seconds: processor time of a program.
+        sha256_single_line, sha256_multi_line, sha256_random_span, sha256_random_span_light: digests of the tasks' JSON
+            Lines, after decompression.
+    """
+
+    orders: Sequence[str] = ORDERS
+    cpu_seconds: float = 3.0
+    sha256_single_line: str = "6fffc71ec2f1674372fcc177511f92312f1a27a9eacd8e43255c9f5ee9eca8c8"
+    sha256_multi_line: str = "5b49f312f0a781420a4ae54f5e73176009b9cfc52731e3a0b9be726b451032d1"
+    sha256_random_span: str = "4f15be2d4a479b504072c64e79702df184010f13bdf75f8b67ce08e054c48e26"
+    sha256_random_span_light: str = "cbb2b36f90311a3a7d844b6361852bb33e3ab11ab3bca2b7e85bfb9bf78c5891"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choices("HumanEvalInfilling.orders", self.orders, ORDERS)
+        check_positive("HumanEvalInfilling.cpu_seconds", self.cpu_seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class SantaCoderFim(Benchmark):
+    """Single lines of Python, Java and JavaScript (arXiv 2301.03988).
+
+    Attributes:
+        orders: the orders of the prompt, each of which is evaluated: "psm", "spm". The first one is the result.
+        sha256_python, sha256_java, sha256_javascript: digests of the files.
+    """
+
+    max_tokens: int = 128
+    orders: Sequence[str] = ORDERS
+    sha256_python: str = "3193ec09339985fb6e580b386b66107586d13af2b273a29b18f6c585841e5211"
+    sha256_java: str = "70abef411718a1d1ed61b3fdc4532fe2faceb46dc997d6fc02a5e5174b896a5e"
+    sha256_javascript: str = "a759e20e8b2c890a9b068d3860060b631c4d85a030f3b5190d6cd395f200df39"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choices("SantaCoderFim.orders", self.orders, ORDERS)

@@ -17,7 +17,7 @@ from codellama_jax.config.data import (
     Packing,
     Tokenizer,
 )
-from codellama_jax.config.evaluation import Endpoints, HumanEval
+from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
@@ -53,13 +53,22 @@ class Config:
     decontamination: Decontamination = UNRESOLVED
     endpoints: Endpoints = UNRESOLVED
     humaneval: HumanEval = UNRESOLVED
+    mbpp: MBPP = UNRESOLVED
+    humaneval_infilling: HumanEvalInfilling = UNRESOLVED
+    santacoder_fim: SantaCoderFim = UNRESOLVED
     imports: tuple[str, ...] = ()
 
 
 # Attribute of Config -> its class.
 PARTS: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "imports"}
 CURATION_PARTS = (Build, Quality, Decontamination)  # settings of tasks.build, not of a training run
-BENCHMARK_PARTS = (Endpoints, HumanEval)  # settings of evaluate, and of training runs that measure benchmarks
+BENCHMARK_PARTS = (
+    Endpoints,
+    HumanEval,
+    MBPP,
+    HumanEvalInfilling,
+    SantaCoderFim,
+)  # settings of evaluate, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 
 # Setting -> its default, without the settings that are required.

@@ -52,13 +52,17 @@ class PythonTest:
     Attributes:
         program: source code.
         test: source code, which reads the names that the program defines. It passes if it ends after at least one
-            assertion, and none has failed.
+            assertion, and none has failed. Helper functions of a benchmark belong here: what the test defines itself
+            is not taken from the program.
         limits: of each of the two processes.
+        names: names for which the program answers although Python has functions or modules of these names, such as a
+            function `sum` that is tested. Otherwise the test's are Python's own.
     """
 
     program: str
     test: str
     limits: Limits = Limits()
+    names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

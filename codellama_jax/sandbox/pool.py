@@ -182,7 +182,8 @@ def _message(job: Job) -> dict[str, Any]:
     limits = dataclasses.asdict(job.limits)
     match job:
         case PythonTest():
-            return {"kind": "test", "program": job.program, "test": job.test, "limits": limits}
+            names = list(job.names)
+            return {"kind": "test", "program": job.program, "test": job.test, "names": names, "limits": limits}
         case PythonScript():
             return {"kind": "script", "program": job.program, "stdin": job.stdin, "limits": limits}
         case Commands():

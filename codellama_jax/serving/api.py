@@ -20,6 +20,7 @@ from codellama_jax.serving.jobs import Job, Running
 from codellama_jax.serving.metrics import Metrics
 from codellama_jax.serving.sentinels import Sentinels
 from codellama_jax.serving.service import Service
+from codellama_jax.tokenizer import Order
 
 T = TypeVar("T")
 
@@ -89,8 +90,8 @@ class Api:
         except UserError as error:
             raise ApiError(400, f"the prompt has infilling markers, but the {error}", "prompt") from None
 
-    async def infill(self, prefix: str, suffix: str) -> Prompt:
-        """The prompt of a hole between two texts.
+    async def infill(self, prefix: str, suffix: str, order: Order | None = None, healing: bool = True) -> Prompt:
+        """The prompt of a hole between two texts, in an order or that of the settings.
 
         A model without infilling ids completes the prefix if the suffix is empty, as at the end of a file.
 
@@ -99,10 +100,10 @@ class Api:
             UserError: the model has no infilling ids.
         """
         if not suffix and not self.tokenizer.infilling:
-            return await self.complete(prefix)
-        order = self.settings.order
+            return await self.complete(prefix, healing)
+        chosen = order or self.settings.order
         return await self.prompt(
-            lambda: prompts.infill(self.tokenizer, self.texts, prefix, suffix, order), prefix, suffix
+            lambda: prompts.infill(self.tokenizer, self.texts, prefix, suffix, chosen, healing), prefix, suffix
         )
 
     async def chat(self, messages: Sequence[Message], max_tokens: int, where: str = "messages") -> tuple[Prompt, int]:

@@ -15,6 +15,7 @@ from codellama_jax.serving.api import Api
 from codellama_jax.serving.http import ApiError, Fields
 from codellama_jax.serving.jobs import Choice, Delta, Job, Running
 from codellama_jax.serving.shown_tokens import ShownTokens
+from codellama_jax.tokenizer import Order
 
 # Fields that change nothing that is generated. Any `model` is answered by the one that is served: editors send the
 # names of other services' models.
@@ -78,6 +79,7 @@ async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int)
         prompt_logprobs=echo and logprobs is not None,
     )
     ignore_eos = fields.boolean("ignore_eos", False)
+    healing, order = fields.boolean("token_healing", True), _order(fields)
     fields.refuse("logit_bias", "the sampling of tokens cannot be biased", accepted=({},))
     api.finish(fields, IGNORED)
     if stream and best_of > n:
@@ -88,7 +90,7 @@ async def _complete(api: Api, request: Request, fields: Fields, max_tokens: int)
         raise ApiError(400, "logprobs of the prompt (echo) are not possible with a suffix or infilling markers", "echo")
     prompts = [
         # the log-probabilities of a prompt are those of all its tokens, so none is generated again
-        await _prompt(api, text, suffix, healing=not sampling.prompt_logprobs and sampling.max_tokens > 0)
+        await _prompt(api, text, suffix, order, healing and not sampling.prompt_logprobs and sampling.max_tokens > 0)
         for text in texts
     ]
     if ignore_eos:
@@ -119,9 +121,20 @@ def _texts(value: Any) -> list[Any]:
     raise ApiError(400, "prompt must be a string, a list of strings, a list of ids, or a list of such lists", "prompt")
 
 
-async def _prompt(api: Api, text: str | list[int], suffix: str | None, healing: bool) -> Prompt:
+def _order(fields: Fields) -> Order | None:
+    """The field `infill_order`, an extension of this server; None: not given."""
+    match fields.text("infill_order", ""):
+        case "psm" | "spm" as order:
+            return order
+        case "":
+            return None
+        case other:
+            raise ApiError(400, f"infill_order is {other!r:.40}; it must be psm or spm", "infill_order")
+
+
+async def _prompt(api: Api, text: str | list[int], suffix: str | None, order: Order | None, healing: bool) -> Prompt:
     if isinstance(text, str):
-        return await (api.raw(text, healing) if suffix is None else api.infill(text, suffix))
+        return await (api.raw(text, healing) if suffix is None else api.infill(text, suffix, order, healing))
     if suffix is not None:
         raise ApiError(400, "suffix needs a prompt that is a string, not token ids", "suffix")
     api.service.check(text, 0)

@@ -16,8 +16,9 @@ NAME = "program"  # of its module: not "__main__", so that what stands under tha
 _OPERATIONS: dict[str, Callable] = {
     "call": lambda function, *arguments, **named: function(*arguments, **named),
     "getattr": getattr,
+    "setattr": setattr,
     "getitem": operator.getitem,
-    "contains": operator.contains,
+    "setitem": operator.setitem,
     "iter": iter,
     "next": next,
     "len": len,

@@ -156,7 +156,7 @@ class _Run:
             ours, theirs = socket.socketpair()
             verdict, write = os.pipe()
             self._box([(_serve(job["program"]), job["limits"])], [self._null, *standard[1:], theirs.fileno()])
-            roles = [(_decide(job["test"]), job["limits"])]
+            roles = [(_decide(job["test"], job["names"]), job["limits"])]
             self._box(roles, [self._null, self._null, self._null, ours.fileno(), write])
             os.close(write)
             ours.close()
@@ -295,10 +295,10 @@ def _serve(source: str) -> Role:
     return role
 
 
-def _decide(test: str) -> Role:
+def _decide(test: str, names: list[str]) -> Role:
     def role() -> int:
         with os.fdopen(4, "w") as verdict:
-            verdict.write(json.dumps(tester.run(test, 3)))
+            verdict.write(json.dumps(tester.run(test, names, 3)))
         return 0
 
     return role

@@ -9,7 +9,7 @@ import builtins
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from . import values
@@ -17,6 +17,7 @@ from .channel import Channel, Closed
 
 _ASSERTED = "__asserted__"
 _MOST_TRACE = 8000  # characters
+_NAME = "<test>"
 
 
 class ProgramError(Exception):
@@ -24,58 +25,63 @@ class ProgramError(Exception):
 
 
 class Remote:
-    """An object of the program."""
+    """An object of the program.
+
+    It has no arithmetic, and is compared with its like only: the program could answer such questions to its advantage
+    whatever the test's values are. `x in object` compares what the object yields with x in this process.
+    """
+
+    __slots__ = ("_number", "_program")
 
     def __init__(self, program: "_Program", number: int):
-        self.__program, self.__number = program, number
-
-    def _number(self) -> int:
-        return self.__number
-
-    def __do(self, operation: str, *arguments: Any, **named: Any) -> Any:
-        return self.__program.do(operation, [self, *arguments], named)
+        object.__setattr__(self, "_program", program)
+        object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return self.__do("call", *arguments, **named)
+        return self._program.do("call", [self, *arguments], named)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self.__do("getattr", name)
+        return self._program.do("getattr", [self, name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._program.do("setattr", [self, name, value])
 
     def __getitem__(self, key: Any) -> Any:
-        return self.__do("getitem", key)
+        return self._program.do("getitem", [self, key])
 
-    def __contains__(self, key: Any) -> bool:
-        return self.__do("contains", key) is True
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._program.do("setitem", [self, key, value])
 
     def __len__(self) -> int:
-        return self.__do("len")
+        return self._program.do("len", [self])
 
     def __bool__(self) -> bool:
         return True
 
     def __iter__(self) -> Iterator:
-        return self.__do("iter")
+        return self._program.do("iter", [self])
 
     def __next__(self) -> Any:
-        return self.__do("next")
+        return self._program.do("next", [self])
 
     def __eq__(self, other: object) -> bool:
-        # never asked of the program for a value of the test: its answer could be true for anything
-        return isinstance(other, Remote) and (other._number() == self.__number or self.__do("eq", other) is True)
+        if not isinstance(other, Remote):
+            return False
+        return other._number == self._number or self._program.do("eq", [self, other]) is True
 
     def __lt__(self, other: object) -> bool:
-        return isinstance(other, Remote) and self.__do("lt", other) is True
+        return isinstance(other, Remote) and self._program.do("lt", [self, other]) is True
 
     def __hash__(self) -> int:
-        return self.__number
+        return self._number
 
     def __repr__(self) -> str:
-        return str(self.__do("repr"))
+        return str(self._program.do("repr", [self]))
 
     def __str__(self) -> str:
-        return str(self.__do("str"))
+        return str(self._program.do("str", [self]))
 
 
 class _Program:
@@ -93,10 +99,10 @@ class _Program:
         """(name, kind, value) of its global names. Raises what the program has raised."""
         yield from self._reply()["names"]
 
-    def do(self, operation: str, arguments: list, named: dict) -> Any:
+    def do(self, operation: str, arguments: list, named: dict | None = None) -> Any:
         """Does something in the program, and makes the changes of its arguments in those of the test."""
         self.calls += operation == "call"
-        request = {"operation": operation, "arguments": arguments, "named": named}
+        request = {"operation": operation, "arguments": arguments, "named": named or {}}
         message = values.encoded(request, self._refer)
         try:
             self._channel.send(message)
@@ -127,7 +133,7 @@ class _Program:
     @staticmethod
     def _refer(value: Any) -> int:
         if isinstance(value, Remote):
-            return value._number()
+            return value._number
         raise TypeError(f"a test cannot pass a value of type {type(value).__name__} to a program")
 
     def _resolve(self, number: Any) -> Remote:
@@ -136,8 +142,8 @@ class _Program:
         return self._remotes.setdefault(number, Remote(self, number))
 
 
-def run(test: str, descriptor: int) -> dict[str, str]:
-    """Runs a test; its status, a message of one line, and the traceback, if any."""
+def run(test: str, names: Collection[str], descriptor: int) -> dict[str, str]:
+    """Runs a test; its status, a message of one line, and the traceback, if any. `names`: see jobs.PythonTest."""
     program = _Program(Channel(descriptor))
     asserted = 0
 
@@ -146,12 +152,12 @@ def run(test: str, descriptor: int) -> dict[str, str]:
         asserted += 1
 
     try:
-        code = compile(_counted(test), "<test>", "exec")
+        code = compile(_counted(test), _NAME, "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return {"status": "error", "message": f"the test: {error!r}", "trace": ""}
     namespace: dict[str, Any] = {"__name__": "test", _ASSERTED: count}
     try:
-        namespace |= _imported(program.names())
+        namespace |= _imported(program.names(), names)
         exec(code, namespace)
     except BaseException as error:
         status = "failed" if isinstance(error, AssertionError) and program.calls else "error"
@@ -163,19 +169,21 @@ def run(test: str, descriptor: int) -> dict[str, str]:
     return {"status": "passed", "message": "", "trace": ""}
 
 
-def _imported(names: Iterator[tuple[str, str, Any]]) -> dict[str, Any]:
+def _imported(names: Iterator[tuple[str, str, Any]], own: Collection[str]) -> dict[str, Any]:
     """The names of a program as globals of its test.
 
-    Built-in functions and modules of the standard library are the test's own: a program that defines `abs` could
-    otherwise answer in its place.
+    Built-in functions and modules of the standard library are the test's, except for those in `own`: a program that
+    defines `abs` could otherwise answer in its place.
     """
     found: dict[str, Any] = {}
     for name, kind, value in names:
-        if hasattr(builtins, name) or name in ("__name__", _ASSERTED):
+        if name in own and kind == "value":
+            found[name] = value
+        elif hasattr(builtins, name) or name in ("__name__", _ASSERTED):
             continue
-        if kind == "module" or name in sys.stdlib_module_names:
+        elif kind == "module" or name in sys.stdlib_module_names:
             module = value if kind == "module" else name
-            if module.partition(".")[0] in sys.stdlib_module_names:
+            if str(module).partition(".")[0] in sys.stdlib_module_names:
                 found[name] = importlib.import_module(module)
         else:
             found[name] = value
@@ -193,7 +201,7 @@ class _Count(ast.NodeTransformer):
 
 
 def _counted(test: str) -> ast.Module:
-    return ast.fix_missing_locations(_Count().visit(ast.parse(test, "<test>")))
+    return ast.fix_missing_locations(_Count().visit(ast.parse(test, _NAME)))
 
 
 def _change(target: Any, value: Any) -> None:
@@ -219,10 +227,10 @@ def _message(error: BaseException) -> str:
 
 
 def _trace(error: BaseException) -> str:
+    """The traceback of the test, without the frames of this package."""
     try:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
-        return "".join(traceback.format_exception(type(error), error, trace))[-_MOST_TRACE:]
+        shown = traceback.TracebackException.from_exception(error)
+        shown.stack = traceback.StackSummary.from_list([frame for frame in shown.stack if frame.filename == _NAME])
+        return "".join(shown.format(chain=False))[-_MOST_TRACE:]
     except BaseException:
         return ""

@@ -5,11 +5,13 @@ built-in type. So nothing arrives whose comparison, arithmetic or truth the prog
 """
 
 import base64
+import builtins
 import collections
 import datetime
 import decimal
 import fractions
 import json
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -103,8 +105,10 @@ def _plain(value: Any, refer: Callable[[Any], Any]) -> Any:
         return {"mapping": kind.__name__, "items": items}
     if kind in _LIBRARY:
         return {"type": kind.__name__, "arguments": [_plain(item, refer) for item in _LIBRARY[kind][0](value)]}
-    if value is Ellipsis or value is NotImplemented:
-        return {"constant": repr(value)}
+    if kind in (type, types.BuiltinFunctionType, type(Ellipsis), type(NotImplemented)):
+        name = getattr(value, "__name__", repr(value))
+        if getattr(builtins, name, None) is value:
+            return {"builtin": name}
     for base in _BASES:
         if issubclass(kind, base):
             return _plain(_as_base(value, base), refer)
@@ -139,6 +143,6 @@ def _value(text: Any, resolve: Callable[[Any], Any]) -> Any:
         return _LIBRARY_NAMES[text["type"]](*(_value(item, resolve) for item in text["arguments"]))
     if "int" in text:
         return int(text["int"], 16)
-    if "constant" in text:
-        return {"Ellipsis": Ellipsis, "NotImplemented": NotImplemented}[text["constant"]]
+    if "builtin" in text:
+        return vars(builtins)[text["builtin"]]
     return resolve(text["reference"])

@@ -1,0 +1,86 @@
+"""HumanEval-infilling (arXiv 2207.14255): holes in the solutions of HumanEval, tested by running what results."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from codellama_jax.config.evaluation import HumanEvalInfilling as Settings
+from codellama_jax.evaluation import task_files
+from codellama_jax.evaluation.benchmark import Benchmark
+from codellama_jax.evaluation.benchmarks.humaneval import FIELDS, by_outcome, check_program
+from codellama_jax.evaluation.problem import Infilling, Problem
+from codellama_jax.evaluation.sample import Answer, Judgement
+from codellama_jax.sandbox.jobs import Job, Limits, Outcome, PythonTest
+from codellama_jax.tokenizer import Order
+
+
+class HumanEvalInfilling(Benchmark[Settings]):
+    """Problem.data is the task's row. A task is asked once in each order, which is the variant.
+
+    The paper's figures, table 14, are those of PSM and SPM.
+
+    Attributes:
+        file: name of the data file.
+        holes: name of the set, as in its setting.
+    """
+
+    settings_class = Settings
+    needs_sandbox = True
+    file: ClassVar[str]
+    holes: ClassVar[str]
+
+    def problems(self, data: Path) -> list[Problem]:
+        path = data / "humaneval" / self.file
+        name = f"sha256_{self.holes}"
+        content = task_files.read(path, getattr(self.settings, name), f"HumanEvalInfilling.{name}")
+        rows = task_files.json_lines(path, content, (*FIELDS, "suffix"))
+        orders: list[Order] = ["spm" if order == "spm" else "psm" for order in self.settings.orders]
+        return [
+            Problem(row["task_id"], Infilling(row["prompt"], row["suffix"], order), row, order)
+            for order in orders
+            for row in rows
+        ]
+
+    def job(self, problem: Problem, completion: str) -> Job:
+        program = f"{problem.data['prompt']}{completion}{problem.data['suffix']}\n"
+        return PythonTest(program, check_program(problem.data), Limits(cpu_seconds=self.settings.cpu_seconds))
+
+    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
+        assert outcome is not None
+        return by_outcome(outcome)
+
+    def canonical(self, problem: Problem) -> str:
+        return str(problem.data["canonical_solution"])
+
+
+class SingleLine(HumanEvalInfilling):
+    name = "infilling_single_line"
+    file, holes = "HumanEval-SingleLineInfilling.jsonl.gz", "single_line"
+    paper: ClassVar = {
+        "Code Llama 7B": {"psm pass@1": 0.741, "spm pass@1": 0.833},
+        "Code Llama 13B": {"psm pass@1": 0.759, "spm pass@1": 0.856},
+    }
+
+
+class MultiLine(HumanEvalInfilling):
+    name = "infilling_multi_line"
+    file, holes = "HumanEval-MultiLineInfilling.jsonl.gz", "multi_line"
+    paper: ClassVar = {
+        "Code Llama 7B": {"psm pass@1": 0.482, "spm pass@1": 0.508},
+        "Code Llama 13B": {"psm pass@1": 0.510, "spm pass@1": 0.561},
+    }
+
+
+class RandomSpan(HumanEvalInfilling):
+    """The paper's figures are those of the light set or this one: it does not say."""
+
+    name = "infilling_random_span"
+    file, holes = "HumanEval-RandomSpanInfilling.jsonl.gz", "random_span"
+    paper: ClassVar = {
+        "Code Llama 7B": {"psm pass@1": 0.597, "spm pass@1": 0.390},
+        "Code Llama 13B": {"psm pass@1": 0.636, "spm pass@1": 0.419},
+    }
+
+
+class RandomSpanLight(HumanEvalInfilling):
+    name = "infilling_random_span_light"
+    file, holes = "HumanEval-RandomSpanInfillingLight.jsonl.gz", "random_span_light"
