@@ -1,7 +1,7 @@
 """The gold texts of benchmarks: the right answers, as token ids after the benchmark's own prompts.
 
 A stage measures how likely they are while it trains (training/bits_per_byte.py). Gold texts are canonical solutions, or
-the middles of holes; no end of answer follows them. Line ends are line feeds, as in training.
+the middles of holes; no end of answer follows them. Prompts are those that the evaluate command generates from.
 """
 
 import dataclasses
@@ -59,7 +59,8 @@ def configured(config: Config, name: str, tokenizer: Tokenizer | None = None) ->
 
 
 def read(config: Config) -> list[GoldProblem]:
-    """Reads the problems of Evaluation.benchmarks; of infilling, in both orders. Checks those of final_benchmarks too.
+    """Reads the problems of Evaluation.benchmarks, the first variant of each, and of infilling all orders. Checks those
+    of final_benchmarks too.
 
     Raises:
         UserError: a file is missing, damaged or of another version, or there is no such benchmark.
@@ -71,11 +72,19 @@ def read(config: Config) -> list[GoldProblem]:
         benchmark = configured(config, name)
         problems = benchmark.problems(filesystem.to_path(config.evaluation.benchmark_data or ""))
         for problem in problems:
-            gold = benchmark.canonical(problem)
-            if isinstance(problem.input, Infilling):
-                found.append(GoldProblem(f"{name}/{problem.input.order}", problem.input, str(gold)))
-            elif isinstance(problem.input, Completion) and problem.variant == problems[0].variant:
-                found.append(GoldProblem(name, problem.input, str(gold)))
+            gold = benchmark.completion(problem, str(benchmark.canonical(problem)))
+            match problem.input:
+                case Infilling(order=order):
+                    found.append(GoldProblem(f"{name}/{order}", problem.input, gold))
+                case Completion():
+                    if problem.variant == problems[0].variant:
+                        found.append(GoldProblem(name, problem.input, gold))
+                case _:
+                    raise UserError(
+                        f"Evaluation.benchmarks cannot measure {name} as dialogues: choose its other prompt, or leave"
+                        " it out",
+                        EXIT_USAGE,
+                    )
     return found
 
 
@@ -90,17 +99,17 @@ def encoded(problems: Sequence[GoldProblem], tokenizer: Tokenizer, length: int) 
     """
     texts = []
     for problem in problems:
-        gold = tokenizer.encode_continuation(_with_line_feeds(problem.gold)).tolist()
+        gold = tokenizer.encode_continuation(problem.gold).tolist()
         room = max(length + 1 - len(gold), length // 2)
         match problem.input:
             case Completion(text):
-                prompt = [tokenizer.bos_id, *tokenizer.encode(_with_line_feeds(text)).tolist()]
+                prompt = [tokenizer.bos_id, *tokenizer.encode(text).tolist()]
                 kept = prompt if len(prompt) <= room else [prompt[0], *prompt[len(prompt) - room + 1 :]]
             case Infilling() if tokenizer.infilling:
                 prompt, kept = _hole(tokenizer, problem.input, room)
             case _:
                 continue
-        nbytes = len(_with_line_feeds(problem.gold).encode())
+        nbytes = len(problem.gold.encode())
         texts.append(GoldText(problem.benchmark, kept, gold, nbytes, shortened=len(kept) < len(prompt)))
     return texts
 
@@ -127,8 +136,8 @@ def lines(config: Config, texts: Sequence[GoldText]) -> list[str]:
 
 def _hole(tokenizer: Tokenizer, hole: Infilling, room: int) -> tuple[list[int], list[int]]:
     """The prompt of a hole, and what of it is kept. A suffix that is too long has at least a quarter of the room."""
-    before = tokenizer.encode(_with_line_feeds(hole.prefix))
-    after = tokenizer.encode_continuation(_with_line_feeds(hole.suffix))
+    before = tokenizer.encode(hole.prefix)
+    after = tokenizer.encode_continuation(hole.suffix)
     prompt = tokenizer.infilling_ids(before, after, hole.order).tolist()
     if len(prompt) <= room:
         return prompt, prompt
@@ -137,7 +146,3 @@ def _hole(tokenizer: Tokenizer, hole: Infilling, room: int) -> tuple[list[int], 
     kept_before = min(len(before), texts - kept_after)
     kept = tokenizer.infilling_ids(before[len(before) - kept_before :], after[:kept_after], hole.order)
     return prompt, kept.tolist()
-
-
-def _with_line_feeds(text: str) -> str:
-    return text.replace("\r\n", "\n")
