@@ -45,12 +45,17 @@ def packed(passages: Sequence[Passage], length: int) -> list[list[Passage]]:
 
 
 def batch_shape(windows: int, largest: int, parts: int) -> tuple[int, int]:
-    """The number of batches, and the windows of each: a multiple of `parts`, with little padding.
+    """The number of batches, and the windows of each: as many as possible with little padding.
 
     Args:
         windows: number of windows.
         largest: windows of a micro-batch of training, which fits into memory; a multiple of `parts`.
-        parts: shards of a batch.
+        parts: shards of a batch, which divide its windows.
     """
-    batches = -(-windows // largest)
-    return batches, -(-windows // (batches * parts)) * parts
+
+    def padded(rows: int) -> int:
+        return -(-windows // rows) * rows
+
+    sizes = range(parts, largest + 1, parts)
+    rows = max((size for size in sizes if padded(size) <= 1.25 * windows), default=min(reversed(sizes), key=padded))
+    return padded(rows) // rows, rows
