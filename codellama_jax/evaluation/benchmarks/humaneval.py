@@ -46,8 +46,7 @@ class HumanEval(Benchmark[Settings]):
 
     def job(self, problem: Problem, completion: str) -> Job:
         assert isinstance(problem.input, Completion)
-        program = problem.input.text + completion + "\n"
-        return PythonTest(program, check_program(problem.data), Limits(cpu_seconds=self.settings.cpu_seconds))
+        return python_test(problem.input.text + completion + "\n", problem.data, self.settings.cpu_seconds)
 
     def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
         assert outcome is not None
@@ -59,9 +58,15 @@ class HumanEval(Benchmark[Settings]):
         return (prompt[len(prompt.rstrip()) :] if stripped else "") + str(problem.data["canonical_solution"])
 
 
-def check_program(row: dict[str, Any]) -> str:
-    """The test of a HumanEval task: its check, applied to the function that was asked for."""
-    return f"{row['test']}\ncheck({row['entry_point']})"
+def python_test(program: str, row: dict[str, Any], cpu_seconds: float) -> PythonTest:
+    """The job of a HumanEval task: its check, applied to the function that was asked for.
+
+    Functions that a prompt defines before that one, such as the encoder of a decoder, are also the test's own: what an
+    answer puts in their place is not used.
+    """
+    before, definition, _ = row["prompt"].partition(f"def {row['entry_point']}(")
+    test = f"{before if definition else ''}\n{row['test']}\ncheck({row['entry_point']})"
+    return PythonTest(program, test, Limits(cpu_seconds=cpu_seconds), names=(row["entry_point"],))
 
 
 def by_outcome(outcome: Outcome) -> Judgement:

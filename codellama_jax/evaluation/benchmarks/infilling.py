@@ -6,10 +6,10 @@ from typing import ClassVar
 from codellama_jax.config.evaluation import HumanEvalInfilling as Settings
 from codellama_jax.evaluation import task_files
 from codellama_jax.evaluation.benchmark import Benchmark
-from codellama_jax.evaluation.benchmarks.humaneval import FIELDS, by_outcome, check_program
+from codellama_jax.evaluation.benchmarks.humaneval import FIELDS, by_outcome, python_test
 from codellama_jax.evaluation.problem import Infilling, Problem
 from codellama_jax.evaluation.sample import Answer, Judgement
-from codellama_jax.sandbox.jobs import Job, Limits, Outcome, PythonTest
+from codellama_jax.sandbox.jobs import Job, Outcome
 from codellama_jax.tokenizer import Order
 
 
@@ -42,7 +42,7 @@ class HumanEvalInfilling(Benchmark[Settings]):
 
     def job(self, problem: Problem, completion: str) -> Job:
         program = f"{problem.data['prompt']}{completion}{problem.data['suffix']}\n"
-        return PythonTest(program, check_program(problem.data), Limits(cpu_seconds=self.settings.cpu_seconds))
+        return python_test(program, problem.data, self.settings.cpu_seconds)
 
     def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
         assert outcome is not None

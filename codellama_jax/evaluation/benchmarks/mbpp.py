@@ -1,5 +1,6 @@
 """MBPP (arXiv 2108.07732): short Python functions, described in a sentence and tested by three assertions."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,7 +72,7 @@ class MBPP(Benchmark[Settings]):
         # The set-up uses the classes that the program defines, so it comes after the program.
         program = f"{completion}\n{row['setup']}\n"
         test = "\n".join([*row["imports"], *row["tests"]])
-        return PythonTest(program, test, Limits(cpu_seconds=self.settings.cpu_seconds))
+        return PythonTest(program, test, Limits(cpu_seconds=self.settings.cpu_seconds), names=_functions(row["code"]))
 
     def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
         assert outcome is not None
@@ -80,6 +81,11 @@ class MBPP(Benchmark[Settings]):
     def canonical(self, problem: Problem) -> str:
         code: str = problem.data["code"]
         return f"{OPEN}\n{code}\n{CLOSE}" if self.settings.prompt == "instruct" else f"{code}\n[DONE]"
+
+
+def _functions(code: str) -> tuple[str, ...]:
+    """The names of the functions in a solution: one of them is `sum`, which a test would take for Python's."""
+    return tuple(node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
 
 
 def _rows(data: Path, settings: Settings) -> list[dict[str, Any]]:

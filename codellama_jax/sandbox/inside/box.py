@@ -106,7 +106,7 @@ def _first_process(roles: Sequence, descriptors: Sequence[int], options: dict, r
 
 
 def _close_all_but(kept: Sequence[int]) -> None:
-    """Closes other descriptors but the standard ones: the supervisor's, and those of other boxes, whose ends would not be noticed."""
+    """Closes other descriptors but the standard ones: those of other boxes, whose ends would not be noticed."""
     start = 3
     for number in sorted({number for number in kept if number >= start}):
         os.closerange(start, number)
@@ -148,7 +148,7 @@ def _become(role: Role, limits: dict[str, Any], descriptors: Sequence[int], fold
         os.environ.clear()
         os.environ.update(_ENVIRONMENT, HOME=folder, TMPDIR=folder, PATH=options["path"] or _PATH)
         for name, value in _resources(limits, options["command"]):
-            soft, hard = resource.getrlimit(name)
+            _, hard = resource.getrlimit(name)
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(name, (value, value))
         if options["isolated"]:
@@ -170,9 +170,8 @@ def _place(descriptors: Sequence[int]) -> None:
     for index, number in enumerate(high):
         os.dup2(number, index, inheritable=index < 3)
     os.closerange(len(high), _DESCRIPTORS)
-    for index, mode in enumerate("rww"):
-        stream = open(index, mode, encoding="utf-8", errors="surrogateescape", closefd=False)
-        setattr(sys, ("stdin", "stdout", "stderr")[index], stream)
+    for index, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        setattr(sys, name, os.fdopen(index, mode, encoding="utf-8", errors="surrogateescape", closefd=False))
 
 
 def _resources(limits: dict[str, Any], command: bool) -> Iterator[tuple[int, int]]:

@@ -32,13 +32,16 @@ _IMPORTED = (
     " traceback typing unittest uuid"
 )
 
+_PACKAGES = ("numpy",)  # of a folder of packages, the same
+
 
 def main(options: dict[str, Any]) -> None:
     """Runs jobs until standard input ends.
 
     Args:
         options: "isolated": whether jobs get namespaces; "wall_factor": see jobs.WALL_FACTOR; "uid": the user to become
-            first, or 0.
+            first, or 0; "packages": a folder of packages, or None; "trial": the limits of a first job; "path": PATH for
+            jobs that are not isolated.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt of the terminal is for the command alone
     jobs, outcomes = os.fdopen(os.dup(0), "rb"), os.dup(1)
@@ -82,8 +85,14 @@ class Supervisor:
             self._filter = seccomp.filter_program(os.uname().machine)
         elif self._options["isolated"]:
             raise OSError(f"there is no system-call filter for the processor {os.uname().machine}")
-        for name in _IMPORTED.split():
-            importlib.import_module(name)
+        names = _IMPORTED.split()
+        if self._options["packages"]:
+            sys.path.append(self._options["packages"])
+            os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a fork has no threads of its parent
+            names += _PACKAGES
+        for name in names:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
         outcome = self.run({"kind": "script", "program": "print(6 * 7)", "stdin": "", "limits": self._options["trial"]})
         if outcome["stdout"] != "42\n":
             raise OSError(f"a first program did not run: {outcome['message'] or outcome['stderr']}")

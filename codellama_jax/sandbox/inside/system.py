@@ -25,10 +25,13 @@ def _checked(result: int, what: str) -> int:
 def clone(namespaces: int) -> int:
     """os.fork into new namespaces."""
     number = _CLONE[os.uname().machine]
-    pid = _checked(_libc.syscall(number, namespaces | signal.SIGCHLD, 0, 0, 0, 0), "clone")
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = _libc.syscall(number, namespaces | signal.SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
-    return pid
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return _checked(pid, "clone")
 
 
 def enter_user_namespace(uid: int) -> None:

@@ -177,15 +177,16 @@ def _imported(names: Iterator[tuple[str, str, Any]], own: Collection[str]) -> di
     """
     found: dict[str, Any] = {}
     for name, kind, value in names:
+        if name.startswith("__"):
+            continue  # what exec itself reads
         if name in own and kind == "value":
             found[name] = value
-        elif hasattr(builtins, name) or name in ("__name__", _ASSERTED):
-            continue
-        elif kind == "module" or name in sys.stdlib_module_names:
-            module = value if kind == "module" else name
-            if str(module).partition(".")[0] in sys.stdlib_module_names:
-                found[name] = importlib.import_module(module)
-        else:
+        elif name in sys.stdlib_module_names:
+            found[name] = importlib.import_module(name)
+        elif kind == "module":
+            if str(value).partition(".")[0] in sys.stdlib_module_names:
+                found[name] = importlib.import_module(value)
+        elif not hasattr(builtins, name):
             found[name] = value
     return found
 

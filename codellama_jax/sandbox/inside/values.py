@@ -109,6 +109,8 @@ def _plain(value: Any, refer: Callable[[Any], Any]) -> Any:
         name = getattr(value, "__name__", repr(value))
         if getattr(builtins, name, None) is value:
             return {"builtin": name}
+    if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return _plain(value.item(), refer)
     for base in _BASES:
         if issubclass(kind, base):
             return _plain(_as_base(value, base), refer)
