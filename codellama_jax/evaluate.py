@@ -24,7 +24,7 @@ from codellama_jax.config import evaluation as settings_of
 from codellama_jax.config import gin_files
 from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.data import CHAT_FORMATS
-from codellama_jax.config.generation import DRAFT_TOKENS, Serving
+from codellama_jax.config.generation import Serving
 from codellama_jax.config.run import PARTS
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError, first_line
 from codellama_jax.evaluation.benchmark import Benchmark
@@ -194,7 +194,8 @@ def _local_model(options: argparse.Namespace) -> tuple[Client, Tokenizer]:
     context = options.context or model.context
     if context < 2:
         raise UserError(f"--context={context} must be at least 2", EXIT_USAGE)
-    serving = Serving(slots=options.slots, context=context, cache_dtype=options.cache_dtype, draft_tokens=DRAFT_TOKENS)
+    # Prompt lookup (Serving.draft_tokens) is for few answers at a time; here the slots are full.
+    serving = Serving(slots=options.slots, context=context, cache_dtype=options.cache_dtype)
     engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
 
     def dialogue_format() -> str:

@@ -179,10 +179,11 @@ def write_results(
     """Adds the results of a benchmark to the file of results. The samples are summed up in the order of the tasks."""
     order = {(problem.task_id, problem.variant): number for number, problem in enumerate(problems)}
     ordered = sorted(samples, key=lambda sample: (order[sample.task_id, sample.variant], sample.sample))
-    refused = sum(sample.finish_reason == "refused" for sample in samples)
-    entry = benchmark.summary(ordered) | ({"refused": refused} if refused else {}) | current
-    if refused:
-        logger.warning("warning: %s: %s of %s samples have no answer", benchmark.name, refused, len(samples))
+    refusals = [sample.reason for sample in ordered if sample.finish_reason == "refused"]
+    entry = benchmark.summary(ordered) | ({"refused": len(refusals)} if refusals else {}) | current
+    if refusals:
+        counts = f"{len(refusals):,} of {len(samples):,} samples"
+        logger.warning("warning: %s: %s have no answer and count as wrong: %s", benchmark.name, counts, refusals[0])
     path = folder / RESULTS
     try:
         before = json.loads(filesystem.read_text(path)) if filesystem.exists(path) else {}

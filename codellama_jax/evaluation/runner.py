@@ -177,6 +177,8 @@ class Runner:
         self._executing += 1
 
         def ended(future: Future[Outcome]) -> None:
+            if future.cancelled():  # the run is over
+                return
             outcome = future.exception() or future.result()
             self._events.put(lambda: self._executed(request, answer, completion, outcome))
 

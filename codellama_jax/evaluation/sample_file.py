@@ -1,10 +1,11 @@
 """The file of the samples of a benchmark: JSON Lines that are only appended to, and survive a crash at any time."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class SampleFile:
             filesystem.write_atomically(path, text.encode(), durable=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = AppendFile(path)
-        self._synced, self._dirty = time.monotonic(), False
+        self._synced, self._dirty, self._failed = time.monotonic(), False, False
 
     def append(self, samples: Iterable[Sample]) -> None:
         """Appends samples. The operating system has them when this returns; a crash of the process loses none.
@@ -156,28 +157,38 @@ class SampleFile:
         Raises:
             UserError: the disk is full, or the file cannot be written.
         """
-        try:
+        with self._errors_reported():
             for sample in samples:
                 self._file.write(line_of(sample))
                 self.samples[sample.key] = sample
                 self._dirty = True
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                self.sync()
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Blocks until all samples are on the disk. Raises UserError as `append` does, but only once."""
+        if self._dirty and not self._failed:
+            with self._errors_reported():
+                self._file.sync()
+        self._synced, self._dirty = time.monotonic(), False
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            with contextlib.suppress(OSError):  # it would write again what it could not write before
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _errors_reported(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
+            self._failed = True
             raise UserError(
                 f"{self.path} cannot be written ({error.strerror}): {len(self.samples):,} samples are stored;"
                 " make room, and the same command resumes"
             ) from None
-
-    def sync(self) -> None:
-        """Blocks until all samples are on the disk."""
-        if self._dirty:
-            self._file.sync()
-        self._synced, self._dirty = time.monotonic(), False
-
-    def close(self) -> None:
-        self.sync()
-        self._file.close()
 
 
 def _without_line_feed(path: Path) -> bool:

@@ -90,9 +90,8 @@ class LocalModel(Client):
         tokenizer = self.tokenizer
         match asked.problem.input:
             case Completion(text, last_tokens):
-                if last_tokens is None:
-                    return prompts.complete(tokenizer, self._texts, text, healing=False), 0
-                ids = tokenizer.encode(text).tolist()[-last_tokens:]
+                ids = tokenizer.encode(text).tolist()
+                ids = ids if last_tokens is None else ids[-last_tokens:]
                 return prompts.of_ids(tokenizer, [tokenizer.bos_id, *ids]), 0
             case Infilling(prefix, suffix, order):
                 return prompts.infill(tokenizer, self._texts, prefix, suffix, order, healing=False), 0
