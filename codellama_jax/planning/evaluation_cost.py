@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from codellama_jax.config.run import Config
-from codellama_jax.config.training import Mesh
+from codellama_jax.config.training import Mesh, Stage
 from codellama_jax.errors import UserError
 from codellama_jax.planning.aot_compile import Compiler
 from codellama_jax.planning.chips import Topology
@@ -51,7 +51,7 @@ def evaluation_cost(
         slice_: the slice.
         compiler: compiles the batch of the benchmarks.
         result: the plan of the train step (summarize), which fits.
-        estimate: whether to estimate the time, as for the step; otherwise it is the bound.
+        estimate: whether to estimate the time. Times are bounds unless there is an estimate of the step too.
 
     Returns:
         every: steps between evaluations; interval_seconds: their time; validation and benchmarks (None: none is
@@ -61,42 +61,27 @@ def evaluation_cost(
     Raises:
         UserError: the batch of the benchmarks fails to compile, or does not fit.
     """
-    evaluation, stage, llama = config.evaluation, config.stage, config.llama
-    flops_per_token = llama.train_flops_per_token(stage.sequence_length) / 3
-    step = result["estimated_seconds"] or result["bound_seconds"]
-    tokens = evaluation.batches * stage.batch_tokens
-    validation = {"tokens": tokens, "flops": flops_per_token * tokens, "seconds": evaluation.batches * step / 3}
-    benchmarks = None
+    evaluation, stage = config.evaluation, config.stage
+    flops_per_token = config.llama.train_flops_per_token(stage.sequence_length) / 3
+    step = result["estimated_seconds"]
+    benchmarks, measured = None, 0.0
     if evaluation.measured:
-        mesh = Mesh(**result["mesh"])
-        parts = mesh.data * mesh.fsdp
-        needed = windows(evaluation.measured, config.tokenizer.infilling, stage.sequence_length)
-        batches, rows = batch_shape(needed, stage.batch_size // stage.micro_batches, parts)
-        batch = dataclasses.replace(stage, batch_tokens=rows * stage.sequence_length, micro_batches=1)
-        packing = dataclasses.replace(config.packing, mask_documents=True)
-        llama = dataclasses.replace(llama, remat="none", offload="")
-        analysis = compiler.analyze(
-            dataclasses.replace(config, stage=batch, packing=packing, llama=llama, mesh=mesh),
-            slice_,
-            estimate=estimate,
-            forward=True,
-        )
-        if "bound" not in analysis:
-            raise UserError(
-                f"a batch of {rows} windows of the benchmarks does not fit {slice_.name}: use a larger slice"
-            )
-        estimated = analysis["estimate"] if estimate else None
-        seconds = batches * (estimated["total"] if estimated else max(analysis["bound"].values()))
-        tokens = batches * batch.batch_tokens
+        batches, batch, analysis = _benchmark_batch(config, slice_, compiler, result, estimate)
+        if step is None or not analysis["estimate"]:  # one of them may be cached with an estimate
+            step = None
+        seconds = analysis["estimate"]["total"] if step else max(analysis["bound"].values())
+        tokens, measured = batches * batch.batch_tokens, batches * seconds
         benchmarks = {
             "names": list(evaluation.measured),
             "batches": batches,
             "tokens": tokens,
             "flops": flops_per_token * tokens,
-            "seconds": seconds,
+            "seconds": measured,
         }
+    step = step or result["bound_seconds"]
+    tokens = evaluation.batches * stage.batch_tokens
+    validation = {"tokens": tokens, "flops": flops_per_token * tokens, "seconds": evaluation.batches * step / 3}
     interval = evaluation.every * step
-    measured = benchmarks["seconds"] if benchmarks else 0.0
     total = interval + validation["seconds"] + measured
     return {
         "every": evaluation.every,
@@ -106,3 +91,20 @@ def evaluation_cost(
         "share": (validation["seconds"] + measured) / total,
         "benchmarks_share": measured / total,
     }
+
+
+def _benchmark_batch(
+    config: Config, slice_: Topology, compiler: Compiler, result: dict[str, Any], estimate: bool
+) -> tuple[int, Stage, dict[str, Any]]:
+    """The number of batches of the benchmarks, one of them as the batch of a stage, and its analysis."""
+    stage, mesh = config.stage, Mesh(**result["mesh"])
+    needed = windows(config.evaluation.measured, config.tokenizer.infilling, stage.sequence_length)
+    batches, rows = batch_shape(needed, stage.batch_size // stage.micro_batches, mesh.data * mesh.fsdp)
+    batch = dataclasses.replace(stage, batch_tokens=rows * stage.sequence_length, micro_batches=1)
+    packing = dataclasses.replace(config.packing, mask_documents=True)
+    llama = dataclasses.replace(config.llama, remat="none", offload="")
+    forward = dataclasses.replace(config, stage=batch, packing=packing, llama=llama, mesh=mesh)
+    analysis = compiler.analyze(forward, slice_, estimate=estimate, forward=True)
+    if "bound" not in analysis:
+        raise UserError(f"a batch of {rows} windows of the benchmarks does not fit {slice_.name}: use a larger slice")
+    return batches, batch, analysis
