@@ -97,6 +97,8 @@ def launch(flags: gin_files.Flags, options: argparse.Namespace, runner: executor
         logger.info(f"codellama_jax: {stage.name} is finished in {run}/{stage.name}: see {run}/report.html")
         return EXIT_DONE
 
+    if not runner.remote:
+        experiment.check_benchmarks(planned)
     notes = lineage.check_inheritance(planned, run_dir)
     if options.dry_run or runner.remote:  # on this machine, the stages report them
         for note in notes:

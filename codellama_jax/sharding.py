@@ -183,6 +183,12 @@ def put_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str
     return {name: put(local) for name, local in batch.items()}
 
 
+def put_copies(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Makes global arrays, sharded over batch and sequence, from arrays of which every host has a complete copy."""
+    sharding = NamedSharding(mesh, spec(("batch", "sequence")))
+    return {name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for name, x in batch.items()}
+
+
 def put_flag(mesh: jax.sharding.Mesh, flag: bool) -> jax.Array:
     """Makes an int32 [devices] array that holds on each device the flag of its host; its maximum is 1 if any host's
     flag is set."""

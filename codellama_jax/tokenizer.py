@@ -135,7 +135,14 @@ class Tokenizer:
         """
         if not self.infilling:
             raise UserError(_NO_INFILLING)
-        before, after = self.encode(prefix), self.encode_continuation(suffix)
+        return self.infilling_ids(self.encode(prefix), self.encode_continuation(suffix), order)
+
+    def infilling_ids(self, before: np.ndarray, after: np.ndarray, order: Order) -> np.ndarray:
+        """The infilling prompt of a prefix and a suffix that are ids already; see `infilling_prompt`.
+
+        Raises:
+            ValueError: `order` is neither "psm" nor "spm".
+        """
         if order == "psm":
             parts = [[self.bos_id, self.prefix_id], before, [self.suffix_id], after, [self.middle_id]]
         elif order == "spm":

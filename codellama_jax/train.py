@@ -26,6 +26,8 @@ from codellama_jax.runtime.run_dir import check_name, check_same_configuration, 
 from codellama_jax.runtime.signals import StopSignals
 
 if TYPE_CHECKING:
+    from codellama_jax.evaluation.gold import GoldProblem, GoldText
+    from codellama_jax.tokenizer import Tokenizer
     from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
     from codellama_jax.training.trainer import Trainer
 
@@ -46,7 +48,7 @@ def train(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         console.silence_threads()
     if "CODELLAMA_JAX_LAUNCHER" in os.environ:
         cli.die_with_parent(signal.SIGTERM)
-    config = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports).resolve()
+    config = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports).resolve_training()
     distributed.initialize()
     run_dir = options.run_dir / check_name(options.name or config.stage.size)
     with distributed.peer_loss_as_user_error(), filesystem.store_failures_as_user_errors(run_dir):
@@ -92,6 +94,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
             _write_reports(stage_dir)  # they are missing if the process was killed after writing done.json
         log.info(f"finished at step {step}, nothing to do ({stage_dir / 'report.html'})")
         return EXIT_DONE
+    gold_problems = _gold_problems(config)  # raises before a folder is created
     if not saved_steps(stage_dir) and (parent := start_checkpoint(config, run_dir)) is not None:
         check_model(parent, read_metadata(parent), config)  # raises before a folder is created
     with contextlib.ExitStack() as resources:
@@ -121,6 +124,8 @@ def run_stage(config: Config, run_dir: Path) -> int:
                 " neither predicted nor trained"
             )
 
+        gold_texts = _gold_texts(config, gold_problems, data.tokenizer, log) if gold_problems else []
+
         # Training.
         resources.enter_context(jax.set_mesh(mesh))
         grace_seconds, stacks = config.checkpoints.grace_seconds, stage_dir / f"stacks.{jax.process_index()}.txt"
@@ -137,6 +142,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
             watchdog=watchdog,
             lock=locked,
             logger=log,
+            gold=gold_texts,
             lineage=lineage,
             files=files,
         )
@@ -161,16 +167,42 @@ def run_stage(config: Config, run_dir: Path) -> int:
     return EXIT_DONE
 
 
+def _gold_problems(config: Config) -> list["GoldProblem"]:
+    """The problems of the benchmarks that evaluations measure. Checks those that are measured at the end, too."""
+    if config.evaluation.benchmark_data is None:
+        return []
+    from codellama_jax.evaluation import gold  # imports every benchmark, which other runs do not need
+
+    return gold.read(config)
+
+
+def _gold_texts(
+    config: Config, problems: list["GoldProblem"], tokenizer: "Tokenizer", log: "PrefixedLogger"
+) -> list["GoldText"]:
+    """The problems as token ids; logs what is measured and what is not."""
+    from codellama_jax.evaluation import gold
+
+    texts = gold.encoded(problems, tokenizer, config.stage.sequence_length)
+    for line in gold.lines(config, texts):
+        log.info(line)
+    return texts
+
+
 def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: bool) -> None:
     """Evaluates the trained parameters, and marks the stage as finished by writing done.json."""
     from codellama_jax.report.stage_summary import conclusion, summarize
 
     trainer.evaluate_context_length()
     samples = trainer.infilling_samples()
+    skipped = {}
+    if trainer.config.evaluation.measured_at_the_end:
+        from codellama_jax.training.final_evaluation import evaluate_stage
+
+        skipped = evaluate_stage(trainer, stage_dir)
     if writes:
         _write_json(stage_dir / "samples.json", samples)
         summary = summarize(trainer.config.stage, trainer.log.steps, trainer.log.evaluations)
-        _write_json(stage_dir / "done.json", summary)
+        _write_json(stage_dir / "done.json", summary | {"not_measured": skipped})
         for line in conclusion(summary):
             log.info(line)
 

@@ -41,7 +41,7 @@ def plan_experiment(
     Raises:
         UserError: a finished stage has another configuration, a missing stage has no gin file, or it needs `chain`.
     """
-    config = bindings.resolve()
+    config = bindings.resolve_training()
     stage = config.stage
     name = check_name(name or stage.size)
     run = f"{run_dir.as_given}/{name}"
@@ -70,7 +70,7 @@ def plan_experiment(
             raise UserError(f"{jobs[0].stage} starts from {parent}, which is not finished in {run} and has no gin file")
         parent_files = [str(shipped[parent]), *common_files]
         parent_bindings = gin_files.load(parent_files, flags.bindings, imports=flags.imports)
-        parent_config = parent_bindings.resolve()
+        parent_config = parent_bindings.resolve_training()
         # all stages, also finished ones, are checked before the first one runs
         check_same_configuration(run_dir.stage(name, parent), operative_text(parent_config))
         unused.intersection_update(parent_bindings.unused)
@@ -89,6 +89,19 @@ def plan_experiment(
         order = " -> ".join(job.stage for job in jobs)
         logger.info(f"codellama_jax: {stage.name} starts from {stage.parent}, which is not in {run} yet: {order}")
     return Experiment(name, run_dir.path, tuple(jobs))
+
+
+def check_benchmarks(experiment: Experiment) -> None:
+    """Checks the files of the benchmarks that the stages measure, for jobs that run on this machine.
+
+    Raises:
+        UserError: a file is missing, damaged or of another version, or there is no such benchmark.
+    """
+    for job in experiment.jobs:
+        if job.config.evaluation.benchmark_data is not None:
+            from codellama_jax.evaluation import gold  # imports SentencePiece, which other runs do not need here
+
+            gold.read(job.config)
 
 
 def _gin_files(flags: Flags, size: str) -> tuple[list[str], list[str]]:

@@ -70,6 +70,16 @@ class Bindings:
         """Name -> the assignment that applies."""
         return {binding.name: binding for binding in self.bound}
 
+    def resolve_training(self) -> Config:
+        """The configuration of a training run; with the settings of benchmarks, if it measures any. Raises UserError as
+        `resolve` does."""
+        config = self.resolve()
+        if config.evaluation.benchmark_data is None:
+            return config
+        settings = self.resolve(*BENCHMARK_PARTS)
+        of_benchmarks = [attribute for attribute, kind in PARTS.items() if kind in BENCHMARK_PARTS]
+        return dataclasses.replace(config, **{attribute: getattr(settings, attribute) for attribute in of_benchmarks})
+
     def resolve(self, *kinds: type, streams: Collection[str] | None = None) -> Config:
         """Builds the dataclasses that these bindings describe: all those of a training run, or only `kinds`.
 

@@ -111,6 +111,8 @@ DEFAULTS: dict[str, Any] = {
 RESULT_NEUTRAL = (
     # when to save and to validate
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
+    # what is measured of the parameters
+    *("Evaluation.benchmark", "Evaluation.final_benchmarks", *(f"{kind.__name__}." for kind in BENCHMARK_PARTS)),
     "Checkpoints.allowed_changes",  # compared only when a stage starts
     *("Mesh.", "Corpus.on_damage", "LossSpikes.", "Monitoring."),
     "Corpus.splits",  # a change of the documents changes the data's fingerprint, which a checkpoint contains

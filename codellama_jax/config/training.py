@@ -226,11 +226,22 @@ class Monitoring:
             )
 
 
+# The benchmarks whose gold texts an evaluation during training can score, and those that it scores by default.
+BENCHMARKS = ("humaneval", "mbpp", *(f"infilling_{kind}" for kind in ("single_line", "multi_line")))
+BENCHMARKS += ("infilling_random_span", "infilling_random_span_light")
+DEFAULT_BENCHMARKS = ("humaneval", "mbpp", "infilling_single_line")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Attributes:
-    every: steps between validations; there is always one before the first step and one after the last.
+    every: steps between evaluations; there is always one before the first step and one after the last.
     batches: number of batches of a validation, the same ones every time.
+    benchmark_data: folder with the files of the benchmarks; None: no benchmark is measured.
+    benchmarks: one or more of BENCHMARKS. Each evaluation measures the bits per byte of their gold texts, the canonical
+        solutions or middles, after the benchmark's own prompt. None: DEFAULT_BENCHMARKS.
+    final_benchmarks: benchmarks whose pass@1 is measured at the end of the stage: the model answers them, and the
+        answers run in the sandbox of host 0. Names are those of the evaluate command.
     context_windows: number of windows for the curve of perplexity against context length.
     context_factor: ratio of the length of those windows to the parent's sequence length (without parent: the stage's).
     samples: number of infilling samples that are generated at the end, for the report.
@@ -239,6 +250,9 @@ class Evaluation:
 
     every: int = 1000
     batches: int = 8
+    benchmark_data: str | None = None
+    benchmarks: str | Sequence[str] | None = None
+    final_benchmarks: str | Sequence[str] = ()
     context_windows: int = 32
     context_factor: int = 4
     samples: int = 3
@@ -249,3 +263,30 @@ class Evaluation:
         for field in ("context_windows", "samples"):
             if getattr(self, field) < 0:
                 raise ValueError(f"Evaluation.{field}={getattr(self, field)} must not be negative")
+        if self.benchmark_data is not None and (problem := locations.problem(self.benchmark_data)):
+            raise ValueError(f"Evaluation.benchmark_data={problem}")
+        if unknown := [name for name in _names(self.benchmarks) if name not in BENCHMARKS]:
+            raise ValueError(
+                f"Evaluation.benchmarks names {unknown[0]!r}: those that can be measured during training are"
+                f" {', '.join(BENCHMARKS)}"
+            )
+        for field in ("benchmarks", "final_benchmarks"):
+            if _names(getattr(self, field)) and self.benchmark_data is None:
+                raise ValueError(f"Evaluation.{field} needs Evaluation.benchmark_data, the folder with their files")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The benchmarks that every evaluation measures, each once."""
+        if self.benchmark_data is None:
+            return ()
+        return _names(DEFAULT_BENCHMARKS if self.benchmarks is None else self.benchmarks)
+
+    @property
+    def measured_at_the_end(self) -> tuple[str, ...]:
+        """The benchmarks whose pass@1 is measured at the end, each once."""
+        return _names(self.final_benchmarks)
+
+
+def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names in a setting, which has one or several, each once."""
+    return tuple(dict.fromkeys([value] if isinstance(value, str) else value or ()))

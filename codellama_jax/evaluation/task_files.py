@@ -24,7 +24,10 @@ def read(path: Path, sha256: str, setting: str) -> bytes:
         UserError: the file is missing, cannot be read, or has another digest.
     """
     if not filesystem.exists(path):
-        raise UserError(f"{path} is missing: --data=DIR names the folder with the benchmarks' data files")
+        raise UserError(
+            f"{path} is missing: --data=DIR, or in training Evaluation.benchmark_data, names the folder with the"
+            " benchmarks' data files"
+        )
     try:
         content = filesystem.read_bytes(path)
         content = gzip.decompress(content) if path.name.endswith(".gz") else content

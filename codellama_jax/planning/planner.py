@@ -5,6 +5,7 @@ from typing import Any
 from codellama_jax.config.run import Config
 from codellama_jax.planning.aot_compile import Compiler
 from codellama_jax.planning.chips import Topology
+from codellama_jax.planning.evaluation_cost import evaluation_cost
 from codellama_jax.planning.progress import Progress
 from codellama_jax.planning.search import remedy, search
 from codellama_jax.planning.summary import summarize
@@ -24,6 +25,8 @@ def plan(
     progress.title = title = describe(config, slice_)
     analysis = compiler.analyze(config, slice_, estimate=estimate, forward=forward)
     result = summarize(config, slice_, analysis, forward=forward)
+    if analysis["fits"] and not forward:
+        result["evaluation"] = evaluation_cost(config, slice_, compiler, result, estimate=estimate)
     if not analysis["fits"]:
 
         def report(message: str) -> None:

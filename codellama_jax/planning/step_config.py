@@ -5,20 +5,26 @@ import dataclasses
 from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.data import Packing, Tokenizer
 from codellama_jax.config.model import Llama
-from codellama_jax.config.run import Config
-from codellama_jax.config.training import AdamW, Mesh, Stage
+from codellama_jax.config.run import DEFAULTS, Config
+from codellama_jax.config.training import AdamW, Evaluation, Mesh, Stage
 
 STEP_PARTS = (Stage, Llama, AdamW, Mesh, Packing)
 
 
 def shaping_config(bindings: Bindings) -> Config:
-    """Resolves STEP_PARTS. A vocabulary size that is derived from the tokenizer is filled in."""
-    config = bindings.resolve(*STEP_PARTS)
-    return config if config.llama.vocab_size else with_vocabulary(config, bindings.resolve(Tokenizer).tokenizer)
+    """Resolves STEP_PARTS, and what the cost of evaluations depends on. A vocabulary size that is derived from the
+    tokenizer is filled in."""
+    config = bindings.resolve(*STEP_PARTS, Evaluation)
+    if not config.llama.vocab_size:
+        return with_vocabulary(config, bindings.resolve(Tokenizer).tokenizer)
+    # only this setting: the tokenizer's file need not be named
+    infilling = bindings.setting("Tokenizer.infilling", DEFAULTS["Tokenizer.infilling"])
+    return dataclasses.replace(config, tokenizer=Tokenizer(infilling=infilling))
 
 
 def with_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
-    """Returns the configuration; if its vocabulary size is not set, with that of the tokenizer."""
+    """Returns the configuration with this tokenizer and, if it is not set, its vocabulary size."""
+    config = dataclasses.replace(config, tokenizer=tokenizer)
     if config.llama.vocab_size:
         return config
     rows = tokenizer.vocab_size + 16 * tokenizer.infilling  # as Tokenizer.rows of codellama_jax/tokenizer.py

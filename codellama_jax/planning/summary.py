@@ -41,7 +41,7 @@ def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, for
     }
     # these keys are always present; they are null if the step does not fit, or without the estimate
     result |= dict.fromkeys(
-        ("compiled_flops", "memory_bytes", "collective_bytes", "bound_seconds", "bound_by", "bound_mfu")
+        ("compiled_flops", "memory_bytes", "collective_bytes", "bound_seconds", "bound_by", "bound_mfu", "evaluation")
     )
     result |= dict.fromkeys(("bound_chip_hours", "estimated_seconds", "estimated_mfu", "chip_hours"))
     if analysis["fits"]:

@@ -59,6 +59,8 @@ def plan_table(result: dict[str, Any]) -> str:
             ("", f"{_duration(result, seconds)}, {result['chip_hours']:,.0f} chip-hours"),
             *(("", line) for line in _accuracy(result)),
         ]
+    if evaluation := result["evaluation"]:
+        rows += [("", ""), *_evaluation(evaluation)]
     if result["recomputed_by_the_compiler"]:
         count = result["recomputed_by_the_compiler"]
         rows.append(("NOTE", f"the step fits only because the compiler rematerialises {count} instructions by itself:"))
@@ -66,6 +68,20 @@ def plan_table(result: dict[str, Any]) -> str:
     if result["unknown_loops"]:
         rows.append(("NOTE", f"loops with unknown trip counts are counted once: {', '.join(result['unknown_loops'])}"))
     return _aligned(title, rows)
+
+
+def _evaluation(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    """The cost of the evaluations during the stage."""
+    parts = [
+        f"{name}: {part['tokens']:,} tokens, {part['flops']:.2e} FLOPs, {part['seconds']:.2f} s"
+        for name, part in (("validation", cost["validation"]), ("benchmarks", cost["benchmarks"]))
+        if part
+    ]
+    every = f"every {cost['every']:,} steps, which take {cost['interval_seconds'] / 3600:,.2f} h"
+    share = f"{cost['share']:.2%} of the time of the stage"
+    if cost["benchmarks"]:
+        share += f", of which benchmarks {cost['benchmarks_share']:.3%}: {', '.join(cost['benchmarks']['names'])}"
+    return [("EVALUATION", every), *(("", text) for text in (*parts, share))]
 
 
 def _accuracy(result: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ class StageFiles:
         name: name of the stage.
         stage: the content of stage.json.
         metrics: the lines of metrics.jsonl.
-        validations: the lines of evaluations.jsonl of kind "validation".
+        validations, benchmarks: the lines of evaluations.jsonl of the kinds "validation" and "benchmarks".
         contexts: "before" or "after" -> the line of evaluations.jsonl with that curve of perplexity by context length.
         samples, done: the content of samples.json and done.json.
         inventory: the content of inventory.json.
@@ -34,6 +34,7 @@ class StageFiles:
     stage: Record
     metrics: list[Record]
     validations: list[Record]
+    benchmarks: list[Record]
     contexts: dict[str, Record]
     samples: list[Record]
     done: Record
@@ -62,6 +63,7 @@ def read_stage(path: pathlib.Path) -> StageFiles:
         stage,
         metrics=_last_attempt(_read_lines(path / "metrics.jsonl")),
         validations=_last_attempt([record for record in evaluations if record["kind"] == "validation"]),
+        benchmarks=_last_attempt([record for record in evaluations if record["kind"] == "benchmarks"]),
         contexts={record["when"]: record for record in evaluations if record["kind"] == "context"},
         samples=_parse(_read_text(path / "samples.json")) or [],
         done=_parse(_read_text(path / "done.json")) or {},

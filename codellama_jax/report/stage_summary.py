@@ -48,6 +48,7 @@ def summarize(stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequ
     """
     validation = [line for line in evaluations if line["kind"] == "validation"]
     curves = {line["when"]: line for line in evaluations if line["kind"] == "context"}
+    measured = [line for line in evaluations if line["kind"] == "benchmarks"] or [{}]
     return {
         "step": stage.steps,
         "seconds": sum(line["seconds"] for line in metrics),
@@ -59,6 +60,11 @@ def summarize(stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequ
         "context_length": curves["after"]["lengths"][-1] if "after" in curves else None,
         "perplexity_before": curves["before"]["perplexity"][-1] if "before" in curves else None,
         "perplexity_after": curves["after"]["perplexity"][-1] if "after" in curves else None,
+        "bits_per_byte": {
+            key.removeprefix("bits_per_byte/"): [measured[0].get(key), last]
+            for key, last in measured[-1].items()
+            if key.startswith("bits_per_byte/")
+        },
     }
 
 
@@ -74,4 +80,7 @@ def conclusion(summary: dict[str, Any]) -> list[str]:
             f"perplexity at {summary['context_length']} tokens of context {summary['perplexity_before']:.1f}"
             f" -> {summary['perplexity_after']:.1f} ({change:+.0%})"
         )
+    for name, (first, last) in summary["bits_per_byte"].items():
+        if first is not None and last is not None:
+            lines.append(f"bits per byte of {name} {first:.3f} -> {last:.3f}")
     return lines

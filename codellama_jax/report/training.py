@@ -20,7 +20,13 @@ from codellama_jax.report.stage_files import (
     step_points,
     total,
 )
-from codellama_jax.report.training_charts import context_chart, loss_chart, metric_chart, stream_colour
+from codellama_jax.report.training_charts import (
+    benchmark_chart,
+    context_chart,
+    loss_chart,
+    metric_chart,
+    stream_colour,
+)
 from codellama_jax.runtime import filesystem
 
 
@@ -36,6 +42,7 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
 {_figures(folder)}
 <div class="grid">
 {loss_chart([folder])}
+{benchmark_chart([folder])}
 {_mixture(folder)}
 {context_chart(folder)}
 {metric_chart("Learning rate", "", "learning_rate", [folder])}
@@ -62,6 +69,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
 {_cascade(folders)}
 <div class="grid">
 {loss_chart(folders)}
+{benchmark_chart(folders)}
 {context_chart(compared[-1]) if compared else ""}
 {"".join(_mixture(folder) for folder in folders)}
 {metric_chart("Learning rate", "", "learning_rate", folders)}

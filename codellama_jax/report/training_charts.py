@@ -2,6 +2,7 @@
 
 import statistics
 
+from codellama_jax.config.training import BENCHMARKS
 from codellama_jax.report.charts import NOISY, Line, Points, chart, number
 from codellama_jax.report.stage_files import StageFiles, is_finite, step_points
 
@@ -33,6 +34,36 @@ def loss_chart(folders: list[StageFiles]) -> str:
         return chart("Loss", "nats per token", "step", lines, wide=True, note=note)
     unit = "nats per token, stages in sequence"
     return chart("Loss", unit, "tokens", lines, wide=True, marks=marks, note=note)
+
+
+def benchmark_chart(folders: list[StageFiles]) -> str:
+    """Bits per byte of the benchmarks, with the x axis of the loss chart; "" if none was measured."""
+    lines, marks, start, shortened = [], [], 0, {}
+    for folder in folders:
+        scale = folder.stage["batch_tokens"] if len(folders) > 1 else 1
+        keys = dict.fromkeys(key for record in folder.benchmarks for key in record if key.startswith("bits_per_byte/"))
+        for key in keys:
+            label = key.removeprefix("bits_per_byte/")
+            points = step_points(folder.benchmarks, key, start, scale)
+            lines.append(Line(label, points, _benchmark_colour(label), "marked"))
+            shortened[label] = folder.benchmarks[-1].get(f"shortened/{label}", 0)
+        marks.append((float(start), folder.name))
+        start += folder.step * scale
+    if not any(line.points for line in lines):
+        return ""
+    cut = [f"{count:,} of {label}" for label, count in shortened.items() if count]
+    note = f"Prompts that were cut to the window: {', '.join(cut)}." if cut else ""
+    title, unit = "Bits per byte of right answers", "after the benchmark's prompt"
+    if len(folders) == 1:
+        return chart(title, unit, "step", lines, note=note)
+    return chart(title, unit, "tokens", lines, marks=marks, note=note)
+
+
+def _benchmark_colour(label: str) -> str:
+    """The CSS class of a curve's colour, which is the same on all pages."""
+    orders = [f"{name}{order}" for name in BENCHMARKS for order in ("", "/psm", "/spm")]
+    curves = [curve for curve in orders if curve.startswith("infilling") == ("/" in curve)]
+    return f"c{curves.index(label) % 6 + 1 if label in curves else 6}"
 
 
 def metric_chart(title: str, unit: str, key: str, folders: list[StageFiles]) -> str:

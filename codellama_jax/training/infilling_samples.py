@@ -79,17 +79,19 @@ def infilling_samples(
     ]
 
 
-def greedy(
-    llama: Llama, mesh: Mesh, params: Params, prompts: Sequence[Sequence[int]], tokens: int, stop: int
-) -> list[list[int]]:
-    """At most `tokens` ids after each prompt, ending before the first `stop`, by the engine of generation.
-
-    The weights stay where the parameters are: in parts on the devices of the mesh.
-    """
+def generation_weights(llama: Llama, mesh: Mesh, params: Params) -> forward.Weights:
+    """The parameters in the form of the engine of generation. They stay where they are: in parts on the devices."""
 
     def weights(params: Params) -> forward.Weights:
         return forward.weights_of(lambda name, i: params[name] if i is None else params["blocks"][name][i], llama, mesh)
 
+    return jax.jit(weights)(params)
+
+
+def greedy(
+    llama: Llama, mesh: Mesh, params: Params, prompts: Sequence[Sequence[int]], tokens: int, stop: int
+) -> list[list[int]]:
+    """At most `tokens` ids after each prompt, ending before the first `stop`, by the engine of generation."""
     sizes = Serving(
         slots=len(prompts),
         context=max(map(len, prompts)) + tokens,
@@ -97,7 +99,8 @@ def greedy(
         steps=STEPS,
         prefix_cache=False,
     )
-    engine = Engine(jax.jit(weights)(params), llama, sizes, llama.vocab_size - llama.padding_rows, mesh)
+    weights = generation_weights(llama, mesh, params)
+    engine = Engine(weights, llama, sizes, llama.vocab_size - llama.padding_rows, mesh)
     requests = [engine.submit(prompt, Sampling(max_tokens=tokens), (stop,)) for prompt in prompts]
     while engine.busy:
         engine.step()

@@ -8,9 +8,9 @@ or stops. These two methods call the others.
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -22,6 +22,7 @@ from codellama_jax.runtime.lock import Lock
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sharding import put_batch, put_flag
 from codellama_jax.training.assets import Assets
+from codellama_jax.training.bits_per_byte import BitsPerByte
 from codellama_jax.training.checkpoints import StageCheckpoints
 from codellama_jax.training.context_length import ContextLengthEvaluation
 from codellama_jax.training.data_interface import HostBatch, Loader, TrainingData
@@ -35,6 +36,9 @@ from codellama_jax.training.profiler import Profiler
 from codellama_jax.training.step import Batch, make_train_step, state_shardings
 from codellama_jax.training.validation import Evaluator
 from codellama_jax.training.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from codellama_jax.evaluation.gold import GoldText
 
 
 class DispatchedStep(NamedTuple):
@@ -59,6 +63,7 @@ class Trainer:
         watchdog: is reset after every step, validation and save.
         lock: lock of the stage's folder, on the host that writes; None on the other hosts.
         logger: logger of messages to the user.
+        gold: the gold texts whose bits per byte every evaluation measures.
 
     Attributes:
         state: parameters, optimizer and step; each step donates the buffers of the state before it.
@@ -84,6 +89,7 @@ class Trainer:
         watchdog: Watchdog,
         lock: Lock | None,
         logger: logging.LoggerAdapter[Any],
+        gold: Sequence["GoldText"] = (),
         lineage: Lineage | None = None,
         files: Assets | None = None,
     ):
@@ -127,6 +133,7 @@ class Trainer:
         self.log = StageLog(stage_dir, stage, data.stream_names, self.resumed_step, writes=host == 0)
         self.evaluator = Evaluator(llama, mesh, masked, data.stream_names)
         self.validation_batches = [put_batch(mesh, arrays) for arrays in data.validation_batches()]
+        self.bits_per_byte = BitsPerByte(llama, mesh, stage, gold) if gold else None
         self.spikes = LossSpikeMonitor(config.loss_spikes, stage_dir, host, self.log, self.checkpoints, self.start_step)
         traced = config.monitoring.profile_first, config.monitoring.profile_last
         self.profiler = Profiler(*traced, trigger=stage_dir / "profile", log_dir=stage_dir / "tensorboard")
@@ -146,6 +153,7 @@ class Trainer:
             if self.parent_curve:
                 self.log.record_evaluation(self.parent_curve)
             self.logger.info(f"validation loss {self._validate(0):.3f} before the first step")
+            self._measure_benchmarks(0)
         self.log.overhead["startup"] = time.time() - cli.PROCESS_STARTED
         try:
             while spike := self._run_steps():
@@ -174,7 +182,7 @@ class Trainer:
                 if validates or saves or self.stop.requested:
                     self._log_dispatched()  # this step too: waits for the device
                     stopping = self.stop.requested  # read once: a signal after this line must not stop without a save
-                    loss = self._timed_validation(step) if validates else None
+                    loss = self._evaluate(step) if validates else None
                     if saves or stopping:
                         self._save(step, batch, loss)
                     if stopping:
@@ -222,10 +230,21 @@ class Trainer:
         self.log.record_evaluation({"kind": "validation", "step": step, **result})
         return result["loss"]
 
-    def _timed_validation(self, step: int) -> float:
+    def _measure_benchmarks(self, step: int) -> None:
+        """Measures and records the bits per byte of the benchmarks after a step, if there are any."""
+        if self.bits_per_byte:
+            measured = self.bits_per_byte.measure(self.state.params)
+            self.log.record_evaluation({"kind": "benchmarks", "step": step, **measured})
+
+    def _evaluate(self, step: int) -> float:
+        """The evaluation between two steps; returns the validation loss."""
         with self.log.overhead_of("validation"):
             loss = self._validate(step)
         self.watchdog.reset()
+        if self.bits_per_byte:
+            with self.log.overhead_of("benchmarks"):
+                self._measure_benchmarks(step)
+            self.watchdog.reset()
         return loss
 
     def _save(self, step: int, batch: HostBatch, validation_loss: float | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.config.model import Llama
-from codellama_jax.sharding import batch_parts, spec
+from codellama_jax.sharding import batch_parts, put_copies
 from codellama_jax.training.step import Params, make_loss, stream_sums
 
 
@@ -77,17 +77,12 @@ class Evaluator:
         total = np.zeros(length)
         for start in range(0, len(windows), self._rows):
             part = windows[start : start + self._rows]
-            losses = np.asarray(self._losses(params, self._put(_plain_batch(part, self._rows))), np.float64)
-            total += losses[: len(part)].sum(0)
+            losses = self._losses(params, put_copies(self._mesh, _plain_batch(part, self._rows)))
+            total += np.asarray(losses, np.float64)[: len(part)].sum(0)
         nats = total / len(windows)
         starts = [0, *lengths[:-1]]
         perplexity = [math.exp(nats[a:b].mean()) for a, b in zip(starts, lengths, strict=True)]
         return {"lengths": lengths, "perplexity": perplexity}
-
-    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Sharded global arrays, from arrays of which every host has a complete copy."""
-        sharding = NamedSharding(self._mesh, spec(("batch", "sequence")))
-        return {name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for name, x in batch.items()}
 
 
 def _plain_batch(windows: np.ndarray, rows: int) -> dict[str, np.ndarray]:

@@ -97,6 +97,22 @@ def test_a_finished_stage_shows_all_sections(tmp_path: pathlib.Path) -> None:
     assert corpora.startswith("code: /data: text files; 3 files") and corpora.endswith("\ncode and nl both read 1 file")
 
 
+def test_bits_per_byte_are_drawn_with_the_number_of_prompts_that_were_cut(tmp_path: pathlib.Path) -> None:
+    for name, parent in (("code", None), ("lcft", "code")):
+        folder = finish(make_stage(tmp_path, name, parent))
+        records: list[dict[str, object]] = [json.loads(line) for line in (folder / "evaluations.jsonl").open()]
+        for step, bits in ((0, 1.5), (40, 0.75)):
+            record = {"kind": "benchmarks", "step": step, "shortened/mbpp": 480}
+            records.append(record | {f"bits_per_byte/{curve}": bits for curve in ("mbpp", "infilling_single_line/psm")})
+        write_lines(folder / "evaluations.jsonl", records)
+    title, note = "Bits per byte of right answers", "Prompts that were cut to the window: 480 of mbpp."
+    for path in (write_stage_report(tmp_path / "code"), write_run_report(tmp_path)):
+        page = Page(path)
+        assert title in page.attributes("svg", "aria-label") and note in page.texts("p")
+        assert {"mbpp", "infilling_single_line/psm"} <= set(page.texts("li"))
+        assert any(text.startswith("infilling_single_line/psm at 0: 1.5") for text in page.texts("title"))
+
+
 def test_pages_load_no_resources_and_run_no_scripts(tmp_path: pathlib.Path) -> None:
     pages = [Page(write_stage_report(finish(make_stage(tmp_path, "code")))), Page(write_run_report(tmp_path))]
     for page in pages:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -14,6 +15,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 from codellama_jax.errors import UserError
+from codellama_jax.evaluation.gold import GoldText
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.training.loss_spikes import LossSpike
 from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
@@ -88,16 +90,16 @@ def batches_of(loader):
         yield loader.next_batch()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mesh():
     mesh = sharding.make_mesh(CONFIG.mesh, devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_trainer(mesh):
-    def make(run_dir, data=None):
+    def make(run_dir, data=None, gold=()):
         logger = PrefixedLogger(logging.getLogger("test"), "code", enabled=True)
         watchdog = Watchdog(0, run_dir / "stacks.txt")
         return Trainer(
@@ -111,9 +113,18 @@ def make_trainer(mesh):
             watchdog=watchdog,
             lock=None,
             logger=logger,
+            gold=gold,
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, make_trainer):
+    """The folder of a run of all steps; tests do not change it."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    assert make_trainer(run_dir).run() == STEPS
+    return run_dir
 
 
 def records(run_dir, name="metrics.jsonl"):
@@ -154,17 +165,35 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_step_before_are_fetched(
     ]
 
 
-def test_a_stop_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(tmp_path, make_trainer, monkeypatch):
-    make_trainer(tmp_path / "uninterrupted").run()
-    stopped = make_trainer(tmp_path / "stopped")
+def test_a_stop_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(
+    tmp_path, make_trainer, uninterrupted, monkeypatch
+):
+    stopped = make_trainer(tmp_path)
     events = traced(monkeypatch, stopped)
     monkeypatch.setattr(type(stopped.stop), "requested", property(lambda _: "dispatch 5" in events))
     assert stopped.run() == 5 and events[-3:] == ["log 5", "sync", "save 5"]
     monkeypatch.undo()
-    resumed = make_trainer(tmp_path / "stopped")
+    resumed = make_trainer(tmp_path)
     assert resumed.resumed_step == 5 and resumed.run() == STEPS
     for name in ("metrics.jsonl", "evaluations.jsonl"):
-        assert records(tmp_path / "stopped", name) == records(tmp_path / "uninterrupted", name)
+        assert records(tmp_path, name) == records(uninterrupted, name)
+
+
+def test_bits_per_byte_change_no_loss_and_survive_a_kill(tmp_path, make_trainer, uninterrupted):
+    gold = [GoldText("humaneval", [1, 2, 3], [4, 5], 6), GoldText("mbpp", [1, 7], [8], 2, shortened=True)]
+    make_trainer(tmp_path, gold=gold).run()
+    assert records(tmp_path) == records(uninterrupted)
+    evaluations = records(tmp_path, "evaluations.jsonl")
+    measured = [line for line in evaluations if line["kind"] == "benchmarks"]
+    assert [line for line in evaluations if line not in measured] == records(uninterrupted, "evaluations.jsonl")
+    assert [line["step"] for line in measured] == [0, 3, 6, 8]
+    assert measured[0].keys() == {"kind", "step", "bits_per_byte/humaneval", "bits_per_byte/mbpp", "shortened/mbpp"}
+    assert len({line["bits_per_byte/mbpp"] for line in measured}) == 4
+    # killed during the save of step 8, after the lines of steps 6 and 8
+    shutil.rmtree(tmp_path / "code/checkpoints/8")
+    resumed = make_trainer(tmp_path, gold=gold)
+    assert resumed.resumed_step == 4 and resumed.run() == STEPS
+    assert records(tmp_path, "evaluations.jsonl") == evaluations
 
 
 def test_a_spike_rolls_back_to_the_checkpoint_and_skips_its_batches(tmp_path, make_trainer, monkeypatch):
@@ -184,8 +213,7 @@ def test_a_spike_rolls_back_to_the_checkpoint_and_skips_its_batches(tmp_path, ma
     assert rollbacks == [{"kind": "rollback", "step": 5, "from": 6, "loss": 9.0}]
 
 
-def test_data_that_differs_from_the_checkpoint_is_refused(tmp_path, make_trainer):
-    make_trainer(tmp_path).run()
+def test_data_that_differs_from_the_checkpoint_is_refused(make_trainer, uninterrupted):
     message = "the data differs from that of the checkpoint.* Corpus.splits .*the version of this program.*--name"
     with pytest.raises(UserError, match=message):
-        make_trainer(tmp_path, RandomData(version="2"))
+        make_trainer(uninterrupted, RandomData(version="2"))

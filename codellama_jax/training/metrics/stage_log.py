@@ -13,6 +13,8 @@ from codellama_jax.training.metrics.json_lines import JsonLines
 from codellama_jax.training.metrics.progress import Progress
 from codellama_jax.training.metrics.tensorboard import TensorBoard
 
+CURVES = ("loss", "bits_per_byte")  # the first parts of the names of an evaluation's curves
+
 
 class StageLog:
     """The records of a stage. Hosts that do not write keep the same records in memory.
@@ -106,12 +108,15 @@ class StageLog:
         self._progress.update(step, record["loss"], record["tokens_per_second"])
 
     def record_evaluation(self, record: dict[str, Any]) -> None:
-        """Records a validation or a perplexity curve: an object with kind and step."""
+        """Records a validation, the measures of benchmarks or a perplexity curve: an object with kind and step.
+
+        TensorBoard gets the losses and the bits per byte, as KIND/NAME.
+        """
         self._evaluations.write(record)
         if self._tensorboard:
-            losses = {name: value for name, value in record.items() if name.partition("/")[0] == "loss"}
+            curves = {name: value for name, value in record.items() if name.partition("/")[0] in CURVES}
             self._tensorboard.write(
-                record["step"], {f"{record['kind']}/{name}": value for name, value in losses.items()}
+                record["step"], {f"{record['kind']}/{name}": value for name, value in curves.items()}
             )
 
     def roll_back(self, step: int, spike_step: int, loss: float) -> None:
