@@ -8,9 +8,10 @@ from pathlib import Path
 
 from codellama_jax.errors import UserError
 
-INSIDE = Path(__file__).parent / "inside"
-_MOUNTED = "/sandbox/inside"
-PROC = "/container"
+ROOT = Path(__file__).resolve().parents[2]
+_INSIDE = Path("codellama_jax/sandbox/inside")  # all that is visible of this project
+_MOUNTED = Path("/sandbox")
+_PROC = "/container"
 _DEVICES = ("null", "full", "random", "urandom")  # not zero: what is mapped from it is memory that no limit counts
 # What compilers and interpreters of Debian's packages read outside /usr.
 _ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "java-*", "php", "mono")
@@ -53,30 +54,20 @@ def command(supervisor: str, visible: Sequence[Path]) -> list[str]:
             arguments += ["--symlink", os.readlink(path), str(path)]
         else:
             arguments += ["--ro-bind", str(path), str(path)]
-    arguments += ["--ro-bind", str(INSIDE), _MOUNTED, "--proc", "/proc", "--size", "65536", "--tmpfs", "/dev"]
+    arguments += ["--ro-bind", str(ROOT / _INSIDE), str(_MOUNTED / _INSIDE)]
+    arguments += ["--proc", "/proc", "--size", "65536", "--tmpfs", "/dev"]
     for name in _DEVICES:
         arguments += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
     arguments += ["--symlink", "/proc/self/fd", "/dev/fd", "--dir", "/dev/shm", "--remount-ro", "/dev"]
-    arguments += [
-        "--dir",
-        "/tmp",
-        "--dir",
-        PROC,
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/",
-        "--setenv",
-        "PYTHONHASHSEED",
-        "0",
-    ]
-    return [*arguments, *python(supervisor, str(Path(_MOUNTED).parent))]
+    arguments += ["--dir", "/tmp", "--dir", _PROC, "--remount-ro", "/", "--chdir", "/"]
+    arguments += ["--setenv", "PYTHONHASHSEED", "0"]
+    return [*arguments, *python(supervisor, _MOUNTED)]
 
 
-def python(supervisor: str, folder: str) -> list[str]:
-    """The command that runs Python source, without the environment's packages, with `inside` of a folder."""
+def python(supervisor: str, folder: Path = ROOT) -> list[str]:
+    """The command that runs Python source with the modules of a folder, but without those of the environment."""
     executable = os.path.realpath(sys.executable)
-    return [executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {folder!r}); {supervisor}"]
+    return [executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); {supervisor}"]
 
 
 def uid(worker: int) -> int:

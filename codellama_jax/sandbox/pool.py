@@ -152,11 +152,8 @@ class _Worker:
             "path": os.environ.get("PATH") if self._unsandboxed else None,
             "packages": str(self._packages) if self._packages is not None else None,
         }
-        source = f"from inside import supervisor; supervisor.main({options!r})"
-        if self._unsandboxed:
-            command = bubblewrap.python(source, str(bubblewrap.INSIDE.parent))
-        else:
-            command = bubblewrap.command(source, self._visible)
+        source = f"from codellama_jax.sandbox.inside import supervisor; supervisor.main({options!r})"
+        command = bubblewrap.python(source) if self._unsandboxed else bubblewrap.command(source, self._visible)
         try:
             self._process = subprocess.Popen(
                 command,

@@ -1,4 +1,4 @@
-"""Benchmarks at the end of a stage: the harness runs on the trained parameters, and the stage does without a sandbox."""
+"""Benchmarks at the end of a stage: they run on the trained parameters, and the stage does without a sandbox."""
 
 import gzip
 import hashlib

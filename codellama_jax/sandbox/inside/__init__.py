@@ -1,2 +1,1 @@
-"""What runs inside the sandbox, with Python's standard library alone. Imports here are relative: the folder is mounted
-there without the package around it."""
+"""What runs inside the sandbox, with Python's standard library alone. Of the project, only this folder is visible there."""

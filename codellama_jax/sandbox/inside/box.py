@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import seccomp, system, usage
+from codellama_jax.sandbox.inside import seccomp, system, usage
 
 SCRATCH = "/tmp"
 PROC = "/container"  # the container's /proc, complete: without it the kernel forbids programs' own; hidden from them

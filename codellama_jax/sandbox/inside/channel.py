@@ -3,7 +3,7 @@
 import socket
 import struct
 
-from .values import MOST_BYTES
+from codellama_jax.sandbox.inside.values import MOST_BYTES
 
 _LENGTH = struct.Struct("<I")
 

@@ -9,8 +9,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from . import values
-from .channel import Channel, Closed
+from codellama_jax.sandbox.inside import values
+from codellama_jax.sandbox.inside.channel import Channel, Closed
 
 NAME = "program"  # of its module: not "__main__", so that what stands under that condition does not run
 

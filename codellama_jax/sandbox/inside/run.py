@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import frames, program, tester
-from .box import Box, Role
-from .usage import Meter
+from codellama_jax.sandbox.inside import frames, program, tester
+from codellama_jax.sandbox.inside.box import Box, Role
+from codellama_jax.sandbox.inside.usage import Meter
 
 _SHORT, _LONG = 0.005, 0.02  # seconds between two looks at what a job uses: at its start, and later
 

@@ -5,7 +5,7 @@ import errno
 import os
 import struct
 
-from . import system
+from codellama_jax.sandbox.inside import system
 
 # name: (x86_64, aarch64); None: the processor has no such call. What a program that computes never needs, and what
 # has led out of containers before: debugging other processes, kernel interfaces with a history of faults, mounts,

@@ -14,9 +14,9 @@ import signal
 import sys
 from typing import Any
 
-from . import frames, seccomp, system
-from .box import PROC
-from .run import Run
+from codellama_jax.sandbox.inside import frames, seccomp, system
+from codellama_jax.sandbox.inside.box import PROC
+from codellama_jax.sandbox.inside.run import Run
 
 _UID = 1000  # of programs, inside
 # What programs of benchmarks import most often: a fork has it at once.

@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from . import values
-from .channel import Channel, Closed
+from codellama_jax.sandbox.inside import values
+from codellama_jax.sandbox.inside.channel import Channel, Closed
 
 _ASSERTED = "__asserted__"
 _MOST_TRACE = 8000  # characters
