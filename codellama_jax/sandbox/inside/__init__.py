@@ -1,1 +1,1 @@
-"""What runs inside the sandbox, with Python's standard library alone. Of the project, only this folder is visible there."""
+"""What runs inside the sandbox, with Python's standard library alone; nothing else of the project is visible there."""
