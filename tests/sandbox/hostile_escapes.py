@@ -88,7 +88,8 @@ PROGRAMS = (
         FILES,
         """
         for folder in (
-            "/usr", "/usr/bin", "/usr/lib", "/etc", "/sandbox/codellama_jax/sandbox/inside", "/dev", "/dev/shm/..", "/proc", "/",
+            "/usr", "/usr/bin", "/usr/lib", "/etc", "/sandbox/codellama_jax/sandbox/inside",
+            "/dev", "/dev/shm/..", "/proc", "/",
             os.path.dirname(os.__file__), "/var", "/opt", "/home", "/root", "{folder}",
         ):
             try:
