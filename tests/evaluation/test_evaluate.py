@@ -82,6 +82,7 @@ def test_canonical_solutions_of_every_benchmark_pass(run, tmp_path):
         (["--canonical", "--benchmarks=humaneval", "--shard=3/2"], "must be I/N with I from 1 to N", 2),
         (["--canonical", "--benchmarks=humaneval", "--dtype=float32"], "--dtype is of the model in a checkpoint", 2),
         (["--canonical", "--benchmarks=humaneval", "--model=x"], "it needs --endpoint", 2),
+        (["--canonical", "--benchmarks=humaneval", "--out=gs://a/b"], "gs://a/b must be a local folder", 2),
         (["--rescore", "--benchmarks=humaneval"], "humaneval.jsonl does not exist: there is nothing to rescore", 1),
         (["--endpoint=http://127.0.0.1:9", "--benchmarks=santacoder_fim", "--gin.Endpoints.attempts=1"], "refused", 1),
         (["--checkpoint=/nowhere", "--benchmarks=santacoder_fim"], "/nowhere", 1),

@@ -42,6 +42,8 @@ FIELDS += [
     "frequency_penalty",
     "repetition_penalty",
     "ignore_eos",
+    "token_healing",
+    "infill_order",
     "logit_bias",
     "Temperature",
     "\x00",

@@ -185,6 +185,21 @@ def test_mistral_and_deepseek_infill(server):
     assert refused.status_code == 400 and refused.json()["object"] == "error" and "random_seed" in refused.text
 
 
+def test_the_order_and_the_healing_of_a_hole_can_be_chosen(server):
+    """By default, the order is SPM and the last token before a hole is generated again."""
+    tokenizer = server.api.tokenizer
+    prefix, suffix = "def f(x):\n    ret", "\n"
+    for order in ("psm", "spm"):
+        ids = tokenizer.infilling_prompt(prefix, suffix, order).tolist()
+        exact = answer(server, prompt=ids, max_tokens=8, temperature=0)["choices"][0]["text"].lstrip()
+        hole = {"prompt": prefix, "suffix": suffix, "max_tokens": 8, "temperature": 0, "token_healing": False}
+        found = answer(server, **hole, infill_order=order)
+        assert found["usage"]["prompt_tokens"] == len(ids) and found["choices"][0]["text"].lstrip() == exact
+    healed = answer(server, **hole | {"token_healing": True})
+    assert healed["usage"]["prompt_tokens"] == len(ids) - 1
+    assert post(server, **hole, infill_order="pms").json()["error"]["param"] == "infill_order"
+
+
 def test_metrics_count_requests_tokens_and_times(server):
     def value(name: str) -> float:
         lines = httpx.get(server.url + "/metrics").text.splitlines()
