@@ -186,6 +186,7 @@ def _input_paths(job: Job) -> Iterator[tuple[str, str]]:
     config = job.config
     values = {f"Corpus.{stream}": getattr(config.corpus, stream) for stream in STREAMS}
     values |= {"Tokenizer.model": config.tokenizer.model, "Checkpoints.initial": config.checkpoints.initial}
+    values["Evaluation.benchmark_data"] = config.evaluation.benchmark_data
     for name, paths in values.items():
         yield from ((name, path) for path in ([paths] if isinstance(paths, str) else paths or ()))
 

@@ -199,6 +199,11 @@ def test_a_folder_with_another_configuration_is_refused(uninterrupted):
         (["--gin_file=gin/lcft.gin", "--gin.CODE_STEP=3"], 2, ["unknown macro CODE_STEP", "CODE_STEPS"]),
         (["--gin_file=gin/lcft.gin", "--gin_file=gin/models/70b.gin"], 1, ["size 70b needs at least", "this machine"]),
         ([], 2, ["no stage given", "gin/code.gin"]),
+        (
+            ["--gin_file=gin/code.gin", "--dry_run", "--gin.Evaluation.benchmark_data=/nowhere"],
+            1,
+            ["/nowhere/humaneval/HumanEval.jsonl.gz is missing", "Evaluation.benchmark_data"],
+        ),
         (["--gin_file=gin/code.gin", "--gin.CODE_CORPUS=/nowhere"], 1, ["CODE_CORPUS=/nowhere", "no such file"]),
         (["--gin_file=gin/code.gin", "--gin.TOKENIZER={readme}"], 1, ["README.md", "not a SentencePiece model"]),
     ],

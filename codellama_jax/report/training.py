@@ -48,6 +48,7 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
 {metric_chart("Learning rate", "", "learning_rate", [folder])}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", [folder])}
 </div>
+{_benchmarks([folder])}
 {_corpora(folder)}
 {_samples(folder)}
 {_configuration(folder)}"""
@@ -75,6 +76,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
 {metric_chart("Learning rate", "", "learning_rate", folders)}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", folders)}
 </div>
+{_benchmarks(folders)}
 {"".join(_corpora(folder) for folder in folders)}
 {_samples(sampled[-1]) if sampled else ""}
 {"".join(_configuration(folder) for folder in folders)}"""
@@ -172,6 +174,28 @@ def _cascade(folders: list[StageFiles]) -> str:
         from_parent = f'<p class="muted">from {escape(parent)}</p>' if parent and not follows else ""
         items.append(f'<li class="card"><h2>{name}</h2>{_state(folder)}{from_parent}{_figures(folder)}</li>')
     return f'<ol class="cascade">{"".join(items)}</ol>'
+
+
+def _benchmarks(folders: list[StageFiles]) -> str:
+    """pass@1 of the benchmarks at the end of the stages, and why others were not measured; "" if none was asked for."""
+    rows = []
+    for folder in folders:
+        for name, results in folder.results.items():
+            for variant, found in results.get("variants", {"": results}).items():
+                low, high = found.get("pass@1_interval", (None, None))
+                interval = f"{low:.1%} to {high:.1%}" if is_finite(low) and is_finite(high) else "–"
+                score = f"{found['pass@1']:.1%}" if is_finite(found.get("pass@1")) else "–"
+                cells = f"<td>{score}</td><td>{interval}</td><td>{found['tasks']:,}</td><td>{found['samples']:,}</td>"
+                label = escape(f"{folder.name}: {name} {variant}".strip())
+                rows.append(f"<tr><th>{label}</th>{cells}</tr>")
+        for name, reason in folder.done.get("not_measured", {}).items():
+            label, text = escape(f"{folder.name}: {name}"), escape(f"not measured: {reason}")
+            rows.append(f'<tr><th>{label}</th><td colspan="4">{text}</td></tr>')
+    if not rows:
+        return ""
+    head = '<tr class="muted"><td></td><td>pass@1</td><td>95% interval</td><td>tasks</td><td>samples</td></tr>'
+    title = "<b>Benchmarks at the end of the stage</b>"
+    return f'<section class="card">{title}<table>{head}{"".join(rows)}</table></section>'
 
 
 def _corpora(folder: StageFiles) -> str:

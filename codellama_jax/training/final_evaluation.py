@@ -103,6 +103,7 @@ def _measure(
     with contextlib.ExitStack() as stack:
         evaluation = None
         if jax.process_index() == 0:
+            out = stack.enter_context(filesystem.staged_locally(out))  # a run in a bucket does not resume it
             evaluation = Evaluation(out, pool)
             stack.callback(evaluation.close)
         for benchmark in benchmarks:

@@ -74,6 +74,13 @@ from tests.config.recipe import message, refused
         ("AdamW.final_ratio=30", "AdamW.final_ratio=30.0 must be between 0 and 1"),
         ("CODE_STEPS=0", "Stage.steps=0 must be above 0"),
         ("Evaluation.samples=-1", "Evaluation.samples=-1 must not be negative"),
+        ("Evaluation.benchmarks=mbpp", "Evaluation.benchmarks needs Evaluation.benchmark_data, the folder"),
+        ("Evaluation.final_benchmarks=['mbpp']", "Evaluation.final_benchmarks needs Evaluation.benchmark_data"),
+        (
+            "Evaluation.benchmarks=['mbp']",
+            "Evaluation.benchmarks names 'mbp': those that can be measured during training are humaneval,",
+        ),
+        ("Evaluation.benchmark_data=s3://data", "Evaluation.benchmark_data=s3://data: the path must be local or"),
         ("INITIAL_CHECKPOINT=s3://bucket/a", "Checkpoints.initial=s3://bucket/a: the path must be local or start with"),
         ("INITIAL_CHECKPOINT=gs:/bucket/a", "a path in a bucket starts with gs://, with two slashes"),
         ("INITIAL_CHECKPOINT=s3:/bucket/a", "s3: is not the name of a folder; write ./s3:/bucket/a if it is"),

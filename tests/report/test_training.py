@@ -113,6 +113,23 @@ def test_bits_per_byte_are_drawn_with_the_number_of_prompts_that_were_cut(tmp_pa
         assert any(text.startswith("infilling_single_line/psm at 0: 1.5") for text in page.texts("title"))
 
 
+def test_benchmarks_at_the_end_are_listed_with_what_was_not_measured(tmp_path: pathlib.Path) -> None:
+    folder = finish(make_stage(tmp_path, "code"))
+    humaneval = {"pass@1": 0.335, "pass@1_interval": [0.27, 0.41], "tasks": 164, "samples": 164}
+    infilling = {**humaneval, "variants": {"psm": humaneval, "spm": humaneval | {"pass@1": 0.5}}}
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation/results.json").write_text(
+        json.dumps({"humaneval": humaneval, "infilling_single_line": infilling})
+    )
+    done = json.loads((folder / "done.json").read_text())
+    (folder / "done.json").write_text(json.dumps(done | {"not_measured": {"mbpp": "no sandbox <here>"}}))
+    for page in (Page(write_stage_report(folder)), Page(write_run_report(tmp_path))):
+        names = [text for text in page.texts("th") if text.startswith("code: ")]
+        infilled = [f"code: infilling_single_line {order}" for order in ("psm", "spm")]
+        assert names == ["code: humaneval", *infilled, "code: mbpp"]
+        assert {"33.5%", "50.0%", "27.0% to 41.0%", "not measured: no sandbox <here>"} <= set(page.texts("td"))
+
+
 def test_pages_load_no_resources_and_run_no_scripts(tmp_path: pathlib.Path) -> None:
     pages = [Page(write_stage_report(finish(make_stage(tmp_path, "code")))), Page(write_run_report(tmp_path))]
     for page in pages:

@@ -1,4 +1,4 @@
-"""Benchmarks at the end of a stage: they run on the trained parameters, and the stage does without a sandbox."""
+"""Benchmarks at the end of a stage: results of the harness; without a sandbox the stage ends, with a message."""
 
 import gzip
 import hashlib
