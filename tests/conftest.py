@@ -26,10 +26,15 @@ os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 # can take half a minute. The workers and the processes of tests inherit the setting.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# Caches of this session go to a temporary folder, which the workers of pytest-xdist inherit and share.
+# Caches of this session go to a temporary folder, which the workers of pytest-xdist inherit and share. So do compiled
+# programs, in the folder of commands (runtime/cache.py): workers and the processes of tests compile a program once.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="codellama_jax_tests_")  # removed when this process exits
     os.environ["XDG_CACHE_HOME"] = _cache.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache.name, "codellama_jax", "programs")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # A shell without job control starts background jobs with SIGINT ignored, and the processes of tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -117,14 +117,23 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-def test_resumes_after_sigkill_with_the_same_losses(uninterrupted, tmp_path):
-    """SIGKILL to the training process: the same command resumes from a checkpoint, and every digit is equal."""
+def test_resumes_after_sigkill_with_the_same_losses(uninterrupted, tmp_path, monkeypatch):
+    """SIGKILL to the training process: the same command resumes from a checkpoint, and every digit is equal.
+
+    The killed run compiles its own programs, and the resumed run finds them in the cache.
+    """
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    programs = tmp_path / "cache" / "codellama_jax" / "programs"
     run = Run(tmp_path / "runs", CODE)
     with run.start() as started:
         assert started.until_step(23), started.output()
         os.kill(started.training, signal.SIGKILL)
         assert started.wait(30) == [1] and "resumes from the last checkpoint" in started.output()
+    compiled = {path.name for path in programs.glob("jit_train_step*")}
+    assert len(compiled) == 1
     assert "resuming from step" in run.finish()
+    assert {path.name for path in programs.glob("jit_train_step*")} == compiled
     assert run.trajectory() == uninterrupted.trajectory()
     evaluations = Path("code", "evaluations.jsonl")
     assert lines(run.folder / evaluations) == lines(uninterrupted.folder / evaluations)
