@@ -126,6 +126,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def compile_fast() -> Iterator[None]:
+    """For files whose programs run for milliseconds: the optimizations of LLVM, which are not ours, take most of their
+    time. XLA's own passes, and so the operations of a program, are the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
     """A tokenizer with 512 pieces and the infilling rows, trained on three files of Python's standard library."""
