@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from codellama_jax.config import gin_files
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED
-from codellama_jax.runtime import cli, console, distributed, filesystem, lock
+from codellama_jax.runtime import cache, cli, console, distributed, filesystem, lock
 from codellama_jax.runtime.run_dir import check_name, check_same_configuration, final_step, saved_steps
 from codellama_jax.runtime.signals import StopSignals
 
@@ -84,6 +84,9 @@ def run_stage(config: Config, run_dir: Path) -> int:
     from tasks.stage_data import StageData
 
     import_modules(config.imports)
+    if jax.process_count() == 1:
+        # Not with several: JAX keeps those of process 0 only, and on GPUs all processes share the work of autotuning.
+        cache.keep_programs()
 
     # The run folder. Host 0 writes everything except the checkpoints, which all hosts write.
     writes = jax.process_index() == 0

@@ -26,10 +26,15 @@ os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 # can take half a minute. The workers and the processes of tests inherit the setting.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# Caches of this session go to a temporary folder, which the workers of pytest-xdist inherit and share.
+# Caches of this session go to a temporary folder, which the workers of pytest-xdist inherit and share. So do compiled
+# programs, in the folder of commands (runtime/cache.py): workers and the processes of tests compile a program once.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="codellama_jax_tests_")  # removed when this process exits
     os.environ["XDG_CACHE_HOME"] = _cache.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache.name, "codellama_jax", "programs")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # A shell without job control starts background jobs with SIGINT ignored, and the processes of tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -42,23 +47,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Test files that take ten seconds or more on two cores, the longest first. Two workers run one file at a time each: a
 # long file that started last would leave the other worker idle.
 LONGEST = (
-    "test_faults.py",
     "test_cascade.py",
+    "test_faults.py",
     "launch/test_pod.py",
     "tasks/curation/test_build_faults.py",
     "tasks/curation/test_build.py",
     "tasks/curation/test_build_dask.py",
     "training/test_gcs_checkpoints.py",
-    "planning/test_aot_compile.py",
+    "generation/test_engine.py",
     "training/test_step.py",
+    "planning/test_aot_compile.py",
     "kernels/test_attention.py",
     "launch/local/test_local.py",
     "model/test_hf.py",
     "model/test_llama.py",
     "test_sharding.py",
-    "generation/test_engine.py",
     "training/test_padding.py",
-    "training/test_trainer.py",
     "training/test_checkpoints.py",
     "launch/tpu_vm/test_retries.py",
     "launch/tpu_vm/test_tpu_vm.py",
@@ -66,6 +70,8 @@ LONGEST = (
     "launch/test_command_line.py",
     "conversion/test_convert.py",
     "tasks/test_streams.py",
+    "generation/test_row_independence.py",
+    "training/test_loss.py",
     "tasks/sources/test_seqio_source.py",
     "conversion/test_streaming.py",
     "tasks/curation/test_build_object_store.py",
@@ -119,6 +125,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder} (CODELLAMA_JAX_TEST_DATA names the folder)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def compile_fast() -> Iterator[None]:
+    """For files whose programs run for milliseconds: the optimizations of LLVM, which are not ours, take most of their
+    time. XLA's own passes, and so the operations of a program, are the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ from runs import ROOT, TOY, Run, lines
 from codellama_jax.runtime import checksums
 
 # The smallest cascade: size local with fewer steps.
-SMALLEST = ["--gin.CODE_STEPS=1_000", "--gin.LCFT_STEPS=50", "--gin.Evaluation.every=1_000"]
+STEPS = 600
+SMALLEST = [f"--gin.CODE_STEPS={STEPS}", "--gin.LCFT_STEPS=50", "--gin.Evaluation.every=1_000"]
 CODE = ["--gin_file=gin/code.gin", *TOY, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
 CODE += ["--gin.Checkpoints.every=10", "--gin.Evaluation.every=16"]
 
@@ -75,7 +76,7 @@ def test_long_context_fine_tuning_lowers_perplexity_at_four_times_the_length(cas
 
 def test_metrics_have_the_documented_keys(cascade):
     metrics = lines(cascade[0] / "local/code/metrics.jsonl")
-    assert [line["step"] for line in metrics] == list(range(1, 1001))
+    assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
     for line in metrics:
         assert line.keys() >= {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds"}
         streams = [name.removeprefix("tokens/") for name in line if name.startswith("tokens/")]
@@ -83,8 +84,8 @@ def test_metrics_have_the_documented_keys(cascade):
         assert sum(line[f"tokens/{name}"] for name in streams) == 1024
     tokens = {name: sum(line.get(f"tokens/{name}", 0) for line in metrics) for name in ("code", "nl_code", "nl")}
     for name, share in {"code": 0.85, "nl_code": 0.08, "nl": 0.07}.items():
-        assert abs(tokens[name] / (1000 * 1024) - share) < 0.005
-    assert sum(line["infilling_tokens"] for line in metrics) / (1000 * 1024) > 0.1
+        assert abs(tokens[name] / (STEPS * 1024) - share) < 0.005
+    assert sum(line["infilling_tokens"] for line in metrics) / (STEPS * 1024) > 0.1
     assert metrics[-1]["learning_rate"] == pytest.approx(2e-3 / 30, rel=1e-5)
 
 
@@ -117,14 +118,23 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-def test_resumes_after_sigkill_with_the_same_losses(uninterrupted, tmp_path):
-    """SIGKILL to the training process: the same command resumes from a checkpoint, and every digit is equal."""
+def test_resumes_after_sigkill_with_the_same_losses(uninterrupted, tmp_path, monkeypatch):
+    """SIGKILL to the training process: the same command resumes from a checkpoint, and every digit is equal.
+
+    The killed run compiles its own programs, and the resumed run finds them in the cache.
+    """
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    programs = tmp_path / "cache" / "codellama_jax" / "programs"
     run = Run(tmp_path / "runs", CODE)
     with run.start() as started:
         assert started.until_step(23), started.output()
         os.kill(started.training, signal.SIGKILL)
         assert started.wait(30) == [1] and "resumes from the last checkpoint" in started.output()
+    compiled = {path.name for path in programs.glob("jit_train_step*")}
+    assert len(compiled) == 1
     assert "resuming from step" in run.finish()
+    assert {path.name for path in programs.glob("jit_train_step*")} == compiled
     assert run.trajectory() == uninterrupted.trajectory()
     evaluations = Path("code", "evaluations.jsonl")
     assert lines(run.folder / evaluations) == lines(uninterrupted.folder / evaluations)

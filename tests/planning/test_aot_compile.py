@@ -168,7 +168,7 @@ def test_interrupted_plan_stops_its_compiler(tiny_analysis, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/*after_optimizations.txt")):
+    while not list(tmp_path.glob("*/*jit_planned*.before_optimizations.txt")):  # the compiler has started
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

@@ -22,6 +22,8 @@ from codellama_jax.training.step import (
     state_shardings,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 TINY = Llama(
     dim=32,
     layers=2,
@@ -52,14 +54,6 @@ def batch(seed=0):
         "loss_weights": (rng.random(shape) < np.linspace(0.1, 1, 8)[:, None]).astype(np.float32),
         "stream_ids": np.broadcast_to(rng.integers(0, STREAMS, (8, 1)).astype(np.int32), shape).copy(),
     }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """These programs run for milliseconds; optimizing them is half of the compiler's work."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
