@@ -95,7 +95,6 @@ PROGRAMS = (
                 with open(folder + "/hostile", "w"): return folder
             except OSError: pass
         """,
-        severe=True,
     ),
     attack(
         "changes Python's library",
@@ -269,7 +268,6 @@ PROGRAMS = (
                 try: os.kill(pid, number)
                 except OSError: pass
         """,
-        severe=True,
     ),
     system_calls(
         "debugs its parent",
