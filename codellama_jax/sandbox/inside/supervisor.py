@@ -75,9 +75,12 @@ class Supervisor:
             uid = self._options["uid"]
             if uid:
                 system.uncover_proc()
-                os.setgroups([])
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
+                try:
+                    os.setgroups([])
+                    os.setresgid(uid, uid, uid)
+                    os.setresuid(uid, uid, uid)
+                except OSError as error:
+                    raise OSError(f"root cannot become the user {uid} here: {error.strerror}") from None
             system.enter_user_namespace(_UID)
         if seccomp.supported():
             self._filter = seccomp.filter_program(os.uname().machine)
