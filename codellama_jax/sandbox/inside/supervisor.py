@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import Any
 
-from . import frames, seccomp, system
+from . import box, frames, seccomp, system
 from .run import Run
 
 _UID = 1000  # of programs, inside
@@ -67,7 +67,7 @@ class Supervisor:
 
     def __init__(self, options: dict[str, Any], null: int, jobs: int):
         self._options, self._null, self._jobs = options, null, jobs
-        self._filter = b""
+        self._filter: seccomp.Filter | None = None
 
     def prepare(self) -> None:
         """Gives up what is not needed and tries the sandbox. Raises OSError."""
@@ -82,8 +82,10 @@ class Supervisor:
                 except OSError as error:
                     raise OSError(f"root cannot become the user {uid} here: {error.strerror}") from None
             system.enter_user_namespace(_UID)
+            system.drop_bounds()
+            box.set_environment()
         if seccomp.supported():
-            self._filter = seccomp.filter_program(os.uname().machine)
+            self._filter = seccomp.Filter(seccomp.filter_program(os.uname().machine))
         elif self._options["isolated"]:
             raise OSError(f"there is no system-call filter for the processor {os.uname().machine}")
         names = _IMPORTED.split()

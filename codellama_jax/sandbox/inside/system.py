@@ -100,13 +100,17 @@ def forbid_new_privileges() -> None:
     prctl(_SET_NO_NEW_PRIVILEGES, 1)
 
 
-def drop_capabilities() -> None:
-    """Gives up all capabilities, for good."""
+def drop_bounds() -> None:
+    """No program that this process or its children start can have capabilities; it keeps its own."""
     for capability in range(_CAPABILITIES):
         try:
             prctl(_DROP_BOUNDING, capability)
         except OSError:
             break  # the kernel has no such capability
+
+
+def drop_capabilities() -> None:
+    """Gives up all capabilities, for good."""
     prctl(_AMBIENT, _CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(_CAPSET_VERSION, 0)
     _checked(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
