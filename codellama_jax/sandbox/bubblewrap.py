@@ -11,7 +11,6 @@ from codellama_jax.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 _INSIDE = Path("codellama_jax/sandbox/inside")  # all that is visible of this project
 _MOUNTED = Path("/sandbox")
-_PROC = "/container"
 _DEVICES = ("null", "full", "random", "urandom")  # not zero: what is mapped from it is memory that no limit counts
 # What compilers and interpreters of Debian's packages read outside /usr.
 _ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "java-*", "php", "mono")
@@ -43,7 +42,7 @@ def command(supervisor: str, visible: Sequence[Path]) -> list[str]:
     arguments = [str(find()), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     if os.getuid():
-        arguments += ["--unshare-user", "--cap-add", "CAP_SYS_ADMIN"]
+        arguments += ["--unshare-user"]
     else:
         for capability in ("SETUID", "SETGID", "SYS_ADMIN"):
             arguments += ["--cap-add", f"CAP_{capability}"]
@@ -59,7 +58,7 @@ def command(supervisor: str, visible: Sequence[Path]) -> list[str]:
     for name in _DEVICES:
         arguments += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
     arguments += ["--symlink", "/proc/self/fd", "/dev/fd", "--dir", "/dev/shm", "--remount-ro", "/dev"]
-    arguments += ["--dir", "/tmp", "--dir", _PROC, "--remount-ro", "/", "--chdir", "/"]
+    arguments += ["--dir", "/tmp", "--remount-ro", "/", "--chdir", "/"]
     arguments += ["--setenv", "PYTHONHASHSEED", "0"]
     return [*arguments, *python(supervisor, _MOUNTED)]
 

@@ -96,7 +96,6 @@ PROGRAMS = (
                 with open(folder + "/hostile", "w"): return folder
             except OSError: pass
         """,
-        severe=True,
     ),
     attack(
         "changes Python's library",
@@ -270,7 +269,6 @@ PROGRAMS = (
                 try: os.kill(pid, number)
                 except OSError: pass
         """,
-        severe=True,
     ),
     system_calls(
         "debugs its parent",

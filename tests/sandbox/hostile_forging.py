@@ -235,6 +235,11 @@ for start, end in [(top - 2**24, top)] + [(anchor - 2**21, anchor + 2**21) for a
         "x = [1]\nf(x)\nassert x == [2]",
     ),
     forging(
+        "ends the test's own iteration",
+        "def f(x):\n    raise StopIteration",
+        "assert all(map(lambda x: f(x) == 2, [1]))",
+    ),
+    forging(
         "an endless iterator", "import itertools\ndef f(x):\n    return itertools.count()", "assert list(f(1)) == [2]"
     ),
     forging(

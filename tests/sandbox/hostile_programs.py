@@ -18,7 +18,10 @@ NETWORK = "network"
 DANGEROUS = "dangerous operations"
 
 _ATTACK = """
-import os, sys
+import os, posix, sys
+from io import open
+for name in dir(posix):  # what a guard has replaced in os
+    setattr(os, name, getattr(posix, name))
 def escaped(what=""):
     os.write(1, f"ESCAPED {what}\\n".encode())
 def f(x):
@@ -67,7 +70,6 @@ class Hostile:
         language: "python" (a program with a test), or "c" (compiled and run; it returns 0 only if it has succeeded).
         test: the test of a Python program.
         x86: it uses system calls by the numbers of x86_64.
-        severe: it harms the machine where nothing but a guard in the same process stands against it.
     """
 
     name: str
@@ -76,7 +78,6 @@ class Hostile:
     language: str = "python"
     test: str = TEST
     x86: bool = False
-    severe: bool = False
 
     def aimed(self, target: Target) -> str:
         """The source for a target."""
@@ -91,15 +92,15 @@ def forging(name: str, source: str, test: str = TEST) -> Hostile:
     return Hostile(name, FORGING, textwrap.dedent(source).lstrip("\n"), test=test)
 
 
-def attack(name: str, kind: str, body: str, severe: bool = False) -> Hostile:
+def attack(name: str, kind: str, body: str) -> Hostile:
     """A program that runs the body of a function, whose true result means that it has succeeded."""
     body = textwrap.dedent(body)
     x86 = "syscall" in body
     prelude = _LIBRARY if "libc" in body else ""
     source = prelude + _ATTACK.replace("BODY", textwrap.indent(body.strip("\n"), "    "))
-    return Hostile(name, kind, source, x86=x86, severe=severe)
+    return Hostile(name, kind, source, x86=x86)
 
 
-def c_program(name: str, kind: str, source: str, severe: bool = False) -> Hostile:
+def c_program(name: str, kind: str, source: str) -> Hostile:
     """A program in C that prints ESCAPED itself."""
-    return Hostile(name, kind, textwrap.dedent(source).lstrip("\n"), language="c", x86=True, severe=severe)
+    return Hostile(name, kind, textwrap.dedent(source).lstrip("\n"), language="c", x86=True)

@@ -6,8 +6,8 @@ Limits for them are those of test_hostile_programs.py: ESCAPED means that a prog
 from hostile_programs import RESOURCES, Hostile, attack, c_program
 
 
-def resource(name: str, body: str, severe: bool = False) -> Hostile:
-    return attack(name, RESOURCES, body, severe)
+def resource(name: str, body: str) -> Hostile:
+    return attack(name, RESOURCES, body)
 
 
 _MEMORY = """
@@ -32,11 +32,10 @@ PROGRAMS = (
                     else:
                         started += 1
                 except OSError:
-                    if started > 100:
+                    if started > 60:
                         escaped("processes")
         bomb()
         """,
-        severe=True,
     ),
     c_program(
         "fork bomb in C",
@@ -46,7 +45,6 @@ PROGRAMS = (
         #include <unistd.h>
         int main() { for (int n = 0;; n++) { if (fork() < 0 && n > 1000) usleep(1000); } }
         """,
-        severe=True,
     ),
     resource(
         "children without end, each by the last",
@@ -56,7 +54,6 @@ PROGRAMS = (
             if os.fork():
                 os._exit(0)
         """,
-        severe=True,
     ),
     resource(
         "thread bomb",
@@ -65,13 +62,10 @@ PROGRAMS = (
         threading.stack_size(65536)
         for count in range(10**5):
             threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
-            if count > 500: return "threads"
+            if count > 60: return "threads"
         """,
-        severe=True,
     ),
-    resource(
-        "memory: one list", "x = []\nwhile len(x) < 4 * 10**8:\n    x += [0] * 10**6\nreturn 'memory'", severe=True
-    ),
+    resource("memory: one list", "x = []\nwhile len(x) < 4 * 10**8:\n    x += [0] * 10**6\nreturn 'memory'"),
     resource(
         "memory: many children",
         """
@@ -83,14 +77,12 @@ PROGRAMS = (
         time.sleep(5)
         return "memory"
         """,
-        severe=True,
     ),
     resource(
         "memory: private mappings",
         _MEMORY
         + "    kept = [mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(32)]\n"
         "    for area in kept:\n        touch(area, 64 * MIB)\n    return 'memory'",
-        severe=True,
     ),
     c_program(
         "memory: shared, the most of it unmapped",
@@ -116,7 +108,6 @@ PROGRAMS = (
           return 0;
         }
         """,
-        severe=True,
     ),
     c_program(
         "memory: page tables of empty memory",
@@ -135,7 +126,6 @@ PROGRAMS = (
           return sum;
         }
         """,
-        severe=True,
     ),
     c_program(
         "memory: huge pages held by pipes",
@@ -168,7 +158,6 @@ PROGRAMS = (
           return 0;
         }
         """,
-        severe=True,
     ),
     resource(
         "memory: files in memory (memfd)",
@@ -179,7 +168,6 @@ PROGRAMS = (
             os.write(number, bytes(2**24))
         return "memory"
         """,
-        severe=True,
     ),
     resource(
         "memory: System V",
@@ -212,7 +200,6 @@ PROGRAMS = (
                     time.sleep(100)
         return "memory"
         """,
-        severe=True,
     ),
     resource(
         "memory: connections that nobody accepts",
@@ -233,7 +220,6 @@ PROGRAMS = (
                     pass
             if total > 2**29: return "memory"
         """,
-        severe=True,
     ),
     resource(
         "memory: events that nobody reads",
@@ -249,8 +235,8 @@ PROGRAMS = (
         return "events"
         """,
     ),
-    resource("memory: a huge integer", "x = 1\nwhile True: x <<= 10**8", severe=True),
-    Hostile("memory: a huge string for the test", RESOURCES, "def f(x):\n    return 'x' * 10**8", severe=True),
+    resource("memory: a huge integer", "x = 1\nwhile True: x <<= 10**8"),
+    Hostile("memory: a huge string for the test", RESOURCES, "def f(x):\n    return 'x' * 10**8"),
     Hostile(
         "memory: a deep list for the test", RESOURCES, "x = []\nfor _ in range(10**6): x = [x]\ndef f(y):\n    return x"
     ),
@@ -271,7 +257,6 @@ PROGRAMS = (
                     pass
         return total > 2**26 and "space"
         """,
-        severe=True,
     ),
     resource(
         "files without end",
@@ -280,14 +265,13 @@ PROGRAMS = (
             os.mkdir(str(count))
             if count > 20000: return "files"
         """,
-        severe=True,
     ),
     resource("one sparse file", "with open('big', 'wb') as file:\n    file.truncate(2**40)\nreturn 'size'"),
-    Hostile("output without end", RESOURCES, "def f(x):\n    while True: print('x' * 10**5)", severe=True),
-    Hostile("errors without end", RESOURCES, "import os\nwhile True: os.write(2, b'x' * 65536)", severe=True),
+    Hostile("output without end", RESOURCES, "def f(x):\n    while True: print('x' * 10**5)"),
+    Hostile("errors without end", RESOURCES, "import os\nwhile True: os.write(2, b'x' * 65536)"),
     resource("descriptors", "kept = []\nwhile len(kept) < 3000: kept.append(os.pipe())\nreturn 'descriptors'"),
     Hostile("sleeps for ever", RESOURCES, "import time\ndef f(x):\n    time.sleep(10**6)"),
-    Hostile("computes for ever", RESOURCES, "def f(x):\n    while True: pass", severe=True),
+    Hostile("computes for ever", RESOURCES, "def f(x):\n    while True: pass"),
     Hostile("computes in a child", RESOURCES, "import os\nif not os.fork():\n    while True: pass\nos.wait()"),
     Hostile(
         "computes in orphans",
@@ -319,7 +303,6 @@ for number in range(1, 65):
 def f(x):
     while True: pass
 """,
-        severe=True,
     ),
     resource(
         "a daemon that outlives its test",
@@ -337,7 +320,7 @@ def f(x):
     resource(
         "zombies",
         """
-        for count in range(2000):
+        for count in range(70):
             if not os.fork(): os._exit(0)
         return "processes"
         """,

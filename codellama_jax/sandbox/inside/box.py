@@ -12,17 +12,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from codellama_jax.sandbox.inside import seccomp, system, usage
+from codellama_jax.sandbox.inside import system, usage
 
 SCRATCH = "/tmp"
-PROC = "/container"  # the container's /proc, complete: without it the kernel forbids programs' own; hidden from them
 _FILES = 4096  # in the scratch folder
 _SHARED = 2**20  # bytes of /dev/shm
 _STACK = 64 * 2**20
 _PYTHON_OVERHEAD = 128 * 2**20  # address space that Python has before a program starts
 _DESCRIPTORS = 1024  # more than the supervisor has
 _OTHERS = 8  # processes of the user beside a program's own
-_ENVIRONMENT = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+_ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 Role = Callable[[], int]
@@ -43,8 +42,10 @@ class Box:
             roles: what the child does, one after another until one does not return 0, and the limits of each (the
                 fields of jobs.Limits); each in a process of its own.
             descriptors: standard input, output and error of the child, and others that it keeps open.
-            options: "isolated": in namespaces; "scratch": the folder, if not isolated; "size": bytes of scratch files;
-                "files": the content of files by name, written first; "command": whether other programs are started.
+            options: "alone": whether the role runs in the first process, which then starts no others; "isolated": in
+                namespaces; "scratch": the folder, if not isolated; "size": bytes of scratch files; "files": the content
+                of files by name, written first; "command": whether other programs are started; "filter": of system
+                calls; "path": PATH, if not isolated.
         """
         self.steps, write = os.pipe()
         self._isolated = options["isolated"]
@@ -91,12 +92,14 @@ def _first_process(roles: Sequence, descriptors: Sequence[int], options: dict, r
         system.mount_tmpfs(SCRATCH, options["size"], _FILES)
         system.mount_tmpfs("/dev/shm", _SHARED, 64)
         _mount_proc(options["command"])
-        system.mount_tmpfs(PROC, 4096, 2, read_only=True)
     else:
         system.become_subreaper()
     folder = options["scratch"] or SCRATCH
     os.chdir(folder)
     _write_files(options["files"])
+    if options["alone"]:
+        role, limits = roles[0]
+        _become(role, limits, descriptors, folder, options)
     for index, (role, limits) in enumerate(roles):
         child = os.fork()
         if not child:
@@ -152,10 +155,11 @@ def _become(role: Role, limits: dict[str, Any], descriptors: Sequence[int], fold
     """Gives up every right, and runs a role; does not return."""
     code = 127
     try:
-        os.setsid()
+        if not options["alone"]:
+            os.setsid()
         _place(descriptors)
-        os.environ.clear()
-        os.environ.update(_ENVIRONMENT, HOME=folder, TMPDIR=folder, PATH=options["path"] or _PATH)
+        if not options["isolated"]:
+            set_environment(folder, options["path"])
         for name, value in _resources(limits, options["command"]):
             _, hard = resource.getrlimit(name)
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -164,13 +168,19 @@ def _become(role: Role, limits: dict[str, Any], descriptors: Sequence[int], fold
             system.drop_capabilities()
         system.forbid_new_privileges()
         if options["filter"]:
-            seccomp.apply(options["filter"])
+            options["filter"].apply()
         code = role()
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"{type(error).__name__}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(code)
+
+
+def set_environment(folder: str = SCRATCH, path: str | None = None) -> None:
+    """Gives this process the environment of programs, and none of its own."""
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT, HOME=folder, TMPDIR=folder, PATH=path or _PATH)
 
 
 def _place(descriptors: Sequence[int]) -> None:

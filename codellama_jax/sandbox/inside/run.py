@@ -13,25 +13,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from codellama_jax.sandbox.inside import frames, program, tester
+from codellama_jax.sandbox.inside import frames, program, seccomp, tester
 from codellama_jax.sandbox.inside.box import Box, Role
 from codellama_jax.sandbox.inside.usage import Meter
 
-_SHORT, _LONG = 0.005, 0.02  # seconds between two looks at what a job uses: at its start, and later
+_INTERVAL = 0.02  # seconds between two looks at what a job uses
 
 
 class Run:
     """One job; its outcome is asked for once."""
 
-    def __init__(self, job: dict, options: dict, filter_program: bytes, null: int, jobs: int):
+    def __init__(self, job: dict, options: dict, system_calls: seccomp.Filter | None, null: int, jobs: int):
         self._job, self._null, self._jobs, self._wall_factor = job, null, jobs, options["wall_factor"]
         self._box_options = {
+            "alone": False,
             "isolated": options["isolated"],
             "scratch": None if options["isolated"] else tempfile.mkdtemp(prefix="sandbox_"),
             "size": job["limits"]["scratch"],
             "files": job.get("files", {}),
             "command": job["kind"] == "commands",
-            "filter": filter_program,
+            "filter": system_calls,
             "path": options["path"],
         }
         self._parent = os.getppid()
@@ -88,6 +89,7 @@ class Run:
             self._box([(_serve(job["program"]), job["limits"])], [self._null, *standard[1:], theirs.fileno()])
             test = frames.read(self._jobs)  # only now: the program's process is a fork of this one
             roles = [(_decide(test["test"], test["names"]), job["limits"])]
+            self._box_options["alone"] = self._box_options["isolated"]  # a test starts no process
             self._box(roles, [self._null, self._null, self._null, ours.fileno(), write])
             os.close(write)
             ours.close()
@@ -128,9 +130,7 @@ class Run:
         poll.register(self._jobs, 0)
         looked = self._started
         while True:
-            now = time.monotonic()
-            wait = _SHORT if now - self._started < 0.05 else _LONG
-            for descriptor, _ in poll.poll(1000 * wait):
+            for descriptor, _ in poll.poll(1000 * _INTERVAL):
                 if descriptor == self._jobs:
                     raise EOFError("the command has ended")
                 data = os.read(descriptor, 65536)
@@ -139,7 +139,7 @@ class Run:
                 self._readers[descriptor](data)
                 if end := self._end():
                     return end
-            if time.monotonic() - looked >= wait:
+            if time.monotonic() - looked >= _INTERVAL:
                 looked = time.monotonic()
                 if os.getppid() != self._parent:
                     raise EOFError("the supervisor has ended")

@@ -126,9 +126,15 @@ def filter_program(machine: str) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-def apply(program: bytes) -> None:
-    """Filters the calls of this process and of those that it starts, for good."""
-    instructions = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
-    buffer = ctypes.create_string_buffer(header, len(header))
-    system.prctl(_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(buffer))
+class Filter:
+    """A filter program in memory, as the kernel reads it."""
+
+    def __init__(self, program: bytes):
+        self._instructions = ctypes.create_string_buffer(program, len(program))
+        header = struct.pack("@HP", len(program) // 8, ctypes.addressof(self._instructions))
+        self._header = ctypes.create_string_buffer(header, len(header))
+        self._address = ctypes.addressof(self._header)
+
+    def apply(self) -> None:
+        """Filters the calls of this process and of those that it starts, for good."""
+        system.prctl(_SET_SECCOMP, _MODE_FILTER, self._address)

@@ -14,8 +14,7 @@ import signal
 import sys
 from typing import Any
 
-from codellama_jax.sandbox.inside import frames, seccomp, system
-from codellama_jax.sandbox.inside.box import PROC
+from codellama_jax.sandbox.inside import box, frames, seccomp, system
 from codellama_jax.sandbox.inside.run import Run
 
 _UID = 1000  # of programs, inside
@@ -68,21 +67,25 @@ class Supervisor:
 
     def __init__(self, options: dict[str, Any], null: int, jobs: int):
         self._options, self._null, self._jobs = options, null, jobs
-        self._filter = b""
+        self._filter: seccomp.Filter | None = None
 
     def prepare(self) -> None:
         """Gives up what is not needed and tries the sandbox. Raises OSError."""
         if self._options["isolated"]:
             uid = self._options["uid"]
-            with contextlib.suppress(OSError):  # a container may forbid it
-                system.mount_proc(PROC)
             if uid:
-                os.setgroups([])
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
+                system.uncover_proc()
+                try:
+                    os.setgroups([])
+                    os.setresgid(uid, uid, uid)
+                    os.setresuid(uid, uid, uid)
+                except OSError as error:
+                    raise OSError(f"root cannot become the user {uid} here: {error.strerror}") from None
             system.enter_user_namespace(_UID)
+            system.drop_bounds()
+            box.set_environment()
         if seccomp.supported():
-            self._filter = seccomp.filter_program(os.uname().machine)
+            self._filter = seccomp.Filter(seccomp.filter_program(os.uname().machine))
         elif self._options["isolated"]:
             raise OSError(f"there is no system-call filter for the processor {os.uname().machine}")
         names = _IMPORTED.split()

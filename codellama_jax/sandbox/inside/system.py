@@ -6,6 +6,7 @@ import signal
 
 NEWNS, NEWIPC, NEWUSER, NEWPID = 0x20000, 0x8000000, 0x10000000, 0x20000000
 _READ_ONLY, _NO_SUID, _NO_DEVICES = 1, 2, 4
+_DETACH = 2
 _SET_DUMPABLE, _DROP_BOUNDING, _SET_NO_NEW_PRIVILEGES, _SET_SUBREAPER, _AMBIENT = 4, 24, 38, 36, 47
 _CLEAR_ALL = 4
 _CAPABILITIES = 64  # more than there are
@@ -59,9 +60,18 @@ def mount_tmpfs(path: str, size: int, files: int, read_only: bool = False) -> No
     _mount("tmpfs", path, "tmpfs", flags, options)
 
 
-def mount_proc(path: str = "/proc") -> None:
+def mount_proc() -> None:
     """Mounts the /proc of this process's own namespace."""
-    _mount("proc", path, "proc", _NO_SUID | _NO_DEVICES | 8, "")
+    _mount("proc", "/proc", "proc", _NO_SUID | _NO_DEVICES | 8, "")
+
+
+def uncover_proc() -> None:
+    """Removes what bubblewrap has mounted over parts of /proc if its user is privileged.
+
+    The kernel mounts no other /proc while a part is hidden. A user without privileges cannot write there anyway.
+    """
+    for name in ("sys", "sysrq-trigger", "irq", "bus"):
+        _libc.umount2(f"/proc/{name}".encode(), _DETACH)
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
@@ -90,13 +100,17 @@ def forbid_new_privileges() -> None:
     prctl(_SET_NO_NEW_PRIVILEGES, 1)
 
 
-def drop_capabilities() -> None:
-    """Gives up all capabilities, for good."""
+def drop_bounds() -> None:
+    """No program that this process or its children start can have capabilities; it keeps its own."""
     for capability in range(_CAPABILITIES):
         try:
             prctl(_DROP_BOUNDING, capability)
         except OSError:
             break  # the kernel has no such capability
+
+
+def drop_capabilities() -> None:
+    """Gives up all capabilities, for good."""
     prctl(_AMBIENT, _CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(_CAPSET_VERSION, 0)
     _checked(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
