@@ -6,8 +6,6 @@ import pytest
 
 from codellama_jax import evaluate
 from codellama_jax.evaluation.table import BENCHMARKS
-from codellama_jax.training import assets
-from tests.generation.generation_models import write_checkpoint
 
 
 @pytest.fixture
@@ -27,9 +25,8 @@ def run(capsys, shared_data, tmp_path):
     return command
 
 
-def test_a_checkpoint_is_evaluated_rescored_and_not_asked_again(run, tmp_path, small_tokenizer, rows_of):
-    checkpoint = tmp_path / "import"
-    write_checkpoint(checkpoint, small_tokenizer.rows, 1024, {assets.MODEL: small_tokenizer.model})
+def test_a_checkpoint_is_evaluated_rescored_and_not_asked_again(run, tmp_path, evaluated_checkpoint, rows_of):
+    checkpoint = evaluated_checkpoint
     flags = ("--benchmarks=humaneval,infilling_random_span_light", "--limit=2", "--samples=2", "--slots=3")
     flags += ("--gin.HumanEval.max_tokens=6", "--gin.HumanEval.temperature=0.7")
     flags += ("--gin.HumanEvalInfilling.max_tokens=6",)
