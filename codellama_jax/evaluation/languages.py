@@ -61,8 +61,10 @@ class Language:
                 return f"{program} is not in {SYSTEM_PATH.replace(':', ', ')}{found}: {self.remedy}"
         for tool, remedy in self.tools.items():
             path = paths.get(tool)
-            if path is None or not path.exists():
-                return f"{path or tool} does not exist: {remedy}"
+            if path is None:
+                return f"{tool} was not found: {remedy}"
+            if not path.exists():
+                return f"{path} does not exist: {remedy}"
             if path.is_relative_to(_SCRATCH):
                 return f"{path} is not visible in the sandbox, whose programs have a {_SCRATCH} of their own: move it"
         return ""

@@ -64,7 +64,9 @@ def test_canonical_solutions_of_every_benchmark_pass(run, tmp_path):
     # those that run nothing, and APPS, have hand-made data: test_scored_benchmarks.py, test_apps.py
     kinds = {name: kind for name, kind in BENCHMARKS.items() if kind.settings_class not in (*SCORED, APPS)}
     names = [name for name, kind in kinds.items() if kind.canonical is not evaluate.Benchmark.canonical]
-    run("--canonical", f"--benchmarks={','.join(names)}", "--limit=2")
+    interpreted = "--gin.HumanEvalX.languages=('python', 'js')"
+    output = run("--canonical", f"--benchmarks={','.join(names)}", "--limit=2", interpreted)
+    assert "humaneval_x: pass@1 100.0%, the average of python" in output
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {name: found["pass@1"] for name, found in results.items()} == dict.fromkeys(names, 1.0)
 

@@ -43,7 +43,7 @@ class APPS(Benchmark[Settings]):
         tested = [problem for problem in found if problem.count]
         if len(tested) < len(found):
             count = len(found) - len(tested)
-            logger.warning("warning: %s: %s problems have no tests and are left out", self.name, f"{count:,}")
+            logger.warning("warning: %s: %d of %d problems have no tests: left out", self.name, count, len(found))
         if not tested:
             raise UserError(f"{data / FOLDER}: no problem of the split {settings.split} has a test")
         shots = self._shots(data) if settings.prompt == "few_shot" else []
