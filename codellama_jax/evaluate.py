@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument_group("what is evaluated").add_argument
     add("--benchmarks", metavar="NAME[,NAME...]", help="see below")
     add("--data", type=filesystem.to_path, metavar="DIR", help="the folder of the data files")
-    add("--out", type=Path, required=True, metavar="DIR", help="the folder of samples and results; resumed")
+    add("--out", type=_local, required=True, metavar="DIR", help="the folder of samples and results; resumed")
     add("--limit", type=_positive, default=0, metavar="N", help="only the first N tasks of each benchmark")
     add("--samples", type=_positive, default=0, metavar="N", help="answers to each task (default: its settings)")
     add("--shard", type=_shard, metavar="I/N", help="the I-th of N parts; without it, parts in --out are joined")
@@ -91,6 +91,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a number, at least 1")
     return int(text)
+
+
+def _local(text: str) -> Path:
+    if filesystem.is_remote(text):
+        raise argparse.ArgumentTypeError(f"{text} must be a local folder")
+    return Path(text).expanduser()
 
 
 def _shard(text: str) -> tuple[int, int]:

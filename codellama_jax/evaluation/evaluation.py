@@ -149,7 +149,7 @@ class Evaluation:
         path = self._folder / "samples" / f"{name}.jsonl"
         size = len(filesystem.read_bytes(path)) if filesystem.exists(path) else 0
         fingerprint.check_same(self._folder, name, current, size)
-        if fingerprint.stored(self._folder).get(name) is None:
+        if fingerprint.stored(self._folder).get(name) != current:
             fingerprint.store(self._folder, name, current)
         path.parent.mkdir(exist_ok=True)
         file = SampleFile(path, _known(problems))

@@ -68,7 +68,7 @@ def store(folder: Path, name: str, current: Mapping[str, Any]) -> None:
 def check_same(folder: Path, name: str, current: Mapping[str, Any], samples: int) -> None:
     """Raises UserError if a folder has samples of another fingerprint, with the first differences."""
     before = stored(folder).get(name)
-    if (before is None and not samples) or before == current:
+    if not samples or before == current:
         return
     if before is None:
         reason = f"{FILE} does not say what they are of"

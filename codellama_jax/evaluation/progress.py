@@ -14,6 +14,7 @@ from codellama_jax.evaluation.sample import Sample
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # interval between progress lines if there is no terminal
+LEAST_SAMPLES = 10  # before the remaining time is estimated
 BAR_SECONDS = 0.5  # interval between the numbers of a bar
 
 
@@ -63,8 +64,10 @@ class Progress:
             self._bar.set_postfix_str(self.scores(), refresh=False)
             self._bar.update(self._done - self._bar.n)
             return
-        rate = (self._done - self._first) / max(now - self._started, 1e-9)
-        left = f"  {_clock((self._total - self._done) / rate)} left" if rate and not last else ""
+        new = self._done - self._first
+        rate = new / max(now - self._started, 1e-9)
+        # the first samples wait for compilation
+        left = f"  {_clock((self._total - self._done) / rate)} left" if new >= LEAST_SAMPLES and not last else ""
         logger.info(f"{self._name}: {self._done:,}/{self._total:,} samples  {self.scores()}  {rate:.2g}/s{left}")
 
     def scores(self) -> str:

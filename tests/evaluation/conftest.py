@@ -8,12 +8,15 @@ import pytest
 
 from codellama_jax.config.generation import Serving
 from codellama_jax.config.model import Llama
+from codellama_jax.conversion import native
 from codellama_jax.conversion.generation_model import GenerationModel
 from codellama_jax.evaluation.clients.local import LocalModel
 from codellama_jax.generation.engine import Engine
 from codellama_jax.sandbox.pool import Pool
 from codellama_jax.tokenizer import Tokenizer
-from tests.generation.generation_models import random_params, weights_of
+from codellama_jax.training import assets
+from codellama_jax.training.lineage import Lineage
+from tests.generation.generation_models import RandomSource, random_params, weights_of
 
 
 @pytest.fixture(scope="session")
@@ -23,18 +26,33 @@ def pool() -> Iterator[Pool]:
 
 
 @pytest.fixture(scope="session")
-def evaluated_model(small_tokenizer: Tokenizer) -> GenerationModel:
+def evaluated_llama(small_tokenizer: Tokenizer) -> Llama:
     rows = small_tokenizer.rows
-    llama = Llama(dim=32, layers=1, heads=2, kv_heads=2, ffn_dim=64, vocab_size=rows, compute_dtype="float32")
-    weights = weights_of(random_params(llama), llama)
-    return GenerationModel(llama, weights, small_tokenizer, 1024, "random", "small", "inst", dialogues=False)
+    return Llama(dim=32, layers=1, heads=2, kv_heads=2, ffn_dim=64, vocab_size=rows, compute_dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def evaluated_model(small_tokenizer: Tokenizer, evaluated_llama: Llama) -> GenerationModel:
+    weights = weights_of(random_params(evaluated_llama), evaluated_llama)
+    return GenerationModel(evaluated_llama, weights, small_tokenizer, 1024, "random", "small", "inst", dialogues=False)
+
+
+@pytest.fixture(scope="session")
+def evaluated_checkpoint(
+    small_tokenizer: Tokenizer, evaluated_llama: Llama, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with another model of the same shape."""
+    folder = tmp_path_factory.mktemp("evaluated") / "import"
+    files = {assets.MODEL: small_tokenizer.model}
+    native.write(RandomSource(evaluated_llama), folder, "random", files, Lineage.of({"sequence_length": 1024}))
+    return folder
 
 
 @pytest.fixture(scope="session")
 def evaluated_engine(evaluated_model: GenerationModel) -> Engine:
     """One user at a time."""
     model = evaluated_model
-    serving = Serving(slots=3, context=1024, chunks=(128,))
+    serving = Serving(slots=3, context=1024, chunks=(16, 128))
     return Engine(model.weights, model.llama, serving, model.tokenizer.rows)
 
 

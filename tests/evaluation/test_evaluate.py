@@ -7,8 +7,6 @@ import pytest
 from codellama_jax import evaluate
 from codellama_jax.config.scored_benchmarks import SCORED
 from codellama_jax.evaluation.table import BENCHMARKS
-from codellama_jax.training import assets
-from tests.generation.generation_models import write_checkpoint
 
 
 @pytest.fixture
@@ -28,9 +26,8 @@ def run(capsys, shared_data, tmp_path):
     return command
 
 
-def test_a_checkpoint_is_evaluated_rescored_and_not_asked_again(run, tmp_path, small_tokenizer, rows_of):
-    checkpoint = tmp_path / "import"
-    write_checkpoint(checkpoint, small_tokenizer.rows, 1024, {assets.MODEL: small_tokenizer.model})
+def test_a_checkpoint_is_evaluated_rescored_and_not_asked_again(run, tmp_path, evaluated_checkpoint, rows_of):
+    checkpoint = evaluated_checkpoint
     flags = ("--benchmarks=humaneval,infilling_random_span_light", "--limit=2", "--samples=2", "--slots=3")
     flags += ("--gin.HumanEval.max_tokens=6", "--gin.HumanEval.temperature=0.7")
     flags += ("--gin.HumanEvalInfilling.max_tokens=6",)
@@ -85,6 +82,7 @@ def test_canonical_solutions_of_every_benchmark_pass(run, tmp_path):
         (["--canonical", "--benchmarks=humaneval", "--shard=3/2"], "must be I/N with I from 1 to N", 2),
         (["--canonical", "--benchmarks=humaneval", "--dtype=float32"], "--dtype is of the model in a checkpoint", 2),
         (["--canonical", "--benchmarks=humaneval", "--model=x"], "it needs --endpoint", 2),
+        (["--canonical", "--benchmarks=humaneval", "--out=gs://a/b"], "gs://a/b must be a local folder", 2),
         (["--rescore", "--benchmarks=humaneval"], "humaneval.jsonl does not exist: there is nothing to rescore", 1),
         (["--endpoint=http://127.0.0.1:9", "--benchmarks=santacoder_fim", "--gin.Endpoints.attempts=1"], "refused", 1),
         (["--checkpoint=/nowhere", "--benchmarks=santacoder_fim"], "/nowhere", 1),

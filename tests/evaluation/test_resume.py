@@ -130,6 +130,20 @@ def test_a_changed_setting_refuses_to_mix(tmp_path, run, settings, message):
         run(tmp_path, HumanEval(Settings(**settings)), limit=1)
 
 
+class Unable(Canonical):
+    def answers(self, requests, stop):
+        raise UserError("no endpoint answers any more")
+
+
+def test_an_evaluation_without_samples_hinders_no_other(tmp_path, run):
+    other = HumanEval(Settings(max_tokens=9))
+    with pytest.raises(UserError, match="no endpoint answers any more"):
+        run(tmp_path, other, client=Unable(other))
+    assert run(tmp_path, limit=1)
+    with pytest.raises(UserError, match="max_tokens was 512 and is now 9"):
+        run(tmp_path, HumanEval(Settings(max_tokens=9)), limit=1)
+
+
 def test_other_data_or_another_model_refuses_to_mix(tmp_path, run, benchmark, problems, pool):
     assert run(tmp_path, limit=1)
     changed = [*problems[:-1], dataclasses.replace(problems[-1], data=problems[-1].data | {"test": ""})]
