@@ -42,10 +42,10 @@ def write_evaluation_report(out: Path) -> Path:
     """Writes OUT/report.html and OUT/tasks from OUT/results.json and OUT/samples, and returns the path of the report.
 
     Raises:
-        UserError: there are no results, or a file is missing or damaged.
+        UserError: there are no results, or they are damaged.
     """
     results = read_results(out)
-    indices = {name: SampleIndex(out / "samples" / f"{name}.jsonl") for name in results}
+    indices = {name: SampleIndex(out / "samples" / f"{name}.jsonl", missing_ok=True) for name in results}
     pages = {name: write_task_pages(out, name, index) for name, index in indices.items()}
     stored = environment.stored(out)
     paper = {name: published(name, str(found.get("model", "")), "averaged" in found) for name, found in results.items()}

@@ -170,7 +170,7 @@ def test_a_folder_in_use_is_refused(tmp_path, pool, run):
 def test_a_sample_survives_its_line():
     line = line_of(SAMPLE)
     assert line.count("\n") == 1 and "\u2028" not in line
-    assert sample_file._parsed(line.encode()) == SAMPLE
+    assert sample_file.parsed(line.encode()) == SAMPLE
     assert {"task_id", "prompt", "completion", "passed", "reason"} <= json.loads(line).keys()
 
 

@@ -207,6 +207,13 @@ def test_an_average_over_variants_is_compared_with_the_published_one(tmp_path: P
     assert "cs was skipped: no compiler" in text and "(average)" in text and "of all 8 in its file" not in text
 
 
+def test_results_whose_samples_were_removed_are_shown(folder: Path):
+    (folder / "samples" / "humaneval.jsonl").unlink()
+    page = Page(write_evaluation_report(folder))
+    assert "41.7%" in page.texts("strong")
+    assert "the figures and tasks below of all 0 in its file" in " ".join(page.texts())
+
+
 def test_missing_results_are_reported(tmp_path: Path):
     with pytest.raises(UserError, match="there are no results to report"):
         write_evaluation_report(tmp_path)
