@@ -6,7 +6,7 @@ import re
 from codellama_jax.evaluation.sample import Sample
 
 NO_ANSWER, EMPTY, ASSERTION, SYNTAX, WRONG = "no answer", "empty", "assertion", "syntax error", "wrong answer"
-OTHER_EXCEPTION, OTHER_ERROR = "other exception", "other error"
+COMPILATION, OTHER_EXCEPTION, OTHER_ERROR = "compilation", "other exception", "other error"
 
 _BY_STATUS = {
     "failed": ASSERTION,
@@ -16,6 +16,9 @@ _BY_STATUS = {
     "memory": "memory",
     "output": "output",
 }
+_COMPILER = re.compile(
+    r"(g\+\+|javac|mcs|csc|dotnet|node|tsc): "
+)  # before the message of a command that is not the last
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 _EXCEPTIONS = {
     name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
@@ -25,6 +28,7 @@ _EXCEPTIONS = {
 MEANING = {
     ASSERTION: "an assertion of the test is false",
     SYNTAX: "the program cannot be parsed",
+    COMPILATION: "the program cannot be compiled",
     WRONG: "the text is not the expected one",
     EMPTY: "nothing but white space counts of the output",
     "no test": "the test asserts nothing about the program",
@@ -32,7 +36,7 @@ MEANING = {
     "memory": "more memory than allowed",
     "output": "more output than allowed",
     OTHER_EXCEPTION: "an exception that is not one of Python's own",
-    OTHER_ERROR: "an exit, a signal, or an error of a compiler",
+    OTHER_ERROR: "an exit, a signal, or another message",
     NO_ANSWER: "the model was not asked, or did not answer",
 }
 
@@ -51,17 +55,22 @@ def failure_of(sample: Sample) -> str:
         return NO_ANSWER
     if not sample.completion.strip():
         return EMPTY
-    if sample.status != "error":
-        return _BY_STATUS.get(sample.status, WRONG)
-    message = sample.reason.removeprefix("error: ")
+    status, _, message = sample.reason.partition(": ")
+    if status not in (
+        *_BY_STATUS,
+        "error",
+    ):  # the reason begins with a status, which may be stricter than the sandbox's
+        status, message = sample.status, sample.reason
+    if status != "error":
+        return _BY_STATUS.get(status, WRONG)
+    if _COMPILER.match(message):
+        return COMPILATION
     name = re.match(r"(?:\w+\.)*(\w+)(?=:|$)", message)
-    if not name:
-        return OTHER_ERROR
-    if name[1] in _SYNTAX_ERRORS:
+    if name and name[1] in _SYNTAX_ERRORS:
         return SYNTAX
-    if name[1] in _EXCEPTIONS:
+    if name and name[1] in _EXCEPTIONS:
         return name[1]
-    return OTHER_EXCEPTION if name[1].endswith(("Error", "Exception", "Warning")) else OTHER_ERROR
+    return OTHER_EXCEPTION if re.search(r"(Error|Exception)\b", message) else OTHER_ERROR
 
 
 def cut_off(sample: Sample) -> bool:

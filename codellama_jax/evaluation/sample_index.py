@@ -5,6 +5,7 @@ A file of 200 samples of each task has hundreds of megabytes of text, of which a
 
 import dataclasses
 import hashlib
+import io
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ class SampleIndex:
 
     Args:
         path: samples/NAME.jsonl.
+        missing_ok: whether a file that does not exist has no samples.
 
     Attributes:
         path: the file.
@@ -54,19 +56,17 @@ class SampleIndex:
         damaged: number of lines that are no samples.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, and `missing_ok` is not set.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, missing_ok: bool = False):
         self.path = path
         self.samples = self.damaged = 0
         found = defaultdict[str, dict[str, list[Entry]]](dict)
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing: evaluate again, or restore it") from None
+        if not (exists := path.exists()) and not missing_ok:
+            raise UserError(f"{path} is missing: evaluate again, or restore it")
         seen = set[sample_file.Key]()
-        with file:
+        with path.open("rb") if exists else io.BytesIO() as file:
             start = 0
             for number, line in enumerate(file, start=1):
                 sample = sample_file.parsed(line)

@@ -16,7 +16,7 @@ from codellama_jax.evaluation.sample_index import Entry, SampleIndex
 from codellama_jax.evaluation.table import BENCHMARKS
 from codellama_jax.report import evaluation_tables, html, interval_chart, outcome_charts, sample_views
 from codellama_jax.report.charts import escape
-from codellama_jax.report.evaluation_charts import key_retrieval_map, perplexity_chart
+from codellama_jax.report.evaluation_charts import group_bars, key_retrieval_map, perplexity_chart
 from codellama_jax.report.evaluation_tables import (
     data_table,
     paper_tables,
@@ -42,13 +42,13 @@ def write_evaluation_report(out: Path) -> Path:
     """Writes OUT/report.html and OUT/tasks from OUT/results.json and OUT/samples, and returns the path of the report.
 
     Raises:
-        UserError: there are no results, or a file is missing or damaged.
+        UserError: there are no results, or they are damaged.
     """
     results = read_results(out)
-    indices = {name: SampleIndex(out / "samples" / f"{name}.jsonl") for name in results}
+    indices = {name: SampleIndex(out / "samples" / f"{name}.jsonl", missing_ok=True) for name in results}
     pages = {name: write_task_pages(out, name, index) for name, index in indices.items()}
     stored = environment.stored(out)
-    paper = {name: published(name, str(found.get("model", ""))) for name, found in results.items()}
+    paper = {name: published(name, str(found.get("model", "")), "averaged" in found) for name, found in results.items()}
     models = " and ".join(dict.fromkeys(str(found.get("model", "unknown model")) for found in results.values()))
     body = f"""
 <header><h1>Evaluation <small>{sample_views.name(models)}</small></h1>{provenance(results, stored)}</header>
@@ -112,6 +112,8 @@ def _figures(results: Results, indices: Mapping[str, SampleIndex], paper: Mappin
         yield _published_map(paper["key_retrieval"])
     if found := results.get("perplexity"):
         yield perplexity_chart(found)
+    for name, found in results.items():
+        yield group_bars(name, found)
 
 
 def _published_map(paper: Published) -> str:
@@ -153,7 +155,7 @@ def _tasks(name: str, index: SampleIndex, page: str) -> str:
     damaged = f", {index.damaged:,} of the lines are damaged" if index.damaged else ""
     records = f"{index.samples:,} samples are in samples/{escape(index.path.name)}{damaged}"
     return f"""<section class="card task">{maps}
-<details><summary>{len(chosen)} samples of {escape(name)}
+<details><summary>{len(chosen)} {"samples" if len(chosen) > 1 else "sample"} of {escape(name)}
 <span class="muted">the first of each outcome; {records}</span></summary>{views}</details>
 <p><a href="{page}">All tasks of {escape(name)}</a> <span class="muted">(pages beside this file)</span></p></section>"""
 

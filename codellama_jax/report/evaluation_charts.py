@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from codellama_jax.report.charts import Line, chart
+from codellama_jax.report.charts import Line, chart, escape, number
 from codellama_jax.report.heat_map import heat_map
 
 
@@ -39,3 +39,23 @@ def perplexity_chart(results: Mapping[str, Any]) -> str:
         for index, (name, found) in enumerate(variants.items())
     ]
     return chart("Perplexity", "of code, by the tokens before it", "tokens of context", lines, wide=True)
+
+
+def group_bars(benchmark: str, results: Mapping[str, Any]) -> str:
+    """The scores of groups, from the results of a benchmark that has some ("SCORE_of_groups"), as bars."""
+    tables = []
+    for key, groups in results.items():
+        if not key.endswith("_of_groups") or not isinstance(groups, Mapping) or not groups:
+            continue
+        largest = max(abs(value) for value in groups.values()) or 1.0
+        rows = "".join(
+            f'<tr><th>{escape(group)}</th><td class="bars"><i class="{"c4" if value < 0 else "c1"}"'
+            f' style="width:{100 * abs(value) / largest:.1f}%"></i></td><td>{number(value)}</td></tr>'
+            for group, value in groups.items()
+        )
+        score = escape(f"{benchmark}: {key.removesuffix('_of_groups')}")
+        tables.append(
+            f"""<section class="card"><b>{score}</b> <span class="muted">by group; orange: below 0</span>
+<table>{rows}</table></section>"""
+        )
+    return "".join(tables)

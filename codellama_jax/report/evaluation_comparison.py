@@ -13,7 +13,7 @@ FILE = "comparison.html"
 MOST_CHANGED = 60  # tasks of a variant of a benchmark that the page shows
 
 METHODS = {
-    "mcnemar": "McNemar: his exact test, with the interval of Agresti and Min (2005).",
+    "mcnemar": "McNemar: the exact test, with the interval of Agresti and Min (2005).",
     "bootstrap": "Bootstrap: tasks are drawn with replacement, 10,000 times with a fixed seed.",
 }
 
@@ -132,7 +132,7 @@ def _benchmark(first: Run, second: Run, found: Compared) -> str:
 def _changed_list(first: Run, second: Run, found: Compared, word: str, tasks: Sequence[Changed], total: int) -> str:
     if not tasks:
         return ""
-    more = f", of which {len(tasks)} with the largest differences are shown" if len(tasks) < total else ""
+    more = f", of which {len(tasks)} are shown, the largest differences first" if len(tasks) < total else ""
     views = "".join(_changed(first, second, found, changed) for changed in tasks)
     return f"<p><b>{word} in the second run:</b> {total:,} tasks{more}</p>{views}"
 

@@ -17,13 +17,16 @@ Environment = Mapping[str, Mapping[str, Any]]
 
 # what the answers depend on, in the order in which the header shows it
 IDENTITY = ("model", "weights", "tokenizer", "dtype", "cache_dtype", "context")
+_SHARES = ("bleu", "python", "java", "javascript", "true", "informative", "true_and_informative", "toxic")
 _MOST = 200  # characters of a setting that are shown
 
 
 def variants_of(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(name, results) of each variant; of a benchmark without variants, ("", its results)."""
+    """(name, results) of each variant, after ("", the average) if there is one; ("", the results) without variants."""
     variants = found.get("variants")
-    yield from variants.items() if isinstance(variants, Mapping) and variants else [("", found)]
+    if "averaged" in found or not variants:
+        yield "", found
+    yield from variants.items() if isinstance(variants, Mapping) else ()
 
 
 def metrics_of(found: Mapping[str, Any]) -> dict[str, float]:
@@ -39,7 +42,7 @@ def metrics_of(found: Mapping[str, Any]) -> dict[str, float]:
 
 def percent(metric: str) -> bool:
     """Whether a metric is shown in percent."""
-    return metric.startswith("pass@") or metric == "bleu"
+    return metric.startswith("pass@") or metric in _SHARES
 
 
 def shown(metric: str, value: float | None) -> str:
@@ -57,6 +60,7 @@ def results_table(
     for benchmark, found in results.items():
         for variant, entry in variants_of(found):
             label = name(benchmark) + (f" {name(variant)}" if variant else "")
+            label += " (average)" if not variant and "averaged" in found else ""
             tasks, samples = entry.get("tasks", 0), entry.get("samples", 0)
             for metric, value in metrics_of(entry).items():
                 interval = _interval(metric, entry, indices[benchmark], variant)
@@ -101,9 +105,12 @@ def _notes(results: Results, indices: Mapping[str, SampleIndex], stored: Environ
         tasks, all_tasks = found.get("tasks", 0), stored.get(benchmark, {}).get("all_tasks")
         if isinstance(all_tasks, int) and tasks < all_tasks:
             yield _note(f"{benchmark}: {tasks:,} of its {all_tasks:,} tasks: published results are of all of them.")
+        averaged = "averaged" in found
+        for variant, reason in (found.get("skipped") or {}).items():
+            yield _note(f"{benchmark}: {variant} was skipped: {reason}")
         if refused := found.get("refused"):
             yield _note(f"{benchmark}: {refused:,} samples have no answer, and count as failed.")
-        samples = sum(entry.get("samples", 0) for _, entry in variants_of(found))
+        samples = sum(entry.get("samples", 0) for variant, entry in variants_of(found) if variant or not averaged)
         if indices[benchmark].samples != samples:
             yield _note(
                 f"{benchmark}: the results are of {samples:,} samples, and the figures and tasks below of all"
@@ -123,8 +130,7 @@ def changed_settings(benchmark: str, found: Mapping[str, Any]) -> list[tuple[str
     settings, kind = found.get("settings"), BENCHMARKS.get(benchmark)
     if not isinstance(settings, Mapping) or kind is None:
         return []
-    tasks = sum(entry.get("tasks", 0) for _, entry in variants_of(found))
-    samples = sum(entry.get("samples", 0) for _, entry in variants_of(found))
+    tasks, samples = (sum(entry.get(key, 0) for _, entry in variants_of(found)) for key in ("tasks", "samples"))
     standard = kind.settings_class(samples=max(1, round(samples / max(tasks, 1))))
     defaults = {**dataclasses.asdict(standard), "temperature": standard.applied_temperature}
     plain = json.loads(json.dumps(defaults))
@@ -137,14 +143,17 @@ def _value(value: Any) -> str:
 
 
 def provenance(results: Results, stored: Environment) -> str:
-    """Whose results they are, as a line for each client."""
+    """Whose results they are, as a line for each client, and when they were finished."""
     lines = dict[str, None]()
     for benchmark, found in results.items():
-        entry = stored.get(benchmark, {})
-        facts = [str(entry["source"])] if entry.get("source") else []
-        facts += [f"{key} {found[key]}" for key in IDENTITY if key in found]
-        facts += [f"finished {str(entry['finished'])[:16]}"] if entry.get("finished") else []
-        lines[" · ".join(facts)] = None
+        source = stored.get(benchmark, {}).get("source")
+        facts = [str(source)] if source else []
+        lines[" · ".join(facts + [f"{key} {found[key]}" for key in IDENTITY if key in found])] = None
+    dates = [
+        str(stored[benchmark]["finished"])[:16] for benchmark in results if stored.get(benchmark, {}).get("finished")
+    ]
+    if dates:
+        lines[f"finished {max(dates)}"] = None
     return "".join(f'<p class="muted">{name(line)}</p>' for line in lines)
 
 
@@ -171,7 +180,7 @@ def data_table(results: Results, stored: Environment) -> str:
         settings = found.get("settings")
         facts = {"digest of the problems": found.get("problems")}
         facts |= {key: value for key, value in settings.items() if key.startswith("sha256")} if settings else {}
-        facts |= {key: found[key] for key in IDENTITY if key in found}
+        facts |= {key: found[key] for key in (*IDENTITY, "compilers", "averaged") if key in found}
         facts |= {key: entry[key] for key in ("source", "finished", "all_tasks") if key in entry}
         versions = entry.get("versions")
         if isinstance(versions, Mapping):

@@ -16,24 +16,30 @@ class Published:
         model: the published model that is nearest to one's own; "": there is none.
         source: where in the paper they are.
         models: name of a model -> metric -> value.
+        average: whether results without a variant are averages over the variants.
     """
 
     model: str
     source: str
     models: Mapping[str, Mapping[str, float]]
+    average: bool = False
 
     def value(self, metric: str, variant: str = "", model: str = "") -> float | None:
-        """A result of a model, by default of the nearest one."""
+        """A result of a model, by default of the nearest one.
+
+        What is published without variants is that of each variant, unless it is the average of them.
+        """
         found = self.models.get(model or self.model, {})
-        return found.get(f"{variant} {metric}" if variant else metric, found.get(metric))
+        other = None if variant and self.average else found.get(metric)
+        return found.get(f"{variant} {metric}", other) if variant else other
 
 
-def published(benchmark: str, model: str) -> Published:
+def published(benchmark: str, model: str, average: bool = False) -> Published:
     """The published results of a benchmark, and which of them are nearest to a model of this name."""
     kind = BENCHMARKS.get(benchmark)
     if kind is None or not kind.paper:
         return Published("", "", {})
-    return Published(nearest(model, list(kind.paper)), kind.paper_source, kind.paper)
+    return Published(nearest(model, list(kind.paper)), kind.paper_source, kind.paper, average)
 
 
 def nearest(model: str, published: list[str]) -> str:

@@ -14,7 +14,7 @@ from codellama_jax.report.sample_views import STYLE, groups, name, prompt_view, 
 FOLDER = "tasks"
 PAGE_CHARACTERS = 700_000  # after this many, a new page begins
 MOST_SAMPLES = 12_000  # that all pages of a benchmark show, if no task must have less than one
-MOST_OF_TASK = 12  # different samples of a task that are shown
+MOST_OF_TASK = 30  # different samples of a task that are shown
 
 Variants = dict[str, Sequence[Entry]]  # of a task
 

@@ -43,6 +43,9 @@ def test_a_checkpoint_is_evaluated_rescored_and_not_asked_again(run, tmp_path, e
     assert all({"task_id", "prompt", "completion", "passed", "reason"} <= row.keys() for row in rows)
     [first, *_] = rows_of(tmp_path / "out" / "samples" / "infilling_random_span_light.jsonl")
     assert first["input"]["order"] == "psm" and first["prompt"] and first["input"]["suffix"]
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert f"checkpoint {checkpoint}" in report and "2 of its 164 tasks" in report
+    assert (tmp_path / "out" / "tasks" / "infilling_random_span_light-1.html").exists()
 
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("out/**/*.json*"))}
     run(f"--checkpoint={checkpoint}", *flags)

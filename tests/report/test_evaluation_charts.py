@@ -3,7 +3,7 @@
 import re
 import xml.etree.ElementTree
 
-from codellama_jax.report.evaluation_charts import key_retrieval_map, perplexity_chart
+from codellama_jax.report.evaluation_charts import group_bars, key_retrieval_map, perplexity_chart
 from codellama_jax.report.heat_map import heat_map
 
 
@@ -35,3 +35,9 @@ def test_the_perplexities_of_all_variants_are_in_one_chart():
     assert figure.count("<li") == 2 and "theta 10000, scale 1" in figure
     assert len(list(svg(perplexity_chart(found)).iter("polyline"))) == 1
     assert perplexity_chart({}) == ""
+
+
+def test_groups_are_bars():
+    shown = group_bars("bold", {"sentiment_of_groups": {"a <b>": 0.25, "c": -0.5}, "sentiment": 0.1, "x_of_groups": 3})
+    assert "a &lt;b&gt;" in shown and "width:50.0%" in shown and shown.count("<tr>") == 2
+    assert group_bars("gsm8k", {"pass@1": 0.5}) == ""

@@ -117,7 +117,7 @@ def test_equal_samples_are_shown_once(folder: Path):
     write_evaluation_report(folder)
     text = " ".join(Page(folder / "tasks" / "humaneval-1.html").texts())
     assert "sample 0, 1, 2, 3, 4, … (150 of 200)" in text
-    assert "39 different samples are not shown" in text
+    assert "21 different samples are not shown" in text
 
 
 def hostile_run(folder: Path) -> Path:
@@ -194,6 +194,24 @@ def test_samples_that_the_results_do_not_have_are_reported(folder: Path):
     write_run(folder, "humaneval", [sample("a"), sample("b")], samples=1)
     text = " ".join(Page(write_evaluation_report(folder)).texts())
     assert "the results are of 1 samples, and the figures and tasks below of all 2 in its file" in text
+
+
+def test_an_average_over_variants_is_compared_with_the_published_one(tmp_path: Path):
+    variants = {name: {"pass@1": passed, "tasks": 4, "samples": 4} for name, passed in (("cpp", 0.25), ("sh", 0.75))}
+    rows = [sample(str(i), variant=variant) for variant in variants for i in range(4)]
+    results = {"pass@1": 0.5, "variants": variants, "averaged": [*variants], "skipped": {"cs": "no compiler"}}
+    page = Page(write_evaluation_report(write_run(tmp_path, "humaneval", rows, **results)))
+    assert page.texts("strong") == ["50.0%", "25.0%", "75.0%"]
+    assert page.texts("span").count("Code Llama 7B, table 2") == 1
+    text = " ".join(page.texts())
+    assert "cs was skipped: no compiler" in text and "(average)" in text and "of all 8 in its file" not in text
+
+
+def test_results_whose_samples_were_removed_are_shown(folder: Path):
+    (folder / "samples" / "humaneval.jsonl").unlink()
+    page = Page(write_evaluation_report(folder))
+    assert "41.7%" in page.texts("strong")
+    assert "the figures and tasks below of all 0 in its file" in " ".join(page.texts())
 
 
 def test_missing_results_are_reported(tmp_path: Path):

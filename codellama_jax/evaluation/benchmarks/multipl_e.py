@@ -105,7 +105,8 @@ class MultiPLE(ByLanguage[Settings]):
     settings_class = Settings
     languages = LANGUAGES
     averaged = ("cpp", "java", "php", "ts", "cs", "sh")  # of the paper's table 4
-    paper: ClassVar = {  # table 4
+    paper_source = "table 4"
+    paper: ClassVar = {
         "Code Llama 7B": {"pass@1": 0.263},
         "Code Llama 13B": {"pass@1": 0.306},
         "Code Llama 34B": {"pass@1": 0.364},
