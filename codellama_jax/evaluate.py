@@ -76,6 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--model", metavar="NAME", help=f"its name (default: the first). {API_KEY} in the environment has the key")
     add = parser.add_argument_group("the programs that it writes").add_argument
     add("--workers", type=_positive, default=0, metavar="N", help="that run at a time (default: one a processor)")
+    add(
+        "--packages", type=_local, metavar="DIR", help="packages that Python programs may import, such as site-packages"
+    )
     add("--allow_unsandboxed", action="store_true", help="run them WITHOUT a sandbox: they can do whatever you can")
     return cli.run(parser, argv, _evaluate, _explain)
 
@@ -125,7 +128,7 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         pool = None
         if any(kind.needs_sandbox for kind in kinds.values()):
             tools = [path for name, kind in kinds.items() for path in kind(settings[name]).tools()]
-            pool = stack.enter_context(Pool(options.workers, unsandboxed=options.allow_unsandboxed, tools=tools))
+            pool = stack.enter_context(Pool(options.workers, options.allow_unsandboxed, options.packages, tools))
         evaluation = Evaluation(options.out, pool, options.shard, lambda: signals.received)
         stack.callback(evaluation.close)
         client_of, tokenizer = _clients(options, endpoints)
@@ -141,6 +144,8 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
                 return EXIT_INTERRUPTED
             _print_results(name, evaluation.results(options.rescore)[name])
             source = {"source": _source(options), "all_tasks": len({problem.task_id for problem in problems})}
+            if kind.needs_sandbox and options.packages:
+                source["packages"] = str(options.packages)
             environment.store(evaluation.results_path(options.rescore).parent, name, source)
         print(f"results: {evaluation.results_path(options.rescore)}")
         print(f"report:  {write_evaluation_report(evaluation.results_path(options.rescore).parent)}")
@@ -159,7 +164,7 @@ def _source(options: argparse.Namespace) -> str:
 def _compare(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     """Compares evaluations that are in folders."""
     ignored = ("data", "limit", "samples", "shard", "tokenizer", "dtype", "cache_dtype", "tensor", "context")
-    if named := [name for name in (*ignored, "chat_format", "model", "workers") if getattr(options, name)]:
+    if named := [name for name in (*ignored, "chat_format", "model", "workers", "packages") if getattr(options, name)]:
         raise UserError(f"--compare reads what was evaluated before: leave out --{named[0]}", EXIT_USAGE)
     if flags.gin_files or flags.bindings:
         raise UserError("--compare reads the settings of the evaluations: leave out --gin flags", EXIT_USAGE)

@@ -25,6 +25,7 @@ from codellama_jax.evaluation.evaluation import Evaluation
 from codellama_jax.evaluation.runner import key_of, requests_of, shuffled
 from codellama_jax.evaluation.sample import Answer
 from codellama_jax.generation.engine import Engine
+from codellama_jax.report.evaluation import write_evaluation_report
 from codellama_jax.runtime import filesystem
 from codellama_jax.sandbox.pool import Pool
 from codellama_jax.training.infilling_samples import generation_weights
@@ -117,6 +118,8 @@ def _measure(
             else:
                 for _ in model.answers(itertools.compress(requests, missing), threading.Event()):
                     pass
+        if evaluation:
+            trainer.logger.info(f"report of the benchmarks: {write_evaluation_report(out)}")
 
 
 def _from_host_0(value: np.ndarray) -> np.ndarray:
