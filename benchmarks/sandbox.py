@@ -183,12 +183,12 @@ def report(
     yield from paragraph(
         f"{os.cpu_count()} cores of {processor()}, shared; Linux {os.uname().release}, Python"
         f" {platform.python_version()}. The first {options.programs} canonical solutions of HumanEval with their tests;"
-        f" alternated, {options.rounds} rounds after one that is not counted. Others used the machine too, so the last"
-        " columns count: processor time does not depend on them. It is that of a pool's supervisors and of all"
-        " processes that they have waited for; the program's own is missing if it was still running when its test"
-        " ended, 1 to 3 ms."
+        f" alternated, {options.rounds} rounds after one that is not counted. Others used the machine"
+        " at the same time, so programs/s are what was left to us. Processor time depends less on them: it is that of a"
+        " pool's supervisors and of all processes that they have waited for, without the program's own if it was still"
+        " running when its test ended (1 to 3 ms). The last column is computed from it."
     )
-    yield "| way | programs/s, median | range | ms a program | ms of processor time | programs/s of two idle cores |"
+    yield "| way | programs/s, median | range | ms a program | ms of processor time | programs/s by that, two cores |"
     yield "|---|---|---|---|---|---|"
     for name, seconds in measured.items():
         rates = [options.programs / taken for taken in seconds]
