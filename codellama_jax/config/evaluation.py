@@ -65,6 +65,12 @@ def check_choices(name: str, chosen: Sequence[str], choices: Sequence[str]) -> N
         raise ValueError(f"{name}={list(chosen)} must be one or more of {', '.join(choices)}, each at most once")
 
 
+def check_choice(name: str, chosen: str, choices: Sequence[str]) -> None:
+    """Raises ValueError unless `chosen` is one of `choices`."""
+    if chosen not in choices:
+        raise ValueError(f"{name}={chosen} must be one of {', '.join(choices)}")
+
+
 def check_positive(name: str, value: float) -> None:
     """Raises ValueError unless a value is above 0."""
     if not value > 0:
@@ -147,9 +153,9 @@ class MBPP(Benchmark):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices("MBPP.prompt", [self.prompt], MBPP_PROMPTS)
-        check_choices("MBPP.form", [self.form], PROMPT_FORMS)
-        check_choices("MBPP.split", [self.split], MBPP_SPLITS)
+        check_choice("MBPP.prompt", self.prompt, MBPP_PROMPTS)
+        check_choice("MBPP.form", self.form, PROMPT_FORMS)
+        check_choice("MBPP.split", self.split, MBPP_SPLITS)
         check_positive("MBPP.cpu_seconds", self.cpu_seconds)
         if not 0 <= self.shots <= 10:
             raise ValueError(f"MBPP.shots={self.shots} must be between 0 and 10")
