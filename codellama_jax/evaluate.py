@@ -277,7 +277,7 @@ def _print_results(name: str, results: dict[str, Any]) -> None:
             if isinstance(value, float)
         ]
         counts = f"{found['tasks']:,} tasks, {found['samples']:,} samples"
-        print(f"{name}{f' {variant}' if variant else ''}: {', '.join(scores)} ({counts})", flush=True)
+        print(f"{name}{f' {variant}' if variant else ''}: {', '.join(scores) or 'no scores'} ({counts})", flush=True)
     if averaged := results.get("averaged"):
         means = [f"{metric} {100 * value:.1f}%" for metric, value in results.items() if isinstance(value, float)]
         print(f"{name}: {', '.join(means)}, the average of {', '.join(averaged)}")

@@ -65,6 +65,12 @@ def check_choices(name: str, chosen: Sequence[str], choices: Sequence[str]) -> N
         raise ValueError(f"{name}={list(chosen)} must be one or more of {', '.join(choices)}, each at most once")
 
 
+def check_choice(name: str, chosen: str, choices: Sequence[str]) -> None:
+    """Raises ValueError unless `chosen` is one of `choices`."""
+    if chosen not in choices:
+        raise ValueError(f"{name}={chosen} must be one of {', '.join(choices)}")
+
+
 def check_positive(name: str, value: float) -> None:
     """Raises ValueError unless a value is above 0."""
     if not value > 0:
@@ -125,7 +131,10 @@ class MBPP(Benchmark):
     Attributes:
         prompt: "few_shot", a text with solved tasks, or "instruct", a zero-shot question for models of dialogues, which
             answer between [PYTHON] and [/PYTHON].
+        form: the text of few_shot, "verbatim", which ends with the line end after [BEGIN], or "stripped" of that (ours:
+            the paper does not say which it used, and scores differ). An empty line is between two tasks (ours).
         shots: number of solved tasks before the task: ids 2, 3 and 4 (the benchmark's own choice), then 5 to 10 and 1.
+            A task is not among its own, and the sanitized file has seven of the ten: the next ones stand in.
         split: "test" (ids 11 to 510), "validation" (511 to 600), "train" (601 to 974) or "all" of the file.
         sanitized: whether to read the 427 tasks that were corrected by hand.
         cpu_seconds: processor time of a program (ours).
@@ -134,6 +143,7 @@ class MBPP(Benchmark):
 
     stop: Sequence[str] = ("[DONE]",)
     prompt: str = "few_shot"
+    form: str = "verbatim"
     shots: int = 3
     split: str = "test"
     sanitized: bool = False
@@ -143,8 +153,9 @@ class MBPP(Benchmark):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices("MBPP.prompt", [self.prompt], MBPP_PROMPTS)
-        check_choices("MBPP.split", [self.split], MBPP_SPLITS)
+        check_choice("MBPP.prompt", self.prompt, MBPP_PROMPTS)
+        check_choice("MBPP.form", self.form, PROMPT_FORMS)
+        check_choice("MBPP.split", self.split, MBPP_SPLITS)
         check_positive("MBPP.cpu_seconds", self.cpu_seconds)
         if not 0 <= self.shots <= 10:
             raise ValueError(f"MBPP.shots={self.shots} must be between 0 and 10")

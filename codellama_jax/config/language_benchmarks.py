@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from codellama_jax.config.evaluation import PROMPT_FORMS, Benchmark, check_choices, check_positive
+from codellama_jax.config.evaluation import PROMPT_FORMS, Benchmark, check_choice, check_choices, check_positive
 
 MULTIPL_E_LANGUAGES = ("cpp", "java", "php", "ts", "cs", "sh", "python", "js")
 CSHARP_SIGNATURES = ("repaired", "published")
@@ -50,8 +50,8 @@ class MultiPLE(Benchmark):
     def __post_init__(self):
         super().__post_init__()
         check_choices("MultiPLE.languages", self.languages, MULTIPL_E_LANGUAGES)
-        check_choices("MultiPLE.prompt", [self.prompt], PROMPT_FORMS)
-        check_choices("MultiPLE.csharp_signature", [self.csharp_signature], CSHARP_SIGNATURES)
+        check_choice("MultiPLE.prompt", self.prompt, PROMPT_FORMS)
+        check_choice("MultiPLE.csharp_signature", self.csharp_signature, CSHARP_SIGNATURES)
         check_positive("MultiPLE.cpu_seconds", self.cpu_seconds)
 
 
@@ -115,6 +115,6 @@ class APPS(Benchmark):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices("APPS.prompt", [self.prompt], APPS_PROMPTS)
-        check_choices("APPS.split", [self.split], APPS_SPLITS)
+        check_choice("APPS.prompt", self.prompt, APPS_PROMPTS)
+        check_choice("APPS.split", self.split, APPS_SPLITS)
         check_positive("APPS.cpu_seconds", self.cpu_seconds)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from codellama_jax.config.evaluation import ORDERS, Benchmark, check_choices, check_positive
+from codellama_jax.config.evaluation import ORDERS, Benchmark, check_choice, check_choices, check_positive
 
 LCC_LANGUAGES = ("python", "java", "csharp")
 
@@ -24,7 +24,7 @@ class Docstring(Benchmark):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices("Docstring.order", (self.order,), ORDERS)
+        check_choice("Docstring.order", self.order, ORDERS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,11 +179,14 @@ def write_results(
     """Adds the results of a benchmark to the file of results. The samples are summed up in the order of the tasks."""
     order = {(problem.task_id, problem.variant): number for number, problem in enumerate(problems)}
     ordered = sorted(samples, key=lambda sample: (order[sample.task_id, sample.variant], sample.sample))
-    refusals = [sample.reason for sample in ordered if sample.finish_reason == "refused"]
+    refusals = [sample for sample in ordered if sample.finish_reason == "refused"]
     entry = benchmark.summary(ordered) | ({"refused": len(refusals)} if refusals else {}) | current
     if refusals:
         counts = f"{len(refusals):,} of {len(samples):,} samples"
-        logger.warning("warning: %s: %s have no answer and count as wrong: %s", benchmark.name, counts, refusals[0])
+        judged = refusals[0].passed is not None or refusals[0].scores
+        counted = "count as wrong" if judged else "are not counted"
+        reason = refusals[0].reason
+        logger.warning("warning: %s: %s have no answer and %s: %s", benchmark.name, counts, counted, reason)
     path = folder / RESULTS
     try:
         before = json.loads(filesystem.read_text(path)) if filesystem.exists(path) else {}

@@ -29,15 +29,18 @@ class Bold(Benchmark[Settings]):
     settings_class = Settings
 
     def problems(self, data: Path) -> list[Problem]:
+        excluded = [name.lower() for name in self.settings.excluded]
         problems = []
         for domain in DOMAINS:
             path = data / FOLDER / f"{domain}_prompt.json"
             for subgroup, prompts in _subgroups(path, task_files.read(path, "", "")).items():
-                if subgroup.lower() not in self.settings.excluded:
+                if subgroup.lower() not in excluded:
                     group = f"{domain}/{subgroup}"
                     problems += [
                         Problem(f"{group}/{index}", Completion(prompt), group) for index, prompt in enumerate(prompts)
                     ]
+        if not problems:
+            raise UserError(f"{data / FOLDER} has no prompts besides those of {', '.join(excluded)} (Bold.excluded)")
         return problems
 
     def refused(self, problem: Problem, refusal: str) -> Judgement:

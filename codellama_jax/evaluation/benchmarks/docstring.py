@@ -1,7 +1,9 @@
 """Docstrings of Python functions (CodeXGLUE's code-to-text, arXiv 2102.04664), as holes to fill."""
 
+import ast
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -55,7 +57,7 @@ class Docstring(Benchmark[Settings]):
     def completion(self, problem: Problem, raw: str) -> str:
         """The first line that is not empty, before the quotes that may close the docstring."""
         text = super().completion(problem, raw).partition(QUOTES)[0]
-        return next((line.strip() for line in text.splitlines() if line.strip()), "")
+        return next((line.strip() for line in text.split("\n") if line.strip()), "")
 
     def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
         return Judgement(None, {"bleu": natural_language_bleu(completion, problem.data)})
@@ -78,13 +80,41 @@ def docstring_hole(code: str, docstring: str) -> tuple[str, str] | None:
     The code before ends with three quotes and a space, whatever quotes the docstring has; the quotes that close it are
     left out.
     """
+    first = _parsed(code)
+    span = _span_of_text(code, docstring) if first is None else _span_in_function(code, first)
+    return None if span is None else (f"{code[: span[0]]}{QUOTES} ", code[span[1] :])
+
+
+def _parsed(code: str) -> ast.stmt | None:
+    """The first statement of code in Python 3; None if it is not valid: the data has Python 2 too."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the code: escapes that are not valid, for example
+            return next(iter(ast.parse(code).body), None)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _span_in_function(code: str, function: ast.stmt) -> tuple[int, int] | None:
+    """Where the docstring's literal begins and ends."""
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or ast.get_docstring(function) is None:
+        return None
+    literal = function.body[0]
+    lines = re.split(r"(?<=\n)|(?<=\r)(?!\n)", code)  # as the parser counts them
+
+    def position(line: int, column: int) -> int:  # columns are bytes of UTF-8
+        return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
+
+    assert literal.end_lineno is not None and literal.end_col_offset is not None
+    return position(literal.lineno, literal.col_offset), position(literal.end_lineno, literal.end_col_offset)
+
+
+def _span_of_text(code: str, docstring: str) -> tuple[int, int] | None:
+    """Where the quotes around the docstring begin and end, or else those of the first text in three quotes."""
     start = code.find(docstring) if docstring.strip() else -1
     opening = _OPENING.search(code, 0, start) if start >= 0 else None
     closing = _CLOSING.match(code, start + len(docstring))
-    if opening is None or closing is None:
-        if (literal := _STRING.search(code)) is None:
-            return None
-        before, after = literal.start(), literal.end()
-    else:
-        before, after = opening.start(), closing.end()
-    return f"{code[:before]}{QUOTES} ", code[after:]
+    if opening is not None and closing is not None:
+        return opening.start(), closing.end()
+    literal = _STRING.search(code)
+    return None if literal is None else literal.span()

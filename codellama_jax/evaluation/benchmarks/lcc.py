@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from codellama_jax.evaluation.problem import Completion, Problem
 from codellama_jax.evaluation.sample import Answer, Judgement
 from codellama_jax.runtime import filesystem
 from codellama_jax.sandbox.jobs import Outcome
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "lcc"
 LAST_TOKENS = 4_000  # of the prompt, for models without long-context fine-tuning (section 3.3)
@@ -54,6 +57,11 @@ class Lcc(Benchmark[Settings]):
                 )
             wanted: int = getattr(self.settings, f"{language}_tasks")
             chosen = balanced(tasks, wanted, self.settings.bucket) if wanted else tasks
+            if len(chosen) < wanted:
+                _log.warning(
+                    "warning: lcc has %d tasks for %s, fewer than Lcc.%s_tasks=%d: all are used, without balancing",
+                    *(len(chosen), language, language, wanted),
+                )
             problems += [
                 Problem(_digest(context, line)[:16], self._prompt(context), line, language) for context, line in chosen
             ]

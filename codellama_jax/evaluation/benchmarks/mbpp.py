@@ -48,17 +48,18 @@ class MBPP(Benchmark[Settings]):
     def problems(self, data: Path) -> list[Problem]:
         settings = self.settings
         rows = _sanitized(data, settings) if settings.sanitized else _rows(data, settings)
-        by_id = {row["task_id"]: row for row in rows}
-        shots = [shot for id in SHOTS[: settings.shots] if (shot := by_id.get(id)) is not None]
+        solved = _solved(rows, settings)
         problems = []
         for row in rows:
             if row["task_id"] in SPLITS[settings.split]:
-                others = [shot for shot in shots if shot is not row]
-                asked = Chat(({"role": "user", "content": _question(row)},))
-                few_shot = Completion(_few_shot(others, row))
-                problems.append(
-                    Problem(f"MBPP/{row['task_id']}", asked if settings.prompt == "instruct" else few_shot, row)
-                )
+                asked: Chat | Completion
+                if settings.prompt == "instruct":
+                    asked = Chat(({"role": "user", "content": _question(row)},))
+                else:
+                    others = [shot for shot in solved if shot is not row]
+                    text = _few_shot(others[: settings.shots], row)
+                    asked = Completion(text.strip() if settings.form == "stripped" else text)
+                problems.append(Problem(f"MBPP/{row['task_id']}", asked, row))
         return problems
 
     def completion(self, problem: Problem, raw: str) -> str:
@@ -81,7 +82,9 @@ class MBPP(Benchmark[Settings]):
 
     def canonical(self, problem: Problem) -> str:
         code: str = problem.data["code"]
-        return f"{OPEN}\n{code}\n{CLOSE}" if self.settings.prompt == "instruct" else f"{code}\n[DONE]"
+        if self.settings.prompt == "instruct":
+            return f"{OPEN}\n{code}\n{CLOSE}"
+        return f"\n{code}\n[DONE]" if self.settings.form == "stripped" else f"{code}\n[DONE]"
 
 
 def _functions(code: str) -> tuple[str, ...]:
@@ -125,6 +128,19 @@ def _sanitized(data: Path, settings: Settings) -> list[dict[str, Any]]:
         }
         for row in (task_files.with_fields(row, fields, f"{path}: task {n}") for n, row in enumerate(rows))
     ]
+
+
+def _solved(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+    """The solved tasks that a prompt may have, in their order. Raises UserError if they are fewer than MBPP.shots."""
+    by_id = {row["task_id"]: row for row in rows}
+    solved = [by_id[id] for id in SHOTS if id in by_id]
+    if settings.prompt == "few_shot" and len(solved) < settings.shots:
+        file = SANITIZED if settings.sanitized else FILE
+        raise UserError(
+            f"MBPP.shots={settings.shots}, but {file} has {len(solved)} of the tasks 1 to 10, which are the solved"
+            f" ones: set MBPP.shots to at most {len(solved)}"
+        )
+    return solved
 
 
 def _few_shot(shots: list[dict[str, Any]], row: dict[str, Any]) -> str:

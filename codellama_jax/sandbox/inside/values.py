@@ -30,6 +30,9 @@ _LIBRARY: dict[type, tuple[Callable[[Any], list], Callable[..., Any]]] = {
     bytearray: (lambda value: [base64.b64encode(value).decode()], lambda text: bytearray(base64.b64decode(text))),
     set: (lambda value: [list(value)], set),
     frozenset: (lambda value: [list(value)], frozenset),
+    # views of dictionaries, which are equal to sets
+    type({}.keys()): (lambda value: [list(value)], lambda keys: dict.fromkeys(keys).keys()),
+    type({}.items()): (lambda value: [list(value)], lambda items: dict(items).items()),
     collections.deque: (lambda value: [list(value), value.maxlen], collections.deque),
     decimal.Decimal: (lambda value: [str(value)], decimal.Decimal),
     fractions.Fraction: (lambda value: [value.numerator, value.denominator], fractions.Fraction),

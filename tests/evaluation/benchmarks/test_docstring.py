@@ -29,10 +29,18 @@ def write(data: Path, *rows: object) -> None:
         (CODE.replace('"""', "'''"), ROW["docstring"]),
         (CODE, "a docstring that was changed"),
         (CODE.replace('"""', 'r"""', 1), ROW["docstring"]),
+        (CODE.replace("return sum(values)", "print sum(values)"), ROW["docstring"]),  # Python 2
     ],
 )
 def test_the_hole_is_after_three_quotes_and_a_space_and_nothing_closes_it(code, docstring):
-    assert docstring_hole(code, docstring) == ('def total(values):\n    """ ', "\n    return sum(values)")
+    after = "\n    print sum(values)" if "print" in code else "\n    return sum(values)"
+    assert docstring_hole(code, docstring) == ('def total(values):\n    """ ', after)
+
+
+def test_the_same_text_elsewhere_is_not_the_docstring():
+    hole = docstring_hole('def f(a="é", b="""Doc."""):\r\n    # "Doc."\r\n    "Doc."\r\n    return a', "Doc.")
+    assert hole == ('def f(a="é", b="""Doc."""):\r\n    # "Doc."\r\n    """ ', "\r\n    return a")
+    assert docstring_hole('def f(a="""Doc."""):\n    return a', "Doc.") is None
 
 
 def test_a_docstring_in_single_quotes_gets_three():

@@ -80,9 +80,11 @@ def test_half_of_a_surrogate_pair_is_replaced(tmp_path):
     assert (problem.input.text, problem.data) == ("x\ufffdy😀\n", "z\ufffd")
 
 
-def test_the_number_of_tasks_is_a_setting(data):
+def test_the_number_of_tasks_is_a_setting(data, caplog):
     problems = Lcc(Settings(python_tasks=1, languages=("python",))).problems(data)
-    assert len(problems) == 1
+    assert len(problems) == 1 and not caplog.text
+    assert len(Lcc(Settings(languages=("python",))).problems(data)) == 2
+    assert "lcc has 2 tasks for python, fewer than Lcc.python_tasks=548" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,24 @@ def _code(data, task):
 
 def test_a_task_is_not_among_its_own_shots(shared_data):
     [problem] = [problem for problem in problems(shared_data, split="all") if problem.task_id == "MBPP/3"]
-    assert problem.input.text.count("[BEGIN]") == 3 and problem.data["code"] not in problem.input.text
+    assert problem.input.text.count("[BEGIN]") == 4 and problem.data["code"] not in problem.input.text
+    assert _code(shared_data, 5) in problem.input.text  # the next one
+
+
+def test_the_sanitized_file_has_seven_of_the_solved_tasks(shared_data):
+    found = problems(shared_data, sanitized=True, shots=7)
+    assert {problem.input.text.count("[BEGIN]") for problem in found} == {8}
+    with pytest.raises(UserError, match=r"sanitized-mbpp.json has 7 of the tasks .*: set MBPP.shots to at most 7"):
+        problems(shared_data, sanitized=True, shots=8)
+
+
+def test_a_stripped_prompt_ends_with_the_tag(shared_data):
+    benchmark = MBPP(Settings(form="stripped"))
+    problem = benchmark.problems(shared_data)[0]
+    verbatim = MBPP(Settings()).problems(shared_data)[0]
+    assert isinstance(problem.input, Completion) and isinstance(verbatim.input, Completion)
+    assert problem.input.text + "\n" == verbatim.input.text
+    assert benchmark.canonical(problem) == "\n" + MBPP(Settings()).canonical(verbatim)
 
 
 def test_the_instruct_prompt_and_its_answers(shared_data):
@@ -79,7 +96,14 @@ def test_a_tested_function_may_have_the_name_of_a_built_in_one(shared_data, pool
 
 
 def test_settings_are_checked():
-    for wrong in ({"prompt": "zero"}, {"split": "x"}, {"shots": 11}, {"cpu_seconds": 0.0}, {"stop": ("",)}):
+    for wrong in (
+        {"prompt": "zero"},
+        {"split": "x"},
+        {"form": "x"},
+        {"shots": 11},
+        {"cpu_seconds": 0.0},
+        {"stop": ("",)},
+    ):
         with pytest.raises(ValueError, match=r"MBPP\.\w+"):
             Settings(**wrong)
 

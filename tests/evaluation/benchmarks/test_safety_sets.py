@@ -74,6 +74,8 @@ def test_prompts(data):
     bold = Bold(BoldSettings()).problems(data)
     assert len(bold) == 2 * len(DOMAINS) and bold[1].input.text == "Ann was "
     assert (bold[0].task_id, bold[0].data) == ("gender/actors/0", "gender/actors")
+    with pytest.raises(UserError, match=r"no prompts besides those of actors, hinduism \(Bold.excluded\)"):
+        Bold(BoldSettings(excluded=("Actors", "Hinduism"))).problems(data)
 
 
 def test_sampling_is_that_of_the_paper(data):
