@@ -127,6 +127,38 @@ except AttributeError:
     assert run(pool, PythonTest(program, test)).passed
 
 
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        ("def f(items): return items", "x = [1]\nassert f(x) is x and f((1,)) == (1,)"),
+        ("def f(items):\n    items.append(2)\n    return items", "x = [1]\nassert f(x) is x and x == [1, 2]"),
+        ("def f(g, x): return [g(y) for y in x]", "assert f(lambda y: y + 1, [1, 2]) == [2, 3]"),
+        (
+            "def f(x, key): return sorted(x, key=key)",
+            "def last(s): return s[-1]\nassert f(['b', 'ca'], last) == ['ca', 'b']",
+        ),
+        ("def f(g): return g\ndef twice(x): return 2 * x", "assert f(lambda: 3)() == 3 and f(twice)(4) == 8"),
+        ("def f(n, g): return n if n == 0 else g(n - 1)", "def g(n): return f(n, g) + 1\nassert f(5, g) == 5"),
+        (
+            "def f(g):\n    try:\n        return g()\n    except KeyError as e:\n        return str(e)",
+            "def g(): raise KeyError('k')\nassert 'k' in f(g)",
+        ),
+        ("def f(x): raise ValueError('no')", "try:\n    f(1)\nexcept ValueError as error:\n    text = str(error)"),
+        (
+            "class Empty(LookupError): pass\ndef f(x): raise Empty('none')",
+            "try:\n    f(1)\n    assert False\nexcept Empty as error:\n    assert str(error) == 'none'",
+        ),
+        (
+            "import collections\nP = collections.namedtuple('P', 'x y')\ndef f(): return P(1, 2)",
+            "assert f().x == 1 and f() == (1, 2) and f()._asdict() == {'x': 1, 'y': 2}",
+        ),
+    ],
+)
+def test_a_test_sees_what_it_would_see_in_one_process(pool, program, test):
+    outcome = run(pool, PythonTest(program, test))
+    assert (outcome.status, outcome.message) == ("passed", "")
+
+
 def test_a_script_reads_its_input_and_is_the_main_program(pool):
     script = "import sys\nif __name__ == '__main__':\n    print(sum(map(int, sys.stdin)))\n    sys.exit(3)"
     outcome = run(pool, PythonScript(script, "1\n2\n"))

@@ -31,21 +31,71 @@ _OPERATIONS: dict[str, Callable] = {
 
 
 class _Objects:
-    """The objects of the program to which the test has references."""
+    """The objects of the program to which the test has references, and functions of the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, functions: Callable[[int], Any]) -> None:
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
+        self._function = functions
 
     def refer(self, value: Any) -> int:
-        """The number of an object."""
+        """The number of an object. That of a function of the test is negative."""
+        if isinstance(value, _TestFunction):
+            return value.number
         number = self._numbers.setdefault(id(value), len(self._objects))
         if number == len(self._objects):
             self._objects.append(value)
         return number
 
     def __getitem__(self, number: int) -> Any:
-        return self._objects[number]
+        return self._objects[number] if number >= 0 else self._function(number)
+
+
+class _TestFunction:
+    """A function of the test, which the program calls as its own."""
+
+    def __init__(self, number: int, call: Callable[[int, tuple, dict], Any]):
+        self.number, self._call = number, call
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._call(self.number, arguments, named)
+
+
+class _Server:
+    """Answers a test, over a channel."""
+
+    def __init__(self, channel: Channel):
+        self._channel = channel
+        self.objects = _Objects(lambda number: _TestFunction(number, self._call_test))
+
+    def answer_next(self) -> dict | None:
+        """Does what the next message asks; a message that is the result of a function of the test is returned."""
+        message = self._channel.receive()
+        try:
+            request = values.decoded(message, self.objects.__getitem__)
+            if "operation" not in request:
+                return request
+            reply = _answer(request["operation"], request["arguments"], request["named"], self.objects)
+        except BaseException as error:
+            reply = _raised(error)
+        self.send(reply)
+        return None
+
+    def send(self, message: bytes) -> None:
+        """Sends a message. Output that precedes it counts and is shown."""
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+        self._channel.send(message)
+
+    def _call_test(self, number: int, arguments: tuple, named: dict) -> Any:
+        request = {"function": number, "arguments": list(arguments), "named": named}
+        self.send(values.encoded(request, self.objects.refer))
+        while (result := self.answer_next()) is None:
+            pass
+        if "raised" in result:
+            kind, message = result["raised"]
+            raise getattr(builtins, kind)(message)
+        return result["value"]
 
 
 def serve(source: str, descriptor: int) -> None:
@@ -54,42 +104,30 @@ def serve(source: str, descriptor: int) -> None:
     Everything after the first line of the program is under the program's control, this function included: it may
     send whatever it likes. What it can achieve by that is to return values.
     """
-    channel, objects = Channel(descriptor), _Objects()
+    server = _Server(Channel(descriptor))
     module = types.ModuleType(NAME)
     sys.modules[NAME] = module
     try:
         exec(compile(source, f"<{NAME}>", "exec"), module.__dict__)
-        reply = values.encoded({"names": _names(module.__dict__)}, objects.refer)
+        reply = values.encoded({"names": _names(module.__dict__)}, server.objects.refer)
     except BaseException as error:
         reply = _raised(error)
     try:
-        _flush()
-        channel.send(reply)
+        server.send(reply)
         while True:
-            message = channel.receive()
-            try:
-                request = values.decoded(message, objects.__getitem__)
-                reply = _answer(request["operation"], request["arguments"], request["named"], objects)
-            except BaseException as error:
-                reply = _raised(error)
-            _flush()
-            channel.send(reply)
+            server.answer_next()
     except Closed:
         return
 
 
-def _flush() -> None:
-    """Output that precedes an answer counts and is shown."""
-    with contextlib.suppress(BaseException):
-        sys.stdout.flush()
-
-
 def _names(namespace: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    """(name, "module" or "value", value) of each global name."""
+    """(name, kind, value) of each global name. Of a module the value is its name, of an exception its built-in base."""
     names: list[tuple[str, str, Any]] = []
     for name, value in namespace.items():
         if isinstance(value, types.ModuleType):
             names.append((name, "module", value.__name__))
+        elif isinstance(value, type) and issubclass(value, BaseException) and value.__name__ == name:
+            names.append((name, "exception", _builtin_base(value)))
         elif name != "__builtins__":
             names.append((name, "value", value))
     return names
@@ -104,7 +142,17 @@ def _answer(operation: str, arguments: list, named: dict, objects: _Objects) -> 
         for index, argument in enumerate(arguments)
         if isinstance(argument, list | dict | set) and values.encoded(argument, objects.refer) != before[index]
     }
-    return values.encoded({"value": value, "changed": changed}, objects.refer)
+    # A function that returns its argument returns the test's own object.
+    same = next((index for index, argument in enumerate(arguments) if argument is value), None)
+    if isinstance(value, list | dict | set):
+        value = None if same is not None else value
+    else:
+        same = None
+    return values.encoded({"value": value, "same": same, "changed": changed}, objects.refer)
+
+
+def _builtin_base(kind: type[BaseException]) -> str:
+    return next(base.__name__ for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base)
 
 
 def _raised(error: BaseException) -> bytes:
@@ -118,9 +166,8 @@ def _raised(error: BaseException) -> bytes:
         message = str(error)
     except BaseException:
         message = ""
-    kind = next(base.__name__ for base in type(error).__mro__ if getattr(builtins, base.__name__, None) is base)
-    shown = type(error).__name__
-    return values.encoded({"raised": [kind, shown, message[:2000]]}, lambda value: 0)
+    raised = [_builtin_base(type(error)), type(error).__name__, message[:2000]]
+    return values.encoded({"raised": raised}, lambda value: 0)
 
 
 def run_script(source: str) -> int:

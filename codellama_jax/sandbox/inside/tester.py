@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from codellama_jax.sandbox.inside import values
@@ -90,59 +90,85 @@ class _Program:
 
     Attributes:
         calls: number of times that one of its functions was called.
+        exceptions: the exceptions that it defines, by name, as classes of this process.
     """
 
     def __init__(self, channel: Channel):
         self._channel, self.calls = channel, 0
         self._remotes: dict[int, Remote] = {}
+        self._functions: list[Callable] = []
+        self.exceptions: dict[str, type[Exception]] = {}
 
     def names(self) -> Iterator[tuple[str, str, Any]]:
         """(name, kind, value) of its global names. Raises what the program has raised."""
-        yield from self._reply()["names"]
+        for name, kind, value in self._reply("run")["names"]:
+            if kind == "exception":
+                base = getattr(builtins, value)
+                if not issubclass(base, Exception):
+                    continue
+                kind, value = "value", self.exceptions.setdefault(name, type(name, (base,), {}))
+            yield name, kind, value
 
     def do(self, operation: str, arguments: list, named: dict | None = None) -> Any:
         """Does something in the program, and makes the changes of its arguments in those of the test."""
         self.calls += operation == "call"
-        request = {"operation": operation, "arguments": arguments, "named": named or {}}
-        message = values.encoded(request, self._refer)
-        try:
-            self._channel.send(message)
-        except Closed:
-            raise ProgramError("the program has ended") from None
-        reply = self._reply(operation)
+        self._send({"operation": operation, "arguments": arguments, "named": named or {}})
+        while "function" in (reply := self._reply(operation)):
+            self._send(self._called(reply))
         for index, value in reply["changed"].items():
             _change(arguments[index], value)
-        return reply["value"]
+        return reply["value"] if reply["same"] is None else arguments[reply["same"]]
 
-    def _reply(self, operation: str = "run") -> dict:
+    def _called(self, request: dict) -> dict:
+        """Calls a function of the test for the program."""
+        try:
+            function = self._functions[-1 - request["function"]]
+            return {"value": function(*request["arguments"], **request["named"])}
+        except Exception as error:
+            kind = type(error).__name__
+            return {"raised": [kind if getattr(builtins, kind, None) is type(error) else "Exception", str(error)]}
+
+    def _send(self, message: dict) -> None:
+        try:
+            self._channel.send(values.encoded(message, self._refer))
+        except Closed:
+            raise ProgramError("the program has ended") from None
+
+    def _reply(self, operation: str) -> dict:
         try:
             reply = values.decoded(self._channel.receive(), self._resolve)
         except Closed:
             raise ProgramError("the program has ended") from None
         if "raised" in reply:
             kind, shown, message = reply["raised"]
-            other = ProgramError(f"{shown}: {message}".removesuffix(": "))
-            known = getattr(builtins, kind, Exception)
-            if not (isinstance(known, type) and issubclass(known, Exception)) or shown != kind:
-                raise other
-            if known in (StopIteration, StopAsyncIteration) and operation != "next":
-                raise other  # in the midst of a test's own iteration it would end that, and skip assertions
-            try:
-                error = known(message)
-            except TypeError:  # such as UnicodeDecodeError, which has five arguments
-                error = other
-            raise error
+            raise self._exception(kind, shown, message, operation)
         return reply
 
-    @staticmethod
-    def _refer(value: Any) -> int:
+    def _exception(self, kind: str, shown: str, message: str, operation: str) -> Exception:
+        other = ProgramError(f"{shown}: {message}".removesuffix(": "))
+        known = getattr(builtins, kind, Exception) if shown == kind else self.exceptions.get(shown)
+        if not (isinstance(known, type) and issubclass(known, Exception)):
+            return other
+        if issubclass(known, StopIteration | StopAsyncIteration) and operation != "next":
+            return other  # in the midst of a test's own iteration it would end that, and skip assertions
+        try:
+            return known(message)
+        except TypeError:  # such as UnicodeDecodeError, which has five arguments
+            return other
+
+    def _refer(self, value: Any) -> int:
         if isinstance(value, Remote):
             return value._number
+        if callable(value):
+            self._functions.append(value)
+            return -len(self._functions)
         raise TypeError(f"a test cannot pass a value of type {type(value).__name__} to a program")
 
-    def _resolve(self, number: Any) -> Remote:
+    def _resolve(self, number: Any) -> Any:
         if not isinstance(number, int):
             raise ValueError("not a reference")
+        if number < 0:
+            return self._functions[-1 - number]
         return self._remotes.setdefault(number, Remote(self, number))
 
 
@@ -197,13 +223,20 @@ def _imported(names: Iterator[tuple[str, str, Any]], own: Collection[str]) -> di
 
 
 class _Count(ast.NodeTransformer):
-    """Counts each assertion of something that is not a constant, when it has held."""
+    """Counts each assertion of something that is not a constant, when it has held, and each expected exception."""
 
     def visit_Assert(self, node: ast.Assert) -> Any:
-        if isinstance(node.test, ast.Constant):
-            return node
-        call = ast.Call(ast.Name(_ASSERTED, ast.Load()), [], [])
-        return [node, ast.Expr(call)]
+        return node if isinstance(node.test, ast.Constant) else [node, _count()]
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.ExceptHandler:
+        self.generic_visit(node)
+        if node.type is not None:
+            node.body.insert(0, _count())
+        return node
+
+
+def _count() -> ast.Expr:
+    return ast.Expr(ast.Call(ast.Name(_ASSERTED, ast.Load()), [], []))
 
 
 def _counted(test: str) -> ast.Module:

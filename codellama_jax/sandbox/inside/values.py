@@ -114,6 +114,8 @@ def _plain(value: Any, refer: Callable[[Any], Any]) -> Any:
             return {"builtin": name}
     if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():
         return _plain(value.item(), refer)
+    if issubclass(kind, tuple) and isinstance(fields := getattr(kind, "_fields", None), tuple):
+        return {"fields": [kind.__name__, *fields], "tuple": _plain(tuple.__add__(value, ()), refer)["tuple"]}
     for base in _BASES:
         if issubclass(kind, base):
             return _plain(_as_base(value, base), refer)
@@ -140,6 +142,9 @@ def _value(text: Any, resolve: Callable[[Any], Any]) -> Any:
         return [_value(item, resolve) for item in text]
     if not isinstance(text, dict):
         return text
+    if "fields" in text:
+        name, *fields = text["fields"]
+        return collections.namedtuple(name, fields)(*(_value(item, resolve) for item in text["tuple"]))
     if "tuple" in text:
         return tuple(_value(item, resolve) for item in text["tuple"])
     if "mapping" in text:
