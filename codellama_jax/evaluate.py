@@ -121,7 +121,7 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         name: kind(settings[name]).problems(options.data) for name, kind in kinds.items() if not kind.needs_tokenizer
     }
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None))
+        signals = StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None)
         pool = None
         if any(kind.needs_sandbox for kind in kinds.values()):
             tools = [path for name, kind in kinds.items() for path in kind(settings[name]).tools()]
@@ -129,6 +129,7 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         evaluation = Evaluation(options.out, pool, options.shard, lambda: signals.received)
         stack.callback(evaluation.close)
         client_of, tokenizer = _clients(options, endpoints)
+        stack.enter_context(signals)  # before this there is nothing to store, and a signal ends the command at once
         for name, kind in kinds.items():
             benchmark = kind(settings[name], tokenizer)
             problems = early[name] if name in early else benchmark.problems(options.data)
