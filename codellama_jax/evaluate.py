@@ -124,6 +124,8 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         signals = StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None)
         pool = None
         if any(kind.needs_sandbox for kind in kinds.values()):
+            if options.allow_unsandboxed:
+                print("warning: --allow_unsandboxed: programs of the model can do whatever you can", file=sys.stderr)
             tools = [path for name, kind in kinds.items() for path in kind(settings[name]).tools()]
             pool = stack.enter_context(Pool(options.workers, unsandboxed=options.allow_unsandboxed, tools=tools))
         evaluation = Evaluation(options.out, pool, options.shard, lambda: signals.received)
@@ -141,7 +143,10 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
                 print(f"stopped by {signals.name}; the same command resumes", file=sys.stderr)
                 return EXIT_INTERRUPTED
             _print_results(name, evaluation.results(options.rescore)[name])
-            source = {"source": _source(options), "all_tasks": len({problem.task_id for problem in problems})}
+            tasks = len({problem.task_id for problem in problems})
+            source: dict[str, Any] = {"source": _source(options), "all_tasks": tasks}
+            if kind.needs_sandbox and options.allow_unsandboxed:
+                source["sandbox"] = "none (--allow_unsandboxed)"
             environment.store(evaluation.results_path(options.rescore).parent, name, source)
         print(f"results: {evaluation.results_path(options.rescore)}")
         print(f"report:  {write_evaluation_report(evaluation.results_path(options.rescore).parent)}")

@@ -60,6 +60,10 @@ class Evaluation:
             self._lock = lock.acquire(self._folder)
         except UserError as error:
             raise UserError(str(error).partition(":")[0] + ": wait for it, or choose another --out") from None
+        except OSError as error:
+            raise UserError(
+                f"{self._folder} cannot be written ({error.strerror}): make room there, or choose another --out"
+            ) from None
 
     def close(self) -> None:
         self._lock.release()

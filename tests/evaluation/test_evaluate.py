@@ -87,6 +87,7 @@ def test_canonical_solutions_of_every_benchmark_pass(run, tmp_path):
         (["--rescore", "--benchmarks=humaneval"], "humaneval.jsonl does not exist: there is nothing to rescore", 1),
         (["--endpoint=http://127.0.0.1:9", "--benchmarks=santacoder_fim", "--gin.Endpoints.attempts=1"], "refused", 1),
         (["--checkpoint=/nowhere", "--benchmarks=santacoder_fim"], "/nowhere", 1),
+        (["--canonical", "--benchmarks=humaneval", "--out=/dev/null"], "/dev/null is not a folder: choose another", 2),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(run, arguments, message, code):

@@ -10,9 +10,10 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Client, Request
+from codellama_jax.evaluation.packed_logprobs import packed
 from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring, TokenScoring
 from codellama_jax.evaluation.sample import Answer
-from codellama_jax.evaluation.text_scoring import TextScorer, packed
+from codellama_jax.evaluation.text_scoring import TextScorer
 from codellama_jax.generation import engine as engines
 from codellama_jax.generation import forward, prompts
 from codellama_jax.generation.engine import Engine
