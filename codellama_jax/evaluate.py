@@ -215,6 +215,11 @@ def _check_flags(options: argparse.Namespace) -> None:
     """Refuses flags that would be ignored."""
     if options.model and not options.endpoint:
         raise UserError("--model is the name of an endpoint's model: it needs --endpoint", EXIT_USAGE)
+    for url in options.endpoint or ():
+        if not re.match(r"https?://\S", url):
+            raise UserError(f"--endpoint={url} must begin with http:// or https://", EXIT_USAGE)
+    if options.endpoint and not re.fullmatch(r"[!-~]*", os.environ.get(API_KEY, "").strip()):
+        raise UserError(f"{API_KEY} has characters that no key can have, such as line ends", EXIT_USAGE)
     if not options.checkpoint:
         for name in ("dtype", "cache_dtype", "tensor", "context", "chat_format"):
             if getattr(options, name):
@@ -236,7 +241,7 @@ def _clients(
     if options.endpoint:
         from codellama_jax.evaluation.clients.endpoints import EndpointClient
 
-        client = EndpointClient(options.endpoint, options.model, os.environ.get(API_KEY, ""), endpoints)
+        client = EndpointClient(options.endpoint, options.model, os.environ.get(API_KEY, "").strip(), endpoints)
         return lambda benchmark: client, tokenizer
     from codellama_jax.evaluation.clients.canonical import Canonical
 

@@ -77,6 +77,9 @@ class HttpEndpoint:
         models = self._models(named=model is not None)
         found = next((entry for entry in models if model in (None, entry.get("id"))), {})
         self.model = model or str(found.get("id"))
+        if models and not found:
+            names = ", ".join(str(entry["id"]) for entry in models[:3])
+            logger.warning("warning: %s does not list the model %s; it has %s", self.url, model, names)
         self.ours = found.get("owned_by") == OURS
 
     def _models(self, named: bool) -> list[dict[str, Any]]:
