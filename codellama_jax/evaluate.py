@@ -124,14 +124,17 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         name: kind(settings[name]).problems(options.data) for name, kind in kinds.items() if not kind.needs_tokenizer
     }
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None))
+        signals = StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None)
         pool = None
         if any(kind.needs_sandbox for kind in kinds.values()):
+            if options.allow_unsandboxed:
+                print("warning: --allow_unsandboxed: programs of the model can do whatever you can", file=sys.stderr)
             tools = [path for name, kind in kinds.items() for path in kind(settings[name]).tools()]
             pool = stack.enter_context(Pool(options.workers, options.allow_unsandboxed, options.packages, tools))
         evaluation = Evaluation(options.out, pool, options.shard, lambda: signals.received)
         stack.callback(evaluation.close)
         client_of, tokenizer = _clients(options, endpoints)
+        stack.enter_context(signals)  # before this there is nothing to store, and a signal ends the command at once
         for name, kind in kinds.items():
             benchmark = kind(settings[name], tokenizer)
             problems = early[name] if name in early else benchmark.problems(options.data)
@@ -143,7 +146,10 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
                 print(f"stopped by {signals.name}; the same command resumes", file=sys.stderr)
                 return EXIT_INTERRUPTED
             _print_results(name, evaluation.results(options.rescore)[name])
-            source = {"source": _source(options), "all_tasks": len({problem.task_id for problem in problems})}
+            tasks = len({problem.task_id for problem in problems})
+            source: dict[str, Any] = {"source": _source(options), "all_tasks": tasks}
+            if kind.needs_sandbox and options.allow_unsandboxed:
+                source["sandbox"] = "none (--allow_unsandboxed)"
             if kind.needs_sandbox and options.packages:
                 source["packages"] = str(options.packages)
             environment.store(evaluation.results_path(options.rescore).parent, name, source)
@@ -214,6 +220,11 @@ def _check_flags(options: argparse.Namespace) -> None:
     """Refuses flags that would be ignored."""
     if options.model and not options.endpoint:
         raise UserError("--model is the name of an endpoint's model: it needs --endpoint", EXIT_USAGE)
+    for url in options.endpoint or ():
+        if not re.match(r"https?://\S", url):
+            raise UserError(f"--endpoint={url} must begin with http:// or https://", EXIT_USAGE)
+    if options.endpoint and not re.fullmatch(r"[!-~]*", os.environ.get(API_KEY, "").strip()):
+        raise UserError(f"{API_KEY} has characters that no key can have, such as line ends", EXIT_USAGE)
     if not options.checkpoint:
         for name in ("dtype", "cache_dtype", "tensor", "context", "chat_format"):
             if getattr(options, name):
@@ -235,7 +246,7 @@ def _clients(
     if options.endpoint:
         from codellama_jax.evaluation.clients.endpoints import EndpointClient
 
-        client = EndpointClient(options.endpoint, options.model, os.environ.get(API_KEY, ""), endpoints)
+        client = EndpointClient(options.endpoint, options.model, os.environ.get(API_KEY, "").strip(), endpoints)
         return lambda benchmark: client, tokenizer
     from codellama_jax.evaluation.clients.canonical import Canonical
 

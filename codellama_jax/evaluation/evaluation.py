@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from codellama_jax.errors import UserError
+from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.evaluation import fingerprint, sample_file
 from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.client import Client, Request
 from codellama_jax.evaluation.clients.stored import StoredAnswers
 from codellama_jax.evaluation.problem import Problem
 from codellama_jax.evaluation.runner import Runner, key_of, requests_of, shuffled
+from codellama_jax.evaluation.sample import Sample
 from codellama_jax.evaluation.sample_file import SampleFile
 from codellama_jax.runtime import filesystem, lock
 from codellama_jax.sandbox.pool import Pool
@@ -51,11 +52,18 @@ class Evaluation:
     ):
         self._shard, self._pool, self._interrupted = shard, pool, interrupted
         self._folder = out / "shards" / f"{shard[0]}-of-{shard[1]}" if shard else out
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{error.filename} is not a folder: choose another --out", EXIT_USAGE) from None
         try:
             self._lock = lock.acquire(self._folder)
         except UserError as error:
             raise UserError(str(error).partition(":")[0] + ": wait for it, or choose another --out") from None
+        except OSError as error:
+            raise UserError(
+                f"{self._folder} cannot be written ({error.strerror}): make room there, or choose another --out"
+            ) from None
 
     def close(self) -> None:
         self._lock.release()
@@ -91,20 +99,22 @@ class Evaluation:
         path = self._folder / "samples" / f"{benchmark.name}.jsonl"
         if not filesystem.exists(path):
             raise UserError(f"{path} does not exist: there is nothing to rescore")
-        content = sample_file.read(path, _known(problems))
+        content = sample_file.read(path, _foreign(benchmark, problems))
         if content.damaged:
             first = content.damaged[0]
             raise UserError(
                 f"{path}:{first.number} is damaged ({first.reason}): evaluate without --rescore sets such lines aside"
                 " and does their samples again; or move the line to another file"
             )
+        if not content.samples:
+            raise UserError(f"{path} has no samples: there is nothing to rescore")
         before = fingerprint.stored(self._folder).get(benchmark.name, {})
         identity = {key: value for key, value in before.items() if key not in ("problems", "settings")}
         client = StoredAnswers(content.samples, identity, str(path))
         folder = self._folder / "rescored"
         rescored = folder / path.relative_to(self._folder)
         filesystem.write_atomically(rescored, b"") if filesystem.exists(rescored) else None
-        file = SampleFile(rescored, _known(problems))
+        file = SampleFile(rescored, _foreign(benchmark, problems))
         wanted = [
             request
             for request in self._wanted(benchmark, problems, limit, samples=max(key[2] for key in content.samples) + 1)
@@ -152,20 +162,19 @@ class Evaluation:
         if fingerprint.stored(self._folder).get(name) != current:
             fingerprint.store(self._folder, name, current)
         path.parent.mkdir(exist_ok=True)
-        file = SampleFile(path, _known(problems))
+        file = SampleFile(path, _foreign(benchmark, problems))
         for shard in sorted((self._folder / "shards").glob("*-of-*")):
             source = shard / "samples" / f"{name}.jsonl"
             if not source.is_file():
                 continue
             lock.check_not_in_use(shard)
             fingerprint.check_same(shard, name, current, source.stat().st_size)
-            content = sample_file.read(source, _known(problems))
+            content = sample_file.read(source, _foreign(benchmark, problems))
             new = [sample for key, sample in content.samples.items() if key not in file.samples]
             file.append(new)
             if new:
                 logger.info("%s: %s samples of shard %s", name, f"{len(new):,}", shard.name)
-            for damaged in content.damaged:
-                logger.warning("warning: %s:%d: %s: left out", source, damaged.number, damaged.reason)
+            sample_file.warn(source, content.damaged, "left out")
         return file
 
 
@@ -190,12 +199,21 @@ def write_results(
     path = folder / RESULTS
     try:
         before = json.loads(filesystem.read_text(path)) if filesystem.exists(path) else {}
-    except ValueError as error:
+        if not isinstance(before, dict):
+            raise ValueError("it is not an object")
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it, and the same command writes it again") from None
     filesystem.write_atomically(path, json.dumps(before | {benchmark.name: entry}, indent=1) + "\n", durable=True)
 
 
-def _known(problems: Sequence[Problem]) -> Callable[[sample_file.Key], bool]:
-    """Whether there is a problem for the key of a sample."""
+def _foreign(benchmark: Benchmark[Any], problems: Sequence[Problem]) -> Callable[[Sample], str]:
+    """What shows that a sample is of another benchmark, or of no problem; "" if nothing does."""
     keys = {(problem.task_id, problem.variant) for problem in problems}
-    return lambda key: key[:2] in keys
+
+    def reason(sample: Sample) -> str:
+        if (sample.task_id, sample.variant) not in keys:
+            return f"there is no task {sample.task_id!r}" + (f" ({sample.variant})" if sample.variant else "")
+        seed = benchmark.seed(sample.task_id, sample.sample)
+        return "" if sample.seed == seed else f"its seed is {sample.seed}, and that of this sample {seed}"
+
+    return reason

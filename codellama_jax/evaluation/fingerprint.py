@@ -54,8 +54,10 @@ def stored(folder: Path) -> dict[str, dict[str, Any]]:
         found = json.loads(filesystem.read_text(path))
         if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
             raise ValueError("it is not an object of objects")
+        if not all(isinstance(value.get("settings", {}), dict) for value in found.values()):
+            raise ValueError("settings are not an object")
         return found
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): choose another --out, or remove {folder}") from None
 
 

@@ -51,7 +51,7 @@ class Scoring:
 
 @dataclasses.dataclass(frozen=True)
 class TokenScoring:
-    """The first tokens of a long text, each of which gets a log-probability: Answer.text has them (text_scoring.py).
+    """The first tokens of a long text, each of which gets a log-probability: Answer.text has them (packed_logprobs.py).
 
     Only a local model gives them. The text may be longer than its context.
 

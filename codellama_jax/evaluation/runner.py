@@ -4,10 +4,12 @@ The client generates in a thread of its own. The main thread gives completions t
 appends the samples to the file, so that only one thread writes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -23,6 +25,7 @@ from codellama_jax.sandbox.jobs import Job, Outcome
 from codellama_jax.sandbox.pool import Pool
 
 MOST_PENDING = 2048  # samples that are generated or executed at a time; more would only fill the memory
+MOST_SECONDS_UNSTORED = 0.2  # after this, samples are stored although further events wait
 STDERR_CHARACTERS = 2000  # of a program's standard error that are kept
 
 
@@ -148,17 +151,22 @@ class Runner:
         """Takes events until generation and execution have ended, or one of them failed."""
         while self._generating or self._executing:
             try:
-                self._events.get(timeout=0.2)()
-                while True:
-                    self._events.get_nowait()()
-            except queue.Empty:
-                pass
-            self._file.append(self._ready)
-            for sample in self._ready:
-                progress.add(sample)
-            self._ready.clear()
+                with contextlib.suppress(queue.Empty):
+                    self._events.get(timeout=0.2)()
+                    # Judging takes time, and new answers arrive meanwhile: what is judged does not wait for them.
+                    until = time.monotonic() + MOST_SECONDS_UNSTORED
+                    while time.monotonic() < until:
+                        self._events.get_nowait()()
+            finally:
+                self._store(progress)
             if self._error is not None or self._interrupted():
                 return
+
+    def _store(self, progress: Progress) -> None:
+        self._file.append(self._ready)
+        for sample in self._ready:
+            progress.add(sample)
+        self._ready.clear()
 
     def _answered(self, request: Request, answer: Answer) -> None:
         benchmark, problem = self._benchmark, request.problem

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from codellama_jax.runtime.append_file import AppendFile
 logger = logging.getLogger(__name__)
 
 SYNC_SECONDS = 2.0  # at most this much is lost if the machine, not only the process, goes down
+
+MOST_WARNINGS = 5  # about damaged lines of a file
 
 Key = tuple[str, str, int]
 
@@ -51,12 +53,12 @@ class Content:
     torn: bytes
 
 
-def read(path: Path, known: Callable[[Key], bool] = lambda key: True) -> Content:
+def read(path: Path, foreign: Callable[[Sample], str] = lambda sample: "") -> Content:
     """Reads a file of samples; one that does not exist has none.
 
     Args:
         path: the file.
-        known: whether there is a problem for a sample.
+        foreign: says why a sample is not one of the benchmark; "": it is.
     """
     *lines, last = (filesystem.read_bytes(path) if filesystem.exists(path) else b"").split(b"\n")
     content = Content({}, [], last if isinstance(parsed(last), str) else b"")
@@ -64,13 +66,21 @@ def read(path: Path, known: Callable[[Key], bool] = lambda key: True) -> Content
         sample = parsed(line)
         if isinstance(sample, Sample) and sample.key in content.samples:
             sample = "the sample is there twice"
-        if isinstance(sample, Sample) and not known(sample.key):
-            sample = f"there is no task {sample.task_id!r}{f' ({sample.variant})' if sample.variant else ''}"
+        if isinstance(sample, Sample):
+            sample = foreign(sample) or sample
         if isinstance(sample, Sample):
             content.samples[sample.key] = sample
         else:
             content.damaged.append(Damaged(number, line, sample))
     return content
+
+
+def warn(path: Path, lines: Sequence[Damaged], what: str) -> None:
+    """Logs damaged lines of a file, and what is done with them."""
+    for damaged in lines[:MOST_WARNINGS]:
+        logger.warning("warning: %s:%d: %s: %s", path, damaged.number, damaged.reason, what)
+    if (further := len(lines) - MOST_WARNINGS) > 0:
+        logger.warning("warning: %s: %s further damaged lines: %s", path, f"{further:,}", what)
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -96,7 +106,7 @@ def parsed(line: bytes) -> Sample | str:
     """The sample of a line, or what is wrong with it."""
     try:
         row: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "it is not JSON"
     if not isinstance(row, dict):
         return "it is not an object"
@@ -105,6 +115,10 @@ def parsed(line: bytes) -> Sample | str:
             return f"{name} has a wrong type"
     if missing := [name for name in _REQUIRED if name not in row]:
         return f"{missing[0]} is missing"
+    if isinstance(row["sample"], bool) or row["sample"] < 0:
+        return f"sample is {row['sample']}, not an index"
+    if not all(type(score) in (int, float) for score in row.get("scores", {}).values()):
+        return "a score is not a number"
     return Sample(**{name: row[name] for name in _TYPES if name in row})
 
 
@@ -124,15 +138,15 @@ class SampleFile:
 
     Args:
         path: samples/NAME.jsonl.
-        known: whether there is a problem for a sample.
+        foreign: as for `read`.
 
     Attributes:
         samples: key -> sample, of all samples in the file.
     """
 
-    def __init__(self, path: Path, known: Callable[[Key], bool]):
+    def __init__(self, path: Path, foreign: Callable[[Sample], str]):
         self.path = path
-        content = read(path, known)
+        content = read(path, foreign)
         self.samples = content.samples
         if content.torn:
             logger.warning("%s: the last line was cut off and is removed: its sample is done again", path)
@@ -141,9 +155,7 @@ class SampleFile:
             before = filesystem.read_bytes(aside) if filesystem.exists(aside) else b""
             lines = b"".join(damaged.line + b"\n" for damaged in content.damaged)
             filesystem.write_atomically(aside, before + lines, durable=True)
-            for damaged in content.damaged:
-                where = f"{path}:{damaged.number}"
-                logger.warning("warning: %s: %s: moved to %s and done again", where, damaged.reason, aside.name)
+            warn(path, content.damaged, f"moved to {aside.name} and done again")
         if content.torn or content.damaged or _without_line_feed(path):
             text = "".join(map(line_of, self.samples.values()))
             filesystem.write_atomically(path, text.encode(), durable=True)

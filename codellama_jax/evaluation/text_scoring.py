@@ -4,8 +4,6 @@ The cache of keys and values holds one text, and a chunk of it is processed at a
 does not depend on the length of the text. The programs are those of the engine's prompts.
 """
 
-import base64
-import binascii
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -15,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
-from codellama_jax.errors import UserError
 from codellama_jax.generation import decode, forward, shards
 from codellama_jax.kernels import row_products
 
@@ -82,20 +79,3 @@ class TextScorer:
         prefill = functools.partial(decode.prefill, llama, self._vocabulary)
         program = shards.program(prefill, self._mesh, self._weights)
         return jax.jit(program, donate_argnums=1, compiler_options=row_products.compiler_options())
-
-
-def packed(logprobs: np.ndarray) -> str:
-    """Log-probabilities as the text that records have: little-endian float32 in base64."""
-    return base64.b64encode(logprobs.astype("<f4").tobytes()).decode()
-
-
-def unpacked(text: str) -> np.ndarray:
-    """The log-probabilities of a packed text, float64.
-
-    Raises:
-        UserError: it is not one.
-    """
-    try:
-        return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)
-    except (ValueError, binascii.Error):
-        raise UserError("a record of perplexity is damaged: its raw output is not base64 of float32 numbers") from None

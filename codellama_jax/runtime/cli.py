@@ -22,7 +22,9 @@ def describe_os_error(error: BaseException) -> str | None:
     """One line for the user about an OSError; None for other errors, which are bugs."""
     if not isinstance(error, OSError):
         return None
-    return f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+    if not error.strerror:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
 
 
 def run(

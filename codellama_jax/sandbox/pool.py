@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import queue
+import signal
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from codellama_jax.sandbox.inside import frames
 from codellama_jax.sandbox.jobs import WALL_FACTOR, Commands, Job, Limits, Outcome, PythonScript, PythonTest
 
 _TRIAL = Limits(cpu_seconds=10)
+START_SECONDS = 60.0  # in which a sandbox must have started and tried itself, on a loaded machine too
 _REMEDY = (
     "it needs Linux with user namespaces (in a container: --security-opt seccomp=unconfined, or a privileged one);"
     " --allow_unsandboxed runs programs with limits of time and memory only"
@@ -165,13 +167,20 @@ class _Worker:
             )
         except OSError as error:
             raise UserError(f"no sandbox: {command[0]}: {error.strerror}; {_REMEDY}") from None
+        hung = threading.Timer(START_SECONDS, os.killpg, [self._process.pid, signal.SIGKILL])
+        hung.daemon = True
+        hung.start()
         try:
             answer = self._read()
         except (OSError, EOFError, ValueError):
+            if hung.finished.is_set():
+                raise UserError(f"no sandbox: it did not start within {START_SECONDS:g} s; {_REMEDY}") from None
             assert self._process.stderr is not None
             self._process.wait()
             lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
             raise UserError(f"no sandbox: {lines[-1] if lines else 'it ended at once'}; {_REMEDY}") from None
+        finally:
+            hung.cancel()
         if "failed" in answer:
             raise UserError(f"no sandbox: {answer['failed']}; {_REMEDY}")
 

@@ -9,9 +9,11 @@ import pytest
 from codellama_jax.config.evaluation import Endpoints
 from codellama_jax.config.generation import Sampling
 from codellama_jax.config.serving import Server
+from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Request
 from codellama_jax.evaluation.clients.endpoints import EndpointClient
 from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Problem, Scoring
+from codellama_jax.tokenizer import Tokenizer
 from tests.serving.conftest import running_server
 
 GREEDY = Sampling(max_tokens=12)
@@ -73,6 +75,13 @@ def test_a_prompt_that_does_not_fit_is_refused_and_the_others_are_answered(local
     answers = answered(local_client, requests_for([Completion("x " * 2000), Completion("x")], GREEDY))
     assert answers["0", 0].finish_reason == "refused" and "must fit 1,024" in answers["0", 0].refusal
     assert answers["1", 0].text
+
+
+def test_a_model_that_cannot_fill_holes_is_an_error_and_not_a_wrong_answer(local_client, shared_data, monkeypatch):
+    path = shared_data / "stories260K" / "tok512.model"
+    monkeypatch.setattr(local_client, "tokenizer", Tokenizer.from_file(path, infilling=False))
+    with pytest.raises(UserError, match="asks for infilling, and the tokenizer has no infilling ids"):
+        answered(local_client, requests_for([Infilling("a", "b", "psm")], GREEDY))
 
 
 def test_a_stopped_client_frees_its_slots(local_client, evaluated_engine):

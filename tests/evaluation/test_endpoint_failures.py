@@ -12,6 +12,7 @@ from codellama_jax.config.evaluation import Endpoints
 from codellama_jax.config.generation import Sampling
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Request
+from codellama_jax.evaluation.clients import http_endpoint
 from codellama_jax.evaluation.clients.endpoints import EndpointClient
 from codellama_jax.evaluation.problem import Completion, Problem
 
@@ -38,10 +39,13 @@ def server(answer, models=MODELS):
         def _send(self, status, headers, content):
             with contextlib.suppress(OSError):
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                parts = [content] if isinstance(content, bytes) else content  # content may be an iterator of parts
+                length = {"Content-Length": str(len(content))} if isinstance(content, bytes) else {}
+                for name, value in {**length, **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                for part in parts:
+                    self.wfile.write(part)
 
         def log_message(self, *_):
             pass
@@ -74,6 +78,7 @@ TRANSIENT = {
     "not JSON": lambda *_: (200, {}, b"<html>hello</html>"),
     "no choices": lambda *_: (200, {}, b'{"choices": []}'),
     "no text": lambda *_: (200, {}, b'{"choices": [{"text": null}]}'),
+    "nested too deeply": lambda *_: (200, {}, b"[" * 100_000),
     "cut off": lambda *_: (200, {"Content-Length": "1000"}, b'{"choices": [{'),
 }
 
@@ -109,7 +114,7 @@ def test_wrong_keys_paths_and_fields_are_not_retried(status):
     with server(lambda *_: (status, {}, b'{"error": {"message": "no"}}')) as (url, bodies):
         with pytest.raises(UserError, match=f"answered {status}: no"):
             ask(url, settings=Endpoints(concurrency=1))
-        assert len(bodies) == 1
+        assert len(bodies) == 1 + (status == 400)  # a short prompt shows whether it is this prompt
 
 
 def test_a_refused_prompt_is_one_refused_sample():
@@ -120,6 +125,31 @@ def test_a_refused_prompt_is_one_refused_sample():
         found = ask(url, settings=Endpoints(concurrency=1))
     assert found["t1"].finish_reason == "refused" and "too long" in found["t1"].refusal
     assert sorted(found) == [f"t{n}" for n in range(6)]
+
+
+def test_a_prompt_that_is_refused_before_any_answer_is_one_refused_sample():
+    def answer(number, body):
+        return (400, {}, b'{"error": {"message": "too long"}}') if body["prompt"][0] == "t" else good(number, body)
+
+    with server(answer) as (url, bodies):
+        found = ask(url, count=2, settings=Endpoints(concurrency=1))
+    assert [answer.finish_reason for answer in found.values()] == ["refused"] * 2
+    assert [body["prompt"] for body in bodies] == ["t0", "a =", "t1"]
+
+
+def test_an_answer_that_trickles_or_never_ends_is_given_up(monkeypatch):
+    def trickle():
+        for _ in range(20):
+            time.sleep(0.05)
+            yield b" "
+
+    settings = Endpoints(concurrency=1, timeout=0.2, attempts=1)
+    slowly = server(lambda *_: (200, {"Content-Length": "20"}, trickle()))
+    with slowly as (url, _), pytest.raises(UserError, match=r"did not answer within 0\.2 s"):
+        ask(url, count=1, settings=settings)
+    monkeypatch.setattr(http_endpoint, "MOST_BYTES", 500)
+    with server(lambda *_: (200, {}, b" " * 1000)) as (url, _), pytest.raises(UserError, match="more than 500 bytes"):
+        ask(url, count=1)
 
 
 def test_an_endpoint_that_dies_gives_its_work_back():

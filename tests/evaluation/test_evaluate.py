@@ -91,7 +91,9 @@ def test_canonical_solutions_of_every_benchmark_pass(run, tmp_path):
         (["--canonical", "--benchmarks=humaneval", "--out=gs://a/b"], "gs://a/b must be a local folder", 2),
         (["--rescore", "--benchmarks=humaneval"], "humaneval.jsonl does not exist: there is nothing to rescore", 1),
         (["--endpoint=http://127.0.0.1:9", "--benchmarks=santacoder_fim", "--gin.Endpoints.attempts=1"], "refused", 1),
+        (["--endpoint=127.0.0.1:9", "--benchmarks=santacoder_fim"], "must begin with http:// or https://", 2),
         (["--checkpoint=/nowhere", "--benchmarks=santacoder_fim"], "/nowhere", 1),
+        (["--canonical", "--benchmarks=humaneval", "--out=/dev/null"], "/dev/null is not a folder: choose another", 2),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(run, arguments, message, code):

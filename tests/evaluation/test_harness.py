@@ -102,7 +102,7 @@ def mean_over_samples(patch):
 def done_again_on_resume(patch):
     right = sample_file.read
 
-    def nothing(path, known=None):
+    def nothing(path, foreign=None):
         return dataclasses.replace(right(path), samples={}, torn=b"")
 
     patch.setattr(sample_file, "read", nothing)
@@ -111,8 +111,8 @@ def done_again_on_resume(patch):
 def last_line_dropped(patch):
     right = sample_file.read
 
-    def read(path, known=lambda key: True):
-        content = right(path, known)
+    def read(path, foreign=lambda sample: ""):
+        content = right(path, foreign)
         if path.exists() and not path.read_bytes().endswith(b"\n"):
             content.samples.popitem()
         return content

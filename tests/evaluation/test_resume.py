@@ -180,10 +180,13 @@ def test_a_sample_survives_its_line():
         (b"{nonsense", "it is not JSON"),
         (b"\xff\xfe", "it is not JSON"),
         (b"[]", "it is not an object"),
+        (b"[" * 100_000, "it is not JSON"),
+        (line_of(dataclasses.replace(SAMPLE, sample=-1)).encode()[:-1], "sample is -1, not an index"),
+        (line_of(dataclasses.replace(SAMPLE, scores={"x": "y"})).encode()[:-1], "a score is not a number"),
         (b'{"task_id": 3}', "task_id has a wrong type"),
         (b'{"task_id": "a/1"}', "sample is missing"),
         (line_of(SAMPLE).encode()[:-1], "the sample is there twice"),
-        (line_of(dataclasses.replace(SAMPLE, task_id="b")).encode()[:-1], "there is no task 'b'"),
+        (line_of(dataclasses.replace(SAMPLE, task_id="b")).encode()[:-1], "there is no such task"),
     ],
 )
 def test_a_damaged_line_is_named_set_aside_and_never_lost(tmp_path, caplog, line, reason):
@@ -191,7 +194,7 @@ def test_a_damaged_line_is_named_set_aside_and_never_lost(tmp_path, caplog, line
     other = line_of(dataclasses.replace(SAMPLE, sample=1)).encode()
     path.write_bytes(line_of(SAMPLE).encode() + line + b"\n" + other)
     with caplog.at_level("WARNING", "codellama_jax"):
-        file = SampleFile(path, lambda key: key[0] == "a/1")
+        file = SampleFile(path, lambda sample: "" if sample.task_id == "a/1" else "there is no such task")
     file.close()
     assert f"{path}:2: {reason}" in caplog.text
     assert (tmp_path / "x.damaged.jsonl").read_bytes() == line + b"\n"
@@ -203,7 +206,7 @@ def test_a_damaged_line_is_named_set_aside_and_never_lost(tmp_path, caplog, line
 def test_a_torn_last_line_is_removed_and_a_whole_one_is_kept(tmp_path, cut):
     path, line = tmp_path / "x.jsonl", line_of(SAMPLE).encode()
     path.write_bytes(line + line_of(dataclasses.replace(SAMPLE, sample=1)).encode()[:cut])
-    file = SampleFile(path, lambda key: True)
+    file = SampleFile(path, lambda sample: "")
     file.append([dataclasses.replace(SAMPLE, sample=2)])
     file.close()
     assert [key[2] for key in sample_file.read(path).samples] == ([0, 1, 2] if cut == -1 else [0, 2])

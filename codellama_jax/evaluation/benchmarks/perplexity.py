@@ -10,9 +10,9 @@ from typing import Any
 from codellama_jax.config.scored_benchmarks import Perplexity as Settings
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.benchmark import Benchmark
+from codellama_jax.evaluation.packed_logprobs import unpacked
 from codellama_jax.evaluation.problem import Problem, TokenScoring
 from codellama_jax.evaluation.sample import Answer, Judgement, Sample
-from codellama_jax.evaluation.text_scoring import unpacked
 from codellama_jax.runtime import filesystem
 from codellama_jax.sandbox.jobs import Outcome
 

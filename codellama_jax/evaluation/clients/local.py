@@ -10,9 +10,10 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Client, Request
+from codellama_jax.evaluation.packed_logprobs import packed
 from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring, TokenScoring
 from codellama_jax.evaluation.sample import Answer
-from codellama_jax.evaluation.text_scoring import TextScorer, packed
+from codellama_jax.evaluation.text_scoring import TextScorer
 from codellama_jax.generation import engine as engines
 from codellama_jax.generation import forward, prompts
 from codellama_jax.generation.engine import Engine
@@ -71,6 +72,7 @@ class LocalModel(Client):
                         if (scores := self._token_scores(request.problem.input, stop)) is not None:
                             yield request, Answer(scores)
                         continue
+                    self._check_kind(request)
                     try:
                         new = self._started(request)
                     except UserError as error:
@@ -86,6 +88,19 @@ class LocalModel(Client):
         finally:
             for unfinished in running:
                 self._engine.finish(unfinished)
+
+    def _check_kind(self, request: Request) -> None:
+        """Raises UserError if this model can answer no request of this kind: that is not a wrong answer."""
+        if isinstance(request.problem.input, Infilling):
+            try:
+                self.tokenizer.infilling_prompt("", "", request.problem.input.order)
+            except UserError:
+                raise UserError(
+                    "the benchmark asks for infilling, and the tokenizer has no infilling ids (34B and Python models"
+                    " were trained without): leave the benchmark out, or choose another checkpoint"
+                ) from None
+        elif isinstance(request.problem.input, Chat):
+            self._dialogue_format()
 
     def _token_scores(self, asked: TokenScoring, stop: threading.Event) -> str | None:
         """The packed log-probabilities of the tokens of a text; None: stopped."""

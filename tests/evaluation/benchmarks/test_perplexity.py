@@ -12,8 +12,9 @@ from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.scored_benchmarks import Perplexity as Settings
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.benchmarks.perplexity import OWN, Perplexity
+from codellama_jax.evaluation.packed_logprobs import packed, unpacked
 from codellama_jax.evaluation.sample import Answer, Sample
-from codellama_jax.evaluation.text_scoring import TextScorer, packed, unpacked
+from codellama_jax.evaluation.text_scoring import TextScorer
 from codellama_jax.generation.engine import Engine
 from tests.generation import generation_models as models
 
