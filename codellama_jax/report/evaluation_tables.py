@@ -181,7 +181,7 @@ def data_table(results: Results, stored: Environment) -> str:
         facts = {"digest of the problems": found.get("problems")}
         facts |= {key: value for key, value in settings.items() if key.startswith("sha256")} if settings else {}
         facts |= {key: found[key] for key in (*IDENTITY, "compilers", "averaged") if key in found}
-        facts |= {key: entry[key] for key in ("source", "finished", "all_tasks") if key in entry}
+        facts |= {key: entry[key] for key in ("source", "sandbox", "packages", "finished", "all_tasks") if key in entry}
         versions = entry.get("versions")
         if isinstance(versions, Mapping):
             facts["versions"] = ", ".join(f"{package} {version}" for package, version in versions.items())
