@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     who.add_argument("--compare", metavar="OUT,OUT[,OUT...]", help="nobody: compare evaluations with the first of them")
     add = parser.add_argument_group("what is evaluated").add_argument
     add("--benchmarks", metavar="NAME[,NAME...]", help="see below")
-    add("--data", type=filesystem.to_path, metavar="DIR", help="the folder of the data files")
+    add("--data", type=filesystem.to_path, metavar="DIR", help="the folder of the data files, if it has any")
     add("--out", type=_local, required=True, metavar="DIR", help="the folder of samples and results; resumed")
     add("--limit", type=_positive, default=0, metavar="N", help="only the first N tasks of each benchmark")
     add("--samples", type=_positive, default=0, metavar="N", help="answers to each task (default: its settings)")
@@ -112,17 +112,16 @@ def _shard(text: str) -> tuple[int, int]:
 def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if options.compare:
         return _compare(flags, options)
-    if missing := [f"--{name}" for name in ("benchmarks", "data") if not getattr(options, name)]:
+    if missing := [f"--{name}" for name in _missing(options)]:
         raise UserError(f"{' and '.join(missing)} must be given; --help lists the flags", EXIT_USAGE)
     bindings = gin_files.load(flags.gin_files, flags.bindings, default_size="local")
     kinds = _chosen(options.benchmarks)
+    data = options.data or Path()  # without --data, no benchmark reads it
     settings = {name: _settings(bindings, kind, options.samples) for name, kind in kinds.items()}
     _check_flags(options)
     endpoints = bindings.resolve(settings_of.Endpoints).endpoints
     # Data that is missing, a sandbox that cannot start: reported before a model is opened, which takes long.
-    early = {
-        name: kind(settings[name]).problems(options.data) for name, kind in kinds.items() if not kind.needs_tokenizer
-    }
+    early = {name: kind(settings[name]).problems(data) for name, kind in kinds.items() if not kind.needs_tokenizer}
     with contextlib.ExitStack() as stack:
         signals = StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None)
         pool = None
@@ -137,7 +136,7 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         stack.enter_context(signals)  # before this there is nothing to store, and a signal ends the command at once
         for name, kind in kinds.items():
             benchmark = kind(settings[name], tokenizer)
-            problems = early[name] if name in early else benchmark.problems(options.data)
+            problems = early[name] if name in early else benchmark.problems(data)
             if options.rescore:
                 complete = evaluation.rescore(benchmark, problems, options.limit)
             else:
@@ -156,6 +155,13 @@ def _evaluate(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         print(f"results: {evaluation.results_path(options.rescore)}")
         print(f"report:  {write_evaluation_report(evaluation.results_path(options.rescore).parent)}")
     return EXIT_DONE
+
+
+def _missing(options: argparse.Namespace) -> list[str]:
+    """The required flags that are not given. --data is required by benchmarks with data files."""
+    names = [] if options.benchmarks else ["benchmarks"]
+    reads = not options.benchmarks or any(kind.needs_data for kind in _chosen(options.benchmarks).values())
+    return names if options.data or not reads else [*names, "data"]
 
 
 def _source(options: argparse.Namespace) -> str:

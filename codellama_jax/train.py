@@ -172,7 +172,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
 
 def _gold_problems(config: Config) -> list["GoldProblem"]:
     """The problems of the benchmarks that evaluations measure. Checks those that are measured at the end, too."""
-    if config.evaluation.benchmark_data is None:
+    if not config.evaluation.measures_benchmarks:
         return []
     from codellama_jax.evaluation import gold  # imports every benchmark, which other runs do not need
 

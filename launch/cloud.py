@@ -178,7 +178,7 @@ def _is_local(path: str) -> bool:
     if path.startswith("tfds:"):
         directory = path.partition("data_dir=")[2].partition("&")[0]
         return bool(directory) and not directory.startswith("gs://")
-    return path != "scratch" and not path.startswith(("gs://", "seqio:"))
+    return path != "scratch" and not path.startswith(("gs://", "seqio:", "embedded:"))
 
 
 def _input_paths(job: Job) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ from codellama_jax.runtime import cli, console
 from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import DataLoader
 from tasks.packing import PackedDocument
-from tasks.sources import import_modules
+from tasks.sources import EMBEDDED_PLACES, import_modules
 from tasks.sources.base import Document
 from tasks.streams import StageStreams
 from tasks.tokenizer_training import trained_tokenizer
@@ -93,6 +93,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
 def list_mixtures(bindings: list[str]) -> None:
     """Prints the tasks, and the mixture of each stage with its shares."""
     print("tasks: " + "  ".join(STREAMS))
+    print("corpora that need no data: " + "  ".join(EMBEDDED_PLACES))
     print("mixtures (shares of tokens):")
     for stage, file in gin_files.shipped_stages().items():
         mixture = gin_files.load([str(file)], bindings, default_size="local").resolve(Mixture).mixture

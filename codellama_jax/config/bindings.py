@@ -74,7 +74,7 @@ class Bindings:
         """The configuration of a training run; with the settings of benchmarks, if it measures any. Raises UserError as
         `resolve` does."""
         config = self.resolve()
-        if config.evaluation.benchmark_data is None:
+        if not config.evaluation.measures_benchmarks:
             return config
         settings = self.resolve(*BENCHMARK_PARTS)
         of_benchmarks = [attribute for attribute, kind in PARTS.items() if kind in BENCHMARK_PARTS]

@@ -33,7 +33,8 @@ class Corpus:
             record file (.jsonl, .json, .csv, .parquet, .arrow, .tfrecord; docs/data.md), a pattern of such files
             ("gs://b/c/*.parquet"), or a folder of them; tfds:NAME for a dataset of TFDS; seqio:NAME for a registered
             SeqIO task (tasks/sources/records/record_fields.py lists the columns that are read). None is the embedded
-            corpus, text that every machine with Python has (tasks/sources/embedded/corpus.py).
+            corpus, text that every machine with Python has (tasks/sources/embedded/corpus.py), whose name in a sequence
+            is embedded:library; embedded:exercises are generated functions (tasks/sources/embedded/exercises.py).
         validation_share: share of the documents in validation, chosen by a hash: of the repository, if a record names
             one or group_by_repository is set, otherwise of the file's path or the record's location. Curated datasets,
             SeqIO tasks with a validation split, and records with named splits keep their own splits.

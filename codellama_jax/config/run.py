@@ -18,6 +18,7 @@ from codellama_jax.config.data import (
     Tokenizer,
 )
 from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
+from codellama_jax.config.exercise_benchmarks import Exercises, ExercisesInfilling
 from codellama_jax.config.language_benchmarks import APPS, HumanEvalX, MultiPLE
 from codellama_jax.config.model import Llama
 from codellama_jax.config.scored_benchmarks import (
@@ -79,6 +80,8 @@ class Config:
     multipl_e: MultiPLE = UNRESOLVED
     humaneval_x: HumanEvalX = UNRESOLVED
     apps: APPS = UNRESOLVED
+    exercises: Exercises = UNRESOLVED
+    exercises_infilling: ExercisesInfilling = UNRESOLVED
     imports: tuple[str, ...] = ()
 
 
@@ -95,6 +98,7 @@ BENCHMARK_PARTS = (
     MultiPLE,
     HumanEvalX,
     APPS,
+    *(Exercises, ExercisesInfilling),
 )  # settings of evaluate, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 

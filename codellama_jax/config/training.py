@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from codellama_jax.config import locations
+from codellama_jax.config.exercise_benchmarks import EXERCISES
 
 
 def require_positive(settings: Any, *fields: str) -> None:
@@ -228,7 +229,7 @@ class Monitoring:
 
 # The benchmarks whose gold texts an evaluation during training can score, and those that it scores by default.
 BENCHMARKS = ("humaneval", "mbpp", *(f"infilling_{kind}" for kind in ("single_line", "multi_line")))
-BENCHMARKS += ("infilling_random_span", "infilling_random_span_light")
+BENCHMARKS += ("infilling_random_span", "infilling_random_span_light", *EXERCISES)
 DEFAULT_BENCHMARKS = ("humaneval", "mbpp", "infilling_single_line")
 
 
@@ -237,9 +238,9 @@ class Evaluation:
     """Attributes:
     every: steps between evaluations; there is always one before the first step and one after the last.
     batches: number of batches of a validation, the same ones every time.
-    benchmark_data: folder with the files of the benchmarks; None: no benchmark is measured.
+    benchmark_data: folder with the files of the benchmarks; None: only those of EXERCISES can be measured.
     benchmarks: one or more of BENCHMARKS. Each evaluation measures the bits per byte of their gold texts, the canonical
-        solutions or middles, after the benchmark's own prompt. None: DEFAULT_BENCHMARKS.
+        solutions or middles, after the benchmark's own prompt. None: DEFAULT_BENCHMARKS, or none without a folder.
     final_benchmarks: benchmarks whose pass@1 is measured at the end of the stage: the model answers them, and the
         answers run in the sandbox of host 0. Names are those of the evaluate command.
     context_windows: number of windows for the curve of perplexity against context length.
@@ -271,20 +272,25 @@ class Evaluation:
                 f" {', '.join(BENCHMARKS)}"
             )
         for field in ("benchmarks", "final_benchmarks"):
-            if _names(getattr(self, field)) and self.benchmark_data is None:
+            if set(_names(getattr(self, field))) - set(EXERCISES) and self.benchmark_data is None:
                 raise ValueError(f"Evaluation.{field} needs Evaluation.benchmark_data, the folder with their files")
 
     @property
     def measured(self) -> tuple[str, ...]:
         """The benchmarks that every evaluation measures, each once."""
-        if self.benchmark_data is None:
-            return ()
-        return _names(DEFAULT_BENCHMARKS if self.benchmarks is None else self.benchmarks)
+        if self.benchmarks is None:
+            return () if self.benchmark_data is None else DEFAULT_BENCHMARKS
+        return _names(self.benchmarks)
 
     @property
     def measured_at_the_end(self) -> tuple[str, ...]:
         """The benchmarks whose pass@1 is measured at the end, each once."""
         return _names(self.final_benchmarks)
+
+    @property
+    def measures_benchmarks(self) -> bool:
+        """Whether any benchmark is measured."""
+        return bool(self.measured or self.measured_at_the_end)
 
 
 def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:

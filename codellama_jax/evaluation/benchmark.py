@@ -31,6 +31,7 @@ class Benchmark(abc.ABC, Generic[S]):
     Attributes:
         name: name on the command line, in the results and of the file of samples.
         settings_class: the class of its settings, whose name is that of the gin bindings.
+        needs_data: whether the problems are read from data files.
         needs_sandbox: whether there are jobs to run.
         needs_tokenizer: whether the problems depend on the tokenizer.
         paper: published results to show beside one's own: name of a model -> metric -> value between 0 and 1. Where a
@@ -40,6 +41,7 @@ class Benchmark(abc.ABC, Generic[S]):
 
     name: ClassVar[str]
     settings_class: ClassVar[type[settings_of.Benchmark]]
+    needs_data: ClassVar[bool] = True
     needs_sandbox: ClassVar[bool] = False
     needs_tokenizer: ClassVar[bool] = False
     paper: ClassVar[Mapping[str, Mapping[str, float]]] = {}
@@ -58,7 +60,7 @@ class Benchmark(abc.ABC, Generic[S]):
         """Reads the problems, in the order of the file. Those of the first variant come first.
 
         Args:
-            data: the folder of data files.
+            data: the folder of data files; not read without needs_data.
 
         Raises:
             UserError: a file is missing, damaged, or of another version.

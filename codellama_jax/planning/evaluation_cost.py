@@ -24,6 +24,8 @@ POSITIONS = {
     "infilling_multi_line": 1_899_932,
     "infilling_random_span": 370_214,
     "infilling_random_span_light": 37_036,
+    "exercises": 25_098,
+    "exercises_infilling": 15_194,
 }
 
 
@@ -37,7 +39,7 @@ def windows(names: tuple[str, ...], infilling: bool, length: int) -> int:
         infilling: whether the tokenizer has infilling ids; without, infilling is not measured.
         length: positions of a window.
     """
-    positions = sum(POSITIONS[name] * (2 * infilling if name.startswith("infilling") else 1) for name in names)
+    positions = sum(POSITIONS[name] * (2 * infilling if "infilling" in name else 1) for name in names)
     return positions // length + 1
 
 

@@ -11,7 +11,7 @@ from tasks import sources
 from tasks.sources.base import ConcatenatedSource, Source
 from tasks.sources.records.record_formats import is_record_file
 
-NAMES = ("tfds:", "seqio:")  # prefixes of sources that are not paths
+NAMES = ("tfds:", "seqio:", "embedded:")  # prefixes of sources that are not paths
 
 
 @dataclasses.dataclass(frozen=True)

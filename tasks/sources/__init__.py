@@ -13,8 +13,9 @@ from codellama_jax.runtime import filesystem
 from tasks.sources import files, manifest, seqio_source
 from tasks.sources.base import ConcatenatedSource, Source, binding
 from tasks.sources.curated import CuratedDataset
-from tasks.sources.duplicates import FilesRead
+from tasks.sources.duplicates import FilesRead, check_not_repeated
 from tasks.sources.embedded.corpus import embedded_source
+from tasks.sources.embedded.exercises import exercises_source
 from tasks.sources.files import UNKNOWN_SIZE, Found, Listing
 from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, is_wanted, with_scripts
 from tasks.sources.named_splits import names_split
@@ -24,7 +25,10 @@ from tasks.sources.records.record_formats import is_corpus_file
 from tasks.sources.records.record_source import open_records
 from tasks.sources.splits import EmptySplit
 
-__all__ = ["import_modules", "open"]
+__all__ = ["EMBEDDED_PLACES", "import_modules", "open"]
+
+EMBEDDED = "embedded:"
+EMBEDDED_PLACES = ("embedded:library", "embedded:exercises")
 
 _DESCRIPTION = re.compile(r"(readme|licen[cs]e|citation|changelog)\b[^/]*$", re.IGNORECASE)
 
@@ -65,6 +69,8 @@ def open(paths: Paths, stream: str, split: str, corpus: Corpus, filters: Filters
 def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filters, files_read: FilesRead) -> Source:
     """Opens a path by its form:
 
+        embedded:library                the embedded corpus, as without a path
+        embedded:exercises              generated functions
         seqio:NAME                      a registered SeqIO task
         tfds:NAME                       a dataset that TFDS has prepared
         a folder with manifest.json,    a curated dataset, if the manifest is that of `python -m tasks.build`
@@ -77,6 +83,8 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
     names the files of a folder that are not read. `files_read` has the files of the places before this one.
     """
     where = f"{binding(stream)}={path}"
+    if path.startswith(EMBEDDED):
+        return _open_embedded(path, stream, split, corpus, filters, files_read)
     if path.startswith(seqio_source.PREFIX):
         name = path.removeprefix(seqio_source.PREFIX)
         return seqio_source.open_task(
@@ -107,6 +115,20 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
             else:
                 found = RecordFiles(listing.of(records, texts), FOLDER)
     return open_records(path, split, name=stream, corpus=corpus, settings=filters, found=found, files_read=files_read)
+
+
+def _open_embedded(
+    path: str, stream: str, split: str, corpus: Corpus, filters: Filters, files_read: FilesRead
+) -> Source:
+    where = f"{binding(stream)}={path}"
+    check_not_repeated(where, *files_read.add(path, [Found(path, path, UNKNOWN_SIZE, "", path)]))
+    match path.removeprefix(EMBEDDED):
+        case "library":
+            return embedded_source(stream, split, corpus, filters, path)
+        case "exercises":
+            return exercises_source(stream, split, corpus, filters, where)
+        case name:
+            raise UserError(f"{where}: there is no embedded corpus {name!r}: write {' or '.join(EMBEDDED_PLACES)}")
 
 
 def _list_folder(

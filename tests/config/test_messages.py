@@ -75,6 +75,7 @@ from tests.config.recipe import message, refused
         ("CODE_STEPS=0", "Stage.steps=0 must be above 0"),
         ("Evaluation.samples=-1", "Evaluation.samples=-1 must not be negative"),
         ("Evaluation.benchmarks=mbpp", "Evaluation.benchmarks needs Evaluation.benchmark_data, the folder"),
+        ("Evaluation.benchmarks=['exercises', 'mbpp']", "Evaluation.benchmarks needs Evaluation.benchmark_data"),
         ("Evaluation.final_benchmarks=['mbpp']", "Evaluation.final_benchmarks needs Evaluation.benchmark_data"),
         (
             "Evaluation.benchmarks=['mbp']",

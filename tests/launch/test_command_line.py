@@ -48,7 +48,12 @@ def test_dry_run_needs_no_gcloud(isolated_cloud):
         ({}, [*LOCATION, "--topology=v5p:2x4x8"], "--topology=v5p-128", 2),
         ({}, [*LOCATION, "--run_dir=runs"], "--run_dir=gs://BUCKET/FOLDER", 2),
         ({}, [*LOCATION, "--gin.TOKENIZER=/data/t.model"], "is a path of this machine", 2),
-        ({}, [*LOCATION, "--gin.CODE_CORPUS=['gs://b/c','code']"], "Corpus.code=code (code) is a path of", 2),
+        (
+            {},
+            [*LOCATION, "--gin.CODE_CORPUS=['gs://b/c','embedded:exercises','code']"],
+            "Corpus.code=code (code) is a path of",
+            2,
+        ),
         ({}, [*LOCATION, "--gin.NL_CORPUS=tfds:c4?data_dir=/d&split=train"], "is a path of this machine", 2),
         ({}, [*LOCATION, "--gin.Evaluation.benchmark_data=/d"], "Evaluation.benchmark_data=/d (code) is a path of", 2),
         ({}, [*LOCATION, "--libtpu_bundle=fast"], "v5p has none, overlap", 2),

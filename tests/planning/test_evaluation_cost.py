@@ -7,6 +7,7 @@ import pytest
 from fake_compiler import FLAGS, FakeCompiler
 
 from codellama_jax import plan
+from codellama_jax.config.exercise_benchmarks import EXERCISES
 from codellama_jax.config.run import Config
 from codellama_jax.config.training import DEFAULT_BENCHMARKS, Evaluation
 from codellama_jax.evaluation import gold
@@ -67,15 +68,19 @@ def test_the_table_shows_interval_tokens_and_share(printed):
     assert "EVALUATION" not in printed(*MEASURED, "--forward")
 
 
-def test_positions_are_those_of_the_benchmarks(shared_data: Path, llama_tokenizer: Tokenizer):
-    names = (*DEFAULT_BENCHMARKS, "infilling_random_span_light")
+@pytest.mark.parametrize(
+    ("names", "curves"), [((*DEFAULT_BENCHMARKS, "infilling_random_span_light"), 6), (EXERCISES, 3)]
+)
+def test_positions_are_those_of_the_benchmarks(
+    shared_data: Path, llama_tokenizer: Tokenizer, names: tuple[str, ...], curves: int
+):
     evaluation = Evaluation(benchmark_data=str(shared_data), benchmarks=names)
     texts = gold.encoded(gold.read(Config(evaluation=evaluation)), llama_tokenizer, 4_096)
     counted = dict.fromkeys((text.benchmark for text in texts), 0)
     for text in texts:
         counted[text.benchmark] += len(text.prompt) + len(text.gold) - 1
     orders = {f"{name}{order}": POSITIONS[name] for name in names for order in ("", "/psm", "/spm")}
-    assert counted == {curve: orders[curve] for curve in counted} and len(counted) == 6
+    assert counted == {curve: orders[curve] for curve in counted} and len(counted) == curves
     for length in (4_096, 16_384):
         found = [passage for text in texts for passage in passages(text.prompt, text.gold, 0, length)]
         assert len(packed(found, length)) <= windows(names, True, length)

@@ -91,7 +91,8 @@ def test_list_prints_every_task_and_the_mixture_of_each_stage(capsys: pytest.Cap
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["tasks:", *STREAMS]
-    shares = {line.split()[0]: re.findall(r"(\w+) (\d+)%", line) for line in lines[2:]}
+    assert lines[1] == "corpora that need no data: embedded:library  embedded:exercises"
+    shares = {line.split()[0]: re.findall(r"(\w+) (\d+)%", line) for line in lines[3:]}
     assert set(shares) == {f"{stage}_mixture" for stage in STAGES}
     assert dict(shares["code_mixture"]) == {"code": "85", "nl_code": "8", "nl": "7"}
     for mixture in shares.values():

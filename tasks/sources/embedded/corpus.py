@@ -20,7 +20,7 @@ from codellama_jax.config.data import STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources.base import Block, Dialogue, Source, binding, hash_of, read_first
 from tasks.sources.duplicates import Identity
-from tasks.sources.embedded.docstrings import docstrings, exercises
+from tasks.sources.embedded.docstrings import docstrings, function_dialogues
 from tasks.sources.filters import text_or_none
 from tasks.sources.folder import SKIPPED_FOLDERS, File, TextFiles, walk
 from tasks.sources.inventory import PlaceInventory
@@ -33,8 +33,10 @@ _NOT_CODE = SKIPPED_FOLDERS | _TESTS | {"site-packages", "dist-packages", "encod
 _PYTHON_SHARE = 1 / 3
 
 
-def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters) -> Source:
+def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters, place: str = "None") -> Source:
     """The embedded source of one split of a stream: Source[Dialogue] for instruct, else Source[Document].
+
+    `place` is what the user names it.
 
     Raises:
         UserError: this Python has no library in source form, or the split would be empty.
@@ -43,13 +45,13 @@ def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters) -
     if stream not in STREAMS:
         raise ValueError(f"stream is {stream!r}: it is one of {', '.join(STREAMS)}")
     corpus = dataclasses.replace(corpus, group_by_repository=False)  # there are no repositories: the split is by file
-    where = f"{binding(stream)}=None, the text that comes with Python {platform.python_version()}"
+    where = f"{binding(stream)}={place}, the text that comes with Python {platform.python_version()}"
     select = functools.partial(select_split, split=split, corpus=corpus, where=where)
     code, python = _library()
     modules = [file for file in select(code) + select(python) if file.path.endswith(".py")]
-    source: TextFiles | Exercises
+    source: TextFiles | FunctionDialogues
     if stream == "instruct":
-        source = Exercises(stream, modules)
+        source = FunctionDialogues(stream, modules, _inventory(stream, place, modules))
     else:
         if stream == "code":
             entries = select(code)
@@ -61,26 +63,25 @@ def embedded_source(stream: str, split: str, corpus: Corpus, filters: Filters) -
             from tasks.sources.embedded.distributions import distribution_files  # only nl needs it
 
             entries = select(distribution_files())
-        source = TextFiles(stream, entries, corpus, filters, split, _inventory(stream, entries))
+        source = TextFiles(stream, entries, corpus, filters, split, _inventory(stream, place, entries))
     if not read_first(source).documents:
         raise UserError(f"{where}: nothing usable for {split}; name a folder, or raise Corpus.validation_share")
     return source
 
 
-def _inventory(stream: str, entries: Sequence[File]) -> PlaceInventory:
+def _inventory(stream: str, place: str, entries: Sequence[File]) -> PlaceInventory:
     return PlaceInventory(
-        stream, "None", f"text that comes with Python {platform.python_version()}", read={"": len(entries)}
+        stream, place, f"text that comes with Python {platform.python_version()}", read={"": len(entries)}
     )
 
 
-class Exercises:
+class FunctionDialogues:
     """A Source[Dialogue] over Python files: each short, documented function as a dialogue of two messages."""
 
     dialogues = True
 
-    def __init__(self, name: str, files: list[File]):
-        self.name = name
-        self._files = files
+    def __init__(self, name: str, files: list[File], place: PlaceInventory):
+        self.name, self._files, self._place = name, files, place
 
     def __len__(self) -> int:
         return len(self._files)
@@ -88,13 +89,13 @@ class Exercises:
     def read(self, shard: int, skip: int = 0) -> Iterator[Block[Dialogue]]:
         if not skip:
             file = self._files[shard]
-            yield Block(exercises(text_or_none(file.read()) or "", file.path), [])
+            yield Block(function_dialogues(text_or_none(file.read()) or "", file.path), [])
 
     def fingerprint(self) -> str:
         return hash_of(self.name, None, ((file.path, file.size) for file in self._files))
 
     def inventory(self) -> Sequence[PlaceInventory]:
-        return [_inventory(self.name, self._files)]
+        return [self._place]
 
     def place(self, shard: int) -> int:
         return 0

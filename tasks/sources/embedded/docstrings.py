@@ -43,7 +43,7 @@ def docstrings(file: File) -> str | None:
     return _encodable("\n\n".join(f"{title}\n\n{text}" for title, text in kept) + "\n")
 
 
-def exercises(text: str, path: str) -> list[Dialogue]:
+def function_dialogues(text: str, path: str) -> list[Dialogue]:
     """A request and its answer for each short, documented function or method of a Python file.
 
     The request consists of the first paragraph of the docstring and the function's signature; the answer is the source

@@ -3,7 +3,7 @@
 import pytest
 
 from codellama_jax.config.data import Filters
-from tasks.sources.embedded.docstrings import docstrings, exercises
+from tasks.sources.embedded.docstrings import docstrings, function_dialogues
 from tasks.sources.folder import File
 
 USUAL = Filters()
@@ -66,8 +66,10 @@ def test_files_without_docstrings_have_no_document(text: str | None):
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_exercises_are_short_documented_functions(line_end: str):
-    dialogues = {dialogue.path: dialogue.messages for dialogue in exercises(MODULE.replace("\n", line_end), "lib/a.py")}
+def test_dialogues_are_short_documented_functions(line_end: str):
+    dialogues = {
+        dialogue.path: dialogue.messages for dialogue in function_dialogues(MODULE.replace("\n", line_end), "lib/a.py")
+    }
     assert list(dialogues) == ["lib/a.py#L10", "lib/a.py#L19"]
     request, answer = dialogues["lib/a.py#L10"]
     assert "method `top(self)` of the class `Stack`" in request["content"]
@@ -75,4 +77,4 @@ def test_exercises_are_short_documented_functions(line_end: str):
     assert "More words" not in request["content"]
     assert answer["content"].startswith("@property\ndef top(self):\n") and "\r" not in answer["content"]
     assert dialogues["lib/a.py#L19"][1]["content"].startswith("async def wait(")
-    assert exercises("def f(:", "lib/a.py") == []
+    assert function_dialogues("def f(:", "lib/a.py") == []

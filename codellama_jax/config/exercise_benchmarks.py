@@ -1,0 +1,57 @@
+"""Settings of the benchmarks of exercises (codellama_jax/exercises). All of them are ours."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from codellama_jax.config.evaluation import HUMANEVAL_STOP, ORDERS, Benchmark, check_choices, check_positive
+
+EXERCISES = ("exercises", "exercises_infilling")  # they need no data files
+# The most problems of each. The generator has a few more (benchmarks/exercises.md).
+MOST_PROBLEMS, MOST_HOLES = 1_000, 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Exercises(Benchmark):
+    """Small functions that are composed as no function of the corpus embedded:exercises is.
+
+    Attributes:
+        problems: number of problems, at most MOST_PROBLEMS.
+        cpu_seconds: processor time of a program.
+    """
+
+    max_tokens: int = 128
+    stop: Sequence[str] = (*HUMANEVAL_STOP, "\nassert")
+    problems: int = 400
+    cpu_seconds: float = 3.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_count("Exercises.problems", self.problems, MOST_PROBLEMS)
+        check_positive("Exercises.cpu_seconds", self.cpu_seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExercisesInfilling(Benchmark):
+    """The same, with a hole in the solution that the text after it decides.
+
+    Attributes:
+        orders: the orders of the prompt, each of which is evaluated: "psm", "spm". The first one is the result.
+        problems: number of problems, at most MOST_HOLES.
+        cpu_seconds: processor time of a program.
+    """
+
+    max_tokens: int = 64
+    orders: Sequence[str] = ORDERS
+    problems: int = 200
+    cpu_seconds: float = 3.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choices("ExercisesInfilling.orders", self.orders, ORDERS)
+        _check_count("ExercisesInfilling.problems", self.problems, MOST_HOLES)
+        check_positive("ExercisesInfilling.cpu_seconds", self.cpu_seconds)
+
+
+def _check_count(name: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise ValueError(f"{name}={count} must be between 1 and {most:,}")

@@ -1,0 +1,83 @@
+"""Exercises: small Python functions, whose composition is in no training function, tested by running them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from codellama_jax.config.exercise_benchmarks import Exercises as Settings
+from codellama_jax.config.exercise_benchmarks import ExercisesInfilling as InfillingSettings
+from codellama_jax.evaluation.benchmark import Benchmark
+from codellama_jax.evaluation.benchmarks.humaneval import by_outcome, python_test
+from codellama_jax.evaluation.problem import Completion, Infilling, Problem
+from codellama_jax.evaluation.sample import Answer, Judgement, Sample
+from codellama_jax.exercises import problems as generator
+from codellama_jax.sandbox.jobs import Job, Outcome
+from codellama_jax.tokenizer import Order
+
+
+class Exercises(Benchmark[Settings]):
+    """Problem.data is a row of the generator."""
+
+    name = "exercises"
+    settings_class = Settings
+    needs_sandbox = True
+    needs_data = False
+
+    def problems(self, data: Path) -> list[Problem]:
+        rows = generator.problems("test", self.settings.problems)
+        return [Problem(row["task_id"], Completion(row["prompt"]), row) for row in rows]
+
+    def job(self, problem: Problem, completion: str) -> Job:
+        return python_test(f"{problem.data['prompt']}{completion}\n", problem.data, self.settings.cpu_seconds)
+
+    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
+        assert outcome is not None
+        return by_outcome(outcome)
+
+    def canonical(self, problem: Problem) -> str:
+        return str(problem.data["canonical_solution"])
+
+    def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return super().variant_summary(samples) | _by_family(samples, super().variant_summary)
+
+
+class ExercisesInfilling(Benchmark[InfillingSettings]):
+    """Problem.data is a row of the generator. A task is asked once in each order, which is the variant."""
+
+    name = "exercises_infilling"
+    settings_class = InfillingSettings
+    needs_sandbox = True
+    needs_data = False
+
+    def problems(self, data: Path) -> list[Problem]:
+        rows = generator.holes("test", self.settings.problems)
+        orders: list[Order] = ["spm" if order == "spm" else "psm" for order in self.settings.orders]
+        return [
+            Problem(row["task_id"], Infilling(row["prompt"], row["suffix"], order), row, order)
+            for order in orders
+            for row in rows
+        ]
+
+    def job(self, problem: Problem, completion: str) -> Job:
+        program = f"{problem.data['prompt']}{completion}{problem.data['suffix']}\n"
+        return python_test(program, problem.data, self.settings.cpu_seconds)
+
+    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
+        assert outcome is not None
+        return by_outcome(outcome)
+
+    def canonical(self, problem: Problem) -> str:
+        return str(problem.data["canonical_solution"])
+
+    def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return super().variant_summary(samples) | _by_family(samples, super().variant_summary)
+
+
+def _by_family(samples: Sequence[Sample], summary: Callable[[Sequence[Sample]], dict[str, Any]]) -> dict[str, Any]:
+    """pass@1 of each family, which is the first part of the names of tasks."""
+    families = defaultdict[str, list[Sample]](list)
+    for sample in samples:
+        families[sample.task_id.partition("/")[0]].append(sample)
+    found = {family: summary(of) for family, of in sorted(families.items())}
+    return {"pass@1_of_groups": {family: of["pass@1"] for family, of in found.items() if "pass@1" in of}}
