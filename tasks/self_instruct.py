@@ -33,7 +33,7 @@ from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sandbox.pool import Pool
 from tasks.curation.decontaminate.index import Index
 from tasks.curation.decontaminate.problems import read_problems
-from tasks.synthesis import output, prompts
+from tasks.synthesis import output, prompts, report
 from tasks.synthesis.duplicates import Questions
 from tasks.synthesis.feed import Model
 from tasks.synthesis.pipeline import Pipeline
@@ -111,9 +111,11 @@ def _self_instruct(flags: gin_files.Flags, options: argparse.Namespace) -> int:
             return EXIT_INTERRUPTED
         sandbox = "none (--allow_unsandboxed)" if options.allow_unsandboxed else "bubblewrap"
         manifest = output.write(options.out, records, settings, {**source, "sandbox": sandbox})
+        page = report.write(options.out, records.questions.rows(), manifest)
     funnel = manifest["funnel"]
     print(" -> ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in funnel.items()))
     print(f"dialogues: {options.out / output.DIALOGUES}")
+    print(f"report:    {page}")
     return EXIT_DONE
 
 

@@ -23,7 +23,7 @@ class Journal:
     """Records by key. Their content stays in the file; the memory has their places.
 
     A last line that was cut off by a crash is removed, and so are lines that cannot be read, with a warning: what they
-    recorded is done again.
+    recorded is done again. Of several records of a key, the last one counts.
 
     Args:
         path: the file; a new one is created.
@@ -43,34 +43,37 @@ class Journal:
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return 0
-        good, start, damaged = list[bytes](), 0, 0
+        start, damaged = 0, list[tuple[int, int]]()
         with self.path.open("rb") as file:
             for line in file:
                 row = _parsed(line, self._fields)
-                if row is None or self._key(row) in self._places:
-                    damaged += 1
-                    continue
-                self._places[self._key(row)] = (start, len(line))
+                if row is None:
+                    damaged.append((start, len(line)))
+                else:
+                    self._places[self._key(row)] = (start, len(line))
                 start += len(line)
-        if damaged:
-            logger.warning(
-                "%s: %d lines are cut off or damaged and are removed: they are done again", self.path, damaged
-            )
-            with self.path.open("rb") as file:
-                seen = set[Key]()
-                for line in file:
-                    row = _parsed(line, self._fields)
-                    if row is not None and self._key(row) not in seen:
-                        seen.add(self._key(row))
-                        good.append(line)
-            filesystem.write_atomically(self.path, b"".join(good), durable=True)
+        if not damaged:
+            return start
+        logger.warning("%s: lines that are cut off or damaged are removed, and done again: %d", self.path, len(damaged))
+        with self.path.open("rb") as self._reader:
+            return self._rewrite(list(self._places.items()))
+
+    def _rewrite(self, places: list[tuple[Key, tuple[int, int]]]) -> int:
+        """Writes the file with these records in this order; returns its size."""
+        with filesystem.open_output(self.path, durable=True) as output:
+            for _, place in places:
+                output.write(self._line(place))
+        self._places, start = {}, 0
+        for key, (_, length) in places:
+            self._places[key] = (start, length)
+            start += length
         return start
 
     def _key(self, row: Row) -> Key:
         return tuple(row[field] for field in self._fields)
 
-    def __len__(self) -> int:
-        return len(self._places)
+    def __contains__(self, key: Key) -> bool:
+        return key in self._places
 
     def get(self, *key: Any) -> Row | None:
         """The record of a key; None if there is none."""
@@ -83,7 +86,7 @@ class Journal:
             yield json.loads(self._line(place))
 
     def append(self, row: Row) -> None:
-        """Appends a record of a new key. The operating system has it when this returns.
+        """Appends a record. The operating system has it when this returns.
 
         Raises:
             UserError: the disk is full, or the file cannot be written.
@@ -107,16 +110,7 @@ class Journal:
         Nothing is appended afterwards.
         """
         self._file.sync()
-        places = sorted(self._places.items(), key=lambda item: order(item[0]))
-        if [key for key, _ in places] == list(self._places):
-            return
-        with filesystem.open_output(self.path, durable=True) as output:
-            for _, place in places:
-                output.write(self._line(place))
-        self._places, start = {}, 0
-        for key, (_, length) in places:
-            self._places[key] = (start, length)
-            start += length
+        self._size = self._rewrite(sorted(self._places.items(), key=lambda item: order(item[0])))
         self._reader.close()
         self._reader = self.path.open("rb")
 

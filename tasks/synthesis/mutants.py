@@ -99,7 +99,8 @@ def _inside_functions(tree: ast.AST, inside: bool = False) -> Iterator[tuple[ast
         if function and field != "body":
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if isinstance(node, ast.AST):
+            text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)  # a docstring
+            if isinstance(node, ast.AST) and not text:
                 if inside or function:
                     yield tree, field, index, node
                 yield from _inside_functions(node, inside or function)

@@ -159,7 +159,7 @@ class Pipeline:
 
     def _start(self, question: _Question) -> None:
         dropped = self._questions.add(question.text)
-        if (stored := self._records.questions.get(question.id)) is not None:
+        if (stored := self._records.question(question.id)) is not None:
             self._closed += 1
             self._kept += not stored["dropped"]
             return

@@ -48,6 +48,18 @@ class Records:
         row = {"id": id, "what": what, "index": index, "status": run.status, "message": run.message}
         self.runs.append(row | {"passed": run.passed})
 
+    def question(self, id: str) -> dict[str, Any] | None:
+        """The record of a question; None if there is none, or one whose answers or runs were lost in a crash."""
+        row = self.questions.get(id)
+        if row is None or row.get("dropped_before") == "unique":
+            return row
+        solutions, wrong = row.get("solutions", ()), range(len(row.get("wrong_programs", ())))
+        answers = [("tests", id, 0), *(("solution", id, entry["index"]) for entry in solutions)]
+        runs = [(id, "solution", entry["index"]) for entry in solutions if "malformed" not in entry]
+        runs += [(id, "mutant" if index else "stub", index) for index in wrong]
+        there = all(key in self.answers for key in answers) and all(key in self.runs for key in runs)
+        return row if there else None
+
     def add_question(self, row: Mapping[str, Any]) -> None:
         self.questions.append(dict(row))
 

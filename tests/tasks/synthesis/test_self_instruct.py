@@ -1,12 +1,21 @@
 """The command with a server whose answers are right, wrong, hanging, hostile and malformed in known numbers."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tasks import self_instruct
+from codellama_jax.config.data import Corpus, Filters
+from tasks import self_instruct, sources
+from tasks.sources.base import items
 from tests.tasks.synthesis import scripted_endpoint as scripted
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +68,78 @@ def test_the_funnel_comes_out_exactly(complete):
     assert manifest["dropped"] == scripted.REASONS
     assert len(rows(out / "dialogues.jsonl")) == scripted.FUNNEL["kept"]
     assert script.asked == dict.fromkeys(script.answers, 1)
+
+
+FILES = ("dialogues.jsonl", "manifest.json", *(f"records/{name}.jsonl" for name in ("answers", "runs", "questions")))
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in FILES}
+
+
+def test_a_killed_command_resumes_with_nothing_lost_or_done_twice(complete, problems, tmp_path):
+    out, script = tmp_path / "out", scripted.Script(scripted.answers(), seconds=0.02)
+    answers = out / "records" / "answers.jsonl"
+    with scripted.serving(script) as url:
+        command = [sys.executable, "-m", "tasks.self_instruct", *arguments(url, out, problems)]
+        for stored in (3, 25):
+            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= stored):
+                    time.sleep(0.002)
+                os.kill(process.pid, signal.SIGKILL)
+            assert stored <= answers.read_bytes().count(b"\n") < len(script.answers)
+        done = {row["seed"] for row in rows(answers)}
+        script.asked.clear()
+        assert self_instruct.main(arguments(url, out, problems)) == 0
+    assert script.asked == dict.fromkeys(script.answers.keys() - done, 1)
+    assert contents(out) == contents(complete[0])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_records_that_end_anywhere_are_completed_to_the_same_files(complete, problems, tmp_path, share):
+    """Each file ends at a place of its own, within a line, as if the machine went down."""
+    whole, out = contents(complete[0]), tmp_path / "out"
+    (out / "records").mkdir(parents=True)
+    (out / "self_instruct.json").write_bytes((complete[0] / "self_instruct.json").read_bytes())
+    for name, content in whole.items():
+        if name.startswith("records"):
+            (out / name).write_bytes(content[: int(share * len(content))])
+    kept = {row["seed"] for row in rows_before_the_cut(out / "records" / "answers.jsonl")}
+    script = scripted.Script(scripted.answers())
+    with scripted.serving(script) as url:
+        assert self_instruct.main(arguments(url, out, problems)) == 0
+    assert contents(out) == whole
+    assert kept.isdisjoint(script.asked) and set(script.asked.values()) <= {1}
+
+
+def rows_before_the_cut(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def test_a_folder_of_other_settings_is_refused(complete, problems, capsys):
+    out, script = complete
+    with scripted.serving(script) as url:
+        assert self_instruct.main([*arguments(url, out, problems), "--gin.SelfInstruct.seed=1"]) == 2
+    message = capsys.readouterr().err
+    assert "SelfInstruct.seed was 0 and is now 1" in message and message.count("\n") == 1
+
+
+def test_the_instruct_stage_reads_the_dialogues_as_they_are(complete):
+    corpus = Corpus(validation_share=0.0)
+    source = sources.open(str(complete[0] / "dialogues.jsonl"), "instruct", "train", corpus, Filters())
+    read = [item for shard in range(len(source)) for item in items(source, shard)]
+    assert len(read) == 4
+    assert all("return n * 2 + 1" in item.messages[1]["content"] for item in read)
+
+
+def test_the_report_has_the_funnel_and_the_reasons(complete):
+    page = (complete[0] / "report.html").read_text()
+    for text in (
+        "<td>13</td>",
+        "about 62,000",
+        "accepts stub",
+        "rejects nothing",
+        "near duplicate",
+        "return n * 2 + 1",
+    ):
+        assert text in page
