@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         help="evaluation problems that dialogues must not contain: a file, pattern or folder; repeatable",
     )
     add = parser.add_argument_group("a model in a checkpoint").add_argument
+    add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
     add("--context", type=_positive, default=0, metavar="N", help="of prompt and answer (default: as in training)")
     add("--slots", type=_positive, default=16, metavar="N", help="answers that are generated at a time (default: 16)")
@@ -92,8 +93,7 @@ def _self_instruct(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if filesystem.is_remote(str(options.out)):
         raise UserError(f"--out={options.out} must be a local folder", EXIT_USAGE)
     with contextlib.ExitStack() as stack:
-        options.out.mkdir(parents=True, exist_ok=True)
-        stack.callback(lock.acquire(options.out).release)
+        stack.callback(_locked(options.out).release)
         if options.allow_unsandboxed:
             print("warning: --allow_unsandboxed: programs of the models can do whatever you can", file=sys.stderr)
         pool = stack.enter_context(Pool(options.workers, options.allow_unsandboxed))
@@ -119,6 +119,19 @@ def _self_instruct(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _locked(out: Path) -> lock.Lock:
+    """Locks the output folder, which is created."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return lock.acquire(out)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{error.filename} is not a folder: choose another --out", EXIT_USAGE) from None
+    except UserError as error:
+        raise UserError(str(error).partition(":")[0] + ": wait for it, or choose another --out") from None
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+
+
 def _check_flags(options: argparse.Namespace) -> None:
     """Refuses flags that would be ignored, and places that are neither an endpoint nor a folder."""
     places = {name: getattr(options, name) for name in ("questions", "solutions")}
@@ -130,7 +143,7 @@ def _check_flags(options: argparse.Namespace) -> None:
         if getattr(options, f"{name}_model") and not _is_endpoint(place):
             raise UserError(f"--{name}_model is the name of an endpoint's model: leave it out", EXIT_USAGE)
     if all(map(_is_endpoint, places.values())):
-        for name in ("dtype", "context"):
+        for name in ("tokenizer", "dtype", "context"):
             if getattr(options, name):
                 raise UserError(f"--{name} is of the model in a checkpoint: leave it out", EXIT_USAGE)
     if not re.fullmatch(r"[!-~]*", os.environ.get(API_KEY, "").strip()):
@@ -162,7 +175,7 @@ def _client(place: str, model: str | None, options: argparse.Namespace, endpoint
     # Imported here: JAX takes seconds to import, and endpoints do not need it.
     from codellama_jax.conversion.local_client import Opening, open_local_model
 
-    opening = Opening(dtype=options.dtype, context=options.context, slots=options.slots)
+    opening = Opening(options.tokenizer, options.dtype, context=options.context, slots=options.slots)
     return open_local_model(filesystem.to_path(place), opening)
 
 

@@ -140,7 +140,8 @@ def _left_out(statement: ast.stmt) -> str:
             if isinstance(statement, ast.Import)
             else [statement.module or "" if not statement.level else ""]
         )
-        known = all(module.partition(".")[0] in sys.stdlib_module_names for module in modules)
+        roots = {module.partition(".")[0] for module in modules}
+        known = roots <= sys.stdlib_module_names - {"__future__"}  # that one must be at the beginning of a file
         return "" if known else "import"
     if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
         return ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from codellama_jax.config.self_instruct import SelfInstruct
 from tasks.synthesis import prompts
 
-SETTINGS = SelfInstruct(prompts=3, solutions=4, cpu_seconds=0.4)
+SETTINGS = SelfInstruct(prompts=3, solutions=4, cpu_seconds=0.25)
 
 RIGHT, WRONG = "def {f}(n):\n    return n * 2 + 1", "def {f}(n):\n    return n * 2"
 EXITS = "import sys\nsys.exit(0)"

@@ -47,6 +47,7 @@ GOOD = "#Test case 1:\nassert f(1) == 1\n"
         (f"[TESTS]\n{GOOD}{GOOD}", ["assert f(1) == 1"], {"repeated": 1}),
         (f"[TESTS]\n{GOOD}#Test case 2:\nassert f(\n{GOOD}", ["assert f(1) == 1"], {"syntax": 1, "repeated": 1}),
         (f"[TESTS]\n{GOOD}assert f(2) == [1, ", ["assert f(1) == 1"], {"cut_off": 1}),
+        (f"[TESTS]\nfrom __future__ import annotations\n{GOOD}", ["assert f(1) == 1"], {"import": 1}),
         (f"[TESTS]\nimport math\nx = 2\n{GOOD}", ["import math\nx = 2\nassert f(1) == 1"], {}),
         (
             f"[TESTS]\nimport numpy\nimport os; os._exit(0)\n{GOOD}",

@@ -82,20 +82,19 @@ def test_a_killed_command_resumes_with_nothing_lost_or_done_twice(complete, prob
     answers = out / "records" / "answers.jsonl"
     with scripted.serving(script) as url:
         command = [sys.executable, "-m", "tasks.self_instruct", *arguments(url, out, problems)]
-        for stored in (3, 25):
-            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= stored):
-                    time.sleep(0.002)
-                os.kill(process.pid, signal.SIGKILL)
-            assert stored <= answers.read_bytes().count(b"\n") < len(script.answers)
-        done = {row["seed"] for row in rows(answers)}
-        script.asked.clear()
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= 25):
+                time.sleep(0.002)
+            os.kill(process.pid, signal.SIGKILL)
+        assert 25 <= answers.read_bytes().count(b"\n") < len(script.answers)
+    done, script = {row["seed"] for row in rows(answers)}, scripted.Script(scripted.answers())
+    with scripted.serving(script) as url:
         assert self_instruct.main(arguments(url, out, problems)) == 0
     assert script.asked == dict.fromkeys(script.answers.keys() - done, 1)
     assert contents(out) == contents(complete[0])
 
 
-@pytest.mark.parametrize("share", [0.2, 0.8])
+@pytest.mark.parametrize("share", [0.5, 0.8])
 def test_records_that_end_anywhere_are_completed_to_the_same_files(complete, problems, tmp_path, share):
     """Each file ends at a place of its own, within a line, as if the machine went down."""
     whole, out = contents(complete[0]), tmp_path / "out"
@@ -114,6 +113,34 @@ def test_records_that_end_anywhere_are_completed_to_the_same_files(complete, pro
 
 def rows_before_the_cut(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def test_two_models_of_dialogues_and_a_choice_by_agreement(problems, tmp_path):
+    scripts = [scripted.Script(scripted.answers()) for _ in range(2)]
+    with scripted.serving(scripts[0]) as first, scripted.serving(scripts[1]) as second:
+        flags = [flag for flag in arguments(second, tmp_path, problems) if not flag.startswith("--questions")]
+        flags += ["--gin.SelfInstruct.form=chat", "--gin.SelfInstruct.choice=agreement"]
+        flags += ["--gin.SelfInstruct.least_agreeing=1", "--gin.SelfInstruct.answer=plain"]
+        flags += ["--gin.SelfInstruct.prompts=1"]
+        assert self_instruct.main([f"--questions={first}", *flags]) == 0
+    funnel = {"questions": 5, "unique": 4, "with_tests": 3, "solved": 2, "kept": 2}
+    assert json.loads((tmp_path / "manifest.json").read_text())["funnel"] == funnel
+    assert len(scripts[0].bodies) == 1 and all(len(body["messages"]) == 1 for body in scripts[0].bodies)
+    assert all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in scripts[1].bodies)
+    assert rows(tmp_path / "dialogues.jsonl")[0]["messages"][1]["content"] == "def alpha(n):\n    return n * 2 + 1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--questions=nowhere", "--solutions=http://x"], "--questions=nowhere is neither a URL"),
+        (["--questions=http://x", "--solutions=http://x", "--context=9"], "--context is of the model in a checkpoint"),
+        (["--questions=http://x", "--solutions=http://x", "--gin.SelfInstruct.choice=all"], "SelfInstruct.choice=all"),
+    ],
+)
+def test_wrong_flags_are_refused_at_once(flags, message, tmp_path, capsys):
+    assert self_instruct.main([*flags, f"--out={tmp_path / 'out'}"]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_settings_is_refused(complete, problems, capsys):
