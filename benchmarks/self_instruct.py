@@ -102,6 +102,7 @@ def main() -> None:
     requests = multiprocessing.Value("i", 0)
     server = multiprocessing.Process(target=serve, args=(options.seconds, port, requests), daemon=True)
     server.start()
+    load = os.getloadavg()[0]  # of others
     url, rows = f"http://127.0.0.1:{port.get()}", []
     try:
         for number in range(options.rounds):
@@ -114,12 +115,12 @@ def main() -> None:
             rows.append((number + 1, requests.value, runs, manifest["funnel"]["kept"], bound, seconds))
     finally:
         server.terminate()
-    text = result(options, rows)
+    text = result(options, rows, load)
     options.out.write_text(text) if options.out else print(text)
 
 
-def result(options: argparse.Namespace, rows: list[tuple[int, int, int, int, float, float]]) -> str:
-    """The result as Markdown."""
+def result(options: argparse.Namespace, rows: list[tuple[int, int, int, int, float, float]], load: float) -> str:
+    """The result as Markdown. `load`: the load average of the machine before the first round."""
     shares = [bound / seconds for *_, bound, seconds in rows]
     flags = f"--seconds={options.seconds} --concurrency={options.concurrency} --prompts={options.prompts}"
     lines = [
@@ -128,7 +129,8 @@ def result(options: argparse.Namespace, rows: list[tuple[int, int, int, int, flo
         f"    python benchmarks/self_instruct.py {flags} --rounds={options.rounds}",
         "",
         *paragraph(
-            f"{processor()}; {platform.system()} {platform.release()}, Python {platform.python_version()}. Every answer"
+            f"{os.cpu_count()} cores of {processor()}, with a load average of {load:.1f} by others;"
+            f" {platform.system()} {platform.release()}, Python {platform.python_version()}. Every answer"
             f" takes {options.seconds:g} s, and {options.concurrency} are asked for at a time; server, client and"
             " sandbox share the machine. The bound is the time of all answers, divided by that number. The measured"
             " time is that of the whole command, with the start of the sandbox."

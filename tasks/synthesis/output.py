@@ -9,6 +9,7 @@ OUT/self_instruct.json    what the records depend on
 
 import hashlib
 import json
+import platform
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from codellama_jax.config.self_instruct import SelfInstruct
 from codellama_jax.errors import EXIT_USAGE, UserError
-from codellama_jax.runtime import filesystem
+from codellama_jax.runtime import cli, filesystem
 from tasks.synthesis import parsing, prompts
 from tasks.synthesis.dialogues import dialogue
 from tasks.synthesis.records import Records
@@ -64,9 +65,9 @@ def write(out: Path, records: Records, settings: SelfInstruct, source: Mapping[s
             counts.update(_reached(row))
             reasons.update([row["dropped"]] if row["dropped"] else [])
             left_out.update(row.get("tests_left_out", {}))
-            statuses.update(found.get("status", "malformed") for found in row.get("solutions", ()))
             statuses.update(
-                f"malformed_{found['malformed']}" for found in row.get("solutions", ()) if "malformed" in found
+                found["status"] if "status" in found else f"malformed_{found['malformed']}"
+                for found in row.get("solutions", ())
             )
             if not row["dropped"]:
                 program = next(entry["program"] for entry in row["solutions"] if entry["index"] == row["chosen"])
@@ -84,6 +85,7 @@ def write(out: Path, records: Records, settings: SelfInstruct, source: Mapping[s
         "tests_left_out": dict(sorted(left_out.items())),
         "solutions": dict(sorted(statuses.items())),
         **source,
+        "versions": {"codellama_jax": cli.code_version(), "python": platform.python_version()},
         "prompts": {name: {"text": text, "sha256": _sha256(text.encode())} for name, text in prompts.ALL.items()},
         "digests": {
             str(path.relative_to(out)): _sha256(filesystem.read_bytes(path))

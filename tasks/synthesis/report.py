@@ -119,8 +119,8 @@ def _pass_rates(found: _Gathered) -> str:
 
 
 def _mutants(found: _Gathered) -> str:
-    labels = {tenth: f"{10 * tenth}%" + (" or more" if tenth < 10 else "") for tenth in range(11)}
-    counts = {label: found.killed[tenth] for tenth, label in labels.items()}
+    counts = {f"{10 * tenth} to {10 * tenth + 9}%": found.killed[tenth] for tenth in range(10)}
+    counts["all"] = found.killed[10]
     return _histogram("Mutants that tests reject", "of the mutants of the accepted solution", counts)
 
 
@@ -159,7 +159,7 @@ def _example(row: Mapping[str, Any]) -> str:
 
 def _solution(entry: Mapping[str, Any], chosen: bool) -> str:
     state = "state finished" if entry["status"] == "passed" else "state"
-    title = f"solution {entry['index']}{', kept' if chosen else ''}"
+    title = f"solution {entry['index']}{', chosen' if chosen else ''}"
     message = name(entry["message"] or "all tests pass")
     return (
         f'<p>{title} <span class="{state}">{escape(entry["status"])}</span> {message}</p>'

@@ -105,6 +105,15 @@ SCRIPT: tuple[tuple[Asked, ...], ...] = (
 )
 PROBLEM = {"task_id": "x/1", "prompt": "checks a benchmark problem of the evaluation set for us"}
 FUNNEL = {"questions": 13, "unique": 10, "with_tests": 9, "solved": 6, "kept": 4}
+SOLUTIONS = {
+    "passed": 13,  # alpha 2, beta 1, epsilon 2 (the wrong ones), zeta 4, theta 2, lambda_ 2
+    "failed": 12,
+    "error": 4,  # the test of iota ends its process, for all four
+    "cpu_time": 2,
+    "malformed_no_function": 3,
+    "malformed_empty": 1,
+    "malformed_syntax": 1,
+}
 REASONS = Counter(asked.dropped for asked_of in SCRIPT for asked in asked_of if asked.dropped)
 
 

@@ -66,6 +66,9 @@ def test_the_funnel_comes_out_exactly(complete):
     assert dropped == expected
     assert manifest["funnel"] == scripted.FUNNEL
     assert manifest["dropped"] == scripted.REASONS
+    assert manifest["solutions"] == scripted.SOLUTIONS
+    assert manifest["questions_left_out"] == {"too_short": 3}
+    assert manifest["tests_left_out"] == {"statement": 1, "syntax": 1}
     assert len(rows(out / "dialogues.jsonl")) == scripted.FUNNEL["kept"]
     assert script.asked == dict.fromkeys(script.answers, 1)
 
