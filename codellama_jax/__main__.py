@@ -25,12 +25,16 @@ COMMANDS = {
     "evaluate": ("codellama_jax.evaluate", "run benchmarks on a model or an endpoint, in a sandbox"),
     "inspect": ("tasks.inspect", "print documents and statistics of a task or mixture"),
     "build": ("tasks.build", "make a deduplicated training set from source code"),
+    "self_instruct": (
+        "tasks.self_instruct",
+        "make dialogues of questions and solutions that models write, by running them",
+    ),
 }
 
 
 def usage() -> str:
     """The text of --help."""
-    rows = "".join(f"  {name:<10}{text}\n" for name, (_, text) in COMMANDS.items())
+    rows = "".join(f"  {name:<14}{text}\n" for name, (_, text) in COMMANDS.items())
     return (
         "usage: codellama-jax COMMAND [FLAGS]\n\n"
         f"Code Llama's training recipe in JAX and Flax, version {__version__}.\n\n"

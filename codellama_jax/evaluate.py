@@ -26,7 +26,6 @@ from codellama_jax.config import evaluation as settings_of
 from codellama_jax.config import gin_files
 from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.data import CHAT_FORMATS
-from codellama_jax.config.generation import Serving
 from codellama_jax.config.run import PARTS
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError, first_line
 from codellama_jax.evaluation import comparison, environment
@@ -36,7 +35,7 @@ from codellama_jax.evaluation.evaluation import Evaluation
 from codellama_jax.evaluation.table import BENCHMARKS
 from codellama_jax.report.evaluation import write_evaluation_report
 from codellama_jax.report.evaluation_comparison import write_comparison
-from codellama_jax.runtime import cache, cli, filesystem
+from codellama_jax.runtime import cli, filesystem
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sandbox.pool import Pool
 from codellama_jax.tokenizer import Tokenizer
@@ -262,24 +261,11 @@ def _clients(
 def _local_model(options: argparse.Namespace) -> tuple[Client, Tokenizer]:
     """Opens a checkpoint."""
     # Imported here: JAX takes seconds to import, and a wrong flag should be reported at once.
-    from codellama_jax.conversion.generation_model import open_model
-    from codellama_jax.evaluation.clients.local import LocalModel
-    from codellama_jax.generation.engine import Engine
+    from codellama_jax.conversion.local_client import Opening, open_local_model
 
-    cache.keep_programs()
-    model = open_model(options.checkpoint, options.tokenizer, options.dtype, options.tensor)
-    context = options.context or model.context
-    if context < 2:
-        raise UserError(f"--context={context} must be at least 2", EXIT_USAGE)
-    # Prompt lookup (Serving.draft_tokens) is for few answers at a time; here the slots are full.
-    serving = Serving(slots=options.slots, context=context, cache_dtype=options.cache_dtype)
-    engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
-
-    def dialogue_format() -> str:
-        return model.dialogue_format(options.chat_format)
-
-    client = LocalModel(engine, model.tokenizer, model.name, model.weights, dialogue_format, model.context)
-    return client, model.tokenizer
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Opening)}
+    client = open_local_model(options.checkpoint, Opening(**fields))
+    return client, client.tokenizer
 
 
 def _print_results(name: str, results: dict[str, Any]) -> None:

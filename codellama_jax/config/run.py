@@ -32,6 +32,7 @@ from codellama_jax.config.scored_benchmarks import (
     ToxiGen,
     TruthfulQa,
 )
+from codellama_jax.config.self_instruct import SelfInstruct
 from codellama_jax.config.training import AdamW, Checkpoints, Evaluation, LossSpikes, Mesh, Monitoring, Stage
 
 UNRESOLVED: Any = None
@@ -64,6 +65,7 @@ class Config:
     build: Build = UNRESOLVED
     quality: Quality = UNRESOLVED
     decontamination: Decontamination = UNRESOLVED
+    self_instruct: SelfInstruct = UNRESOLVED
     endpoints: Endpoints = UNRESOLVED
     humaneval: HumanEval = UNRESOLVED
     mbpp: MBPP = UNRESOLVED
@@ -87,7 +89,8 @@ class Config:
 
 # Attribute of Config -> its class.
 PARTS: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "imports"}
-CURATION_PARTS = (Build, Quality, Decontamination)  # settings of tasks.build, not of a training run
+# settings of tasks.build and tasks.self_instruct, not of a training run
+CURATION_PARTS = (Build, Quality, Decontamination, SelfInstruct)
 BENCHMARK_PARTS = (
     Endpoints,
     HumanEval,

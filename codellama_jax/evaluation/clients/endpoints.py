@@ -9,6 +9,7 @@ from codellama_jax.config.evaluation import Endpoints as Settings
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Client, Request
 from codellama_jax.evaluation.clients.http_endpoint import EndpointFailed, HttpEndpoint
+from codellama_jax.evaluation.clients.request_reader import RequestReader
 from codellama_jax.evaluation.sample import Answer
 
 logger = logging.getLogger(__name__)
@@ -50,21 +51,24 @@ class EndpointClient(Client):
                 threading.Thread(target=_answer_all, args=arguments, daemon=True).start()
                 threads += 1
         failures = dict[str, str]()
-        while threads and not stop.is_set():
-            try:
-                result = results.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if result is None:
-                threads -= 1
-            elif isinstance(result, EndpointFailed):
-                if str(result) not in failures:
-                    logger.warning("warning: an endpoint is not asked any more: %s", result)
-                failures[str(result)] = str(result)
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                yield result
+        try:
+            while threads and not stop.is_set():
+                try:
+                    result = results.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if result is None:
+                    threads -= 1
+                elif isinstance(result, EndpointFailed):
+                    if str(result) not in failures:
+                        logger.warning("warning: an endpoint is not asked any more: %s", result)
+                    failures[str(result)] = str(result)
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    yield result
+        finally:
+            work.close()
         if not stop.is_set() and not work.finished:
             reasons = "; ".join(failures)
             raise UserError(f"no endpoint answers any more: {reasons}; the same command resumes when one does")
@@ -74,22 +78,19 @@ class _Work:
     """The requests that endpoints take, and give back if they fail."""
 
     def __init__(self, requests: Iterator[Request]):
-        self._requests, self._returned, self._out = requests, list[Request](), 0
-        self._exhausted = False
         self._changed = threading.Condition()
+        self._reader = RequestReader(requests, self._changed)
+        self._returned, self._out = list[Request](), 0
 
     def take(self, stop: threading.Event) -> Request | None:
         """The next request. None: all are answered. Waits while others may give some back."""
         with self._changed:
             while not stop.is_set():
-                request = self._returned.pop() if self._returned else None
-                if request is None and not self._exhausted:
-                    request = next(self._requests, None)
-                    self._exhausted = request is None
+                request = self._returned.pop() if self._returned else self._reader.take()
                 if request is not None:
                     self._out += 1
                     return request
-                if not self._out:
+                if self._reader.exhausted and not self._out:
                     return None
                 self._changed.wait(0.2)
             return None
@@ -108,7 +109,11 @@ class _Work:
     @property
     def finished(self) -> bool:
         """Whether all requests are answered."""
-        return self._exhausted and not self._returned and not self._out
+        with self._changed:
+            return self._reader.exhausted and not self._returned and not self._out
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 def _answer_all(

@@ -10,6 +10,7 @@ import numpy as np
 
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Client, Request
+from codellama_jax.evaluation.clients.request_reader import RequestReader
 from codellama_jax.evaluation.packed_logprobs import packed
 from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Scoring, TokenScoring
 from codellama_jax.evaluation.sample import Answer
@@ -61,12 +62,17 @@ class LocalModel(Client):
 
     def answers(self, requests: Iterator[Request], stop: threading.Event) -> Iterator[tuple[Request, Answer]]:
         running = dict[engines.Request, _Running]()
-        more = True
+        arrival = threading.Condition()
+        reader = RequestReader(requests, arrival, self._engine.serving.slots)
         try:
             while not stop.is_set():
-                while more and len(running) < self._engine.serving.slots and not stop.is_set():
-                    if (request := next(requests, None)) is None:
-                        more = False
+                while len(running) < self._engine.serving.slots and not stop.is_set():
+                    with arrival:
+                        request = reader.take()
+                        if request is None and not running and not reader.exhausted:
+                            arrival.wait(0.2)
+                            continue
+                    if request is None:
                         break
                     if isinstance(request.problem.input, TokenScoring):
                         if (scores := self._token_scores(request.problem.input, stop)) is not None:
@@ -86,6 +92,7 @@ class LocalModel(Client):
                     if answer is not None:
                         yield running.pop(changed).asked, answer
         finally:
+            reader.close()
             for unfinished in running:
                 self._engine.finish(unfinished)
 
