@@ -72,7 +72,11 @@ def test_every_test_file_is_collected():
     done = subprocess.run([sys.executable, "-c", _LIST_COLLECTED], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
     found = {Path(line.partition(": ")[2]) for line in done.stdout.splitlines() if line.startswith("collected: ")}
-    assert found == {path for path in source_files("tests") if path.name.startswith("test_")}
+    files = [path for path in source_files("tests") if path.name.startswith("test_")]
+    assert found == set(files)
+    # pytest imports test files by their base names: of two with one name, the second is an error, or not run
+    names = [path.name for path in files]
+    assert not {name for name in names if names.count(name) > 1}
 
 
 def test_the_lists_of_slow_test_files_are_current():
