@@ -40,4 +40,5 @@ def interval(values: Sequence[float], samples: int = 0) -> tuple[float, float]:
     scale = 1 + Z_95**2 / effective
     middle = (mean + Z_95**2 / (2 * effective)) / scale
     half = Z_95 / scale * math.sqrt(max(spread, 0.0) / effective + (Z_95 / (2 * effective)) ** 2)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # exactly 0 and 1 where no rounding should show
+    return max(0.0, middle - half) if mean > 0 else 0.0, min(1.0, middle + half) if mean < 1 else 1.0

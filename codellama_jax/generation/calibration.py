@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
 from codellama_jax.generation import forward, int8_cache, shards
+from codellama_jax.kernels import paged_attention as kernel
 
 TOKENS = 512  # of the text, which is random
 
@@ -21,7 +22,8 @@ def with_scales(weights: forward.Weights, llama: Llama, mesh: Mesh | None) -> fo
 
     def scales(weights: forward.Weights, cache: forward.Cache, *inputs: jax.Array) -> list[jax.Array]:
         _, cache = forward.forward(weights, llama, cache, *inputs)
-        return [int8_cache.scales(pages[1:]) for pages in cache if isinstance(pages, jax.Array)]
+        filled = np.arange(1, count + 1)
+        return [int8_cache.scales(kernel.read(pages, filled)) for pages in cache if isinstance(pages, jax.Array)]
 
     found = jax.jit(shards.program(scales, mesh, weights))(weights, cache, *inputs)
     layers = [layer | {"kv_scale": scale} for layer, scale in zip(weights["layers"], found, strict=True)]

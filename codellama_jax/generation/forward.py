@@ -63,6 +63,9 @@ def new_cache(
 ) -> Cache:
     """An empty cache: for each layer [P + 1, size, 2G, K]. Keys and values of a head alternate, and page 0 is scratch.
 
+    Portable attention keeps bfloat16 as its bits, in uint16: XLA for CPUs would convert the whole cache to float32 and
+    back to change a page of it.
+
     Args:
         llama: the model.
         pages: number of pages.
@@ -76,8 +79,12 @@ def new_cache(
     if BLOCK % size:
         raise ValueError(f"a page of {size} tokens does not divide {BLOCK}")
 
+    stored = jnp.dtype(dtype or llama.compute_dtype)
+    if groups is None and stored == jnp.bfloat16:
+        stored = jnp.dtype(jnp.uint16)
+
     def zeros(heads: int) -> jax.Array:
-        return jnp.zeros((pages + 1, size, 2 * heads, llama.head_dim), dtype or llama.compute_dtype)
+        return jnp.zeros((pages + 1, size, 2 * heads, llama.head_dim), stored)
 
     if groups is None:
         return [zeros(llama.kv_heads) for _ in range(llama.layers)]
@@ -181,7 +188,7 @@ def paged_attention(
     def block(index: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         largest, total, out = state
         ids = jax.lax.dynamic_slice_in_dim(table_SM, index * per_block, per_block, axis=1)
-        kv = pages[ids].reshape(rows, per_block * size, kv_heads, 2, width).astype(jnp.float32)
+        kv = kernel.read(pages, ids).reshape(rows, per_block * size, kv_heads, 2, width)
         keys, values = kv[:, :, :, 0], kv[:, :, :, 1]
         scores = jnp.einsum("sgqk,stgk->sgqt", queries, keys)
         key_positions = index * per_block * size + jnp.arange(per_block * size)[None, None, None, :]

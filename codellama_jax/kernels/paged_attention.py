@@ -49,12 +49,22 @@ def page_size(pages: Pages) -> int:
 def write(pages: Pages, page_SC: jax.Array, offset_SC: jax.Array, kv: jax.Array) -> Pages:
     """Writes keys and values [S, C, 2G, K] of new tokens to their pages."""
     if not isinstance(pages, tuple):
+        if pages.dtype == jnp.uint16:  # the bits of bfloat16
+            kv = jax.lax.bitcast_convert_type(kv.astype(jnp.bfloat16), jnp.uint16)
         return pages.at[page_SC, offset_SC].set(kv.astype(pages.dtype))
     ends = list(itertools.accumulate(group.shape[2] for group in pages))
     parts = jnp.split(kv, ends[:-1], axis=2)
     return tuple(
         group.at[page_SC, offset_SC].set(part.astype(group.dtype)) for group, part in zip(pages, parts, strict=True)
     )
+
+
+def read(pages: jax.Array, ids: jax.typing.ArrayLike) -> jax.Array:
+    """The pages with these ids, float32, for portable attention."""
+    found = pages[jnp.asarray(ids)]
+    if pages.dtype == jnp.uint16:
+        found = jax.lax.bitcast_convert_type(found, jnp.bfloat16)
+    return found.astype(jnp.float32)
 
 
 def attend(q_SCHK: jax.Array, pages: tuple[jax.Array, ...], table_SM: jax.Array, positions_SC: jax.Array) -> jax.Array:

@@ -55,3 +55,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
             low, high = interval(values, 100 * samples)
             covered += low <= 1 / 3 <= high
         assert 0.92 <= covered / 400 <= 0.98
+
+
+@pytest.mark.parametrize("tasks", [1, 20, 164, 500, 5_815])
+def test_an_interval_of_nothing_and_of_everything_ends_at_0_and_1(tasks: int):
+    assert interval([0.0] * tasks)[0] == 0 and 0 < interval([0.0] * tasks)[1] < 1
+    assert interval([1.0] * tasks)[1] == 1 and 0 < interval([1.0] * tasks)[0] < 1

@@ -45,3 +45,18 @@ def test_padding_writes_only_to_the_scratch_page():
 def test_pages_that_do_not_divide_a_block_are_refused():
     with pytest.raises(ValueError, match="a page of 48 tokens does not divide 128"):
         forward.new_cache(model("7b")[0], 4, 48)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_program_copies_the_cache(dtype: str):
+    llama, _, weights = model("long")
+    cache = jax.eval_shape(lambda: forward.new_cache(llama, 20_000, 16, dtype))
+    size = sum(layer.size * layer.dtype.itemsize for layer in cache)
+    inputs = (
+        np.zeros((1, 16), np.int32),
+        np.zeros((1, 16), np.int32),
+        np.ones((1, 16), bool),
+        np.zeros((1, 4), np.int32),
+    )
+    step = jax.jit(forward.forward, static_argnums=1, donate_argnums=2)
+    assert step.lower(weights, llama, cache, *inputs).compile().memory_analysis().temp_size_in_bytes < size / 20
