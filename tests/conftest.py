@@ -64,6 +64,7 @@ LONGEST = (
     "test_sharding.py",
     "training/test_padding.py",
     "training/test_checkpoints.py",
+    "sandbox/test_hostile_programs.py",
     "launch/tpu_vm/test_retries.py",
     "launch/tpu_vm/test_tpu_vm.py",
     "runtime/test_gcs.py",
@@ -83,6 +84,13 @@ LONGEST = (
     "generation/test_generate.py",
     "generation/test_shards.py",
     "launch/local/test_processes.py",
+    "evaluation/test_evaluate.py",
+    "evaluation/test_answering_clients.py",
+    "evaluation/benchmarks/test_safety_sets.py",
+    "evaluation/benchmarks/test_multipl_e.py",
+    "evaluation/benchmarks/test_perplexity.py",
+    "training/test_final_evaluation.py",
+    "sandbox/test_sandbox_lifetime.py",
 )
 # The files of LONGEST that `make check` runs too. The others are marked slow.
 CHECKED = (
