@@ -4,6 +4,7 @@ The protocols of llama.cpp, Ollama and Tabby ignore some fields, so what is sent
 """
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import json
@@ -187,7 +188,8 @@ async def send(port: int, data: bytes) -> bytes:
         writer.write(data)
         await writer.drain()
         if b"Connection: close" not in data:
-            writer.write_eof()
+            with contextlib.suppress(OSError):  # the server may have answered and closed already
+                writer.write_eof()
         return await asyncio.wait_for(reader.read(), 20)
     except ConnectionError:  # refused before it was read
         return b""
