@@ -89,14 +89,15 @@ class Benchmark(abc.ABC, Generic[S]):
         """What the sandbox runs to judge a completion; None: nothing."""
         return None
 
-    @abc.abstractmethod
     def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        """Judges a completion.
+        """Judges a completion. Here: it passes if its job does; benchmarks that run nothing judge in their own way.
 
         Args:
             outcome: what `job` came to; None if it was None.
             answer: what the model answered.
         """
+        assert outcome is not None, "a benchmark without jobs must define judged"
+        return Judgement(outcome.passed, reason="" if outcome.passed else f"{outcome.status}: {outcome.message}")
 
     def refused(self, problem: Problem, refusal: str) -> Judgement:
         """Judges a problem that the client did not answer (Answer.refusal)."""

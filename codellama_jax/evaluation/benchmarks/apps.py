@@ -13,10 +13,9 @@ from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.benchmarks import apps_comparison, apps_files
 from codellama_jax.evaluation.benchmarks.apps_files import AppsProblem
 from codellama_jax.evaluation.benchmarks.apps_program import program_of
-from codellama_jax.evaluation.benchmarks.humaneval import by_outcome
 from codellama_jax.evaluation.problem import Chat, Completion, Problem
-from codellama_jax.evaluation.sample import Answer, Judgement, Sample
-from codellama_jax.sandbox.jobs import Job, Limits, Outcome, PythonTest
+from codellama_jax.evaluation.sample import Sample
+from codellama_jax.sandbox.jobs import Job, Limits, PythonTest
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +70,6 @@ class APPS(Benchmark[Settings]):
         program = program_of(completion, tests.function, seconds)
         limits = Limits(cpu_seconds=_START_SECONDS + seconds * tests.count, memory=memory)
         return PythonTest(program, _test_of(tests), limits)
-
-    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        assert outcome is not None
-        return by_outcome(outcome)
 
     def canonical(self, problem: Problem) -> str | None:
         solutions: list[str] = problem.data.solutions

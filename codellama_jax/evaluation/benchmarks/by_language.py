@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeVar
 from codellama_jax.config.language_benchmarks import HumanEvalX, MultiPLE
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation.benchmark import KS, Benchmark
-from codellama_jax.evaluation.benchmarks.humaneval import by_outcome
 from codellama_jax.evaluation.languages import Language, marker_of, version
 from codellama_jax.evaluation.problem import Problem
 from codellama_jax.evaluation.sample import Answer, Judgement, Sample
@@ -93,9 +92,9 @@ class ByLanguage(Benchmark[S]):
         return language.job(program + language.marked(self.test(problem), marker), self.paths(), seconds)
 
     def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        assert outcome is not None
         if problem.variant == PYTHON:
-            return by_outcome(outcome)
+            return super().judged(problem, completion, outcome, answer)
+        assert outcome is not None
         return self.language(problem).judged(outcome, self._marker(problem, completion))
 
     def summary(self, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 from codellama_jax.config.exercise_benchmarks import Exercises as Settings
 from codellama_jax.config.exercise_benchmarks import ExercisesInfilling as InfillingSettings
 from codellama_jax.evaluation.benchmark import Benchmark
-from codellama_jax.evaluation.benchmarks.humaneval import by_outcome, python_test
-from codellama_jax.evaluation.problem import Completion, Infilling, Problem
-from codellama_jax.evaluation.sample import Answer, Judgement, Sample
+from codellama_jax.evaluation.benchmarks.humaneval import python_test
+from codellama_jax.evaluation.benchmarks.infilling import Holes
+from codellama_jax.evaluation.problem import Completion, Problem
+from codellama_jax.evaluation.sample import Sample
 from codellama_jax.exercises import problems as generator
-from codellama_jax.sandbox.jobs import Job, Outcome
-from codellama_jax.tokenizer import Order
+from codellama_jax.sandbox.jobs import Job
 
 
 class Exercises(Benchmark[Settings]):
@@ -31,10 +31,6 @@ class Exercises(Benchmark[Settings]):
     def job(self, problem: Problem, completion: str) -> Job:
         return python_test(f"{problem.data['prompt']}{completion}\n", problem.data, self.settings.cpu_seconds)
 
-    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        assert outcome is not None
-        return by_outcome(outcome)
-
     def canonical(self, problem: Problem) -> str:
         return str(problem.data["canonical_solution"])
 
@@ -42,33 +38,15 @@ class Exercises(Benchmark[Settings]):
         return super().variant_summary(samples) | _by_family(samples, super().variant_summary)
 
 
-class ExercisesInfilling(Benchmark[InfillingSettings]):
-    """Problem.data is a row of the generator. A task is asked once in each order, which is the variant."""
+class ExercisesInfilling(Holes):
+    """The holes that the generator makes."""
 
     name = "exercises_infilling"
     settings_class = InfillingSettings
-    needs_sandbox = True
     needs_data = False
 
-    def problems(self, data: Path) -> list[Problem]:
-        rows = generator.holes("test", self.settings.problems)
-        orders: list[Order] = ["spm" if order == "spm" else "psm" for order in self.settings.orders]
-        return [
-            Problem(row["task_id"], Infilling(row["prompt"], row["suffix"], order), row, order)
-            for order in orders
-            for row in rows
-        ]
-
-    def job(self, problem: Problem, completion: str) -> Job:
-        program = f"{problem.data['prompt']}{completion}{problem.data['suffix']}\n"
-        return python_test(program, problem.data, self.settings.cpu_seconds)
-
-    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        assert outcome is not None
-        return by_outcome(outcome)
-
-    def canonical(self, problem: Problem) -> str:
-        return str(problem.data["canonical_solution"])
+    def rows(self, data: Path) -> list[dict[str, Any]]:
+        return generator.holes("test", self.settings.problems)
 
     def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
         return super().variant_summary(samples) | _by_family(samples, super().variant_summary)

@@ -7,8 +7,7 @@ from codellama_jax.config.evaluation import HumanEval as Settings
 from codellama_jax.evaluation import task_files
 from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.problem import Completion, Problem
-from codellama_jax.evaluation.sample import Answer, Judgement
-from codellama_jax.sandbox.jobs import Job, Limits, Outcome, PythonTest
+from codellama_jax.sandbox.jobs import Job, Limits, PythonTest
 
 FILE = "humaneval/HumanEval.jsonl.gz"
 FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
@@ -49,10 +48,6 @@ class HumanEval(Benchmark[Settings]):
         assert isinstance(problem.input, Completion)
         return python_test(problem.input.text + completion + "\n", problem.data, self.settings.cpu_seconds)
 
-    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        assert outcome is not None
-        return by_outcome(outcome)
-
     def canonical(self, problem: Problem) -> str:
         prompt: str = problem.data["prompt"]
         stripped = isinstance(problem.input, Completion) and problem.input.text != prompt
@@ -68,11 +63,6 @@ def python_test(program: str, row: dict[str, Any], cpu_seconds: float) -> Python
     before, definition, _ = row["prompt"].partition(f"def {row['entry_point']}(")
     test = f"{before if definition else ''}\n{row['test']}\ncheck({row['entry_point']})"
     return PythonTest(program, test, Limits(cpu_seconds=cpu_seconds), names=(row["entry_point"],))
-
-
-def by_outcome(outcome: Outcome) -> Judgement:
-    """The judgement of a sample that passes if its job does."""
-    return Judgement(outcome.passed, reason="" if outcome.passed else f"{outcome.status}: {outcome.message}")
 
 
 def _prompt(row: dict[str, Any], form: str) -> str:

@@ -1,37 +1,29 @@
 """HumanEval-infilling (arXiv 2207.14255): holes in the solutions of HumanEval, tested by running what results."""
 
+import abc
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from codellama_jax.config.evaluation import HumanEvalInfilling as Settings
 from codellama_jax.evaluation import task_files
 from codellama_jax.evaluation.benchmark import Benchmark
-from codellama_jax.evaluation.benchmarks.humaneval import FIELDS, by_outcome, python_test
+from codellama_jax.evaluation.benchmarks.humaneval import FIELDS, python_test
 from codellama_jax.evaluation.problem import Infilling, Problem
-from codellama_jax.evaluation.sample import Answer, Judgement
-from codellama_jax.sandbox.jobs import Job, Outcome
+from codellama_jax.sandbox.jobs import Job
 from codellama_jax.tokenizer import Order
 
 
-class HumanEvalInfilling(Benchmark[Settings]):
-    """Problem.data is the task's row. A task is asked once in each order, which is the variant.
+class Holes(Benchmark[Any]):
+    """Holes in functions. Problem.data is the task's row. A task is asked in each order, which is the variant."""
 
-    Attributes:
-        file: name of the data file.
-        holes: name of the set, as in its setting.
-    """
-
-    settings_class = Settings
     needs_sandbox = True
-    paper_source = "table 14"
-    file: ClassVar[str]
-    holes: ClassVar[str]
+
+    @abc.abstractmethod
+    def rows(self, data: Path) -> list[dict[str, Any]]:
+        """The tasks in HumanEval's form, with a `suffix`; for data and errors see Benchmark.problems."""
 
     def problems(self, data: Path) -> list[Problem]:
-        path = data / "humaneval" / self.file
-        name = f"sha256_{self.holes}"
-        content = task_files.read(path, getattr(self.settings, name), f"HumanEvalInfilling.{name}")
-        rows = task_files.json_lines(path, content, (*FIELDS, "suffix"))
+        rows = self.rows(data)
         orders: list[Order] = ["spm" if order == "spm" else "psm" for order in self.settings.orders]
         return [
             Problem(row["task_id"], Infilling(row["prompt"], row["suffix"], order), row, order)
@@ -43,12 +35,28 @@ class HumanEvalInfilling(Benchmark[Settings]):
         program = f"{problem.data['prompt']}{completion}{problem.data['suffix']}\n"
         return python_test(program, problem.data, self.settings.cpu_seconds)
 
-    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        assert outcome is not None
-        return by_outcome(outcome)
-
     def canonical(self, problem: Problem) -> str:
         return str(problem.data["canonical_solution"])
+
+
+class HumanEvalInfilling(Holes):
+    """The holes of one of the four sets.
+
+    Attributes:
+        file: name of the data file.
+        holes: name of the set, as in its setting.
+    """
+
+    settings_class = Settings
+    paper_source = "table 14"
+    file: ClassVar[str]
+    holes: ClassVar[str]
+
+    def rows(self, data: Path) -> list[dict[str, Any]]:
+        path = data / "humaneval" / self.file
+        name = f"sha256_{self.holes}"
+        content = task_files.read(path, getattr(self.settings, name), f"HumanEvalInfilling.{name}")
+        return task_files.json_lines(path, content, (*FIELDS, "suffix"))
 
 
 class SingleLine(HumanEvalInfilling):

@@ -9,10 +9,8 @@ from codellama_jax.config.evaluation import MBPP as Settings
 from codellama_jax.errors import UserError
 from codellama_jax.evaluation import task_files
 from codellama_jax.evaluation.benchmark import Benchmark
-from codellama_jax.evaluation.benchmarks.humaneval import by_outcome
 from codellama_jax.evaluation.problem import Chat, Completion, Problem
-from codellama_jax.evaluation.sample import Answer, Judgement
-from codellama_jax.sandbox.jobs import Job, Limits, Outcome, PythonTest
+from codellama_jax.sandbox.jobs import Job, Limits, PythonTest
 
 FILE, SANITIZED = "mbpp/mbpp.jsonl", "mbpp/sanitized-mbpp.json"
 SHOTS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 1)  # ids of solved tasks
@@ -75,10 +73,6 @@ class MBPP(Benchmark[Settings]):
         program = f"{completion}\n{row['setup']}\n"
         test = "\n".join([*row["imports"], *row["tests"]])
         return PythonTest(program, test, Limits(cpu_seconds=self.settings.cpu_seconds), names=_functions(row["code"]))
-
-    def judged(self, problem: Problem, completion: str, outcome: Outcome | None, answer: Answer) -> Judgement:
-        assert outcome is not None
-        return by_outcome(outcome)
 
     def canonical(self, problem: Problem) -> str:
         code: str = problem.data["code"]

@@ -143,12 +143,11 @@ def _answer(operation: str, arguments: list, named: dict, objects: _Objects) -> 
         if isinstance(argument, list | dict | set) and values.encoded(argument, objects.refer) != before[index]
     }
     # A function that returns its argument returns the test's own object.
-    same = next((index for index, argument in enumerate(arguments) if argument is value), None)
     if isinstance(value, list | dict | set):
-        value = None if same is not None else value
-    else:
-        same = None
-    return values.encoded({"value": value, "same": same, "changed": changed}, objects.refer)
+        for index, argument in enumerate(arguments):
+            if argument is value:
+                return values.encoded({"same": index, "changed": changed}, objects.refer)
+    return values.encoded({"value": value, "changed": changed}, objects.refer)
 
 
 def _builtin_base(kind: type[BaseException]) -> str:

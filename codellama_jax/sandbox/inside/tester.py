@@ -117,7 +117,7 @@ class _Program:
             self._send(self._called(reply))
         for index, value in reply["changed"].items():
             _change(arguments[index], value)
-        return reply["value"] if reply["same"] is None else arguments[reply["same"]]
+        return arguments[reply["same"]] if "same" in reply else reply["value"]
 
     def _called(self, request: dict) -> dict:
         """Calls a function of the test for the program."""
