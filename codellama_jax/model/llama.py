@@ -25,8 +25,6 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array
 # product(equation, x, weight) -> the result of jnp.einsum
 Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
-INIT_STD = 0.02  # assumption: Llama's initialisation is not published
-
 
 def _unconstrained(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
     return x
@@ -41,7 +39,7 @@ class Block(nnx.Module):
     def __init__(self, config: Llama, rngs: nnx.Rngs):
         sizes = _sizes(config)
 
-        def weight(*dims: str, std: float = INIT_STD) -> nnx.Param:
+        def weight(*dims: str, std: float = config.initial_std) -> nnx.Param:
             dims = ("layers", *dims)
             shape = tuple(sizes[dim] for dim in dims)
             return nnx.Param(std * jax.random.normal(rngs.params(), shape), dims=dims)
@@ -50,7 +48,7 @@ class Block(nnx.Module):
             return nnx.Param(jnp.ones((config.layers, config.dim)), dims=("layers", "dim"))
 
         # Each layer adds two terms to the residual stream; this scale keeps its variance independent of depth.
-        residual_std = INIT_STD / (2 * config.layers) ** 0.5
+        residual_std = config.initial_std / (2 * config.layers) ** 0.5
         self.attention_norm = norm()
         self.wq = weight("dim", "heads", "head_dim")
         self.wk = weight("dim", "kv_heads", "head_dim")
@@ -67,11 +65,11 @@ class Decoder(nnx.Module):
     float32."""
 
     def __init__(self, config: Llama, rngs: nnx.Rngs):
-        shape = (config.vocab_size, config.dim)
-        self.embedding = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape), dims=("vocab", "dim"))
+        shape, std = (config.vocab_size, config.dim), config.initial_std
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), shape), dims=("vocab", "dim"))
         self.blocks = Block(config, rngs)
         self.norm = nnx.Param(jnp.ones(config.dim), dims=("dim",))
-        self.head = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape[::-1]), dims=("dim", "vocab"))
+        self.head = nnx.Param(std * jax.random.normal(rngs.params(), shape[::-1]), dims=("dim", "vocab"))
 
 
 def _sizes(config: Llama) -> dict[str, int]:
