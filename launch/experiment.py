@@ -110,13 +110,14 @@ def _gin_files(flags: Flags, size: str) -> tuple[list[str], list[str]]:
     Both lists contain a file that sets the size.
     """
     files = [str(gin_files.find(file)) for file in flags.gin_files]
-    size_file = str(gin_files.find(f"gin/models/{size}.gin"))
-    if not any(gin_files.is_size_file(file) for file in files):
-        files.append(size_file)
-    common = [file for file in files if not gin_files.is_stage_file(file)]
-    if not any(gin_files.is_size_file(file) for file in common):
-        common.append(size_file)  # the stage file is a saved configuration, which also sets the size
-    return files, common
+
+    def with_size(chosen: list[str]) -> list[str]:
+        if any(gin_files.is_size_file(file) for file in chosen):
+            return chosen  # it may be the user's own, which gin/models does not have
+        return [*chosen, str(gin_files.find(f"gin/models/{size}.gin"))]
+
+    # without its stage file, a saved configuration has no size file either: the stage file also sets the size
+    return with_size(files), with_size([file for file in files if not gin_files.is_stage_file(file)])
 
 
 # ---------------------------------------------------------------- confirmation

@@ -8,7 +8,7 @@ from typing import Any
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from codellama_jax.runtime.run_dir import final_step, saved_steps
+from codellama_jax.runtime.run_dir import final_step, newest_checkpoint, saved_steps
 from codellama_jax.training import inheritance
 from launch import cloud
 from launch.executor import Experiment
@@ -53,7 +53,7 @@ def _parent(
 def _read(path: str, *, offline: bool) -> dict[str, Any] | None:
     """The metadata of a checkpoint on this machine or in a bucket; None if it cannot be read."""
     if not filesystem.is_remote(path):
-        return inheritance.read_metadata(Path(filesystem.expand_home(path)))
+        return inheritance.read_metadata(newest_checkpoint(Path(filesystem.expand_home(path))))
     if not path.startswith(filesystem.GCS_SCHEME) or (offline and not cloud.is_installed()):
         return None
     try:

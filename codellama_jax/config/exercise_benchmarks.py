@@ -8,6 +8,7 @@ from codellama_jax.config.evaluation import HUMANEVAL_STOP, ORDERS, Benchmark, c
 EXERCISES = ("exercises", "exercises_infilling")  # they need no data files
 # The most problems of each. The generator has a few more (benchmarks/exercises.md).
 MOST_PROBLEMS, MOST_HOLES = 1_000, 250
+PREFIX = "prefix"  # the text before a hole alone, completed left to right: what the suffix adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,8 @@ class ExercisesInfilling(Benchmark):
     """The same, with a hole in the solution that the text after it decides.
 
     Attributes:
-        orders: the orders of the prompt, each of which is evaluated: "psm", "spm". The first one is the result.
+        orders: the orders of the prompt, each of which is evaluated: "psm", "spm", and PREFIX, for which a model needs
+            no infilling. The first one is the result.
         problems: number of problems, at most MOST_HOLES.
         cpu_seconds: processor time of a program.
     """
@@ -47,7 +49,7 @@ class ExercisesInfilling(Benchmark):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices("ExercisesInfilling.orders", self.orders, ORDERS)
+        check_choices("ExercisesInfilling.orders", self.orders, (*ORDERS, PREFIX))
         _check_count("ExercisesInfilling.problems", self.problems, MOST_HOLES)
         check_positive("ExercisesInfilling.cpu_seconds", self.cpu_seconds)
 

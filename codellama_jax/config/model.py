@@ -24,8 +24,7 @@ class Llama:
         ffn_dim: width of the feed-forward layer (F).
         vocab_size: rows of the embedding and of the output head (V), including those of infilling tokens; 0: the number
             that the run's tokenizer needs.
-        init_std: standard deviation of the initial weights; 0: dim ** -0.5, which is 0.0156 at width 4,096 (assumption:
-            Llama's initialisation is not published).
+        init_std: standard deviation of the initial weights (assumption: Llama's initialisation is not published).
         padding_rows: how many of these rows, at the end, have no token: they are never predicted and not trained. A
             stage derives the number from its tokenizer; it need not be bound.
         norm_eps: epsilon of RMSNorm (1e-5 in Llama 2).
@@ -69,7 +68,7 @@ class Llama:
     splash_block: int = 512
     splash_block_backward: int = 512
     loss_chunk: int = 2048
-    init_std: float = 0.0
+    init_std: float = 0.02
     padding_rows: int = 0
 
     def __post_init__(self):
@@ -118,8 +117,8 @@ class Llama:
         for field in ("attention_block", "splash_block", "splash_block_backward", "loss_chunk"):
             if getattr(self, field) < 1:
                 raise ValueError(f"Llama.{field}={getattr(self, field)} must be at least 1")
-        if not 0 <= self.init_std < 1:
-            raise ValueError(f"Llama.init_std={self.init_std} must be above 0 and below 1, or 0 for dim ** -0.5")
+        if not 0 < self.init_std < 1:
+            raise ValueError(f"Llama.init_std={self.init_std} must be above 0 and below 1")
         for field in ("gathered_heads", "padding_rows"):
             if getattr(self, field) < 0:
                 raise ValueError(f"Llama.{field}={getattr(self, field)} must not be negative")
@@ -137,12 +136,6 @@ class Llama:
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
-
-    @property
-    def initial_std(self) -> float:
-        """Standard deviation of the initial weights. By default products keep the scale of normalised activations at
-        every width, so that a narrow model learns as quickly as a wide one."""
-        return self.init_std or self.dim**-0.5
 
     @property
     def parameters(self) -> int:

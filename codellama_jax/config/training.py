@@ -143,7 +143,7 @@ class Checkpoints:
     keep_best: also keep the checkpoint with the lowest validation loss, among those saved at a validated step.
     grace_seconds: seconds after a stop signal at which the process exits, even if the save has not finished.
     initial: for a stage without parent, the checkpoint folder whose parameters it starts from (Llama 2, at the real
-        sizes), or "scratch" for random parameters.
+        sizes), or a stage's folder, whose newest one it is, or "scratch" for random parameters.
     allowed_changes: differences from the parent, or from `initial`, that a stage may have although its parameters were
         trained otherwise: one or more of CHANGES. A larger RoPE base needs no permission.
     """

@@ -39,7 +39,7 @@ class Block(nnx.Module):
     def __init__(self, config: Llama, rngs: nnx.Rngs):
         sizes = _sizes(config)
 
-        def weight(*dims: str, std: float = config.initial_std) -> nnx.Param:
+        def weight(*dims: str, std: float = config.init_std) -> nnx.Param:
             dims = ("layers", *dims)
             shape = tuple(sizes[dim] for dim in dims)
             return nnx.Param(std * jax.random.normal(rngs.params(), shape), dims=dims)
@@ -48,7 +48,7 @@ class Block(nnx.Module):
             return nnx.Param(jnp.ones((config.layers, config.dim)), dims=("layers", "dim"))
 
         # Each layer adds two terms to the residual stream; this scale keeps its variance independent of depth.
-        residual_std = config.initial_std / (2 * config.layers) ** 0.5
+        residual_std = config.init_std / (2 * config.layers) ** 0.5
         self.attention_norm = norm()
         self.wq = weight("dim", "heads", "head_dim")
         self.wk = weight("dim", "kv_heads", "head_dim")
@@ -65,7 +65,7 @@ class Decoder(nnx.Module):
     float32."""
 
     def __init__(self, config: Llama, rngs: nnx.Rngs):
-        shape, std = (config.vocab_size, config.dim), config.initial_std
+        shape, std = (config.vocab_size, config.dim), config.init_std
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), shape), dims=("vocab", "dim"))
         self.blocks = Block(config, rngs)
         self.norm = nnx.Param(jnp.ones(config.dim), dims=("dim",))

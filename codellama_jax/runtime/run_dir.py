@@ -41,6 +41,14 @@ def saved_steps(stage_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in steps)
 
 
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of a stage's folder, the final one if the stage has finished; another folder itself."""
+    if steps := saved_steps(folder):
+        return folder / "checkpoints" / str(final_step(folder) or steps[-1])
+    return folder
+
+
+
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
     """Checks that the stage's checkpoints, if it has any, were written with the given operative configuration.
 

@@ -12,7 +12,7 @@ from codellama_jax.config.run import Config
 from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem
-from codellama_jax.runtime.run_dir import final_step, saved_steps
+from codellama_jax.runtime.run_dir import final_step, newest_checkpoint, saved_steps
 from codellama_jax.tokenizer import Tokenizer
 from codellama_jax.training import assets, inheritance, lineage
 from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
@@ -241,7 +241,7 @@ def start_checkpoint(config: Config, run_dir: Path) -> Path | None:
     initial = config.checkpoints.initial
     if config.stage.parent is not None:
         return parent_checkpoint(config.stage, run_dir)
-    return None if initial == "scratch" else filesystem.to_path(initial)
+    return None if initial == "scratch" else newest_checkpoint(filesystem.to_path(initial))
 
 
 def parent_checkpoint(stage: Stage, run_dir: Path) -> Path:

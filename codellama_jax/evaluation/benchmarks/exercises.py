@@ -1,10 +1,12 @@
 """Exercises: small Python functions, whose composition is in no training function, tested by running them."""
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from codellama_jax.config.exercise_benchmarks import PREFIX
 from codellama_jax.config.exercise_benchmarks import Exercises as Settings
 from codellama_jax.config.exercise_benchmarks import ExercisesInfilling as InfillingSettings
 from codellama_jax.evaluation.benchmark import Benchmark
@@ -48,8 +50,20 @@ class ExercisesInfilling(Holes):
     def rows(self, data: Path) -> list[dict[str, Any]]:
         return generator.holes("test", self.settings.problems)
 
+    def problems(self, data: Path) -> list[Problem]:
+        return [_before(problem) if problem.variant == PREFIX else problem for problem in super().problems(data)]
+
+    def job(self, problem: Problem, completion: str) -> Job:
+        if problem.variant == PREFIX:  # holes are one line; a completion does not know where it ends
+            completion = completion.partition("\n")[0] + "\n"
+        return super().job(problem, completion)
+
     def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
         return super().variant_summary(samples) | _by_family(samples, super().variant_summary)
+
+
+def _before(problem: Problem) -> Problem:
+    return dataclasses.replace(problem, input=Completion(problem.data["prompt"]))
 
 
 def _by_family(samples: Sequence[Sample], summary: Callable[[Sequence[Sample]], dict[str, Any]]) -> dict[str, Any]:

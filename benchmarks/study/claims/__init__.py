@@ -1,0 +1,15 @@
+"""The claims of the paper, one file for each kind."""
+
+from study.claim import Claim
+from study.claims import infilling, pretraining, rope, sampling, scaling, settings, specialisation
+
+CLAIMS: tuple[Claim, ...] = (
+    pretraining.CLAIM,
+    specialisation.CLAIM,
+    infilling.COST,
+    infilling.USE,
+    rope.CLAIM,
+    sampling.CLAIM,
+    scaling.CLAIM,
+    settings.CLAIM,
+)
