@@ -10,13 +10,15 @@
 #              prints what they need
 # make faults  tests kills, lost hosts, damaged files and full disks, measures the cost of saving, and writes the result
 #              file (half an hour)
+# make paper   shows every claim of the paper in small, with three seeds: runs/paper/report.html, docs/paper.md and the
+#              result file (under four hours; goes on where it was interrupted)
 # make lock    writes the requirement files from pyproject.toml (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo chat serve .trained check test lint setup pods bench faults lock
+.PHONY: demo chat serve .trained check test lint setup pods bench faults paper lock
 
 demo: setup
 	$(BIN)/python xm_launch.py --gin_file=gin/lcft.gin
@@ -90,6 +92,9 @@ bench: .venv/.installed-compiler
 
 faults: .venv/.installed
 	$(BIN)/python benchmarks/faults.py --out=benchmarks/faults.md
+
+paper: .venv/.installed
+	$(BIN)/python benchmarks/paper.py --out=runs/paper --result=benchmarks/paper.md --docs=docs/paper.md
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from codellama_jax.errors import UserError
-from codellama_jax.runtime import filesystem
+from codellama_jax.runtime import filesystem, lock
 from codellama_jax.runtime.cli import die_with_parent
 from codellama_jax.runtime.signals import StopSignals
 from study.step import Step, digest, remaining_minutes
@@ -21,6 +21,7 @@ from study.step import Step, digest, remaining_minutes
 ROOT = Path(__file__).resolve().parents[2]
 DONE = "done.json"  # of a step: written when its command has succeeded
 _POLL_SECONDS = 0.2
+_EARLIER_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,9 @@ class Task:
             "seconds": round(seconds, 1),
             "command": self.command,
         }
-        filesystem.write_atomically(self.folder / self.step.name / DONE, json.dumps(content, indent=1) + "\n")
+        folder = self.folder / self.step.name
+        folder.mkdir(parents=True, exist_ok=True)
+        filesystem.write_atomically(folder / DONE, json.dumps(content, indent=1) + "\n")
 
 
 def tokenizer_path(out: Path) -> Path:
@@ -126,6 +129,7 @@ def run(tasks: Sequence[Task], cores: Sequence[int], on_step: Callable[[], objec
         UserError: a command failed. The others have ended first.
     """
     waiting = [task for task in tasks if not task.done]
+    _wait_for_earlier_processes(waiting)
     ended = {(task.seed, task.step.name) for task in tasks} - {(task.seed, task.step.name) for task in waiting}
     chains = remaining_minutes([task.step for task in tasks if task.seed == tasks[0].seed])
     # seeds in turn: an interrupted experiment has complete seeds first where chains are equally long
@@ -167,6 +171,14 @@ def run(tasks: Sequence[Task], cores: Sequence[int], on_step: Callable[[], objec
     if not stopped and len(ended) == total and time.monotonic() - start > 60:
         print(f"all steps have ended, {(time.monotonic() - start) / 60:.0f} minutes after the start")
     return stopped
+
+
+def _wait_for_earlier_processes(tasks: Sequence[Task]) -> None:
+    """Waits until no process of an experiment that was killed works on these tasks: it may be saving."""
+    folders = [folder for task in tasks for folder in (task.folder / task.step.name).glob("*") if folder.is_dir()]
+    deadline = time.monotonic() + _EARLIER_SECONDS
+    while time.monotonic() < deadline and any(lock.holder(folder) for folder in folders):
+        time.sleep(_POLL_SECONDS)
 
 
 def _start(task: Task, core: int) -> subprocess.Popen:

@@ -41,7 +41,7 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval], legend: Sequ
     values = [value for row in rows for value in (row.low, row.value, row.high, *(ring for ring, _ in row.rings), 0.0)]
     low, high = min(values), max(values)
     margin = 0.03 * (high - low) or 0.5
-    low, high = (low - margin if low < 0 else 0.0), (high + margin if high > 0 else 0.0)
+    low, high = (low - margin if low < 0 else 0.0), (high + margin if high > 0 or low == high else 0.0)
     left = min(400.0, 24 + _LETTER * max(len(row.label) for row in rows))
     bottom = _TOP + _ROW * len(rows)
 

@@ -3,8 +3,11 @@
 import re
 import xml.etree.ElementTree
 
+import pytest
+
 from codellama_jax.report.evaluation_charts import group_bars, key_retrieval_map, perplexity_chart
 from codellama_jax.report.heat_map import heat_map
+from codellama_jax.report.interval_chart import Interval, interval_chart
 
 
 def svg(figure: str) -> xml.etree.ElementTree.Element:
@@ -41,3 +44,9 @@ def test_groups_are_bars():
     shown = group_bars("bold", {"sentiment_of_groups": {"a <b>": 0.25, "c": -0.5}, "sentiment": 0.1, "x_of_groups": 3})
     assert "a &lt;b&gt;" in shown and "width:50.0%" in shown and shown.count("<tr>") == 2
     assert group_bars("gsm8k", {"pass@1": 0.5}) == ""
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+def test_intervals_without_extent_are_drawn(value):
+    figure = interval_chart("all alike", "", [Interval(name, value, value, value, "c1") for name in "ab"])
+    assert figure.count("<circle") == 2 and "nan" not in figure

@@ -1,4 +1,4 @@
-"""Not of the paper: which settings let a small model learn exercises, and when it learns to write programs that pass."""
+"""Ours: which settings let a small model learn exercises, and when it learns to write programs that pass."""
 
 from collections.abc import Iterator
 from pathlib import Path
