@@ -4,7 +4,7 @@
         [--docs=FILE]
 
 Every step is a command of the project: xm_launch.py with the stage files, the size file and those of gin/paper,
-evaluate and self_instruct, on one core each. What is done is kept: the same command goes on where it was interrupted.
+evaluate and self_instruct, on one core each. What is done is kept: the same command resumes.
 The page, OUT/report.html, shows a claim as soon as a seed has all its steps. --result writes the dated result file,
 --docs the page for docs/.
 """
@@ -67,7 +67,7 @@ def _run(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if options.docs:
         filesystem.write_atomically(options.docs, summary.docs_page(found))
     if stopped:
-        print("interrupted; the same command goes on from here")
+        print("interrupted; the same command resumes")
     return EXIT_INTERRUPTED if stopped else EXIT_DONE
 
 

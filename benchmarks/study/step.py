@@ -9,6 +9,7 @@ from pathlib import Path
 
 SIZE = "{size}"  # in arguments: the size file
 _ROOT = Path(__file__).resolve().parents[2]
+_COMMENT = re.compile(r"\s*#.*|\n(?=\n)")
 _INCLUDE = re.compile(r"^include '(.+)'", re.MULTILINE)
 
 
@@ -132,13 +133,13 @@ def remaining_minutes(steps: Sequence[Step]) -> dict[str, float]:
 
 
 def digest(command: Sequence[str], out: Path) -> str:
-    """Identifies a command, wherever the experiment's folder is, with the gin files that it reads."""
+    """Identifies a command, wherever the experiment's folder is, with the bindings of the gin files that it reads."""
     content = [json.dumps([argument.replace(str(out), "OUT") for argument in command])]
     waiting = [
         _ROOT / argument.removeprefix("--gin_file=") for argument in command if argument.startswith("--gin_file=")
     ]
     while waiting:
         text = waiting.pop().read_text()
-        content.append(text)
+        content.append(_COMMENT.sub("", text))
         waiting += [_ROOT / name for name in _INCLUDE.findall(text)]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]

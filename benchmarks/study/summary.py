@@ -224,7 +224,7 @@ _INTRODUCTION = """Written by `make paper` (`benchmarks/paper.py`); do not edit.
 small functions that are composed as no function of its training data is, and tests run its programs in
 [the sandbox](sandbox.md). The experiment uses the stage files of the published sizes, with the files of `gin/paper/`;
 with another size file it is the same experiment for a larger model. `make paper` takes at most four hours on two cores,
-and goes on where it was interrupted."""
+and resumes where it was interrupted."""
 
 
 def docs_page(experiment: Experiment) -> str:
