@@ -48,7 +48,6 @@ def newest_checkpoint(folder: Path) -> Path:
     return folder
 
 
-
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
     """Checks that the stage's checkpoints, if it has any, were written with the given operative configuration.
 

@@ -24,9 +24,7 @@ class Holes(Benchmark[Any]):
 
     def problems(self, data: Path) -> list[Problem]:
         rows = self.rows(data)
-        asked: list[tuple[str, Order]] = [
-            (order, "spm" if order == "spm" else "psm") for order in self.settings.orders
-        ]
+        asked: list[tuple[str, Order]] = [(order, "spm" if order == "spm" else "psm") for order in self.settings.orders]
         return [
             Problem(row["task_id"], Infilling(row["prompt"], row["suffix"], order), row, variant)
             for variant, order in asked
