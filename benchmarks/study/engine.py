@@ -132,8 +132,8 @@ def run(tasks: Sequence[Task], cores: Sequence[int], on_step: Callable[[], objec
     _wait_for_earlier_processes(waiting)
     ended = {(task.seed, task.step.name) for task in tasks} - {(task.seed, task.step.name) for task in waiting}
     chains = remaining_minutes([task.step for task in tasks if task.seed == tasks[0].seed])
-    # seeds in turn: an interrupted experiment has complete seeds first where chains are equally long
-    waiting.sort(key=lambda task: (-chains[task.step.name], task.seed))
+    # one seed after the other, so that an interrupted experiment has complete seeds; long chains first
+    waiting.sort(key=lambda task: (task.seed, -chains[task.step.name]))
     total, start = len(tasks), time.monotonic()
     running: dict[int, tuple[Task, subprocess.Popen, float]] = {}
     failed: list[str] = []
