@@ -69,7 +69,14 @@ setup: .venv/.installed
 	  { rm -rf .venv/oracles; echo "no transformers and torch here: tests that compare with them are skipped"; }
 	@touch $@
 
-test: .venv/.installed-test .venv/.installed-compiler .venv/.installed-oracles
+# A client of editors, in JavaScript: its test is skipped where node and npm are not installed.
+ADAPTERS := @continuedev/openai-adapters@1.37.0
+.venv/.installed-adapters: .venv/.installed-test
+	@if command -v node npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix .venv/node $(ADAPTERS) || \
+	  echo "$(ADAPTERS) cannot be installed here: the test that uses it is skipped"; fi
+	@touch $@
+
+test: .venv/.installed-test .venv/.installed-compiler .venv/.installed-oracles .venv/.installed-adapters
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint

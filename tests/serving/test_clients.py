@@ -264,7 +264,8 @@ def test_cellsense_infills_through_markers(server, client):
 
 # --- Continue
 
-ADAPTERS = "CODELLAMA_JAX_OPENAI_ADAPTERS"  # environment variable: a folder node_modules with the package
+# Installed by make test.
+ADAPTERS = Path(__file__).resolve().parents[2] / ".venv/node/node_modules/@continuedev/openai-adapters/dist/index.js"
 PROGRAM = """
 const { constructLlmApi } = await import(process.argv[1]);
 const [root, apiKey, hole] = [process.argv[2], process.argv[3], JSON.parse(process.argv[4])];
@@ -296,13 +297,9 @@ console.log(JSON.stringify({ texts, chunks, models, error }));
 
 
 def test_continue_s_adapters_infill(server, text):
-    folder = os.environ.get(ADAPTERS)
-    if folder is None or shutil.which("node") is None:
-        pytest.skip(
-            f"node is not installed, or {ADAPTERS} does not name a node_modules with @continuedev/openai-adapters"
-        )
-    package = Path(folder) / "@continuedev/openai-adapters/dist/index.js"
-    command = ["node", "--input-type=module", "--eval", PROGRAM, package, server.url, KEY, json.dumps(HOLE)]
+    if not ADAPTERS.exists() or shutil.which("node") is None:
+        pytest.skip("node is not installed, or make test could not install @continuedev/openai-adapters")
+    command = ["node", "--input-type=module", "--eval", PROGRAM, ADAPTERS, server.url, KEY, json.dumps(HOLE)]
     answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert answer["texts"] == [text] * 4 and answer["chunks"] > 1 and answer["models"] == ["small"]
     assert "temperature=-1" in answer["error"]
