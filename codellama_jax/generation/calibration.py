@@ -6,7 +6,7 @@ from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
 from codellama_jax.generation import forward, int8_cache, shards
-from codellama_jax.kernels import paged_attention as kernel
+from codellama_jax.kernels import portable_paged_attention as portable
 
 TOKENS = 512  # of the text, which is random
 
@@ -23,7 +23,8 @@ def with_scales(weights: forward.Weights, llama: Llama, mesh: Mesh | None) -> fo
     def scales(weights: forward.Weights, cache: forward.Cache, *inputs: jax.Array) -> list[jax.Array]:
         _, cache = forward.forward(weights, llama, cache, *inputs)
         filled = np.arange(1, count + 1)
-        return [int8_cache.scales(kernel.read(pages, filled)) for pages in cache if isinstance(pages, jax.Array)]
+        layers = [portable.read(pages, filled, llama.head_dim) for pages in cache if isinstance(pages, jax.Array)]
+        return [int8_cache.scales(kv) for kv in layers]
 
     found = jax.jit(shards.program(scales, mesh, weights))(weights, cache, *inputs)
     layers = [layer | {"kv_scale": scale} for layer, scale in zip(weights["layers"], found, strict=True)]

@@ -1,9 +1,9 @@
 """Attention to the pages of a key-value cache on a TPU: JAX's ragged paged attention, and the cache in its form.
 
-A layer of the cache is one array [P, page, 2G, K] in which keys and values of a head alternate. The kernel's layout of
-memory wants 1, 2, 4, 8 or a multiple of 8 such heads, so other numbers are cut into groups: the 5 heads of 13B on each
-of 8 devices are one group of 4 and one of 1, without padding. For the kernel, a layer is a tuple with an array for each
-group; portable attention (generation/forward.py) reads a single array. The type of a layer thus selects the kernel.
+The kernel reads arrays [P, page, 2G, K] in which keys and values of a head alternate. Its layout of memory wants 1, 2,
+4, 8 or a multiple of 8 such heads, so other numbers are cut into groups: the 5 heads of 13B on each of 8 devices are
+one group of 4 and one of 1, without padding. A layer is a tuple with an array for each group; a layer for portable
+attention (portable_paged_attention.py) is a single array. The type of a layer thus selects the kernel.
 """
 
 import itertools
@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu import ragged_paged_attention as ragged
-
-Pages = jax.Array | tuple[jax.Array, ...]  # one layer of a cache
 
 HEAD_SIZE = 128  # the kernel needs a multiple of it
 _SUM_BYTES = 4 * 2**20  # of VMEM, for the sums of a block of queries
@@ -41,30 +39,15 @@ def _fits(combined: int, packing: int) -> bool:
     return not rest and (rows in (1, 2, 4, 8) or rows % 8 == 0)
 
 
-def page_size(pages: Pages) -> int:
-    """Number of tokens in a page."""
-    return (pages[0] if isinstance(pages, tuple) else pages).shape[1]
-
-
-def write(pages: Pages, page_SC: jax.Array, offset_SC: jax.Array, kv: jax.Array) -> Pages:
+def write(
+    pages: tuple[jax.Array, ...], page_SC: jax.Array, offset_SC: jax.Array, kv: jax.Array
+) -> tuple[jax.Array, ...]:
     """Writes keys and values [S, C, 2G, K] of new tokens to their pages."""
-    if not isinstance(pages, tuple):
-        if pages.dtype == jnp.uint16:  # the bits of bfloat16
-            kv = jax.lax.bitcast_convert_type(kv.astype(jnp.bfloat16), jnp.uint16)
-        return pages.at[page_SC, offset_SC].set(kv.astype(pages.dtype))
     ends = list(itertools.accumulate(group.shape[2] for group in pages))
     parts = jnp.split(kv, ends[:-1], axis=2)
     return tuple(
         group.at[page_SC, offset_SC].set(part.astype(group.dtype)) for group, part in zip(pages, parts, strict=True)
     )
-
-
-def read(pages: jax.Array, ids: jax.typing.ArrayLike) -> jax.Array:
-    """The pages with these ids, float32, for portable attention."""
-    found = pages[jnp.asarray(ids)]
-    if pages.dtype == jnp.uint16:
-        found = jax.lax.bitcast_convert_type(found, jnp.bfloat16)
-    return found.astype(jnp.float32)
 
 
 def attend(q_SCHK: jax.Array, pages: tuple[jax.Array, ...], table_SM: jax.Array, positions_SC: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import pytest
 
 from codellama_jax.config.model import Llama
 from codellama_jax.generation import forward
-from codellama_jax.kernels import row_products
+from codellama_jax.kernels import portable_paged_attention, row_products
 
 TOKENS, PAGE = 144, 16
 
@@ -82,7 +82,8 @@ def processed(llama: Llama, weights: forward.Weights, rows: int, chunks: list[in
         x_SCD, cache = step(weights, llama, cache, text[positions], positions, valid, table)
         logits.append(np.asarray(head(weights, x_SCD.reshape(rows * size, -1))).reshape(rows, size, -1))
         start += size
-    kv = np.stack([np.asarray(layer)[table].reshape(rows, TOKENS, *layer.shape[2:])[:, :start] for layer in cache])
+    read = [np.asarray(portable_paged_attention.read(layer, table, llama.head_dim)) for layer in cache]
+    kv = np.stack([layer.reshape(rows, TOKENS, *layer.shape[3:])[:, :start] for layer in read])
     return np.concatenate(logits, axis=1), kv
 
 

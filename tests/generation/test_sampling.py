@@ -113,3 +113,13 @@ def test_only_allowed_tokens_come_first():
     settings = dataclasses.replace(rows(1), allowed=allowed, first=jnp.array([3], jnp.int32))
     assert drawn(LOGITS, settings)[0] == 7
     assert drawn(LOGITS, dataclasses.replace(settings, first=jnp.array([4], jnp.int32)))[0] == LOGITS.argmax()
+
+
+@pytest.mark.parametrize("length", [40, 128, 300])
+def test_the_first_of_equally_likely_tokens_is_taken(length: int):
+    """Also where all are impossible, and the first NaN where there is one: as jnp.argmax does."""
+    logits = np.random.default_rng(0).integers(0, 9, (7, length)).astype(np.float32)
+    logits[0], logits[1, 3:], logits[2, [5, 9]] = -np.inf, -np.inf, np.nan
+    logits[3], logits[4, -1], logits[5, [2, -1]] = 0, 99, np.inf
+    found = jax.jit(sampling.sample)(logits, sampling.empty(7, length), jnp.full(7, 3, jnp.int32))
+    np.testing.assert_array_equal(found, np.argmax(logits, axis=-1))

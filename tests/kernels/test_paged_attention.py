@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel as ragged
 
 from codellama_jax.generation import forward
-from codellama_jax.kernels import paged_attention
+from codellama_jax.kernels import paged_attention, portable_paged_attention
 
 
 @pytest.fixture
@@ -46,15 +46,11 @@ def test_the_kernel_agrees_with_portable_attention(
     positions = np.array([[4], [29], [64 - length]], np.int32) + np.arange(length, dtype=np.int32)[None]
     # the cache is written by `write`, one page for each row
     groups = paged_attention.head_groups(kv_heads, dtype)
-    whole, cut = (
-        paged_attention.write(empty, np.arange(pages)[:, None], np.arange(size)[None], jnp.asarray(new))
-        for empty in (
-            jnp.zeros(new.shape, dtype),
-            tuple(jnp.zeros((pages, size, 2 * heads, width), dtype) for heads in groups),
-        )
-    )
-    assert paged_attention.page_size(cut) == paged_attention.page_size(whole) == size
-    expected = forward.paged_attention(q, whole, jnp.asarray(table), jnp.asarray(positions), jnp.int32(1))
+    places = np.arange(pages)[:, None], np.arange(size)[None], jnp.asarray(new)
+    whole = portable_paged_attention.write(portable_paged_attention.empty(pages, size, kv_heads, width, dtype), *places)
+    cut = paged_attention.write(tuple(jnp.zeros((pages, size, 2 * heads, width), dtype) for heads in groups), *places)
+    assert forward.page_size(cut, width) == forward.page_size(whole, width) == size
+    expected = portable_paged_attention.attend(q, whole, jnp.asarray(table), jnp.asarray(positions), jnp.int32(1))
     found = paged_attention.attend(q, cut, jnp.asarray(table), jnp.asarray(positions))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
