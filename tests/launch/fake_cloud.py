@@ -7,6 +7,8 @@ signal) and "gone" (the slice is deleted). A call without an answer in the scrip
 The file FOLDER/exists is present while the slice or the JobSet exists; it has the arguments that created it.
 """
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -151,21 +153,45 @@ class FakeCloud:
 
         Asserts the exit code, and that an error is one line. Returns all output.
         """
-        environment = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
-        environment |= {"PATH": str(self.bin), "XDG_CACHE_HOME": str(self.folder / "cache")}
         run = subprocess.run(
             [sys.executable, str(ROOT / "xm_launch.py"), *flags],
             cwd=self.folder,
-            env=environment,
+            env=self._environment,
             capture_output=True,
             text=True,
             timeout=60,
             input=stdin,
         )
-        assert run.returncode == code, run.stdout + run.stderr
-        errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == (1 if code in (1, 2) else 0) and "Traceback" not in run.stderr
-        return run.stdout + run.stderr
+        return self._checked(run.returncode, run.stdout, run.stderr, code)
+
+    def launch_here(self, *flags: str, code: int = 0) -> str:
+        """Like `launch`, but in this process: planning needs JAX, whose import takes most of the time of a command."""
+        from unittest import mock  # not above: the fake programs start with the imports of this file
+
+        import xm_launch
+
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self._environment, clear=True),
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            returned = xm_launch.main(list(flags))
+        return self._checked(returned, out.getvalue(), err.getvalue(), code)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        environment = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+        return environment | {"PATH": str(self.bin), "XDG_CACHE_HOME": str(self.folder / "cache")}
+
+    @staticmethod
+    def _checked(returned: int, out: str, err: str, code: int) -> str:
+        """All output of a command, after checks of its exit code and of its errors."""
+        assert returned == code, out + err
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == (1 if code in (1, 2) else 0) and "Traceback" not in err
+        return out + err
 
     @property
     def running(self) -> bool:

@@ -67,7 +67,7 @@ def test_dry_run_needs_no_gcloud(isolated_cloud):
 )
 def test_bad_input_is_a_one_line_error_and_creates_nothing(isolated_cloud, script, flags, message, code):
     isolated_cloud.script(**script)
-    assert message in isolated_cloud.launch(*SEVEN, *ON_TPU, *flags, "--chain", "--yes", code=code)
+    assert message in isolated_cloud.launch_here(*SEVEN, *ON_TPU, *flags, "--chain", "--yes", code=code)
     assert "create" in script or "create" not in isolated_cloud.calls()
 
 
