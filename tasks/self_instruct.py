@@ -4,8 +4,8 @@
         [--against=PATH...] [--gin.NAME=VALUE...]
 
 An endpoint is the URL of an OpenAI-compatible server; DIR is a checkpoint's folder; FILE has questions that no model
-needs to write (tasks/synthesis/given.py). The same command resumes a run that
-was stopped. docs/self_instruct.md describes output and settings.
+needs to write (tasks/synthesis/given.py). The same command resumes a run that was stopped. docs/self_instruct.md
+describes output and settings.
 """
 
 import argparse
