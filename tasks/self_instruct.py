@@ -1,10 +1,11 @@
 """Makes dialogues from questions, tests and solutions that models write, by running them.
 
-    python -m tasks.self_instruct --questions=ENDPOINT|DIR --solutions=ENDPOINT|DIR --out=DIR
+    python -m tasks.self_instruct --questions=ENDPOINT|DIR|FILE --solutions=ENDPOINT|DIR --out=DIR
         [--against=PATH...] [--gin.NAME=VALUE...]
 
-An endpoint is the URL of an OpenAI-compatible server; DIR is a checkpoint's folder. The same command resumes a run that
-was stopped. docs/self_instruct.md describes output and settings.
+An endpoint is the URL of an OpenAI-compatible server; DIR is a checkpoint's folder; FILE has questions that no model
+needs to write (tasks/synthesis/given.py). The same command resumes a run that was stopped. docs/self_instruct.md
+describes output and settings.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from tasks.curation.decontaminate.problems import read_problems
 from tasks.synthesis import output, prompts, report
 from tasks.synthesis.duplicates import Questions
 from tasks.synthesis.feed import Model
+from tasks.synthesis.given import EXERCISES, GivenQuestions, is_given
+from tasks.synthesis.given import read as read_given
 from tasks.synthesis.pipeline import Pipeline
 from tasks.synthesis.progress import Progress
 from tasks.synthesis.prompts import Answer, Prompt
@@ -54,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument_group(
         "models: the URL of an OpenAI-compatible server, or a checkpoint's folder"
     ).add_argument
-    add("--questions", required=True, metavar="ENDPOINT|DIR", help="writes the questions")
+    questions = f"writes the questions, or has them: .jsonl or {EXERCISES}"
+    add("--questions", required=True, metavar="ENDPOINT|DIR|FILE", help=questions)
     add("--solutions", required=True, metavar="ENDPOINT|DIR", help="writes tests and solutions")
     add("--questions_model", metavar="NAME", help="name of the model at its endpoint (default: the first)")
     add("--solutions_model", metavar="NAME", help=f"the same. {API_KEY} in the environment has the key of both")
@@ -88,6 +92,7 @@ def _self_instruct(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     config = bindings.resolve(SelfInstruct, Build, Decontamination, Endpoints)
     settings: SelfInstruct = config.self_instruct
     _check_flags(options)
+    given = _given(options.questions, settings)
     problems = read_problems(options.against or ())
     index = Index(problems, config.decontamination) if problems else None
     if filesystem.is_remote(str(options.out)):
@@ -98,19 +103,22 @@ def _self_instruct(flags: gin_files.Flags, options: argparse.Namespace) -> int:
             print("warning: --allow_unsandboxed: programs of the models can do whatever you can", file=sys.stderr)
         pool = stack.enter_context(Pool(options.workers, options.allow_unsandboxed))
         models = _models(options, config.endpoints, settings)
-        source = _source(models, settings, config.build, config.decontamination, problems)
+        source = _source(models, given, settings, config.build, config.decontamination, problems)
         output.check_same(options.out, source)
         records = Records(options.out)
         stack.callback(records.close)
         signals = stack.enter_context(StopSignals(lambda _: os._exit(EXIT_INTERRUPTED) if signals.count > 1 else None))
-        progress = Progress(settings.prompts)
+        progress = Progress(1 if given else settings.prompts)
         questions = Questions(config.build, index)
-        pipeline = Pipeline(settings, *models, pool, records, questions, lambda: signals.received, progress.update)
+        listed, stopped = given.questions if given else (), lambda: signals.received
+        pipeline = Pipeline(settings, *models, pool, records, questions, listed, stopped, progress.update)
         if not pipeline.run():
             print(f"stopped by {signals.name}; the same command resumes", file=sys.stderr)
             return EXIT_INTERRUPTED
         sandbox = "none (--allow_unsandboxed)" if options.allow_unsandboxed else "bubblewrap"
-        manifest = output.write(options.out, records, settings, {**source, "sandbox": sandbox})
+        without = [] if given is None else ["questions", "tests"] if given.tested else ["questions"]
+        further = {"without_model": without, "sandbox": sandbox}
+        manifest = output.write(options.out, records, settings, {**source, **further})
         page = report.write(options.out, records.questions.rows(), manifest)
     funnel = manifest["funnel"]
     print(" -> ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in funnel.items()))
@@ -135,6 +143,10 @@ def _locked(out: Path) -> lock.Lock:
 def _check_flags(options: argparse.Namespace) -> None:
     """Refuses flags that would be ignored, and places that are neither an endpoint nor a folder."""
     places = {name: getattr(options, name) for name in ("questions", "solutions")}
+    if is_given(places["questions"]):
+        del places["questions"]
+        if options.questions_model:
+            raise UserError("--questions_model is the name of an endpoint's model: leave it out", EXIT_USAGE)
     for name, place in places.items():
         if not _is_endpoint(place) and not filesystem.exists(place):
             raise UserError(
@@ -154,17 +166,29 @@ def _is_endpoint(place: str) -> bool:
     return re.match(r"https?://\S", place) is not None
 
 
-def _models(options: argparse.Namespace, endpoints: Endpoints, settings: SelfInstruct) -> tuple[Model, Model]:
-    """The models of --questions and --solutions: one object if they are the same."""
+def _given(place: str, settings: SelfInstruct) -> GivenQuestions | None:
+    """The questions of --questions, unless it is a model."""
+    if is_given(place):
+        return read_given(place, settings.form == "completion", settings.most_questions)
+    if settings.form == "completion":
+        raise UserError(
+            "SelfInstruct.form=completion continues the prompts of given questions: --questions must be a file of them,"
+            f" or {EXERCISES}",
+            EXIT_USAGE,
+        )
+    return None
+
+
+def _models(options: argparse.Namespace, endpoints: Endpoints, settings: SelfInstruct) -> tuple[Model | None, Model]:
+    """The models of --questions, None if these are given, and --solutions: one object if they are the same."""
     opened = dict[tuple[str, str | None], Model]()
-    for name in ("questions", "solutions"):
+    names = ("solutions",) if is_given(options.questions) else ("questions", "solutions")
+    for name in names:
         place, model = getattr(options, name), getattr(options, f"{name}_model")
         if (place, model) not in opened:
             opened[place, model] = ClientModel(_client(place, model, options, endpoints), settings)
-    first, *others = [
-        opened[getattr(options, name), getattr(options, f"{name}_model")] for name in ("questions", "solutions")
-    ]
-    return first, others[0]
+    asked, *others = [opened[getattr(options, name), getattr(options, f"{name}_model")] for name in names]
+    return (asked, others[0]) if others else (None, asked)
 
 
 def _client(place: str, model: str | None, options: argparse.Namespace, endpoints: Endpoints) -> Client:
@@ -198,15 +222,16 @@ class ClientModel(Model):
             max_tokens=getattr(settings, f"{kind}_tokens"),
             temperature=temperature,
             top_p=settings.top_p if temperature else 1.0,
-            stop=prompts.STOP[prompt.kind],
+            stop=prompts.stop(prompt.kind, settings),
             seed=prompt.seed,
         )
-        asked = Completion(prompt.text) if settings.form == "text" else Chat(tuple(prompts.messages(prompt.text)))
+        asked = Chat(tuple(prompts.messages(prompt.text))) if settings.form == "chat" else Completion(prompt.text)
         return Request(Problem(prompt.id, asked, prompt), prompt.index, sampling)
 
 
 def _source(
-    models: tuple[Model, Model],
+    models: tuple[Model | None, Model],
+    given: GivenQuestions | None,
     settings: SelfInstruct,
     build: Build,
     decontamination: Decontamination,
@@ -216,7 +241,12 @@ def _source(
     digest = hashlib.sha256(json.dumps([[problem.name, problem.texts] for problem in problems]).encode())
     near = {name: getattr(build, name) for name in ("near", "threshold", "permutations", "ngram", "seed")}
     return {
-        "models": {name: dict(model.identity) for name, model in zip(("questions", "solutions"), models, strict=True)},
+        "models": {
+            name: dict(model.identity)
+            for name, model in zip(("questions", "solutions"), models, strict=True)
+            if model is not None
+        },
+        **({"given": dict(given.identity)} if given else {}),
         "SelfInstruct": dataclasses.asdict(settings),
         "Build": near,
         "Decontamination": dataclasses.asdict(decontamination),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from codellama_jax.config.evaluation import HUMANEVAL_STOP, ORDERS, Benchmark, check_choices, check_positive
 
+EXERCISE_PROMPTS = ("completion", "chat")
 EXERCISES = ("exercises", "exercises_infilling")  # they need no data files
 # The most problems of each. The generator has a few more (benchmarks/exercises.md).
 MOST_PROBLEMS, MOST_HOLES = 1_000, 250
@@ -16,17 +17,22 @@ class Exercises(Benchmark):
     """Small functions that are composed as no function of the corpus embedded:exercises is.
 
     Attributes:
+        prompts: the forms of the prompt, each of which is evaluated: "completion", signature and docstring, to be
+            continued; "chat", the same as a request in a dialogue, whose answer has the whole function. The first one
+            is the result.
         problems: number of problems, at most MOST_PROBLEMS.
         cpu_seconds: processor time of a program.
     """
 
     max_tokens: int = 128
     stop: Sequence[str] = (*HUMANEVAL_STOP, "\nassert")
+    prompts: Sequence[str] = ("completion",)
     problems: int = 400
     cpu_seconds: float = 3.0
 
     def __post_init__(self):
         super().__post_init__()
+        check_choices("Exercises.prompts", self.prompts, EXERCISE_PROMPTS)
         _check_count("Exercises.problems", self.problems, MOST_PROBLEMS)
         check_positive("Exercises.cpu_seconds", self.cpu_seconds)
 

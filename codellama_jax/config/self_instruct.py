@@ -2,8 +2,8 @@
 
 import dataclasses
 
-FORMS = ("text", "chat")
-CHOICES = ("first_passing", "agreement")
+FORMS = ("text", "chat", "completion")
+CHOICES = ("first_passing", "agreement", "first")
 QUESTIONS = ("question", "question_and_tests")
 ANSWERS = ("fenced", "tags", "plain")
 
@@ -22,11 +22,13 @@ class SelfInstruct:
         top_p: of sampling.
         question_tokens, test_tokens, solution_tokens: the most tokens of an answer.
         form: "text", the prompts as texts with [INST] and [/INST], which are those of Llama 2 and Code Llama; or
-            "chat", the same as messages, for endpoints whose models have another format of dialogues.
+            "chat", the same as messages, for endpoints whose models have another format of dialogues. "completion": a
+            solution continues the prompt of a question that is given, for models that were not trained on dialogues.
         choice: which solution is kept. "first_passing": the first one that passes all tests, as in the paper.
             "agreement": one of those that agree, where solutions that pass the same tests agree, and the largest
             product of the number of solutions and the number of tests decides (CodeT, arXiv 2207.10397); tests that it
-            fails are dropped.
+            fails are dropped. "first": the first one, whatever the tests say, to compare with; the tests are not
+            tested.
         least_agreeing: with "agreement", the least number of different solutions that agree.
         least_tests: a question with fewer tests is dropped.
         mutants: the most mutants of the accepted solution that its tests are run on.
@@ -34,6 +36,8 @@ class SelfInstruct:
             and a mutant or another solution if there is one.
         cpu_seconds: processor time of a solution, and of its tests.
         question: the user's message of a dialogue: the "question", or the "question_and_tests".
+        most_questions: of questions that are given, only the first ones are used; None: all.
+        most_dialogues: only the first ones are written; None: all. So two choices have equal quantities.
         answer: the assistant's message: the solution as a "fenced" block, between the "tags" of the prompt, or "plain".
         seed: of sampling, and of the choices of the shown test and of mutants.
     """
@@ -54,6 +58,8 @@ class SelfInstruct:
     mutants: int = 8
     least_rejected: float = 0.0
     cpu_seconds: float = 3.0
+    most_questions: int | None = None
+    most_dialogues: int | None = None
     question: str = "question"
     answer: str = "fenced"
     seed: int = 0
@@ -63,6 +69,9 @@ class SelfInstruct:
             _check(field, getattr(self, field), 1)
         for field, lowest in (("least_tests", 1), ("mutants", 0), ("seed", 0)):
             _check(field, getattr(self, field), lowest)
+        for field in ("most_questions", "most_dialogues"):
+            if getattr(self, field) is not None:
+                _check(field, getattr(self, field), 1)
         for field in ("question_temperature", "test_temperature", "solution_temperature"):
             if not 0 <= getattr(self, field) <= 1000:
                 raise ValueError(f"SelfInstruct.{field}={getattr(self, field)} must be between 0 and 1000")

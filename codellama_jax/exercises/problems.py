@@ -21,8 +21,8 @@ _RAISES = object()  # the value of a call that raises
 Row = dict[str, str]
 
 
-def problems(split: str, count: int) -> list[Row]:
-    """Problems of a split, in the fields of HumanEval: the first `count`, each of another composition.
+def problems(split: str, count: int | None = None) -> list[Row]:
+    """Problems of a split, in the fields of HumanEval: the first `count` or all, each of another composition.
 
     The fields are task_id, prompt, entry_point, canonical_solution, test and family. Half of the constants are digits
     that training functions never have there. The tests of a problem reject each of its siblings, other functions of its
@@ -33,6 +33,13 @@ def problems(split: str, count: int) -> list[Row]:
         ValueError: `split` is not "test" or "questions", or it has fewer problems.
     """
     return _first(split, count, itertools.starmap(_row, _solved(split)))
+
+
+def question(row: Row) -> str:
+    """A problem as a request in words, which has the name, the parameters and the purpose of the function."""
+    signature, _, text = row["prompt"].partition("\n")
+    purpose = text.strip().strip('"')
+    return f"Write a Python function `{signature.removeprefix('def ').removesuffix(':')}`. {purpose}"
 
 
 def holes(split: str, count: int) -> list[Row]:
@@ -47,11 +54,11 @@ def holes(split: str, count: int) -> list[Row]:
     return _first(split, count, filter(None, itertools.starmap(_hole, _solved(split))))
 
 
-def _first(split: str, count: int, rows: Iterable[Row]) -> list[Row]:
+def _first(split: str, count: int | None, rows: Iterable[Row]) -> list[Row]:
     if split not in SPLITS[1:]:
         raise ValueError(f"split is {split!r}: it is one of {', '.join(SPLITS[1:])}")
     found = list(itertools.islice(rows, count))
-    if len(found) < count:
+    if count is not None and len(found) < count:
         raise ValueError(f"there are {len(found):,} such problems, not {count:,}")
     return found
 

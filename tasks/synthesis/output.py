@@ -1,12 +1,14 @@
 """The output of self-instruct: a folder with dialogues, a manifest, the records and a report.
 
 OUT/dialogues.jsonl       {"id", "messages"}: what the instruct stage reads
+OUT/programs.jsonl        {"id", "text"} of the same programs, with SelfInstruct.form="completion": for a stream of code
 OUT/manifest.json         the funnel, and what it came from; written last: a folder that has it is complete
 OUT/report.html           the same for readers
 OUT/records/              see records.py
 OUT/self_instruct.json    what the records depend on
 """
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -22,7 +24,7 @@ from tasks.synthesis import parsing, prompts
 from tasks.synthesis.dialogues import dialogue
 from tasks.synthesis.records import Records
 
-DIALOGUES, MANIFEST, FINGERPRINT = "dialogues.jsonl", "manifest.json", "self_instruct.json"
+DIALOGUES, PROGRAMS, MANIFEST, FINGERPRINT = "dialogues.jsonl", "programs.jsonl", "manifest.json", "self_instruct.json"
 FUNNEL = ("questions", "unique", "with_tests", "solved", "kept")
 PAPER = dict(zip(FUNNEL, (62_000, 52_000, None, 14_000, 14_000), strict=True))  # arXiv 2308.12950, section 2.5
 
@@ -60,7 +62,10 @@ def write(out: Path, records: Records, settings: SelfInstruct, source: Mapping[s
     """
     records.sort()
     counts, reasons, left_out, statuses = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    with filesystem.open_output(out / DIALOGUES, durable=True) as file:
+    written = [out / DIALOGUES, *([out / PROGRAMS] if settings.form == "completion" else [])]
+    dialogues = 0
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(filesystem.open_output(path, durable=True)) for path in written]
         for row in records.questions.rows():
             counts.update(_reached(row))
             reasons.update([row["dropped"]] if row["dropped"] else [])
@@ -69,17 +74,20 @@ def write(out: Path, records: Records, settings: SelfInstruct, source: Mapping[s
                 found["status"] if "status" in found else f"malformed_{found['malformed']}"
                 for found in row.get("solutions", ())
             )
-            if not row["dropped"]:
+            if not row["dropped"] and dialogues != settings.most_dialogues:
+                dialogues += 1
                 program = next(entry["program"] for entry in row["solutions"] if entry["index"] == row["chosen"])
                 tests = [row["tests"][index] for index in row["kept_tests"]]
                 messages = dialogue(row["question"], tests, program, settings)
-                file.write(json.dumps({"id": row["id"], "messages": messages}).encode() + b"\n")
+                for file, content in zip(files, ({"messages": messages}, {"text": program}), strict=False):
+                    file.write(json.dumps({"id": row["id"], **content}).encode() + b"\n")
     lists = Counter[str]()
     for index in range(settings.prompts):
         if (answer := records.answer("questions", "", index)) is not None:
             lists.update(parsing.questions(answer)[1])
     manifest = {
         "funnel": {name: counts[name] for name in FUNNEL},
+        "dialogues": dialogues,
         "dropped": dict(sorted(reasons.items())),
         "questions_left_out": dict(sorted(lists.items())),
         "tests_left_out": dict(sorted(left_out.items())),
@@ -89,7 +97,7 @@ def write(out: Path, records: Records, settings: SelfInstruct, source: Mapping[s
         "prompts": {name: {"text": text, "sha256": _sha256(text.encode())} for name, text in prompts.ALL.items()},
         "digests": {
             str(path.relative_to(out)): _sha256(filesystem.read_bytes(path))
-            for path in (out / DIALOGUES, records.answers.path, records.runs.path, records.questions.path)
+            for path in (*written, records.answers.path, records.runs.path, records.questions.path)
         },
     }
     filesystem.write_atomically(out / MANIFEST, json.dumps(manifest, indent=1) + "\n", durable=True)

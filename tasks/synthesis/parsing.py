@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from codellama_jax.chat import reserved_tag
 from tasks.synthesis.prompts import CLOSE_CODE, CLOSE_TESTS, OPEN_CODE, OPEN_TESTS, Answer
@@ -156,11 +156,31 @@ def program(answer: Answer) -> str:
     Raises:
         Malformed: "refused", "empty", "too_long", "cut_off", "syntax", or "no_function": it defines none.
     """
-    text = _between(answer, OPEN_CODE, CLOSE_CODE)
+    return _program(_between(answer, OPEN_CODE, CLOSE_CODE), answer.cut_off and CLOSE_CODE not in answer.text)
+
+
+def completed(beginning: str, answer: Answer, stop: Sequence[str]) -> str:
+    """The program of a function's beginning and the answer that continues it, up to the first stop string.
+
+    Raises:
+        Malformed: as `program`.
+    """
+    if answer.refusal:
+        raise Malformed("refused")
+    text = answer.text[: min((place for word in stop if (place := answer.text.find(word)) >= 0), default=None)]
+    if not text.strip():
+        raise Malformed("empty")
+    if len(text) > LONGEST_CODE:
+        raise Malformed("too_long")
+    return _program(beginning + text.rstrip(), answer.cut_off and text == answer.text)
+
+
+def _program(text: str, cut_off: bool) -> str:
+    """A text that is a program with a function."""
     try:
         tree = ast.Module(_parsed(text), [])
     except SyntaxError:
-        raise Malformed("cut_off" if answer.cut_off and CLOSE_CODE not in answer.text else "syntax") from None
+        raise Malformed("cut_off" if cut_off else "syntax") from None
     if not any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in tree.body):
         raise Malformed("no_function")
     return text.strip("\n") + "\n"

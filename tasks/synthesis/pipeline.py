@@ -19,6 +19,7 @@ from tasks.synthesis.dialogues import dialogue, unusable
 from tasks.synthesis.duplicates import Questions
 from tasks.synthesis.execution import Run
 from tasks.synthesis.feed import Asking, Model
+from tasks.synthesis.given import Given
 from tasks.synthesis.parsing import Case, Malformed
 from tasks.synthesis.prompts import Answer, Prompt
 from tasks.synthesis.records import Records, question_id
@@ -32,7 +33,8 @@ class _Question:
     """A question that is being answered.
 
     Attributes:
-        id, text: of the question.
+        id: of the question.
+        given: what was given of it, or its text alone.
         cases: its tests.
         shown: index of the test that prompts for solutions show.
         left_out: reasons of what was left out of the answer with the tests -> counts.
@@ -42,7 +44,7 @@ class _Question:
     """
 
     id: str
-    text: str
+    given: Given
     cases: tuple[Case, ...] = ()
     shown: int = 0
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -58,10 +60,12 @@ class Pipeline:
 
     Args:
         settings: the settings.
-        question_model, solution_model: may be the same object, which then answers in one thread.
+        question_model, solution_model: may be the same object, which then answers in one thread. Without the first,
+            the questions are `given`.
         pool: runs the programs.
         records: gets what is made.
         questions: the questions that are kept so far: none.
+        given: questions that no model writes.
         interrupted: whether to stop; asked several times a second.
         progress: called after each event; see Progress.update.
     """
@@ -69,11 +73,12 @@ class Pipeline:
     def __init__(
         self,
         settings: SelfInstruct,
-        question_model: Model,
+        question_model: Model | None,
         solution_model: Model,
         pool: Pool,
         records: Records,
         questions: Questions,
+        given: Sequence[Given] = (),
         interrupted: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int, int, int], None] = lambda *counts: None,
     ):
@@ -82,7 +87,10 @@ class Pipeline:
         self._interrupted, self._progress = interrupted, progress
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._asking = dict[int, Asking]()
-        self._lists = dict[int, list[str]]()  # prompt -> its questions, until those of all earlier prompts are known
+        self._lists = dict[int, Sequence[Given]]()  # prompt -> its questions, until those of earlier prompts are known
+        self._prompts = settings.prompts if question_model else 1
+        if not question_model:
+            self._lists[0] = given
         self._waiting = list[_Question]()  # questions for which there is no room yet, the next one last
         self._open = dict[str, _Question]()
         self._released = self._known = self._closed = self._kept = 0
@@ -94,10 +102,10 @@ class Pipeline:
         Raises:
             UserError: a model or the sandbox failed, or the disk is full. What was done is stored.
         """
-        for model in dict.fromkeys(self._models):
+        for model in dict.fromkeys(filter(None, self._models)):
             self._asking[id(model)] = Asking(model, self._events, self._answered, self._failed)
         try:
-            for index in range(self._settings.prompts):
+            for index in range(self._prompts if not self._lists else 0):
                 self._ask(prompts.for_questions(index, self._settings))
             self._advance()
             while not self._done and self._error is None and not self._interrupted():
@@ -113,7 +121,7 @@ class Pipeline:
 
     @property
     def _done(self) -> bool:
-        return self._released == self._settings.prompts and not self._open and not self._waiting
+        return self._released == self._prompts and not self._open and not self._waiting
 
     # --- answers
 
@@ -131,7 +139,7 @@ class Pipeline:
 
     def _use(self, prompt: Prompt, answer: Answer) -> None:
         if prompt.kind == "questions":
-            self._lists[prompt.index], _ = parsing.questions(answer)
+            self._lists[prompt.index] = [Given(text) for text in parsing.questions(answer)[0]]
         elif prompt.kind == "tests":
             self._use_tests(self._open[prompt.id], answer)
         else:
@@ -148,8 +156,8 @@ class Pipeline:
             if self._waiting:
                 self._start(self._waiting.pop())
             elif self._released in self._lists:
-                texts = self._lists.pop(self._released)
-                new = [_Question(question_id(self._released, place), text) for place, text in enumerate(texts)]
+                listed = self._lists.pop(self._released)
+                new = [_Question(question_id(self._released, place), given) for place, given in enumerate(listed)]
                 self._waiting = new[::-1]
                 self._known += len(new)
                 self._released += 1
@@ -158,7 +166,7 @@ class Pipeline:
         self._progress(self._released, self._closed, self._known, self._kept)
 
     def _start(self, question: _Question) -> None:
-        dropped = self._questions.add(question.text)
+        dropped = self._questions.add(question.given.text)
         if (stored := self._records.question(question.id)) is not None:
             self._closed += 1
             self._kept += not stored["dropped"]
@@ -166,8 +174,10 @@ class Pipeline:
         self._open[question.id] = question
         if dropped:
             self._close(question, "unique", dropped)
+        elif question.given.cases:
+            self._ask_for_solutions(question, question.given.cases)
         else:
-            self._ask(prompts.for_tests(question.id, question.text, self._settings))
+            self._ask(prompts.for_tests(question.id, question.given.text, self._settings))
 
     def _use_tests(self, question: _Question, answer: Answer) -> None:
         try:
@@ -175,26 +185,39 @@ class Pipeline:
         except Malformed as reason:
             self._close(question, "with_tests", f"tests_{reason}")
             return
-        question.cases, question.left_out = tests.cases, dict(tests.left_out)
-        if len(tests.cases) < self._settings.least_tests:
+        question.left_out = dict(tests.left_out)
+        self._ask_for_solutions(question, tests.cases)
+
+    def _ask_for_solutions(self, question: _Question, cases: tuple[Case, ...]) -> None:
+        settings, given = self._settings, question.given
+        question.cases = cases
+        if len(cases) < settings.least_tests:
             self._close(question, "with_tests", "tests_few")
             return
-        question.shown = prompts.seed(self._settings, "shown", question.id) % len(tests.cases)
-        test = tests.cases[question.shown].source
-        for index in range(self._settings.solutions):
-            self._ask(prompts.for_solution(question.id, question.text, test, index, self._settings))
+        question.shown = prompts.seed(settings, "shown", question.id) % len(cases)
+        test = cases[question.shown].source
+        for index in range(settings.solutions):
+            if settings.form == "completion":
+                self._ask(prompts.for_completion(question.id, given.prompt, index, settings))
+            else:
+                self._ask(prompts.for_solution(question.id, given.text, test, index, settings))
 
     # --- solutions
 
     def _use_solution(self, question: _Question, index: int, answer: Answer) -> None:
         try:
-            program = parsing.program(answer)
+            program = self._program(question, answer)
         except Malformed as reason:
             question.answered[index] = reason
             self._judge_when_complete(question)
             return
         question.answered[index] = program
         self._execute(question, "solution", index, program, question.cases)
+
+    def _program(self, question: _Question, answer: Answer) -> str:
+        if self._settings.form == "completion":
+            return parsing.completed(question.given.prompt, answer, prompts.COMPLETION_STOP)
+        return parsing.program(answer)
 
     def _execute(self, question: _Question, what: str, index: int, program: str, cases: Sequence[Case]) -> None:
         """Runs a program on tests, unless the run is stored."""
@@ -240,6 +263,9 @@ class Pipeline:
             self._close(question, "solved", "unsolved")
             return
         chosen, settings = question.choice.solution, self._settings
+        if settings.choice == "first":  # whatever the tests say
+            self._close(question, "kept", self._unusable(question))
+            return
         seed = prompts.seed(settings, "mutants", question.id)
         question.wrong = [mutants.stub(chosen.program), *mutants.mutants(chosen.program, settings.mutants, seed)]
         kept = [question.cases[index] for index in question.choice.tests]
@@ -258,12 +284,17 @@ class Pipeline:
         if reason := selection.weakness(rejected[0], rejected[1:], others, self._settings):
             self._close(question, "kept", reason)
             return
+        self._close(question, "kept", self._unusable(question))
+
+    def _unusable(self, question: _Question) -> str:
+        """Why the dialogue of a question cannot be used; "" if it can."""
+        choice, text = question.choice, question.given.text
+        assert choice is not None
         kept = [question.cases[index].source for index in choice.tests]
-        messages = dialogue(question.text, kept, choice.solution.program, self._settings)
-        reason = unusable(messages)
-        if not reason and self._questions.contaminated("\n".join([question.text, *kept, choice.solution.program])):
+        reason = unusable(dialogue(text, kept, choice.solution.program, self._settings))
+        if not reason and self._questions.contaminated("\n".join([text, *kept, choice.solution.program])):
             reason = "contaminated"
-        self._close(question, "kept", reason)
+        return reason
 
     # --- results
 
@@ -282,8 +313,10 @@ class Pipeline:
 
 def _row(question: _Question, phase: str, dropped: str) -> dict[str, object]:
     """The record of a question."""
-    row: dict[str, object] = {"id": question.id, "question": question.text, "dropped": dropped}
+    row: dict[str, object] = {"id": question.id, "question": question.given.text, "dropped": dropped}
     row |= {"dropped_before": phase} if dropped else {}
+    if question.given.cases:
+        row["given_tests"] = True
     if question.left_out:
         row["tests_left_out"] = question.left_out
     if question.cases:

@@ -5,6 +5,7 @@ import hashlib
 import re
 from typing import Literal
 
+from codellama_jax.config.evaluation import HUMANEVAL_STOP
 from codellama_jax.config.self_instruct import SelfInstruct
 
 OPEN_TESTS, CLOSE_TESTS = "[TESTS]", "[/TESTS]"
@@ -96,11 +97,18 @@ class Answer:
         return self.finish_reason == "length"
 
 
+# What begins another statement after the function that is completed, as in HumanEval.
+COMPLETION_STOP = (*HUMANEVAL_STOP, "\nassert")
 STOP: dict[Kind, tuple[str, ...]] = {
     "questions": (INST,),
     "tests": (CLOSE_TESTS, INST),
     "solution": (CLOSE_CODE, INST),
 }
+
+
+def stop(kind: Kind, settings: SelfInstruct) -> tuple[str, ...]:
+    """The strings that end an answer."""
+    return COMPLETION_STOP if kind == "solution" and settings.form == "completion" else STOP[kind]
 
 
 def for_questions(index: int, settings: SelfInstruct) -> Prompt:
@@ -118,6 +126,11 @@ def for_solution(id: str, question: str, test: str, index: int, settings: SelfIn
     before, after = SOLUTION.split("{question}")
     text = before + question + after.replace("{test}", test)
     return Prompt("solution", id, index, text, seed(settings, "solution", id, index))
+
+
+def for_completion(id: str, beginning: str, index: int, settings: SelfInstruct) -> Prompt:
+    """The beginning of a function, which the index-th solution continues."""
+    return Prompt("solution", id, index, beginning, seed(settings, "solution", id, index))
 
 
 def seed(settings: SelfInstruct, *parts: object) -> int:

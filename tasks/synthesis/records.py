@@ -54,7 +54,8 @@ class Records:
         if row is None or row.get("dropped_before") == "unique":
             return row
         solutions, wrong = row.get("solutions", ()), range(len(row.get("wrong_programs", ())))
-        answers = [("tests", id, 0), *(("solution", id, entry["index"]) for entry in solutions)]
+        answers = [("solution", id, entry["index"]) for entry in solutions]
+        answers += [] if row.get("given_tests") else [("tests", id, 0)]
         runs = [(id, "solution", entry["index"]) for entry in solutions if "malformed" not in entry]
         runs += [(id, "mutant" if index else "stub", index) for index in wrong]
         there = all(key in self.answers for key in answers) and all(key in self.runs for key in runs)

@@ -67,10 +67,9 @@ def write(out: Path, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, A
         manifest: from output.write.
     """
     found = _Gathered(rows)
-    models = manifest["models"]
     body = f"""<header><h1>Self-instruct</h1>
-<p class="muted">questions by {name(models["questions"]["model"])} · tests and solutions by
-{name(models["solutions"]["model"])} · choice: {escape(manifest["SelfInstruct"]["choice"])}</p></header>
+<p class="muted">{_authors(manifest)} · choice: {escape(manifest["SelfInstruct"]["choice"])} ·
+dialogues: {manifest["dialogues"]:,}</p></header>
 <h2>Funnel</h2>{_funnel(manifest["funnel"])}
 <div class="grid">{_table("Questions that are not kept", manifest["dropped"], MEANING)}
 {_table("Solutions by the end of their run", manifest["solutions"], {})}
@@ -81,6 +80,16 @@ def write(out: Path, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, A
 <h2>Questions that are not kept</h2>{"".join(_dropped(reason, rows) for reason, rows in sorted(found.examples.items()))}
 """
     return html.write(out / NAME, "Self-instruct", body, _STYLE)
+
+
+def _authors(manifest: Mapping[str, Any]) -> str:
+    """Who wrote questions, tests and solutions."""
+    model, given = manifest["models"], manifest["without_model"]
+    solutions = name(model["solutions"]["model"])
+    if not given:
+        return f"questions by {name(model['questions']['model'])} · tests and solutions by {solutions}"
+    written = "solutions" if "tests" in given else "tests and solutions"
+    return f"{' and '.join(given)} of {name(manifest['given']['file'])}, without a model · {written} by {solutions}"
 
 
 def _bar(share: float) -> str:

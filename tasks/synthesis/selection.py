@@ -28,7 +28,7 @@ class Choice:
 
     Attributes:
         solution: the solution.
-        tests: indices of the tests that it passes and that are kept with it.
+        tests: indices of the tests that are kept with it. It passes them, unless SelfInstruct.choice is "first".
     """
 
     solution: Solution
@@ -41,6 +41,8 @@ def choose(solutions: Sequence[Solution], settings: SelfInstruct) -> Choice | No
     Args:
         solutions: those that ran, in the order of their indices.
     """
+    if settings.choice == "first":
+        return Choice(solutions[0], tuple(range(len(solutions[0].passed)))) if solutions else None
     if settings.choice == "first_passing":
         first = next((solution for solution in solutions if solution.passed and "0" not in solution.passed), None)
         return Choice(first, tuple(range(len(first.passed)))) if first else None

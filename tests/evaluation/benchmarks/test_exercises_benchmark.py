@@ -59,6 +59,19 @@ def test_an_answer_ends_before_the_next_statement():
     assert benchmark.completion(problem, "    return 1\n\n\ndef g():\n") == "    return 1\n\n"
 
 
+def test_a_chat_asks_for_the_whole_function(pool):
+    """Its answer may be fenced, and need not end at the next statement."""
+    benchmark = Exercises(Settings(problems=2, prompts=("completion", "chat")))
+    problem = benchmark.problems(NOWHERE)[2]
+    [message] = problem.input.messages
+    assert problem.variant == "chat" and not benchmark.sampling(problem).stop
+    assert f"`{problem.data['entry_point']}(" in message["content"]
+    right = benchmark.canonical(problem)
+    answers = [right, f"Here it is:\n```python\n{right}```\n", problem.data["canonical_solution"]]
+    outcomes = [pool.submit(benchmark.job(problem, benchmark.completion(problem, answer))) for answer in answers]
+    assert [future.result().passed for future in outcomes] == [True, True, False]
+
+
 def test_results_have_pass_at_ten_and_families():
     samples = [
         Sample(f"{family}/a", n, n, "", "", "", passed=n < right, reason="")
