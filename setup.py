@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 # gin/ is next to the packages in a checkout and inside codellama_jax in a wheel. codellama_jax/config/gin_files.py
 # finds it in both.
-GIN_PACKAGES = {"codellama_jax.gin": "gin", "codellama_jax.gin.models": "gin/models"}
+GIN_PACKAGES = {f"codellama_jax.{folder.replace('/', '.')}": folder for folder in ("gin", "gin/models", "gin/paper")}
 
 setup(
     packages=[*find_packages(include=["codellama_jax*", "tasks*", "launch*"]), *GIN_PACKAGES],
