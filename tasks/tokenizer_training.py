@@ -65,6 +65,7 @@ def trained_tokenizer(
         document_characters=defaults.document_characters,
         group_by_repository=defaults.group_by_repository,
         shuffle_bytes=defaults.shuffle_bytes,
+        key_characters=defaults.key_characters,
     )
     streams = [sources.open(uncut.paths(stream), stream, "train", uncut, filters) for stream in STREAMS]
     cached = _cache_path(streams, settings.vocab_size)

@@ -48,6 +48,7 @@ def training(
     files: Sequence[str] = (),
     flags: Sequence[str] = (),
     needs: Sequence[str] = (),
+    tokenizer: str = "{tokenizer}",
     minutes: float = 4.0,
 ) -> Step:
     """A stage of training. Its model is in NAME/STAGE.
@@ -59,11 +60,12 @@ def training(
         files: further gin files, after the size file.
         flags: bindings, without "--gin.".
         needs: steps whose files the flags name, beside that of `initial`.
+        tokenizer: its file; empty: the stage trains its own.
         minutes: see Step.
     """
     start = f"'{{folder}}/{initial}'" if initial else "'scratch'"
     bindings = ["Stage.parent=None", f"Checkpoints.initial={start}", "Stage.seed={seed}", "DataLoader.seed={seed}"]
-    bindings += ["TOKENIZER='{tokenizer}'", *flags]
+    bindings += [f"TOKENIZER='{tokenizer}'"] * bool(tokenizer) + [*flags]
     arguments = ["xm_launch.py", *(f"--gin_file={file}" for file in (f"gin/{stage}.gin", SIZE, *files))]
     arguments += [f"--gin.{binding}" for binding in bindings]
     parents = [initial.split("/")[0]] if initial else []

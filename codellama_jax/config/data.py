@@ -58,6 +58,8 @@ class Corpus:
             A record without the field is damaged.
         metadata_line: whether to remove a line such as "<reponame>a/b<filename>c.py<gh_stars>10-100" before a text,
             and to use its repository and path (tasks/sources/metadata_line.py).
+        key_characters: length of the longest documents of embedded:keys (tasks/sources/embedded/keys.py); 700 is about
+            250 tokens. document_characters does not cut them.
     """
 
     code: Paths = None
@@ -78,8 +80,11 @@ class Corpus:
     repository_field: FieldName = None
     licence_field: FieldName = None
     metadata_line: bool = True
+    key_characters: int = 700
 
     def __post_init__(self):
+        if self.key_characters < 100:
+            raise ValueError(f"Corpus.key_characters={self.key_characters} must be at least 100")
         names = self.dialogue_fields
         if names is not None and (
             isinstance(names, str) or not names or not all(isinstance(name, str) and name for name in names)

@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # In a checkout the gin files are next to the package; in an installed wheel they are inside it.
 SHIPPED = ROOT / "gin" if (ROOT / "gin" / "models").is_dir() else Path(__file__).resolve().parents[1] / "gin"
 SIZES = SHIPPED / "models"
+EXPERIMENTS = SHIPPED / "paper"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +106,15 @@ class _File:
 
     @property
     def order(self) -> int:
-        """0: a stage or another shipped file. 1: a size, which overrides 0. 2: a user's file, which overrides both.
+        """0: a stage or another shipped file. 1: a size, which overrides 0. 2: a user's file or an experiment of
+        gin/paper, which overrides both.
 
         A saved configuration binds stage and size: it counts as a size.
         """
         if self.path.parent == SIZES or self.binds("Stage.size"):
             return 1
-        return 0 if self.binds("Stage.name") or self.path.is_relative_to(SHIPPED) else 2
+        shipped = self.path.is_relative_to(SHIPPED) and not self.path.is_relative_to(EXPERIMENTS)
+        return 0 if self.binds("Stage.name") or shipped else 2
 
 
 def find(name: str, including: Path | None = None) -> Path:

@@ -18,7 +18,7 @@ from codellama_jax.config.data import (
     Tokenizer,
 )
 from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
-from codellama_jax.config.exercise_benchmarks import Exercises, ExercisesInfilling
+from codellama_jax.config.exercise_benchmarks import Exercises, ExercisesInfilling, ExercisesKeys
 from codellama_jax.config.language_benchmarks import APPS, HumanEvalX, MultiPLE
 from codellama_jax.config.model import Llama
 from codellama_jax.config.scored_benchmarks import (
@@ -84,6 +84,7 @@ class Config:
     apps: APPS = UNRESOLVED
     exercises: Exercises = UNRESOLVED
     exercises_infilling: ExercisesInfilling = UNRESOLVED
+    exercises_keys: ExercisesKeys = UNRESOLVED
     imports: tuple[str, ...] = ()
 
 
@@ -101,7 +102,7 @@ BENCHMARK_PARTS = (
     MultiPLE,
     HumanEvalX,
     APPS,
-    *(Exercises, ExercisesInfilling),
+    *(Exercises, ExercisesInfilling, ExercisesKeys),
 )  # settings of evaluate, not of a training run
 SETTINGS = {f"{kind.__name__}.{field.name}" for kind in PARTS.values() for field in dataclasses.fields(kind)}
 
@@ -147,6 +148,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "Corpus.metadata_line": True,  # the data's fingerprint tells whether the documents are those of that version
     "Llama.padding_rows": 0,
     "Packing.long_dialogues": LAST_TURNS,
+    "Corpus.key_characters": 700,
 }
 
 

@@ -49,10 +49,15 @@ class KeyRetrieval(Benchmark):
     def __post_init__(self):
         super().__post_init__()
         check_positive("KeyRetrieval.problems", self.problems)
-        if not self.lengths or min(self.lengths) < 1:
-            raise ValueError(f"KeyRetrieval.lengths={list(self.lengths)} must be numbers of tokens, at least one")
-        if not self.positions or not all(0 <= position <= 1 for position in self.positions):
-            raise ValueError(f"KeyRetrieval.positions={list(self.positions)} must be between 0 and 1, at least one")
+        check_lengths_and_positions("KeyRetrieval", self.lengths, self.positions)
+
+
+def check_lengths_and_positions(name: str, lengths: Sequence[int], positions: Sequence[float]) -> None:
+    """Raises ValueError unless there are numbers of tokens, and shares, at least one of each."""
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"{name}.lengths={list(lengths)} must be numbers of tokens, at least one")
+    if not positions or not all(0 <= position <= 1 for position in positions):
+        raise ValueError(f"{name}.positions={list(positions)} must be between 0 and 1, at least one")
 
 
 @dataclasses.dataclass(frozen=True)

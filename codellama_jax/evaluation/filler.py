@@ -38,7 +38,15 @@ class Filler:
     def programs(self) -> int:
         return len(self._programs)
 
-    def around(self, inserted: str, end: str, length: int, position: float, rng: np.random.Generator) -> str:
+    def around(
+        self,
+        inserted: str,
+        end: str,
+        length: int,
+        position: float,
+        rng: np.random.Generator,
+        others: Sequence[str] = (),
+    ) -> str:
         """Filler around `inserted`, and then `end`.
 
         The programs come in random order, and again in another order if there are too few. The last ones that fit are
@@ -50,21 +58,23 @@ class Filler:
             length: tokens of the whole, with BOS: the result has at most so many.
             position: share of the tokens of filler that come before `inserted`; the nearest border is taken.
             rng: chooses the statements.
+            others: statements that stand at random borders of the filler, and count as filler.
 
         Raises:
-            ValueError: `inserted` and `end` alone have more than `length` tokens, or there are no programs.
+            ValueError: `inserted`, `others` and `end` alone have more than `length` tokens, or there are no programs.
         """
-        room = length - self._count(inserted + end)
+        room = length - self._count("".join(others) + inserted + end)
         if room < 0 or not self._programs:
             raise ValueError(f"no filler of {room} tokens")
         chosen = self._chosen(room, rng)
+        scattered = list(zip(rng.random(len(others)), self._measured(others), strict=True))
         while True:
-            text = _joined(chosen, inserted, end, position)
+            text = _joined(_with_scattered(chosen, scattered), inserted, end, position)
             excess = self._count(text) - length
             if excess <= 0:
                 return text
             # tokens across the borders of statements: the sum of the parts was too small
-            while excess > 0:
+            while excess > 0 and chosen:
                 excess -= chosen.pop().tokens
 
     def _chosen(self, room: int, rng: np.random.Generator) -> list[_Statement]:
@@ -120,6 +130,16 @@ def top_level(program: str) -> list[str]:
             ranges.append([start, end, 2 * isinstance(statement, _DEFINITIONS)])
     lines = program.split("\n")  # as the parser counts them: a form feed ends no line
     return ["\n".join(lines[start:end]) + "\n" * (1 + empty) for start, end, empty in ranges]
+
+
+def _with_scattered(
+    chosen: Sequence[_Statement], scattered: Sequence[tuple[float, _Statement]]
+) -> Sequence[_Statement]:
+    """The statements, with others at shares of their number."""
+    result = list(chosen)
+    for share, statement in scattered:
+        result.insert(int(share * (len(result) + 1)), statement)
+    return result
 
 
 def _joined(chosen: Sequence[_Statement], inserted: str, end: str, position: float) -> str:

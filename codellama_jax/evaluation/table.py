@@ -7,6 +7,7 @@ from codellama_jax.evaluation.benchmarks.apps import APPS
 from codellama_jax.evaluation.benchmarks.bold import Bold
 from codellama_jax.evaluation.benchmarks.docstring import Docstring
 from codellama_jax.evaluation.benchmarks.exercises import Exercises, ExercisesInfilling
+from codellama_jax.evaluation.benchmarks.exercises_keys import ExercisesKeys
 from codellama_jax.evaluation.benchmarks.gsm8k import Gsm8k
 from codellama_jax.evaluation.benchmarks.humaneval import HumanEval
 from codellama_jax.evaluation.benchmarks.humaneval_x import HumanEvalX
@@ -32,7 +33,7 @@ _KINDS: tuple[type[Benchmark[Any]], ...] = (
     MultiPLE,
     HumanEvalX,
     APPS,
-    *(Exercises, ExercisesInfilling),  # they need no data
+    *(Exercises, ExercisesInfilling, ExercisesKeys),  # they need no data
 )
 
 # Name -> the benchmark.

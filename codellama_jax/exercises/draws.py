@@ -27,6 +27,10 @@ class Draws:
     def __init__(self, *seed: object):
         self._random = random.Random(hash_of(*seed)).random
 
+    def fraction(self) -> float:
+        """In [0, 1)."""
+        return self._random()
+
     def chance(self, probability: float) -> bool:
         return self._random() < probability
 

@@ -110,6 +110,8 @@ def _figures(results: Results, indices: Mapping[str, SampleIndex], paper: Mappin
     if found := results.get("key_retrieval"):
         yield key_retrieval_map(found)
         yield _published_map(paper["key_retrieval"])
+    if found := results.get("exercises_keys"):
+        yield key_retrieval_map(found, "words among exercises")
     if found := results.get("perplexity"):
         yield perplexity_chart(found)
     for name, found in results.items():

@@ -16,6 +16,7 @@ from tasks.sources.curated import CuratedDataset
 from tasks.sources.duplicates import FilesRead, check_not_repeated
 from tasks.sources.embedded.corpus import embedded_source
 from tasks.sources.embedded.exercises import exercises_source
+from tasks.sources.embedded.keys import keys_source
 from tasks.sources.files import UNKNOWN_SIZE, Found, Listing
 from tasks.sources.folder import EXTENSIONS, SKIPPED_FOLDERS, Folder, is_wanted, with_scripts
 from tasks.sources.named_splits import names_split
@@ -28,7 +29,7 @@ from tasks.sources.splits import EmptySplit
 __all__ = ["EMBEDDED_PLACES", "import_modules", "open"]
 
 EMBEDDED = "embedded:"
-EMBEDDED_PLACES = ("embedded:library", "embedded:exercises")
+EMBEDDED_PLACES = ("embedded:library", "embedded:exercises", "embedded:keys")
 
 _DESCRIPTION = re.compile(r"(readme|licen[cs]e|citation|changelog)\b[^/]*$", re.IGNORECASE)
 
@@ -71,6 +72,7 @@ def _open_path(path: str, stream: str, split: str, corpus: Corpus, filters: Filt
 
         embedded:library                the embedded corpus, as without a path
         embedded:exercises              generated functions
+        embedded:keys                   generated functions, and assertions of what they return
         seqio:NAME                      a registered SeqIO task
         tfds:NAME                       a dataset that TFDS has prepared
         a folder with manifest.json,    a curated dataset, if the manifest is that of `python -m tasks.build`
@@ -127,6 +129,8 @@ def _open_embedded(
             return embedded_source(stream, split, corpus, filters, path)
         case "exercises":
             return exercises_source(stream, split, corpus, filters, where)
+        case "keys":
+            return keys_source(stream, split, corpus, filters, where)
         case name:
             raise UserError(f"{where}: there is no embedded corpus {name!r}: write {' or '.join(EMBEDDED_PLACES)}")
 

@@ -91,14 +91,19 @@ class KeyRetrieval(Benchmark[Settings]):
 
     def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """pass@1 over all prompts, and "accuracy": length -> position -> the share of right answers."""
-        right = defaultdict[tuple[int, float], list[bool]](list)
-        for sample in samples:
-            length, position, _ = sample.task_id.split("/")
-            right[int(length), float(position)].append(bool(sample.passed))
-        accuracy = defaultdict[str, dict[str, float]](dict)
-        for (tokens, share), passed in sorted(right.items()):
-            accuracy[str(tokens)][f"{share:g}"] = sum(passed) / len(passed)
-        return {**super().variant_summary(samples), "accuracy": dict(accuracy)}
+        return {**super().variant_summary(samples), "accuracy": by_length_and_position(samples)}
+
+
+def by_length_and_position(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Length -> position -> the share of right answers, of samples of tasks that are named LENGTH/POSITION/NUMBER."""
+    right = defaultdict[tuple[int, float], list[bool]](list)
+    for sample in samples:
+        length, position, _ = sample.task_id.split("/")
+        right[int(length), float(position)].append(bool(sample.passed))
+    accuracy = defaultdict[str, dict[str, float]](dict)
+    for (tokens, share), passed in sorted(right.items()):
+        accuracy[str(tokens)][f"{share:g}"] = sum(passed) / len(passed)
+    return dict(accuracy)
 
 
 def _programs(path: Path) -> list[str]:
