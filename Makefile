@@ -1,4 +1,5 @@
-# make demo    trains code and long context on this machine, then prints the path of the report
+# make demo    trains code and long context on this machine, then prints which share of held-out exercises the model
+#              solves, and the path of the report
 # make chat    asks and answers on the terminal, with the newest stage of this machine's runs/local, or CHECKPOINT=DIR
 # make serve   serves the same model to editors and other programs
 # make check   lint, types and the fast tests; run it before every commit (under 3 minutes on two cores)
@@ -29,7 +30,7 @@ CHECKPOINT ?= $(firstword $(trained))
 
 chat: .venv/.installed .trained
 	@$(if $(filter runs/local/%,$(CHECKPOINT)),echo "A model of size local is tiny and was trained for minutes: it" \
-	  "has learned the syntax of code but no sense.")
+	  "has learned to write functions of a few lines, but no sense.")
 	@$(if $(filter runs/local/code runs/local/lcft,$(CHECKPOINT)),echo "$(CHECKPOINT) was not trained on dialogues." \
 	  "A stage that is: $(BIN)/python xm_launch.py --gin_file=gin/instruct.gin")
 	@$(BIN)/python -m codellama_jax.generate chat --checkpoint=$(CHECKPOINT) $(FLAGS)

@@ -41,6 +41,7 @@ TOY = [
     "--gin.Evaluation.context_windows=2",
     "--gin.Evaluation.samples=1",
     "--gin.Evaluation.sample_tokens=4",
+    "--gin.Evaluation.final_benchmarks=()",
 ]
 TEMPORARY = ".orbax-checkpoint-tmp"  # part of the name of a folder that is being written
 

@@ -193,6 +193,7 @@ def _gold_texts(
 
 def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: bool) -> None:
     """Evaluates the trained parameters, and marks the stage as finished by writing done.json."""
+    from codellama_jax.report.stage_files import read_stage
     from codellama_jax.report.stage_summary import conclusion, summarize
 
     trainer.evaluate_context_length()
@@ -206,7 +207,7 @@ def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: 
         _write_json(stage_dir / "samples.json", samples)
         summary = summarize(trainer.config.stage, trainer.log.steps, trainer.log.evaluations)
         _write_json(stage_dir / "done.json", summary | {"not_measured": skipped})
-        for line in conclusion(summary):
+        for line in conclusion(summary, read_stage(stage_dir).results):
             log.info(line)
 
 

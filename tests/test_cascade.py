@@ -24,6 +24,7 @@ from codellama_jax.runtime import checksums
 # The smallest cascade: size local with fewer steps.
 STEPS = 600
 SMALLEST = [f"--gin.CODE_STEPS={STEPS}", "--gin.LCFT_STEPS=50", "--gin.Evaluation.every=1_000"]
+SMALLEST += ["--gin.Exercises.problems=8", "--gin.Exercises.max_tokens=32"]
 CODE = ["--gin_file=gin/code.gin", *TOY, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
 # Without infilling samples, which are not compared: their programs take longest to compile. The cascade has some.
 CODE += ["--gin.Checkpoints.every=10", "--gin.Evaluation.every=16", "--gin.Evaluation.samples=0"]
@@ -75,6 +76,17 @@ def test_long_context_fine_tuning_lowers_perplexity_at_four_times_the_length(cas
     assert f"-> {after['perplexity'][-1]:.1f}" in cascade[1]
 
 
+def test_each_stage_ends_in_a_number(cascade):
+    """pass@1 of held-out exercises, in the last lines and in the report; after so few steps it may be 0."""
+    for stage in ("code", "lcft"):
+        folder = cascade[0] / "local" / stage
+        results = json.loads((folder / "evaluation/results.json").read_text())["exercises"]
+        assert (results["tasks"], results["model"]) == (8, f"local-{stage}")
+        line = f"{stage}: pass@1 of exercises {results['pass@1']:.1%} (95% interval "
+        assert cascade[1].index(line) > cascade[1].index(f"{stage}: bits per byte of exercises ")
+        assert f"{stage}: exercises" in (cascade[0] / "local/report.html").read_text()
+
+
 def test_metrics_have_the_documented_keys(cascade):
     metrics = lines(cascade[0] / "local/code/metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
@@ -87,7 +99,7 @@ def test_metrics_have_the_documented_keys(cascade):
     for name, share in {"code": 0.85, "nl_code": 0.08, "nl": 0.07}.items():
         assert abs(tokens[name] / (STEPS * 1024) - share) < 0.005
     assert sum(line["infilling_tokens"] for line in metrics) / (STEPS * 1024) > 0.1
-    assert metrics[-1]["learning_rate"] == pytest.approx(2e-3 / 30, rel=1e-5)
+    assert metrics[-1]["learning_rate"] == pytest.approx(3e-3 / 30, rel=1e-5)
 
 
 def test_a_finished_stage_does_not_run_again(cascade):

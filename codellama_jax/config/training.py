@@ -240,7 +240,8 @@ class Evaluation:
     batches: number of batches of a validation, the same ones every time.
     benchmark_data: folder with the files of the benchmarks; None: only those of EXERCISES can be measured.
     benchmarks: one or more of BENCHMARKS. Each evaluation measures the bits per byte of their gold texts, the canonical
-        solutions or middles, after the benchmark's own prompt. None: DEFAULT_BENCHMARKS, or none without a folder.
+        solutions or middles, after the benchmark's own prompt. None: DEFAULT_BENCHMARKS if there is a folder, and
+        those of EXERCISES that final_benchmarks names.
     final_benchmarks: benchmarks whose pass@1 is measured at the end of the stage: the model answers them, and the
         answers run in the sandbox of host 0. Names are those of the evaluate command.
     context_windows: number of windows for the curve of perplexity against context length.
@@ -279,7 +280,8 @@ class Evaluation:
     def measured(self) -> tuple[str, ...]:
         """The benchmarks that every evaluation measures, each once."""
         if self.benchmarks is None:
-            return () if self.benchmark_data is None else DEFAULT_BENCHMARKS
+            defaults = () if self.benchmark_data is None else DEFAULT_BENCHMARKS
+            return defaults + tuple(name for name in self.measured_at_the_end if name in EXERCISES)
         return _names(self.benchmarks)
 
     @property

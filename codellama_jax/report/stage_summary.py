@@ -68,8 +68,13 @@ def summarize(stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequ
     }
 
 
-def conclusion(summary: dict[str, Any]) -> list[str]:
-    """The lines to show to the user when a stage has finished."""
+def conclusion(summary: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    """The lines to show to the user when a stage has finished.
+
+    Args:
+        summary: from `summarize`.
+        results: name of a benchmark -> its results at the end of the stage.
+    """
     lines = [
         f"validation loss {summary['validation_loss_first']:.3f} -> {summary['validation_loss_last']:.3f} nats"
         f" in {summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s"
@@ -83,4 +88,10 @@ def conclusion(summary: dict[str, Any]) -> list[str]:
     for name, (first, last) in summary["bits_per_byte"].items():
         if first is not None and last is not None:
             lines.append(f"bits per byte of {name} {first:.3f} -> {last:.3f}")
+    for name, found in results.items():
+        for variant, entry in found.get("variants", {"": found}).items():
+            if "pass@1" in entry:
+                low, high = entry["pass@1_interval"]
+                label, interval = f"{name} {variant}".strip(), f"95% interval {low:.1%} to {high:.1%}"
+                lines.append(f"pass@1 of {label} {entry['pass@1']:.1%} ({interval}, {entry['tasks']:,} problems)")
     return lines

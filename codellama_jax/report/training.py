@@ -10,6 +10,7 @@ import urllib.parse
 
 from codellama_jax.report import html
 from codellama_jax.report.charts import escape, number
+from codellama_jax.report.exercise_programs import BENCHMARK, programs
 from codellama_jax.report.goodput import goodput
 from codellama_jax.report.stage_files import (
     Record,
@@ -42,13 +43,14 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
 {_figures(folder)}
 <div class="grid">
 {loss_chart([folder])}
+{context_chart(folder)}
+{_benchmarks([folder])}
 {benchmark_chart([folder])}
 {_mixture(folder)}
-{context_chart(folder)}
 {metric_chart("Learning rate", "", "learning_rate", [folder])}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", [folder])}
 </div>
-{_benchmarks([folder])}
+{programs(folder)}
 {_corpora(folder)}
 {_samples(folder)}
 {_configuration(folder)}"""
@@ -63,6 +65,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
     folders = cascade_order([read_stage(path.parent) for path in run_dir.glob("*/stage.json")])
     compared = [folder for folder in folders if {"before", "after"} <= folder.contexts.keys()]
     sampled = [folder for folder in folders if folder.samples]
+    tested = [folder for folder in folders if BENCHMARK in folder.results]
     title = f"Run {escape(filesystem.absolute(run_dir).name)}"
     finished = f"{sum(bool(folder.done) for folder in folders)} of {len(folders)} stages finished"
     body = f"""
@@ -70,13 +73,14 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
 {_cascade(folders)}
 <div class="grid">
 {loss_chart(folders)}
-{benchmark_chart(folders)}
 {context_chart(compared[-1]) if compared else ""}
+{_benchmarks(folders)}
+{benchmark_chart(folders)}
 {"".join(_mixture(folder) for folder in folders)}
 {metric_chart("Learning rate", "", "learning_rate", folders)}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", folders)}
 </div>
-{_benchmarks(folders)}
+{programs(tested[-1]) if tested else ""}
 {"".join(_corpora(folder) for folder in folders)}
 {_samples(sampled[-1]) if sampled else ""}
 {"".join(_configuration(folder) for folder in folders)}"""
@@ -137,6 +141,8 @@ def _figures(folder: StageFiles) -> str:
         "validation loss": " → ".join(f"{y:.2f}" if is_finite(y) else "–" for y in losses) if losses[0] else "",
         f"perplexity at {summary['context_length']:,}": " → ".join(perplexities) if summary["context_length"] else "",
     }
+    scores = {name: found.get("pass@1") for name, found in folder.results.items()}
+    figures |= {f"pass@1 of {escape(name)}": f"{score:.1%}" for name, score in scores.items() if is_finite(score)}
     known = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in figures.items() if value)
     return f'<dl class="figures">{known}</dl>'
 

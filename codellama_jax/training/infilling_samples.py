@@ -29,13 +29,14 @@ class Hole:
     suffix: str
 
 
-def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int) -> list[Hole]:
-    """Removes the end of one line from an excerpt of each text. The lines are chosen deterministically.
+def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int, cut: str = "character") -> list[Hole]:
+    """Removes a line, or the end of one, from an excerpt of each text. The lines are chosen deterministically.
 
     Args:
         texts: (stream, document); texts without a suitable line are skipped.
         count: maximum number of holes.
         characters: length of an excerpt.
+        cut: where the model was trained to fill holes, as Fim.cut: with "line", a hole is a complete line.
     """
     rng = np.random.default_rng(0)
     holes = []
@@ -47,9 +48,11 @@ def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int) -
             continue
         start, line = lines[rng.integers(len(lines))]
         indent = len(line) - len(line.lstrip())
-        cut = start + int(rng.integers(indent + 2, (indent + len(line)) // 2 + 1))
+        hole = start + int(rng.integers(indent + 2, (indent + len(line)) // 2 + 1))
         end = start + len(line)
-        holes.append(Hole(stream, text[:cut], text[cut:end], text[end:characters]))
+        if cut == "line":
+            hole, end = start, text.find("\n", end) + 1 or len(text)
+        holes.append(Hole(stream, text[:hole], text[hole:end], text[end:characters]))
     return holes[:count]
 
 

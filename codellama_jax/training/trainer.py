@@ -295,6 +295,6 @@ class Trainer:
             return []
         self.logger.info(f"generating {settings.samples} infilling samples")
         characters = min(600, self.config.stage.sequence_length)
-        holes = punch_holes(self.data.excerpts(20), settings.samples, characters)
+        holes = punch_holes(self.data.excerpts(20), settings.samples, characters, self.config.fim.cut)
         tokens = settings.sample_tokens
         return infilling_samples(self.llama, self.mesh, self.state.params, self.data.tokenizer, holes, tokens)

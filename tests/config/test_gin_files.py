@@ -141,10 +141,10 @@ def test_macros_of_other_stages_are_reported_as_unused():
 def test_explain_follows_macros_to_file_and_line():
     loaded = load(["gin/code.gin"], [], default_size="local")
     value, *lines = loaded.explain("Stage.steps").splitlines()
-    assert value == "Stage.steps = 1500"
+    assert value == "Stage.steps = 5500"
     assert [line.split() for line in lines] == [
         [f"gin/code.gin:{line_of('gin/code.gin', 'Stage.steps')}", *["Stage.steps", "=", "%CODE_STEPS"]],
-        [f"gin/models/local.gin:{line_of('gin/models/local.gin', 'CODE_STEPS')}", *["CODE_STEPS", "=", "1500"]],
+        [f"gin/models/local.gin:{line_of('gin/models/local.gin', 'CODE_STEPS')}", *["CODE_STEPS", "=", "5500"]],
     ]
 
 
@@ -232,10 +232,10 @@ def test_differences_are_those_of_settings_that_change_the_result():
     before = operative_text(configure("code", "local"))
     other = ["Checkpoints.every=7", "Checkpoints.keep=9", "Evaluation.every=3", "Mesh.fsdp=1", "Llama.remat='full'"]
     assert gin_files.differences(before, operative_text(configure("code", "local", *other))) == []
-    assert gin_files.differences(before.replace("0.002", "2e-3"), before) == []
+    assert gin_files.differences(before.replace("0.003", "3e-3"), before) == []
     after = operative_text(configure("code", "local", "CODE_LEARNING_RATE=1e-3", "Checkpoints.initial=/x"))
     assert gin_files.differences(before, after) == [
-        "AdamW.peak_learning_rate: 0.002 before, 0.001 now",
+        "AdamW.peak_learning_rate: 0.003 before, 0.001 now",
         "Checkpoints.initial: 'scratch' before, '/x' now",
     ]
     assert gin_files.differences(before.replace("Stage.seed = 0\n", ""), before) == [

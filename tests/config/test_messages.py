@@ -48,7 +48,7 @@ from tests.config.recipe import message, refused
         ("CODE_CORPUS=", "--gin.CODE_CORPUS= is not of the form --gin.NAME=VALUE"),
         ("=3", "--gin.=3 is not of the form --gin.NAME=VALUE"),
         ("Stage.batch_tokens=100", "must be a multiple of Stage.sequence_length=256"),
-        ("Llama.heads=3", "Llama.dim=160 must be an even multiple of Llama.heads=3"),
+        ("Llama.heads=3", "Llama.dim=128 must be an even multiple of Llama.heads=3"),
         ("Llama.heads=0", "Llama.heads=0 must be at least 1"),
         ("Llama.layers=0", "Llama.layers=0 must be at least 1"),
         ("Llama.ffn_dim=-1", "Llama.ffn_dim=-1 must be at least 1"),

@@ -29,7 +29,12 @@ from tests.object_store import object_store
 ACTIVE, SUSPENDED = {"out": "ACTIVE\n"}, {"out": "SUSPENDED\n"}
 TOY = ("Llama.dim=16", "Llama.heads=2", "Llama.kv_heads=1", "Llama.ffn_dim=16", "Llama.layers=1")
 TOY += ("CODE_WARMUP=4", "CODE_LENGTH=64", "CODE_BATCH_TOKENS=512", "CODE_STEPS=120", "Checkpoints.every=100")
-TOY += ("Evaluation.batches=1", "Evaluation.context_windows=0", "Evaluation.samples=0")
+TOY += (
+    "Evaluation.batches=1",
+    "Evaluation.context_windows=0",
+    "Evaluation.samples=0",
+    "Evaluation.final_benchmarks=()",
+)
 
 
 @pytest.fixture

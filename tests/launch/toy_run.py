@@ -12,7 +12,7 @@ FLAGS = [
     *("--gin.Llama.dim=16", "--gin.Llama.heads=2", "--gin.Llama.kv_heads=1", "--gin.Llama.ffn_dim=16"),
     *("--gin.Llama.layers=1", "--gin.CODE_WARMUP=4", "--gin.CODE_LENGTH=64", "--gin.CODE_BATCH_TOKENS=512"),
     *("--gin.Checkpoints.every=10", "--gin.Evaluation.every=1_000", "--gin.Evaluation.batches=1"),
-    *("--gin.Evaluation.context_windows=0", "--gin.Evaluation.samples=0"),
+    *("--gin.Evaluation.context_windows=0", "--gin.Evaluation.samples=0", "--gin.Evaluation.final_benchmarks=()"),
 ]
 
 
