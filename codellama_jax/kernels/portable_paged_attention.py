@@ -29,6 +29,8 @@ def write(pages: jax.Array, page_SC: jax.Array, offset_SC: jax.Array, kv: jax.Ar
     """Writes keys and values of new tokens, which alternate in [S, C, 2G, K], to their pages."""
     if pages.dtype == jnp.uint16:  # the bits of bfloat16
         kv = jax.lax.bitcast_convert_type(kv.astype(jnp.bfloat16), jnp.uint16)
+    if page_SC.size == 1:  # written twice: XLA makes a single update a slice, and copies the whole cache for it
+        page_SC, offset_SC, kv = (jnp.repeat(x, 2, axis=0) for x in (page_SC, offset_SC, kv))
     count, _, kv_heads, elements = pages.shape
     width = kv.shape[3]
     size = elements // width

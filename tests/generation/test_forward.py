@@ -49,16 +49,17 @@ def test_pages_that_do_not_divide_a_block_are_refused():
         forward.new_cache(model("7b")[0], 4, 48)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 16)], ids=["one token", "four requests", "a chunk"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_no_program_copies_the_cache(dtype: str):
+def test_no_program_copies_the_cache(dtype: str, shape: tuple[int, int]):
     llama, _, weights = model("long")
     cache = jax.eval_shape(lambda: forward.new_cache(llama, 20_000, 16, dtype))
     size = sum(layer.size * layer.dtype.itemsize for layer in cache)
     inputs = (
-        np.zeros((1, 16), np.int32),
-        np.zeros((1, 16), np.int32),
-        np.ones((1, 16), bool),
-        np.zeros((1, 4), np.int32),
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.int32),
+        np.ones(shape, bool),
+        np.zeros((shape[0], 4), np.int32),
     )
     step = jax.jit(forward.forward, static_argnums=1, donate_argnums=2)
     assert step.lower(weights, llama, cache, *inputs).compile().memory_analysis().temp_size_in_bytes < size / 20
