@@ -25,6 +25,8 @@ from codellama_jax.config.serving import Server
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError, first_line
 from codellama_jax.runtime import cache, cli, console, filesystem
 
+# The engine's thread and the event loop take turns. Python's 5 ms are longer than a step of a small model.
+_SWITCH_SECONDS = 5e-4
 _SMALLER = "choose a smaller --context, --slots or --cache_tokens"
 API_KEYS = "CODELLAMA_JAX_API_KEYS"  # environment variable: keys, separated by commas
 
@@ -178,6 +180,7 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
         raise UserError(f"the cache does not fit the memory ({first_line(error)}); {_SMALLER}") from None
     service = Service(model.tokenizer, engine, settings)
     api = Api(model, service, settings, options.name or model.name)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     service.start()
     print("\n".join(_description(api, listener)), flush=True)
     console.drop_unread_messages()  # an answer must not wait for a reader of the log

@@ -170,6 +170,16 @@ class Running:
             self._parts.setdefault(item.choice, []).append(item)
         self._arrived.set()
 
+    @staticmethod
+    def put_all(items: Sequence[tuple["Running", Delta]]) -> None:
+        """Passes the deltas of one step to the event loop, which wakes once. Called by the engine's thread."""
+        if items:
+            try:
+                items[0][0]._loop.call_soon_threadsafe(_receive_all, items)
+            except RuntimeError:  # the event loop has ended
+                for running, _ in items:
+                    running.cancel()
+
     def cancel(self) -> None:
         """Ends what is not finished; its pages become free. Can be called at any time, from any thread."""
         self._cancel(self)
@@ -202,3 +212,8 @@ class Running:
         async for delta in self:
             parts[delta.choice].append(delta)
         return [joined(of_choice) for of_choice in parts]
+
+
+def _receive_all(items: Sequence[tuple[Running, Delta]]) -> None:
+    for running, delta in items:
+        running._receive(delta)

@@ -206,23 +206,28 @@ class Service:
         """One step of the engine; passes on what it generated."""
         self.engine.step()
         now = time.monotonic()
-        for choice in list(self._active):
-            request = choice.request
-            assert request is not None
-            if len(request.tokens) == choice.read and not request.finished:
-                continue
-            self.generated_tokens += len(request.tokens) - choice.read
-            if choice.first is None:
-                choice.first = now
-                self.first_token_seconds.append(now - choice.submitted)
-            delta = choice.delta(request.finish_reason)
-            if delta.finish_reason is None and self._must_end(choice, now):
-                self.engine.finish(request, "stop" if choice.stream.stopped is not None else "length")
-                rest = choice.delta(request.finish_reason)
-                delta = dataclasses.replace(delta, text=delta.text + rest.text, finish_reason=rest.finish_reason)
-            elif delta.stop is not None:
-                delta = dataclasses.replace(delta, finish_reason="stop")
-            self._pass_on(choice, delta)
+        passed: list[tuple[Running, Delta]] = []
+        try:
+            for choice in list(self._active):
+                request = choice.request
+                assert request is not None
+                if len(request.tokens) == choice.read and not request.finished:
+                    continue
+                self.generated_tokens += len(request.tokens) - choice.read
+                if choice.first is None:
+                    choice.first = now
+                    self.first_token_seconds.append(now - choice.submitted)
+                delta = choice.delta(request.finish_reason)
+                if delta.finish_reason is None and self._must_end(choice, now):
+                    self.engine.finish(request, "stop" if choice.stream.stopped is not None else "length")
+                    rest = choice.delta(request.finish_reason)
+                    delta = dataclasses.replace(delta, text=delta.text + rest.text, finish_reason=rest.finish_reason)
+                elif delta.stop is not None:
+                    delta = dataclasses.replace(delta, finish_reason="stop")
+                self._ends_with(choice, delta)
+                passed.append((choice.running, delta))
+        finally:
+            Running.put_all(passed)
 
     def _must_end(self, choice: Choice, now: float) -> bool:
         """Whether an answer has a stop string, or a line after its time for whole lines."""
@@ -244,14 +249,16 @@ class Service:
                 choice.running.put(late)
             else:
                 self.engine.finish(choice.request, "timeout")
-                self._pass_on(choice, choice.delta("timeout"))
+                delta = choice.delta("timeout")
+                self._ends_with(choice, delta)
+                choice.running.put(delta)
 
-    def _pass_on(self, choice: Choice, delta: Delta) -> None:
+    def _ends_with(self, choice: Choice, delta: Delta) -> None:
+        """Frees the slot of a choice whose last delta this is."""
         if delta.finish_reason is not None:
             choice.ended = time.monotonic()
             self._active.remove(choice)
             self.observe(choice, delta.finish_reason)
-        choice.running.put(delta)
 
     def _drop(self, choices: Iterable[Choice]) -> None:
         """Ends choices that nobody waits for."""
