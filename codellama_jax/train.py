@@ -87,6 +87,10 @@ def run_stage(config: Config, run_dir: Path) -> int:
     if jax.process_count() == 1:
         # Not with several: JAX keeps those of process 0 only, and on GPUs all processes share the work of autotuning.
         cache.keep_programs()
+    elif jax.default_backend() == "cpu":
+        # A cache that the user has set: process 0 would load its program, whose collectives may be ordered otherwise
+        # than in those that the other processes compile.
+        cache.keep_no_programs()
 
     # The run folder. Host 0 writes everything except the checkpoints, which all hosts write.
     writes = jax.process_index() == 0

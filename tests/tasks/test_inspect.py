@@ -91,7 +91,7 @@ def test_list_prints_every_task_and_the_mixture_of_each_stage(capsys: pytest.Cap
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["tasks:", *STREAMS]
-    assert lines[1] == "corpora that need no data: embedded:library  embedded:exercises"
+    assert lines[1] == "corpora that need no data: embedded:library  embedded:exercises  embedded:keys"
     shares = {line.split()[0]: re.findall(r"(\w+) (\d+)%", line) for line in lines[3:]}
     assert set(shares) == {f"{stage}_mixture" for stage in STAGES}
     assert dict(shares["code_mixture"]) == {"code": "85", "nl_code": "8", "nl": "7"}
@@ -202,7 +202,13 @@ def tables(output: str) -> tuple[dict[str, list[str]], dict[str, list[str]], lis
 
 
 @pytest.mark.parametrize(
-    "more_flags", [(), ("--gin.Packing.queue=4", "--gin.FIM_RATE=0.5", "--seed=3"), ("--sequence_length=100",)], ids=str
+    "more_flags",
+    [
+        (),
+        ("--gin.Packing.queue=4", "--gin.FIM_RATE=0.5", "--seed=3"),
+        ("--sequence_length=100", "--gin.Packing.queue=0"),
+    ],
+    ids=str,
 )
 def test_stats_agree_with_the_loader(
     inspect: Callable[..., str], monkeypatch: pytest.MonkeyPatch, more_flags: tuple[str, ...]
@@ -220,7 +226,7 @@ def test_stats_agree_with_the_loader(
         3 if "--seed=3" in more_flags else 0,
     )
     loader = open_loader(*opened[0])
-    queue = 4 if "--gin.Packing.queue=4" in more_flags else 0
+    queue = next((int(flag[-1]) for flag in more_flags if flag.startswith("--gin.Packing.queue=")), 16)
     assert loader.state().positions.shape == (1, 3, queue + 2, 4)
     tokens: collections.Counter[str] = collections.Counter()
     by_kind: collections.Counter[str] = collections.Counter()
