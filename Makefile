@@ -12,7 +12,7 @@
 # make faults  tests kills, lost hosts, damaged files and full disks, measures the cost of saving, and writes the result
 #              file (half an hour)
 # make paper   shows every claim of the paper in small, with three seeds: runs/paper/report.html, docs/paper.md and the
-#              result file (under four hours; it resumes)
+#              result file (hours; it resumes)
 # make lock    writes the requirement files from pyproject.toml (needs uv)
 
 PYTHON ?= python3

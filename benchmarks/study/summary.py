@@ -223,8 +223,8 @@ _INTRODUCTION = """Written by `make paper` (`benchmarks/paper.py`); do not edit.
 (arXiv 2308.12950) that a model of a million parameters can show, by programs that run: it learns [exercises](data.md),
 small functions that are composed as no function of its training data is, and tests run its programs in
 [the sandbox](sandbox.md). The experiment uses the stage files of the published sizes, with the files of `gin/paper/`;
-with another size file it is the same experiment for a larger model. `make paper` takes at most four hours on two cores,
-and resumes where it was interrupted."""
+with another size file it is the same experiment for a larger model. It resumes where it was interrupted; a claim is
+shown here once all of its steps have run."""
 
 
 def docs_page(experiment: Experiment) -> str:
