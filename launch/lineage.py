@@ -53,7 +53,8 @@ def _parent(
 def _read(path: str, *, offline: bool) -> dict[str, Any] | None:
     """The metadata of a checkpoint on this machine or in a bucket; None if it cannot be read."""
     if not filesystem.is_remote(path):
-        return inheritance.read_metadata(newest_checkpoint(Path(filesystem.expand_home(path))))
+        folder = Path(filesystem.expand_home(path))
+        return inheritance.read_metadata(newest_checkpoint(folder) or folder)
     if not path.startswith(filesystem.GCS_SCHEME) or (offline and not cloud.is_installed()):
         return None
     try:

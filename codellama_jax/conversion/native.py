@@ -27,6 +27,7 @@ from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Sourc
 from codellama_jax.conversion.output import output_folder
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import checksums, filesystem
+from codellama_jax.runtime.run_dir import newest_checkpoint
 from codellama_jax.training import assets, inheritance
 from codellama_jax.training.assets import Assets
 from codellama_jax.training.lineage import Lineage
@@ -98,10 +99,7 @@ def find(path: Path) -> Path | None:
         if filesystem.is_remote(path) and not (path / checksums.NAME).exists():  # which is written last there
             raise UserError(f"{path} has no {checksums.NAME}: it is incomplete; write it again under another name")
         return path
-    folders = [folder for folder in (path / "checkpoints").glob("*") if folder.name.isdigit()]
-    if filesystem.is_remote(path):
-        folders = [folder for folder in folders if (folder / checksums.NAME).exists()]
-    return max(folders, key=lambda folder: int(folder.name), default=None)
+    return newest_checkpoint(path)
 
 
 class Training(NamedTuple):

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_USAGE, UserError
 from codellama_jax.runtime import checksums, filesystem
 
@@ -41,11 +40,10 @@ def saved_steps(stage_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in steps)
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint of a stage's folder, the final one if the stage has finished; another folder itself."""
-    if steps := saved_steps(folder):
-        return folder / "checkpoints" / str(final_step(folder) or steps[-1])
-    return folder
+def newest_checkpoint(stage_dir: Path) -> Path | None:
+    """The stage's newest complete checkpoint; None if there is none, or the folder is not a stage's."""
+    steps = saved_steps(stage_dir)
+    return stage_dir / "checkpoints" / str(steps[-1]) if steps else None
 
 
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
@@ -57,6 +55,8 @@ def check_same_configuration(stage_dir: Path, operative: str) -> None:
     saved = stage_dir / "config.gin"
     if not saved.exists() or not saved_steps(stage_dir):
         return
+    from codellama_jax.config import gin_files  # imports gin, which conversion does without
+
     differences = gin_files.differences(saved.read_text(), operative)
     if differences:
         shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")

@@ -12,7 +12,7 @@ from codellama_jax.config.run import Config
 from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem
-from codellama_jax.runtime.run_dir import final_step, newest_checkpoint, saved_steps
+from codellama_jax.runtime.run_dir import final_step, newest_checkpoint
 from codellama_jax.tokenizer import Tokenizer
 from codellama_jax.training import assets, inheritance, lineage
 from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
@@ -179,10 +179,7 @@ def origin_checkpoint(config: Config, run_dir: Path) -> Path | None:
     Raises:
         UserError: the parent is not finished.
     """
-    stage = config.stage
-    if steps := saved_steps(run_dir / stage.name):
-        return run_dir / stage.name / "checkpoints" / str(steps[-1])
-    return start_checkpoint(config, run_dir)
+    return newest_checkpoint(run_dir / config.stage.name) or start_checkpoint(config, run_dir)
 
 
 def _check_added_tokens(origin: Path, files: assets.Assets, tokenizer: Tokenizer) -> None:
@@ -241,7 +238,10 @@ def start_checkpoint(config: Config, run_dir: Path) -> Path | None:
     initial = config.checkpoints.initial
     if config.stage.parent is not None:
         return parent_checkpoint(config.stage, run_dir)
-    return None if initial == "scratch" else newest_checkpoint(filesystem.to_path(initial))
+    if initial == "scratch":
+        return None
+    path = filesystem.to_path(initial)
+    return newest_checkpoint(path) or path
 
 
 def parent_checkpoint(stage: Stage, run_dir: Path) -> Path:
