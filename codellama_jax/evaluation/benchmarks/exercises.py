@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from codellama_jax.config.generation import Sampling
 from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.benchmarks.humaneval import python_test
 from codellama_jax.evaluation.benchmarks.infilling import Holes
-from codellama_jax.evaluation.problem import Chat, Completion, Problem
+from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Problem
 from codellama_jax.evaluation.sample import Sample
 from codellama_jax.exercises import problems as generator
 from codellama_jax.sandbox.jobs import Job
@@ -70,8 +70,8 @@ class ExercisesInfilling(Holes):
     def rows(self, data: Path) -> list[dict[str, Any]]:
         return generator.holes("test", self.settings.problems)
 
-    def problems(self, data: Path) -> list[Problem]:
-        return [_before(problem) if problem.variant == PREFIX else problem for problem in super().problems(data)]
+    def asked(self, row: Mapping[str, Any], order: str) -> Infilling | Completion:
+        return Completion(row["prompt"]) if order == PREFIX else super().asked(row, order)
 
     def job(self, problem: Problem, completion: str) -> Job:
         if problem.variant == PREFIX:  # holes are one line; a completion does not know where it ends
@@ -80,10 +80,6 @@ class ExercisesInfilling(Holes):
 
     def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
         return super().variant_summary(samples) | _by_family(samples, super().variant_summary)
-
-
-def _before(problem: Problem) -> Problem:
-    return dataclasses.replace(problem, input=Completion(problem.data["prompt"]))
 
 
 def _asked(row: dict[str, str], form: str) -> Completion | Chat:

@@ -1,6 +1,7 @@
 """HumanEval-infilling (arXiv 2207.14255): holes in the solutions of HumanEval, tested by running what results."""
 
 import abc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,9 +9,8 @@ from codellama_jax.config.evaluation import HumanEvalInfilling as Settings
 from codellama_jax.evaluation import task_files
 from codellama_jax.evaluation.benchmark import Benchmark
 from codellama_jax.evaluation.benchmarks.humaneval import FIELDS, python_test
-from codellama_jax.evaluation.problem import Infilling, Problem
+from codellama_jax.evaluation.problem import Completion, Infilling, Problem
 from codellama_jax.sandbox.jobs import Job
-from codellama_jax.tokenizer import Order
 
 
 class Holes(Benchmark[Any]):
@@ -23,13 +23,12 @@ class Holes(Benchmark[Any]):
         """The tasks in HumanEval's form, with a `suffix`; for data and errors see Benchmark.problems."""
 
     def problems(self, data: Path) -> list[Problem]:
-        rows = self.rows(data)
-        asked: list[tuple[str, Order]] = [(order, "spm" if order == "spm" else "psm") for order in self.settings.orders]
-        return [
-            Problem(row["task_id"], Infilling(row["prompt"], row["suffix"], order), row, variant)
-            for variant, order in asked
-            for row in rows
-        ]
+        rows, orders = self.rows(data), self.settings.orders
+        return [Problem(row["task_id"], self.asked(row, order), row, order) for order in orders for row in rows]
+
+    def asked(self, row: Mapping[str, Any], order: str) -> Infilling | Completion:
+        """What the model is asked in one of the orders of the settings."""
+        return Infilling(row["prompt"], row["suffix"], "spm" if order == "spm" else "psm")
 
     def job(self, problem: Problem, completion: str) -> Job:
         program = f"{problem.data['prompt']}{completion}{problem.data['suffix']}\n"

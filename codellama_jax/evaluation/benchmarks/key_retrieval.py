@@ -1,5 +1,6 @@
 """Key retrieval: the value that a function far above the cursor returns (arXiv 2308.12950, section 3.3)."""
 
+import abc
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from codellama_jax.evaluation.problem import Completion, Problem
 from codellama_jax.evaluation.sample import Answer, Judgement, Sample
 from codellama_jax.runtime import filesystem
 from codellama_jax.sandbox.jobs import Outcome
+from codellama_jax.tokenizer import Tokenizer
 
 FOLDER, MBPP = "key_retrieval", "mbpp/mbpp.jsonl"
 KEY = '''def my_function() -> int:
@@ -30,8 +32,54 @@ QUESTION = "assert my_function() == "
 FIELDS = ("code", "solution", "canonical_solution")  # of JSON Lines: the first one that a row has
 
 
-class KeyRetrieval(Benchmark[Settings]):
-    """Problem.data is the value. Tasks are named LENGTH/POSITION/NUMBER."""
+class Retrieval(Benchmark[Any]):
+    """A function in filler, above a line that asks what it returns. Tasks are named LENGTH/POSITION/NUMBER.
+
+    The settings have lengths, positions and problems.
+    """
+
+    needs_tokenizer = True
+
+    @abc.abstractmethod
+    def filler(self, data: Path, tokenizer: Tokenizer) -> Filler:
+        """What surrounds the function; for data and errors see Benchmark.problems."""
+
+    @abc.abstractmethod
+    def asked(self, filler: Filler, length: int, position: float, index: int) -> tuple[Completion, Any]:
+        """The prompt, and Problem.data. Both are functions of length, position and index.
+
+        Raises:
+            UserError: the length is too short.
+        """
+
+    def problems(self, data: Path) -> list[Problem]:
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.name} counts tokens, and the model's tokenizer is not known: --tokenizer=FILE names its"
+                " tokenizer.model"
+            )
+        filler = self.filler(data, self.tokenizer)
+        return [
+            Problem(f"{length}/{position:g}/{index}", *self.asked(filler, length, position, index))
+            for index in range(self.settings.problems)  # the first tasks are of all lengths and positions
+            for length in self.settings.lengths
+            for position in self.settings.positions
+        ]
+
+    def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """pass@1 over all prompts, and "accuracy": length -> position -> the share of right answers."""
+        right = defaultdict[tuple[int, float], list[bool]](list)
+        for sample in samples:
+            length, position, _ = sample.task_id.split("/")
+            right[int(length), float(position)].append(bool(sample.passed))
+        accuracy = defaultdict[str, dict[str, float]](dict)
+        for (tokens, share), passed in sorted(right.items()):
+            accuracy[str(tokens)][f"{share:g}"] = sum(passed) / len(passed)
+        return {**super().variant_summary(samples), "accuracy": dict(accuracy)}
+
+
+class KeyRetrieval(Retrieval):
+    """Problem.data is the value."""
 
     name = "key_retrieval"
     settings_class = Settings
@@ -43,27 +91,15 @@ class KeyRetrieval(Benchmark[Settings]):
             **{"24000 0 pass@1": 0.03, "24000 0.2 pass@1": 0.86, "24000 0.4 pass@1": 0.86},
         }
     }
-    needs_tokenizer = True
 
-    def problems(self, data: Path) -> list[Problem]:
-        if self.tokenizer is None:
-            raise UserError(
-                "key_retrieval counts tokens, and the model's tokenizer is not known: --tokenizer=FILE names its"
-                " tokenizer.model"
-            )
+    def filler(self, data: Path, tokenizer: Tokenizer) -> Filler:
         path = self._filler_path(data)
-        filler = Filler(_programs(path), self.tokenizer)
+        filler = Filler(_programs(path), tokenizer)
         if not filler.programs:
             raise UserError(f"{path} has no valid Python 3: KeyRetrieval.filler names a file or folder with some")
-        return [
-            Problem(f"{length}/{position:g}/{index}", *self._problem(filler, length, position, index))
-            for index in range(self.settings.problems)  # the first tasks are of all lengths and positions
-            for length in self.settings.lengths
-            for position in self.settings.positions
-        ]
+        return filler
 
-    def _problem(self, filler: Filler, length: int, position: float, index: int) -> tuple[Completion, int]:
-        """The prompt and the value. Both are functions of length, position and index."""
+    def asked(self, filler: Filler, length: int, position: float, index: int) -> tuple[Completion, int]:
         rng = np.random.default_rng([length, round(position * 1e6), index])
         value = int(rng.integers(10, 100))
         try:
@@ -88,22 +124,6 @@ class KeyRetrieval(Benchmark[Settings]):
 
     def canonical(self, problem: Problem) -> str:
         return f"{problem.data}\n"
-
-    def variant_summary(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """pass@1 over all prompts, and "accuracy": length -> position -> the share of right answers."""
-        return {**super().variant_summary(samples), "accuracy": by_length_and_position(samples)}
-
-
-def by_length_and_position(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Length -> position -> the share of right answers, of samples of tasks that are named LENGTH/POSITION/NUMBER."""
-    right = defaultdict[tuple[int, float], list[bool]](list)
-    for sample in samples:
-        length, position, _ = sample.task_id.split("/")
-        right[int(length), float(position)].append(bool(sample.passed))
-    accuracy = defaultdict[str, dict[str, float]](dict)
-    for (tokens, share), passed in sorted(right.items()):
-        accuracy[str(tokens)][f"{share:g}"] = sum(passed) / len(passed)
-    return dict(accuracy)
 
 
 def _programs(path: Path) -> list[str]:
