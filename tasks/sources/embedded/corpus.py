@@ -13,14 +13,14 @@ import dataclasses
 import functools
 import platform
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from codellama_jax.config.data import STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
 from tasks.sources.base import Block, Dialogue, Source, binding, hash_of, read_first
-from tasks.sources.duplicates import Identity
 from tasks.sources.embedded.docstrings import docstrings, function_dialogues
+from tasks.sources.embedded.single_place import SinglePlace
 from tasks.sources.filters import text_or_none
 from tasks.sources.folder import SKIPPED_FOLDERS, File, TextFiles, walk
 from tasks.sources.inventory import PlaceInventory
@@ -75,13 +75,14 @@ def _inventory(stream: str, place: str, entries: Sequence[File]) -> PlaceInvento
     )
 
 
-class FunctionDialogues:
+class FunctionDialogues(SinglePlace):
     """A Source[Dialogue] over Python files: each short, documented function as a dialogue of two messages."""
 
     dialogues = True
 
     def __init__(self, name: str, files: list[File], place: PlaceInventory):
-        self.name, self._files, self._place = name, files, place
+        super().__init__(name, place)
+        self._files = files
 
     def __len__(self) -> int:
         return len(self._files)
@@ -93,15 +94,6 @@ class FunctionDialogues:
 
     def fingerprint(self) -> str:
         return hash_of(self.name, None, ((file.path, file.size) for file in self._files))
-
-    def inventory(self) -> Sequence[PlaceInventory]:
-        return [self._place]
-
-    def place(self, shard: int) -> int:
-        return 0
-
-    def file_splits(self) -> Mapping[Identity, str]:
-        return {}
 
 
 @functools.cache

@@ -6,7 +6,7 @@ request. The compositions are those of the generator's training split, so none i
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from codellama_jax.chat import Message
 from codellama_jax.config.data import Corpus, Filters
@@ -14,11 +14,9 @@ from codellama_jax.errors import UserError
 from codellama_jax.exercises import training
 from codellama_jax.exercises.draws import Draws
 from codellama_jax.exercises.exercise import Exercise
-from tasks.sources import filters
 from tasks.sources.base import CODE_STREAMS, Block, Dialogue, Document, Source, hash_of
 from tasks.sources.documents import check_document_characters, parts
-from tasks.sources.duplicates import Identity
-from tasks.sources.filters import LeftOut
+from tasks.sources.embedded.single_place import SinglePlace, check_python
 from tasks.sources.inventory import PlaceInventory
 from tasks.sources.splits import select_split
 
@@ -66,12 +64,7 @@ def exercises_source(stream: str, split: str, corpus: Corpus, settings: Filters,
         raise UserError(f"{where}: exercises are code and dialogues: name another corpus for {stream}")
     check_document_characters(corpus)
     if stream != "instruct":
-        try:
-            filters.check_code("", "Python", settings)
-        except LeftOut:
-            raise UserError(
-                f"{where}: exercises are in Python, which Filters.languages excludes; correct it, or remove this corpus"
-            ) from None
+        check_python(settings, where, "exercises")
     by_shard = dataclasses.replace(corpus, group_by_repository=False)
     chosen = select_split(_shards(), split, by_shard, where)
     place = PlaceInventory(stream, PLACE, f"{training.count():,} generated functions")
@@ -79,11 +72,12 @@ def exercises_source(stream: str, split: str, corpus: Corpus, settings: Filters,
     return kind(stream, chosen, corpus, place)
 
 
-class _Exercises:
+class _Exercises(SinglePlace):
     """What sources of exercises have in common: shards of functions, each one block."""
 
     def __init__(self, name: str, shards: Sequence[_Shard], corpus: Corpus, place: PlaceInventory):
-        self.name, self._shards, self._corpus, self._place = name, shards, corpus, place
+        super().__init__(name, place)
+        self._shards, self._corpus = shards, corpus
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -97,15 +91,6 @@ class _Exercises:
     def fingerprint(self) -> str:
         rules = ("exercises", VERSION, training.count(), self._corpus.document_characters)
         return hash_of(self.name, rules, ((shard.path, shard.end) for shard in self._shards))
-
-    def inventory(self) -> Sequence[PlaceInventory]:
-        return [self._place]
-
-    def place(self, shard: int) -> int:
-        return 0
-
-    def file_splits(self) -> Mapping[Identity, str]:
-        return {}
 
 
 class _Documents(_Exercises):

@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.exercises import keys
-from tasks.sources import filters
 from tasks.sources.base import CODE_STREAMS, Block, Document, Source, hash_of
-from tasks.sources.duplicates import Identity
-from tasks.sources.filters import LeftOut
+from tasks.sources.embedded.single_place import SinglePlace, check_python
 from tasks.sources.inventory import PlaceInventory
 from tasks.sources.splits import select_split
 
@@ -44,22 +42,17 @@ def keys_source(stream: str, split: str, corpus: Corpus, settings: Filters, wher
     """
     if stream not in CODE_STREAMS:
         raise UserError(f"{where}: documents with keys are code: name another corpus for {stream}")
-    try:
-        filters.check_code("", "Python", settings)
-    except LeftOut:
-        raise UserError(
-            f"{where}: the documents are in Python, which Filters.languages excludes; correct it, or remove this corpus"
-        ) from None
+    check_python(settings, where, "the documents")
     by_shard = dataclasses.replace(corpus, group_by_repository=False)
     return _Keys(stream, select_split(_shards(), split, by_shard, where), corpus.key_characters)
 
 
-class _Keys:
+class _Keys(SinglePlace):
     """A Source[Document] over shards, each of which is one block."""
 
     def __init__(self, name: str, shards: Sequence[_Shard], characters: int):
-        self.name, self._shards, self._characters = name, shards, characters
-        self._place = PlaceInventory(name, PLACE, f"{DOCUMENTS:,} generated documents")
+        super().__init__(name, PlaceInventory(name, PLACE, f"{DOCUMENTS:,} generated documents"))
+        self._shards, self._characters = shards, characters
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -75,12 +68,3 @@ class _Keys:
     def fingerprint(self) -> str:
         rules = ("keys", VERSION, self._characters)
         return hash_of(self.name, rules, ((shard.path, DOCUMENTS) for shard in self._shards))
-
-    def inventory(self) -> Sequence[PlaceInventory]:
-        return [self._place]
-
-    def place(self, shard: int) -> int:
-        return 0
-
-    def file_splits(self) -> Mapping[Identity, str]:
-        return {}
