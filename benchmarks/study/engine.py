@@ -134,7 +134,7 @@ def run(tasks: Sequence[Task], cores: Sequence[int], on_step: Callable[[], objec
     chains = remaining_minutes([task.step for task in tasks if task.seed == tasks[0].seed])
     # one seed after the other, so that an interrupted experiment has complete seeds; long chains first
     waiting.sort(key=lambda task: (task.seed, -chains[task.step.name]))
-    total, start = len(tasks), time.monotonic()
+    total = len(tasks)
     running: dict[int, tuple[Task, subprocess.Popen, float]] = {}
     failed: list[str] = []
 
@@ -168,8 +168,6 @@ def run(tasks: Sequence[Task], cores: Sequence[int], on_step: Callable[[], objec
         stopped = stop.received
     if failed:
         raise UserError(failed[0])
-    if not stopped and len(ended) == total and time.monotonic() - start > 60:
-        print(f"all steps have ended, {(time.monotonic() - start) / 60:.0f} minutes after the start")
     return stopped
 
 

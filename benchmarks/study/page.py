@@ -13,16 +13,15 @@ _VERDICT = {"shown": "c3", "not shown": "muted", "the opposite": "c4"}
 _STYLE = """
 td.c3, td.c4 { color: var(--c); font-weight: 600; } table { border-collapse: collapse; width: 100%; }
 th, td { padding: 3px 10px 3px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
-nav ol { columns: 2; padding-left: 20px; } @media (max-width: 800px) { nav ol { columns: 1; } }
 """
 
 
 def write(out: Path, experiment: Experiment) -> Path:
     """Writes OUT/report.html, and returns its path."""
-    state = "finished" if experiment.complete else f"{experiment.done} of {len(experiment.tasks)} steps"
+    state = "finished" if experiment.done == experiment.steps else experiment.progress
     parts = [
         "<header><h1>The paper in small <small>arXiv 2308.12950</small></h1>"
-        f'<span class="state {"finished" if experiment.complete else ""}">{state}</span>'
+        f'<span class="state {state if state == "finished" else ""}">{state}</span>'
         f"<p>{escape(environment(experiment))}</p></header>",
         _overview(experiment),
         *(_section(result) for result in experiment.results),

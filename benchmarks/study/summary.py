@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from result_file import paragraph, processor
@@ -25,7 +25,6 @@ class Result:
         table: (condition, measure) -> estimate.
         series: measure -> condition -> (x, estimate) of the points of its line.
         compared: the claim's comparisons, with the difference and the verdict; those whose values are there.
-        minutes: that the claim's steps took, of one core, over the seeds; steps that it shares included.
     """
 
     claim: Claim
@@ -33,7 +32,6 @@ class Result:
     table: dict[tuple[str, Measure], Estimate]
     series: dict[Measure, dict[str, list[tuple[float, Estimate]]]]
     compared: tuple[tuple[Comparison, Estimate, str], ...]
-    minutes: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,39 +40,36 @@ class Experiment:
 
     Attributes:
         results: of each claim.
-        tasks: all, done or not.
+        steps: number of steps, over all seeds.
+        done: number of those that are done.
+        core_minutes: that these took together.
         size: the size file.
     """
 
     results: tuple[Result, ...]
-    tasks: tuple[Task, ...]
+    steps: int
+    done: int
+    core_minutes: float
     size: str
 
     @property
-    def done(self) -> int:
-        """Number of tasks that are done."""
-        return sum(task.done for task in self.tasks)
-
-    @property
-    def core_minutes(self) -> float:
-        """That all tasks took together."""
-        return sum(task.seconds for task in self.tasks) / 60
-
-    @property
-    def complete(self) -> bool:
-        return self.done == len(self.tasks)
+    def progress(self) -> str:
+        return f"{self.done} of {self.steps} steps"
 
 
 def read(claims: Sequence[Claim], tasks: Sequence[Task]) -> Experiment:
     """Reads the values of every claim from the folders of the seeds that have all its steps."""
-    return Experiment(tuple(_result(claim, tasks) for claim in claims), tuple(tasks), tasks[0].setup.size)
+    done = [task for task in tasks if task.done]
+    seconds = sum(task.seconds for task in done)
+    results = tuple(_result(claim, done) for claim in claims)
+    return Experiment(results, len(tasks), len(done), seconds / 60, tasks[0].setup.size)
 
 
-def _result(claim: Claim, tasks: Sequence[Task]) -> Result:
+def _result(claim: Claim, done: Sequence[Task]) -> Result:
     names = {step.name for step in claim.steps}
-    own = [task for task in tasks if task.step.name in names]
-    unfinished = {task.seed for task in own if not task.done}
-    folders = {task.seed: task.folder for task in own if task.seed not in unfinished}
+    own = [task for task in done if task.step.name in names]
+    count = Counter(task.seed for task in own)
+    folders = {task.seed: task.folder for task in own if count[task.seed] == len(names)}
     found = defaultdict[tuple[str, Measure, float | None], list[float]](list)
     for _, folder in sorted(folders.items()):
         values: dict[tuple[str, Measure, float | None], float] = {}
@@ -93,7 +88,6 @@ def _result(claim: Claim, tasks: Sequence[Task]) -> Result:
         {(condition, measure): each for (condition, measure, x), each in complete.items() if x is None},
         series,
         tuple(_compared(claim, complete)),
-        sum(task.seconds for task in own if task.seed in folders) / 60,
     )
 
 
@@ -132,8 +126,8 @@ def environment(experiment: Experiment) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
     return (
         f"{datetime.date.today().isoformat()}; {processor()}, {os.cpu_count()} cores, one process on each; Python"
-        f" {platform.python_version()}, {versions}; {experiment.size}; {experiment.done} of"
-        f" {len(experiment.tasks)} steps, {experiment.core_minutes:.0f} minutes of one core."
+        f" {platform.python_version()}, {versions}; {experiment.size};"
+        f" {experiment.progress}, {experiment.core_minutes:.0f} minutes of one core."
     )
 
 
@@ -160,9 +154,7 @@ def markdown(experiment: Experiment) -> Iterator[str]:
 def _verdicts(result: Result) -> str:
     if not result.compared:
         return "not measured"
-    count = defaultdict[str, int](int)
-    for _, _, found in result.compared:
-        count[found] += 1
+    count = Counter(found for _, _, found in result.compared)
     return ", ".join(f"{found} ({number} of {len(result.compared)})" for found, number in count.items())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.claim import BITS, PASS, Value
+from study.claim import BITS, PASS, Comparison, Measure, Value
 from study.step import Step, evaluation, training
 
 EXERCISES = "gin/paper/exercises.gin"
@@ -13,6 +13,16 @@ BITS_KEY = "bits_per_byte/exercises"  # in the evaluations of a stage
 BASE_STEPS = (500, 1000, 1500, 2000)  # whose checkpoints are kept, of 3,000
 BASE = training("base", files=[EXERCISES], flags=["Checkpoints.keep=8"], minutes=4)
 BASE_PASS = evaluation("base_pass", "base/code", "exercises")
+# Long-context fine-tuning: condition -> (end of the names of its steps, bindings). The second one is the paper's.
+ROPE_VARIANTS: dict[str, tuple[str, list[str]]] = {
+    "RoPE base 10,000, as before": ("unchanged", ["LCFT_ROPE_THETA=1e4"]),
+    "RoPE base 1,000,000": ("million", []),
+    "interpolated positions": (
+        "interpolated",
+        ["LCFT_ROPE_THETA=1e4", "LCFT_ROPE_SCALE=0.25", "Checkpoints.allowed_changes='rope_scale'"],
+    ),
+}
+NOT_FINE_TUNED = "without long-context fine-tuning"
 
 
 def exercises_pass(trained: Step, stage: str = "code") -> Step:
@@ -20,14 +30,33 @@ def exercises_pass(trained: Step, stage: str = "code") -> Step:
     return evaluation(f"{trained.name}_pass", f"{trained.name}/{stage}", "exercises")
 
 
-def exercise_values(folder: Path, condition: str, name: str, stage: str = "code") -> Iterator[Value]:
-    """pass@1 and bits per byte of the exercises of a training step, and these bits along its training."""
+def exercise_ends(folder: Path, condition: str, name: str, stage: str = "code") -> Iterator[Value]:
+    """pass@1 and bits per byte of the exercises of a training step, at its end."""
     yield Value(condition, PASS, results(folder, f"{name}_pass", "exercises")["pass@1"])
-    measured = evaluations(folder, f"{name}/{stage}", "benchmarks")
-    yield Value(condition, BITS, measured[-1][BITS_KEY])
+    yield Value(condition, BITS, evaluations(folder, f"{name}/{stage}", "benchmarks")[-1][BITS_KEY])
+
+
+def exercise_values(folder: Path, condition: str, name: str, stage: str = "code") -> Iterator[Value]:
+    """The same, and these bits along its training."""
+    yield from exercise_ends(folder, condition, name, stage)
     tokens = tokens_per_step(folder, f"{name}/{stage}")
-    for line in measured[1:]:
+    for line in evaluations(folder, f"{name}/{stage}", "benchmarks")[1:]:
         yield Value(condition, BITS, line[BITS_KEY], line["step"] * tokens / 1e6)
+
+
+def rope_comparisons(measure: Measure) -> tuple[Comparison, ...]:
+    """The paper's variant against the others, at the length of its windows and at twice that."""
+    unchanged, million, interpolated = ROPE_VARIANTS
+    others = {
+        "Base 1,000,000 against the base as before": unchanged,
+        "Base 1,000,000 against interpolation": interpolated,
+        "Base 1,000,000 against no fine-tuning": NOT_FINE_TUNED,
+    }
+    return tuple(
+        Comparison(text, measure, other, million, "better", x=length)
+        for text, other in others.items()
+        for length in (1024, 2048)
+    )
 
 
 def results(folder: Path, name: str, benchmark: str) -> dict[str, Any]:
@@ -48,4 +77,9 @@ def validation_loss(folder: Path, stage: str, stream: str) -> float:
 
 def tokens_per_step(folder: Path, stage: str) -> int:
     """Tokens of a training step of "STEP/STAGE"."""
-    return json.loads((folder / stage / "stage.json").read_text())["batch_tokens"]
+    return description(folder, stage)["batch_tokens"]
+
+
+def description(folder: Path, stage: str) -> dict[str, Any]:
+    """What "STEP/STAGE" trained, and how."""
+    return json.loads((folder / stage / "stage.json").read_text())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study.claim import BITS, PASS, Claim, Comparison, Measure, Value
-from study.claims.base import BASE, BASE_PASS, exercise_values, exercises_pass, results
+from study.claims.base import BASE, BASE_PASS, exercise_ends, exercises_pass, results
 from study.step import Step, evaluation, training
 
 _DIALOGUES = 300  # of each choice: equal quantities
@@ -58,17 +58,17 @@ _SELECTED, _ALL = "programs that passed their tests", "programs that were not ru
 
 
 def _self_instruct_values(folder: Path) -> Iterator[Value]:
-    yield from (value for value in exercise_values(folder, _BEFORE, "base") if value.x is None)
+    yield from exercise_ends(folder, _BEFORE, "base")
     for condition, step in ((_SELECTED, _BY_EXECUTION), (_ALL, _BLIND)):
-        yield from (value for value in exercise_values(folder, condition, step.name, "instruct") if value.x is None)
+        yield from exercise_ends(folder, condition, step.name, "instruct")
     for condition, name in ((_BEFORE, "base_chat"), (_ONLY, "dialogues_chat")):
         yield Value(condition, _CHAT_PASS, results(folder, name, "exercises")["pass@1"])
 
 
 def _rehearsal_values(folder: Path) -> Iterator[Value]:
-    yield from (value for value in exercise_values(folder, _BEFORE, "base") if value.x is None)
+    yield from exercise_ends(folder, _BEFORE, "base")
     for condition, step in ((_ONLY, _PLAIN), (_WITH, _REHEARSED)):
-        yield from (value for value in exercise_values(folder, condition, step.name, "instruct") if value.x is None)
+        yield from exercise_ends(folder, condition, step.name, "instruct")
 
 
 SELF_INSTRUCT = Claim(

@@ -1,12 +1,11 @@
 """Loss and pass@1 by the number of parameters."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from study.claim import BITS, PASS, Chart, Claim, Comparison, Value
-from study.claims.base import BASE, BASE_PASS, EXERCISES, exercise_values, exercises_pass
+from study.claims.base import BASE, BASE_PASS, EXERCISES, description, exercise_ends, exercises_pass
 from study.step import Step, training
 
 
@@ -26,11 +25,10 @@ _OTHERS = [step for step in _SIZES.values() if step is not BASE]
 
 def _measure(folder: Path) -> Iterator[Value]:
     for condition, step in _SIZES.items():
-        parameters = json.loads((folder / step.name / "code" / "stage.json").read_text())["parameters"] / 1e6
-        for value in exercise_values(folder, condition, step.name):
-            if value.x is None:
-                yield value
-                yield Value("all", value.measure, value.value, parameters)
+        parameters = description(folder, f"{step.name}/code")["parameters"] / 1e6
+        for value in exercise_ends(folder, condition, step.name):
+            yield value
+            yield Value("all", value.measure, value.value, parameters)
 
 
 _NAMES = list(_SIZES)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study.claim import BITS, PASS, Claim, Comparison, Measure, Value
-from study.claims.base import exercise_values, exercises_pass, validation_loss
+from study.claims.base import exercise_ends, exercises_pass, validation_loss
 from study.step import training
 
 _FILES = ["gin/paper/general_code.gin"]
@@ -29,7 +29,7 @@ def _measure(folder: Path) -> Iterator[Value]:
         (_SPECIAL, "python", "python"),
         (_GENERAL, "more_general", "python_code"),
     ):
-        yield from (value for value in exercise_values(folder, condition, name, stage) if value.x is None)
+        yield from exercise_ends(folder, condition, name, stage)
         yield Value(condition, _NL, validation_loss(folder, f"{name}/{stage}", "nl"))
 
 
