@@ -73,7 +73,7 @@ setup: .venv/.installed
 # A client of editors, in JavaScript: its test is skipped where node and npm are not installed.
 ADAPTERS := @continuedev/openai-adapters@1.37.0
 .venv/.installed-adapters: .venv/.installed-test
-	@if command -v node npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix .venv/node $(ADAPTERS) || \
+	@if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix .venv/node $(ADAPTERS) || \
 	  echo "$(ADAPTERS) cannot be installed here: the test that uses it is skipped"; fi
 	@touch $@
 

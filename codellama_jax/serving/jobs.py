@@ -158,10 +158,7 @@ class Running:
 
     def put(self, item: Delta | Exception) -> None:
         """Passes a delta to the event loop. Called by the engine's thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._receive, item)
-        except RuntimeError:  # the event loop has ended
-            self.cancel()
+        self.put_all([(self, item)])
 
     def _receive(self, item: Delta | Exception) -> None:
         if isinstance(item, Exception):
@@ -171,7 +168,7 @@ class Running:
         self._arrived.set()
 
     @staticmethod
-    def put_all(items: Sequence[tuple["Running", Delta]]) -> None:
+    def put_all(items: Sequence[tuple["Running", Delta | Exception]]) -> None:
         """Passes the deltas of one step to the event loop, which wakes once. Called by the engine's thread."""
         if items:
             try:
@@ -214,6 +211,6 @@ class Running:
         return [joined(of_choice) for of_choice in parts]
 
 
-def _receive_all(items: Sequence[tuple[Running, Delta]]) -> None:
-    for running, delta in items:
-        running._receive(delta)
+def _receive_all(items: Sequence[tuple[Running, Delta | Exception]]) -> None:
+    for running, item in items:
+        running._receive(item)

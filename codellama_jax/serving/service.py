@@ -206,7 +206,7 @@ class Service:
         """One step of the engine; passes on what it generated."""
         self.engine.step()
         now = time.monotonic()
-        passed: list[tuple[Running, Delta]] = []
+        passed: list[tuple[Running, Delta | Exception]] = []
         try:
             for choice in list(self._active):
                 request = choice.request
