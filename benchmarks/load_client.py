@@ -62,7 +62,8 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now, figures = time.perf_counter(), self._figures
         if not self._parts and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
-            figures.errors.append(data[:80].decode(errors="replace"))
+            status, body = data.split(b"\r\n", 1)[0], data.rpartition(b"\r\n\r\n")[2]
+            figures.errors.append((status + b" " + body)[:200].decode(errors="replace"))
             self._busy = False
             self._transport.close()
             return

@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from load_client import Figures, cancel, load, misbehave
 from result_file import paragraph, processor
 
-from codellama_jax.config.generation import Sampling, Serving
+from codellama_jax.config.generation import DRAFT_TOKENS, Sampling, Serving
 from codellama_jax.conversion.generation_model import open_model
 from codellama_jax.generation import prompts
 from codellama_jax.generation.engine import Engine, Request
@@ -50,6 +50,7 @@ from codellama_jax.generation.stopping import TextStream, TokenTexts
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS, SECONDS = 64, 120
 CONTEXT, ANSWER = 512, 64  # tokens
+BATCHES = (1, 4)  # below the number of slots, as serve.py has them
 PAGES = "codellama_jax_cache_pages_used"  # of /metrics
 SOURCE = Path(textwrap.__file__).read_text(encoding="utf-8")
 
@@ -58,8 +59,8 @@ def body(number: int) -> dict[str, Any]:
     """The request with this number: infilling at a random place of a file, sampled with a seed."""
     rng = random.Random(number)
     place = rng.randrange(600, len(SOURCE) - 300)
-    prompt = SOURCE[place - rng.randrange(100, 600) : place]
-    suffix = SOURCE[place : place + rng.randrange(50, 300)]
+    prompt = SOURCE[place - rng.randrange(100, 500) : place]
+    suffix = SOURCE[place : place + rng.randrange(50, 200)]
     return {
         "prompt": f"# {number}\n{prompt}",  # no two prompts begin with the same tokens
         "suffix": suffix,
@@ -75,7 +76,8 @@ class Offline:
     def __init__(self, checkpoint: Path, slots: int):
         model = open_model(checkpoint, None, "float32")
         self.tokenizer, self.texts = model.tokenizer, TokenTexts(model.tokenizer)
-        self.engine = Engine(model.weights, model.llama, Serving(slots=slots, context=CONTEXT), model.tokenizer.rows)
+        serving = Serving(slots=slots, context=CONTEXT, batches=BATCHES, draft_tokens=DRAFT_TOKENS)
+        self.engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
         self.engine.warm_up()
 
     def run(self, seconds: float, numbers: Iterator[int]) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import abc
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.requests import Request
@@ -60,7 +60,7 @@ class Answers(abc.ABC):
             headers: further headers.
         """
         if stream:
-            response: Response = http.streamed(self._events(usage))
+            response: Response = http.Stream(self._events(usage))
         else:
             deltas = self.selected(await http.until_disconnect(request, self.running.finish()))
             choices = [
@@ -73,10 +73,11 @@ class Answers(abc.ABC):
         response.headers.update(headers or {})
         return response
 
-    async def _events(self, usage: bool) -> AsyncIterator[bytes]:
+    async def _events(self, usage: bool) -> AsyncGenerator[bytes, None]:
         opened: set[int] = set()
         head = {**self._head, "object": self.part_kind}
         no_usage = {"usage": None} if usage else {}
+        ready = b""  # with the last part of the answers goes what ends the stream: one write instead of three
         try:
             async for delta in self.running:
                 choice, parts = self.running.choices[delta.choice], []
@@ -88,12 +89,15 @@ class Answers(abc.ABC):
                 for part in parts:
                     last = self.usage_beside_text and part["finish_reason"] is not None
                     counted = {"usage": counts(self.running)} if usage and last else no_usage
-                    yield http.event({**head, "choices": [part], **counted})
+                    ready += http.event({**head, "choices": [part], **counted})
+                if ready and not self.running.ended:
+                    yield ready
+                    ready = b""
             if usage and not self.usage_beside_text:
-                yield http.event({**head, "choices": [], "usage": counts(self.running)})
+                ready += http.event({**head, "choices": [], "usage": counts(self.running)})
         except Exception as problem:
-            yield http.event(self.error_form(http.api_error(problem)))
-        yield http.DONE
+            ready += http.event(self.error_form(http.api_error(problem)))
+        yield ready + http.DONE
 
 
 def _numbered(number: int, fields: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from codellama_jax.serving.service import Service
 from codellama_jax.tokenizer import Order
 
 T = TypeVar("T")
+_SHORT = 4_000  # characters, which are encoded in less than a millisecond
 
 
 class Api:
@@ -47,7 +48,7 @@ class Api:
         self._longest = max(len(self.texts(id)) for id in range(self.tokenizer.pieces))
 
     async def prompt(self, encode: Callable[[], T], *texts: str) -> T:
-        """Encodes a prompt in another thread: a long text takes longer than others should wait.
+        """Encodes a prompt; a long one in another thread, because it takes longer than others should wait.
 
         Args:
             encode: makes the prompt.
@@ -56,14 +57,15 @@ class Api:
         Raises:
             ApiError: the text is certainly longer than the context.
         """
-        shortest = sum(map(len, texts)) // self._longest
+        characters = sum(map(len, texts))
+        shortest = characters // self._longest
         if shortest > self.service.context:
             raise ApiError(
                 400,
                 f"the prompt has more than {shortest:,} tokens, and prompt and answer must fit"
                 f" {self.service.context:,}: shorten it",
             )
-        return await run_in_threadpool(encode)
+        return await run_in_threadpool(encode) if characters > _SHORT else encode()
 
     async def complete(self, text: str, healing: bool = True) -> Prompt:
         """The prompt of a text to continue. Raises as `prompt` does."""

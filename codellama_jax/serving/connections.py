@@ -22,13 +22,34 @@ logger = logging.getLogger(__name__)
 
 _IDLE = 75  # seconds that a connection may be open between two requests
 _SPARE = 64  # connections beyond Server.connections, so that their requests get an answer
+_LONGEST_HEADER = 2**16  # bytes
 _LAST_BYTES = 5.0  # seconds in which clients have to read the ends of their answers at a shutdown
+
+
+class _Protocol(h11.Connection):
+    """h11, with a shorter way for the parts of a stream, which are most of what is sent."""
+
+    def __init__(self, longest: int):
+        super().__init__(h11.SERVER, longest)
+        self._chunked = False  # whether the answer is sent in chunks
+
+    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
+        if self._chunked and type(event) is h11.Data and event.data and self.our_state is h11.SEND_BODY:
+            return [b"%x\r\n" % len(event.data), event.data, b"\r\n"]  # RFC 9112, section 7.1
+        data = super().send_with_data_passthrough(event)
+        if type(event) is h11.Response:
+            self._chunked = b"\r\nTransfer-Encoding: chunked\r\n" in b"".join(data or [])
+        return data
 
 
 class Connection(H11Protocol):
     """A connection that is closed when its client stops sending a request, or stops reading an answer."""
 
     settings = Server()
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self.conn = _Protocol(_LONGEST_HEADER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

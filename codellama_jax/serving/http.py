@@ -8,11 +8,12 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.serving.jobs import EngineFailed, Refused
@@ -50,9 +51,12 @@ def error_form(problem: ApiError) -> dict[str, Any]:
     return {"error": {"message": problem.message, "type": kind, "param": problem.parameter, "code": problem.status}}
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def compact(value: Any) -> bytes:
     """JSON without blanks: llama.vim drops replies that have one after a colon."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -72,10 +76,50 @@ def line(value: Any) -> bytes:
     return compact(value) + b"\n"
 
 
-def streamed(parts: AsyncIterator[bytes], media_type: str = "text/event-stream") -> StreamingResponse:
-    """A response whose parts are sent as they come. The iterator is closed when the client goes away."""
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(parts, media_type=media_type, headers=headers)
+class Stream(Response):
+    """A response whose parts are sent as they come. The iterator is closed when the client goes away.
+
+    Starlette's own starts a group of tasks for this, which takes as long as all the rest of a short answer.
+
+    Args:
+        parts: the body.
+        media_type: its content type.
+    """
+
+    def __init__(self, parts: AsyncGenerator[bytes, None], media_type: str = "text/event-stream"):
+        self._parts = parts
+        self.status_code, self.media_type, self.background = 200, media_type, None
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task, left = asyncio.current_task(), False
+        assert task is not None
+
+        async def watch() -> None:
+            nonlocal left
+            await _disconnected(receive)
+            left = True
+            task.cancel()
+
+        watching = asyncio.ensure_future(watch())
+        try:
+            async with contextlib.aclosing(self._parts):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async for part in self._parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            task.uncancel()
+        finally:
+            watching.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Waits until the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def endpoint(form: ErrorForm) -> Callable[[Handler], Handler]:
@@ -124,12 +168,7 @@ async def until_disconnect(request: Request, answer: Coroutine[Any, Any, T]) -> 
     Raises:
         ClientDisconnect: the client has gone.
     """
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(gone())
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request.receive))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
@@ -252,7 +291,8 @@ async def fields(request: Request) -> Fields:
     data = await request.body()  # its size is limited by the middleware
     try:
         values = json.loads(data or b"{}", parse_constant=_no_constant)
-        json.dumps(values, ensure_ascii=False).encode()  # JSON can contain halves of surrogate pairs
+        if b"\\u" in data:  # of these, JSON can contain halves of surrogate pairs
+            json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeError) else first_line(error)
         raise ApiError(400, f"the body is not valid JSON: {reason}") from None

@@ -133,8 +133,10 @@ class Running:
         self._arrived = asyncio.Event()
         self._parts: dict[int, list[Delta]] = {}  # by choice; what was not read yet
         self._error: Exception | None = None
-        seeds = [(job.sampling.seed + copy) % 2**64 for copy in range(job.n)]
-        settings = [dataclasses.replace(job.sampling, seed=seed) for seed in seeds]
+        settings = [
+            dataclasses.replace(job.sampling, seed=(job.sampling.seed + copy) % 2**64) if copy else job.sampling
+            for copy in range(job.n)
+        ]
         pairs = itertools.product(job.prompts, settings)
         self.choices = [Choice(self, number, *pair, texts) for number, pair in enumerate(pairs)]
         self._open = len(self.choices)
@@ -142,6 +144,11 @@ class Running:
     @property
     def client(self) -> str:
         return self.job.client
+
+    @property
+    def ended(self) -> bool:
+        """Whether the iterator has shown the last delta of every choice."""
+        return not self._open
 
     @property
     def prompt_tokens(self) -> int:

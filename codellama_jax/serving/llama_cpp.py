@@ -262,7 +262,7 @@ async def _answer(api: Api, request: Request, fitted: list[Fitted], read: _Setti
     running: Running = api.submit(request, job)
     whole = [Answer(choice, read.form, fitted[choice.number // read.n].truncated) for choice in running.choices]
     if read.stream:
-        return http.streamed(answers.events(running, whole))
+        return http.Stream(answers.events(running, whole))
     replies = await http.until_disconnect(request, answers.finished(running, whole))
     return http.json_response(replies if many else replies[0])
 

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from codellama_jax.generation.logprobs import TokenLogprobs
@@ -214,7 +214,7 @@ async def finished(running: Running, answers: Sequence[Answer]) -> list[dict[str
     return [answer.whole(streamed=False) for answer in answers]
 
 
-async def events(running: Running, answers: Sequence[Answer]) -> AsyncIterator[bytes]:
+async def events(running: Running, answers: Sequence[Answer]) -> AsyncGenerator[bytes, None]:
     """The answers as server-sent events: parts with text and ids, and at the end of each answer all other fields."""
     try:
         async for delta in running:

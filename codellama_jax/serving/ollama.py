@@ -7,7 +7,7 @@ configured. docs/protocols.md lists the fields.
 import datetime
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -165,7 +165,7 @@ async def _answer(
     running = api.submit(request, Job((prompt,), sampling))
     head = _head(name) | ({"turns_left_out": left_out} if left_out else {})
     if stream:
-        response: Response = http.streamed(_lines(api, running, received, head, shown), "application/x-ndjson")
+        response: Response = http.Stream(_lines(api, running, received, head, shown), "application/x-ndjson")
     else:
         [delta] = await http.until_disconnect(request, running.finish())
         answer = {**shown(delta.text), **_reported(api, delta.logprobs), **_end(running, delta, received)}
@@ -176,7 +176,7 @@ async def _answer(
 
 async def _lines(
     api: Api, running: Running, received: float, head: dict[str, Any], shown: Text
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     try:
         async for delta in running:
             if delta.text or delta.logprobs:
