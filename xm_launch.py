@@ -25,7 +25,7 @@ from codellama_jax.config import gin_files  # noqa: E402
 from codellama_jax.config.model import Llama  # noqa: E402
 from codellama_jax.config.training import Stage  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError  # noqa: E402
-from codellama_jax.runtime import distributed  # noqa: E402
+from codellama_jax.runtime import cli, distributed  # noqa: E402
 from launch import capacity, executor, experiment, lineage, status  # noqa: E402
 from launch.remote_run_dir import RunDir  # noqa: E402
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The flags that all executors have in common."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python xm_launch.py",
         description="Launches a stage. Also: --gin_file=FILE (repeatable, the last one wins), --gin.NAME=VALUE, and"
         " --import=MODULE (repeatable), a module that registers SeqIO tasks.",

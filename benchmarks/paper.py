@@ -27,7 +27,7 @@ from codellama_jax.runtime import cli, filesystem, lock  # noqa: E402
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [claim.key for claim in CLAIMS]
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="folder of the experiment; resumed")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")

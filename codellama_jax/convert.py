@@ -33,7 +33,7 @@ _UNITS = {"": 1, "MB": 10**6, "GB": 10**9}
 
 def main(argv: list[str] | None = None) -> int:
     """Converts or compares; returns the exit code (0 done or equal, 1 failed or different, 2 wrong usage)."""
-    parser = argparse.ArgumentParser(prog="python -m codellama_jax.convert", description="Converts checkpoints.")
+    parser = cli.Parser(prog="python -m codellama_jax.convert", description="Converts checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="import|export|verify")
     importing = commands.add_parser(
         "import", help="Hugging Face, Meta or llama2.c -> a checkpoint that a stage can start from"

@@ -45,7 +45,7 @@ API_KEY = "CODELLAMA_JAX_API_KEY"  # environment variable
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluates; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m codellama_jax.evaluate",
         description="Evaluates a model on benchmarks.",
         epilog=f"Benchmarks: {', '.join(BENCHMARKS)}. Settings are gin bindings, such as --gin.HumanEval.samples=20.",

@@ -39,7 +39,7 @@ logger = logging.getLogger("codellama_jax.generate")  # __name__ is "__main__" h
 
 def main(argv: list[str] | None = None) -> int:
     """Generates; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m codellama_jax.generate", description="Generates text.")
+    parser = cli.Parser(prog="python -m codellama_jax.generate", description="Generates text.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="complete|infill|chat")
     complete = commands.add_parser("complete", help="continue a text")
     source = complete.add_mutually_exclusive_group(required=True)

@@ -27,7 +27,7 @@ from codellama_jax.runtime import cli
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the plan of a stage. Returns the exit code: 0 done, even if it does not fit; 1 failed; 2 usage."""
-    parser = argparse.ArgumentParser(prog="python -m codellama_jax.plan", description="Plans a stage for TPUs.")
+    parser = cli.Parser(prog="python -m codellama_jax.plan", description="Plans a stage for TPUs.")
     parser.add_argument(
         "--topology", required=True, help=f"TPU slice, such as v5p:4x4x4; generations: {', '.join(CHIPS)}"
     )

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     server, serving = Server(), Serving()
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m codellama_jax.serve",
         description="Serves a model over HTTP, in the protocols of OpenAI, Mistral, llama.cpp, Ollama and Tabby.",
         epilog="docs/editors.md has the settings of editors; docs/serving.md has the endpoints, limits and metrics.",

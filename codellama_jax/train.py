@@ -36,7 +36,7 @@ logger = logging.getLogger("codellama_jax.train")  # not __name__, which is __ma
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a stage. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped: start again to resume."""
-    parser = argparse.ArgumentParser(prog="python -m codellama_jax.train", description="Runs one stage.")
+    parser = cli.Parser(prog="python -m codellama_jax.train", description="Runs one stage.")
     parser.add_argument("--run_dir", type=filesystem.to_path, default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--name", help="the run's folder in it (default: the size)")
     return distributed.exit_without_barrier(functools.partial(cli.run, parser, argv, train, explain))

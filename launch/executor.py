@@ -251,14 +251,13 @@ def run_with_executor(
     Returns:
         The exit code.
     """
-    first_pass = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_pass = cli.Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first_pass.add_argument("--executor", default="local")
-    name = first_pass.parse_known_args(argv)[0].executor
     parser.add_argument(
         "--executor", default="local", help=f"where to run: {', '.join(EXECUTORS)} or MODULE:CLASS (default: local)"
     )
     try:
-        executor = executor_class(name)
+        executor = executor_class(first_pass.parse_known_args(argv)[0].executor)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m tasks.build",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not support all characters of a corpus
-    parser = argparse.ArgumentParser(prog="python -m tasks.inspect", description="Shows tasks, mixtures and documents.")
+    parser = cli.Parser(prog="python -m tasks.inspect", description="Shows tasks, mixtures and documents.")
     parser.add_argument("--list", action="store_true", help="list tasks and mixtures")
     parser.add_argument("--task", help="a task or a mixture")
     parser.add_argument("--split", choices=SPLITS, default="train")

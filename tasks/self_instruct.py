@@ -49,7 +49,7 @@ API_KEY = "CODELLAMA_JAX_API_KEY"  # environment variable
 
 def main(argv: list[str] | None = None) -> int:
     """Makes dialogues; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m tasks.self_instruct",
         description="Makes dialogues from questions, tests and solutions that models write, by running them.",
         epilog="Settings are gin bindings, such as --gin.SelfInstruct.prompts=100 (docs/self_instruct.md).",

@@ -9,10 +9,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from codellama_jax import __version__
 from codellama_jax.config import gin_files
-from codellama_jax.errors import EXIT_FAILED, UserError
+from codellama_jax.errors import EXIT_FAILED, EXIT_USAGE, UserError
 from codellama_jax.runtime import console
 
 PROCESS_STARTED = time.time()  # seconds since the epoch; approximate
@@ -25,6 +26,13 @@ def describe_os_error(error: BaseException) -> str | None:
     if not error.strerror:
         return str(error)
     return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line like all others; argparse prints all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help explains the flags", EXIT_USAGE)
 
 
 def run(

@@ -10,13 +10,10 @@ def run(capsys):
     """A function that runs the command, checks its exit code, and returns its output."""
 
     def run_command(*argv: object, code: int = 0) -> str:
-        try:
-            exit_code = convert.main([str(argument) for argument in argv])
-        except SystemExit as error:
-            exit_code = error.code
+        exit_code = convert.main([str(argument) for argument in argv])
         output = capsys.readouterr()
         assert exit_code == code, output.out + output.err
-        if code == 1 and output.err:
+        if code and output.err:
             assert output.err.startswith("error: ") and output.err.count("\n") == 1, output.err
         return output.out + output.err
 

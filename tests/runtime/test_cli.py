@@ -47,6 +47,27 @@ def test_errors_for_the_user_are_one_line(capsys, error, code, line):
     assert output.startswith("Traceback") and output.endswith(f"error: {line}\n")
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "the following arguments are required: action"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["run"], "the following arguments are required: --steps"),
+        (["run", "--steps=many"], "argument --steps: invalid int value: 'many'"),
+        (["run", "--steps=1", "--setps=2"], "unrecognized arguments: --setps=2"),
+    ],
+)
+def test_wrong_flags_are_one_line_too(capsys, arguments, said):
+    parser = cli.Parser(prog="command")
+    parser.add_subparsers(required=True, metavar="action").add_parser("run").add_argument(
+        "--steps", type=int, required=True
+    )
+    assert cli.run(parser, arguments, lambda *_: EXIT_DONE) == EXIT_USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.endswith(" --help explains the flags\n")
+    assert error.count("\n") == 1
+
+
 def test_bugs_are_raised():
     def body(flags, options):
         raise error
