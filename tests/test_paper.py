@@ -118,6 +118,15 @@ print(run(tasks_of(steps, 1, Setup(Path({str(tmp_path)!r}), "s.gin", 8)), availa
     assert output == "True\n" and not list(tmp_path.rglob("done.json"))
 
 
+def test_the_time_of_interrupted_commands_counts(tmp_path):
+    task, other = tasks_of([appends("a"), appends("b")], 1, Setup(tmp_path, "s.gin", 8))
+    task.record(2.0, succeeded=False)
+    task.record(0.5, succeeded=False)
+    assert not task.done and task.seconds == 0
+    task.record(3.0, succeeded=True)
+    assert task.done and task.seconds == 5.5 and not other.done
+
+
 # ---------------------------------------------------------------- statistics
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from study.step import Step, digest, remaining_minutes
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE = "done.json"  # of a step: written when its command has succeeded
+_SPENT = "spent.json"  # of a step: seconds of processor time of its commands that were interrupted
 _POLL_SECONDS = 0.2
 _EARLIER_SECONDS = 60.0
 
@@ -92,7 +94,7 @@ class Task:
 
     @property
     def seconds(self) -> float:
-        """That its command took when it succeeded."""
+        """Of processor time that it took, with what was interrupted."""
         recorded = self._record()
         return float(recorded["seconds"]) if recorded else 0.0
 
@@ -102,15 +104,20 @@ class Task:
         except FileNotFoundError:
             return None
 
-    def record(self, seconds: float) -> None:
-        """Stores that its command has succeeded."""
+    def record(self, seconds: float, succeeded: bool) -> None:
+        """Stores that its command has ended, and the processor time that it took."""
+        folder = self.folder / self.step.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            seconds += json.loads((folder / _SPENT).read_text())
+        if not succeeded:
+            filesystem.write_atomically(folder / _SPENT, f"{seconds:.1f}\n")
+            return
         content = {
             "digest": digest(self.command, self.setup.out),
             "seconds": round(seconds, 1),
             "command": self.command,
         }
-        folder = self.folder / self.step.name
-        folder.mkdir(parents=True, exist_ok=True)
         filesystem.write_atomically(folder / DONE, json.dumps(content, indent=1) + "\n")
 
 
@@ -146,11 +153,12 @@ def run(tasks: Sequence[Task], cores: Sequence[int], on_step: Callable[[], objec
     with StopSignals(forward) as stop:
         while running or (waiting and not stop.received and not failed):
             for core, (task, process, began) in list(running.items()):
+                before = _processor_seconds()
                 if process.poll() is None:
                     continue
+                task.record(_processor_seconds() - before, succeeded=process.returncode == 0)
                 del running[core]
                 if process.returncode == 0:
-                    task.record(time.monotonic() - began)
                     ended.add((task.seed, task.step.name))
                     print(f"{len(ended)}/{total} {task.name}: {time.monotonic() - began:.0f} s", flush=True)
                     on_step()
@@ -177,6 +185,12 @@ def _wait_for_earlier_processes(tasks: Sequence[Task]) -> None:
     deadline = time.monotonic() + _EARLIER_SECONDS
     while time.monotonic() < deadline and any(lock.holder(folder) for folder in folders):
         time.sleep(_POLL_SECONDS)
+
+
+def _processor_seconds() -> float:
+    """Of the commands that have ended, with all their processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _start(task: Task, core: int) -> subprocess.Popen:

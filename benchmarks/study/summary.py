@@ -42,14 +42,14 @@ class Experiment:
         results: of each claim.
         steps: number of steps, over all seeds.
         done: number of those that are done.
-        core_minutes: that these took together.
+        minutes: of processor time that these took, of each seed.
         size: the size file.
     """
 
     results: tuple[Result, ...]
     steps: int
     done: int
-    core_minutes: float
+    minutes: tuple[float, ...]
     size: str
 
     @property
@@ -60,9 +60,12 @@ class Experiment:
 def read(claims: Sequence[Claim], tasks: Sequence[Task]) -> Experiment:
     """Reads the values of every claim from the folders of the seeds that have all its steps."""
     done = [task for task in tasks if task.done]
-    seconds = sum(task.seconds for task in done)
+    seconds = Counter[int]()
+    for task in done:
+        seconds[task.seed] += task.seconds
+    minutes = tuple(seconds[seed] / 60 for seed in sorted(seconds))
     results = tuple(_result(claim, done) for claim in claims)
-    return Experiment(results, len(tasks), len(done), seconds / 60, tasks[0].setup.size)
+    return Experiment(results, len(tasks), len(done), minutes, tasks[0].setup.size)
 
 
 def _result(claim: Claim, done: Sequence[Task]) -> Result:
@@ -124,10 +127,11 @@ def with_interval(measured: Estimate, measure: Measure, sign: bool = False) -> s
 def environment(experiment: Experiment) -> str:
     """Hardware, versions and the cost, in a sentence."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    minutes = ", ".join(f"{each:.0f}" for each in experiment.minutes) or "none"
     return (
         f"{datetime.date.today().isoformat()}; {processor()}, {os.cpu_count()} cores, one process on each; Python"
         f" {platform.python_version()}, {versions}; {experiment.size};"
-        f" {experiment.progress}, {experiment.core_minutes:.0f} minutes of one core."
+        f" {experiment.progress}, processor minutes by seed: {minutes}."
     )
 
 
@@ -145,15 +149,21 @@ def markdown(experiment: Experiment) -> Iterator[str]:
     yield "| claim | paper | here | result |"
     yield "|---|---|---|---|"
     for result in experiment.results:
-        yield f"| {result.claim.title} | {result.claim.source} | {_verdicts(result)} | {len(result.seeds)} seeds |"
+        yield f"| {result.claim.title} | {result.claim.source} | {_verdicts(result)} | {_seeds(result)} |"
     yield ""
     for result in experiment.results:
         yield from _section(result)
 
 
+def _seeds(result: Result) -> str:
+    return "1 seed" if len(result.seeds) == 1 else f"{len(result.seeds)} seeds"
+
+
 def _verdicts(result: Result) -> str:
     if not result.compared:
         return "not measured"
+    if len(result.seeds) == 1:
+        return "one seed has no interval"
     count = Counter(found for _, _, found in result.compared)
     return ", ".join(f"{found} ({number} of {len(result.compared)})" for found, number in count.items())
 
