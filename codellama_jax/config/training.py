@@ -57,6 +57,10 @@ class Stage:
         return self.batch_tokens // self.sequence_length
 
 
+# Bytes of a moment by its dtype. In 8 bits, 64 values have a float32 scale.
+MOMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 4 / 64}
+
+
 @dataclasses.dataclass(frozen=True)
 class AdamW:
     """AdamW with linear warm-up and a cosine to final_ratio of the peak (arXiv 2308.12950, section 2.6).
@@ -67,8 +71,10 @@ class AdamW:
         final_ratio: ratio of the learning rate of the last step to the peak.
         beta1, beta2: decay rates of the moments.
         eps, weight_decay, clip_norm: not published for Code Llama; Llama 2's values (assumption).
-        first_moment_dtype, second_moment_dtype: storage of the moments, "float32", or "bfloat16" with half the memory;
-            they are computed in float32 in both cases.
+        first_moment_dtype, second_moment_dtype: storage of the moments: "float32", "bfloat16" with half of its memory,
+            or "int8" with a quarter (codes in blocks, training/moments.py). They are computed in float32 in all cases.
+        matrices: what updates the matrices of the blocks: "adam", or "muon", which orthogonalises their momentum
+            (arXiv 2502.16982) and needs no second moment for them. Embedding, head and norms are updated by Adam.
     """
 
     peak_learning_rate: float
@@ -81,12 +87,17 @@ class AdamW:
     clip_norm: float = 1.0
     first_moment_dtype: str = "float32"
     second_moment_dtype: str = "float32"
+    matrices: str = "adam"
 
     def __post_init__(self):
         self._check_ranges()
         for field in ("first_moment_dtype", "second_moment_dtype"):
-            if getattr(self, field) not in ("float32", "bfloat16"):
-                raise ValueError(f"AdamW.{field}={getattr(self, field)!r} must be 'float32' or 'bfloat16'")
+            if getattr(self, field) not in MOMENT_BYTES:
+                raise ValueError(f"AdamW.{field}={getattr(self, field)!r} must be 'float32', 'bfloat16' or 'int8'")
+        if self.matrices not in ("adam", "muon"):
+            raise ValueError(f"AdamW.matrices={self.matrices!r} must be 'adam' or 'muon'")
+        if self.matrices == "muon" and self.first_moment_dtype == "int8":
+            raise ValueError("AdamW.first_moment_dtype='int8' needs AdamW.matrices='adam': Muon's momentum has 16 bits")
 
     def _check_ranges(self) -> None:
         """Refuses values that cannot be meant. `not a < b` is also true for NaN."""

@@ -6,6 +6,7 @@ and the largest of the temporary allocations.
 """
 
 from codellama_jax.config.run import Config
+from codellama_jax.config.training import MOMENT_BYTES
 from codellama_jax.planning.chips import Topology
 from codellama_jax.sharding import axis_sizes
 
@@ -22,9 +23,11 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
     windows = stage.batch_size // stage.micro_batches
     data, fsdp, context, tensor = axis_sizes(config.mesh, slice_.devices, slice_.slices, windows)
     width = {"bfloat16": 2, "float32": 4}
-    moments = width[adamw.first_moment_dtype] + width[adamw.second_moment_dtype]
     parameters = llama.parameters / (fsdp * context * tensor)
-    state = parameters * (4 + moments)
+    state = parameters * (4 + MOMENT_BYTES[adamw.first_moment_dtype] + MOMENT_BYTES[adamw.second_moment_dtype])
+    if adamw.matrices == "muon":  # which has one moment
+        matrices = llama.parameters - (2 * llama.vocab_size + 1 + 2 * llama.layers) * llama.dim
+        state -= matrices / (fsdp * context * tensor) * MOMENT_BYTES[adamw.second_moment_dtype]
     gradient = parameters * 4 * (2 if stage.micro_batches > 1 else 1)  # accumulated, and of the current micro-batch
 
     tokens = stage.batch_tokens / stage.micro_batches / (data * fsdp * context)

@@ -1,10 +1,13 @@
-"""AdamW with clipping, and the learning-rate curve (arXiv 2308.12950, section 2.6)."""
+"""AdamW with clipping, and the learning-rate curve (arXiv 2308.12950, section 2.6); Muon for matrices."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from optax import contrib
 
 from codellama_jax.config.training import AdamW
+from codellama_jax.training import moments
 
 
 def learning_rate(settings: AdamW, steps: int, step: jax.Array | int) -> jax.Array:
@@ -24,7 +27,7 @@ def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW. Weight decay applies to matrices, not to norms (assumption)."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        _adam(settings),
+        _adam(settings) if settings.matrices == "adam" else _muon(settings),
         optax.add_decayed_weights(
             settings.weight_decay,
             mask=lambda params: jax.tree.map_with_path(
@@ -39,18 +42,56 @@ def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
 def _adam(settings: AdamW) -> optax.GradientTransformation:
     """Adam, whose moments are stored in the dtypes of the settings between steps."""
     adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2, eps=settings.eps)
+    dtypes = settings.first_moment_dtype, settings.second_moment_dtype
 
-    def cast(state: optax.ScaleByAdamState, first: str, second: str) -> optax.ScaleByAdamState:
-        mu = jax.tree.map(lambda x: x.astype(first), state.mu)
-        return state._replace(mu=mu, nu=jax.tree.map(lambda x: x.astype(second), state.nu))
+    def store(state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+        bits = moments.random_bits(state.mu, state.count) if "int8" in dtypes else None
+        mu = moments.stored(state.mu, dtypes[0], moments.SIGNED, jax.tree.map(lambda x: x & 0xFFFF, bits))
+        nu = moments.stored(state.nu, dtypes[1], moments.POSITIVE, jax.tree.map(lambda x: x >> 16, bits))
+        return state._replace(mu=mu, nu=nu)
 
     def init(params: optax.Params) -> optax.ScaleByAdamState:
-        return cast(adam.init(params), settings.first_moment_dtype, settings.second_moment_dtype)
+        mu, nu = moments.zeros(params, dtypes[0], moments.SIGNED), moments.zeros(params, dtypes[1], moments.POSITIVE)
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, nu)
 
     def update(
         updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
-        updates, state = adam.update(updates, cast(state, "float32", "float32"), params)
-        return updates, cast(state, settings.first_moment_dtype, settings.second_moment_dtype)
+        mu, nu = moments.loaded(state.mu, moments.SIGNED), moments.loaded(state.nu, moments.POSITIVE)
+        updates, state = adam.update(updates, state._replace(mu=mu, nu=nu), params)
+        return updates, store(state)
 
     return optax.GradientTransformation(init, update)
+
+
+# Axes of a matrix of the blocks, of the inputs and of the outputs; the first axis is the block.
+_AXES = {
+    "wq": contrib.MuonDimensionNumbers(1, (2, 3)),
+    "wk": contrib.MuonDimensionNumbers(1, (2, 3)),
+    "wv": contrib.MuonDimensionNumbers(1, (2, 3)),
+    "wo": contrib.MuonDimensionNumbers((1, 2), 3),
+    "w1": contrib.MuonDimensionNumbers(1, 2),
+    "w2": contrib.MuonDimensionNumbers(1, 2),
+    "w3": contrib.MuonDimensionNumbers(1, 2),
+}
+_RMS = 0.2  # of an update of Muon, that of AdamW's: its learning rates and weight decay serve (arXiv 2502.16982)
+
+
+def _muon(settings: AdamW) -> optax.GradientTransformation:
+    """Muon for the matrices of the blocks, Adam for embedding, head and norms."""
+
+    def axes(params: optax.Params) -> optax.Params:
+        return jax.tree.map_with_path(lambda path, _: _AXES.get(str(path[-1].key)), params)
+
+    def labels(params: optax.Params) -> optax.Params:
+        return jax.tree.map_with_path(lambda path, _: "muon" if str(path[-1].key) in _AXES else "adam", params)
+
+    def scaled(path: jax.tree_util.KeyPath, update: jax.Array) -> jax.Array:
+        inputs, outputs = (np.prod(np.take(update.shape, each)) for each in _AXES[str(path[-1].key)])
+        return update * (_RMS * np.sqrt(max(inputs, outputs)))
+
+    muon = optax.chain(
+        contrib.scale_by_muon(mu_dtype=settings.first_moment_dtype, weight_dimension_numbers=axes),
+        optax.stateless(lambda updates, _: jax.tree.map_with_path(scaled, updates)),
+    )
+    return optax.partition({"muon": muon, "adam": _adam(settings)}, labels)

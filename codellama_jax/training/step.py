@@ -50,12 +50,23 @@ def state_shardings(config: Llama, optimizer: optax.GradientTransformation, mesh
     """Shardings of the training state: moments are sharded like their parameters, counters are replicated."""
     params = param_shardings(config, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
+
+    def sharding_of(moment: Any, sharding: NamedSharding) -> Any:
+        if isinstance(moment, optax.MaskedNode):  # a parameter that another part of the optimizer updates
+            return moment
+        try:
+            sharding.shard_shape(moment.shape)
+        except ValueError:  # scales of a moment in 8 bits, of which the last axis has too few: they are small
+            return NamedSharding(mesh, PartitionSpec(*sharding.spec[: moment.ndim - 1]))
+        return sharding
+
     opt_state = optax.tree.map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        sharding_of,
         jax.eval_shape(optimizer.init, abstract_params(config)),
         params,
         transform_non_params=lambda _: replicated,
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
     )
     return TrainState(params, opt_state, replicated)  # type: ignore[arg-type]  # shardings in place of arrays
 

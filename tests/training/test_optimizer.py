@@ -82,5 +82,5 @@ def test_moments_in_bfloat16_take_half_the_memory_and_are_close():
 
 
 def test_an_unknown_dtype_of_the_moments_is_refused():
-    with pytest.raises(ValueError, match=r"AdamW.first_moment_dtype='fp8' must be 'float32' or 'bfloat16'"):
+    with pytest.raises(ValueError, match=r"AdamW.first_moment_dtype='fp8' must be 'float32', 'bfloat16' or 'int8'"):
         AdamW(1e-2, first_moment_dtype="fp8")
