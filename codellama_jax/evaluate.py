@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--cache_dtype", choices=("float32", "bfloat16", "int8"), help="of keys and values (default: --dtype)")
     add("--tensor", type=_positive, default=0, metavar="N", help="devices that share the model (default: all that fit)")
     add("--context", type=_positive, default=0, metavar="N", help="of prompt and answer (default: as in training)")
-    add("--slots", type=_positive, default=16, metavar="N", help="answers that are generated at a time (default: 16)")
+    add("--slots", type=_positive, default=0, metavar="N", help="answers that are generated at a time (default: 16)")
     add("--chat_format", choices=CHAT_FORMATS, help="of dialogues (default: the checkpoint's)")
     add = parser.add_argument_group("the model of an endpoint").add_argument
     add("--model", metavar="NAME", help=f"its name (default: the first). {API_KEY} in the environment has the key")
@@ -174,8 +174,9 @@ def _source(options: argparse.Namespace) -> str:
 
 def _compare(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     """Compares evaluations that are in folders."""
-    ignored = ("data", "limit", "samples", "shard", "tokenizer", "dtype", "cache_dtype", "tensor", "context")
-    if named := [name for name in (*ignored, "chat_format", "model", "workers", "packages") if getattr(options, name)]:
+    ignored = ("data", "limit", "samples", "shard", "tokenizer", "dtype", "cache_dtype", "tensor", "context", "slots")
+    ignored += ("chat_format", "model", "workers", "packages", "allow_unsandboxed")
+    if named := [name for name in ignored if getattr(options, name)]:
         raise UserError(f"--compare reads what was evaluated before: leave out --{named[0]}", EXIT_USAGE)
     if flags.gin_files or flags.bindings:
         raise UserError("--compare reads the settings of the evaluations: leave out --gin flags", EXIT_USAGE)
@@ -231,7 +232,7 @@ def _check_flags(options: argparse.Namespace) -> None:
     if options.endpoint and not re.fullmatch(r"[!-~]*", os.environ.get(API_KEY, "").strip()):
         raise UserError(f"{API_KEY} has characters that no key can have, such as line ends", EXIT_USAGE)
     if not options.checkpoint:
-        for name in ("dtype", "cache_dtype", "tensor", "context", "chat_format"):
+        for name in ("dtype", "cache_dtype", "tensor", "context", "slots", "chat_format"):
             if getattr(options, name):
                 raise UserError(f"--{name} is of the model in a checkpoint: it needs --checkpoint", EXIT_USAGE)
     if options.rescore and options.shard:

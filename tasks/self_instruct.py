@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
     add("--context", type=_positive, default=0, metavar="N", help="of prompt and answer (default: as in training)")
-    add("--slots", type=_positive, default=16, metavar="N", help="answers that are generated at a time (default: 16)")
+    add("--slots", type=_positive, default=0, metavar="N", help="answers that are generated at a time (default: 16)")
     add = parser.add_argument_group("the programs that models write").add_argument
     add("--workers", type=_positive, default=0, metavar="N", help="that run at a time (default: one a processor)")
     add("--allow_unsandboxed", action="store_true", help="run them WITHOUT a sandbox: they can do whatever you can")
@@ -155,7 +155,7 @@ def _check_flags(options: argparse.Namespace) -> None:
         if getattr(options, f"{name}_model") and not _is_endpoint(place):
             raise UserError(f"--{name}_model is the name of an endpoint's model: leave it out", EXIT_USAGE)
     if all(map(_is_endpoint, places.values())):
-        for name in ("tokenizer", "dtype", "context"):
+        for name in ("tokenizer", "dtype", "context", "slots"):
             if getattr(options, name):
                 raise UserError(f"--{name} is of the model in a checkpoint: leave it out", EXIT_USAGE)
     if not re.fullmatch(r"[!-~]*", os.environ.get(API_KEY, "").strip()):

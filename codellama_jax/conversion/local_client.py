@@ -10,6 +10,8 @@ from codellama_jax.evaluation.clients.local import LocalModel
 from codellama_jax.generation.engine import Engine
 from codellama_jax.runtime import cache
 
+_SLOTS = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
@@ -21,7 +23,7 @@ class Opening:
         cache_dtype: of keys and values; None: dtype.
         tensor: number of devices that share the model; 0: all that fit.
         context: the most tokens of prompt and answer; 0: as in training.
-        slots: answers that are generated at a time.
+        slots: answers that are generated at a time; 0: 16.
         chat_format: of dialogues; None: the checkpoint's.
     """
 
@@ -30,7 +32,7 @@ class Opening:
     cache_dtype: str | None = None
     tensor: int = 0
     context: int = 0
-    slots: int = 16
+    slots: int = 0
     chat_format: str | None = None
 
 
@@ -46,7 +48,7 @@ def open_local_model(checkpoint: Path, opening: Opening) -> LocalModel:
     if context < 2:
         raise UserError(f"--context={context} must be at least 2", EXIT_USAGE)
     # Prompt lookup (Serving.draft_tokens) is for few answers at a time; here the slots are full.
-    serving = Serving(slots=opening.slots, context=context, cache_dtype=opening.cache_dtype)
+    serving = Serving(slots=opening.slots or _SLOTS, context=context, cache_dtype=opening.cache_dtype)
     engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows, model.mesh)
 
     def dialogue_format() -> str:

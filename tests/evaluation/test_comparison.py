@@ -158,6 +158,7 @@ def test_the_command_compares(tmp_path: Path, pair: list[Run], capsys: pytest.Ca
         (["--compare={a}"], "names two or more --out folders"),
         (["--compare={a},{a}"], "names a folder twice"),
         (["--compare={a},{b}", "--limit=3"], "leave out --limit"),
+        (["--compare={a},{b}", "--slots=16"], "leave out --slots"),
         (["--compare={a},{b}", "--gin.MBPP.shots=1"], "leave out --gin flags"),
         (["--compare={a},{b}", "--benchmarks=mbp"], "did you mean mbpp?"),
         (["--canonical"], "--benchmarks and --data must be given"),

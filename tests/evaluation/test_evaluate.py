@@ -86,6 +86,7 @@ def test_canonical_solutions_of_every_benchmark_pass(run, tmp_path):
         (["--canonical", "--benchmarks=humaneval", "--limit=0"], "must be a number, at least 1", 2),
         (["--canonical", "--benchmarks=humaneval", "--shard=3/2"], "must be I/N with I from 1 to N", 2),
         (["--canonical", "--benchmarks=humaneval", "--dtype=float32"], "--dtype is of the model in a checkpoint", 2),
+        (["--canonical", "--benchmarks=humaneval", "--slots=16"], "--slots is of the model in a checkpoint", 2),
         (["--canonical", "--benchmarks=humaneval", "--model=x"], "it needs --endpoint", 2),
         (["--canonical", "--benchmarks=humaneval", "--out=gs://a/b"], "gs://a/b must be a local folder", 2),
         (["--rescore", "--benchmarks=humaneval"], "humaneval.jsonl does not exist: there is nothing to rescore", 1),

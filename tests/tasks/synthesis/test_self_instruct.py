@@ -138,6 +138,7 @@ def test_two_models_of_dialogues_and_a_choice_by_agreement(problems, tmp_path):
     [
         (["--questions=nowhere", "--solutions=http://x"], "--questions=nowhere is neither a URL"),
         (["--questions=http://x", "--solutions=http://x", "--context=9"], "--context is of the model in a checkpoint"),
+        (["--questions=http://x", "--solutions=http://x", "--slots=16"], "--slots is of the model in a checkpoint"),
         (["--questions=http://x", "--solutions=http://x", "--gin.SelfInstruct.choice=all"], "SelfInstruct.choice=all"),
     ],
 )
