@@ -124,4 +124,6 @@ USE = Claim(
         for condition in _CONDITIONS
         for way in ("psm", "spm")
     ),
+    remark="Split at characters, a model of this size takes names from the text after the hole, but then writes the"
+    " rest of the function up to any character in place of ending before that text, so that few of its programs parse.",
 )
