@@ -174,8 +174,8 @@ def _source(options: argparse.Namespace) -> str:
 
 def _compare(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     """Compares evaluations that are in folders."""
-    ignored = ("data", "limit", "samples", "shard", "tokenizer", "dtype", "cache_dtype", "tensor", "context", "slots")
-    ignored += ("chat_format", "model", "workers", "packages", "allow_unsandboxed")
+    ignored = ["data", "limit", "samples", "shard", "tokenizer", "dtype", "cache_dtype", "tensor", "context", "slots"]
+    ignored += ["chat_format", "model", "workers", "packages", "allow_unsandboxed"]
     if named := [name for name in ignored if getattr(options, name)]:
         raise UserError(f"--compare reads what was evaluated before: leave out --{named[0]}", EXIT_USAGE)
     if flags.gin_files or flags.bindings:
