@@ -72,6 +72,7 @@ def _intervals(result: Result, measure: Measure) -> str:
     for index, ((condition, of), each) in enumerate(pair for pair in result.table.items() if pair[0][1] == measure):
         rings = [(_scaled(value, of), f"seed {seed}") for seed, value in zip(result.seeds, each.values, strict=True)]
         low, value, high = (_scaled(number, of) for number in (each.low, each.mean, each.high))
+        high = min(high, 100.0) if of.unit == "%" and high < float("inf") else high
         rows.append(Interval(condition, value, max(low, 0.0), high, _COLOURS[index % len(_COLOURS)], rings))
     return interval_chart(
         measure.name,

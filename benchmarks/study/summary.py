@@ -131,7 +131,7 @@ def environment(experiment: Experiment) -> str:
     return (
         f"{datetime.date.today().isoformat()}; {processor()}, {os.cpu_count()} cores, one process on each; Python"
         f" {platform.python_version()}, {versions}; {experiment.size};"
-        f" {experiment.progress}, processor minutes by seed: {minutes}."
+        f" {experiment.progress}, minutes of one core by seed: {minutes}."
     )
 
 
