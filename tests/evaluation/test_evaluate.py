@@ -26,10 +26,10 @@ def run(capsys, shared_data, tmp_path):
 
 def test_a_checkpoint_is_evaluated_rescored_and_not_asked_again(run, tmp_path, evaluated_checkpoint, rows_of):
     checkpoint = evaluated_checkpoint
-    flags = ("--benchmarks=humaneval,infilling_random_span_light", "--limit=2", "--samples=2", "--slots=3")
+    flags = ("--benchmarks=humaneval,infilling_random_span_light", "--limit=2", "--samples=2")
     flags += ("--gin.HumanEval.max_tokens=6", "--gin.HumanEval.temperature=0.7")
     flags += ("--gin.HumanEvalInfilling.max_tokens=6",)
-    out = run(f"--checkpoint={checkpoint}", *flags)
+    out = run(f"--checkpoint={checkpoint}", "--slots=3", *flags)
     assert "humaneval: pass@1 0.0% (0.0 to 65.8) (2 tasks, 4 samples)" in out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["humaneval"]["settings"]["temperature"] == 0.7 and results["humaneval"]["model"] == "import"
@@ -45,7 +45,7 @@ def test_a_checkpoint_is_evaluated_rescored_and_not_asked_again(run, tmp_path, e
     assert (tmp_path / "out" / "tasks" / "infilling_random_span_light-1.html").exists()
 
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("out/**/*.json*"))}
-    run(f"--checkpoint={checkpoint}", *flags)
+    run(f"--checkpoint={checkpoint}", "--slots=3", *flags)
     assert {path: path.read_bytes() for path in before} == before
 
     run("--rescore", *flags)
