@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from load_client import Figures, cancel, load, misbehave
 from result_file import paragraph, processor
 
-from codellama_jax.config.generation import DRAFT_TOKENS, Sampling, Serving
+from codellama_jax.config.generation import DRAFT_TOKENS, SERVER_BATCHES, Sampling, Serving
 from codellama_jax.conversion.generation_model import open_model
 from codellama_jax.generation import prompts
 from codellama_jax.generation.engine import Engine, Request
@@ -50,7 +50,6 @@ from codellama_jax.generation.stopping import TextStream, TokenTexts
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS, SECONDS = 64, 120
 CONTEXT, ANSWER = 512, 64  # tokens
-BATCHES = (1, 4)  # below the number of slots, as serve.py has them
 PAGES = "codellama_jax_cache_pages_used"  # of /metrics
 SOURCE = Path(textwrap.__file__).read_text(encoding="utf-8")
 
@@ -76,7 +75,7 @@ class Offline:
     def __init__(self, checkpoint: Path, slots: int):
         model = open_model(checkpoint, None, "float32")
         self.tokenizer, self.texts = model.tokenizer, TokenTexts(model.tokenizer)
-        serving = Serving(slots=slots, context=CONTEXT, batches=BATCHES, draft_tokens=DRAFT_TOKENS)
+        serving = Serving(slots=slots, context=CONTEXT, batches=SERVER_BATCHES, draft_tokens=DRAFT_TOKENS)
         self.engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
         self.engine.warm_up()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama_jax.config import gin_files
-from codellama_jax.config.generation import DRAFT_TOKENS, Serving
+from codellama_jax.config.generation import DRAFT_TOKENS, SERVER_BATCHES, Serving
 from codellama_jax.config.serving import Server
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UserError, first_line
 from codellama_jax.runtime import cache, cli, console, filesystem
@@ -99,7 +99,7 @@ def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
             context=options.context,
             cache_tokens=options.cache_tokens,
             cache_dtype=options.cache_dtype,
-            batches=(1, 4),
+            batches=SERVER_BATCHES,
             draft_tokens=DRAFT_TOKENS,
         )
     except ValueError as error:

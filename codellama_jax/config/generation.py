@@ -97,6 +97,8 @@ def _shown(value: Any) -> str:
 
 # Serving.draft_tokens of the commands: an edited file gives 7.5 tokens a pass (benchmarks/prompt_lookup.md).
 DRAFT_TOKENS = 8
+# Serving.batches of the server: its slots are seldom all active.
+SERVER_BATCHES = (1, 4)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,8 +57,10 @@ class Stage:
         return self.batch_tokens // self.sequence_length
 
 
-# Bytes of a moment by its dtype. In 8 bits, 64 values have a float32 scale.
-MOMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 4 / 64}
+# Values of a moment in 8 bits that share a float32 scale, at most: a matrix of 4,096 columns has a block on each of 64
+# devices.
+MOMENT_BLOCK = 64
+MOMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 4 / MOMENT_BLOCK}  # of a moment, by its dtype
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,7 @@ def line(value: Any) -> bytes:
 class Stream(Response):
     """A response whose parts are sent as they come. The iterator is closed when the client goes away.
 
-    Starlette's own starts a group of tasks for this, which takes as long as all the rest of a short answer.
+    Starlette's own starts a group of tasks for this, which takes a third of the processor time of a short answer.
 
     Args:
         parts: the body.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-BLOCK = 64  # values that share a scale, at most: a matrix of 4,096 columns has a block on each of 64 devices
+from codellama_jax.config.training import MOMENT_BLOCK
 
 
 class Codes(NamedTuple):
@@ -87,8 +87,8 @@ def random_bits(like: Any, step: jax.Array) -> Any:
 
 
 def block_size(length: int) -> int:
-    """The largest divisor of the last axis that is at most BLOCK."""
-    return next(size for size in range(min(length, BLOCK), 0, -1) if length % size == 0)
+    """The largest divisor of the last axis that is at most MOMENT_BLOCK."""
+    return next(size for size in range(min(length, MOMENT_BLOCK), 0, -1) if length % size == 0)
 
 
 def _blocks(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -77,17 +77,22 @@ _AXES = {
 _RMS = 0.2  # of an update of Muon, that of AdamW's: its learning rates and weight decay serve (arXiv 2502.16982)
 
 
+def _name(path: jax.tree_util.KeyPath) -> str:
+    """Of a parameter, without its module."""
+    return str(path[-1].key)
+
+
 def _muon(settings: AdamW) -> optax.GradientTransformation:
     """Muon for the matrices of the blocks, Adam for embedding, head and norms."""
 
     def axes(params: optax.Params) -> optax.Params:
-        return jax.tree.map_with_path(lambda path, _: _AXES.get(str(path[-1].key)), params)
+        return jax.tree.map_with_path(lambda path, _: _AXES.get(_name(path)), params)
 
     def labels(params: optax.Params) -> optax.Params:
-        return jax.tree.map_with_path(lambda path, _: "muon" if str(path[-1].key) in _AXES else "adam", params)
+        return jax.tree.map_with_path(lambda path, _: "muon" if _name(path) in _AXES else "adam", params)
 
     def scaled(path: jax.tree_util.KeyPath, update: jax.Array) -> jax.Array:
-        inputs, outputs = (np.prod(np.take(update.shape, each)) for each in _AXES[str(path[-1].key)])
+        inputs, outputs = (np.prod(np.take(update.shape, each)) for each in _AXES[_name(path)])
         return update * (_RMS * np.sqrt(max(inputs, outputs)))
 
     muon = optax.chain(

@@ -7,7 +7,7 @@ import pytest
 
 from codellama_jax import sharding
 from codellama_jax.config.model import Llama
-from codellama_jax.config.training import AdamW, Checkpoints, Mesh
+from codellama_jax.config.training import MOMENT_BLOCK, AdamW, Checkpoints, Mesh
 from codellama_jax.training import moments
 from codellama_jax.training.checkpoints import StageCheckpoints
 from codellama_jax.training.moments import POSITIVE, SIGNED, Codes
@@ -88,8 +88,8 @@ def test_values_that_are_levels_stay_as_they_are():
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 96, 127, 128, 4096, 11_008, 32_016, 32_017])
 def test_blocks_divide_the_axis(length):
     size = moments.block_size(length)
-    assert 1 <= size <= moments.BLOCK and length % size == 0
-    assert size == moments.BLOCK or length % moments.BLOCK
+    assert 1 <= size <= MOMENT_BLOCK and length % size == 0
+    assert size == MOMENT_BLOCK or length % MOMENT_BLOCK
 
 
 # --- the optimizer
