@@ -10,5 +10,6 @@ GIN_PACKAGES = {f"codellama_jax.{folder.replace('/', '.')}": folder for folder i
 setup(
     packages=[*find_packages(include=["codellama_jax*", "tasks*", "launch*"]), *GIN_PACKAGES],
     package_dir=GIN_PACKAGES,
-    package_data={"codellama_jax.serving": ["web/*"]} | {name: ["*.gin"] for name in GIN_PACKAGES},
+    package_data={"codellama_jax.serving": ["web/*"], "codellama_jax.kernels": ["*.json"]}
+    | {name: ["*.gin"] for name in GIN_PACKAGES},
 )

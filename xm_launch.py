@@ -108,7 +108,8 @@ def launch(flags: gin_files.Flags, options: argparse.Namespace, runner: executor
     is_chain = options.chain and len(planned.jobs) > 1
     if is_chain:
         slice_ = runner.requirements.topology
-        estimates = capacity.check_slice(planned.jobs, slice_) if slice_ else []
+        estimator = capacity.estimator(runner.requirements.libtpu_bundle)
+        estimates = capacity.check_slice(planned.jobs, slice_, estimator) if slice_ else []
         print(experiment.cost_table(planned, estimates, slice_))
 
     # ---------------------------------------------------------------- run them

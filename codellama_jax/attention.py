@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codellama_jax.config.model import Llama
 from codellama_jax.errors import UserError
-from codellama_jax.kernels import blocked, cudnn, splash
+from codellama_jax.kernels import blocked, cudnn, splash, splash_cycles
 from codellama_jax.model.llama import Attend
 from codellama_jax.sharding import spec
 
@@ -52,8 +52,8 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
         groups = _num_head_groups(config, kv_heads, context)
         kernel, kernel_spec = None, None
         if name == "splash":
-            heads //= groups
-            sizes = config.splash_block, config.splash_block_backward
+            heads, kv_heads = heads // groups, kv_heads // groups
+            sizes = _splash_blocks(config, mesh, segments_BS is not None, length, heads, kv_heads)
             kernel = splash.kernel(heads, length, *sizes, context, interpret=platform == "cpu")
             kernel_spec = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
@@ -86,6 +86,16 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
         )(q_BSHK, k_BSGK, v_BSGK, segments_BS, order, kernel)
 
     return attend
+
+
+def _splash_blocks(config: Llama, mesh: Mesh, masked: bool, length: int, heads: int, kv_heads: int) -> tuple[int, int]:
+    """Block sizes of splash, forward and backward; those that are not set are the fastest of the chip."""
+    fastest = functools.partial(
+        splash_cycles.fastest_block, mesh.devices.flat[0].device_kind, masked=masked, heads=heads, kv_heads=kv_heads
+    )
+    shape = {"queries": length // mesh.shape["context"], "keys": length}
+    forward = config.splash_block or fastest(splash_cycles.FORWARD, **shape)
+    return forward, config.splash_block_backward or fastest(splash_cycles.BACKWARD, **shape)
 
 
 def _kernel(config: Llama, platform: str, length: int, context: int) -> str:

@@ -15,6 +15,7 @@ import sys
 
 from codellama_jax.config import gin_files
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
+from codellama_jax.planning import libtpu_flags
 from codellama_jax.planning.aot_compile import Compiler, require_compiler
 from codellama_jax.planning.chips import CHIPS, topology
 from codellama_jax.planning.planner import plan, rank_settings
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no_estimate", action="store_true", help="compute only the bound: seconds instead of minutes")
+    libtpu_flags.add_flag(parser)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--forward", action="store_true", help="plan the evaluation of one batch instead of a train step")
     mode.add_argument(
@@ -68,10 +70,17 @@ def _run(flags: gin_files.Flags, options: argparse.Namespace) -> int:
         print(json.dumps(serving, indent=1) if options.json else serving_table(serving))
         return EXIT_DONE
     if options.search:
-        ranking = rank_settings(config, slice_, progress)
+        ranking = rank_settings(config, slice_, progress, options.libtpu_bundle)
         print(json.dumps(ranking, indent=1) if options.json else ranking_table(config, slice_, ranking))
         return EXIT_DONE
-    result = plan(config, slice_, progress, estimate=not options.no_estimate, forward=options.forward)
+    result = plan(
+        config,
+        slice_,
+        progress,
+        estimate=not options.no_estimate,
+        forward=options.forward,
+        libtpu_bundle=options.libtpu_bundle,
+    )
     print(json.dumps(result, indent=1) if options.json else plan_table(result))
     return EXIT_DONE
 

@@ -1,6 +1,7 @@
 """Checks that stages fit into the memory of their devices, and estimates their cost, before anything is created."""
 
 import dataclasses
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_USAGE, UserError
+from codellama_jax.planning import libtpu_flags
 from codellama_jax.planning.chips import CHIPS, GiB, Topology, topology
 from launch.executor import Job
 
@@ -39,13 +41,16 @@ class Estimate:
 Estimator = Callable[[Config, Topology], Estimate]
 
 
-def estimate_stage(config: Config, slice_: Topology, *, calculate: bool = False) -> Estimate:
+def estimate_stage(
+    config: Config, slice_: Topology, *, calculate: bool = False, libtpu_bundle: str = libtpu_flags.FAST
+) -> Estimate:
     """The planner's estimate: from the compiler or its cache, or calculated with formulas.
 
     Args:
         config: the configuration of the stage.
         slice_: the slice.
         calculate: use formulas even if libtpu, which has the compiler, is installed.
+        libtpu_bundle: flags of the compiler (planning/libtpu_flags.py).
 
     Raises:
         UserError: the stage cannot be sharded over the slice with its mesh settings.
@@ -64,13 +69,18 @@ def estimate_stage(config: Config, slice_: Topology, *, calculate: bool = False)
         return Estimate(peak, fits, hours, "calculated without the compiler, which needs libtpu")
     progress = Progress()
     progress.title = f"{config.stage.size} {config.stage.name} on {slice_.name}"
-    facts = Compiler(progress).analyze(config, slice_, estimate=False)
+    facts = Compiler(progress, libtpu_bundle).analyze(config, slice_, estimate=False)
     if not facts["fits"]:
         return Estimate(facts["peak_bytes"], False, None, "compiled")
     summary = summarize(config, slice_, facts)
     if summary["chip_hours"]:
         return Estimate(facts["peak_bytes"], True, summary["chip_hours"], "compiled, time estimated")
     return Estimate(facts["peak_bytes"], True, summary["bound_chip_hours"], "compiled, lower bound of the time")
+
+
+def estimator(libtpu_bundle: str) -> Estimator:
+    """estimate_stage with these flags of the compiler."""
+    return functools.partial(estimate_stage, libtpu_bundle=libtpu_bundle)
 
 
 def check_slice(jobs: Sequence[Job], slice_: Topology, estimator: Estimator = estimate_stage) -> list[Estimate]:

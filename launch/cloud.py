@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 from codellama_jax.config.data import STREAMS
 from codellama_jax.errors import EXIT_USAGE, UserError
+from codellama_jax.planning import libtpu_flags
 from codellama_jax.planning.chips import topology
 from codellama_jax.runtime.signals import Stopped, StopSignals
-from launch import libtpu_flags
 from launch.answers import Answer, classify
 from launch.command import Command, Result, execute
 from launch.executor import RETRY_SECONDS, Experiment, Job, Requirements
@@ -37,7 +37,7 @@ def add_slice_flags(parser: argparse.ArgumentParser) -> None:
         help="how long to retry after failures of the cloud that may be temporary, such as no capacity for a new slice"
         f" or expired credentials, 0 for not at all (default: {RETRY_SECONDS / 3600:g})",
     )
-    parser.add_argument("--libtpu_bundle", default=libtpu_flags.NONE, help="named flags for the TPU compiler")
+    libtpu_flags.add_flag(parser)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--spot", action="store_true", help="cheaper capacity that can be preempted at any time")
     kind.add_argument("--reserved", action="store_true", help="capacity from a reservation")

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 from codellama_jax.config import gin_files
 from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
+from codellama_jax.planning import libtpu_flags
 from codellama_jax.planning.chips import Topology
 from codellama_jax.runtime import cli
-from launch import libtpu_flags, source_archive
+from launch import source_archive
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Requirements:
         devices_per_process: CPU devices of each process; None: JAX decides.
         restarts: maximum number of restarts of a job after preemptions and lost hosts.
         retry_seconds: how long failures of the cloud that may be temporary are retried.
-        libtpu_bundle: name of a bundle in launch/libtpu_flags.py.
+        libtpu_bundle: name of a bundle in codellama_jax/planning/libtpu_flags.py.
     """
 
     topology: Topology | None = None
@@ -135,7 +136,7 @@ class Requirements:
     devices_per_process: int | None = None
     restarts: int = 0
     retry_seconds: float = RETRY_SECONDS
-    libtpu_bundle: str = libtpu_flags.NONE
+    libtpu_bundle: str = libtpu_flags.FAST
 
     @property
     def slice(self) -> Topology:

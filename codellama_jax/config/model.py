@@ -44,7 +44,8 @@ class Llama:
         attention_block: number of queries in a block of "blocked", which keeps memory linear in the sequence length.
         gathered_heads: number of key-value heads per device that are all-gathered at a time if the sequence is sharded;
             0: all.
-        splash_block, splash_block_backward: number of queries, and of keys, in a block of "splash".
+        splash_block, splash_block_backward: number of queries, and of keys, in a block of "splash"; 0: the fastest for
+            the chip, the heads and the length (kernels/splash_cycles.py).
         loss_chunk: number of tokens per device whose logits are in memory at a time.
     """
 
@@ -65,8 +66,8 @@ class Llama:
     attention: str = "auto"
     attention_block: int = 512
     gathered_heads: int = 0
-    splash_block: int = 512
-    splash_block_backward: int = 512
+    splash_block: int = 0
+    splash_block_backward: int = 0
     loss_chunk: int = 2048
     init_std: float = 0.02
     padding_rows: int = 0
@@ -114,12 +115,12 @@ class Llama:
                 f"Llama.rope_scale={self.rope_scale} must be above 0 and at most 1, because positions are multiplied by"
                 f" it{meant}"
             )
-        for field in ("attention_block", "splash_block", "splash_block_backward", "loss_chunk"):
+        for field in ("attention_block", "loss_chunk"):
             if getattr(self, field) < 1:
                 raise ValueError(f"Llama.{field}={getattr(self, field)} must be at least 1")
         if not 0 < self.init_std < 1:
             raise ValueError(f"Llama.init_std={self.init_std} must be above 0 and below 1")
-        for field in ("gathered_heads", "padding_rows"):
+        for field in ("gathered_heads", "padding_rows", "splash_block", "splash_block_backward"):
             if getattr(self, field) < 0:
                 raise ValueError(f"Llama.{field}={getattr(self, field)} must not be negative")
 

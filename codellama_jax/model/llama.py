@@ -24,6 +24,8 @@ Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 # product(equation, x, weight) -> the result of jnp.einsum
 Product = Callable[[str, jax.Array, jax.Array], jax.Array]
+# rotate(x_BSHK, cos, sin) -> the result of rope.rotate
+Rotate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def _unconstrained(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
@@ -109,6 +111,7 @@ def hidden_states(
     constrain: Constrain = _unconstrained,
     attend: Attend | None = None,
     product: Product = jnp.einsum,
+    rotate: Rotate = rope.rotate,
 ) -> jax.Array:
     """Runs the decoder up to the final norm. Logits are the result times `model.head`.
 
@@ -120,7 +123,8 @@ def hidden_states(
         segments_BS: a token attends only to tokens with the same segment id; None: to all earlier tokens.
         constrain: applies the sharding of an activation, given the names of its dims.
         attend: the attention function; None selects the portable one.
-        product: multiplies activations and weights (kernels/cpu.py has a variant for one CPU).
+        product: multiplies activations and weights (kernels/cpu_products.py has a variant for one CPU).
+        rotate: applies the rotary embedding (rope.rotate_by_product is faster on TPUs).
 
     Returns:
         [B, S, D] in the compute dtype.
@@ -157,8 +161,8 @@ def hidden_states(
         q_BSHK = constrain(product("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
         k_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
         v_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
-        q_BSHK = checkpoint_name(rope.rotate(q_BSHK, cos, sin), "q")
-        k_BSGK = checkpoint_name(rope.rotate(k_BSGK, cos, sin), "k")
+        q_BSHK = checkpoint_name(rotate(q_BSHK, cos, sin), "q")
+        k_BSGK = checkpoint_name(rotate(k_BSGK, cos, sin), "k")
         v_BSGK = checkpoint_name(v_BSGK, "v")
         a_BSHK = attend(q_BSHK, k_BSGK, v_BSGK, segments_BS)
         x_BSD = constrain(x_BSD + product("bshk,hkd->bsd", a_BSHK, weight(p.wo)), activation)

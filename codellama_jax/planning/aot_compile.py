@@ -28,7 +28,7 @@ from codellama_jax.config import gin_files
 from codellama_jax.config.data import STREAMS
 from codellama_jax.config.run import PARTS, Config, operative_text
 from codellama_jax.errors import EXIT_USAGE, UserError
-from codellama_jax.planning import roofline
+from codellama_jax.planning import libtpu_flags, roofline
 from codellama_jax.planning.chips import Topology, topology
 from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
@@ -63,10 +63,13 @@ class Compiler:
 
     Args:
         on_progress: called several times a second with a short message; with "" at the end of a compilation.
+        libtpu_bundle: flags of the compiler for steps (libtpu_flags.py); programs that generate have none.
     """
 
-    def __init__(self, on_progress: Callable[[str], None] = lambda message: None):
-        self._on_progress = on_progress
+    def __init__(
+        self, on_progress: Callable[[str], None] = lambda message: None, libtpu_bundle: str = libtpu_flags.FAST
+    ):
+        self._on_progress, self._libtpu_bundle = on_progress, libtpu_bundle
 
     def analyze(
         self,
@@ -85,22 +88,24 @@ class Compiler:
         Returns:
             Always: fits, hbm_bytes, peak_bytes (also if it does not fit), mesh, seconds (of compilation),
             argument_bytes = parameter_bytes + optimizer_bytes + batch_bytes. If it fits: product_flops,
-            attention_flops, memory_bytes, collective_bytes (by kind and axes), bound (roofline.bound), recomputed,
-            unknown_loops. With `estimate`: estimate (roofline.estimate), program_bytes. All figures are per device.
+            attention_flops, attention_blocks (the kernels' block sizes, by phase), memory_bytes, collective_bytes (by
+            kind and axes), bound (roofline.bound), recomputed, unknown_loops. With `estimate`: estimate
+            (roofline.estimate), program_bytes. All figures are per device.
 
         Raises:
             UserError: the mesh does not divide the stage, or the step fails to compile for a reason other than memory.
         """
         plans = cache.directory("plans")
         pass_ = serving.text if serving else "forward" if forward else "train"
-        cached = plans / f"{self._digest(config, slice_, pass_)}.json" if plans else None
+        flags = libtpu_flags.libtpu_init_args(slice_.chip, libtpu_flags.NONE if serving else self._libtpu_bundle)
+        cached = plans / f"{self._digest(config, slice_, pass_, flags)}.json" if plans else None
         if cached and cached.exists():
             analysis = json.loads(cached.read_text(encoding="utf-8"))
             if analysis["estimate"] or not analysis["fits"] or not estimate:
                 return analysis
         folder = Path(tempfile.mkdtemp(prefix="codellama_jax_plan_"))
         try:
-            analysis = self._compile(config, slice_, pass_, folder, estimate)
+            analysis = self._compile(config, slice_, pass_, folder, estimate, flags)
         finally:
             self._on_progress("")
             shutil.rmtree(folder, ignore_errors=True)
@@ -109,10 +114,10 @@ class Compiler:
         return analysis
 
     @staticmethod
-    def _digest(config: Config, slice_: Topology, pass_: str) -> str:
+    def _digest(config: Config, slice_: Topology, pass_: str, flags: str) -> str:
         digest = hashlib.sha256()
         paths = [PACKAGE / source for source in SOURCES + SERVING_SOURCES * pass_.startswith("{")]
-        files = sorted(file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path]))
+        files = sorted(file for path in paths for file in (_sources(path) if path.is_dir() else [path]))
         versions = [importlib.metadata.version(package) for package in ("jax", "jaxlib", "libtpu", "optax", "flax")]
         parts = {attribute: kind for attribute, kind in PARTS.items() if kind in STEP_PARTS}
         shaping = Config(**{attribute: getattr(config, attribute) for attribute in parts})
@@ -120,20 +125,22 @@ class Compiler:
             operative_text(shaping),
             slice_.name,
             pass_,
-            os.environ.get("LIBTPU_INIT_ARGS", ""),
+            flags,
             *versions,
             *(file.read_text(encoding="utf-8") for file in files),
         ):
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()[:32]
 
-    def _compile(self, config: Config, slice_: Topology, pass_: str, folder: Path, estimate: bool) -> dict[str, Any]:
+    def _compile(
+        self, config: Config, slice_: Topology, pass_: str, folder: Path, estimate: bool, flags: str
+    ) -> dict[str, Any]:
         (folder / "config.gin").write_text(operative_text(config), encoding="utf-8")
         started = time.monotonic()
         with (folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", __spec__.name, str(folder), slice_.slice_name, str(slice_.slices), pass_],
-                env=compiler_environment(slice_, folder),
+                env=compiler_environment(slice_, folder) | {"LIBTPU_INIT_ARGS": flags},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -177,6 +184,11 @@ class Compiler:
             ) from error
 
 
+def _sources(folder: Path) -> list[Path]:
+    """The Python files of a folder, and the tables beside them."""
+    return [path for path in folder.iterdir() if path.suffix in (".py", ".json")]
+
+
 def _analyze(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool) -> dict[str, Any]:
     program = Program(text.read_text(encoding="utf-8"))
     collectives = Collectives(program, step["mesh"], slice_.slices)
@@ -184,6 +196,7 @@ def _analyze(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool)
     return {
         "product_flops": program.product_flops,
         "attention_flops": program.attention_flops,
+        "attention_blocks": {kernel.phase: kernel.block for _, kernel in program.kernels},
         "memory_bytes": memory_bytes(program),
         "collective_bytes": roofline.bytes_sent(collectives),
         "bound": roofline.bound(program, collectives, placement),

@@ -32,6 +32,7 @@ class Chip:
             adds to the number in such a name.
         dims: number of dimensions of the interconnect.
         devices: JAX devices per chip.
+        cores: cores per device, which share a kernel's heads.
         host_chips: chips per host, for the machine types used for training.
         runtime_version: software version that gcloud installs on the hosts; None: not available in the Cloud TPU API.
         gke: value of the node label cloud.google.com/gke-tpu-accelerator, and the machine type of a host.
@@ -59,6 +60,7 @@ class Chip:
     hbm_bandwidth: float
     link_bandwidth: float
     clock: float
+    cores: int = 1
     options: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
     published_mfu: tuple[float, float] | None = None
     host_bandwidth: float = 16e9
@@ -81,6 +83,7 @@ CHIPS = {
             hbm_bandwidth=1228e9,
             link_bandwidth=50e9,  # 2,400 Gb/s over six links
             clock=1.05e9,  # 262,144 FLOPs per cycle: two cores of four 128 x 128 units
+            cores=2,
             options={"chip_config_name": "megacore"},  # one device per chip, as on the cloud's machines
             runtime_version="tpu-ubuntu2204-base",
             gke=("tpu-v4-podslice", "ct4p-hightpu-4t"),
@@ -111,6 +114,7 @@ CHIPS = {
             hbm_bandwidth=2765e9,
             link_bandwidth=100e9,  # 1,200 GB/s both ways over six links
             clock=1.75e9,  # 262,144 FLOPs per cycle: two cores of four 128 x 128 units
+            cores=2,
             published_mfu=(0.65, 0.70),
             runtime_version="v2-alpha-tpuv5",
             gke=("tpu-v5p-slice", "ct5p-hightpu-4t"),

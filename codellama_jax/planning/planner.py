@@ -3,6 +3,7 @@
 from typing import Any
 
 from codellama_jax.config.run import Config
+from codellama_jax.planning import libtpu_flags
 from codellama_jax.planning.aot_compile import Compiler
 from codellama_jax.planning.chips import Topology
 from codellama_jax.planning.evaluation_cost import evaluation_cost
@@ -12,7 +13,13 @@ from codellama_jax.planning.summary import summarize
 
 
 def plan(
-    config: Config, slice_: Topology, progress: Progress, *, estimate: bool = True, forward: bool = False
+    config: Config,
+    slice_: Topology,
+    progress: Progress,
+    *,
+    estimate: bool = True,
+    forward: bool = False,
+    libtpu_bundle: str = libtpu_flags.FAST,
 ) -> dict[str, Any]:
     """Returns the plan of a stage, which --json prints; with `forward`, the plan of the evaluation of one batch.
 
@@ -21,7 +28,7 @@ def plan(
     Raises:
         UserError: the mesh does not divide the stage, or the step fails to compile for a reason other than memory.
     """
-    compiler = Compiler(progress)
+    compiler = Compiler(progress, libtpu_bundle)
     progress.title = title = describe(config, slice_)
     analysis = compiler.analyze(config, slice_, estimate=estimate, forward=forward)
     result = summarize(config, slice_, analysis, forward=forward)
@@ -37,7 +44,7 @@ def plan(
     return result
 
 
-def rank_settings(config: Config, slice_: Topology, progress: Progress) -> list[dict[str, Any]]:
+def rank_settings(config: Config, slice_: Topology, progress: Progress, libtpu_bundle: str) -> list[dict[str, Any]]:
     """Returns the plans of all settings that fit, fastest bound first, each with the bindings that select it."""
     title = describe(config, slice_)
 
@@ -46,7 +53,7 @@ def rank_settings(config: Config, slice_: Topology, progress: Progress) -> list[
 
     return [
         {"bindings": list(change.bindings), **summarize(change.config, slice_, analysis)}
-        for change, analysis in search(config, slice_, Compiler(progress), report)
+        for change, analysis in search(config, slice_, Compiler(progress, libtpu_bundle), report)
     ]
 
 

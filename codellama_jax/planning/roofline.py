@@ -4,21 +4,23 @@ The bound is the longest of four times, as if they overlapped completely: produc
 traffic at the memory's bandwidth, communication at the bandwidth of the links, and transfers to and from the host.
 
 The estimate walks through the program in the order of the compiler's schedule and adds up the compiler's own cycle
-estimate of each instruction. Two kinds of instructions have none. Attention kernels are assumed to run at
-KERNEL_EFFICIENCY of peak. Collectives send their bytes over their links one after the other; one that runs
-asynchronously costs only the time that remains when its result is needed.
+estimate of each instruction. Three kinds of instructions have none. The cycles of attention kernels are those of
+kernels/splash_cycles.py. Collectives send their bytes over their links one after the other, and asynchronous copies
+move theirs through the memory, or between it and the host; what runs asynchronously costs only the time that remains
+when its result is needed.
 """
 
 import collections
 import dataclasses
 
+from codellama_jax.kernels import splash_cycles
 from codellama_jax.planning.chips import Topology
 from codellama_jax.planning.collectives import Collective, Collectives
-from codellama_jax.planning.hlo import Instruction, Program
+from codellama_jax.planning.hlo import HOST_MEMORY, KERNEL_PRODUCTS, Instruction, Kernel, Program
 from codellama_jax.planning.memory_traffic import host_bytes, memory_bytes
 
-# Part of a kernel's products is masked, and the softmax runs between them: half of peak (assumption).
-KERNEL_EFFICIENCY = 0.5
+# Part of the peak at which a kernel runs that is not in the table: about what the table has for blocks of 512 on v5p.
+UNKNOWN_KERNEL_EFFICIENCY = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,39 +72,79 @@ def bound(program: Program, collectives: Collectives, placement: Placement) -> d
 
 
 def estimate(program: Program, collectives: Collectives, placement: Placement) -> dict[str, float] | None:
-    """Estimated seconds of a run: "total" and its parts "instructions", "attention", "collectives" (exposed ones only).
+    """Estimated seconds of a run: "total" and its parts "instructions", "attention", "collectives" and "copies" (of the
+    last two only what is exposed).
 
     None if the program has no cycle estimates.
     """
-    parts = _replay(program, program.entry, collectives, placement)
+    parts = _Replay(program, collectives, placement).run(program.entry)
     return {"total": sum(parts.values()), **parts} if parts["instructions"] else None
 
 
-def _replay(program: Program, computation: str, collectives: Collectives, placement: Placement) -> dict[str, float]:
-    """Estimated seconds of one run of a computation, by part."""
-    topology = placement.topology
-    parts = {"instructions": 0.0, "attention": 0.0, "collectives": 0.0}
-    links_free, pending = 0.0, dict[str, float]()
-    for instruction in program.computations[computation].values():
-        parts["instructions"] += instruction.cycles / topology.chip.clock
-        inner = [_replay(program, name, collectives, placement) for name in _core_callees(program, instruction)]
-        if inner:
-            times = program.trips(computation, instruction) if instruction.opcode == "while" else 1
-            slowest = max(inner, key=lambda parts: sum(parts.values()))
-            parts = {part: seconds + times * slowest[part] for part, seconds in parts.items()}
-        elif flops := program.kernel_flops(computation, instruction):
-            parts["attention"] += flops / topology.flops / KERNEL_EFFICIENCY
-        elif role := collectives.role_of(computation, instruction):
-            event, key, collective = role
-            now = sum(parts.values())
-            if event == "done":
-                end = pending.pop(key, now)
-            else:
-                end = links_free = max(now, links_free) + placement.seconds(collective)
-                pending[key] = end
-            if event != "start":
-                parts["collectives"] += max(end - now, 0.0)
-    return parts
+class _Replay:
+    """Adds up the time of a program's instructions in the order of its schedule."""
+
+    def __init__(self, program: Program, collectives: Collectives, placement: Placement):
+        self._program, self._collectives, self._placement = program, collectives, placement
+
+    def run(self, computation: str) -> dict[str, float]:
+        """Estimated seconds of one run of a computation, by part."""
+        program, topology = self._program, self._placement.topology
+        parts = {"instructions": 0.0, "attention": 0.0, "collectives": 0.0, "copies": 0.0}
+        free = collections.defaultdict[str, float](float)  # when links, memory and the host's link are free again
+        pending = dict[str, float]()  # when that which has started ends
+        for instruction in program.computations[computation].values():
+            parts["instructions"] += instruction.cycles / topology.chip.clock
+            inner = [self.run(name) for name in _core_callees(program, instruction)]
+            if inner:
+                times = program.trips(computation, instruction) if instruction.opcode == "while" else 1
+                slowest = max(inner, key=lambda parts: sum(parts.values()))
+                parts = {part: seconds + times * slowest[part] for part, seconds in parts.items()}
+            elif kernel := program.kernel(computation, instruction):
+                parts["attention"] += kernel_seconds(kernel, topology)
+            elif role := self._collectives.role_of(computation, instruction):
+                event, key, collective = role
+                now = sum(parts.values())
+                if event == "done":
+                    end = pending.pop(key, now)
+                else:
+                    end = free["links"] = max(now, free["links"]) + self._placement.seconds(collective)
+                    pending[key] = end
+                if event != "start":
+                    parts["collectives"] += max(end - now, 0.0)
+            elif instruction.opcode == "copy-start":
+                path, seconds = self._copy(instruction)
+                free[path] = max(sum(parts.values()), free[path]) + seconds
+                pending[instruction.name] = free[path]
+            elif instruction.opcode == "copy-done" and instruction.operands[0] in pending:
+                parts["copies"] += max(pending.pop(instruction.operands[0]) - sum(parts.values()), 0.0)
+        return parts
+
+    def _copy(self, instruction: Instruction) -> tuple[str, float]:
+        """What an asynchronous copy uses, and the seconds that it takes alone. Its result has both arrays."""
+        topology, arrays = self._placement.topology, instruction.shapes[:2]
+        if any(shape.space == HOST_MEMORY for shape in arrays):
+            return "host", arrays[0].bytes / topology.host_bandwidth
+        return "memory", sum(shape.bytes for shape in arrays if shape.space == 0) / topology.hbm_bandwidth
+
+
+def kernel_seconds(kernel: Kernel, topology: Topology) -> float:
+    """Seconds of an attention kernel on a device, whose cores share its heads."""
+    cycles = splash_cycles.cycles(
+        topology.chip.name,
+        kernel.phase,
+        kernel.block or splash_cycles.DEFAULT_BLOCK,
+        masked=kernel.masked,
+        queries=kernel.queries,
+        keys=kernel.keys,
+        heads=kernel.heads,
+        kv_heads=kernel.kv_heads,
+        head_dim=kernel.head_dim,
+    )
+    if cycles is None:
+        return kernel.flops / topology.flops / UNKNOWN_KERNEL_EFFICIENCY
+    ratio = kernel.products / KERNEL_PRODUCTS[kernel.phase]  # a fused backward kernel has more products
+    return ratio * cycles / topology.chip.cores / topology.chip.clock
 
 
 def _core_callees(program: Program, instruction: Instruction) -> list[str]:

@@ -41,7 +41,16 @@ def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, for
     }
     # these keys are always present; they are null if the step does not fit, or without the estimate
     result |= dict.fromkeys(
-        ("compiled_flops", "memory_bytes", "collective_bytes", "bound_seconds", "bound_by", "bound_mfu", "evaluation")
+        (
+            "compiled_flops",
+            "attention_blocks",
+            "memory_bytes",
+            "collective_bytes",
+            "bound_seconds",
+            "bound_by",
+            "bound_mfu",
+            "evaluation",
+        )
     )
     result |= dict.fromkeys(("bound_chip_hours", "estimated_seconds", "estimated_mfu", "chip_hours"))
     if analysis["fits"]:
@@ -50,6 +59,7 @@ def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, for
         result |= {
             "compiled_flops": (analysis["product_flops"] + analysis["attention_flops"]) * slice_.devices,
             "attention_flops": analysis["attention_flops"] * slice_.devices,
+            "attention_blocks": analysis["attention_blocks"],
             "memory_bytes": analysis["memory_bytes"],
             "collective_bytes": analysis["collective_bytes"],
             "bounds": seconds,

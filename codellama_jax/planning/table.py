@@ -18,6 +18,7 @@ def plan_table(result: dict[str, Any]) -> str:
     rows: list[tuple[str, str]] = [
         ("slice", f"{result['accelerator']}: {result['chips']} chips, {result['hosts']} hosts"),
         ("mesh", f"{mesh}, micro-batches {result['micro_batches']}, {remat}"),
+        *_kernels(result["attention_blocks"] or {}),
         ("batch", f"{result['batch_tokens']:,} tokens: {windows:,} windows of {result['sequence_length']:,}"),
         ("parameters", f"{result['parameters']:,}"),
         ("", ""),
@@ -68,6 +69,12 @@ def plan_table(result: dict[str, Any]) -> str:
     if result["unknown_loops"]:
         rows.append(("NOTE", f"loops with unknown trip counts are counted once: {', '.join(result['unknown_loops'])}"))
     return _aligned(title, rows)
+
+
+def _kernels(blocks: dict[str, int]) -> list[tuple[str, str]]:
+    """The block sizes of the attention kernels."""
+    text = ", ".join(f"{phase} {size:,}" for phase, size in blocks.items())
+    return [("attention", f"splash kernels in blocks of: {text}")] if text else []
 
 
 def _evaluation(cost: dict[str, Any]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from codellama_jax.attention import make_attend
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.kernels import cpu_products
+from codellama_jax.model import rope
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.loss import weighted_loss
@@ -95,13 +96,16 @@ def make_loss(
     attend = make_attend(config, mesh) if mesh else None
     if mesh and mesh.shape["tensor"] > 1:
         config = dataclasses.replace(config, ffn_parts=1)  # a part would be on only some of the devices of the axis
-    one_cpu = mesh is not None and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    product = cpu_products.einsum if one_cpu else jnp.einsum
+    platform = mesh.devices.flat[0].platform if mesh else ""
+    product = cpu_products.einsum if mesh and mesh.size == 1 and platform == "cpu" else jnp.einsum
+    rotate = rope.rotate_by_product if platform == "tpu" else rope.rotate
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = merged(config, params)
         segments = batch["segment_ids"] if mask_documents else None
-        x_BSD = hidden_states(model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product)
+        x_BSD = hidden_states(
+            model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product, rotate
+        )
         targets, weights = batch["targets"], batch["loss_weights"]
         return weighted_loss(x_BSD, model.head[...], targets, weights, config.loss_chunk, mesh, config.padding_rows)
 

@@ -116,7 +116,7 @@ class Gke:
     def _check_offline(self, experiment: Experiment) -> None:
         slice_ = self.requirements.slice
         cloud.check_shared(experiment)
-        capacity.check_slice(experiment.jobs, slice_)
+        capacity.check_slice(experiment.jobs, slice_, capacity.estimator(self.requirements.libtpu_bundle))
 
     def check(self, experiment: Experiment) -> None:
         self._check_offline(experiment)

@@ -99,7 +99,7 @@ class TpuVm:
             )
         _ = self.requirements.libtpu_init_args  # raises if there is no such bundle
         cloud.check_shared(experiment)
-        capacity.check_slice(experiment.jobs, slice_)
+        capacity.check_slice(experiment.jobs, slice_, capacity.estimator(self.requirements.libtpu_bundle))
 
     def check(self, experiment: Experiment) -> None:
         self._check_offline(experiment)

@@ -56,7 +56,7 @@ def test_dry_run_needs_no_gcloud(isolated_cloud):
         ),
         ({}, [*LOCATION, "--gin.NL_CORPUS=tfds:c4?data_dir=/d&split=train"], "is a path of this machine", 2),
         ({}, [*LOCATION, "--gin.Evaluation.benchmark_data=/d"], "Evaluation.benchmark_data=/d (code) is a path of", 2),
-        ({}, [*LOCATION, "--libtpu_bundle=fast"], "v5p has none, overlap", 2),
+        ({}, [*LOCATION, "--libtpu_bundle=overlap"], "v5p has fast, none", 2),
         ({}, [*LOCATION, "--restarts=-1"], "must not be negative", 2),
         ({}, [*LOCATION, "--slices=2"], "only --executor=gke supports several slices", 2),
         ({}, ["--executor=gke", "--slices=0"], "--slices=0 must be at least 1", 2),

@@ -65,3 +65,17 @@ def test_tables_are_float32_and_rotation_keeps_the_dtype():
     assert cos.dtype == jnp.float32
     x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
     assert jax.eval_shape(rope.rotate, x, cos, cos).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("theta, scale, first", [(1e4, 1.0, 0), (1e6, 1.0, 99_000), (1e4, 0.25, 16_000)])
+def test_rotation_by_a_product_equals_rotation_bit_for_bit(dtype, theta, scale, first):
+    """Forward and backward, without compilation: a compiler may fuse products and sums of one form only."""
+    rng = np.random.default_rng(3)
+    x, seed = (jnp.asarray(rng.normal(size=(2, 5, 3, 16)), dtype) for _ in range(2))
+    cos, sin = rope.tables(first + jnp.arange(5)[None], 16, theta, scale)
+    expected, expected_gradient = jax.vjp(lambda x: rope.rotate(x, cos, sin), x)
+    rotated, gradient = jax.vjp(lambda x: rope.rotate_by_product(x, cos, sin), x)
+    assert rotated.dtype == x.dtype
+    np.testing.assert_array_equal(rotated, expected)
+    np.testing.assert_array_equal(*gradient(seed), *expected_gradient(seed))

@@ -42,6 +42,7 @@ class FakeCompiler:
         return analysis | {
             "product_flops": 4e15,
             "attention_flops": 2e14,
+            "attention_blocks": {"fwd": 1024, "dq": 1024, "dkv": 1024},
             "memory_bytes": 1e12,
             "collective_bytes": {"all-gather": {"fsdp": 1e10}},
             "bound": {"compute": 9.0, "memory": 1.0, "interconnect": 2.0},

@@ -5,7 +5,7 @@ import pytest
 from codellama_jax.planning import roofline
 from codellama_jax.planning.chips import topology
 from codellama_jax.planning.collectives import Collectives
-from codellama_jax.planning.hlo import Program
+from codellama_jax.planning.hlo import Kernel, Program
 
 SCHEDULE = """HloModule m
 %body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
@@ -62,3 +62,58 @@ def test_estimate_follows_the_schedule():
     assert roofline.estimate(*parse(slower), placement)["collectives"] == pytest.approx(3e-3, rel=1e-4)
     assert roofline.bound(program, collectives, placement)["interconnect"] == pytest.approx(1.5e-3, rel=1e-4)
     assert roofline.estimate(*parse(SCHEDULE.replace("estimated_cycles", "withheld")), placement) is None
+
+
+COPIES = """HloModule m
+ENTRY %main (a: f32[1000000]) -> f32[1000000] {
+  %a = f32[1000000]{0} parameter(0)
+  %first = (f32[1000000]{0:S(1)}, f32[1000000]{0}, u32[]{:S(2)}) copy-start(%a)
+  %second = (f32[1000000]{0:S(1)}, f32[1000000]{0}, u32[]{:S(2)}) copy-start(%a)
+  %out = (f32[1000000]{0:S(5)}, f32[1000000]{0}, u32[]{:S(2)}) copy-start(%a)
+  %work = f32[8]{0} negate(%a), backend_config={"estimated_cycles":"1750"}
+  %x = f32[1000000]{0:S(1)} copy-done(%first)
+  %y = f32[1000000]{0:S(1)} copy-done(%second)
+  ROOT %z = f32[1000000]{0:S(5)} copy-done(%out)
+}
+"""
+
+
+def test_copies_wait_for_one_another_and_cost_what_is_not_hidden():
+    """Two copies of 4 MB from memory to the chip, and one to the host, beside a microsecond of work."""
+    program = Program(COPIES)
+    placement = roofline.Placement(topology("v5p:2x2x1"), [[0, 0, 0, 0]])
+    estimate = roofline.estimate(program, Collectives(program, {"fsdp": 1}), placement)
+    assert estimate["copies"] == pytest.approx(max(8e6 / 2765e9, 4e6 / 16e9) - 1e-6)
+    program = Program(COPIES.replace("S(5)", "S(1)"))
+    estimate = roofline.estimate(program, Collectives(program, {"fsdp": 1}), placement)
+    assert estimate["copies"] == pytest.approx(12e6 / 2765e9 - 1e-6)
+
+
+METADATA = r"""frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 1024, \\"block_q_dkv\\": 512, \\"use_fused_bwd_kernel\\": %s}"}}"""
+
+
+@pytest.mark.parametrize(
+    "name, fused, phase, products, masked, block",
+    [
+        ("splash_mha_fwd_residuals.1", "false", "fwd", 2, False, 1024),
+        ("splash_mha_fwd_segmented_no_residuals", "false", "fwd", 2, True, 1024),
+        ("splash_mha_dkv_no_residuals.3", "true", "dkv", 5, False, 512),
+        ("splash_mqa_dkv_segmented_no_residuals.3", "false", "dkv", 4, True, 512),
+    ],
+)
+def test_kernels_are_recognised_by_name_and_metadata(name, fused, phase, products, masked, block):
+    text = f"""HloModule m
+ENTRY %main (q: bf16[2,8,4096,128], k: bf16[2,2,8192,128], m: s8[1,8,8]) -> f32[8] {{
+  %q = bf16[2,8,4096,128] parameter(0)
+  %k = bf16[2,2,8192,128] parameter(1)
+  %m = s8[1,8,8] parameter(2)
+  ROOT %{name} = f32[8] custom-call(%m, %q, %k), custom_call_target="tpu_custom_call", {METADATA % fused}
+}}
+"""
+    program = Program(text)
+    kernel = program.kernel("main", program.roots["main"])
+    assert kernel == Kernel(phase, products, masked, block, 16, 4, 4096, 8192, 128)
+    assert program.attention_flops == products * 16 * 4096 * 8192 * 128
+    slice_ = topology("v5p:2x2x1")
+    assert kernel.flops / slice_.flops < roofline.kernel_seconds(kernel, slice_) < 3 * kernel.flops / slice_.flops

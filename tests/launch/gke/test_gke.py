@@ -11,13 +11,13 @@ import yaml
 
 from codellama_jax.errors import UserError
 from codellama_jax.planning.chips import topology
+from codellama_jax.planning.libtpu_flags import BUNDLES, FAST
 from codellama_jax.runtime import console
 from codellama_jax.runtime.distributed import PEER_LOST
 from launch import capacity, source_archive
 from launch.executor import Requirements
 from launch.gke import jobset
 from launch.gke.executor import Gke
-from launch.libtpu_flags import BUNDLES, NONE
 from launch.resource_names import recorded
 from tests.launch.clock import SimulatedClock
 from tests.launch.fake_cloud import FakeCloud
@@ -48,7 +48,7 @@ def run(*jobs) -> int:
 
 def manifest(name, spot=False, slices=1):
     slice_ = topology(name, slices)
-    needs = Requirements(topology=slice_, restarts=3, libtpu_bundle=next(iter(BUNDLES[slice_.chip.name]), NONE))
+    needs = Requirements(topology=slice_, restarts=3)
     return yaml.safe_load(jobset.manifest(job(), needs, source_archive.source(), IMAGE, spot=spot))
 
 
@@ -105,7 +105,7 @@ def test_manifest_describes_the_slice(monkeypatch):
     [container] = pod["containers"]
     assert container["command"] == ["python", "-m", "codellama_jax.train", *job().shipped_arguments]
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
-    assert {"name": "LIBTPU_INIT_ARGS", "value": " ".join(BUNDLES["v5p"]["overlap"])} in container["env"]
+    assert {"name": "LIBTPU_INIT_ARGS", "value": " ".join(BUNDLES["v5p"][FAST])} in container["env"]
     assert pod["terminationGracePeriodSeconds"] > job().config.checkpoints.grace_seconds
     [rule] = job_spec["podFailurePolicy"]["rules"]
     assert 75 not in rule["onExitCodes"]["values"] and 0 not in rule["onExitCodes"]["values"]
@@ -113,7 +113,7 @@ def test_manifest_describes_the_slice(monkeypatch):
 
 def test_slices_are_replicated_jobs_of_one_jobset(cloud, monkeypatch):
     """Only the number of replicas differs: GKE sets the variables with which pods connect the slices."""
-    monkeypatch.setattr(capacity, "check_slice", lambda jobs, slice_: [])
+    monkeypatch.setattr(capacity, "check_slice", lambda jobs, slice_, estimator: [])
     one, three = manifest("v5p:4x4x4"), manifest("v5p:4x4x4", slices=3)
     assert three["spec"]["replicatedJobs"][0].pop("replicas") == 3 * one["spec"]["replicatedJobs"][0].pop("replicas")
     assert one == three

@@ -11,7 +11,7 @@ import pytest
 from codellama_jax.config.gin_files import ROOT
 from codellama_jax.errors import UserError
 from codellama_jax.planning.chips import CHIPS
-from launch.libtpu_flags import BUNDLES, NONE, libtpu_init_args
+from codellama_jax.planning.libtpu_flags import BUNDLES, FAST, NONE, libtpu_init_args
 
 COMPILER = ROOT / ".venv" / "tpu_compiler"  # where `make test` installs it
 SLICES = {"v4": "v4:2x2x2", "v5e": "v5e:4x4", "v5p": "v5p:2x2x2", "v6e": "v6e:4x4", "tpu7x": "tpu7x:2x2x2"}
@@ -65,11 +65,12 @@ def test_unknown_flag_is_an_error(compiler):
     assert result.returncode and "no_such_flag" in result.stderr
 
 
-def test_default_sets_no_flags_and_the_environment_overrides_a_bundle(monkeypatch):
+def test_the_default_is_the_fast_bundle_and_the_environment_overrides_it(monkeypatch):
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     assert BUNDLES.keys() == CHIPS.keys()
-    assert all(libtpu_init_args(chip) == libtpu_init_args(chip, NONE) == "" for chip in CHIPS.values())
-    with pytest.raises(UserError, match=r"v5e has none \(overlap exists for v4, v5p, v6e\)"):
+    assert all(libtpu_init_args(chip) == " ".join(BUNDLES[chip.name][FAST]) for chip in CHIPS.values())
+    assert all(libtpu_init_args(chip, NONE) == "" for chip in CHIPS.values())
+    with pytest.raises(UserError, match="--libtpu_bundle=overlap: v5e has fast, none"):
         libtpu_init_args(CHIPS["v5e"], "overlap")
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--mine=1")
     assert libtpu_init_args(CHIPS["v5p"], "overlap") == "--mine=1"
