@@ -18,8 +18,10 @@ from typing import Any
 from codellama_jax.config import gin_files
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
+from codellama_jax.planning import calibration
 from codellama_jax.planning.aot_compile import Compiler, require_compiler
 from codellama_jax.planning.chips import GiB, Topology, topology
+from codellama_jax.planning.libtpu_flags import FAST, NONE
 from codellama_jax.planning.progress import Progress
 from codellama_jax.planning.search import Change, make_change, micro_batch_counts
 from codellama_jax.planning.step_config import shaping_config
@@ -44,6 +46,23 @@ LADDER = (
     ("full", ""),
     ("full", "input"),
 )
+# size, stage, slice, Llama.product_dtype
+ESTIMATES = (
+    *((size, stage, OWN[size], "") for size in SIZES for stage in ("code", "lcft")),
+    *(("7b", "code", "v6e:8x8", dtype) for dtype in ("", "int8")),
+    ("34b", "code", "v6e:16x16", ""),
+    *(("7b", "code", "v5e:16x16", dtype) for dtype in ("", "int8")),
+    ("34b", "code", "v5e:16x16", ""),
+    *(("7b", "code", "tpu7x:4x4x4", dtype) for dtype in ("", "float8")),
+)
+# half of the chips of SLICES
+HALF_SLICES = (
+    *(("7b", name) for name in ("v4:4x4x4", "v5e:8x16", "v5p:2x4x4", "v6e:4x8")),
+    *(("13b", name) for name in ("v5e:8x16", "v5p:2x4x4", "v6e:4x8")),
+    *(("34b", name) for name in ("v5e:8x16", "v5p:2x4x4", "v6e:8x16")),
+    *(("70b", name) for name in ("v4:4x8x8", "v5e:8x16", "v5p:4x4x8", "v6e:8x16")),
+)
+EIGHT_BIT_MOMENTS = ("AdamW.first_moment_dtype='int8'", "AdamW.second_moment_dtype='int8'")
 LONG = (  # size, tokens, windows, pass, slice
     ("7b", 102_400, 1, "forward", "v5p:2x2x1"),
     ("7b", 102_400, 1, "forward", "v6e:2x2"),
@@ -130,22 +149,51 @@ def every_stage(compiler: Compiler, progress: Progress) -> list[str]:
     return lines
 
 
-def estimates(compiler: Compiler, progress: Progress) -> list[str]:
+def estimates(compilers: dict[str, Compiler], progress: Progress) -> list[str]:
+    """A row for each of ESTIMATES, with and without the flags of the compiler."""
     lines = [
-        "| size | slice | compiled / model FLOPs | bound MFU | estimated s per step | estimated MFU | tokens/s/chip"
-        " | days | chip-hours |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| size | stage | slice | products | bindings | without flags, s per step | with, s per step | MFU"
+        " | tokens/s/chip | expected | days | chip-hours |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for size in SIZES:
-        slice_, config = topology(OWN[size]), load(size, "code")
-        progress.title = f"{size} code on {slice_.name}, with the estimate"
-        result = summarize(config, slice_, compiler.analyze(config, slice_))
+    for size, stage, name, dtype in ESTIMATES:
+        slice_ = topology(name)
+        progress.title = f"{size} {stage} on {slice_.name}, with the estimate"
+        change, _ = best(load(size, stage), slice_, compilers[FAST])
+        assert change, f"{size} {stage} is refused on {name}"
+        bindings = [*change.bindings, *([f"Llama.product_dtype='{dtype}'"] if dtype else [])]
+        config = load(size, stage, *bindings)
+        plans = {bundle: summarize(config, slice_, each.analyze(config, slice_)) for bundle, each in compilers.items()}
+        result = plans[FAST]
+        seconds = plans[NONE]["estimated_seconds"]
+        low, high = result["expected_tokens_per_second_per_chip"]
         lines.append(
-            f"| {size} | {slice_.name} | {result['compiled_flops'] / result['model_flops']:.3f}"
-            f" | {result['bound_mfu']:.1%} | {result['estimated_seconds']:.2f} | {result['estimated_mfu']:.1%}"
-            f" | {result['estimated_tokens_per_second_per_chip']:,.0f} | {result['days']:.1f}"
-            f" | {result['chip_hours']:,.0f} |"
+            f"| {size} | {stage} | {name} | {dtype or 'bfloat16'}"
+            f" | {' '.join(f'`--gin.{binding}`' for binding in change.bindings)} | {seconds:.2f}"
+            f" | {result['estimated_seconds']:.2f} | {result['estimated_mfu']:.1%}"
+            f" | {result['estimated_tokens_per_second_per_chip']:,.0f} | {low:,.0f} to {high:,.0f}"
+            f" | {result['days']:.1f} | {result['chip_hours']:,.0f} |"
         )
+    return lines
+
+
+def half_slices(compiler: Compiler, progress: Progress) -> list[str]:
+    """Code training on half of the chips, with moments in float32 and in 8 bits."""
+    lines = [
+        "| size | slice | float32: fits | peak GiB | bindings | 8 bits: fits | peak GiB | bindings |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for size, name in HALF_SLICES:
+        slice_ = topology(name)
+        cells = []
+        for bindings in ((), EIGHT_BIT_MOMENTS):
+            progress.title = f"{size} code on {name} {' '.join(bindings)}"
+            change, result = best(load(size, "code", *bindings), slice_, compiler)
+            peak = f"{result['peak_bytes'] / GiB:.1f} of {result['hbm_bytes'] / GiB:.1f}"
+            fits = "yes" if result["fits"] else "**no**"
+            flags = " ".join(f"`--gin.{binding}`" for binding in change.bindings) if change and result["fits"] else ""
+            cells.append(f"{fits} | {peak} | {flags}")
+        lines.append(f"| {size} | {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -169,11 +217,7 @@ def long_contexts(compiler: Compiler, progress: Progress) -> list[str]:
     return lines
 
 
-# Larger blocks than the default: the mask has a hundred thousand blocks of 512, and evaluating them takes a minute.
-LONG_BINDINGS = (
-    *("Llama.remat=full", "Stage.micro_batches=1"),
-    *("Llama.splash_block=1024", "Llama.splash_block_backward=1024"),
-)
+LONG_BINDINGS = ("Llama.remat=full", "Stage.micro_batches=1")
 
 PAGE = """# Memory and cost on TPU slices
 
@@ -203,12 +247,28 @@ the learning rate and the number of steps. The paper has no `python_code` and no
 
 ## Estimates
 
-Code training, from `plan` without `--no_estimate`. The estimate adds up the compiler's cycle estimates of all
-instructions in the order of its schedule, attention kernels at half of peak, and exposed collectives at the bandwidth
-of the links. Published runs of such models reach 65% to 70% MFU on v5p. The estimate is lower, so days and chip-hours
-are probably overestimated.
+From `plan` without `--no_estimate`. The estimate adds up the compiler's cycle estimates of all instructions in the
+order of its schedule, the cycles of attention kernels (benchmarks/splash_cycles.py), and the part of collectives and
+copies that is exposed, at the bandwidth of the links and of the memory. {accuracy} "Expected" is the estimate times
+these ratios.
+
+Flags are those of the bundle `fast`, which planner and launcher use (launching.md); `--libtpu_bundle=none` is without.
+Products in int8 and float8 are `Llama.product_dtype`; MFU is relative to the peak in bfloat16.
 
 {estimates}
+
+### What the flags are worth
+
+The bundle against none is the ratio of the two columns of seconds. On v5p and v6e it has gathers and reductions on the
+sparse cores and more on-chip memory for the tiles of products; on v5e and tpu7x only the latter; v4 has no bundle,
+because neither changes its program.
+
+## Half of the chips
+
+Code training on half of the chips of the tables above, with the moments of AdamW in float32 and in 8 bits
+(`{moments}`). Policies and micro-batches are found as above.
+
+{half}
 
 ## A hundred thousand tokens
 
@@ -227,7 +287,8 @@ def main() -> None:
     options = parser.parse_args()
     require_compiler()
     progress = Progress()
-    compiler = Compiler(progress)
+    compilers = {bundle: Compiler(progress, bundle) for bundle in (NONE, FAST)}
+    compiler = compilers[FAST]
 
     rows = every_stage(compiler, progress)
     unfit = [line for line in rows if "| **no** |" in line or "| no |" in line]
@@ -242,7 +303,10 @@ def main() -> None:
         libtpu=importlib.metadata.version("libtpu"),
         rows="\n".join(rows),
         unfit=fit,
-        estimates="\n".join(estimates(compiler, progress)),
+        accuracy=calibration.accuracy(),
+        estimates="\n".join(estimates(compilers, progress)),
+        moments=" ".join(f"--gin.{binding}" for binding in EIGHT_BIT_MOMENTS),
+        half="\n".join(half_slices(compiler, progress)),
         long="\n".join(long_contexts(compiler, progress)),
         bindings=" ".join(f"--gin.{binding}" for binding in LONG_BINDINGS),
     )

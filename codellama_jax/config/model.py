@@ -33,6 +33,9 @@ class Llama:
         rope_scale: factor on the positions. 1/4 is the position interpolation that section 2.4 compares with.
         compute_dtype: dtype of activations and matrix products, "bfloat16" or "float32". Parameters are always float32;
             norms, rotation, softmax and logits are always computed in float32.
+        product_dtype: dtype of the products of activations and weights in the blocks during training: "int8", "float8",
+            or "" for compute_dtype, in which the paper trained. Rows and columns have their own scales
+            (kernels/quantized_products.py).
         remat: what the backward pass recomputes: "none", "full" (everything except the input of each block), or the
             ACTIVATIONS to save, such as "q+k+v+attention".
         offload: ACTIVATIONS, in the same form, that are saved in the host's memory instead of the device's.
@@ -59,6 +62,7 @@ class Llama:
     rope_theta: float = 1e4
     rope_scale: float = 1.0
     compute_dtype: str = "bfloat16"
+    product_dtype: str = ""
     remat: str = "full"
     offload: str = ""
     ffn_parts: int = 4
@@ -85,6 +89,8 @@ class Llama:
             raise ValueError(f"Llama.heads={self.heads} must be a multiple of Llama.kv_heads={self.kv_heads}")
         if self.compute_dtype not in ("bfloat16", "float32"):
             raise ValueError(f"Llama.compute_dtype={self.compute_dtype!r} must be 'bfloat16' or 'float32'")
+        if self.product_dtype not in ("", "int8", "float8"):
+            raise ValueError(f"Llama.product_dtype={self.product_dtype!r} must be 'int8', 'float8' or ''")
         if self.attention not in ("auto", "splash", "cudnn", "blocked"):
             raise ValueError(f"Llama.attention={self.attention!r} must be 'auto', 'splash', 'cudnn' or 'blocked'")
         for field, value in (("remat", self.saved), ("offload", self.offloaded)):

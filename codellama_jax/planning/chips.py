@@ -37,6 +37,7 @@ class Chip:
         runtime_version: software version that gcloud installs on the hosts; None: not available in the Cloud TPU API.
         gke: value of the node label cloud.google.com/gke-tpu-accelerator, and the machine type of a host.
         flops: peak bfloat16 FLOP/s of a chip.
+        eight_bit_speed: peak of products of eight bits (int8; on tpu7x float8), relative to `flops`.
         hbm_bytes: memory per device that a program can use.
         hbm_bandwidth: memory bandwidth of a chip, bytes/s.
         link_bandwidth: bytes/s that one link sends; a chip has two links in each dimension of the interconnect.
@@ -61,6 +62,7 @@ class Chip:
     link_bandwidth: float
     clock: float
     cores: int = 1
+    eight_bit_speed: float = 2.0
     options: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
     published_mfu: tuple[float, float] | None = None
     host_bandwidth: float = 16e9
@@ -79,6 +81,7 @@ CHIPS = {
             devices=1,
             host_chips=4,
             flops=275e12,
+            eight_bit_speed=1.0,
             hbm_bytes=int(30.75 * GiB),  # of 32
             hbm_bandwidth=1228e9,
             link_bandwidth=50e9,  # 2,400 Gb/s over six links

@@ -26,10 +26,14 @@ class Shape(NamedTuple):
     space: int
 
     @property
-    def bytes(self) -> float:
+    def bits(self) -> int:
+        """Bits of an element."""
         bits = re.search(r"\d+", self.dtype)
-        width = {"pred": 1.0, "token": 0.0, "opaque": 0.0}.get(self.dtype)
-        return math.prod(self.dims) * (width if width is not None else int(bits[0]) / 8 if bits else 0.0)
+        return 8 if self.dtype == "pred" else int(bits[0]) if bits else 0
+
+    @property
+    def bytes(self) -> float:
+        return math.prod(self.dims) * self.bits / 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,6 +292,17 @@ class Program:
             for computation, times, _ in self.executions
             for instruction in self.computations[computation].values()
             if instruction.opcode in ("dot", "convolution")
+        )
+
+    @functools.cached_property
+    def eight_bit_flops(self) -> float:
+        """The part of product_flops whose operands have eight bits."""
+        return sum(
+            times * self._dot_flops(computation, instruction)
+            for computation, times, _ in self.executions
+            for instruction in self.computations[computation].values()
+            if instruction.opcode in ("dot", "convolution")
+            and all(self.computations[computation][name].shapes[0].bits == 8 for name in instruction.operands[:2])
         )
 
     def _dot_flops(self, computation: str, instruction: Instruction) -> float:

@@ -63,8 +63,9 @@ def bound(program: Program, collectives: Collectives, placement: Placement) -> d
         total += times * collective.bytes
     one_slice = [device for device in placement.coordinates if device[0] == placement.coordinates[0][0]]
     all_links = total / topology.send_bandwidth(one_slice)
+    saved = program.eight_bit_flops * (1 - 1 / topology.chip.eight_bit_speed)
     return {
-        "compute": (program.product_flops + program.attention_flops) / topology.flops,
+        "compute": (program.product_flops + program.attention_flops - saved) / topology.flops,
         "memory": memory_bytes(program) / topology.hbm_bandwidth,
         "interconnect": max(all_links, *by_axes.values()) if by_axes else 0.0,
         "host": host_bytes(program) / topology.host_bandwidth,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from codellama_jax.config.run import Config
+from codellama_jax.planning import calibration
 from codellama_jax.planning.chips import Topology
 
 
@@ -82,7 +83,8 @@ def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, for
             "chip_hours": estimated * result["steps"] * slice_.chips / 3600,
             "program_bytes": analysis["program_bytes"],
         }
-        if published := slice_.chip.published_mfu:
-            result["published_mfu"] = list(published)
-            result["estimate_over_published"] = [mfu / published[1] - 1, mfu / published[0] - 1]
+        ratios, speed = calibration.ratios(slice_.chip.name), result["estimated_tokens_per_second_per_chip"]
+        result["measured_over_estimated"] = list(ratios)
+        result["measured_on_this_chip"] = slice_.chip.name in calibration.RATIOS
+        result["expected_tokens_per_second_per_chip"] = [speed * min(ratios), speed * max(ratios)]
     return result

@@ -93,14 +93,13 @@ def _evaluation(cost: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _accuracy(result: dict[str, Any]) -> list[str]:
     """What is known about the accuracy of the estimate."""
-    if "published_mfu" not in result:
-        return ["not measured; no published run on this chip is known for comparison"]
-    low, high = result["published_mfu"]
-    published = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
-    difference = " to ".join(f"{part:+.0%}" for part in dict.fromkeys(result["estimate_over_published"]))
+    ratios = result["measured_over_estimated"]
+    low, high = result["expected_tokens_per_second_per_chip"]
+    chips = "this chip" if result["measured_on_this_chip"] else "other chips"
     return [
-        f"not measured; published runs on this chip reach {published} MFU,",
-        f"the estimate differs from them by {difference}",
+        f"not measured; published runs on {chips} have {min(ratios):.2f} to {max(ratios):.2f} of their estimated speed"
+        f" ({len(ratios)} runs),",
+        f"which would be {low:,.0f} to {high:,.0f} tokens/s/chip here",
     ]
 
 

@@ -13,9 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from codellama_jax.attention import make_attend
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Stage
-from codellama_jax.kernels import cpu_products
+from codellama_jax.kernels import cpu_products, quantized_products
 from codellama_jax.model import rope
-from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims
+from codellama_jax.model.llama import Decoder, Product, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.optimizer import learning_rate, make_optimizer
@@ -97,7 +97,9 @@ def make_loss(
     if mesh and mesh.shape["tensor"] > 1:
         config = dataclasses.replace(config, ffn_parts=1)  # a part would be on only some of the devices of the axis
     platform = mesh.devices.flat[0].platform if mesh else ""
-    product = cpu_products.einsum if mesh and mesh.size == 1 and platform == "cpu" else jnp.einsum
+    product: Product = cpu_products.einsum if mesh and mesh.size == 1 and platform == "cpu" else jnp.einsum
+    if config.product_dtype:
+        product = quantized_products.make_einsum(config.product_dtype, product, native=platform == "tpu")
     rotate = rope.rotate_by_product if platform == "tpu" else rope.rotate
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:

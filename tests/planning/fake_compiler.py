@@ -24,7 +24,7 @@ def load(*bindings, stage="code", size="7b"):
 class FakeCompiler:
     """A step needs 160 GiB on a v5p of 64 chips; less on more chips, with more micro-batches and with full remat."""
 
-    def __init__(self, progress=None):
+    def __init__(self, progress=None, libtpu_bundle=None):
         self.requests = []
 
     def analyze(self, config, slice_, *, estimate=True, forward=False):

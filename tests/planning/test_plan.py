@@ -69,7 +69,7 @@ def test_the_table_labels_bound_and_estimate(fake, capsys):
         "fsdp 64",
         "BOUND",
         "ESTIMATE",
-        "65% to 70%",
+        "of their estimated speed",
         "not measured",
         "119,209 steps",
     ):

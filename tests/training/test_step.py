@@ -219,3 +219,27 @@ def test_loss_falls_on_a_repeated_batch():
             state, metrics = step(state, batch())
             losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0] - 2
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8"])
+def test_quantised_products_learn_and_are_the_same_on_a_mesh(dtype):
+    """One batch, again and again: the loss falls as with exact products, and does not depend on the devices."""
+    config = dataclasses.replace(TINY, product_dtype=dtype)
+
+    def losses(config, mesh_shape, devices=None):
+        mesh = sharding.make_mesh(mesh_shape, devices=devices)
+        with jax.set_mesh(mesh):
+            shardings = state_shardings(config, make_optimizer(SETTINGS, STAGE.steps), mesh)
+            state = jax.device_put(initial_state(), shardings)
+            step = jax.jit(make_train_step(config, STAGE, SETTINGS, True, STREAMS, mesh))
+            logged = []
+            for _ in range(8):
+                state, metrics = step(state, sharding.put_batch(mesh, batch()))
+                logged.append(float(metrics["loss"]))
+        return np.array(logged)
+
+    exact, quantised = losses(TINY, Mesh(), ONE), losses(config, Mesh(), ONE)
+    assert quantised[-1] < quantised[0] - 0.3
+    assert 0 < np.abs(quantised - exact).max() < 0.02
+    # a number at the boundary between two roundings may go either way
+    np.testing.assert_allclose(losses(config, Mesh(fsdp=4, tensor=2)), quantised, atol=2e-3)
