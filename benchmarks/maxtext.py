@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from codellama_jax.planning import roofline  # noqa: E402
 from codellama_jax.planning.aot_compile import compiler_environment, heap_bytes  # noqa: E402
+from codellama_jax.planning.attention_kernels import attention_flops  # noqa: E402
 from codellama_jax.planning.chips import GiB, Topology, topology  # noqa: E402
 from codellama_jax.planning.collectives import Collectives  # noqa: E402
 from codellama_jax.planning.hlo import Program  # noqa: E402
@@ -191,7 +192,7 @@ def maxtext(python: Path, slice_: Topology, settings: tuple[str, ...]) -> dict[s
         raise SystemExit(f"MaxText's program cannot be compared: heap {peak}, loops {program.unknown_loops}")
     return {
         "peak_bytes": peak,
-        "compiled_flops": (program.product_flops + program.attention_flops) * slice_.devices,
+        "compiled_flops": (program.product_flops + attention_flops(program)) * slice_.devices,
         "memory_bytes": memory_bytes(program),
         # its other axes have size 1
         "collective_bytes": roofline.bytes_sent(Collectives(program, {"fsdp": slice_.devices})),

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from codellama_jax.kernels import splash_cycles  # noqa: E402
 from codellama_jax.planning.aot_compile import compiler_environment, require_compiler  # noqa: E402
+from codellama_jax.planning.attention_kernels import PRODUCTS  # noqa: E402
 from codellama_jax.planning.chips import Topology, topology  # noqa: E402
-from codellama_jax.planning.hlo import KERNEL_PRODUCTS  # noqa: E402
 
 SLICES = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 BLOCKS = (256, 512, 1024, 2048)
@@ -66,7 +66,7 @@ def count(slice_: Topology, block: int, masked: bool) -> dict[str, dict[str, int
             return {}
         texts = {
             phase: path.read_text(encoding="utf-8")
-            for phase in KERNEL_PRODUCTS
+            for phase in PRODUCTS
             for path in Path(folder).glob(f"*splash_mha_{phase}*final_bundles.txt")
             if "schedule-analysis" not in path.name
         }
@@ -75,7 +75,7 @@ def count(slice_: Topology, block: int, masked: bool) -> dict[str, dict[str, int
     counted = {}
     for phase, text in sorted(texts.items()):
         cycles = parse(text)
-        products = KERNEL_PRODUCTS[phase] * 2 * block**2 * HEAD_DIM
+        products = PRODUCTS[phase] * 2 * block**2 * HEAD_DIM
         counted[phase] = cycles | {"block": max(cycles["block"], round(products / peak))}
     return counted
 

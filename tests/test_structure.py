@@ -203,10 +203,11 @@ def wheel(tmp_path_factory) -> Path:
     return file
 
 
-def test_the_wheel_has_every_source_gin_and_web_file(wheel):
+def test_the_wheel_has_every_source_gin_web_and_table_file(wheel):
     expected = {str(path.relative_to(ROOT)) for path in SOURCE}
     expected |= {f"codellama_jax/{path.relative_to(ROOT)}" for path in (ROOT / "gin").rglob("*.gin")}
     expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "codellama_jax/serving/web").iterdir()}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "codellama_jax/kernels").glob("*.json")}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected
 

@@ -28,7 +28,7 @@ from codellama_jax.config import gin_files
 from codellama_jax.config.data import STREAMS
 from codellama_jax.config.run import PARTS, Config, operative_text
 from codellama_jax.errors import EXIT_USAGE, UserError
-from codellama_jax.planning import libtpu_flags, roofline
+from codellama_jax.planning import attention_kernels, libtpu_flags, roofline
 from codellama_jax.planning.chips import Topology, topology
 from codellama_jax.planning.collectives import Collectives
 from codellama_jax.planning.hlo import Program
@@ -46,6 +46,7 @@ SOURCES = (
     *("model", "kernels", "sharding.py", "attention.py", "config/model.py", "config/training.py"),
     *(f"training/{name}.py" for name in ("loss", "optimizer", "step")),
     *(f"planning/{name}.py" for name in ("chips", "collectives", "aot_compile", "roofline", "hlo", "memory_traffic")),
+    "planning/attention_kernels.py",
 )
 SERVING_SOURCES = ("generation", "config/generation.py", "planning/serving_programs.py")
 
@@ -195,8 +196,8 @@ def _analyze(text: Path, slice_: Topology, step: dict[str, Any], estimate: bool)
     placement = roofline.Placement(slice_, step["coordinates"])
     return {
         "product_flops": program.product_flops,
-        "attention_flops": program.attention_flops,
-        "attention_blocks": {kernel.phase: kernel.block for _, kernel in program.kernels},
+        "attention_flops": attention_kernels.attention_flops(program),
+        "attention_blocks": {kernel.phase: kernel.block for _, kernel in attention_kernels.kernels(program)},
         "memory_bytes": memory_bytes(program),
         "collective_bytes": roofline.bytes_sent(collectives),
         "bound": roofline.bound(program, collectives, placement),

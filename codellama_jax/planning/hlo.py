@@ -72,42 +72,6 @@ class Instruction:
         return int(match[1]) if match and int(match[1]) < 2**62 else 0
 
 
-# Number of matrix products of queries x keys x head size in each phase of splash attention. Forward: scores and
-# output. dq: scores, gradient of the weights, gradient of the queries. dkv: scores, gradients of weights, keys and
-# values; and of the queries if it is fused with dq.
-KERNEL_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
-_KERNEL_NAME = re.compile(r"splash_m[hq]a_(fwd|dq|dkv)")
-
-
-class Kernel(NamedTuple):
-    """An attention kernel: causal attention of all heads of all sequences on a device.
-
-    Attributes:
-        phase: "fwd", "dq" or "dkv".
-        products: number of matrix products of queries x keys x head size.
-        masked: whether it has segment ids.
-        block: number of queries and of keys in a block; 0: not known.
-        heads, kv_heads: their numbers, times that of sequences.
-        queries, keys: their numbers. With fewer queries than keys, the queries are a balanced shard.
-        head_dim: channels of a head.
-    """
-
-    phase: str
-    products: int
-    masked: bool
-    block: int
-    heads: int
-    kv_heads: int
-    queries: int
-    keys: int
-    head_dim: int
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of the products over the causal half of the scores."""
-        return self.products * 2.0 * self.heads * self.queries * self.head_dim * self.keys / 2
-
-
 MAX_TRIPS = 100_000  # a loop with more trips is reported in unknown_loops
 
 _ARITHMETIC: dict[str, Callable[..., int]] = {
@@ -312,48 +276,6 @@ class Program:
             contracted = math.prod(left[dim] for dim in instruction.integers("lhs_contracting_dims"))
             return 2.0 * math.prod(result) * contracted
         return _convolution_flops(instruction, left, right, result)
-
-    def kernel(self, computation: str, instruction: Instruction) -> Kernel | None:
-        """The attention kernel that an instruction runs; None for other instructions.
-
-        A kernel is opaque to XLA. Its first two large operands are the queries [.., H, S, K] and the keys
-        [.., G, T, K]; JAX writes its settings into its metadata.
-        """
-        name = _KERNEL_NAME.match(instruction.name)
-        if instruction.target != "tpu_custom_call" or name is None:
-            return None
-        phase, settings = name[1], instruction.text.replace("\\", "")
-        suffix = "" if phase == "fwd" else f"_{phase}"
-        block = re.search(rf'"block_q{suffix}": (\d+)', settings)
-        operands = [self.computations[computation][name] for name in instruction.operands]
-        shapes = [operand.shapes[0] for operand in operands]
-        queries, keys = [shape.dims for shape in shapes if len(shape.dims) >= 3 and shape.dtype[0] in "bf"][:2]
-        return Kernel(
-            phase=phase,
-            products=KERNEL_PRODUCTS[phase] + (phase == "dkv" and '"use_fused_bwd_kernel": true' in settings),
-            masked="segmented" in instruction.name,
-            block=int(block[1]) if block else 0,
-            heads=math.prod(queries[:-2]),
-            kv_heads=math.prod(keys[:-2]),
-            queries=queries[-2],
-            keys=keys[-2],
-            head_dim=queries[-1],
-        )
-
-    @functools.cached_property
-    def kernels(self) -> list[tuple[float, Kernel]]:
-        """All attention kernels, each with its number of executions."""
-        return [
-            (times, kernel)
-            for computation, times, _ in self.executions
-            for instruction in self.computations[computation].values()
-            if instruction.opcode == "custom-call" and (kernel := self.kernel(computation, instruction))
-        ]
-
-    @property
-    def attention_flops(self) -> float:
-        """FLOPs of all attention kernels."""
-        return sum(times * kernel.flops for times, kernel in self.kernels)
 
 
 def _instruction(line: str) -> Instruction:

@@ -13,14 +13,11 @@ when its result is needed.
 import collections
 import dataclasses
 
-from codellama_jax.kernels import splash_cycles
+from codellama_jax.planning import attention_kernels
 from codellama_jax.planning.chips import Topology
 from codellama_jax.planning.collectives import Collective, Collectives
-from codellama_jax.planning.hlo import HOST_MEMORY, KERNEL_PRODUCTS, Instruction, Kernel, Program
+from codellama_jax.planning.hlo import HOST_MEMORY, Instruction, Program
 from codellama_jax.planning.memory_traffic import host_bytes, memory_bytes
-
-# Part of the peak at which a kernel runs that is not in the table: about what the table has for blocks of 512 on v5p.
-UNKNOWN_KERNEL_EFFICIENCY = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +62,7 @@ def bound(program: Program, collectives: Collectives, placement: Placement) -> d
     all_links = total / topology.send_bandwidth(one_slice)
     saved = program.eight_bit_flops * (1 - 1 / topology.chip.eight_bit_speed)
     return {
-        "compute": (program.product_flops + program.attention_flops - saved) / topology.flops,
+        "compute": (program.product_flops + attention_kernels.attention_flops(program) - saved) / topology.flops,
         "memory": memory_bytes(program) / topology.hbm_bandwidth,
         "interconnect": max(all_links, *by_axes.values()) if by_axes else 0.0,
         "host": host_bytes(program) / topology.host_bandwidth,
@@ -101,8 +98,8 @@ class _Replay:
                 times = program.trips(computation, instruction) if instruction.opcode == "while" else 1
                 slowest = max(inner, key=lambda parts: sum(parts.values()))
                 parts = {part: seconds + times * slowest[part] for part, seconds in parts.items()}
-            elif kernel := program.kernel(computation, instruction):
-                parts["attention"] += kernel_seconds(kernel, topology)
+            elif kernel := attention_kernels.kernel(program, computation, instruction):
+                parts["attention"] += attention_kernels.seconds(kernel, topology)
             elif role := self._collectives.role_of(computation, instruction):
                 event, key, collective = role
                 now = sum(parts.values())
@@ -127,25 +124,6 @@ class _Replay:
         if any(shape.space == HOST_MEMORY for shape in arrays):
             return "host", arrays[0].bytes / topology.host_bandwidth
         return "memory", sum(shape.bytes for shape in arrays if shape.space == 0) / topology.hbm_bandwidth
-
-
-def kernel_seconds(kernel: Kernel, topology: Topology) -> float:
-    """Seconds of an attention kernel on a device, whose cores share its heads."""
-    cycles = splash_cycles.cycles(
-        topology.chip.name,
-        kernel.phase,
-        kernel.block or splash_cycles.DEFAULT_BLOCK,
-        masked=kernel.masked,
-        queries=kernel.queries,
-        keys=kernel.keys,
-        heads=kernel.heads,
-        kv_heads=kernel.kv_heads,
-        head_dim=kernel.head_dim,
-    )
-    if cycles is None:
-        return kernel.flops / topology.flops / UNKNOWN_KERNEL_EFFICIENCY
-    ratio = kernel.products / KERNEL_PRODUCTS[kernel.phase]  # a fused backward kernel has more products
-    return ratio * cycles / topology.chip.cores / topology.chip.clock
 
 
 def _core_callees(program: Program, instruction: Instruction) -> list[str]:

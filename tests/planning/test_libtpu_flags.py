@@ -43,6 +43,7 @@ PROGRAM = """
 def compile_with(slice_: str, flags: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", ""), str(COMPILER)])
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "LIBTPU_INIT_ARGS": flags}
+    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # other tests compile at the same time
     environment |= {"PYTHONPATH": path, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-128"}
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), slice_]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from codellama_jax.planning import roofline
+from codellama_jax.planning import attention_kernels, roofline
 from codellama_jax.planning.chips import topology
 from codellama_jax.planning.collectives import Collectives
-from codellama_jax.planning.hlo import Kernel, Program
+from codellama_jax.planning.hlo import Program
 
 SCHEDULE = """HloModule m
 %body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
@@ -112,8 +112,8 @@ ENTRY %main (q: bf16[2,8,4096,128], k: bf16[2,2,8192,128], m: s8[1,8,8]) -> f32[
 }}
 """
     program = Program(text)
-    kernel = program.kernel("main", program.roots["main"])
-    assert kernel == Kernel(phase, products, masked, block, 16, 4, 4096, 8192, 128)
-    assert program.attention_flops == products * 16 * 4096 * 8192 * 128
+    kernel = attention_kernels.kernel(program, "main", program.roots["main"])
+    assert kernel == attention_kernels.Kernel(phase, products, masked, block, 16, 4, 4096, 8192, 128)
+    assert attention_kernels.attention_flops(program) == products * 16 * 4096 * 8192 * 128
     slice_ = topology("v5p:2x2x1")
-    assert kernel.flops / slice_.flops < roofline.kernel_seconds(kernel, slice_) < 3 * kernel.flops / slice_.flops
+    assert kernel.flops / slice_.flops < attention_kernels.seconds(kernel, slice_) < 3 * kernel.flops / slice_.flops
