@@ -6,7 +6,7 @@
 # make test    all tests (under 15 minutes on two cores)
 # make lint    ruff, mypy, import-linter and codespell
 # make setup   only installs the environment
-# make pods    compiles every stage of every size for every chip and writes docs/pods.md (half an hour)
+# make pods    compiles every stage of every size for every chip and writes docs/pods.md (1.5 hours)
 # make bench   runs benchmarks against other programs and writes their result files (half an hour); without arguments,
 #              prints what they need
 # make faults  tests kills, lost hosts, damaged files and full disks, measures the cost of saving, and writes the result

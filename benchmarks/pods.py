@@ -1,6 +1,6 @@
 """Memory and cost of every stage and size on every TPU generation: writes docs/pods.md.
 
-    make pods                                    takes half an hour on two cores; compiled steps are cached
+    make pods                                    takes an hour and a half on two cores; compiled steps are cached
 
 Every row is the real train step, compiled for the slice by XLA's TPU compiler (codellama_jax/planning). Nothing is
 measured. On the slice named in its size file, a stage has the settings of that file. On other slices, remat policies
@@ -52,9 +52,7 @@ ESTIMATES = (
     *((size, "lcft", OWN[size], "") for size in ("7b", "70b")),
     *(("7b", "code", "v6e:8x8", dtype) for dtype in ("", "int8")),
     ("34b", "code", "v6e:16x16", ""),
-    *(("7b", "code", "v5e:16x16", dtype) for dtype in ("", "int8")),
-    ("34b", "code", "v5e:16x16", ""),
-    *(("7b", "code", "tpu7x:4x4x4", dtype) for dtype in ("", "float8")),
+    ("7b", "code", "v5e:16x16", ""),
 )
 # half of the chips of SLICES
 HALF_SLICES = (
