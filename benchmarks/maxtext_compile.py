@@ -6,6 +6,7 @@ MaxText is not imported: it runs in its own environment.
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -103,8 +104,8 @@ def compile_step(python: Path, slice_: Topology, settings: Sequence[str], folder
 
 def _compile(python: Path, slice_: Topology, settings: Sequence[str], folder: Path, flags: str) -> float:
     """Compiles a step, and returns the seconds that it takes."""
-    for file in folder.glob("*jit_train_step*"):  # of another step
-        file.unlink()
+    for path in folder.glob("*jit_train_step*"):  # of another step
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     environment = {**compiler_environment(slice_, folder), "LIBTPU_INIT_ARGS": flags}
     environment.pop("PYTHONPATH", None)  # it contains this project
     origin = subprocess.run(

@@ -27,7 +27,7 @@ class Kernel(NamedTuple):
         phase: "fwd", "dq" or "dkv".
         products: number of matrix products of queries x keys x head size.
         masked: whether it has segment ids.
-        block: number of queries and of keys in a block; 0: not known.
+        block: number of queries and of keys in a block; their geometric mean if they differ; 0: not known.
         heads, kv_heads: their numbers, times that of sequences.
         queries, keys: their numbers. With fewer queries than keys, the queries are a balanced shard.
         head_dim: channels of a head.
@@ -60,14 +60,16 @@ def kernel(program: Program, computation: str, instruction: Instruction) -> Kern
         return None
     phase, settings = name[1], instruction.text.replace("\\", "")
     suffix = "" if phase == "fwd" else f"_{phase}"
-    block = re.search(rf'"block_q{suffix}": (\d+)', settings)
+    blocks = [re.search(rf'"block_{side}{suffix}": (\d+)', settings) for side in ("q", "kv")]
     shapes = [program.computations[computation][name].shapes[0] for name in instruction.operands]
     queries, keys = [shape.dims for shape in shapes if len(shape.dims) >= 3 and shape.dtype[0] in "bf"][:2]
+    # fused with dq, its first result is dq, once for each block of keys
+    is_fused = phase == "dkv" and len(instruction.shapes[0].dims) > len(queries)
     return Kernel(
         phase=phase,
-        products=PRODUCTS[phase] + (phase == "dkv" and '"use_fused_bwd_kernel": true' in settings),
+        products=PRODUCTS[phase] + is_fused,
         masked="segmented" in instruction.name,
-        block=int(block[1]) if block else 0,
+        block=round(math.prod(int(block[1]) if block else 0 for block in blocks) ** 0.5),
         heads=math.prod(queries[:-2]),
         kv_heads=math.prod(keys[:-2]),
         queries=queries[-2],

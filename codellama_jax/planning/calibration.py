@@ -9,8 +9,8 @@ estimates are slower: Llama 2 70B on v5p then ran at 1.06 times its estimate, an
 RATIOS: dict[str, tuple[float, ...]] = {
     "v5e": (1.017,),  # 32B on v5e-256
     "v5p": (0.901, 0.965),  # Llama 2 70B on v5p-512, Llama 3.1 405B on v5p-1024
-    "v6e": (0.870, 1.038),  # Llama 2 70B and Llama 3.1 8B on v6e-256
-    "tpu7x": (0.948,),  # Llama 3.1 70B on tpu7x-128
+    "v6e": (0.866, 1.062),  # Llama 2 70B and Llama 3.1 8B on v6e-256
+    "tpu7x": (0.964,),  # Llama 3.1 70B on tpu7x-128
 }
 
 

@@ -56,10 +56,12 @@ def test_analysis_of_a_small_step(tiny_analysis):
 
 def test_flops_equal_those_counted_by_hand(tiny_analysis):
     """Per weight and token: forward 2, backward 4, recomputation 2. Two products are not recomputed: w2, whose output
-    the backward pass does not need, and the head, whose gradient is computed with the loss."""
+    the backward pass does not need, and the head, whose gradient is computed with the loss. The rotation of queries and
+    keys is a product with a permutation of the head's channels, once in each of three passes."""
     llama, tokens = load(*TINY, size="local").llama, 8_192
     attention = 2 * llama.dim * llama.head_dim * (llama.heads + llama.kv_heads)
     layer = 8 * (attention + 2 * llama.dim * llama.ffn_dim) + 6 * llama.dim * llama.ffn_dim
+    layer += 3 * 2 * llama.head_dim**2 * (llama.heads + llama.kv_heads)
     flops = tokens * (llama.layers * layer + 6 * llama.dim * llama.vocab_size) / 4
     assert tiny_analysis[0]["product_flops"] == pytest.approx(flops, rel=1e-3)
     # two products in each of two forward passes, and seven in the backward pass, over half of the scores

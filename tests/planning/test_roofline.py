@@ -90,25 +90,25 @@ def test_copies_wait_for_one_another_and_cost_what_is_not_hidden():
 
 
 METADATA = r"""frontend_attributes={kernel_metadata={
-"xprof_metadata":"{\\"block_q\\": 1024, \\"block_q_dkv\\": 512, \\"use_fused_bwd_kernel\\": %s}"}}"""
+"xprof_metadata":"{\"block_q\": 2048, \"block_kv\": 512, \"block_q_dkv\": 512, \"block_kv_dkv\": 512}"}}"""
 
 
 @pytest.mark.parametrize(
-    "name, fused, phase, products, masked, block",
+    "name, result, phase, products, masked, block",
     [
-        ("splash_mha_fwd_residuals.1", "false", "fwd", 2, False, 1024),
-        ("splash_mha_fwd_segmented_no_residuals", "false", "fwd", 2, True, 1024),
-        ("splash_mha_dkv_no_residuals.3", "true", "dkv", 5, False, 512),
-        ("splash_mqa_dkv_segmented_no_residuals.3", "false", "dkv", 4, True, 512),
+        ("splash_mha_fwd_residuals.1", "bf16[2,8,4096,128]", "fwd", 2, False, 1024),
+        ("splash_mha_fwd_segmented_no_residuals", "bf16[2,8,4096,128]", "fwd", 2, True, 1024),
+        ("splash_mha_dkv_no_residuals.3", "bf16[8,2,8,4096,128]", "dkv", 5, False, 512),
+        ("splash_mqa_dkv_segmented_no_residuals.3", "bf16[2,2,8192,128]", "dkv", 4, True, 512),
     ],
 )
-def test_kernels_are_recognised_by_name_and_metadata(name, fused, phase, products, masked, block):
+def test_kernels_are_recognised_by_name_result_and_metadata(name, result, phase, products, masked, block):
     text = f"""HloModule m
 ENTRY %main (q: bf16[2,8,4096,128], k: bf16[2,2,8192,128], m: s8[1,8,8]) -> f32[8] {{
   %q = bf16[2,8,4096,128] parameter(0)
   %k = bf16[2,2,8192,128] parameter(1)
   %m = s8[1,8,8] parameter(2)
-  ROOT %{name} = f32[8] custom-call(%m, %q, %k), custom_call_target="tpu_custom_call", {METADATA % fused}
+  ROOT %{name} = {result} custom-call(%m, %q, %k), custom_call_target="tpu_custom_call", {METADATA}
 }}
 """
     program = Program(text)
