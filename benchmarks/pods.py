@@ -12,6 +12,7 @@ import argparse
 import datetime
 import importlib.metadata
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +168,14 @@ def estimates(compilers: dict[str, Compiler], progress: Progress) -> list[str]:
         if stage == "code" and not dtype:
             plain = summarize(config, slice_, compilers[NONE].analyze(config, slice_))
             without = f"{plain['estimated_seconds']:.2f}" if plain["fits"] else "does not fit"
-        low, high = result["expected_tokens_per_second_per_chip"]
+        expected = " to ".join(
+            f"{speed:,.0f}" for speed in dict.fromkeys(result["expected_tokens_per_second_per_chip"])
+        )
         lines.append(
             f"| {size} | {stage} | {name} | {dtype or 'bfloat16'}"
             f" | {' '.join(f'`--gin.{binding}`' for binding in change.bindings)} | {without}"
             f" | {result['estimated_seconds']:.2f} | {result['estimated_mfu']:.1%}"
-            f" | {result['estimated_tokens_per_second_per_chip']:,.0f} | {low:,.0f} to {high:,.0f}"
+            f" | {result['estimated_tokens_per_second_per_chip']:,.0f} | {expected}"
             f" | {result['days']:.1f} | {result['chip_hours']:,.0f} |"
         )
     return lines
@@ -250,8 +253,11 @@ the learning rate and the number of steps. The paper has no `python_code` and no
 
 From `plan` without `--no_estimate`. The estimate adds up the compiler's cycle estimates of all instructions in the
 order of its schedule, the cycles of attention kernels (benchmarks/splash_cycles.py), and the part of collectives and
-copies that is exposed, at the bandwidth of the links and of the memory. {accuracy} "Expected" is the estimate times
-these ratios.
+copies that is exposed, at the bandwidth of the links and of the memory.
+
+{accuracy}
+"Expected" is the estimate times the smallest and the largest of these ratios
+([benchmarks/calibration.md](../benchmarks/calibration.md)).
 
 Flags are those of the bundle `fast`, which planner and launcher use (launching.md); `--libtpu_bundle=none` is without.
 Products in int8 and float8 are `Llama.product_dtype`; MFU is relative to the peak in bfloat16.
@@ -261,8 +267,8 @@ Products in int8 and float8 are `Llama.product_dtype`; MFU is relative to the pe
 ### What the flags are worth
 
 The bundle against none is the ratio of the two columns of seconds. On v5p and v6e it has gathers and reductions on the
-sparse cores and more on-chip memory for the tiles of products; on v5e and tpu7x only the latter; v4 has no bundle,
-because neither changes its program.
+sparse cores and more on-chip memory for the tiles of products; on v5e and tpu7x only the latter; on v4 it has nothing,
+because neither makes the program faster.
 
 ## Half of the chips
 
@@ -304,7 +310,7 @@ def main() -> None:
         libtpu=importlib.metadata.version("libtpu"),
         rows="\n".join(rows),
         unfit=fit,
-        accuracy=calibration.accuracy(),
+        accuracy="\n".join(textwrap.wrap(calibration.accuracy(), 118)),
         estimates="\n".join(estimates(compilers, progress)),
         moments=" ".join(f"--gin.{binding}" for binding in EIGHT_BIT_MOMENTS),
         half="\n".join(half_slices(compiler, progress)),
