@@ -24,9 +24,11 @@ from maxtext_compile import Step, compile_step, versions  # also makes codellama
 from result_file import paragraph
 
 from codellama_jax.planning.chips import GiB, Topology, topology
+from codellama_jax.planning.libtpu_flags import FLAGS
 
 # Groups of compiler flags as in MaxText's benchmarks/xla_flags_library.py.
-SCOPED_MEMORY = ("xla_tpu_scoped_vmem_limit_kib=98304",)
+ON_CHIP_MEMORY = "xla_tpu_scoped_vmem_limit_kib"
+SCOPED_MEMORY = (f"{ON_CHIP_MEMORY}=98304",)
 ASYNC_ALL_GATHER = (
     "xla_tpu_enable_async_collective_fusion=true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
@@ -67,7 +69,7 @@ HOST_OFFLOAD = (
     "xla_latency_hiding_scheduler_rerun=2",
 )
 IRONWOOD = (
-    "xla_tpu_scoped_vmem_limit_kib=61440",
+    f"{ON_CHIP_MEMORY}=61440",
     "xla_tpu_bf16_emission_mode=NATIVE_EMISSION",
     "xla_tpu_enable_sparse_core_collective_offload_all_reduce=true",
     "xla_tpu_use_single_sparse_core_for_all_gather_offload=true",
@@ -234,11 +236,12 @@ RUNS = (
 
 # The runs without a flag for on-chip memory, with that of the bundle "fast" of planning/libtpu_flags.py. The compiler's
 # default may have been another one when they were measured.
-WITH_ON_CHIP_MEMORY = (
-    dataclasses.replace(
-        RUNS[0], name="Llama 2 70B, on-chip memory", flags=(*RUNS[0].flags, "xla_tpu_scoped_vmem_limit_kib=49152")
-    ),
-    dataclasses.replace(RUNS[4], name="MaxText 32B, on-chip memory", flags=(*RUNS[4].flags, *SCOPED_MEMORY)),
+WITH_ON_CHIP_MEMORY = tuple(
+    dataclasses.replace(run, name=f"{run.name}, on-chip memory", flags=(*run.flags, flag.removeprefix("--")))
+    for run in RUNS
+    if not any(flag.startswith(ON_CHIP_MEMORY) for flag in run.flags)
+    for flag in FLAGS[run.topology.chip.name]
+    if flag.startswith(f"--{ON_CHIP_MEMORY}")
 )
 
 # Flags that libtpu 0.0.50.1 does not accept, and what is passed instead.

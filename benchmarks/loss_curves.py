@@ -57,7 +57,7 @@ def validation_losses(options: argparse.Namespace, name: str, seed: int) -> dict
     run = f"{name.replace(' ', '_')}-{options.steps}-{seed}"
     stage = options.run_dir.resolve() / run / "code"
     every = options.steps // 5
-    if not (stage / "metrics.jsonl").exists() or not (losses := read(stage)) or max(losses) < options.steps:
+    if max(read(stage), default=0) < options.steps:
         bindings = (
             *(f"CODE_STEPS={options.steps}", f"Evaluation.every={every}", f"Checkpoints.every={options.steps}"),
             *(f"Stage.seed={seed}", f"DataLoader.seed={seed}", "Evaluation.final_benchmarks=()"),
@@ -76,7 +76,9 @@ def validation_losses(options: argparse.Namespace, name: str, seed: int) -> dict
 
 
 def read(stage: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (stage / "evaluations.jsonl").read_text().splitlines()]
+    """The validation losses of a stage so far, by step."""
+    file = stage / "evaluations.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return {line["step"]: line["loss"] for line in lines if line["kind"] == "validation"}
 
 

@@ -53,7 +53,10 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
         kernel, kernel_spec = None, None
         if name == "splash":
             heads, kv_heads = heads // groups, kv_heads // groups
-            sizes = _splash_blocks(config, mesh, segments_BS is not None, length, heads, kv_heads)
+            shape = splash_cycles.Shape(
+                segments_BS is not None, length // context, length, heads, kv_heads, config.head_dim
+            )
+            sizes = _splash_blocks(config, mesh, shape)
             kernel = splash.kernel(heads, length, *sizes, context, interpret=platform == "cpu")
             kernel_spec = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
@@ -88,14 +91,11 @@ def make_attend(config: Llama, mesh: Mesh) -> Attend:
     return attend
 
 
-def _splash_blocks(config: Llama, mesh: Mesh, masked: bool, length: int, heads: int, kv_heads: int) -> tuple[int, int]:
+def _splash_blocks(config: Llama, mesh: Mesh, shape: splash_cycles.Shape) -> tuple[int, int]:
     """Block sizes of splash, forward and backward; those that are not set are the fastest of the chip."""
-    fastest = functools.partial(
-        splash_cycles.fastest_block, mesh.devices.flat[0].device_kind, masked=masked, heads=heads, kv_heads=kv_heads
-    )
-    shape = {"queries": length // mesh.shape["context"], "keys": length}
-    forward = config.splash_block or fastest(splash_cycles.FORWARD, **shape)
-    return forward, config.splash_block_backward or fastest(splash_cycles.BACKWARD, **shape)
+    fastest = functools.partial(splash_cycles.fastest_block, mesh.devices.flat[0].device_kind, shape=shape)
+    forward = config.splash_block or fastest(splash_cycles.FORWARD)
+    return forward, config.splash_block_backward or fastest(splash_cycles.BACKWARD)
 
 
 def _kernel(config: Llama, platform: str, length: int, context: int) -> str:

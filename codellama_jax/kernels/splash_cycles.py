@@ -12,6 +12,7 @@ the diagonal, `row` for each row of blocks. Phases are "fwd", "dq" and "dkv", an
 import functools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 GENERATIONS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
 FORWARD, BACKWARD = ("fwd",), ("dq", "dkv")
@@ -28,18 +29,25 @@ def divisor(limit: int, size: int) -> int:
     return max(b for b in range(min(limit, size), 0, -1) if size % b == 0 and (b % 128 == 0 or b == size))
 
 
-def cycles(
-    generation: str,
-    phase: str,
-    block: int,
-    *,
-    masked: bool,
-    queries: int,
-    keys: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int = 128,
-) -> float | None:
+class Shape(NamedTuple):
+    """Causal attention on a device.
+
+    Attributes:
+        masked: whether the kernel has segment ids.
+        queries, keys: their numbers. With fewer queries than keys, the queries are a balanced shard.
+        heads, kv_heads: their numbers, times that of sequences.
+        head_dim: channels of a head.
+    """
+
+    masked: bool
+    queries: int
+    keys: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def cycles(generation: str, phase: str, block: int, shape: Shape) -> float | None:
     """Cycles of a kernel on one core; None if the table does not have the generation or phase.
 
     A block size that is not in the table has the cycles of the nearest one, scaled by its area and length.
@@ -48,40 +56,39 @@ def cycles(
         generation: a name of GENERATIONS' values.
         phase: "fwd", "dq" or "dkv".
         block: number of queries and of keys in a block.
-        masked: the kernel has segment ids.
-        queries, keys: their numbers on a device. With fewer queries than keys, the queries are a balanced shard.
-        heads, kv_heads: their numbers, times that of sequences.
-        head_dim: channels of a head.
+        shape: what the kernel computes.
     """
-    entries = _table().get(generation, {}).get(phase + "_masked" * masked)
+    entries = _entries(generation, phase, shape)
     if not entries:
         return None
     nearest = min(entries, key=lambda size: abs(int(size) - block))
     ratio, counted = block / int(nearest), entries[nearest]
-    rows, columns = queries / block, keys / block
-    below = columns * (columns + 1) / 2 * queries / keys  # number of blocks on and below the diagonal
-    steps = heads * rows * columns * counted["step"]
-    starts = (kv_heads * columns if phase == "dkv" else heads * rows) * counted["row"] * ratio
-    return steps + starts + heads * below * counted["block"] * ratio**2 * head_dim / 128
+    rows, columns = shape.queries / block, shape.keys / block
+    below = columns * (columns + 1) / 2 * shape.queries / shape.keys  # number of blocks on and below the diagonal
+    steps = shape.heads * rows * columns * counted["step"]
+    starts = (shape.kv_heads * columns if phase == "dkv" else shape.heads * rows) * counted["row"] * ratio
+    return steps + starts + shape.heads * below * counted["block"] * ratio**2 * shape.head_dim / 128
 
 
-def fastest_block(
-    device_kind: str, phases: tuple[str, ...], *, masked: bool, queries: int, keys: int, heads: int, kv_heads: int
-) -> int:
+def fastest_block(device_kind: str, phases: tuple[str, ...], shape: Shape) -> int:
     """The block size with the fewest cycles in these phases together; DEFAULT_BLOCK if the table does not have them.
 
     Args:
         device_kind: as in jax.Device.
         phases: FORWARD or BACKWARD.
-        masked, queries, keys, heads, kv_heads: as in `cycles`.
+        shape: what the kernels compute.
     """
     generation = GENERATIONS.get(device_kind, "")
-    known = [_table().get(generation, {}).get(phase + "_masked" * masked, {}) for phase in phases]
-    sizes = sorted(int(size) for size in set.intersection(*map(set, known)))
-    sizes = sorted({divisor(size, queries) for size in sizes if divisor(size, queries) == divisor(size, keys)})
+    known = set.intersection(*(set(_entries(generation, phase, shape)) for phase in phases))
+    fitting = [divisor(int(size), shape.queries) for size in known]
+    fitting = [block for block, size in zip(fitting, known, strict=True) if block == divisor(int(size), shape.keys)]
+    return min(
+        sorted(fitting),
+        key=lambda block: sum(cycles(generation, phase, block, shape) or 0.0 for phase in phases),
+        default=DEFAULT_BLOCK,
+    )
 
-    def total(block: int) -> float:
-        shape = {"queries": queries, "keys": keys, "heads": heads, "kv_heads": kv_heads}
-        return sum(cycles(generation, phase, block, masked=masked, **shape) or 0.0 for phase in phases)
 
-    return min(sizes, key=total, default=DEFAULT_BLOCK)
+def _entries(generation: str, phase: str, shape: Shape) -> dict[str, dict[str, int]]:
+    """The table of a kernel, by block size; empty if there is none."""
+    return _table().get(generation, {}).get(phase + "_masked" * shape.masked, {})

@@ -44,9 +44,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # key of a cached analysis.
 SOURCES = (
     *("model", "kernels", "sharding.py", "attention.py", "config/model.py", "config/training.py"),
-    *(f"training/{name}.py" for name in ("loss", "optimizer", "step")),
-    *(f"planning/{name}.py" for name in ("chips", "collectives", "aot_compile", "roofline", "hlo", "memory_traffic")),
-    "planning/attention_kernels.py",
+    *(f"training/{name}.py" for name in ("loss", "moments", "optimizer", "step")),
+    *(f"planning/{name}.py" for name in ("chips", "hlo", "collectives", "memory_traffic", "attention_kernels")),
+    *("planning/aot_compile.py", "planning/roofline.py"),
 )
 SERVING_SOURCES = ("generation", "config/generation.py", "planning/serving_programs.py")
 

@@ -26,27 +26,20 @@ class Kernel(NamedTuple):
     Attributes:
         phase: "fwd", "dq" or "dkv".
         products: number of matrix products of queries x keys x head size.
-        masked: whether it has segment ids.
         block: number of queries and of keys in a block; their geometric mean if they differ; 0: not known.
-        heads, kv_heads: their numbers, times that of sequences.
-        queries, keys: their numbers. With fewer queries than keys, the queries are a balanced shard.
-        head_dim: channels of a head.
+        shape: what it computes.
     """
 
     phase: str
     products: int
-    masked: bool
     block: int
-    heads: int
-    kv_heads: int
-    queries: int
-    keys: int
-    head_dim: int
+    shape: splash_cycles.Shape
 
     @property
     def flops(self) -> float:
         """FLOPs of the products over the causal half of the scores."""
-        return self.products * 2.0 * self.heads * self.queries * self.head_dim * self.keys / 2
+        shape = self.shape
+        return self.products * 2.0 * shape.heads * shape.queries * shape.head_dim * shape.keys / 2
 
 
 def kernel(program: Program, computation: str, instruction: Instruction) -> Kernel | None:
@@ -68,13 +61,15 @@ def kernel(program: Program, computation: str, instruction: Instruction) -> Kern
     return Kernel(
         phase=phase,
         products=PRODUCTS[phase] + is_fused,
-        masked="segmented" in instruction.name,
         block=round(math.prod(int(block[1]) if block else 0 for block in blocks) ** 0.5),
-        heads=math.prod(queries[:-2]),
-        kv_heads=math.prod(keys[:-2]),
-        queries=queries[-2],
-        keys=keys[-2],
-        head_dim=queries[-1],
+        shape=splash_cycles.Shape(
+            masked="segmented" in instruction.name,
+            queries=queries[-2],
+            keys=keys[-2],
+            heads=math.prod(queries[:-2]),
+            kv_heads=math.prod(keys[:-2]),
+            head_dim=queries[-1],
+        ),
     )
 
 
@@ -95,17 +90,8 @@ def attention_flops(program: Program) -> float:
 
 def seconds(found: Kernel, topology: Topology) -> float:
     """Seconds of a kernel on a device, whose cores share its heads."""
-    cycles = splash_cycles.cycles(
-        topology.chip.name,
-        found.phase,
-        found.block or splash_cycles.DEFAULT_BLOCK,
-        masked=found.masked,
-        queries=found.queries,
-        keys=found.keys,
-        heads=found.heads,
-        kv_heads=found.kv_heads,
-        head_dim=found.head_dim,
-    )
+    block = found.block or splash_cycles.DEFAULT_BLOCK
+    cycles = splash_cycles.cycles(topology.chip.name, found.phase, block, found.shape)
     if cycles is None:
         return found.flops / topology.flops / UNKNOWN_EFFICIENCY
     ratio = found.products / PRODUCTS[found.phase]  # a fused backward kernel has more products

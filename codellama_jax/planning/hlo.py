@@ -249,25 +249,27 @@ class Program:
     # ---------------------------------------------------------------- products
 
     @functools.cached_property
+    def _products(self) -> list[tuple[float, int]]:
+        """FLOPs of all executions of each matrix product outside of kernels, and the bits of its wider operand."""
+        return [
+            (
+                times * self._dot_flops(computation, instruction),
+                max(self.computations[computation][name].shapes[0].bits for name in instruction.operands[:2]),
+            )
+            for computation, times, _ in self.executions
+            for instruction in self.computations[computation].values()
+            if instruction.opcode in ("dot", "convolution")
+        ]
+
+    @property
     def product_flops(self) -> float:
         """FLOPs of all matrix products except those in kernels."""
-        return sum(
-            times * self._dot_flops(computation, instruction)
-            for computation, times, _ in self.executions
-            for instruction in self.computations[computation].values()
-            if instruction.opcode in ("dot", "convolution")
-        )
+        return sum(flops for flops, _ in self._products)
 
-    @functools.cached_property
+    @property
     def eight_bit_flops(self) -> float:
         """The part of product_flops whose operands have eight bits."""
-        return sum(
-            times * self._dot_flops(computation, instruction)
-            for computation, times, _ in self.executions
-            for instruction in self.computations[computation].values()
-            if instruction.opcode in ("dot", "convolution")
-            and all(self.computations[computation][name].shapes[0].bits == 8 for name in instruction.operands[:2])
-        )
+        return sum(flops for flops, bits in self._products if bits == 8)
 
     def _dot_flops(self, computation: str, instruction: Instruction) -> float:
         left, right = (self.computations[computation][name].shapes[0].dims for name in instruction.operands[:2])

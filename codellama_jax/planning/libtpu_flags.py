@@ -36,12 +36,12 @@ _SPARSE_CORES = (
 
 # Three quarters of the on-chip memory of a core (v5p and tpu7x 64 MiB, v5e and v6e 128 MiB); v4 has no more than the
 # default. v5e has no sparse cores; v4's and tpu7x's programs do not change with the flags for them.
-BUNDLES: dict[str, dict[str, tuple[str, ...]]] = {
-    "v4": {FAST: ()},
-    "v5e": {FAST: _scratch(98_304)},
-    "v5p": {FAST: (*_SPARSE_CORES, *_scratch(49_152))},
-    "v6e": {FAST: (*_SPARSE_CORES, *_scratch(98_304))},
-    "tpu7x": {FAST: _scratch(49_152)},
+FLAGS: dict[str, tuple[str, ...]] = {
+    "v4": (),
+    "v5e": _scratch(98_304),
+    "v5p": (*_SPARSE_CORES, *_scratch(49_152)),
+    "v6e": (*_SPARSE_CORES, *_scratch(98_304)),
+    "tpu7x": _scratch(49_152),
 }
 
 
@@ -58,7 +58,7 @@ def libtpu_init_args(chip: Chip, bundle: str = FAST) -> str:
     """
     if override := os.environ.get("LIBTPU_INIT_ARGS"):
         return override
-    bundles = BUNDLES[chip.name] | {NONE: ()}
+    bundles = {FAST: FLAGS[chip.name], NONE: ()}
     if bundle not in bundles:
-        raise UserError(f"--libtpu_bundle={bundle}: {chip.name} has {', '.join(sorted(bundles))}", EXIT_USAGE)
+        raise UserError(f"--libtpu_bundle={bundle}: {chip.name} has {', '.join(bundles)}", EXIT_USAGE)
     return " ".join(bundles[bundle])

@@ -12,6 +12,7 @@ when its result is needed.
 
 import collections
 import dataclasses
+from typing import NamedTuple
 
 from codellama_jax.planning import attention_kernels
 from codellama_jax.planning.chips import Topology
@@ -79,6 +80,24 @@ def estimate(program: Program, collectives: Collectives, placement: Placement) -
     return {"total": sum(parts.values()), **parts} if parts["instructions"] else None
 
 
+class _Transfer(NamedTuple):
+    """An instruction's role in a transfer that may run asynchronously.
+
+    Attributes:
+        part: the part of the estimate to which its exposed time belongs.
+        path: what it uses: "links", "memory" or "host"; transfers over one path follow one another.
+        event: "sync", "start" or "done".
+        key: the same for the start and the done of a transfer.
+        seconds: its duration alone.
+    """
+
+    part: str
+    path: str
+    event: str
+    key: str
+    seconds: float
+
+
 class _Replay:
     """Adds up the time of a program's instructions in the order of its schedule."""
 
@@ -100,30 +119,32 @@ class _Replay:
                 parts = {part: seconds + times * slowest[part] for part, seconds in parts.items()}
             elif kernel := attention_kernels.kernel(program, computation, instruction):
                 parts["attention"] += attention_kernels.seconds(kernel, topology)
-            elif role := self._collectives.role_of(computation, instruction):
-                event, key, collective = role
+            elif transfer := self._transfer(computation, instruction):
                 now = sum(parts.values())
-                if event == "done":
-                    end = pending.pop(key, now)
+                if transfer.event == "done":
+                    end = pending.pop(transfer.key, now)
                 else:
-                    end = free["links"] = max(now, free["links"]) + self._placement.seconds(collective)
-                    pending[key] = end
-                if event != "start":
-                    parts["collectives"] += max(end - now, 0.0)
-            elif instruction.opcode == "copy-start":
-                path, seconds = self._copy(instruction)
-                free[path] = max(sum(parts.values()), free[path]) + seconds
-                pending[instruction.name] = free[path]
-            elif instruction.opcode == "copy-done" and instruction.operands[0] in pending:
-                parts["copies"] += max(pending.pop(instruction.operands[0]) - sum(parts.values()), 0.0)
+                    end = free[transfer.path] = max(now, free[transfer.path]) + transfer.seconds
+                    pending[transfer.key] = end
+                if transfer.event != "start":
+                    parts[transfer.part] += max(end - now, 0.0)
         return parts
 
-    def _copy(self, instruction: Instruction) -> tuple[str, float]:
-        """What an asynchronous copy uses, and the seconds that it takes alone. Its result has both arrays."""
-        topology, arrays = self._placement.topology, instruction.shapes[:2]
+    def _transfer(self, computation: str, instruction: Instruction) -> _Transfer | None:
+        """The transfer that an instruction is part of."""
+        if role := self._collectives.role_of(computation, instruction):
+            event, key, collective = role
+            return _Transfer("collectives", "links", event, key, self._placement.seconds(collective))
+        if instruction.opcode == "copy-done":
+            return _Transfer("copies", "", "done", instruction.operands[0], 0.0)
+        if instruction.opcode != "copy-start":
+            return None
+        topology, arrays = self._placement.topology, instruction.shapes[:2]  # its result has both arrays
         if any(shape.space == HOST_MEMORY for shape in arrays):
-            return "host", arrays[0].bytes / topology.host_bandwidth
-        return "memory", sum(shape.bytes for shape in arrays if shape.space == 0) / topology.hbm_bandwidth
+            path, seconds = "host", arrays[0].bytes / topology.host_bandwidth
+        else:
+            path, seconds = "memory", sum(x.bytes for x in arrays if x.space == 0) / topology.hbm_bandwidth
+        return _Transfer("copies", path, "start", instruction.name, seconds)
 
 
 def _core_callees(program: Program, instruction: Instruction) -> list[str]:

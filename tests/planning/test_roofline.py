@@ -2,6 +2,7 @@
 
 import pytest
 
+from codellama_jax.kernels.splash_cycles import Shape
 from codellama_jax.planning import attention_kernels, roofline
 from codellama_jax.planning.chips import topology
 from codellama_jax.planning.collectives import Collectives
@@ -113,7 +114,7 @@ ENTRY %main (q: bf16[2,8,4096,128], k: bf16[2,2,8192,128], m: s8[1,8,8]) -> f32[
 """
     program = Program(text)
     kernel = attention_kernels.kernel(program, "main", program.roots["main"])
-    assert kernel == attention_kernels.Kernel(phase, products, masked, block, 16, 4, 4096, 8192, 128)
+    assert kernel == attention_kernels.Kernel(phase, products, block, Shape(masked, 4096, 8192, 16, 4, 128))
     assert attention_kernels.attention_flops(program) == products * 16 * 4096 * 8192 * 128
     slice_ = topology("v5p:2x2x1")
     assert kernel.flops / slice_.flops < attention_kernels.seconds(kernel, slice_) < 3 * kernel.flops / slice_.flops

@@ -11,7 +11,7 @@ import yaml
 
 from codellama_jax.errors import UserError
 from codellama_jax.planning.chips import topology
-from codellama_jax.planning.libtpu_flags import BUNDLES, FAST
+from codellama_jax.planning.libtpu_flags import FLAGS
 from codellama_jax.runtime import console
 from codellama_jax.runtime.distributed import PEER_LOST
 from launch import capacity, source_archive
@@ -105,7 +105,7 @@ def test_manifest_describes_the_slice(monkeypatch):
     [container] = pod["containers"]
     assert container["command"] == ["python", "-m", "codellama_jax.train", *job().shipped_arguments]
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
-    assert {"name": "LIBTPU_INIT_ARGS", "value": " ".join(BUNDLES["v5p"][FAST])} in container["env"]
+    assert {"name": "LIBTPU_INIT_ARGS", "value": " ".join(FLAGS["v5p"])} in container["env"]
     assert pod["terminationGracePeriodSeconds"] > job().config.checkpoints.grace_seconds
     [rule] = job_spec["podFailurePolicy"]["rules"]
     assert 75 not in rule["onExitCodes"]["values"] and 0 not in rule["onExitCodes"]["values"]
