@@ -52,12 +52,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     slice_ = topology(options.topology, options.slices)
+    _ = libtpu_flags.libtpu_init_args(slice_.chip, options.libtpu_bundle)  # raises if there is no such bundle
     if options.cache_dtype and not options.serve:
         raise UserError("--cache_dtype needs --serve", EXIT_USAGE)
     if options.serve and options.slices > 1:
         raise UserError(
             "--serve plans one slice: each slice serves a copy of the model; leave --slices out", EXIT_USAGE
         )
+    if options.serve and options.libtpu_bundle != libtpu_flags.FAST:
+        raise UserError("--libtpu_bundle is for train steps: leave it out with --serve", EXIT_USAGE)
     bindings = gin_files.load(flags.gin_files, flags.bindings, imports=flags.imports)
     if options.serve and "Stage.name" not in bindings.effective:  # the shape is the same in every stage
         bindings = gin_files.load(["gin/code.gin", *flags.gin_files], flags.bindings, imports=flags.imports)

@@ -136,6 +136,9 @@ def test_plan_for_several_slices(fake, capsys):
         (["--topology=v5p:4x4x4", "--gin.CODE_STEP=3"], EXIT_USAGE, "CODE_STEPS"),
         (["--topology=v5p:4x4x4", "--gin_file=gin/nowhere.gin"], EXIT_USAGE, "does not exist"),
         (["--topology=v5p:4x4x4", "--gin.Llama.splash_block=many"], EXIT_USAGE, "expected an integer"),
+        (["--topology=v5p:4x4x4", "--gin.Llama.product_dtype=int4"], EXIT_USAGE, "must be 'int8', 'float8' or ''"),
+        (["--topology=v5p:4x4x4", "--libtpu_bundle=overlap"], EXIT_USAGE, "v5p has fast, none"),
+        (["--topology=v5p:2x2x2", "--serve", "--libtpu_bundle=none"], EXIT_USAGE, "leave it out with --serve"),
     ],
 )
 def test_bad_input_gives_one_error_line(capsys, arguments, code, message):
