@@ -45,7 +45,7 @@ def rotate_by_product(x_BSHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.
     """`rotate` in another form for TPUs, equal bit for bit, and so is its gradient with respect to x; cos and sin are
     constants.
 
-    Halves of 64 channels would fill half of a TPU's lanes. Here the halves are exchanged by a product with a
+    Halves of 64 channels would fill half of a TPU's registers. Here the halves are exchanged by a product with a
     permutation of the channels, which is exact in bfloat16. float32 is rotated by `rotate`: TPUs round its products.
     """
     return _rotate_by_product(x_BSHK, cos, sin, 1.0)
