@@ -96,9 +96,12 @@ def _accuracy(result: dict[str, Any]) -> list[str]:
     ratios = result["measured_over_estimated"]
     low, high = result["expected_tokens_per_second_per_chip"]
     chips = "this chip" if result["measured_on_this_chip"] else "other chips"
+    each = f"{ratios[0]:.2f} of its estimated speed"
+    if len(ratios) > 1:
+        each = f"{min(ratios):.2f} to {max(ratios):.2f} of their estimated speed"
+    runs = "a published run" if len(ratios) == 1 else f"{len(ratios)} published runs"
     return [
-        f"not measured; published runs on {chips} have {min(ratios):.2f} to {max(ratios):.2f} of their estimated speed"
-        f" ({len(ratios)} runs),",
+        f"not measured; {runs} on {chips} had {each},",
         f"which would be {low:,.0f} to {high:,.0f} tokens/s/chip here",
     ]
 
