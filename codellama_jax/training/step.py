@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from codellama_jax.attention import make_attend
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Stage
-from codellama_jax.kernels import cpu_products, quantized_products
-from codellama_jax.model import rope
+from codellama_jax.kernels import cpu_products, cpu_rounding, quantized_products
+from codellama_jax.model import llama, rope
 from codellama_jax.model.llama import Decoder, Product, hidden_states, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.loss import weighted_loss
@@ -97,7 +97,9 @@ def make_loss(
     if mesh and mesh.shape["tensor"] > 1:
         config = dataclasses.replace(config, ffn_parts=1)  # a part would be on only some of the devices of the axis
     platform = mesh.devices.flat[0].platform if mesh else ""
-    product: Product = cpu_products.einsum if mesh and mesh.size == 1 and platform == "cpu" else jnp.einsum
+    one_cpu = platform == "cpu" and mesh is not None and mesh.size == 1
+    product: Product = cpu_products.einsum if one_cpu else jnp.einsum
+    swiglu = cpu_rounding.swiglu if one_cpu else llama.swiglu
     if config.product_dtype:
         product = quantized_products.make_einsum(config.product_dtype, product, native=platform == "tpu")
     rotate = rope.rotate_by_product if platform == "tpu" else rope.rotate
@@ -106,7 +108,7 @@ def make_loss(
         model = merged(config, params)
         segments = batch["segment_ids"] if mask_documents else None
         x_BSD = hidden_states(
-            model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product, rotate
+            model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product, rotate, swiglu
         )
         targets, weights = batch["targets"], batch["loss_weights"]
         return weighted_loss(x_BSD, model.head[...], targets, weights, config.loss_chunk, mesh, config.padding_rows)
