@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from codellama_jax.config import rope
+
 # Names of the activations of a block that can be saved for the backward pass; the others are recomputed.
 #   input       the input of the block: always saved, since the others are computed from it
 #   q, k, v     queries and keys after rotation, and values
@@ -14,16 +16,22 @@ ACTIVATIONS = ("input", "q", "k", "v", "attention", "middle", "gate", "up")
 
 @dataclasses.dataclass(frozen=True)
 class Llama:
-    """A Llama 2 decoder: pre-RMSNorm, SwiGLU, RoPE, grouped-query attention, untied head, no biases, no dropout.
+    """A decoder of the Llama family: pre-RMSNorm, SwiGLU, RoPE, grouped-query attention, no dropout.
+
+    Llama 2 has an output head of its own and no biases; `tied`, `qkv_bias`, `head_width` and `rope_type` describe its
+    near kin (docs/families.md).
 
     Attributes:
         dim: width of the residual stream (D).
         layers: number of decoder blocks (N).
-        heads: query heads (H). The head dimension K is dim / heads.
+        heads: query heads (H).
         kv_heads: key and value heads (G); heads / kv_heads queries share one.
         ffn_dim: width of the feed-forward layer (F).
         vocab_size: rows of the embedding and of the output head (V), including those of infilling tokens; 0: the number
             that the run's tokenizer needs.
+        head_width: channels of a head (K); 0: dim / heads. `head_dim` is the resulting number.
+        qkv_bias: whether the projections to queries, keys and values have a bias, as in Qwen2.
+        tied: whether the output head is the embedding: one matrix, which both uses train.
         init_std: standard deviation of the initial weights (assumption: Llama's initialisation is not published).
         padding_rows: how many of these rows, at the end, have no token: they are never predicted and not trained. A
             stage derives the number from its tokenizer; it need not be bound.
@@ -31,6 +39,18 @@ class Llama:
         rope_theta: base of the rotary frequencies theta_i = theta^(-2i/K). 1e4 in Llama 2, 1e6 after long-context
             fine-tuning (arXiv 2308.12950, section 2.4).
         rope_scale: factor on the positions. 1/4 is the position interpolation that section 2.4 compares with.
+        rope_type: how the frequencies are changed for longer contexts (model/rope.py): "default": not at all; "dynamic"
+            (NTK), "yarn" or "llama3". The names and values are those of transformers, whose "linear" is rope_scale.
+        rope_factor: how many times longer the contexts are, for all types but "default".
+        rope_original_positions: number of positions before that change.
+        rope_low_freq_factor, rope_high_freq_factor: of "llama3": frequencies with fewer than low_freq_factor periods in
+            the original positions are divided by rope_factor, those with more than high_freq_factor are kept.
+        rope_beta_fast, rope_beta_slow: of "yarn": frequencies with more periods than beta_fast are kept, those with
+            fewer than beta_slow are divided by rope_factor.
+        rope_truncate: of "yarn": whether the channels of these two bounds are rounded to whole numbers.
+        rope_attention_factor: of "yarn": factor on queries and keys; 0: 0.1 ln(rope_factor) + 1, or the ratio of that
+            with each of the next two.
+        rope_mscale, rope_mscale_all_dim: of "yarn": factors on the logarithm in numerator and denominator; 0: not set.
         compute_dtype: dtype of activations and matrix products, "bfloat16" or "float32". Parameters are always float32;
             norms, rotation, softmax and logits are always computed in float32.
         product_dtype: dtype of the products of activations and weights in the blocks during training: "int8", "float8",
@@ -58,9 +78,23 @@ class Llama:
     kv_heads: int
     ffn_dim: int
     vocab_size: int
+    head_width: int = 0
+    qkv_bias: bool = False
+    tied: bool = False
     norm_eps: float = 1e-5
     rope_theta: float = 1e4
     rope_scale: float = 1.0
+    rope_type: str = "default"
+    rope_factor: float = 1.0
+    rope_original_positions: int = 0
+    rope_low_freq_factor: float = 1.0
+    rope_high_freq_factor: float = 4.0
+    rope_beta_fast: float = 32.0
+    rope_beta_slow: float = 1.0
+    rope_truncate: bool = True
+    rope_attention_factor: float = 0.0
+    rope_mscale: float = 0.0
+    rope_mscale_all_dim: float = 0.0
     compute_dtype: str = "bfloat16"
     product_dtype: str = ""
     remat: str = "full"
@@ -83,7 +117,9 @@ class Llama:
         if self.vocab_size < 0:
             raise ValueError(f"Llama.vocab_size={self.vocab_size} must be at least 1, or 0 for the tokenizer's number")
         self._check_ranges()
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
+        if self.head_width < 0 or self.head_width % 2:
+            raise ValueError(f"Llama.head_width={self.head_width} must be an even number, or 0 for dim / heads")
+        if not self.head_width and (self.dim % self.heads or (self.dim // self.heads) % 2):
             raise ValueError(f"Llama.dim={self.dim} must be an even multiple of Llama.heads={self.heads}")
         if self.heads % self.kv_heads:
             raise ValueError(f"Llama.heads={self.heads} must be a multiple of Llama.kv_heads={self.kv_heads}")
@@ -121,6 +157,7 @@ class Llama:
                 f"Llama.rope_scale={self.rope_scale} must be above 0 and at most 1, because positions are multiplied by"
                 f" it{meant}"
             )
+        rope.check(self)
         for field in ("attention_block", "loss_chunk"):
             if getattr(self, field) < 1:
                 raise ValueError(f"Llama.{field}={getattr(self, field)} must be at least 1")
@@ -142,14 +179,26 @@ class Llama:
 
     @property
     def head_dim(self) -> int:
-        return self.dim // self.heads
+        """Channels of a head (K)."""
+        return self.head_width or self.dim // self.heads
 
     @property
     def parameters(self) -> int:
-        """Number of parameters, including embedding and output head."""
+        """Number of parameters, including embedding and output head; a tied head is not counted again."""
+        embedding = 0 if self.tied else self.vocab_size * self.dim
+        return self.matmul_parameters + embedding + self._vectors
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Number of parameters of matrix products: those of the blocks, and the head, tied or not."""
         attention = 2 * self.dim * self.head_dim * (self.heads + self.kv_heads)
-        block = attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
-        return self.layers * block + 2 * self.vocab_size * self.dim + self.dim
+        return self.layers * (attention + 3 * self.dim * self.ffn_dim) + self.vocab_size * self.dim
+
+    @property
+    def _vectors(self) -> int:
+        """Number of parameters of norms and biases."""
+        biases = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
+        return self.layers * (2 * self.dim + biases) + self.dim
 
     def train_flops_per_token(self, sequence_length: int) -> float:
         """Model FLOPs of the forward and backward pass for one token, with causal attention counted half.
@@ -157,5 +206,5 @@ class Llama:
         6 for each parameter of a matrix product (the embedding is a lookup, not a product), and for each layer and head
         12 K S / 2 for scores and values over the causal half of the score matrix.
         """
-        matmul_parameters = self.parameters - self.vocab_size * self.dim - (2 * self.layers + 1) * self.dim
-        return 6.0 * matmul_parameters + 6.0 * self.layers * self.dim * sequence_length
+        attention = 6.0 * self.layers * self.heads * self.head_dim * sequence_length
+        return 6.0 * self.matmul_parameters + attention

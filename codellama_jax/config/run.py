@@ -21,6 +21,7 @@ from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEva
 from codellama_jax.config.exercise_benchmarks import Exercises, ExercisesInfilling, ExercisesKeys
 from codellama_jax.config.language_benchmarks import APPS, HumanEvalX, MultiPLE
 from codellama_jax.config.model import Llama
+from codellama_jax.config.rope import SCALING
 from codellama_jax.config.scored_benchmarks import (
     SCORED,
     Bold,
@@ -138,6 +139,12 @@ RENAMED_SETTINGS = {
     "LossSpikes.spike_window": "LossSpikes.window",
     "LossSpikes.rollbacks": "LossSpikes.max_rollbacks",
 }
+# The settings of Llama that earlier versions did not have -> the values of their models.
+LLAMA_ADDED: dict[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(Llama)
+    if field.name in ("head_width", "qkv_bias", "tied", *SCALING)
+}
 # Settings that earlier versions did not have -> the value that reproduces the behaviour of those versions.
 # Packing.long_dialogues changes only the batches of dialogues, which the loader's fingerprint covers.
 ADDED_SETTINGS: dict[str, Any] = {
@@ -147,6 +154,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "Checkpoints.allowed_changes": (),
     "Corpus.metadata_line": True,  # the data's fingerprint tells whether the documents are those of that version
     "Llama.padding_rows": 0,
+    **{f"Llama.{name}": value for name, value in LLAMA_ADDED.items()},
     "Packing.long_dialogues": LAST_TURNS,
     "Corpus.key_characters": 700,
 }

@@ -142,9 +142,9 @@ class Mesh:
                 raise ValueError(f"Mesh.{axis}={getattr(self, axis)} must be at least 1, or not bound")
 
 
-# The values of Checkpoints.allowed_changes: a smaller RoPE base, another scale of the positions, another epsilon of
-# RMSNorm, another tokenizer.
-CHANGES = ("rope_theta", "rope_scale", "norm_eps", "tokenizer")
+# The values of Checkpoints.allowed_changes: a smaller RoPE base, another scale of the positions, another type of RoPE
+# (or other values of it), another epsilon of RMSNorm, another tokenizer.
+CHANGES = ("rope_theta", "rope_scale", "rope_type", "norm_eps", "tokenizer")
 
 
 @dataclasses.dataclass(frozen=True)

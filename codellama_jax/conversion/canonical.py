@@ -22,9 +22,11 @@ WIDTH_CHUNKS = 16  # number of chunks along the model width, which training shar
 
 _MAX_LAYERS = 10_000  # more are a damaged file, whose list of tensors would not fit in memory
 
-IN_LAYERS = ("attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w3", "w2")
+BIASES = ("bq", "bk", "bv")  # of models with Llama.qkv_bias
+IN_LAYERS = ("attention_norm", "wq", "wk", "wv", *BIASES, "wo", "ffn_norm", "w1", "w3", "w2")
 NORMS = ("attention_norm", "ffn_norm", "norm")
 ROTARY = ("wq", "wk")
+_OF_HEADS = ("wq", "wk", "wv", *BIASES)  # whose rows are the channels of heads
 DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -57,14 +59,13 @@ class Model:
         llama: shape and rotary base.
         sequence_length: the maximum number of positions.
         dtypes: the dtype of each tensor in its original format, such as "float32", by str(tensor).
-        tied: whether the head is the embedding, which is then stored once.
-        notes: what else the export to the original format needs, as JSON values: Meta's parts, ids of special tokens.
+        notes: what else the export to the original format needs, as JSON values: Meta's parts, ids of special tokens,
+            the model_type of Hugging Face.
     """
 
     llama: Llama
     sequence_length: int
     dtypes: Mapping[str, str]
-    tied: bool = False
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -78,9 +79,10 @@ class Source(Protocol):
     model: Model
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop of a tensor [out, in] (a norm: [dim]), in its dtype, with half-split rotary channels.
+        """Rows start to stop of a tensor [out, in] (a norm: [dim], a bias: [out]), in its dtype, with half-split rotary
+        channels.
 
-        Rows of wq, wk and wv are requested for complete heads only.
+        Rows of wq, wk, wv and their biases are requested for complete heads only.
 
         Raises:
             UserError: a file is damaged; the message names it.
@@ -92,14 +94,41 @@ class Source(Protocol):
         ...
 
 
+class Untied:
+    """A Source of a tied model as one with a head of its own, for formats that always have one.
+
+    Attributes:
+        model: the description, with the head.
+    """
+
+    def __init__(self, source: Source):
+        model, self._source = source.model, source
+        dtypes = {**model.dtypes, "head": model.dtypes["embedding"]}
+        self.model = dataclasses.replace(model, llama=dataclasses.replace(model.llama, tied=False), dtypes=dtypes)
+
+    def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
+        """See Source.rows."""
+        return self._source.rows(Tensor("embedding") if tensor.name == "head" else tensor, start, stop)
+
+    def close(self) -> None:
+        """See Source.close."""
+        self._source.close()
+
+
 def tensors(llama: Llama) -> Iterator[Tensor]:
-    """All tensors of a model, in the order of the native arrays: all layers of one name, then the next name."""
+    """All tensors of a model, in the order of the native arrays: all layers of one name, then the next name.
+
+    A tied model has no head.
+    """
     yield Tensor("embedding")
     for name in IN_LAYERS:
+        if name in BIASES and not llama.qkv_bias:
+            continue
         for layer in range(llama.layers):
             yield Tensor(name, layer)
     yield Tensor("norm")
-    yield Tensor("head")
+    if not llama.tied:
+        yield Tensor("head")
 
 
 def check_names(path: Path, expected: Set[str], actual: Set[str], content: str) -> None:
@@ -120,7 +149,7 @@ def check_names(path: Path, expected: Set[str], actual: Set[str], content: str) 
 
 
 def shape(llama: Llama, name: str) -> tuple[int, ...]:
-    """The canonical shape: [out, in] of a matrix, [dim] of a norm."""
+    """The canonical shape: [out, in] of a matrix, [out] of a bias, [dim] of a norm."""
     queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
     return {
         "embedding": (llama.vocab_size, llama.dim),
@@ -128,6 +157,9 @@ def shape(llama: Llama, name: str) -> tuple[int, ...]:
         "wq": (queries, llama.dim),
         "wk": (keys, llama.dim),
         "wv": (keys, llama.dim),
+        "bq": (queries,),
+        "bk": (keys,),
+        "bv": (keys,),
         "wo": (llama.dim, queries),
         "w1": (llama.ffn_dim, llama.dim),
         "w3": (llama.ffn_dim, llama.dim),
@@ -138,8 +170,8 @@ def shape(llama: Llama, name: str) -> tuple[int, ...]:
 def native_shape(llama: Llama, name: str) -> tuple[int, ...]:
     """The shape of one layer in the native arrays."""
     out, *within = shape(llama, name)
-    if name in ("wq", "wk", "wv"):
-        return (llama.dim, out // llama.head_dim, llama.head_dim)
+    if name in _OF_HEADS:
+        return (*within, out // llama.head_dim, llama.head_dim)
     if name == "wo":
         return (llama.heads, llama.head_dim, llama.dim)
     return (out, *within) if name == "embedding" or not within else (*within, out)
@@ -148,8 +180,9 @@ def native_shape(llama: Llama, name: str) -> tuple[int, ...]:
 def native_slices(llama: Llama, name: str, start: int, stop: int) -> tuple[slice, ...]:
     """The slices of one layer in the native array that hold rows start to stop of [out, in]."""
     everything = slice(None)
-    if name in ("wq", "wk", "wv"):
-        return (everything, slice(start // llama.head_dim, stop // llama.head_dim), everything)
+    if name in _OF_HEADS:
+        heads = (slice(start // llama.head_dim, stop // llama.head_dim), everything)
+        return heads if name in BIASES else (everything, *heads)
     rows = slice(start, stop)
     if name == "wo":
         return (everything, everything, rows)
@@ -167,6 +200,8 @@ def to_native(llama: Llama, name: str, rows: np.ndarray) -> np.ndarray:
     """Converts rows [out, in] to the native layout."""
     if name == "embedding" or name in NORMS:
         return rows
+    if name in BIASES:
+        return rows.reshape(-1, llama.head_dim)
     within = {"wq": (-1, llama.head_dim), "wk": (-1, llama.head_dim), "wv": (-1, llama.head_dim)}
     if name == "wo":
         return _transposed(rows).reshape(llama.heads, llama.head_dim, -1)
@@ -177,6 +212,8 @@ def from_native(llama: Llama, name: str, block: np.ndarray) -> np.ndarray:
     """The inverse of `to_native`."""
     if name == "embedding" or name in NORMS:
         return block
+    if name in BIASES:
+        return block.reshape(-1)
     inner = llama.heads * llama.head_dim if name == "wo" else block.shape[0]
     return _transposed(block.reshape(inner, -1))
 
@@ -192,10 +229,10 @@ def _transposed(matrix: np.ndarray) -> np.ndarray:
 def blocks(llama: Llama, name: str, itemsize: int) -> list[tuple[int, int]]:
     """Divides the rows into blocks of about BLOCK_BYTES: (start, stop).
 
-    A block has complete heads of wq, wk and wv, and complete chunks of the model width of wo and w2.
+    A block has complete heads of wq, wk, wv and their biases, and complete chunks of the model width of wo and w2.
     """
     out, *within = shape(llama, name)
-    unit = llama.head_dim if name in ("wq", "wk", "wv") else 1
+    unit = llama.head_dim if name in _OF_HEADS else 1
     if name in ("wo", "w2"):
         unit = llama.dim // math.gcd(llama.dim, WIDTH_CHUNKS)
     units = max(1, BLOCK_BYTES // (unit * math.prod(within) * itemsize))

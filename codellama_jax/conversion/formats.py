@@ -161,8 +161,7 @@ def _one_of_two(path: Path, present: list[str]) -> OpenedCheckpoint:
 
 def nbytes(model: Model) -> int:
     """The size of all tensors in their original dtypes, in bytes."""
-    stored = (tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head"))
-    return sum(size(model, tensor) for tensor in stored)
+    return sum(size(model, tensor) for tensor in canonical.tensors(model.llama))
 
 
 def size(model: Model, tensor: Tensor) -> int:

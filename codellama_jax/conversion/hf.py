@@ -1,9 +1,11 @@
-"""Hugging Face's LlamaForCausalLM: config.json and safetensors files, with an index if there are several.
+"""Hugging Face's LlamaForCausalLM and its near kin: config.json and safetensors files, with an index if there are
+several.
 
 Older folders have pytorch_model*.bin instead, which torch_file reads. Matrices are [out, in]. Rotary channels are
 half-split, as in the native layout, so q and k are not permuted; canonical.py does that for Meta's order.
 """
 
+import dataclasses
 import fnmatch
 import json
 import logging
@@ -11,7 +13,6 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,9 @@ _BLOCK = {
     "wq": "self_attn.q_proj",
     "wk": "self_attn.k_proj",
     "wv": "self_attn.v_proj",
+    "bq": "self_attn.q_proj",
+    "bk": "self_attn.k_proj",
+    "bv": "self_attn.v_proj",
     "wo": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "w1": "mlp.gate_proj",
@@ -54,7 +58,8 @@ def name_of(tensor: Tensor) -> str:
     """Hugging Face's name of a tensor."""
     if tensor.layer is None:
         return _GLOBAL[tensor.name]
-    return f"model.layers.{tensor.layer}.{_BLOCK[tensor.name]}.weight"
+    kind = "bias" if tensor.name in canonical.BIASES else "weight"
+    return f"model.layers.{tensor.layer}.{_BLOCK[tensor.name]}.{kind}"
 
 
 def is_weights(name: str) -> bool:
@@ -69,17 +74,19 @@ class HuggingFace:
         """Opens the files and checks all names and shapes.
 
         Raises:
-            UserError: a file is missing or damaged, or the model is not a plain Llama; the message names
+            UserError: a file is missing or damaged, or the model is not of a supported family; the message names
                 the file.
         """
         config = read_object(folder / CONFIG)
         llama, length = hf_config.read_llama(folder / CONFIG, config)
         self._files: dict[str, InputFile] = {}
         self._stored = self._read(folder)
-        tied = hf_config.tied(folder / CONFIG, config)
+        if llama.tied and {_GLOBAL["embedding"], _GLOBAL["head"]} <= self._stored.keys():
+            if self._are_equal(folder / CONFIG):
+                del self._stored[_GLOBAL["head"]]
+            else:
+                llama = dataclasses.replace(llama, tied=False)
         tensors = {name_of(tensor): tensor for tensor in canonical.tensors(llama)}
-        if tied and _GLOBAL["embedding"] in self._stored:
-            self._stored.setdefault(_GLOBAL["head"], self._stored[_GLOBAL["embedding"]])
         canonical.check_names(folder, tensors.keys(), self._stored.keys(), "complete Llama")
         dtypes = {}
         for name, tensor in tensors.items():
@@ -90,11 +97,10 @@ class HuggingFace:
                     " they do not belong together"
                 )
             dtypes[str(tensor)] = stored.dtype.name
-        tied = tied and self._check_tied(folder / CONFIG)
-        notes = hf_config.special_ids(folder / CONFIG, config)
+        notes = hf_config.special_ids(folder / CONFIG, config) | {"model_type": config["model_type"]}
         for line in hf_config.warnings(config, llama.vocab_size, set(dtypes.values())):
             _log.warning("warning: %s: %s", folder / CONFIG, line)
-        self.model = Model(llama, length, dtypes, tied=tied, notes=notes)
+        self.model = Model(llama, length, dtypes, notes=notes)
 
     def _read(self, folder: Path) -> dict[str, StoredTensor]:
         present = set(filesystem.list_folder(folder))
@@ -128,14 +134,12 @@ class HuggingFace:
             _log.warning("warning: %s: not read, because %s has the tensors: %s", folder, names[0], text)
         return {name: tensor for name, tensor in stored.items() if not name.endswith(_IGNORED)}
 
-    def _check_tied(self, config: Path) -> bool:
-        """Whether embedding and head are one tensor. A file with both may have the flag and two equal tensors.
+    def _are_equal(self, config: Path) -> bool:
+        """Whether embedding and head are equal. A file with tie_word_embeddings may have both.
 
         Two different tensors are kept, and the flag is dropped with a warning.
         """
         embedding, head = (self._stored[_GLOBAL[name]] for name in ("embedding", "head"))
-        if head is embedding:
-            return True
         if embedding.shape != head.shape or embedding.dtype != head.dtype:
             equal = False
         else:
@@ -201,8 +205,7 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES, output: 
         output: where to write the files of tensors; None: `folder`.
     """
     model = source.model
-    stored = [tensor for tensor in canonical.tensors(model.llama) if not (model.tied and tensor.name == "head")]
-    by_name = {name_of(tensor): tensor for tensor in stored}
+    by_name = {name_of(tensor): tensor for tensor in canonical.tensors(model.llama)}
     shapes = {name: canonical.shape(model.llama, tensor.name) for name, tensor in by_name.items()}
     dtypes = {name: model.dtypes[str(tensor)] for name, tensor in by_name.items()}
     sizes = {name: math.prod(shapes[name]) * DTYPES[dtypes[name]].itemsize for name in by_name}
@@ -220,7 +223,7 @@ def write(source: Source, folder: Path, shard_bytes: int = SHARD_BYTES, output: 
     special = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID} | {
         key: model.notes[key] for key in SPECIAL_IDS if key in model.notes
     }
-    (folder / CONFIG).write_text(json.dumps(config_json(model) | special, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(hf_config.config_json(model) | special, indent=2) + "\n")
 
 
 def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
@@ -228,36 +231,3 @@ def _blocks(source: Source, tensors: list[Tensor]) -> Iterator[np.ndarray]:
         itemsize = canonical.dtype_of(source.model, tensor).itemsize
         for start, stop in canonical.blocks(source.model.llama, tensor.name, itemsize):
             yield source.rows(tensor, start, stop)
-
-
-def config_json(model: Model) -> dict[str, Any]:
-    """The configuration for transformers, vLLM and llama.cpp.
-
-    Every fact has one key, so that an edit of the file changes it for all readers: keys that version 4 of transformers
-    reads, and version 5 too (rope_theta and rope_scaling instead of rope_parameters, torch_dtype instead of dtype). The
-    head dimension is left out, because it follows from hidden_size.
-    """
-    llama = model.llama
-    scaling = {} if llama.rope_scale == 1 else {"rope_scaling": {"type": "linear", "factor": 1 / llama.rope_scale}}
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": llama.vocab_size,
-        "hidden_size": llama.dim,
-        "intermediate_size": llama.ffn_dim,
-        "num_hidden_layers": llama.layers,
-        "num_attention_heads": llama.heads,
-        "num_key_value_heads": llama.kv_heads,
-        "max_position_embeddings": model.sequence_length,
-        "rms_norm_eps": llama.norm_eps,
-        "rope_theta": llama.rope_theta,
-        **scaling,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": model.tied,
-        "use_cache": True,
-        "torch_dtype": model.dtypes[str(Tensor("embedding"))],
-    }

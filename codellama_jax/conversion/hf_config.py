@@ -1,7 +1,6 @@
-"""Reads the config.json of Hugging Face's LlamaForCausalLM. Two values for one fact are refused if they differ.
+"""The config.json of Hugging Face's LlamaForCausalLM and of the models that compute the same or almost the same.
 
-Versions of transformers read different keys. Version 4 reads rope_theta and rope_scaling. Version 5 reads
-rope_parameters, but prefers rope_scaling where a file has both, and the rope_theta inside to the one outside.
+Two values for one fact are refused if they differ.
 """
 
 import json
@@ -10,11 +9,37 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codellama_jax.config.model import Llama
-from codellama_jax.conversion import canonical
-from codellama_jax.conversion.json_values import number, whole_number
+from codellama_jax.conversion import canonical, hf_rope
+from codellama_jax.conversion.canonical import Model, Tensor
+from codellama_jax.conversion.json_values import check_same, number, whole_number
 from codellama_jax.errors import UserError
 from codellama_jax.training.lineage import SPECIAL_IDS
 
+
+class _Family(NamedTuple):
+    """A model_type of transformers.
+
+    Attributes:
+        architecture: the class of the model with a head.
+        qkv_bias: whether the projections to queries, keys and values have biases.
+        positions: the default of max_position_embeddings.
+        kv_heads: the default of num_key_value_heads; None: as many as query heads.
+        keys: the keys of config.json that only this type has, as an export writes them.
+    """
+
+    architecture: str
+    qkv_bias: bool
+    positions: int
+    kv_heads: int | None
+    keys: dict[str, Any]
+
+
+FAMILIES = {
+    "llama": _Family("LlamaForCausalLM", False, 2048, None, {"attention_bias": False, "mlp_bias": False}),
+    "mistral": _Family("MistralForCausalLM", False, 4096 * 32, 8, {"sliding_window": None}),
+    "qwen2": _Family("Qwen2ForCausalLM", True, 32_768, 32, {"use_sliding_window": False}),
+}
+_DEFAULT_WINDOW = 4096  # of MistralForCausalLM, if config.json does not have sliding_window
 # Keys of models that resemble a Llama but compute something else -> the values with which they are a Llama
 _OTHER_MODELS: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
@@ -23,10 +48,13 @@ _OTHER_MODELS: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (None, False),
     "hidden_act": ("silu",),
     "partial_rotary_factor": (None, 1, 1.0),
-    "sliding_window": (None,),
+    "use_sliding_window": (None, False),
+    "use_mrope": (None, False),
     "num_local_experts": (None, 0),
     "num_experts": (None, 0),
     "use_qk_norm": (None, False),
+    "qk_norm": (None, False),
+    "qk_layernorm": (None, False),
     "clip_qkv": (None,),
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
@@ -40,21 +68,6 @@ _OTHER_MODELS: dict[str, tuple[Any, ...]] = {
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "max_seq_length", "max_seq_len", "n_positions")
 _EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 _DTYPE = ("dtype", "torch_dtype")
-_SUPPORTED_ROPE = "'default' and 'linear' are supported"
-
-
-class _Rope(NamedTuple):
-    """What one place in the file says of the rotary embedding; None: it does not say.
-
-    Attributes:
-        place: the key, such as "rope_parameters.full_attention".
-        scaling: the type, and the factor by which positions are divided.
-        theta: the base.
-    """
-
-    place: str
-    scaling: tuple[str, float] | None
-    theta: float | None
 
 
 def read_llama(path: Path, config: dict[str, Any]) -> tuple[Llama, int]:
@@ -67,15 +80,19 @@ def read_llama(path: Path, config: dict[str, Any]) -> tuple[Llama, int]:
     Raises:
         UserError: the decoder does not support the model, a value is impossible, or two values contradict each other.
     """
-    _check_architecture(path, config)
-    theta, factor = _rope(path, config)
+    family = _checked_family(path, config)
     sizes = {}
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
         if key not in config:
-            raise UserError(f"{path}: '{key}' is missing; only plain Llama models are supported")
+            raise _unsupported(path, f"'{key}' is missing")
         sizes[key] = whole_number(path, key, config[key])
+    positions = whole_number(path, "max_position_embeddings", config.get("max_position_embeddings", family.positions))
     heads = sizes["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads")  # null: as many as query heads, in every version of transformers
+    # null: as many as query heads, in every version of transformers
+    kv_heads = config.get("num_key_value_heads", family.kv_heads)
+    width = config.get("head_dim")
+    if width is not None:
+        width = whole_number(path, "head_dim", width)
     llama = canonical.checked_llama(
         path,
         dim=sizes["hidden_size"],
@@ -84,21 +101,62 @@ def read_llama(path: Path, config: dict[str, Any]) -> tuple[Llama, int]:
         kv_heads=heads if kv_heads is None else whole_number(path, "num_key_value_heads", kv_heads),
         ffn_dim=sizes["intermediate_size"],
         vocab_size=sizes["vocab_size"],
+        head_width=0 if width is None or width * heads == sizes["hidden_size"] else width,
+        qkv_bias=family.qkv_bias,
+        tied=_tied(path, config),
         norm_eps=number(path, "rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
-        rope_theta=theta,
-        rope_scale=1 / factor,
+        **hf_rope.read(path, config, positions),
     )
-    if config.get("head_dim") is not None:
-        width = whole_number(path, "head_dim", config["head_dim"])
-        if width != llama.head_dim:
-            raise _unsupported(path, f"head_dim is {width}, not hidden_size / num_attention_heads = {llama.head_dim}")
-    _check_same(path, [(key, str(config[key]).removeprefix("torch.")) for key in _DTYPE if config.get(key) is not None])
+    check_same(path, [(key, str(config[key]).removeprefix("torch.")) for key in _DTYPE if config.get(key) is not None])
     for keys in (_POSITIONS, _EPSILONS):
-        _check_same(path, [(key, config[key]) for key in keys if config.get(key) is not None])
-    return llama, whole_number(path, "max_position_embeddings", config.get("max_position_embeddings", 2048))
+        check_same(path, [(key, config[key]) for key in keys if config.get(key) is not None])
+    return llama, positions
 
 
-def tied(path: Path, config: dict[str, Any]) -> bool:
+def config_json(model: Model) -> dict[str, Any]:
+    """The configuration for transformers, vLLM and llama.cpp.
+
+    Every fact has one key, so that an edit of the file changes it for all readers: keys that version 4 of transformers
+    reads, and version 5 too (rope_theta and rope_scaling instead of rope_parameters, torch_dtype instead of dtype). The
+    head dimension is left out where it follows from hidden_size.
+    """
+    llama = model.llama
+    model_type = _model_type(model)
+    family = FAMILIES[model_type]
+    width = {"head_dim": llama.head_dim} if llama.head_dim * llama.heads != llama.dim else {}
+    return {
+        "architectures": [family.architecture],
+        "model_type": model_type,
+        "vocab_size": llama.vocab_size,
+        "hidden_size": llama.dim,
+        "intermediate_size": llama.ffn_dim,
+        "num_hidden_layers": llama.layers,
+        "num_attention_heads": llama.heads,
+        "num_key_value_heads": llama.kv_heads,
+        **width,
+        "max_position_embeddings": hf_rope.positions(llama, model.sequence_length),
+        "rms_norm_eps": llama.norm_eps,
+        **hf_rope.write(llama),
+        "hidden_act": "silu",
+        **family.keys,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": llama.tied,
+        "use_cache": True,
+        "torch_dtype": model.dtypes[str(Tensor("embedding"))],
+    }
+
+
+def _model_type(model: Model) -> str:
+    """The type that an export has: one that can express the model, and that of its import if that can."""
+    if model.llama.qkv_bias:
+        return "qwen2"
+    if model.llama.dim % model.llama.heads:
+        return "mistral"  # transformers refuses a LlamaConfig with such a head_dim
+    return "mistral" if model.notes.get("model_type") == "mistral" else "llama"
+
+
+def _tied(path: Path, config: dict[str, Any]) -> bool:
     """Whether the head is the embedding, according to the file. Raises UserError if the value is not a boolean."""
     value = config.get("tie_word_embeddings")
     if value is not None and not isinstance(value, bool):
@@ -132,6 +190,8 @@ def warnings(config: dict[str, Any], rows: int, dtypes: set[str]) -> Iterator[st
         if isinstance(config.get(key), str) and config[key].removeprefix("torch.") not in {"auto", *dtypes}:
             yield f"{key} is {config[key]}, but the tensors are {' and '.join(sorted(dtypes))}, which they stay"
             break
+    for key in hf_rope.unread(config):
+        yield f"{key} is not read: this type of rotary scaling has no such value"
     for key in SPECIAL_IDS:
         ids = config.get(key)
         beyond = [id for id in (ids if isinstance(ids, list) else [ids]) if id is not None and id >= rows]
@@ -140,96 +200,22 @@ def warnings(config: dict[str, Any], rows: int, dtypes: set[str]) -> Iterator[st
 
 
 def _unsupported(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: {reason}; only plain Llama models are supported")
+    return UserError(f"{path}: {reason}; only Llama, Mistral and Qwen2 models without sliding windows are supported")
 
 
-def _check_architecture(path: Path, config: dict[str, Any]) -> None:
-    architectures = config.get("architectures") or ["LlamaForCausalLM"]
-    if config.get("model_type") != "llama" or architectures != ["LlamaForCausalLM"]:
+def _checked_family(path: Path, config: dict[str, Any]) -> _Family:
+    family = FAMILIES.get(str(config.get("model_type")))
+    architectures = config.get("architectures") or [family.architecture if family else "LlamaForCausalLM"]
+    if family is None or architectures != [family.architecture]:
         raise _unsupported(path, f"model_type is {config.get('model_type')!r}, architectures {architectures}")
     for key, neutral in _OTHER_MODELS.items():
         if key in config and config[key] not in neutral:
             raise _unsupported(path, f"{key} is {config[key]!r}")
+    if family.architecture == "MistralForCausalLM" and "sliding_window" not in config:
+        raise _unsupported(path, f"sliding_window is missing, so it is {_DEFAULT_WINDOW}")
+    if config.get("sliding_window") is not None and family.architecture != "Qwen2ForCausalLM":  # has use_sliding_window
+        raise _unsupported(path, f"sliding_window is {config['sliding_window']!r}")
     layer_types = config.get("layer_types") or []
     if not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types):
         raise _unsupported(path, f"layer_types is {layer_types!r}")
-
-
-def _check_same(path: Path, stated: list[tuple[str, Any]]) -> None:
-    """Checks that all (key, value) pairs have the same value.
-
-    Raises:
-        UserError: two have not; the message has both.
-    """
-    for key, value in stated[1:]:
-        first, expected = stated[0]
-        if value != expected:
-            raise UserError(
-                f"{path}: {first} is {_shown(expected)}, but {key} is {_shown(value)}: which one counts depends on the"
-                " reader; remove the wrong one"
-            )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        kind, factor = value
-        return f"{kind} with factor {factor:g}" if kind == "linear" else "no scaling"
-    return json.dumps(value)
-
-
-def _rope(path: Path, config: dict[str, Any]) -> tuple[float, float]:
-    """The base, and the factor by which positions are divided."""
-    stated = list(_stated_rope(path, config))
-    thetas = [(f"{rope.place}.rope_theta", rope.theta) for rope in stated if rope.theta is not None]
-    outer = config.get("rope_theta")
-    if outer is not None or ("rope_theta" in config and not thetas):
-        thetas.insert(0, ("rope_theta", number(path, "rope_theta", outer, above=1)))
-    scalings = [(rope.place, rope.scaling) for rope in stated if rope.scaling is not None]
-    _check_same(path, thetas)
-    _check_same(path, scalings)
-    theta = thetas[0][1] if thetas else 1e4
-    return theta, scalings[0][1][1] if scalings else 1.0
-
-
-def _stated_rope(path: Path, config: dict[str, Any]) -> Iterator[_Rope]:
-    for key in ("rope_scaling", "rope_parameters"):
-        value = config.get(key)
-        if value is None or value == {}:
-            if key == "rope_scaling" and key in config:  # version 4 writes null, and reads it as no scaling
-                yield _Rope(key, ("default", 1.0), None)
-            continue
-        if not isinstance(value, dict):
-            raise UserError(
-                f'{path}: {key} is {json.dumps(value)}: it must be an object such as {{"type": "linear", "factor": 4}}'
-            )
-        nested = {name: entry for name, entry in value.items() if isinstance(entry, dict) or name.endswith("attention")}
-        for name, entry in nested.items():  # one set of values for each type of layer
-            if not isinstance(entry, dict):
-                raise _unsupported(path, f"{key}.{name} is {json.dumps(entry)}")
-            yield _one_rope(path, f"{key}.{name}", entry)
-        flat = {name: entry for name, entry in value.items() if name not in nested}
-        if flat:
-            yield _one_rope(path, key, flat, complete=not nested)
-
-
-def _one_rope(path: Path, place: str, rope: dict[str, Any], complete: bool = True) -> _Rope:
-    """What one object says. If it is not complete, a missing type is not a statement."""
-    kinds = [(f"{place}.{key}", rope[key]) for key in ("rope_type", "type") if key in rope]
-    _check_same(path, kinds)
-    kind = kinds[0][1] if kinds else "default"
-    if kind not in ("default", "linear"):
-        raise _unsupported(path, f"rotary scaling of type {kind!r} is not supported ({_SUPPORTED_ROPE})")
-    if rope.get("partial_rotary_factor") not in (None, 1):
-        raise _unsupported(path, f"{place}.partial_rotary_factor is {rope['partial_rotary_factor']!r}")
-    factor = 1.0
-    if kind == "linear" or rope.get("factor") is not None:
-        if "factor" not in rope:
-            raise UserError(f"{path}: {place} is linear, but has no factor: add it")
-        factor = number(path, f"{place}.factor", rope["factor"], least=1)
-    if kind == "default" and factor != 1:
-        raise UserError(f"{path}: {place} has a factor of {factor:g}, but not its type ({_SUPPORTED_ROPE}): add it")
-    theta = rope.get("rope_theta")
-    if "rope_theta" in rope:
-        theta = number(path, f"{place}.rope_theta", theta, above=1)
-    scaling = (kind if factor != 1 else "default", factor) if kinds or complete else None
-    return _Rope(place, scaling, theta)
+    return family

@@ -100,3 +100,26 @@ def number(path: Path, key: str, value: Any, *, above: float = 0.0, least: float
             f"{path} does not describe a Llama: {key} is {json.dumps(value)}, not a number {bound}; correct it"
         )
     return float(value)
+
+
+def check_same(path: Path, stated: list[tuple[str, Any]]) -> None:
+    """Checks that all (key, value) pairs have the same value.
+
+    Args:
+        path: path of the file, for the message.
+        stated: keys, and JSON values or objects with a text of their own.
+
+    Raises:
+        UserError: two have not; the message has both.
+    """
+    for key, value in stated[1:]:
+        first, expected = stated[0]
+        if value != expected:
+            raise UserError(
+                f"{path}: {first} is {_shown(expected)}, but {key} is {_shown(value)}: which one counts depends on the"
+                " reader; remove the wrong one"
+            )
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str | int | float | list | dict | None) else str(value)

@@ -83,9 +83,10 @@ class Llama2c:
             kv_heads=kv_heads,
             ffn_dim=ffn,
             vocab_size=abs(signed_vocab),
+            tied=signed_vocab > 0,
         )
         dtypes = {str(tensor): "float32" for tensor in canonical.tensors(llama)}
-        self.model = Model(llama, positions, dtypes, tied=signed_vocab > 0)
+        self.model = Model(llama, positions, dtypes)
         self._file, offset = InputFile(path), _HEADER.size
         self._offsets: dict[str, int] = {}
         for name in _ORDER:
@@ -93,9 +94,7 @@ class Llama2c:
             copies = layers if name in canonical.IN_LAYERS else 1
             offset += 4 * copies * math.prod(canonical.shape(llama, name))
         # an untied head follows the cosines and sines of all positions
-        self._offsets["head"] = (
-            self._offsets["embedding"] if self.model.tied else offset + 4 * positions * (dim // heads)
-        )
+        self._offsets["head"] = offset + 4 * positions * (dim // heads)
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """See Source.rows."""

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, torch_file
 from codellama_jax.conversion.canonical import Model, Source, Tensor
 from codellama_jax.conversion.json_values import number, read_object, whole_number
@@ -232,12 +233,14 @@ def write(source: Source, folder: Path, parts: int | None = None, output: Output
         output: where to write the parts; None: `folder`.
 
     Raises:
-        UserError: heads, widths or vocabulary are not divisible by the number of parts.
+        UserError: the format cannot express the model, or heads, widths or vocabulary are not divisible by the number
+            of parts.
     """
+    if source.model.llama.tied:
+        source = canonical.Untied(source)
     model = source.model
     llama, notes = model.llama, model.notes
-    if llama.rope_scale != 1:
-        raise UserError("Meta's format has no position interpolation (Llama.rope_scale): use --format=hf")
+    _check_expressible(llama)
     parts = parts or notes.get("parts") or _PARTS.get((llama.dim, llama.layers), 1)
     embedding_axis = notes.get("embedding_axis", 1)
     for field in ("heads", "kv_heads", "ffn_dim", "vocab_size", "dim"):
@@ -270,6 +273,18 @@ def write(source: Source, folder: Path, parts: int | None = None, output: Output
             writer.abandon()
         raise
     (folder / PARAMS).write_text(json.dumps(_params_json(model), indent=2) + "\n")
+
+
+def _check_expressible(llama: Llama) -> None:
+    """Raises UserError if params.json has no key for a part of the model."""
+    for missing, what in (
+        (llama.rope_scale != 1, "position interpolation (Llama.rope_scale)"),
+        (llama.rope_type != "default", f"rotary scaling of type {llama.rope_type!r} (Llama.rope_type)"),
+        (llama.qkv_bias, "biases (Llama.qkv_bias)"),
+        (llama.head_dim * llama.heads != llama.dim, "heads of another width than dim / n_heads (Llama.head_width)"),
+    ):
+        if missing:
+            raise UserError(f"Meta's format has no {what}: use --format=hf")
 
 
 def _write_rows(

@@ -58,7 +58,6 @@ def write(source: Source, path: Path, imported_from: str, files: Assets, lineage
         (tree[group] if group else tree)[last] = array
     imported = {
         "from": imported_from,
-        "tied": model.tied,
         "dtypes": _grouped(model),
         "notes": dict(model.notes),
     }
@@ -155,6 +154,10 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
         imported = metadata.get("imported")
+        if imported and imported.get(
+            "tied"
+        ):  # earlier versions stored the head of a tied import, equal to the embedding
+            llama = dataclasses.replace(llama, tied=True)
         self.trained = imported is None
         self.files = assets.read(path)
         if self.trained and assets.MODEL not in self.files:
@@ -172,9 +175,8 @@ class Checkpoint:
             stored = self._stores[tensor.parameter].dtype.name
             original = imported["dtypes"] if imported else {}
             dtypes[str(tensor)] = original.get(str(tensor), original.get(tensor.parameter, stored))
-        notes = imported["notes"] if imported else self.lineage.special_ids
-        tied = bool(imported and imported["tied"])
-        self.model = Model(llama, self.lineage.positions, dtypes, tied=tied, notes=notes)
+        notes = imported["notes"] if imported else self.lineage.notes
+        self.model = Model(llama, self.lineage.positions, dtypes, notes=notes)
         self._slab: tuple[str, int, np.ndarray] | None = None  # array name, first layer, layers from it on
 
     def _open(self, name: str, shape: tuple[int, ...]) -> Any:

@@ -37,7 +37,7 @@ class StreamedArray:
         # A chunk is a block divided along the model width, so a device with a shard of the width reads few chunks.
         region = self._region(self._tensors[0], *self._blocks[0])
         chunk = [len(range(*part.indices(size))) for part, size in zip(region, self.shape, strict=True)]
-        if name not in canonical.NORMS:
+        if name not in (*canonical.NORMS, *canonical.BIASES):
             width = self._stacked + canonical.width_axis(name)
             chunk[width] = min(chunk[width], self._llama.dim // math.gcd(self._llama.dim, WIDTH_CHUNKS))
         self.chunk = tuple(chunk)

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from codellama_jax.config.model import Llama
+from codellama_jax.config.rope import ROPE
 from codellama_jax.conversion import canonical
 from codellama_jax.conversion.canonical import Source
 
 TOKENS = 64  # number of random token ids whose logits are compared
-_CONFIG = ("dim", "layers", "heads", "kv_heads", "ffn_dim", "vocab_size", "norm_eps", "rope_theta", "rope_scale")
+_CONFIG = (
+    *("dim", "layers", "heads", "kv_heads", "head_dim", "ffn_dim", "vocab_size", "qkv_bias", "norm_eps"),
+    *ROPE,
+)
 
 
 def different_settings(a: Llama, b: Llama) -> list[str]:
@@ -27,6 +31,8 @@ def different_settings(a: Llama, b: Llama) -> list[str]:
 def tensors(a: Source, b: Source) -> dict[str, Any]:
     """Compares the configurations, and all values of all tensors as float32.
 
+    A tied model equals one that is not tied, but has two equal matrices.
+
     Returns:
         A dict with these keys; if shapes differ, only with the first:
         unlike: settings that differ, as "NAME: A and B".
@@ -35,6 +41,8 @@ def tensors(a: Source, b: Source) -> dict[str, Any]:
         same_dtypes: whether every tensor has the same dtype in both.
         tensors: the number of tensors.
     """
+    if a.model.llama.tied != b.model.llama.tied:
+        a, b = (canonical.Untied(source) if source.model.llama.tied else source for source in (a, b))
     unlike = different_settings(a.model.llama, b.model.llama)
     result: dict[str, Any] = {"unlike": unlike}
     names = list(canonical.tensors(a.model.llama))
@@ -81,7 +89,7 @@ def logits_of(source: Source, ids: np.ndarray) -> np.ndarray:
     import jax
     import jax.numpy as jnp
 
-    from codellama_jax.model.llama import hidden_states
+    from codellama_jax.model.llama import hidden_states, output_head
     from codellama_jax.training.step import merged
 
     llama = dataclasses.replace(source.model.llama, compute_dtype="float32", remat="none", offload="", unroll=1)
@@ -90,7 +98,7 @@ def logits_of(source: Source, ids: np.ndarray) -> np.ndarray:
 
     def forward(params: dict[str, Any]) -> jax.Array:
         model = merged(llama, params)
-        return hidden_states(model, llama, tokens_BS, jnp.arange(len(ids))[None])[0] @ model.head[...]
+        return hidden_states(model, llama, tokens_BS, jnp.arange(len(ids))[None])[0] @ output_head(model, llama)
 
     with jax.default_matmul_precision("float32"):
         return np.asarray(jax.jit(forward)(params))

@@ -17,7 +17,7 @@ class GrownVocabulary:
     """
 
     def __init__(self, source: Source, vocab_size: int, new_rows: str):
-        """Adds rows to embedding and head.
+        """Adds rows to the embedding, and to the head of a model that is not tied.
 
         Args:
             source: the checkpoint to read.
@@ -38,7 +38,7 @@ class GrownVocabulary:
             source.model, llama=dataclasses.replace(source.model.llama, vocab_size=vocab_size)
         )
         self._new: dict[str, np.ndarray] = {}
-        for name in ("embedding", "head"):
+        for name in ("embedding",) if source.model.llama.tied else ("embedding", "head"):
             mean = np.zeros(source.model.llama.dim, np.float64)
             if new_rows == "mean":
                 for start, stop in canonical.blocks(source.model.llama, name, 8):

@@ -4,7 +4,6 @@ The cache of keys and values holds one text, and a chunk of it is processed at a
 does not depend on the length of the text. The programs are those of the engine's prompts.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -13,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
+from codellama_jax.config.rope import check_length, plain
 from codellama_jax.generation import decode, forward, shards
 from codellama_jax.kernels import row_products
 
@@ -33,6 +33,7 @@ class TextScorer:
     """
 
     def __init__(self, weights: forward.Weights, llama: Llama, vocabulary: int, length: int, mesh: Mesh | None = None):
+        check_length(llama, length)
         self.length = length
         self._llama, self._vocabulary, self._mesh = llama, vocabulary, mesh
         # the cache has the compute dtype, also if the engine's has 8-bit integers
@@ -75,7 +76,7 @@ class TextScorer:
     def _program(self, rope: Rope | None) -> Callable:
         llama = self._llama
         if rope is not None:
-            llama = dataclasses.replace(llama, rope_theta=rope[0], rope_scale=rope[1])
+            llama = plain(llama, *rope)
         prefill = functools.partial(decode.prefill, llama, self._vocabulary)
         program = shards.program(prefill, self._mesh, self._weights)
         return jax.jit(program, donate_argnums=1, compiler_options=row_products.compiler_options())

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.model import Llama
+from codellama_jax.config.rope import check_length
 from codellama_jax.errors import UserError
 from codellama_jax.generation import forward, logprobs, rows, speculation
 from codellama_jax.generation.kv_cache import OutOfPages, PagePool
@@ -39,6 +40,9 @@ class Engine:
         vocabulary: number of ids that may be generated; the model's further rows are padding.
         mesh: the devices of the weights (shards.py); None: one device.
 
+    Raises:
+        UserError: the rotary embedding is not defined for this context (config.rope.check_length).
+
     Attributes:
         pool: the pages of the cache.
         programs: the compiled programs.
@@ -49,6 +53,7 @@ class Engine:
     ):
         if serving.context < 2:
             raise ValueError("Serving.context must be at least 2")
+        check_length(llama, serving.context)
         self.llama, self.serving, self.vocabulary, self.mesh = llama, serving, vocabulary, mesh
         size, slots = serving.page, serving.slots
         # The steps of a dispatch may pass the end of a request.

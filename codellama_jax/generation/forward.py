@@ -32,17 +32,24 @@ def weights_of(read: Callable[[str, int | None], Any], llama: Llama, mesh: Mesh 
 
     Args:
         read: (name, layer) -> an array in the shape of one layer of the training parameters; layer is None for
-            embedding, norm and head.
+            embedding, norm and head. The head of a tied model is not read.
         llama: the model. Matrices take its compute dtype.
         mesh: the devices of the weights; None: the default device.
     """
     dtype, parts, place = jnp.dtype(llama.compute_dtype), shards.parts(mesh), shards.placement(mesh)
+
+    def bias(index: int) -> dict[str, Any]:
+        if not llama.qkv_bias:
+            return {}
+        rows = [read(name, index).reshape(1, -1) for name in ("bq", "bk", "bv")]
+        return {"qkv_bias": place("qkv_bias", shards.join(rows, parts), dtype)}
 
     def layer(index: int) -> dict[str, Any]:
         qkv = [read(name, index).reshape(llama.dim, -1) for name in ("wq", "wk", "wv")]
         return {
             "attention_norm": place("attention_norm", read("attention_norm", index), jnp.float32),
             "qkv": place("qkv", shards.join(qkv, parts), dtype),
+            **bias(index),
             "wo": place("wo", read("wo", index).reshape(-1, llama.dim), dtype),
             "ffn_norm": place("ffn_norm", read("ffn_norm", index), jnp.float32),
             "gate_up": place("gate_up", shards.join([read("w1", index), read("w3", index)], parts), dtype),
@@ -53,7 +60,7 @@ def weights_of(read: Callable[[str, int | None], Any], llama: Llama, mesh: Mesh 
         "embedding": place("embedding", read("embedding", None), dtype),
         "layers": [layer(index) for index in range(llama.layers)],
         "norm": place("norm", read("norm", None), jnp.float32),
-        "head": place("head", read("head", None), dtype),
+        "head": place("head", read("embedding", None).T if llama.tied else read("head", None), dtype),
     }
 
 
@@ -124,13 +131,16 @@ def forward(
     pages_SC, offsets_SC = jnp.where(valid_SC, pages_SC, SCRATCH), positions_SC % size
     # The number of blocks of keys depends on the longest row, but further blocks change nothing for the others.
     blocks = (jnp.max(jnp.where(valid_SC, positions_SC, 0)) + BLOCK) // BLOCK
-    cos, sin = rope.tables(positions_SC, width, llama.rope_theta, llama.rope_scale)
+    cos, sin = rope.tables(positions_SC, llama)
     x_SCD = shards.look_up(weights["embedding"], tokens_SC)
     new_pages = []
     for layer, pages in zip(weights["layers"], cache, strict=True):
         layer = {name: shards.whole_rows(name, weight) for name, weight in layer.items()}
         h_SCD = rms_norm(x_SCD, layer["attention_norm"], llama.norm_eps)
-        qkv = _product(h_SCD, layer["qkv"]).reshape(rows, length, heads + 2 * kv_heads, width)
+        qkv = _product(h_SCD, layer["qkv"])
+        if llama.qkv_bias:
+            qkv = qkv + layer["qkv_bias"][None]
+        qkv = qkv.reshape(rows, length, heads + 2 * kv_heads, width)
         q, k, v = jnp.split(qkv, (heads, heads + kv_heads), axis=2)
         q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
         kv = jnp.stack([k, v], axis=3).reshape(rows, length, 2 * kv_heads, width)

@@ -30,6 +30,7 @@ DIMS: dict[str, tuple[str | None, ...]] = {
     "embedding": ("vocab", "dim"),
     "attention_norm": (None,),
     "qkv": ("dim", "heads"),
+    "qkv_bias": (None, "heads"),
     "wo": ("heads", "dim"),
     "ffn_norm": (None,),
     "gate_up": ("dim", "ffn"),

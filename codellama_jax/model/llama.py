@@ -1,4 +1,4 @@
-"""A Llama 2 decoder. NNX modules hold the parameters; everything else is plain functions.
+"""A decoder of the Llama family. NNX modules hold the parameters; everything else is plain functions.
 
 The model names logical dims only: parameters carry theirs as metadata (`parameter_dims`), activations pass through
 `constrain` with theirs. codellama_jax/sharding.py maps dims to mesh axes.
@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from codellama_jax.config.model import Llama
+from codellama_jax.config.rope import check_length
 from codellama_jax.kernels import blocked
 from codellama_jax.kernels.cpu_products import broadcast_rows, materialize
 from codellama_jax.model import rope
@@ -53,6 +54,9 @@ class Block(nnx.Module):
             shape = tuple(sizes[dim] for dim in dims)
             return nnx.Param(std * jax.random.normal(rngs.params(), shape), dims=dims)
 
+        def bias(*dims: str) -> nnx.Param:
+            return nnx.Param(jnp.zeros((config.layers, *(sizes[dim] for dim in dims))), dims=("layers", *dims))
+
         def norm() -> nnx.Param:
             return nnx.Param(jnp.ones((config.layers, config.dim)), dims=("layers", "dim"))
 
@@ -62,6 +66,10 @@ class Block(nnx.Module):
         self.wq = weight("dim", "heads", "head_dim")
         self.wk = weight("dim", "kv_heads", "head_dim")
         self.wv = weight("dim", "kv_heads", "head_dim")
+        if config.qkv_bias:
+            self.bq = bias("heads", "head_dim")
+            self.bk = bias("kv_heads", "head_dim")
+            self.bv = bias("kv_heads", "head_dim")
         self.wo = weight("heads", "head_dim", "dim", std=residual_std)
         self.ffn_norm = norm()
         self.w1 = weight("dim", "ffn")
@@ -71,14 +79,15 @@ class Block(nnx.Module):
 
 class Decoder(nnx.Module):
     """The parameters of a Llama model: embedding [V, D], stacked blocks, final norm [D], output head [D, V]. All are
-    float32."""
+    float32. A tied model has no head of its own (`output_head`)."""
 
     def __init__(self, config: Llama, rngs: nnx.Rngs):
         shape, std = (config.vocab_size, config.dim), config.init_std
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), shape), dims=("vocab", "dim"))
         self.blocks = Block(config, rngs)
         self.norm = nnx.Param(jnp.ones(config.dim), dims=("dim",))
-        self.head = nnx.Param(std * jax.random.normal(rngs.params(), shape[::-1]), dims=("dim", "vocab"))
+        if not config.tied:
+            self.head = nnx.Param(std * jax.random.normal(rngs.params(), shape[::-1]), dims=("dim", "vocab"))
 
 
 def _sizes(config: Llama) -> dict[str, int]:
@@ -102,6 +111,11 @@ def _is_param(x: Any) -> bool:
     return isinstance(x, nnx.Variable)
 
 
+def output_head(model: Decoder, config: Llama) -> jax.Array:
+    """The output head [D, V]: a matrix of its own, or the embedding, whose gradient then has both uses."""
+    return model.embedding[...].T if config.tied else model.head[...]
+
+
 def rms_norm(x_BSD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     """Root mean square normalisation as in Llama: computed in float32, cast to x's dtype, then scaled by the weight."""
     x32 = x_BSD.astype(jnp.float32)
@@ -121,7 +135,7 @@ def hidden_states(
     rotate: Rotate = rope.rotate,
     swiglu: Swiglu = swiglu,
 ) -> jax.Array:
-    """Runs the decoder up to the final norm. Logits are the result times `model.head`.
+    """Runs the decoder up to the final norm. Logits are the result times `output_head`.
 
     Args:
         model: the parameters.
@@ -137,10 +151,14 @@ def hidden_states(
 
     Returns:
         [B, S, D] in the compute dtype.
+
+    Raises:
+        UserError: the rotary embedding is not defined for this length (config.rope.check_length).
     """
+    check_length(config, tokens_BS.shape[1])
     dtype = jnp.dtype(config.compute_dtype)
     attend = attend or functools.partial(blocked.self_attention, block=config.attention_block)
-    angles = rope.tables(positions_BS, config.head_dim, config.rope_theta, config.rope_scale)
+    angles = rope.tables(positions_BS, config)
     cos, sin = materialize(angles[0]), materialize(angles[1])
     activation = ("batch", "sequence", None)
     heads = ("batch", "sequence", "heads", None)
@@ -170,6 +188,8 @@ def hidden_states(
         q_BSHK = constrain(product("bsd,dhk->bshk", h_BSD, weight(p.wq)), heads)
         k_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wk)), kv_heads)
         v_BSGK = constrain(product("bsd,dgk->bsgk", h_BSD, weight(p.wv)), kv_heads)
+        if config.qkv_bias:
+            q_BSHK, k_BSGK, v_BSGK = (_plus(x, weight(b)) for x, b in ((q_BSHK, p.bq), (k_BSGK, p.bk), (v_BSGK, p.bv)))
         q_BSHK = checkpoint_name(rotate(q_BSHK, cos, sin), "q")
         k_BSGK = checkpoint_name(rotate(k_BSGK, cos, sin), "k")
         v_BSGK = checkpoint_name(v_BSGK, "v")
@@ -192,6 +212,11 @@ def hidden_states(
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)
     x_BSD, _ = jax.lax.scan(_with_remat(block, config), x_BSD, stacked, unroll=config.unroll)
     return rms_norm(x_BSD, model.norm[...], config.norm_eps)
+
+
+def _plus(x_BSHK: jax.Array, bias_HK: jax.Array) -> jax.Array:
+    """Adds a bias to every token."""
+    return x_BSHK + broadcast_rows(bias_HK.reshape(-1), (*x_BSHK.shape[:2], bias_HK.size)).reshape(x_BSHK.shape)
 
 
 def _with_remat(block: Callable, config: Llama) -> Callable:

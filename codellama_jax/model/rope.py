@@ -1,35 +1,88 @@
-"""Rotary position embedding with a configurable base and position interpolation.
+"""Rotary position embedding with a configurable base, position interpolation and scaled frequencies.
 
 The half-split form of Hugging Face checkpoints: channel i of a head is rotated with channel i + K/2. Meta's checkpoints
 rotate adjacent pairs instead; conversion permutes the projections of q and k.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def frequencies(head_dim: int, theta: float) -> jax.Array:
-    """theta_i = theta^(-2i/K) for i in 0 .. K/2 - 1, float32 [K/2] (arXiv 2308.12950, section 2.4)."""
-    exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    return theta**-exponents
+from codellama_jax.config.model import Llama
 
 
-def tables(positions_BS: jax.Array, head_dim: int, theta: float, scale: float) -> tuple[jax.Array, jax.Array]:
+def frequencies(llama: Llama) -> tuple[jax.Array, float]:
+    """The frequency of each pair of channels, and the factor on the cosines and sines of a model's settings.
+
+    theta_i = theta^(-2i/K) for i in 0 .. K/2 - 1 (arXiv 2308.12950, section 2.4), as changed by Llama.rope_type. Those
+    of "dynamic" are unchanged up to its original positions; longer windows are refused (config.rope.check_length).
+
+    Returns:
+        float32 [K/2], and the factor, which is 1 except for "yarn".
+    """
+    exponents = jnp.arange(0, llama.head_dim, 2, dtype=jnp.float32) / llama.head_dim
+    plain = llama.rope_theta**-exponents
+    if llama.rope_type == "llama3":
+        return _llama3(plain, llama), 1.0
+    if llama.rope_type == "yarn":
+        return _yarn(plain, llama), _yarn_attention_factor(llama)
+    return plain, 1.0
+
+
+def _llama3(plain: jax.Array, llama: Llama) -> jax.Array:
+    """Llama 3.1's: low frequencies are divided by the factor, high ones are kept, those between are interpolated."""
+    low, high = llama.rope_low_freq_factor, llama.rope_high_freq_factor
+    periods = plain * (llama.rope_original_positions / (2 * math.pi))
+    share = jnp.clip((periods - low) / (high - low), 0.0, 1.0)
+    return plain / llama.rope_factor * (1 - share) + plain * share
+
+
+def _yarn(plain: jax.Array, llama: Llama) -> jax.Array:
+    """YaRN's (arXiv 2309.00071): like llama3's, but interpolated along the channels."""
+
+    def channel(periods: float) -> float:
+        """Where a channel has this number of periods in the original positions."""
+        wavelength = llama.rope_original_positions / (periods * 2 * math.pi)
+        return llama.head_dim * math.log(wavelength) / (2 * math.log(llama.rope_theta))
+
+    first, last = channel(llama.rope_beta_fast), channel(llama.rope_beta_slow)
+    if llama.rope_truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, llama.head_dim - 1)
+    if first == last:
+        last += 0.001  # as transformers does
+    share = jnp.clip((jnp.arange(len(plain), dtype=jnp.float32) - first) / (last - first), 0.0, 1.0)
+    return plain / llama.rope_factor * share + plain * (1 - share)
+
+
+def _yarn_attention_factor(llama: Llama) -> float:
+    def grown(scale: float) -> float:
+        return 0.1 * scale * math.log(llama.rope_factor) + 1.0
+
+    if llama.rope_attention_factor:
+        return llama.rope_attention_factor
+    if llama.rope_mscale and llama.rope_mscale_all_dim:
+        return grown(llama.rope_mscale) / grown(llama.rope_mscale_all_dim)
+    return grown(1.0)
+
+
+def tables(positions_BS: jax.Array, llama: Llama) -> tuple[jax.Array, jax.Array]:
     """Computes cosine and sine of the angles of every position, float32 [B, S, K/2].
 
     float32 throughout: bfloat16 has 8 bits of mantissa, so adjacent positions above 256 would be equal.
 
     Args:
         positions_BS: integers, 0 for the first token.
-        head_dim: K.
-        theta: base of the frequencies.
-        scale: factor by which positions are multiplied; 1/4 interpolates sequences of four times the trained length
-            into the trained range.
+        llama: the model, of which the rotary settings are used. Llama.rope_scale multiplies the positions; 1/4
+            interpolates sequences of four times the trained length into the trained range.
     """
-    positions_BS1 = positions_BS.astype(jnp.float32)[:, :, None] * scale
-    angles = positions_BS1 * frequencies(head_dim, theta)[None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
+    positions_BS1 = positions_BS.astype(jnp.float32)[:, :, None] * llama.rope_scale
+    frequencies_K, factor = frequencies(llama)
+    angles = positions_BS1 * frequencies_K[None, None, :]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return (cos, sin) if factor == 1 else (cos * factor, sin * factor)
 
 
 def rotate(x_BSHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -70,7 +123,7 @@ def _forward(x_BSHK: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Arr
 
 
 def _backward(tables: tuple[jax.Array, jax.Array], d_BSHK: jax.Array) -> tuple[jax.Array, None, None]:
-    return _rotate_by_product(d_BSHK, *tables, -1.0), None, None  # the transpose of a rotation is its inverse
+    return _rotate_by_product(d_BSHK, *tables, -1.0), None, None  # of a rotation, times a factor
 
 
 rotate_by_product.defvjp(_forward, _backward)

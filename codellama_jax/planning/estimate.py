@@ -26,24 +26,24 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
     parameters = llama.parameters / (fsdp * context * tensor)
     state = parameters * (4 + MOMENT_BYTES[adamw.first_moment_dtype] + MOMENT_BYTES[adamw.second_moment_dtype])
     if adamw.matrices == "muon":  # which has one moment
-        matrices = llama.parameters - (2 * llama.vocab_size + 1 + 2 * llama.layers) * llama.dim
+        matrices = llama.matmul_parameters - llama.vocab_size * llama.dim
         state -= matrices / (fsdp * context * tensor) * MOMENT_BYTES[adamw.second_moment_dtype]
     gradient = parameters * 4 * (2 if stage.micro_batches > 1 else 1)  # accumulated, and of the current micro-batch
 
     tokens = stage.batch_tokens / stage.micro_batches / (data * fsdp * context)
     compute = width[llama.compute_dtype]
     dims: dict[str, float] = {
-        "q": llama.dim,
+        "q": llama.heads * llama.head_dim,
         "k": llama.kv_heads * llama.head_dim,
         "v": llama.kv_heads * llama.head_dim,
     }
-    dims |= {"attention": llama.dim, "gate": llama.ffn_dim, "up": llama.ffn_dim}
+    dims |= {"attention": llama.heads * llama.head_dim, "gate": llama.ffn_dim, "up": llama.ffn_dim}
     dims = {name: size / tensor for name, size in dims.items()}
     dims |= {"input": llama.dim, "middle": llama.dim}
     saved = ({"input"} | llama.saved if llama.remat != "none" else set(dims)) - llama.offloaded
     activations = tokens * llama.layers * compute * sum(dims[name] for name in saved)
 
-    block = (llama.parameters - 2 * llama.vocab_size * llama.dim) / llama.layers / tensor
+    block = (llama.matmul_parameters - llama.vocab_size * llama.dim) / llama.layers / tensor
     gathered = 2 * block * compute  # of the current block, and of the next one, which is being prefetched
     head = llama.vocab_size / tensor * llama.dim * (compute + 4)  # gathered, and its gradient before the reduce-scatter
     loss = 2 * min(llama.loss_chunk, tokens) * llama.vocab_size / tensor * 4

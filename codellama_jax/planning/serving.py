@@ -107,7 +107,7 @@ def _decoding(config: Config, slice_: Topology, tokens: int, analyses: dict[str,
             pages = sum(-(-context // keys) * size * keys for keys, size in sizes["blocks"]) * batch
             moved = step.memory * slice_.hbm_bandwidth + pages
             live = sizes["token_bytes"] * batch * context
-            attention = 4.0 * llama.layers * llama.dim * context * batch / devices
+            attention = 4.0 * llama.layers * llama.heads * llama.head_dim * context * batch / devices
             bounds = {
                 "memory": moved / slice_.hbm_bandwidth,
                 "compute": step.compute + attention / slice_.flops,

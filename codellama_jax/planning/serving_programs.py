@@ -90,6 +90,7 @@ def _weights(llama: Llama, mesh: Mesh, int8_cache: bool) -> forward.Weights:
     queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
     shapes: dict[str, tuple[int, ...]] = {"wq": (d, queries), "wk": (d, keys), "wv": (d, keys), "wo": (queries, d)}
     shapes |= {"w1": (d, f), "w3": (d, f), "w2": (f, d), "embedding": (v, d), "head": (d, v)}
+    shapes |= {"bq": (queries,), "bk": (keys,), "bv": (keys,)}
     weights = forward.weights_of(lambda name, layer: jnp.zeros(shapes.get(name, (d,))), llama, mesh)
     if int8_cache:
         scale = jnp.zeros((1, 1, 2 * llama.kv_heads, llama.head_dim))

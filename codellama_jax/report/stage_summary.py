@@ -32,6 +32,7 @@ def describe(config: Config, llama: Llama, shares: dict[str, float], devices: st
         "vocab_size": llama.vocab_size,
         "rope_theta": llama.rope_theta,
         "rope_scale": llama.rope_scale,
+        "rope_type": llama.rope_type,
         "shares": shares,
         "devices": devices,
         "peak_learning_rate": config.adamw.peak_learning_rate,

@@ -99,6 +99,8 @@ def _state(folder: StageFiles) -> str:
 
 def _facts(stage: Record) -> str:
     scale = f" scale {stage['rope_scale']:g}" if stage["rope_scale"] != 1 else ""
+    if (kind := stage.get("rope_type", "default")) != "default":  # stages of earlier versions do not record it
+        scale = f" type {kind}"
     return escape(
         f"{'from ' + stage['parent'] if stage['parent'] else 'no parent'} · "
         f"{stage['steps']:,} steps of {stage['batch_tokens']:,} tokens · windows of {stage['sequence_length']:,} · "

@@ -15,13 +15,14 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from codellama_jax.config.model import Llama
-from codellama_jax.config.run import Config
+from codellama_jax.config.rope import SCALING
+from codellama_jax.config.run import LLAMA_ADDED, Config
 from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import Tokenizer
 
-SHAPE = ("dim", "layers", "heads", "kv_heads", "ffn_dim")
+SHAPE = ("dim", "layers", "heads", "kv_heads", "ffn_dim", "head_width", "qkv_bias", "tied")
 COMPARED = ("rope_theta", "rope_scale", "norm_eps")
 TOLERANCE = 1e-6  # relative; other formats may have rounded a number to float32
 
@@ -38,12 +39,21 @@ def recorded_model(path: Path | str, metadata: Mapping[str, Any]) -> Llama:
 
 def check_shape(path: Path | str, recorded: Mapping[str, Any], llama: Llama) -> None:
     """Raises UserError if the parent's model has another shape than the stage's (its vocabulary may be smaller)."""
+    recorded = {**LLAMA_ADDED, **recorded}
     for field in SHAPE:
         theirs, ours = recorded.get(field), getattr(llama, field)
+        if field == "head_width":
+            theirs, ours = theirs or _derived_width(recorded), llama.head_dim
         if theirs is not None and theirs != ours:
             raise UserError(
                 f"{path} has Llama.{field}={theirs}, but this stage has {ours}: a stage must have its parent's size"
             )
+
+
+def _derived_width(recorded: Mapping[str, Any]) -> int | None:
+    """The width of a head that follows from other fields, if they are recorded."""
+    dim, heads = recorded.get("dim"), recorded.get("heads")
+    return dim // heads if dim and heads else None
 
 
 def check_model(path: Path | str, metadata: Mapping[str, Any], config: Config) -> list[str]:
@@ -77,9 +87,27 @@ def check_model(path: Path | str, metadata: Mapping[str, Any], config: Config) -
             )
         name = "the RoPE base" if field == "rope_theta" else f"Llama.{field}"
         notes.append(f"{name} changes from {theirs:,.10g} to {ours:,.10g}")
+    notes += _check_rope_type(path, {**LLAMA_ADDED, **recorded}, config)
     notes += _note_on_positions(metadata, config)
     if missing := [f"Llama.{field}" for field in COMPARED if recorded.get(field) is None]:
         notes.append(f"{', '.join(missing)} not recorded in {path}: not compared")
+    return notes
+
+
+def _check_rope_type(path: Path | str, recorded: Mapping[str, Any], config: Config) -> list[str]:
+    """Compares the type of the rotary embedding and its values, as check_model does."""
+    notes = []
+    for field in SCALING:
+        theirs, ours = recorded[field], getattr(config.llama, field)
+        if theirs == ours:
+            continue
+        if "rope_type" not in config.checkpoints.allowed:
+            raise UserError(
+                f"{path} was trained with Llama.{field}={theirs!r}, but {config.stage.name} has {ours!r}:"
+                f" --gin.Llama.{field}={theirs!r} keeps it, --gin.Checkpoints.allowed_changes=rope_type allows the"
+                " change"
+            )
+        notes.append(f"Llama.{field} changes from {theirs!r} to {ours!r}")
     return notes
 
 
@@ -89,7 +117,7 @@ def _note_on_positions(metadata: Mapping[str, Any], config: Config) -> list[str]
     unchanged = all(
         recorded.get(field) is not None and math.isclose(recorded[field], getattr(config.llama, field))
         for field in ("rope_theta", "rope_scale")
-    )
+    ) and all({**LLAMA_ADDED, **recorded}[field] == getattr(config.llama, field) for field in SCALING)
     if not length or config.stage.sequence_length <= length or not unchanged:
         return []
     return [

@@ -18,6 +18,7 @@ from codellama_jax.training import assets, inheritance, lineage
 from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import (
+    VOCABULARY_AXES,
     Params,
     TrainState,
     abstract_params,
@@ -290,7 +291,7 @@ def restored_state(
 
 
 def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
-    """Adds rows to the embedding and columns to the head up to vocab_size, each of them the mean of the existing ones.
+    """Adds rows to the embedding, and columns to an untied head, up to vocab_size, each the mean of the existing ones.
 
     The mean is neutral: the logit of a new token is the average logit, its embedding the average embedding (assumption;
     the paper does not specify it).
@@ -307,14 +308,16 @@ def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
         return params
 
     @jax.jit
-    def extend(embedding_VD: jax.Array, head_DV: jax.Array) -> tuple[jax.Array, jax.Array]:
-        new = vocab_size - old
-        rows = jnp.broadcast_to(embedding_VD.mean(0, keepdims=True), (new, embedding_VD.shape[1]))
-        columns = jnp.broadcast_to(head_DV.mean(1, keepdims=True), (head_DV.shape[0], new))
-        return jnp.concatenate([embedding_VD, rows]), jnp.concatenate([head_DV, columns], axis=1)
+    def extend(matrices: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        new, extended = vocab_size - old, {}
+        for name, matrix in matrices.items():
+            axis = VOCABULARY_AXES[name]
+            shape = [new if i == axis else size for i, size in enumerate(matrix.shape)]
+            mean = jnp.broadcast_to(matrix.mean(axis, keepdims=True), shape)
+            extended[name] = jnp.concatenate([matrix, mean], axis)
+        return extended
 
-    embedding, head = extend(params["embedding"], params["head"])
-    return params | {"embedding": embedding, "head": head}
+    return params | extend({name: params[name] for name in VOCABULARY_AXES if name in params})
 
 
 def _with_shardings(abstract: Any, shardings: Any) -> Any:

@@ -25,6 +25,7 @@ class Lineage:
         step: whether the last of these rows is <step>, as in the dialogue format "source".
         dialogues: the dialogue format, "inst" or "source", of the last stage that was trained on dialogues; None: none.
         special_ids: the ids of SPECIAL_IDS that an import named.
+        model_type: the model_type of Hugging Face that an import named, which an export of the same model states again.
     """
 
     positions: int
@@ -32,6 +33,7 @@ class Lineage:
     step: bool = False
     dialogues: str | None = None
     special_ids: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model_type: str = "llama"
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "Lineage":
@@ -51,7 +53,8 @@ class Lineage:
         positions = int(metadata["sequence_length"])
         if (imported := metadata.get("imported")) is not None:
             notes = imported.get("notes", {})
-            return cls(positions, special_ids={key: notes[key] for key in SPECIAL_IDS if key in notes})
+            ids = {key: notes[key] for key in SPECIAL_IDS if key in notes}
+            return cls(positions, special_ids=ids, model_type=notes.get("model_type", "llama"))
         settings = _settings(metadata.get("config", ""))
         chat_format = settings.get("Chat.format", "inst")
         has_dialogues = settings.get("Mixture.seqio") is None and settings.get("Mixture.shares", {}).get("instruct")
@@ -61,6 +64,11 @@ class Lineage:
             step=chat_format == "source",
             dialogues=chat_format if has_dialogues else None,
         )
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What an export to Hugging Face's format states (canonical.Model.notes)."""
+        return {**self.special_ids, "model_type": self.model_type}
 
     def json(self) -> dict[str, Any]:
         """The value that the metadata of a checkpoint has under "lineage"."""
@@ -82,6 +90,7 @@ def after(parent: Lineage | None, config: Config, dialogues: bool) -> Lineage:
         step=parent.step or config.chat.format == "source",
         dialogues=config.chat.format if dialogues else parent.dialogues,
         special_ids=parent.special_ids,
+        model_type=parent.model_type,
     )
 
 

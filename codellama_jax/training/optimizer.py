@@ -24,14 +24,14 @@ def learning_rate(settings: AdamW, steps: int, step: jax.Array | int) -> jax.Arr
 
 
 def make_optimizer(settings: AdamW, steps: int) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW. Weight decay applies to matrices, not to norms (assumption)."""
+    """Clipping by the global norm, then AdamW. Weight decay applies to matrices, not norms and biases (assumption)."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         _adam(settings) if settings.matrices == "adam" else _muon(settings),
         optax.add_decayed_weights(
             settings.weight_decay,
             mask=lambda params: jax.tree.map_with_path(
-                lambda path, _: "norm" not in jax.tree_util.keystr(path), params
+                lambda path, _: "norm" not in jax.tree_util.keystr(path) and _name(path) not in BIASES, params
             ),
         ),
         # optax counts updates from 0, the curve counts from 1: the rate of the first update must not be 0
@@ -74,6 +74,7 @@ _AXES = {
     "w2": contrib.MuonDimensionNumbers(1, 2),
     "w3": contrib.MuonDimensionNumbers(1, 2),
 }
+BIASES = ("bq", "bk", "bv")
 _RMS = 0.2  # of an update of Muon, that of AdamW's: its learning rates and weight decay serve (arXiv 2502.16982)
 
 
@@ -83,7 +84,7 @@ def _name(path: jax.tree_util.KeyPath) -> str:
 
 
 def _muon(settings: AdamW) -> optax.GradientTransformation:
-    """Muon for the matrices of the blocks, Adam for embedding, head and norms."""
+    """Muon for the matrices of the blocks, Adam for embedding, head, norms and biases."""
 
     def axes(params: optax.Params) -> optax.Params:
         return jax.tree.map_with_path(lambda path, _: _AXES.get(_name(path)), params)

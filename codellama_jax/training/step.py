@@ -15,12 +15,13 @@ from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.kernels import cpu_products, cpu_rounding, quantized_products
 from codellama_jax.model import llama, rope
-from codellama_jax.model.llama import Decoder, Product, hidden_states, parameter_dims
+from codellama_jax.model.llama import Decoder, Product, hidden_states, output_head, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.optimizer import learning_rate, make_optimizer
 
 Params = dict[str, Any]  # nested, in the structure of the modules
+VOCABULARY_AXES = {"embedding": 0, "head": 1}  # the axis of the vocabulary; a tied model has no head
 Batch = dict[str, jax.Array]  # tokens, targets, segment_ids, positions, loss_weights, stream_ids: each [B, S]
 
 
@@ -111,7 +112,8 @@ def make_loss(
             model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product, rotate, swiglu
         )
         targets, weights = batch["targets"], batch["loss_weights"]
-        return weighted_loss(x_BSD, model.head[...], targets, weights, config.loss_chunk, mesh, config.padding_rows)
+        head = output_head(model, config)
+        return weighted_loss(x_BSD, head, targets, weights, config.loss_chunk, mesh, config.padding_rows)
 
     return loss
 
@@ -130,7 +132,7 @@ def without_padding(updates: Params, rows: int) -> Params:
     def masked(x: jax.Array, axis: int) -> jax.Array:
         return jnp.where(jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) < rows, x, 0)
 
-    return updates | {"embedding": masked(updates["embedding"], 0), "head": masked(updates["head"], 1)}
+    return updates | {name: masked(updates[name], axis) for name, axis in VOCABULARY_AXES.items() if name in updates}
 
 
 def bitwise_select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

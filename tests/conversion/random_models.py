@@ -1,5 +1,6 @@
 """Random checkpoints in memory, and an independent reader of safetensors."""
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -21,17 +22,16 @@ class Random:
     """A Source of random values, different in every layer; norms are close to one."""
 
     def __init__(self, llama: Llama, dtype: str = "bfloat16", tied: bool = False, norm_dtype: str | None = None):
+        llama = dataclasses.replace(llama, tied=tied)
         names = list(canonical.tensors(llama))
         dtypes = {str(t): norm_dtype or dtype if t.name in canonical.NORMS else dtype for t in names}
-        self.model = Model(llama, 512, dtypes, tied=tied)
+        self.model = Model(llama, 512, dtypes)
         rng = np.random.default_rng(0)
         self.arrays: dict[Tensor, np.ndarray] = {}
         for tensor in names:
             noise = rng.normal(size=canonical.shape(llama, tensor.name)).astype(np.float32)
             scaled = 1 + 0.1 * noise if tensor.name in canonical.NORMS else noise * llama.dim**-0.5
             self.arrays[tensor] = scaled.astype(DTYPES[dtypes[str(tensor)]])
-        if tied:
-            self.arrays[Tensor("head")] = self.arrays[Tensor("embedding")]
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         return self.arrays[tensor][start:stop]

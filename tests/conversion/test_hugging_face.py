@@ -1,4 +1,4 @@
-"""Hugging Face import and export: the same bits, the same logits, and only plain Llama models are accepted."""
+"""Hugging Face import and export: the same bits, the same logits, and only models that it can compute are accepted."""
 
 import dataclasses
 import json
@@ -116,10 +116,20 @@ def test_imports_a_checkpoint_of_transformers(tmp_path, run):
     ({"attention_bias": True}, "attention_bias is True"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-    ({"head_dim": 8}, "head_dim is 8"),
+    ({"head_dim": 8}, "config.json says [32, 64]"),
     ({"hidden_size": None}, "does not describe a Llama"),
     ({"num_attention_heads": 7}, "does not describe a Llama"),
-    ({"rope_parameters": None, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'llama3' is not supported"),
+    ({"rope_parameters": None, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "no low_freq_factor"),
+    ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "sliding_window is missing, so it is 4096"),
+    ({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 9}, "sliding_window is 9"),
+    ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "has no model.layers.0.self_attn.k_proj.bias"),
+    ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}, "use_sliding_window"),
+    ({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}, "model_type is 'qwen3'"),
+    ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}, "model_type is 'mixtral'"),
+    ({"qk_norm": True}, "qk_norm is True"),
+    ({"mlp_bias": True}, "mlp_bias is True"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    ({"num_local_experts": 8}, "num_local_experts is 8"),
     ({"intermediate_size": 300}, "config.json says [300, 64]"),
     ({"num_hidden_layers": 4}, "has no model.layers.3.input_layernorm.weight"),
     ({"num_hidden_layers": 2}, "has an unknown tensor, model.layers.2."),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codellama_jax.conversion import formats, verify
-from codellama_jax.model.llama import hidden_states
+from codellama_jax.model.llama import hidden_states, output_head
 from codellama_jax.training.step import merged
 
 
@@ -43,7 +43,7 @@ def test_greedy_text_equals_the_reference(stories, imported):
     @jax.jit
     def best(params, tokens, last):
         model = merged(llama, params)
-        return jnp.argmax(hidden_states(model, llama, tokens[None], positions)[0, last] @ model.head[...])
+        return jnp.argmax(hidden_states(model, llama, tokens[None], positions)[0, last] @ output_head(model, llama))
 
     params = jax.tree.map(jnp.asarray, verify.load(imported))
     tokens = jnp.zeros(len(ids), jnp.int32).at[0].set(ids[0])

@@ -13,9 +13,22 @@ from random_models import SIZES, Random
 from codellama_jax.conversion import canonical, formats, meta, torch_file
 from codellama_jax.conversion.canonical import Tensor
 from codellama_jax.conversion.tensor_file import InputFile
+from codellama_jax.errors import UserError
 
 COLUMNS = ("wo", "w2", "embedding")
 ROWS = ("wq", "wk", "wv", "w1", "w3", "head")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"rope_scale": 0.25}, "no position interpolation (Llama.rope_scale): use --format=hf"),
+    ({"rope_type": "llama3", "rope_factor": 8.0, "rope_original_positions": 64}, "no rotary scaling of type 'llama3'"),
+    ({"qkv_bias": True}, "no biases (Llama.qkv_bias): use --format=hf"),
+    ({"head_width": 8}, "no heads of another width than dim / n_heads (Llama.head_width)"),
+])  # fmt: skip
+def test_what_the_format_cannot_express_is_refused(tmp_path, change, words):
+    with pytest.raises(UserError) as caught:
+        meta.write(Random(dataclasses.replace(SIZES["7b"], **change)), tmp_path)
+    assert words in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def written(folder, source, parts=1):

@@ -213,6 +213,22 @@ def test_importing_the_model_loads_no_tensorflow_gin_seqio_or_orbax():
         ({"kv_heads": 3}, "multiple of Llama.kv_heads"),
         ({"compute_dtype": "float16"}, "must be 'bfloat16' or 'float32'"),
         ({"remat": "some"}, "must be 'none'"),
+        ({"head_width": 7}, "must be an even number, or 0 for dim / heads"),
+        ({"rope_type": "linear"}, "must be one of 'default', 'dynamic', 'yarn', 'llama3'"),
+        ({"rope_factor": 4.0}, "Llama.rope_factor=4.0 has no effect with Llama.rope_type='default'"),
+        ({"rope_type": "yarn"}, "needs Llama.rope_original_positions"),
+        ({"rope_type": "yarn", "rope_original_positions": 8, "rope_factor": 0.5}, "rope_factor=0.5 must be at least 1"),
+        (
+            {"rope_type": "yarn", "rope_original_positions": 8, "rope_low_freq_factor": 2.0},
+            "has no effect with .*'yarn'",
+        ),
+        ({"rope_type": "yarn", "rope_original_positions": 8, "rope_scale": 0.5}, "both change the positions"),
+        ({"rope_type": "yarn", "rope_original_positions": 8, "rope_beta_slow": 40.0}, "rope_beta_slow=40.0 must be"),
+        ({"rope_type": "yarn", "rope_original_positions": 8, "rope_mscale": -1.0}, "rope_mscale=-1.0 must not"),
+        (
+            {"rope_type": "llama3", "rope_original_positions": 8, "rope_low_freq_factor": 4.0},
+            "must be above 0 and below",
+        ),
     ],
 )
 def test_invalid_settings_are_errors(change, message):

@@ -5,14 +5,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from codellama_jax.config.model import Llama
 from codellama_jax.model import rope
+
+
+def model(head_dim, theta=1e4, scale=1.0, **settings):
+    return Llama(
+        dim=head_dim,
+        layers=1,
+        heads=1,
+        kv_heads=1,
+        ffn_dim=8,
+        vocab_size=8,
+        rope_theta=theta,
+        rope_scale=scale,
+        **settings,
+    )
 
 
 def scores(q, k, positions_q, positions_k, theta=1e4, scale=1.0):
     """Scores of q [S, K] and k [T, K] rotated to these positions."""
 
     def rotated(x, positions):
-        cos, sin = rope.tables(jnp.asarray(positions)[None], x.shape[-1], theta, scale)
+        cos, sin = rope.tables(jnp.asarray(positions)[None], model(x.shape[-1], theta, scale))
         return rope.rotate(jnp.asarray(x, jnp.float32)[None, :, None], cos, sin)[0, :, 0]
 
     return np.asarray(rotated(q, positions_q) @ rotated(k, positions_k).T)
@@ -31,7 +46,7 @@ def test_scores_depend_on_relative_positions_only(theta, shift):
 
 def test_rotation_preserves_norms_and_position_0():
     x = np.random.default_rng(1).normal(size=(1, 9, 2, 8)).astype(np.float32)
-    cos, sin = rope.tables(jnp.arange(9)[None], 8, 1e4, 1.0)
+    cos, sin = rope.tables(jnp.arange(9)[None], model(8))
     rotated = np.asarray(rope.rotate(jnp.asarray(x), cos, sin))
     np.testing.assert_allclose(np.linalg.norm(rotated, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
     np.testing.assert_array_equal(rotated[:, 0], x[:, 0])
@@ -55,13 +70,13 @@ EXPECTATIONS = {
 
 @pytest.mark.parametrize("theta, scale", EXPECTATIONS)
 def test_attention_expectation_equals_the_published_curve(theta, scale):
-    cos, _ = rope.tables(jnp.asarray(DISTANCES)[None], 1024, theta, scale)
+    cos, _ = rope.tables(jnp.asarray(DISTANCES)[None], model(1024, theta, scale))
     # the published values have three decimals; float32 angles of 1e5 have errors up to 4e-3 at the highest frequencies
     np.testing.assert_allclose(np.asarray(cos)[0].mean(-1), EXPECTATIONS[theta, scale], atol=1.1e-3)
 
 
 def test_tables_are_float32_and_rotation_keeps_the_dtype():
-    cos, _ = rope.tables(jnp.arange(4, dtype=jnp.int32)[None], 8, 1e6, 1.0)
+    cos, _ = rope.tables(jnp.arange(4, dtype=jnp.int32)[None], model(8, 1e6))
     assert cos.dtype == jnp.float32
     x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
     assert jax.eval_shape(rope.rotate, x, cos, cos).dtype == jnp.bfloat16
@@ -73,7 +88,7 @@ def test_rotation_by_a_product_equals_rotation_bit_for_bit(dtype, theta, scale, 
     """Forward and backward, without compilation: a compiler may fuse products and sums of one form only."""
     rng = np.random.default_rng(3)
     x, seed = (jnp.asarray(rng.normal(size=(2, 5, 3, 16)), dtype) for _ in range(2))
-    cos, sin = rope.tables(first + jnp.arange(5)[None], 16, theta, scale)
+    cos, sin = rope.tables(first + jnp.arange(5)[None], model(16, theta, scale))
     expected, expected_gradient = jax.vjp(lambda x: rope.rotate(x, cos, sin), x)
     rotated, gradient = jax.vjp(lambda x: rope.rotate_by_product(x, cos, sin), x)
     assert rotated.dtype == x.dtype

@@ -10,6 +10,7 @@ import pytest
 
 from codellama_jax import train
 from codellama_jax.config import gin_files
+from codellama_jax.config.rope import SCALING
 from codellama_jax.config.run import operative_text
 from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, UserError
@@ -37,6 +38,7 @@ def metadata_of(config, **changes) -> dict:
 
 
 CODE = config_of("code")
+YARN = ["Llama.rope_type='yarn'", "Llama.rope_factor=4.0", "Llama.rope_original_positions=256"]
 
 
 @pytest.mark.parametrize("size", ["local", "7b", "13b", "34b", "70b"])
@@ -191,3 +193,45 @@ def test_dry_run_reads_a_finished_parent_of_the_run(tmp_path, capsys):
     (own / "checkpoints/100").mkdir(parents=True)
     (own / "config.gin").write_text(operative_text(config_of("lcft")))
     assert xm_launch.main(flags) == EXIT_DONE
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tied": True}, "Llama.tied=True, but this stage has False"),
+        ({"qkv_bias": True}, "Llama.qkv_bias=True, but this stage has False"),
+        ({"head_width": 64}, "Llama.head_width=64, but this stage has 32"),
+    ],
+)
+def test_another_architecture_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        inheritance.check_model("parent", metadata_of(CODE, **changes), CODE)
+
+
+def test_the_width_that_follows_from_the_heads_may_be_stated_or_not():
+    assert inheritance.check_model("parent", metadata_of(CODE, head_width=32), CODE) == []
+    stated = config_of("code", "local", "Llama.head_width=32")
+    assert inheritance.check_model("parent", metadata_of(CODE), stated) == []
+
+
+def test_what_earlier_versions_did_not_have_is_llama_2():
+    added = dict.fromkeys(("head_width", "qkv_bias", "tied", *SCALING))
+    metadata = metadata_of(CODE, **added)
+    assert not metadata["llama"].keys() & added.keys()
+    assert inheritance.check_model("parent", metadata, CODE) == []
+    assert inheritance.recorded_model("parent", metadata) == CODE.llama
+    with pytest.raises(UserError, match=r"Llama\.rope_type='default', but code has 'yarn'"):
+        inheritance.check_model("parent", metadata, config_of("code", "local", *YARN))
+
+
+def test_another_type_of_scaling_is_allowed_by_name():
+    allowed = config_of("code", "local", *YARN, "Checkpoints.allowed_changes=rope_type")
+    notes = inheritance.check_model("parent", metadata_of(CODE), allowed)
+    assert notes == [
+        "Llama.rope_type changes from 'default' to 'yarn'",
+        "Llama.rope_factor changes from 1.0 to 4.0",
+        "Llama.rope_original_positions changes from 0 to 256",
+    ]
+    parent = config_of("code", "local", *YARN)
+    with pytest.raises(UserError, match=r"--gin\.Llama\.rope_factor=2\.0 keeps it"):
+        inheritance.check_model("parent", metadata_of(parent, rope_factor=2.0), parent)
