@@ -109,10 +109,10 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
         # The system text is part of the first user message, and is stripped with it.
         user = f"{SYS}{system}{END_SYS}{user}" if system is not None and index == 0 else user
         prompt = f"{INST} {user.strip()} {END_INST}"
-        turn = prompt_ids = [tokenizer.bos_id, *map(int, tokenizer.encode(prompt))]
+        turn = prompt_ids = [*tokenizer.start_ids, *map(int, tokenizer.encode(prompt))]
         if answer:
             text_ids = tokenizer.encode(f"{prompt} {answer[0].strip()} ")
-            turn = [tokenizer.bos_id, *map(int, text_ids), tokenizer.eos_id]
+            turn = [*tokenizer.start_ids, *map(int, text_ids), tokenizer.eos_id]
         # The answer starts at the first id at which prompt and turn differ: a token that spans both is in the answer.
         start = next((i for i, (a, b) in enumerate(zip(prompt_ids, turn, strict=False)) if a != b), len(prompt_ids))
         ids += turn
@@ -126,8 +126,8 @@ def _source(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tu
         raise UserError(
             f"{where}: Chat.format='source' needs <step>, the last infilling row: bind Tokenizer.infilling=True"
         )
-    ids: list[int] = [tokenizer.bos_id]
-    weights: list[float] = [0.0]
+    ids: list[int] = tokenizer.start_ids
+    weights: list[float] = [0.0] * len(ids)
     for message in messages:
         header = _header(tokenizer, message["role"])
         content = [*tokenizer.encode_continuation("\n\n " + message["content"].strip()), tokenizer.step_id]

@@ -9,7 +9,7 @@ import pytest
 from codellama_jax.chat import Message, encode_dialogue, encode_open_dialogue
 from codellama_jax.config.data import CHAT_FORMATS
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tests.dialogue_cases import dialogue, of_roles
 
 STEP = 32015
@@ -139,7 +139,7 @@ def test_source_is_header_content_step_for_each_message(tokenizer: Tokenizer, fu
 
 
 def test_source_needs_the_step_id(small_tokenizer: Tokenizer):
-    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    plain = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     with pytest.raises(UserError, match=r"a\.jsonl:3: .*<step>"):
         encode_dialogue(plain, GOLDEN[:3], "source", "a.jsonl:3")
     with pytest.raises(UserError, match="<step>"):

@@ -100,7 +100,7 @@ def _shown(api: Api) -> dict[str, Any]:
             "llama.vocab_size": tokenizer.rows,
             "tokenizer.ggml.bos_token_id": tokenizer.bos_id,
             "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
-            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.model": "llama" if tokenizer.implicit_space else "gpt2",
         },
         "capabilities": ["completion", *(["insert"] if tokenizer.infilling else [])],
         "modified_at": _time(api),

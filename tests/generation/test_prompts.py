@@ -8,7 +8,7 @@ from codellama_jax.config.data import CHAT_FORMATS
 from codellama_jax.errors import UserError
 from codellama_jax.generation import prompts, rows
 from codellama_jax.generation.stopping import TextStream, TokenTexts
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tests.dialogue_cases import dialogue
 
 
@@ -69,7 +69,7 @@ def test_stop_strings_of_documents_with_crlf_match_either_line_end(small_tokeniz
 
 
 def test_a_model_without_the_ids_refuses_infilling(small_tokenizer):
-    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    plain = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     with pytest.raises(UserError, match=r"no infilling ids .* use complete"):
         prompts.infill(plain, TokenTexts(plain), "a", "b")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codellama_jax.runtime.console import quiet_stderr
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 
 with quiet_stderr():
     import tensorflow as tf
@@ -74,6 +74,9 @@ def test_rows_beyond_the_pieces_have_no_text(vocabulary: LlamaVocabulary):
 
 def test_vocabularies_of_one_tokenizer_are_equal(small_tokenizer: Tokenizer):
     """SeqIO rejects a mixture of tasks with different vocabularies."""
-    one, other = LlamaVocabulary(small_tokenizer), LlamaVocabulary(Tokenizer(small_tokenizer.model, infilling=True))
+    one, other = (
+        LlamaVocabulary(small_tokenizer),
+        LlamaVocabulary(SentencePieceTokenizer(small_tokenizer.model, infilling=True)),
+    )
     assert one == other and hash(one) == hash(other)
-    assert one != LlamaVocabulary(Tokenizer(small_tokenizer.model, infilling=False))
+    assert one != LlamaVocabulary(SentencePieceTokenizer(small_tokenizer.model, infilling=False))
