@@ -42,6 +42,13 @@ class LlamaVocabulary(seqio.Vocabulary):
         return self.tokenizer.unk_id
 
     @property
+    def pad_id(self) -> int:
+        """An id without text: 0 in SentencePiece's models; otherwise that of padding, or EOS."""
+        if isinstance(self.tokenizer, SentencePieceTokenizer):
+            return super().pad_id
+        return self.tokenizer.eos_id if self.tokenizer.pad_id is None else self.tokenizer.pad_id
+
+    @property
     def _base_vocab_size(self) -> int:
         return self.tokenizer.pieces
 
