@@ -2,7 +2,7 @@
 
     python -m codellama_jax.generate complete --checkpoint=DIR --prompt=TEXT | --file=FILE
     python -m codellama_jax.generate infill --checkpoint=DIR --file=FILE [--diff] [--order=spm|psm] [--out=FILE]
-    python -m codellama_jax.generate chat --checkpoint=DIR [--system=TEXT] [--chat_format=inst|source]
+    python -m codellama_jax.generate chat --checkpoint=DIR [--system=TEXT] [--chat_format=inst|source|template]
     common: [--max_tokens=256] [--temperature=0] [--top_p=1] [--top_k=0] [--min_p=0] [--repetition_penalty=1]
             [--seed=0] [--stop=TEXT]... [--json] [--tokenizer=PATH] [--dtype=float32|bfloat16] [--context=N]
             [--cache_dtype=float32|bfloat16|int8] [--tensor=N]

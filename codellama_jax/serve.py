@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tensor", type=int, default=0, metavar="N", help="devices that share the model (default: all that divide it)")
     add("--name", help="the model's name in answers (default: RUN-STAGE, or that of the folder)")
     add("--order", choices=("spm", "psm"), default=server.order, help="of infilling prompts (default: the model's)")
-    add("--chat_format", choices=("inst", "source"), help="of dialogues (default: the model's own)")
+    add("--chat_format", choices=("inst", "source", "template"), help="of dialogues (default: the model's own)")
     add("--no_sentinels", action="store_true", help="do not read infilling markers in raw prompts")
     add = parser.add_argument_group("who reaches it").add_argument
     add("--host", default=server.host, help=f"default: {server.host}, which only this machine reaches")

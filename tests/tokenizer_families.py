@@ -60,6 +60,12 @@ def _token(content: str, id: int, special: bool = True) -> dict[str, Any]:
     return {"id": id, "content": content, **plain, "special": special}
 
 
+def _stated(content: str) -> dict[str, Any]:
+    """A token as tokenizer_config.json states it."""
+    token = _token(content, 0)
+    return {"__type": "AddedToken"} | {name: token[name] for name in token if name not in ("id", "special")}
+
+
 def _begin(token: str, id: int) -> dict[str, Any]:
     start = {"SpecialToken": {"id": token, "type_id": 0}}
     return {
@@ -106,19 +112,16 @@ def _byte_level(family: str, vocab_size: int) -> dict[str, Any]:
 @functools.cache
 def _sentencepiece_like(vocab_size: int, first: tuple[str, ...]) -> dict[str, Any]:
     """The trained content of tokenizer.json of SentencePiece's kind: the first tokens, the bytes, and pieces."""
-    from tokenizers import Tokenizer, models, normalizers, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", "never", split=True)  # spaces only at the start of pieces
     start = [*first, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=start, limit_alphabet=120, show_progress=False, max_token_length=16
     )
-    words = (word + " " for text in _texts() for word in text.replace("\n", " \n ").split(" "))
-    tokenizer.train_from_iterator(words, trainer)
-    content = json.loads(tokenizer.to_str())
-    content["model"]["vocab"] = {piece: id for piece, id in content["model"]["vocab"].items()}
-    return content
+    tokenizer.train_from_iterator(_texts(), trainer)
+    return json.loads(tokenizer.to_str()) | {"pre_tokenizer": None}
 
 
 def files(family: str, vocab_size: int = 1500) -> dict[str, bytes]:
@@ -152,7 +155,7 @@ def _byte_level_files(family: str, vocab_size: int) -> tuple[dict[str, Any], dic
         config |= {"add_bos_token": False, "bos_token": None, "eos_token": QWEN[0], "pad_token": QWEN[0]}
         return content, config, {"eos_token_id": ids["<|endoftext|>"]}
     if family == "deepseek":
-        config |= {"add_bos_token": True, "bos_token": _token(DEEPSEEK[3], 0), "eos_token": _token(DEEPSEEK[4], 0)}
+        config |= {"add_bos_token": True, "bos_token": _stated(DEEPSEEK[3]), "eos_token": _stated(DEEPSEEK[4])}
         return content, config, {"eos_token_id": ids[DEEPSEEK[4]]}
     end = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     return content, config | end, {"eos_token_id": 0}

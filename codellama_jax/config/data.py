@@ -290,7 +290,8 @@ class DataLoader:
             )
 
 
-CHAT_FORMATS = ("inst", "source")
+TEMPLATE = "template"  # the tokenizer's own chat template
+CHAT_FORMATS = ("inst", "source", TEMPLATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,11 +299,12 @@ class Chat:
     """The dialogue format.
 
     Attributes:
-        format: "inst" ([INST] ... [/INST], used by 7B to 34B) or "source" (Source: ..., used by 70B).
+        format: "inst" ([INST] ... [/INST], used by 7B to 34B), "source" (Source: ..., used by 70B), or "template": the
+            chat template of the files beside the tokenizer, which TOKENIZER=FOLDER names (docs/tokenizers.md).
     """
 
     format: str = "inst"
 
     def __post_init__(self):
         if self.format not in CHAT_FORMATS:
-            raise ValueError(f"Chat.format={self.format!r} must be 'inst' or 'source'")
+            raise ValueError(f"Chat.format={self.format!r} must be 'inst', 'source' or 'template'")

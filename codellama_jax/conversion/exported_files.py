@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codellama_jax import chat_template
+from codellama_jax.config.data import TEMPLATE
 from codellama_jax.conversion import tokenizer_agreement, tokenizer_files
 from codellama_jax.conversion.canonical import Model
 from codellama_jax.conversion.chat_templates import TEMPLATES
@@ -169,6 +171,7 @@ class _Export:
 
     def __init__(self, files: Assets, lineage: Lineage, model: Model, tokenizer: Tokenizer | None):
         self.files, self.messages = dict(files), list[str]()
+        self._tokenizer = tokenizer
         # without a tokenizer, Llama's
         self._bos_id, self._eos_id = (BOS_ID, EOS_ID) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
         self._lineage, self._model = lineage, model
@@ -214,7 +217,12 @@ class _Export:
         self.messages.append(f"named in the tokenizer that was imported: the infilling ids from {tokenizer.pieces} on")
 
     def add_chat_template(self, chat_format: str) -> None:
-        """Adds the template of the dialogues that the model was trained on; replaces another one."""
+        """Adds the template of the dialogues that the model was trained on; replaces another one.
+
+        The format "template" is that of the files, which stay as they are.
+        """
+        if chat_format == TEMPLATE:
+            return
         if assets.TOKENIZER_CONFIG not in self.files:
             self.messages.append("not exported, because there is no tokenizer_config.json: the chat template")
             return
@@ -261,8 +269,11 @@ class _Export:
         return {"bos_token_id": self._bos_id, "eos_token_id": self._eos_id} | named
 
     def end_ids(self, eos: int | list[int] | None) -> int | list[int] | None:
-        """`eos`, and the ids that end an answer in the dialogues that the model was trained on: EOS and <step>."""
+        """`eos`, and the ids that end an answer in the dialogues that the model was trained on: EOS and <step>, or the
+        template's."""
         needed = [self._eos_id] if self._lineage.dialogues else []
+        if self._lineage.dialogues == TEMPLATE and self._tokenizer is not None:
+            needed = [*chat_template.end_ids(self._tokenizer)]
         if self._lineage.dialogues == "source" and self._step_id is not None:
             needed.append(self._step_id)
         listed = tokenizer_agreement.as_list(eos)

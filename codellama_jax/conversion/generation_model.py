@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
+from codellama_jax.config.data import TEMPLATE
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, chat_format, formats
 from codellama_jax.conversion.canonical import Tensor
@@ -15,7 +16,7 @@ from codellama_jax.conversion.native import Training
 from codellama_jax.errors import UserError
 from codellama_jax.generation import forward, shards
 from codellama_jax.runtime import filesystem
-from codellama_jax.tokenizer import INFILLING_ROWS, JSON, MODEL, Tokenizer, from_files, names_infilling
+from codellama_jax.tokenizer import INFILLING_ROWS, JSON, MODEL, Tokenizer, companions, from_files, names_infilling
 from codellama_jax.tokenizer.opening import read_files
 from codellama_jax.training import assets
 from codellama_jax.training.assets import Assets
@@ -35,7 +36,7 @@ class GenerationModel:
         context: the longest window of its training, in tokens.
         format: the format of the checkpoint.
         name: "NAME-STAGE" of a stage's folder runs/NAME/STAGE, otherwise the name of the folder or file.
-        chat_format: "inst" or "source"; None: its chat template is of another format.
+        chat_format: "inst", "source" or "template".
         dialogues: whether the checkpoint states a format of dialogues, which a model that was trained on them does.
         mesh: the devices of the weights (generation/shards.py); None: one device.
         training: what its parameters went through, if training of this project wrote it.
@@ -47,7 +48,7 @@ class GenerationModel:
     context: int
     format: str
     name: str
-    chat_format: str | None
+    chat_format: str
     dialogues: bool
     mesh: Mesh | None = None
     training: Training | None = None
@@ -63,14 +64,11 @@ class GenerationModel:
         """The format of dialogues: `chosen`, or the model's own.
 
         Raises:
-            UserError: the model's own is another one, or the model lacks the id that the format needs.
+            UserError: the model lacks the id, or the chat template, that the format needs.
         """
-        if chosen is None and self.chat_format is None:
-            raise UserError(
-                f"{self.name} has a chat template of a format that is neither 'inst' nor 'source':"
-                " --chat_format=inst|source chooses one of them all the same"
-            )
-        name = chosen or str(self.chat_format)
+        name = chosen or self.chat_format
+        if name == TEMPLATE and self.tokenizer.chat_template is None:
+            raise UserError(f"{self.name} has no chat template: --chat_format=inst|source chooses another format")
         if name == "source" and self.tokenizer.step_id is None:
             raise UserError(f"{self.name} has no infilling rows, so no <step>, which the format 'source' needs")
         return name
@@ -144,7 +142,7 @@ def _tokenizer_files(path: Path, own: Assets, named: Path | None) -> Assets:
     tokenizer = from_files(files, infilling=False, name=f"--tokenizer={named}")
     if has_own and not _same_texts(mine := from_files(own, infilling=False), tokenizer):
         raise UserError(f"--tokenizer={named} has other pieces than the {mine.file_name} of {path}: leave it out")
-    return files
+    return {name: content for name, content in own.items() if name in companions.NAMES} | files
 
 
 def _same_texts(one: Tokenizer, other: Tokenizer) -> bool:

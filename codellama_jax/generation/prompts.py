@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from codellama_jax.chat import RESERVED, Message, encode_open_dialogue
+from codellama_jax.chat_template import end_ids
 from codellama_jax.errors import UserError
 from codellama_jax.generation.stopping import TextStream, TokenTexts
 from codellama_jax.tokenizer import Order, Tokenizer
@@ -91,7 +92,7 @@ def chat(
 
     Args:
         messages: they end with a question. A system message may come first; question and answer are a turn.
-        chat_format: "inst" or "source".
+        chat_format: "inst", "source" or "template".
         room: the most tokens that the prompt may have, see `chat_room`. The oldest turns are left out until it fits;
             the system message and the last question are kept.
         where: names the dialogue in error messages.
@@ -101,7 +102,7 @@ def chat(
 
     Raises:
         UserError: the last question does not fit; roles out of order; a message contains a reserved tag; or the
-            format needs <step>, which the tokenizer does not have.
+            format needs <step>, which the tokenizer does not have; or as chat_template.encode_dialogue.
     """
     system = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
     turns = (len(messages) - len(system)) // 2
@@ -121,7 +122,9 @@ def chat(
                 f"{where}: {kept} {len(encoded(turns)):,} tokens, and {room:,} fit: shorten it, or use a larger context"
             )
         ids = encoded(left_out)
-    stop_ids = tokenizer.stop_ids(tokenizer.step_id if chat_format == "source" else None)
+    ends: tuple[int | None, ...] = (tokenizer.step_id,) if chat_format == "source" else ()
+    ends = end_ids(tokenizer) if chat_format == "template" else ends
+    stop_ids = tokenizer.stop_ids(*ends)
     return Prompt(ids, stop_ids, stop=RESERVED if chat_format == "inst" else (), strip=True), left_out
 
 

@@ -40,6 +40,7 @@ class Tokenizer(abc.ABC):
         control_ids: the ids of tokens that never come from text, by their names.
         token_names: names of special tokens, such as "bos_token", as chat templates read them.
         chat_template: the template of dialogues in the language of Jinja; None: it has none.
+        stripping: control tokens that remove the white space before or after them in a rendered template.
     """
 
     file_name: ClassVar[str]
@@ -68,6 +69,7 @@ class Tokenizer(abc.ABC):
     control_ids: Mapping[str, int]
     token_names: Mapping[str, str]
     chat_template: str | None = None
+    stripping: Mapping[str, tuple[bool, bool]] = {}  # never changed
 
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -79,6 +81,15 @@ class Tokenizer(abc.ABC):
 
         With an implicit space, encode(text) == encode_continuation(" " + text) for every text except the empty one.
         """
+
+    def encode_segment(self, text: str, first: bool) -> np.ndarray:
+        """Encodes text beside control tokens in a rendered chat template, as transformers does; returns int32 ids.
+
+        Args:
+            text: the text between two control tokens, or before or after one.
+            first: whether it begins the rendered template.
+        """
+        return self.encode(text)
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:

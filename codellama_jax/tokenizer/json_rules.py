@@ -23,13 +23,14 @@ class Rules(NamedTuple):
     Attributes:
         content: the tokenizer without added tokens, for the tokenizers library. It adds nothing to a text.
         byte_level: whether pieces are bytes written as letters; otherwise they have SPACE for spaces.
-        implicit_space: whether the original puts a space before a text.
+        spaces: where the original puts a space: before "each" text between control tokens; before each that has none
+            ("always"); before that of these which comes "first"; or "never".
         normalization: "NFC", or None.
     """
 
     content: dict[str, Any]
     byte_level: bool
-    implicit_space: bool
+    spaces: str
     normalization: str | None
 
 
@@ -45,12 +46,13 @@ def read(content: dict[str, Any], control: Container[str], name: str) -> Rules:
         UserError: it is not BPE, or one of its steps would change source code.
     """
     model = _model(content, control, name)
-    implicit = escaped = byte_level = False
+    spaces = "never"
+    escaped = byte_level = False
     normalizers, steps, normalization = [], [], None
     for step in _flat(content.get("normalizer"), "normalizers"):
         kind = step.get("type")
         if kind == "Prepend" and step.get("prepend") == SPACE:
-            implicit = True
+            spaces = "each"
         elif kind == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE:
             escaped = True
             normalizers.append(step)
@@ -71,7 +73,7 @@ def read(content: dict[str, Any], control: Container[str], name: str) -> Rules:
             steps.append(step)
         elif kind == "Metaspace" and step.get("replacement", SPACE) == SPACE:
             scheme = step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")
-            implicit, escaped = implicit or scheme != "never", True
+            spaces, escaped = scheme if spaces == "never" else spaces, True
             steps.append(step | {"prepend_scheme": "never", "add_prefix_space": False})
         elif kind in _KEPT_STEPS and str(step.get("behavior")).lower() != "removed":
             steps.append(step)
@@ -92,7 +94,7 @@ def read(content: dict[str, Any], control: Container[str], name: str) -> Rules:
         "decoder": None,
         "model": model,
     }
-    return Rules(plain, byte_level, implicit, normalization)
+    return Rules(plain, byte_level, spaces, normalization)
 
 
 def _model(content: dict[str, Any], control: Container[str], name: str) -> dict[str, Any]:

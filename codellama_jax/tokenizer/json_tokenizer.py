@@ -92,7 +92,12 @@ class JsonTokenizer(Tokenizer):
         self._rules = json_rules.read(content, self.control_ids, name)
         self._texts = self._read_texts(added, vocabulary, {*stated}, beside.end_ids)
         self._encoder = self._library_tokenizer()
-        self.implicit_space, self.normalization = self._rules.implicit_space, self._rules.normalization
+        self.implicit_space, self.normalization = self._rules.spaces != "never", self._rules.normalization
+        self.stripping = {
+            token["content"]: (bool(token.get("lstrip")), bool(token.get("rstrip")))
+            for token in added
+            if token.get("lstrip") or token.get("rstrip")
+        }
         pieces = self._rules.content["model"]["vocab"]
         self.pieces, self.rows = max(pieces.values()) + 1, max(vocabulary.values()) + 1
 
@@ -116,6 +121,13 @@ class JsonTokenizer(Tokenizer):
     def encode_continuation(self, text: str) -> np.ndarray:
         """See Tokenizer.encode_continuation."""
         return np.asarray(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def encode_segment(self, text: str, first: bool) -> np.ndarray:
+        """See Tokenizer.encode_segment."""
+        spaces = self._rules.spaces
+        if spaces == "each" or (not text.startswith(" ") and (spaces == "always" or (spaces == "first" and first))):
+            return self.encode(text)
+        return self.encode_continuation(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decodes ids from `encode`; see Tokenizer.decode.
