@@ -31,7 +31,13 @@ from codellama_jax.generation.speculation import PromptLookup
 from codellama_jax.tokenizer import SentencePieceTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("generation/kv_cache.py", "generation/forward.py", "tokenizer.py", "training/loss.py", "model/llama.py")
+FILES = (
+    "generation/kv_cache.py",
+    "generation/forward.py",
+    "tokenizer/sentencepiece_tokenizer.py",
+    "training/loss.py",
+    "model/llama.py",
+)
 TOKENS = 200  # of an answer
 COUNTS = ("drafted", "accepted")
 TEXTS = {"repeats": {"frequency_penalty": -2.0}, "does not repeat": {"temperature": 1.0}}

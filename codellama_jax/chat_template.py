@@ -90,9 +90,11 @@ def check(tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
 @functools.lru_cache(maxsize=8)
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The id with which the template ends an answer; none if it ends answers without one. Raises as encode_dialogue."""
-    dialogue = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids, weights = encode_dialogue(tokenizer, dialogue, [0.0, 1.0])
-    return (next(id for id, weight in reversed(list(zip(ids, weights, strict=True))) if weight),)
+    answer = _sentinel(tokenizer, [])
+    dialogue = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    _, _, rest = _render(tokenizer, dialogue, False, TRAINING_DATE, "dialogue").rpartition(answer)
+    found = _spellings(tokenizer).search(rest)
+    return (tokenizer.control_ids[found[0]],) if found else ()
 
 
 # --- rendering --------------------------------------------------------------------------------------------------------

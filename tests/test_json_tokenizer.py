@@ -220,6 +220,16 @@ def test_files_give_the_same_tokenizer_again(tokenizer: JsonTokenizer):
     assert again.fingerprint == tokenizer.fingerprint and again.files == tokenizer.files
 
 
+def test_transformers_reads_the_names_of_new_rows(tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = opened("smollm")
+    theirs = transformers.AutoTokenizer.from_pretrained(written(tmp_path / "out", tokenizer.files))
+    assert len(theirs) == tokenizer.rows
+    for text in ("<|fim_prefix|>", "<|fim_end|>"):
+        assert theirs.convert_tokens_to_ids(text) == tokenizer.control_ids[text]
+    assert theirs.encode("def f():", add_special_tokens=False) == tokenizer.encode("def f():").tolist()
+
+
 def test_tokens_can_be_named_by_bindings():
     """Llama 3's reserved tokens become those of infilling; the files state it, so an export and a later stage know."""
     reserved = tuple(f"<|reserved_special_token_{number}|>" for number in range(4))

@@ -184,9 +184,10 @@ def _carried(files: dict[str, bytes], tokenizer: Tokenizer, differs: bool) -> di
     others = {name: content for name, content in files.items() if name != assets.MODEL}
     if differs or JSON not in others:
         return tokenizer.files
-    if from_files(others, tokenizer.infilling).fingerprint == tokenizer.fingerprint:
-        return others
-    return others | {name: tokenizer.files[name] for name in assets.TOKENIZER_FILES if name in tokenizer.files}
+    same = from_files(others, tokenizer.infilling)
+    if same.fingerprint == tokenizer.fingerprint:
+        return same.files  # the parent's, with the names of new infilling rows
+    return same.files | {name: tokenizer.files[name] for name in assets.TOKENIZER_FILES if name in tokenizer.files}
 
 
 def origin_checkpoint(config: Config, run_dir: Path) -> Path | None:

@@ -9,10 +9,13 @@ import pytest
 import tokenizer_families as families
 
 from codellama_jax import convert, train
+from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.training import Checkpoints
+from codellama_jax.conversion import tokenizer_agreement
 from codellama_jax.conversion.generation_model import open_model
 from codellama_jax.errors import UserError
 from codellama_jax.generation import prompts
+from codellama_jax.generation.engine import Engine
 from codellama_jax.generation.stopping import TextStream, TokenTexts
 from codellama_jax.tokenizer import Tokenizer, TokenNames, from_files, open_tokenizer
 from codellama_jax.training import assets, inheritance
@@ -20,6 +23,13 @@ from tests.conversion.random_models import SIZES, Random
 
 pytest.importorskip("tokenizers")
 
+# A template whose names are those of the families: the first one that the tokenizer has.
+TEMPLATE = (
+    "{% set qwen = eos_token == '<|endoftext|>' %}{% for message in messages %}"
+    "{{ '<|im_start|>' if qwen else '<|start_header_id|>' }}{{ message.role + '\n' + message.content }}"
+    "{{ '<|im_end|>' if qwen else '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ ('<|im_start|>' if qwen else '<|start_header_id|>') + 'assistant\n' }}{% endif %}"
+)
 ROWS = 1_536  # more than the tokenizers have: the last rows are padding
 
 
@@ -31,7 +41,7 @@ def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     folder = tmp_path / request.param
     folder.mkdir()
     hf.write(Random(dataclasses.replace(SIZES["7b"], vocab_size=ROWS), dtype="float32"), folder)
-    files = families.files(request.param)
+    files = families.files(request.param) | {"chat_template.jinja": TEMPLATE.encode()}
     assets.write(files, folder)
     config, ends = json.loads((folder / "config.json").read_text()), json.loads(files["generation_config.json"])
     del config["bos_token_id"]
@@ -45,8 +55,10 @@ def test_import_train_export_and_generate(theirs: Path, tmp_path: Path, capsys: 
     corpus.mkdir()
     for number in range(40):
         (corpus / f"{number}.py").write_text(f"def f{number}(x):\n    return x + {number}  # <|fim_prefix|></s>\n" * 4)
+    messages = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "x = 1"}]
+    (corpus.parent / "chat.jsonl").write_text((json.dumps({"messages": messages}) + "\n") * 9)
     assert convert.main(["import", f"--from={theirs}", f"--to={ours}"]) == 0
-    stored = families.files(theirs.name)
+    stored = assets.find(theirs)
     assert assets.read(ours) == stored
     tokenizer = open_tokenizer(theirs, infilling=True)
     sizes = ("dim=64", "layers=3", "heads=4", "kv_heads=4", "ffn_dim=256")
@@ -58,7 +70,10 @@ def test_import_train_export_and_generate(theirs: Path, tmp_path: Path, capsys: 
         f"--gin.INITIAL_CHECKPOINT={ours}",
         f"--gin.TOKENIZER={theirs}",
         f"--gin.CODE_CORPUS={corpus}",
-        "--gin.Mixture.shares={'code': 1.0}",
+        f"--gin.INSTRUCT_CORPUS={corpus.parent / 'chat.jsonl'}",
+        "--gin.Corpus.instruct=%INSTRUCT_CORPUS",
+        "--gin.Mixture.shares={'code': 0.5, 'instruct': 0.5}",
+        "--gin.Chat.format=template",
         "--gin.CODE_STEPS=2",
         "--gin.FIM_RATE=0.9",
         "--gin.Evaluation.final_benchmarks=[]",
@@ -73,14 +88,28 @@ def test_import_train_export_and_generate(theirs: Path, tmp_path: Path, capsys: 
     else:  # new rows of infilling, which tokenizer.json names
         assert carried == stored | {"tokenizer.json": tokenizer.files["tokenizer.json"]}
     assert convert.main(["export", f"--from={stage}", f"--to={out}", "--format=hf"]) == 0
-    assert assets.find(out) == carried
     config = json.loads((out / "config.json").read_text())
+    ends = {"qwen": "<|im_end|>", "llama3": "<|eot_id|>"}[theirs.name]
+    before = tokenizer_agreement.as_list(json.loads(stored["generation_config.json"])["eos_token_id"])
+    after = list(dict.fromkeys([*before, tokenizer.control_ids[ends]]))  # an answer ends with the template's token
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == after == config["eos_token_id"]
+    changed = {"generation_config.json"} if after != before else set()
+    assert {name: data for name, data in assets.find(out).items() if name not in changed} == {
+        name: data for name, data in carried.items() if name not in changed
+    }
     assert config["vocab_size"] == ROWS
-    assert config["eos_token_id"] == json.loads(stored["generation_config.json"])["eos_token_id"]
     assert config["bos_token_id"] == tokenizer.bos_id
 
     model = open_model(out, None, "float32")
     assert model.tokenizer.fingerprint == tokenizer.fingerprint and model.tokenizer.infilling
+    assert (model.chat_format, model.dialogues) == ("template", True)
+    prompt, _ = prompts.chat(model.tokenizer, messages[:1], model.dialogue_format(), room=200)
+    serving = Serving(slots=1, context=256, chunks=(64,))
+    engine = Engine(model.weights, model.llama, serving, model.tokenizer.rows)
+    asked = engine.submit(prompt.ids, Sampling(max_tokens=8), prompt.stop_ids)
+    while not asked.finished:
+        engine.step()
+    assert len(asked.tokens) <= 8 and tokenizer.control_ids[ends] in prompt.stop_ids
     before = open_model(theirs, None, "float32")
     assert before.tokenizer.infilling == families.FAMILIES[theirs.name]
 
