@@ -181,10 +181,12 @@ def _carried(files: dict[str, bytes], tokenizer: Tokenizer, differs: bool) -> di
         if differs or SentencePieceTokenizer(carried, infilling=False).model != tokenizer.model:
             return tokenizer.files  # the parent's files describe other ids, or not all pieces
         return {assets.MODEL: tokenizer.model} | files
-    others = {name: content for name, content in files.items() if name != assets.MODEL}
-    if differs or JSON not in others:
+    if differs or JSON not in files:
         return tokenizer.files
+    others = {name: content for name, content in files.items() if name != assets.MODEL}
     same = from_files(others, tokenizer.infilling)
+    if from_files(files, infilling=False).file_name == JSON:  # a tokenizer.model that is not read stays as it is
+        same.files |= {name: files[name] for name in (assets.MODEL,) if name in files}
     if same.fingerprint == tokenizer.fingerprint:
         return same.files  # the parent's, with the names of new infilling rows
     return same.files | {name: tokenizer.files[name] for name in assets.TOKENIZER_FILES if name in tokenizer.files}
