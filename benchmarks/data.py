@@ -34,7 +34,7 @@ from result_file import processor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codellama_jax.config.data import Chat, Corpus, Filters, Fim
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tasks import sources
 from tasks.encoder import Encoder
 from tasks.loader import DataLoader, LoaderState, StreamInput, stream_seed
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--peak", help=argparse.SUPPRESS)  # a corpus: read it and print the peak memory of this process
     parser.add_argument("--first", help=argparse.SUPPRESS)  # a folder: print the seconds to the first batch
     options = parser.parse_args()
-    tokenizer = Tokenizer.from_file(options.tokenizer, infilling=True)
+    tokenizer = SentencePieceTokenizer.from_file(options.tokenizer, infilling=True)
     if options.peak:
         print(peak_memory(tokenizer, options.peak))
     elif options.first:

@@ -31,7 +31,7 @@ from codellama_jax.exercises.exercise import Exercise
 from codellama_jax.exercises.families import FAMILIES
 from codellama_jax.exercises.split import SPLITS, keys, split_of
 from codellama_jax.sandbox.pool import Pool
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer
 
 
 def main() -> int:
@@ -156,7 +156,7 @@ def report(
     lengths = [len(function.source) for function in functions]
     tokens = ""
     if options.tokenizer:
-        tokenizer = Tokenizer.from_file(options.tokenizer, infilling=True)
+        tokenizer = SentencePieceTokenizer.from_file(options.tokenizer, infilling=True)
         counts = [len(tokenizer.encode(function.source)) for function in functions[::20]]
         tokens = (
             f" and {statistics.mean(counts):.0f} tokens (median {statistics.median(counts):.0f}, most {max(counts)})"

@@ -28,10 +28,16 @@ from codellama_jax.conversion import canonical
 from codellama_jax.generation import forward
 from codellama_jax.generation.engine import Engine
 from codellama_jax.generation.speculation import PromptLookup
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("generation/kv_cache.py", "generation/forward.py", "tokenizer.py", "training/loss.py", "model/llama.py")
+FILES = (
+    "generation/kv_cache.py",
+    "generation/forward.py",
+    "tokenizer/sentencepiece_tokenizer.py",
+    "training/loss.py",
+    "model/llama.py",
+)
 TOKENS = 200  # of an answer
 COUNTS = ("drafted", "accepted")
 TEXTS = {"repeats": {"frequency_penalty": -2.0}, "does not repeat": {"temperature": 1.0}}
@@ -102,7 +108,7 @@ def measured(weights: forward.Weights, llama: Llama, slots: int, options: argpar
 
 def replay(tokenizer: Path, count: int) -> list[str]:
     """A line of the second table for each way in which a file is written."""
-    encode = Tokenizer(tokenizer.read_bytes(), infilling=False).encode
+    encode = SentencePieceTokenizer(tokenizer.read_bytes(), infilling=False).encode
     found: dict[str, list[tuple[int, int]]] = {"an edit of one line in seven": [], "the rest of a file": []}
     rng = random.Random(0)
     for file in FILES:

@@ -1,6 +1,7 @@
-"""The two dialogue formats of Code Llama - Instruct as token ids, with the loss on answers only.
+"""The dialogue formats as token ids, with the loss on answers only.
 
-7B, 13B and 34B use "inst", 70B uses "source". The loss on answers only is taken from Llama 2 (assumption).
+Of Code Llama - Instruct, 7B, 13B and 34B use "inst", 70B uses "source". Other models have a template beside their
+tokenizer, which is the format "template" (chat_template.py). The loss on answers only is that of Llama 2 (assumption).
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from codellama_jax import chat_template
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 
@@ -32,7 +34,8 @@ def encode_dialogue(
         weight 0.
 
     Raises:
-        UserError: roles out of order, a message that contains a reserved tag, or an unknown format.
+        UserError: roles out of order, a message that contains a reserved tag, an unknown format, or as
+            chat_template.encode_dialogue.
     """
     return _encoded(tokenizer, messages, chat_format, where, last="assistant")
 
@@ -45,6 +48,10 @@ def encode_open_dialogue(
     Raises:
         UserError: as in encode_dialogue.
     """
+    if chat_format == "template":
+        if problem := wrong_roles(messages, "user"):
+            raise UserError(f"{where}: {problem}")
+        return np.asarray(chat_template.encode_open_dialogue(tokenizer, messages, where), np.int32)
     ids, _ = _encoded(tokenizer, messages, chat_format, where, last="user")
     if chat_format == "source":
         # In the published ids, the answer to generate names its destination, and earlier answers do not.
@@ -63,8 +70,11 @@ def _encoded(
         ids, weights = _inst(tokenizer, messages, where)
     elif chat_format == "source":
         ids, weights = _source(tokenizer, messages, where)
+    elif chat_format == "template":
+        losses = [loss_weight(message) for message in messages]
+        ids, weights = chat_template.encode_dialogue(tokenizer, messages, losses, where)
     else:
-        raise UserError(f"Chat.format={chat_format!r} must be 'inst' or 'source'")
+        raise UserError(f"Chat.format={chat_format!r} must be 'inst', 'source' or 'template'")
     return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
 
 
@@ -109,10 +119,10 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tupl
         # The system text is part of the first user message, and is stripped with it.
         user = f"{SYS}{system}{END_SYS}{user}" if system is not None and index == 0 else user
         prompt = f"{INST} {user.strip()} {END_INST}"
-        turn = prompt_ids = [tokenizer.bos_id, *map(int, tokenizer.encode(prompt))]
+        turn = prompt_ids = [*tokenizer.start_ids, *map(int, tokenizer.encode(prompt))]
         if answer:
             text_ids = tokenizer.encode(f"{prompt} {answer[0].strip()} ")
-            turn = [tokenizer.bos_id, *map(int, text_ids), tokenizer.eos_id]
+            turn = [*tokenizer.start_ids, *map(int, text_ids), tokenizer.eos_id]
         # The answer starts at the first id at which prompt and turn differ: a token that spans both is in the answer.
         start = next((i for i, (a, b) in enumerate(zip(prompt_ids, turn, strict=False)) if a != b), len(prompt_ids))
         ids += turn
@@ -126,8 +136,8 @@ def _source(tokenizer: Tokenizer, messages: Sequence[Message], where: str) -> tu
         raise UserError(
             f"{where}: Chat.format='source' needs <step>, the last infilling row: bind Tokenizer.infilling=True"
         )
-    ids: list[int] = [tokenizer.bos_id]
-    weights: list[float] = [0.0]
+    ids: list[int] = tokenizer.start_ids
+    weights: list[float] = [0.0] * len(ids)
     for message in messages:
         header = _header(tokenizer, message["role"])
         content = [*tokenizer.encode_continuation("\n\n " + message["content"].strip()), tokenizer.step_id]

@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--from", dest="origin", type=filesystem.to_path, required=True, help="checkpoint to read")
         command.add_argument("--to", type=filesystem.to_path, required=True, help="folder to create")
         command.add_argument(
-            "--tokenizer", type=filesystem.to_path, help="a tokenizer.model file (default: the one in --from)"
+            "--tokenizer",
+            type=filesystem.to_path,
+            help="a tokenizer.model or tokenizer.json, or a folder with one of them (default: the one in --from)",
         )
     verify = commands.add_parser("verify", help="compare two checkpoints of any formats")
     verify.add_argument("--a", type=filesystem.to_path, required=True)

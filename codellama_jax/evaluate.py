@@ -38,7 +38,7 @@ from codellama_jax.report.evaluation_comparison import write_comparison
 from codellama_jax.runtime import cli, filesystem
 from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sandbox.pool import Pool
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import Tokenizer, open_tokenizer
 
 API_KEY = "CODELLAMA_JAX_API_KEY"  # environment variable
 
@@ -64,7 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--samples", type=_positive, default=0, metavar="N", help="answers to each task (default: its settings)")
     add("--shard", type=_shard, metavar="I/N", help="the I-th of N parts; without it, parts in --out are joined")
     add = parser.add_argument_group("the model in a checkpoint").add_argument
-    add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
+    add(
+        "--tokenizer",
+        type=filesystem.to_path,
+        metavar="FILE",
+        help="a tokenizer.model or tokenizer.json (default: its own)",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
     add("--cache_dtype", choices=("float32", "bfloat16", "int8"), help="of keys and values (default: --dtype)")
     add("--tensor", type=_positive, default=0, metavar="N", help="devices that share the model (default: all that fit)")
@@ -248,7 +253,7 @@ def _clients(
     if options.checkpoint:
         model, own = _local_model(options)
         return lambda benchmark: model, own
-    tokenizer = Tokenizer.from_file(options.tokenizer, infilling=False) if options.tokenizer else None
+    tokenizer = open_tokenizer(options.tokenizer, infilling=False) if options.tokenizer else None
     if options.endpoint:
         from codellama_jax.evaluation.clients.endpoints import EndpointClient
 

@@ -2,7 +2,7 @@
 
     python -m codellama_jax.generate complete --checkpoint=DIR --prompt=TEXT | --file=FILE
     python -m codellama_jax.generate infill --checkpoint=DIR --file=FILE [--diff] [--order=spm|psm] [--out=FILE]
-    python -m codellama_jax.generate chat --checkpoint=DIR [--system=TEXT] [--chat_format=inst|source]
+    python -m codellama_jax.generate chat --checkpoint=DIR [--system=TEXT] [--chat_format=inst|source|template]
     common: [--max_tokens=256] [--temperature=0] [--top_p=1] [--top_k=0] [--min_p=0] [--repetition_penalty=1]
             [--seed=0] [--stop=TEXT]... [--json] [--tokenizer=PATH] [--dtype=float32|bfloat16] [--context=N]
             [--cache_dtype=float32|bfloat16|int8] [--tensor=N]
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     source.add_argument("--file", type=Path, help="a file with the text to continue")
     infill = commands.add_parser("infill", help=f"fill the marks {FILL_ME} of a file")
     infill.add_argument("--file", type=Path, required=True, help="the file; it is not changed")
-    infill.add_argument("--order", choices=("spm", "psm"), default="spm", help="order of the prompt (default: spm)")
+    infill.add_argument(
+        "--order", choices=("spm", "psm"), help="order of the prompt (default: the model's, spm for Code Llama)"
+    )
     infill.add_argument("--diff", action="store_true", help="print a diff instead of the filled file")
     infill.add_argument("--out", type=Path, help="write the filled file here, which must not exist")
     chat = commands.add_parser("chat", help="answer the questions of a dialogue")
@@ -55,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     chat.add_argument("--chat_format", choices=CHAT_FORMATS, help="the dialogue format (default: the checkpoint's)")
     for command in (complete, infill, chat):
         command.add_argument("--checkpoint", type=filesystem.to_path, required=True, help="the model's folder")
-        command.add_argument("--tokenizer", type=filesystem.to_path, help="a tokenizer.model (default: its own)")
+        command.add_argument(
+            "--tokenizer", type=filesystem.to_path, help="a tokenizer.model or tokenizer.json (default: its own)"
+        )
         command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU")
         command.add_argument(
             "--tensor", type=_positive, default=0, help="devices that share the model (default: all that divide it)"

@@ -45,13 +45,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument_group("model").add_argument
     add("--checkpoint", type=filesystem.to_path, required=True, metavar="DIR", help="the model's folder")
-    add("--tokenizer", type=filesystem.to_path, metavar="FILE", help="a tokenizer.model (default: its own)")
+    add(
+        "--tokenizer",
+        type=filesystem.to_path,
+        metavar="FILE",
+        help="a tokenizer.model or tokenizer.json (default: its own)",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, otherwise bfloat16")
     add("--cache_dtype", choices=("float32", "bfloat16", "int8"), help="of keys and values (default: --dtype)")
     add("--tensor", type=int, default=0, metavar="N", help="devices that share the model (default: all that divide it)")
     add("--name", help="the model's name in answers (default: RUN-STAGE, or that of the folder)")
-    add("--order", choices=("spm", "psm"), default=server.order, help=f"of infilling prompts (default: {server.order})")
-    add("--chat_format", choices=("inst", "source"), help="of dialogues (default: the model's own)")
+    add("--order", choices=("spm", "psm"), default=server.order, help="of infilling prompts (default: the model's)")
+    add("--chat_format", choices=("inst", "source", "template"), help="of dialogues (default: the model's own)")
     add("--no_sentinels", action="store_true", help="do not read infilling markers in raw prompts")
     add = parser.add_argument_group("who reaches it").add_argument
     add("--host", default=server.host, help=f"default: {server.host}, which only this machine reaches")

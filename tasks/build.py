@@ -14,7 +14,7 @@ from codellama_jax.config.curation import Build, Decontamination, Quality
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from codellama_jax.runtime import cli, filesystem
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import open_tokenizer
 from tasks.sources.base import binding
 
 DESCRIPTION = """\
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--task", choices=STREAMS, help="kind of documents (default: code); without --source, read this stream's corpus"
     )
     parser.add_argument("--out", metavar="FOLDER", help="output folder: a new one, or one in which to resume a build")
-    parser.add_argument("--tokenizer", metavar="MODEL", help="SentencePiece model that counts the tokens")
+    parser.add_argument("--tokenizer", metavar="MODEL", help="tokenizer.model or tokenizer.json that counts the tokens")
     parser.add_argument(
         "--against",
         metavar="PATH",
@@ -111,7 +111,7 @@ def _build(flags: gin_files.Flags, options: argparse.Namespace, beam_flags: list
     elif not options.task and getattr(corpus, task) is None:
         message = "nothing to read: give --source=PATH, or --task=code for the embedded corpus"
         raise UserError(message, EXIT_USAGE)
-    tokenizer = Tokenizer.from_file(options.tokenizer, infilling=False)
+    tokenizer = open_tokenizer(options.tokenizer, infilling=False)
     _import_beam()
     from tasks.curation.pipeline import Settings, build
 

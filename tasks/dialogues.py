@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from codellama_jax import chat_template
 from codellama_jax.chat import Message, encode_dialogue, loss_weight, reserved_tag, wrong_roles
+from codellama_jax.config.data import TEMPLATE
 from codellama_jax.tokenizer import Tokenizer
 from tasks.sources.filters import LeftOut
 
@@ -56,11 +58,12 @@ def encode_in_window(
     raise LeftOut("too_long")
 
 
-def validate(messages: Sequence[Message], chat_format: str) -> None:
+def validate(messages: Sequence[Message], chat_format: str, tokenizer: Tokenizer | None = None) -> None:
     """Raises LeftOut for a dialogue that is not a training example.
 
     The reasons are "roles" (their order), "reserved_tag" (a message contains one), "blank" (an answer is blank, or a
-    question, unless it is the first and there is a system text) and "no_loss" (no answer has a loss).
+    question, unless it is the first and there is a system text), "no_loss" (no answer has a loss) and "template" (the
+    chat template raises an error, such as for a system message that it does not know).
     """
     if wrong_roles(messages, "assistant"):
         raise LeftOut("roles")
@@ -73,3 +76,8 @@ def validate(messages: Sequence[Message], chat_format: str) -> None:
         raise LeftOut("no_loss")
     if chat_format == "inst" and any(reserved_tag(message["content"]) for message in messages):
         raise LeftOut("reserved_tag")
+    if chat_format == TEMPLATE and tokenizer is not None:
+        try:
+            chat_template.check(tokenizer, messages)
+        except chat_template.TemplateRefusal:
+            raise LeftOut("template") from None

@@ -33,7 +33,7 @@ class Encoder:
     def validate(self, document: Document | Dialogue) -> None:
         """Raises LeftOut for a dialogue that the chat format cannot express."""
         if isinstance(document, Dialogue):
-            dialogues.validate(document.messages, self.chat.format)
+            dialogues.validate(document.messages, self.chat.format, self.tokenizer)
 
     def plain(self, document: Document | Dialogue) -> tuple[np.ndarray, np.ndarray | None]:
         """The ids of the plain form, and the weight of each id as a target (None: all 1)."""

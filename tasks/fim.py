@@ -4,19 +4,18 @@ Both orders have one layout: BOS PRE A SUF B MID C EOT EOS, where B is the suffi
 
     PSM   A = prefix    C = middle             (the middle without the implicit space: it continues a split token)
     SPM   A = nothing   C = prefix + middle    (concatenated before encoding, so that no token is split between them)
+
+Some families of models have no BOS, or one token for EOT and EOS (codellama_jax/tokenizer/infilling.py has the names).
 """
 
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from codellama_jax.config.data import Fim
-from codellama_jax.tokenizer import Tokenizer
-
-Order = Literal["psm", "spm"]
+from codellama_jax.tokenizer import Order, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +50,8 @@ def draw_split(text: str, fim: Fim, rng: np.random.Generator) -> FimSplit | None
 
 
 def encode_plain(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """BOS text EOS, int32."""
-    return _concatenated([tokenizer.bos_id], tokenizer.encode(text), [tokenizer.eos_id])
+    """BOS text EOS, int32; without BOS if the tokenizer has none."""
+    return _concatenated(tokenizer.start_ids, tokenizer.encode(text), [tokenizer.eos_id])
 
 
 def encode_infilling(tokenizer: Tokenizer, text: str, split: FimSplit) -> np.ndarray:
@@ -69,7 +68,8 @@ def encode_infilling(tokenizer: Tokenizer, text: str, split: FimSplit) -> np.nda
         # The prompt of an empty prefix ends in MID; prefix and middle follow as one text.
         prompt = tokenizer.infilling_prompt("", suffix, "spm")
         completion = tokenizer.encode(prefix + middle)
-    return _concatenated(prompt, completion, [tokenizer.eot_id, tokenizer.eos_id])
+    ends = dict.fromkeys((tokenizer.eot_id, tokenizer.eos_id))  # one, if the end of a text also ends the middle
+    return _concatenated(prompt, completion, list(ends))
 
 
 def _concatenated(*parts: Sequence[int | None] | np.ndarray) -> np.ndarray:

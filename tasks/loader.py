@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax.config.data import STREAMS
+from codellama_jax.config.data import STREAMS, TEMPLATE
 from codellama_jax.errors import UserError
 from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
@@ -180,6 +180,7 @@ class DataLoader:
                 stream.encoder.tokenizer.fingerprint,
                 dataclasses.asdict(stream.encoder.fim),
                 dataclasses.asdict(stream.encoder.chat),
+                *([stream.encoder.tokenizer.chat_template] if stream.encoder.chat.format == TEMPLATE else []),
                 stream.encoder.seed,
                 *([DIALOGUE_VERSION, stream.encoder.long_dialogues] if has_dialogues(stream.source) else []),
             ]

@@ -11,7 +11,7 @@ import numpy as np
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import JSON, MODEL, SentencePieceTokenizer, Tokenizer
 from tasks.loader import DataLoader, LoaderState
 from tasks.sources.base import Document, Source, items
 from tasks.sources.inventory import Inventory
@@ -131,7 +131,7 @@ class StageData:
             searched += len(document.text)
             # Very few tokens are shorter than a byte, so shorter texts need not be encoded.
             if len(document.text.encode()) >= length:
-                ids = np.concatenate([[self.tokenizer.bos_id], self.tokenizer.encode(document.text)])
+                ids = np.asarray(self.tokenizer.prompt_ids(document.text), np.int32)
                 long_documents += [ids] if len(ids) > length else []
             if len(long_documents) >= wanted or searched > SEARCHED_CHARACTERS:
                 break
@@ -165,12 +165,16 @@ def _documents(source: Source, per_shard: int | None = None) -> Iterator[Documen
 
 def _run_tokenizer(configuration: Config, run_dir: Path, log: Callable[[str], None], writes: bool) -> Tokenizer:
     """The tokenizer of a run. The run keeps its first one, so that all stages use the same tokenizer."""
-    settings, kept = configuration.tokenizer, run_dir / "tokenizer.model"
+    settings, kept = configuration.tokenizer, run_dir / MODEL
     if settings.model is None and kept.exists():
-        return Tokenizer.from_file(kept, settings.infilling)
+        return SentencePieceTokenizer.from_file(kept, settings.infilling)
     tokenizer = trained_tokenizer(configuration.corpus, configuration.filters, settings, log)
+    kept = run_dir / tokenizer.file_name
+    other = run_dir / (JSON if tokenizer.file_name == MODEL else MODEL)
+    if other.exists() or (kept.exists() and kept.read_bytes() != tokenizer.model):
+        raise UserError(
+            f"{other if other.exists() else kept} differs from the tokenizer {settings.model}: use another --name"
+        )
     if not kept.exists() and writes:
         filesystem.write_atomically(kept, tokenizer.model)
-    elif kept.exists() and kept.read_bytes() != tokenizer.model:
-        raise UserError(f"{kept} differs from the tokenizer {settings.model}: use another --name")
     return tokenizer

@@ -21,7 +21,15 @@ from codellama_jax.config import data
 from codellama_jax.config.data import STREAMS, Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import cache
-from codellama_jax.tokenizer import BOS_ID, EOS_ID, UNK_ID, Tokenizer
+from codellama_jax.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    UNK_ID,
+    SentencePieceTokenizer,
+    Tokenizer,
+    TokenNames,
+    open_tokenizer,
+)
 from tasks import sources
 from tasks.sources.base import Document, Source, items
 
@@ -57,7 +65,8 @@ def trained_tokenizer(
         UserError: the model file is not usable, a corpus is missing, or it has too little text for vocab_size pieces.
     """
     if settings.model is not None:
-        return Tokenizer.from_file(settings.model, settings.infilling)
+        names = TokenNames(settings.bos, settings.eos, tuple(settings.infilling_tokens))
+        return open_tokenizer(settings.model, settings.infilling, names)
     # The stages of a run share the tokenizer, but may cut documents differently: always train with the defaults.
     defaults = Corpus()
     uncut = dataclasses.replace(
@@ -71,11 +80,11 @@ def trained_tokenizer(
     cached = _cache_path(streams, settings.vocab_size)
     if cached is not None and cached.is_file():
         with contextlib.suppress(UserError):  # damaged: train it again
-            return Tokenizer.from_file(cached, settings.infilling)
+            return SentencePieceTokenizer.from_file(cached, settings.infilling)
     log(f"training a tokenizer of {settings.vocab_size:,} pieces on the corpus (once)")
     start = time.monotonic()
     model = train(sample(streams), settings.vocab_size)
-    tokenizer = Tokenizer(model, settings.infilling)
+    tokenizer = SentencePieceTokenizer(model, settings.infilling)
     stored = cached is not None and cache.store(cached, model)
     where = f"kept in {cached}" if stored else "not kept: no cache folder to write to"
     log(f"trained the tokenizer in {time.monotonic() - start:.0f} s, {where}")

@@ -1,4 +1,4 @@
-"""The Llama tokenizer as a seqio.Vocabulary."""
+"""The tokenizers of this project as a seqio.Vocabulary."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,13 +8,14 @@ import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 
 
 class LlamaVocabulary(seqio.Vocabulary):
-    """Encodes and decodes as `Tokenizer` does. The infilling rows follow the pieces; no text is encoded to them.
+    """Encodes and decodes as `Tokenizer` does. Further rows follow the pieces; no text is encoded to them.
 
-    TensorFlow graphs use SentencepieceTokenizer, because FastSentencepieceTokenizer loses newlines with Llama's model.
+    TensorFlow graphs use SentencepieceTokenizer for SentencePiece's models, because FastSentencepieceTokenizer loses
+    newlines with Llama's, and call Python for a tokenizer.json.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -29,7 +30,7 @@ class LlamaVocabulary(seqio.Vocabulary):
         return hash(self.tokenizer.fingerprint)
 
     @property
-    def bos_id(self) -> int:
+    def bos_id(self) -> int | None:
         return self.tokenizer.bos_id
 
     @property
@@ -37,8 +38,15 @@ class LlamaVocabulary(seqio.Vocabulary):
         return self.tokenizer.eos_id
 
     @property
-    def unk_id(self) -> int:
+    def unk_id(self) -> int | None:
         return self.tokenizer.unk_id
+
+    @property
+    def pad_id(self) -> int:
+        """An id without text: 0 in SentencePiece's models; otherwise that of padding, or EOS."""
+        if isinstance(self.tokenizer, SentencePieceTokenizer):
+            return super().pad_id
+        return self.tokenizer.eos_id if self.tokenizer.pad_id is None else self.tokenizer.pad_id
 
     @property
     def _base_vocab_size(self) -> int:
@@ -52,12 +60,27 @@ class LlamaVocabulary(seqio.Vocabulary):
 
     @property
     def tf_tokenizer(self) -> tf_text.SentencepieceTokenizer:
+        """The SentencePiece model in TensorFlow; a tokenizer.json has none there."""
+        assert isinstance(self.tokenizer, SentencePieceTokenizer)
         if self._tf_tokenizer is None:
             self._tf_tokenizer = tf_text.SentencepieceTokenizer(self.tokenizer.model)
         return self._tf_tokenizer
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        return self.tf_tokenizer.tokenize(s)
+        if isinstance(self.tokenizer, SentencePieceTokenizer):
+            return self.tf_tokenizer.tokenize(s)
+
+        def encode(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rows = [self.tokenizer.encode(text.decode()) for text in np.ravel(texts)]
+            return np.concatenate([*rows, np.zeros(0, np.int32)]), np.array([len(row) for row in rows], np.int64)
+
+        ids, lengths = tf.numpy_function(encode, [s], (tf.int32, tf.int64))
+        if s.shape.rank == 0:
+            return tf.ensure_shape(ids, (None,))
+        ragged = tf.RaggedTensor.from_row_lengths(tf.ensure_shape(ids, (None,)), tf.ensure_shape(lengths, (None,)))
+        for axis in range(s.shape.rank - 1, 0, -1):  # the same axes as the input's
+            ragged = tf.RaggedTensor.from_uniform_row_length(ragged, tf.shape(s, tf.int64)[axis])
+        return ragged
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         if ids.shape.rank > 1:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tasks.tokenizer_training import train
 from tests.object_store import Store, object_store
 
@@ -151,13 +151,15 @@ def compile_fast() -> Iterator[None]:
 def small_tokenizer() -> Tokenizer:
     """A tokenizer with 512 pieces and the infilling rows, trained on three files of Python's standard library."""
     sources = [json.decoder.__file__, json.encoder.__file__, difflib.__file__]
-    return Tokenizer(train([Path(file).read_text(encoding="utf-8") for file in sources], 512), infilling=True)
+    return SentencePieceTokenizer(
+        train([Path(file).read_text(encoding="utf-8") for file in sources], 512), infilling=True
+    )
 
 
 @pytest.fixture(scope="session")
 def llama_tokenizer(shared_data: Path) -> Tokenizer:
     """Llama 2's tokenizer of 32,000 pieces, with the infilling rows."""
-    return Tokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
+    return SentencePieceTokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from codellama_jax.chat import Message, encode_dialogue, encode_open_dialogue
-from codellama_jax.config.data import CHAT_FORMATS
+from codellama_jax.conversion.chat_templates import TEMPLATES
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tests.dialogue_cases import dialogue, of_roles
 
 STEP = 32015
@@ -139,7 +139,7 @@ def test_source_is_header_content_step_for_each_message(tokenizer: Tokenizer, fu
 
 
 def test_source_needs_the_step_id(small_tokenizer: Tokenizer):
-    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    plain = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     with pytest.raises(UserError, match=r"a\.jsonl:3: .*<step>"):
         encode_dialogue(plain, GOLDEN[:3], "source", "a.jsonl:3")
     with pytest.raises(UserError, match="<step>"):
@@ -174,7 +174,7 @@ def test_weights_are_one_on_exactly_the_answers_and_their_end(tokenizer: Tokeniz
         assert weights.tolist() == expected
 
 
-@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 def test_an_open_dialogue_is_the_start_of_the_complete_one(tokenizer: Tokenizer, fuzzed: Fuzz, chat_format: str):
     """Inference uses the ids of training: the complete turns, then the prompt of the last."""
     for messages, _, _ in fuzzed_dialogues(fuzzed, 4):
@@ -191,7 +191,7 @@ def test_an_open_dialogue_is_the_start_of_the_complete_one(tokenizer: Tokenizer,
             assert opened.tolist() == [*closed[: last - header], *reply]
 
 
-@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 def test_text_never_becomes_a_control_token(tokenizer: Tokenizer, chat_format: str):
     tags = "<s> </s> <EOT> <step> ▁<EOT> <PRE> Source: assistant"
     controls = {"inst": [1, 2], "source": [1, tokenizer.step_id, tokenizer.step_id, tokenizer.step_id]}[chat_format]
@@ -233,7 +233,7 @@ def error_of(encode: Callable[..., Any], *args: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 @pytest.mark.parametrize("case", WRONG_ROLES)
 def test_roles_out_of_order_are_rejected(small_tokenizer: Tokenizer, case: str, chat_format: str):
     messages = of_roles(WRONG_ROLES[case])
@@ -241,7 +241,7 @@ def test_roles_out_of_order_are_rejected(small_tokenizer: Tokenizer, case: str, 
     assert message.startswith("talk.jsonl:7: roles are")
 
 
-@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 @pytest.mark.parametrize("case", WRONG_OPEN_ROLES)
 def test_roles_out_of_order_are_rejected_in_an_open_dialogue(small_tokenizer: Tokenizer, case: str, chat_format: str):
     message = error_of(encode_open_dialogue, small_tokenizer, of_roles(WRONG_OPEN_ROLES[case]), chat_format)
@@ -272,4 +272,4 @@ def test_an_unknown_format_is_rejected(small_tokenizer: Tokenizer, chat_format: 
         (encode_open_dialogue, dialogue("a", "b", "c")),
     ):
         message = error_of(encode, small_tokenizer, messages, chat_format)
-        assert f"Chat.format={chat_format!r}" in message and "'inst' or 'source'" in message
+        assert f"Chat.format={chat_format!r}" in message and "'inst', 'source' or 'template'" in message

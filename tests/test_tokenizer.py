@@ -16,7 +16,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from codellama_jax.config.data import Corpus, Filters
 from codellama_jax.config.data import Tokenizer as Settings
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import INFILLING_PIECES, Tokenizer
+from codellama_jax.tokenizer import INFILLING_PIECES, SentencePieceTokenizer, Tokenizer
 from tasks import tokenizer_training
 
 ROOT = Path(__file__).parents[1]
@@ -27,12 +27,12 @@ SOURCE = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def small() -> Tokenizer:
     """A tokenizer that is trained here, so that tests that need no published vocabulary run without test data."""
-    return Tokenizer(tokenizer_training.train([SOURCE], 400), infilling=True)
+    return SentencePieceTokenizer(tokenizer_training.train([SOURCE], 400), infilling=True)
 
 
 @pytest.fixture(scope="module")
 def llama(shared_data: Path) -> Tokenizer:
-    return Tokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
+    return SentencePieceTokenizer.from_file(shared_data / "tokenizers/llama2_tokenizer.model", infilling=True)
 
 
 def unusual_texts(number: int) -> list[str]:
@@ -91,7 +91,7 @@ def test_infilling_prompt_equals_the_published_one(llama: Tokenizer, shared_data
 
 
 def test_rows_and_ids_without_infilling(llama: Tokenizer):
-    plain = Tokenizer(llama.model, infilling=False)
+    plain = SentencePieceTokenizer(llama.model, infilling=False)
     assert plain.rows == plain.pieces == 32000
     assert plain.prefix_id is plain.suffix_id is plain.middle_id is plain.eot_id is plain.step_id is None
     assert plain.fingerprint != llama.fingerprint
@@ -100,7 +100,9 @@ def test_rows_and_ids_without_infilling(llama: Tokenizer):
 
 
 def test_model_file_of_code_llama_gives_the_tokenizer_of_llama(llama: Tokenizer, shared_data: Path):
-    code_llama = Tokenizer.from_file(shared_data / "tokenizers/codellama_tokenizer_RECONSTRUCTED.model", infilling=True)
+    code_llama = SentencePieceTokenizer.from_file(
+        shared_data / "tokenizers/codellama_tokenizer_RECONSTRUCTED.model", infilling=True
+    )
     assert code_llama.fingerprint == llama.fingerprint
     assert code_llama.rows == 32016
 
@@ -121,19 +123,21 @@ def with_pieces(tokenizer: Tokenizer, names: list[str], kind: int) -> bytes:
     [f"<unnamed {n}>" for n in range(16)],
 ])  # fmt: skip
 def test_sixteen_pieces_after_llamas_are_those_of_infilling(llama: Tokenizer, names: list[str], kind: int):
-    extended = Tokenizer(with_pieces(llama, names, kind), infilling=True)
+    extended = SentencePieceTokenizer(with_pieces(llama, names, kind), infilling=True)
     assert (extended.pieces, extended.rows, extended.step_id) == (32_000, 32_016, 32_015)
     assert extended.extra_pieces == names
     assert extended.encode("a <EOT> <step>").tolist() == llama.encode("a <EOT> <step>").tolist()
 
 
 def test_other_pieces_after_a_vocabulary_belong_to_it(llama: Tokenizer, small: Tokenizer):
-    assert Tokenizer(with_pieces(llama, ["<a>", "<b>"], 4), infilling=False).pieces == 32_002
+    assert SentencePieceTokenizer(with_pieces(llama, ["<a>", "<b>"], 4), infilling=False).pieces == 32_002
     unnamed = with_pieces(small, [f"<unnamed {n}>" for n in range(16)], 4)
-    assert Tokenizer(unnamed, infilling=False).pieces == 416  # nothing shows that they are those of infilling
+    assert (
+        SentencePieceTokenizer(unnamed, infilling=False).pieces == 416
+    )  # nothing shows that they are those of infilling
     for last in (INFILLING_PIECES[-1], "<step>"):
         named = with_pieces(small, [*INFILLING_PIECES[:-1], last], 3)
-        assert Tokenizer(named, infilling=True).rows == 416
+        assert SentencePieceTokenizer(named, infilling=True).rows == 416
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def error_message(tmp_path: Path, model: bytes) -> str:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(model)
     with pytest.raises(UserError) as caught:
-        Tokenizer.from_file(path, infilling=True)
+        SentencePieceTokenizer.from_file(path, infilling=True)
     message = str(caught.value)
     assert str(path) in message and "--gin.TOKENIZER=" in message and "\n" not in message
     return message
@@ -264,7 +268,7 @@ def test_models_unlike_llama_are_rejected_with_the_reason(small: Tokenizer, tmp_
 def test_missing_files_are_errors(tmp_path: Path):
     for path, reason in ((tmp_path / "none.model", "no such file"), (tmp_path, "is a folder")):
         with pytest.raises(UserError, match=f"{reason}.*--gin.TOKENIZER="):
-            Tokenizer.from_file(path, infilling=False)
+            SentencePieceTokenizer.from_file(path, infilling=False)
 
 
 def test_damaged_model_is_rejected_or_usable(small: Tokenizer):
@@ -275,7 +279,7 @@ def test_damaged_model_is_rejected_or_usable(small: Tokenizer):
         model = bytearray(small.model)
         model[rng.randrange(len(model))] = rng.randrange(256)
         try:
-            tokenizer = Tokenizer(bytes(model), infilling=True)
+            tokenizer = SentencePieceTokenizer(bytes(model), infilling=True)
         except UserError:
             continue
         accepted += 1
@@ -286,7 +290,11 @@ def test_damaged_model_is_rejected_or_usable(small: Tokenizer):
 def test_bytes_and_path_give_the_same_tokenizer(small: Tokenizer, tmp_path: Path):
     path = tmp_path / "a.model"
     path.write_bytes(small.model)
-    assert Tokenizer(str(path), True).fingerprint == Tokenizer.from_file(path, True).fingerprint == small.fingerprint
+    assert (
+        SentencePieceTokenizer(str(path), True).fingerprint
+        == SentencePieceTokenizer.from_file(path, True).fingerprint
+        == small.fingerprint
+    )
     assert len(small.fingerprint) == 64
 
 

@@ -162,16 +162,33 @@ class Filters:
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """Attributes:
-    model: a SentencePiece model file, such as Llama 2's tokenizer.model; None trains one on the corpus, once.
+    model: a SentencePiece model such as Llama 2's tokenizer.model, a tokenizer.json, or a folder with one of them and
+        the files beside it; None trains a SentencePiece model on the corpus, once.
     vocab_size: number of pieces of the tokenizer that is trained if `model` is None.
-    infilling: whether to add sixteen rows with the infilling ids after the pieces (32,016 rows instead of 32,000).
+    infilling: whether it has infilling ids. A tokenizer.json that names tokens for infilling has its own
+        (codellama_jax/tokenizer/infilling.py); otherwise rows are added after the last id: sixteen to a SentencePiece
+        model (32,016 rows instead of 32,000), four to a tokenizer.json.
+    infilling_tokens: the tokens of infilling in a tokenizer.json, instead of those: the names of prefix, suffix, middle
+        and end, such as reserved tokens of Llama 3; empty: as described.
+    bos, eos: the tokens that begin and end a text in a tokenizer.json, if the files beside it state others. "" as bos:
+        texts begin without one.
     """
 
     model: str | None = None
     vocab_size: int = 2048
     infilling: bool = True
+    infilling_tokens: Sequence[str] = ()
+    bos: str | None = None
+    eos: str | None = None
 
     def __post_init__(self):
+        names = self.infilling_tokens
+        if names and (isinstance(names, str) or len(names) != 4 or (len(set(names)) < 4 and len(set(names[:3])) < 3)):
+            raise ValueError(
+                f"Tokenizer.infilling_tokens={names!r} must be four names: of prefix, suffix, middle and end"
+            )
+        if (names or self.bos is not None or self.eos is not None) and self.model is None:
+            raise ValueError("Tokenizer.bos, eos and infilling_tokens need Tokenizer.model, a tokenizer.json")
         if self.model is not None and (problem := locations.problem(self.model)):
             raise ValueError(f"Tokenizer.model={problem}")
 
@@ -273,7 +290,8 @@ class DataLoader:
             )
 
 
-CHAT_FORMATS = ("inst", "source")
+TEMPLATE = "template"  # the tokenizer's own chat template
+CHAT_FORMATS = ("inst", "source", TEMPLATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,11 +299,12 @@ class Chat:
     """The dialogue format.
 
     Attributes:
-        format: "inst" ([INST] ... [/INST], used by 7B to 34B) or "source" (Source: ..., used by 70B).
+        format: "inst" ([INST] ... [/INST], used by 7B to 34B), "source" (Source: ..., used by 70B), or "template": the
+            chat template of the files beside the tokenizer, which TOKENIZER=FOLDER names (docs/tokenizers.md).
     """
 
     format: str = "inst"
 
     def __post_init__(self):
         if self.format not in CHAT_FORMATS:
-            raise ValueError(f"Chat.format={self.format!r} must be 'inst' or 'source'")
+            raise ValueError(f"Chat.format={self.format!r} must be 'inst', 'source' or 'template'")

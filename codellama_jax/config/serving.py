@@ -28,8 +28,9 @@ class Server:
         stalled: seconds after which a connection is closed whose client stops sending a request or reading an answer.
         choices: maximum number of answers of one request.
         sentinels: whether the text of infilling markers in raw completions becomes ids (serving/sentinels.py).
-        order: order of infilling prompts, "spm" or "psm".
-        chat_format: format of dialogues, "inst" or "source"; None: the model's own.
+        order: order of infilling prompts, "spm" or "psm"; None: the one that models with the tokenizer's infilling
+            ids prefer, "spm" for Code Llama.
+        chat_format: format of dialogues, "inst", "source" or "template"; None: the model's own.
         log_prompts: whether prompts and answers are logged.
     """
 
@@ -47,8 +48,8 @@ class Server:
     stalled: float = 60.0
     choices: int = 64
     sentinels: bool = True
-    order: Literal["spm", "psm"] = "spm"
-    chat_format: Literal["inst", "source"] | None = None
+    order: Literal["spm", "psm"] | None = None
+    chat_format: Literal["inst", "source", "template"] | None = None
     log_prompts: bool = False
 
     def __post_init__(self):
@@ -60,10 +61,10 @@ class Server:
         for name in ("timeout", "shutdown", "stalled"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a positive number of seconds")
-        if self.order not in ("spm", "psm"):
+        if self.order not in (None, "spm", "psm"):
             raise ValueError(f"order={self.order!r} must be 'spm' or 'psm'")
-        if self.chat_format not in (None, "inst", "source"):
-            raise ValueError(f"chat_format={self.chat_format!r} must be 'inst' or 'source'")
+        if self.chat_format not in (None, "inst", "source", "template"):
+            raise ValueError(f"chat_format={self.chat_format!r} must be 'inst', 'source' or 'template'")
         if any(len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() for key in self.api_keys):
             # the message must not contain a key
             raise ValueError(f"an API key has fewer than {SHORTEST_KEY} characters, or some that are not ASCII")

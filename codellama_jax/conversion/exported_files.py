@@ -11,11 +11,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codellama_jax import chat_template
+from codellama_jax.config.data import TEMPLATE
 from codellama_jax.conversion import tokenizer_agreement, tokenizer_files
 from codellama_jax.conversion.canonical import Model
 from codellama_jax.conversion.chat_templates import TEMPLATES
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import BOS_ID, EOS_ID, INFILLING_ROWS, STEP_PIECE, Tokenizer
+from codellama_jax.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    INFILLING_ROWS,
+    JSON,
+    STEP_PIECE,
+    SentencePieceTokenizer,
+    Tokenizer,
+    from_files,
+    open_tokenizer,
+)
+from codellama_jax.tokenizer.opening import read_files
 from codellama_jax.training import assets
 from codellama_jax.training.assets import Assets
 from codellama_jax.training.lineage import SPECIAL_IDS, Lineage
@@ -38,14 +51,20 @@ class Files(NamedTuple):
 
 
 def replace_tokenizer(files: Assets, path: Path | None) -> Files:
-    """The carried files with another tokenizer.model (--tokenizer=PATH); unchanged without one."""
+    """The carried files with another tokenizer (--tokenizer=PATH); unchanged without one."""
     if path is None:
         return Files(files, [])
-    model = Tokenizer(path, infilling=False).model
+    tokenizer = open_tokenizer(path, infilling=False)
     carried = dict(files)
-    same = assets.MODEL in carried and Tokenizer(carried[assets.MODEL], infilling=False).model == model
-    dropped = [] if same else [name for name in _HF_FILES if carried.pop(name, None) is not None]
-    carried[assets.MODEL] = path.read_bytes()
+    if tokenizer.file_name == JSON:
+        new = read_files(path)
+        dropped = [name for name in assets.TOKENIZER_FILES if name in carried and carried.pop(name) != new.get(name)]
+        carried |= {name: content for name, content in new.items() if name != assets.MODEL}
+    else:
+        own = carried.get(assets.MODEL)
+        same = own is not None and SentencePieceTokenizer(own, infilling=False).model == tokenizer.model
+        dropped = [] if same else [name for name in _HF_FILES if carried.pop(name, None) is not None]
+        carried[assets.MODEL] = read_files(path)[assets.MODEL]
     if dropped:
         return Files(carried, [f"not carried, because --tokenizer names another tokenizer: {', '.join(dropped)}"])
     return Files(carried, [])
@@ -65,39 +84,52 @@ def imported(files: Assets, lineage: Lineage, model: Model, rows: int) -> tuple[
     """
     lineage = dataclasses.replace(lineage, positions=model.sequence_length)
     total = model.llama.vocab_size
-    tokenizer = _tokenizer(files, total) if assets.MODEL in files else None
-    tokenizer_agreement.check_names(files, tokenizer.pieces if tokenizer else total)
+    tokenizer = _tokenizer(files, total)
+    plain = tokenizer if isinstance(tokenizer, SentencePieceTokenizer) else None
+    tokenizer_agreement.check_names(files, plain.pieces if plain else total)
     messages = tokenizer_agreement.differences(files, lineage.special_ids)
     if tokenizer is None:
         return lineage, messages
-    pieces = tokenizer.pieces
+    if plain is None:
+        return lineage, [*messages, *_padding(assets.named_rows(files, total), total)]
+    pieces = plain.pieces
     free = not assets.other_infilling_tokens(files, pieces)
-    infilling = bool(tokenizer.extra_pieces) or lineage.infilling
+    infilling = bool(plain.extra_pieces) or lineage.infilling
     infilling |= free and (pieces + INFILLING_ROWS in (rows, total) or rows == pieces <= total - INFILLING_ROWS)
     named = assets.named_rows(files, total)
     named = max(named, pieces + INFILLING_ROWS) if infilling else named
-    if infilling and not tokenizer.extra_pieces and rows < total:
+    if infilling and not plain.extra_pieces and rows < total:
         messages.append(f"rows {pieces} to {pieces + INFILLING_ROWS - 1} are those of infilling, which a stage trains")
-    if named < total:
-        rows_of = f"rows {named} to {total - 1} are" if named < total - 1 else f"row {named} is"
-        messages.append(f"{rows_of} padding, without a token: a stage does not train them")
-    return dataclasses.replace(lineage, infilling=infilling), messages
+    return dataclasses.replace(lineage, infilling=infilling), [*messages, *_padding(named, total)]
 
 
-def _tokenizer(files: Assets, rows: int) -> Tokenizer:
-    """The tokenizer of a model file that is carried.
+def _padding(named: int, total: int) -> list[str]:
+    """A line if the last rows of a model have no token."""
+    if named >= total:
+        return []
+    rows = f"rows {named} to {total - 1} are" if named < total - 1 else f"row {named} is"
+    return [f"{rows} padding, without a token: a stage does not train them"]
+
+
+def _tokenizer(files: Assets, rows: int) -> Tokenizer | None:
+    """The tokenizer that is carried, without infilling; None if there is none.
 
     Raises:
         UserError: it has more pieces than the model has rows.
     """
-    plain = Tokenizer(files[assets.MODEL], infilling=False, name=f"{assets.MODEL} of the checkpoint")
-    pieces = plain.pieces + len(plain.extra_pieces)
+    if assets.MODEL not in files and JSON not in files:
+        return None
+    tokenizer = from_files(
+        files, infilling=False, name=f"{assets.MODEL if assets.MODEL in files else JSON} of the checkpoint"
+    )
+    extra = tokenizer.extra_pieces if isinstance(tokenizer, SentencePieceTokenizer) else []
+    pieces = tokenizer.pieces + len(extra)
     if pieces > rows:
         raise UserError(
-            f"tokenizer.model has {pieces} pieces, but the model has {rows} rows: pass the model's own tokenizer with"
-            " --tokenizer=PATH"
+            f"{tokenizer.file_name} has {pieces} pieces, but the model has {rows} rows: pass the model's own tokenizer"
+            " with --tokenizer=PATH"
         )
-    return plain
+    return tokenizer
 
 
 def exported(files: Assets, lineage: Lineage, model: Model, format: str, trained: bool) -> Files:
@@ -113,9 +145,10 @@ def exported(files: Assets, lineage: Lineage, model: Model, format: str, trained
     Raises:
         UserError: the tokenizer has more pieces than the model has rows, or a file is damaged.
     """
-    export = _Export(files, lineage, model)
-    if assets.MODEL in files:
-        export.add_infilling()
+    tokenizer = _tokenizer(files, model.llama.vocab_size)
+    export = _Export(files, lineage, model, tokenizer)
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        export.add_infilling(tokenizer)
     elif format == "meta" or not any(name in files for name in _HF_FILES):
         export.messages.append("the checkpoint has no tokenizer: --tokenizer=PATH adds its files")
     if format == "meta":
@@ -136,19 +169,21 @@ def exported(files: Assets, lineage: Lineage, model: Model, format: str, trained
 class _Export:
     """The files of an export while they are put together."""
 
-    def __init__(self, files: Assets, lineage: Lineage, model: Model):
+    def __init__(self, files: Assets, lineage: Lineage, model: Model, tokenizer: Tokenizer | None):
         self.files, self.messages = dict(files), list[str]()
+        self._tokenizer = tokenizer
+        # without a tokenizer, Llama's
+        self._bos_id, self._eos_id = (BOS_ID, EOS_ID) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
         self._lineage, self._model = lineage, model
         self._step_id: int | None = None  # of <step>, if dialogues end with it
 
-    def add_infilling(self) -> None:
+    def add_infilling(self, plain: SentencePieceTokenizer) -> None:
         """Names the infilling ids if the model has them and the files do not, and generates files that are missing."""
         rows, step = self._model.llama.vocab_size, self._lineage.step
-        plain = _tokenizer(self.files, rows)
         free = not assets.other_infilling_tokens(self.files, plain.pieces)
         possible = free and rows >= plain.pieces + INFILLING_ROWS
         trained = self._lineage.infilling or rows == plain.pieces + INFILLING_ROWS
-        tokenizer = Tokenizer(plain.model, bool(plain.extra_pieces) or (possible and trained))
+        tokenizer = SentencePieceTokenizer(plain.model, bool(plain.extra_pieces) or (possible and trained))
         names = plain.extra_pieces or tokenizer_files.infilling_names()
         if step and tokenizer.infilling:
             names = [*names[:-1], STEP_PIECE]
@@ -163,7 +198,7 @@ class _Export:
         elif self.files[assets.MODEL] != before:
             self._name_pieces(tokenizer, names)
 
-    def _name_pieces(self, tokenizer: Tokenizer, names: Sequence[str]) -> None:
+    def _name_pieces(self, tokenizer: SentencePieceTokenizer, names: Sequence[str]) -> None:
         """Gives the infilling ids their names in the files of Hugging Face that are carried."""
         added = {token["id"]: token for token in tokenizer_files.special_tokens(tokenizer, names)}
         if assets.TOKENIZER_JSON in self.files:
@@ -182,7 +217,12 @@ class _Export:
         self.messages.append(f"named in the tokenizer that was imported: the infilling ids from {tokenizer.pieces} on")
 
     def add_chat_template(self, chat_format: str) -> None:
-        """Adds the template of the dialogues that the model was trained on; replaces another one."""
+        """Adds the template of the dialogues that the model was trained on; replaces another one.
+
+        The format "template" is that of the files, which stay as they are.
+        """
+        if chat_format == TEMPLATE:
+            return
         if assets.TOKENIZER_CONFIG not in self.files:
             self.messages.append("not exported, because there is no tokenizer_config.json: the chat template")
             return
@@ -224,13 +264,16 @@ class _Export:
             self.files[assets.GENERATION] = _json(config | {"eos_token_id": ends})
 
     def special_ids(self) -> dict[str, Any]:
-        """The ids of special tokens: those of the import, and Llama's."""
+        """The ids of special tokens: those of the import, and the tokenizer's."""
         named = {key: value for key, value in self._model.notes.items() if key in SPECIAL_IDS}
-        return {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID} | named
+        return {"bos_token_id": self._bos_id, "eos_token_id": self._eos_id} | named
 
     def end_ids(self, eos: int | list[int] | None) -> int | list[int] | None:
-        """`eos`, and the ids that end an answer in the dialogues that the model was trained on: </s> and <step>."""
-        needed = [EOS_ID] if self._lineage.dialogues else []
+        """`eos`, and the ids that end an answer in the dialogues that the model was trained on: EOS and <step>, or the
+        template's."""
+        needed = [self._eos_id] if self._lineage.dialogues else []
+        if self._lineage.dialogues == TEMPLATE and self._tokenizer is not None:
+            needed = [*chat_template.end_ids(self._tokenizer)]
         if self._lineage.dialogues == "source" and self._step_id is not None:
             needed.append(self._step_id)
         listed = tokenizer_agreement.as_list(eos)

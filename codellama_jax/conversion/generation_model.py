@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
+from codellama_jax.config.data import TEMPLATE
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, chat_format, formats
 from codellama_jax.conversion.canonical import Tensor
@@ -15,8 +16,10 @@ from codellama_jax.conversion.native import Training
 from codellama_jax.errors import UserError
 from codellama_jax.generation import forward, shards
 from codellama_jax.runtime import filesystem
-from codellama_jax.tokenizer import INFILLING_ROWS, Tokenizer
+from codellama_jax.tokenizer import INFILLING_ROWS, JSON, MODEL, Tokenizer, companions, from_files, names_infilling
+from codellama_jax.tokenizer.opening import read_files
 from codellama_jax.training import assets
+from codellama_jax.training.assets import Assets
 
 _log = logging.getLogger(__name__)
 _PADDING = 1_024  # rows; vocabularies are padded to a multiple of at most so many
@@ -33,7 +36,7 @@ class GenerationModel:
         context: the longest window of its training, in tokens.
         format: the format of the checkpoint.
         name: "NAME-STAGE" of a stage's folder runs/NAME/STAGE, otherwise the name of the folder or file.
-        chat_format: "inst" or "source"; None: its chat template is of another format.
+        chat_format: "inst", "source" or "template".
         dialogues: whether the checkpoint states a format of dialogues, which a model that was trained on them does.
         mesh: the devices of the weights (generation/shards.py); None: one device.
         training: what its parameters went through, if training of this project wrote it.
@@ -45,7 +48,7 @@ class GenerationModel:
     context: int
     format: str
     name: str
-    chat_format: str | None
+    chat_format: str
     dialogues: bool
     mesh: Mesh | None = None
     training: Training | None = None
@@ -61,14 +64,11 @@ class GenerationModel:
         """The format of dialogues: `chosen`, or the model's own.
 
         Raises:
-            UserError: the model's own is another one, or the model lacks the id that the format needs.
+            UserError: the model lacks the id, or the chat template, that the format needs.
         """
-        if chosen is None and self.chat_format is None:
-            raise UserError(
-                f"{self.name} has a chat template of a format that is neither 'inst' nor 'source':"
-                " --chat_format=inst|source chooses one of them all the same"
-            )
-        name = chosen or str(self.chat_format)
+        name = chosen or self.chat_format
+        if name == TEMPLATE and self.tokenizer.chat_template is None:
+            raise UserError(f"{self.name} has no chat template: --chat_format=inst|source chooses another format")
         if name == "source" and self.tokenizer.step_id is None:
             raise UserError(f"{self.name} has no infilling rows, so no <step>, which the format 'source' needs")
         return name
@@ -79,7 +79,7 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
 
     Args:
         path: a stage's folder, a checkpoint, or a folder of another format (formats.open_checkpoint).
-        tokenizer: a SentencePiece model; None takes that of the checkpoint.
+        tokenizer: a tokenizer.model or tokenizer.json; None takes that of the checkpoint.
         dtype: the dtype of matrices, activations and cache; None: float32 on a CPU, bfloat16 elsewhere.
         tensor: number of devices over which the model is cut; 0: see shards.serving_mesh.
 
@@ -91,15 +91,16 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
 
     opened = formats.open_checkpoint(path)
     source, model = opened.source, opened.source.model
-    content = _tokenizer_model(path, opened.files.get(assets.MODEL), tokenizer)
-    pieces, rows = Tokenizer(content, infilling=False).pieces, model.llama.vocab_size
+    files = _tokenizer_files(path, opened.files, tokenizer)
+    plain, rows = from_files(files, infilling=False, name=str(tokenizer or path)), model.llama.vocab_size
+    pieces = plain.rows
     if rows < pieces:
-        name = tokenizer or assets.MODEL
+        name = tokenizer or plain.file_name
         raise UserError(f"{name} has {pieces:,} pieces, but {path} has {rows:,} rows: name the model's own --tokenizer")
     if rows > pieces + INFILLING_ROWS + _PADDING:
         _log.warning(
             "warning: %s has %s pieces, and %s has %s rows: a tokenizer of another model gives senseless text",
-            *(tokenizer or assets.MODEL, f"{pieces:,}", path, f"{rows:,}"),
+            *(tokenizer or plain.file_name, f"{pieces:,}", path, f"{rows:,}"),
         )
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     llama = dataclasses.replace(model.llama, compute_dtype=dtype)
@@ -111,12 +112,15 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
     mesh = shards.serving_mesh(llama, tensor)
     weights = forward.weights_of(read, llama, mesh)
     source.close()
-    infilling = rows >= pieces + INFILLING_ROWS and not assets.other_infilling_tokens(opened.files, pieces)
+    if plain.file_name == JSON:
+        infilling = names_infilling(files)
+    else:
+        infilling = rows >= pieces + INFILLING_ROWS and not assets.other_infilling_tokens(opened.files, pieces)
     chat = chat_format.of_checkpoint(opened.files, opened.lineage, pieces)
     return GenerationModel(
         llama,
         weights,
-        Tokenizer(content, infilling),
+        from_files(files, infilling, name=str(tokenizer or path)),
         opened.lineage.positions,
         opened.format,
         model_name(path),
@@ -127,17 +131,26 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
     )
 
 
-def _tokenizer_model(path: Path, own: bytes | None, named: Path | None) -> bytes:
-    """The SentencePiece model of a checkpoint: its own, or else the one that is named."""
+def _tokenizer_files(path: Path, own: Assets, named: Path | None) -> Assets:
+    """The files of a checkpoint's tokenizer: its own, or else the one that is named."""
+    has_own = MODEL in own or JSON in own
     if named is None:
-        if own is None:
-            raise UserError(f"{path} has no tokenizer.model: --tokenizer=PATH names one")
+        if not has_own:
+            raise UserError(f"{path} has no tokenizer.model and no tokenizer.json: --tokenizer=PATH names one")
         return own
-    content = filesystem.read_bytes(named)
-    tokenizer = Tokenizer(content, infilling=False, name=f"--tokenizer={named}")
-    if own is not None and Tokenizer(own, infilling=False).token_bytes() != tokenizer.token_bytes():
-        raise UserError(f"--tokenizer={named} has other pieces than the tokenizer.model of {path}: leave it out")
-    return content
+    files = read_files(named) or {MODEL: filesystem.read_bytes(named)}  # reading raises for a missing file
+    tokenizer = from_files(files, infilling=False, name=f"--tokenizer={named}")
+    if has_own and not _same_texts(mine := from_files(own, infilling=False), tokenizer):
+        raise UserError(f"--tokenizer={named} has other pieces than the {mine.file_name} of {path}: leave it out")
+    return {name: content for name, content in own.items() if name in companions.NAMES} | files
+
+
+def _same_texts(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether the ids of two tokenizers stand for the same texts; of different kinds, as far as both have them."""
+    if one.file_name == other.file_name:
+        return one.token_bytes() == other.token_bytes()
+    count = min(one.pieces, other.pieces)
+    return one.token_bytes()[:count] == other.token_bytes()[:count]
 
 
 def model_name(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
-from codellama_jax.tokenizer import HELPERS, INFILLING_PIECES, INFILLING_ROWS, STEP_PIECE, Tokenizer
+from codellama_jax.tokenizer import HELPERS, INFILLING_PIECES, INFILLING_ROWS, STEP_PIECE, SentencePieceTokenizer
 from codellama_jax.training import assets
 
 _NORMAL, _CONTROL = 1, 3  # types of pieces in a SentencePiece model
@@ -38,7 +38,7 @@ def infilling_names(step: bool = False) -> list[str]:
 INFILLING_NAMES = tuple(infilling_names())
 
 
-def sentencepiece_model(tokenizer: Tokenizer, names: Sequence[str] = INFILLING_NAMES) -> bytes:
+def sentencepiece_model(tokenizer: SentencePieceTokenizer, names: Sequence[str] = INFILLING_NAMES) -> bytes:
     """The content of tokenizer.model, with the sixteen infilling pieces at the end if the tokenizer has them.
 
     They are control pieces: pieces of any other type would change how some texts are tokenized.
@@ -61,7 +61,7 @@ def with_step(model: bytes) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-def special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> list[dict[str, Any]]:
+def special_tokens(tokenizer: SentencePieceTokenizer, names: Sequence[str]) -> list[dict[str, Any]]:
     """The infilling pieces that are special tokens for Hugging Face's libraries, in the form of tokenizer.json."""
     rows = [*_NAMED.values(), *([_STEP] if names[_STEP] == STEP_PIECE else [])]
     return [_special_token(tokenizer.pieces + row, names[row]) for row in rows] if tokenizer.infilling else []
@@ -71,7 +71,7 @@ def _special_token(id: int, content: str) -> dict[str, Any]:
     return {"id": id, "content": content, **_PLAIN}
 
 
-def generated(tokenizer: Tokenizer, names: Sequence[str] = INFILLING_NAMES) -> dict[str, bytes]:
+def generated(tokenizer: SentencePieceTokenizer, names: Sequence[str] = INFILLING_NAMES) -> dict[str, bytes]:
     """The files for transformers, vLLM and llama.cpp.
 
     Each fact has one place. A special_tokens_map.json would hide an edit of tokenizer_config.json from transformers,
@@ -104,7 +104,7 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def tokenizer_json(tokenizer: Tokenizer, names: Sequence[str] = INFILLING_NAMES) -> dict[str, Any]:
+def tokenizer_json(tokenizer: SentencePieceTokenizer, names: Sequence[str] = INFILLING_NAMES) -> dict[str, Any]:
     """The tokenizer in the format of Hugging Face's tokenizers library.
 
     Text is never encoded as an infilling id, because no merge produces those pieces. The four markers, <step>, <s>,

@@ -101,7 +101,7 @@ class Filler:
         return [_Statement(text, len(self._tokenizer.encode_continuation(text))) for text in statements]
 
     def _count(self, text: str) -> int:
-        return 1 + len(self._tokenizer.encode(text))
+        return len(self._tokenizer.prompt_ids(text))
 
 
 def top_level(program: str) -> list[str]:

@@ -103,7 +103,7 @@ def encoded(problems: Sequence[GoldProblem], tokenizer: Tokenizer, length: int) 
         room = max(length + 1 - len(gold), length // 2)
         match problem.input:
             case Completion(text):
-                prompt = [tokenizer.bos_id, *tokenizer.encode(text).tolist()]
+                prompt = tokenizer.prompt_ids(text)
                 kept = prompt if len(prompt) <= room else [prompt[0], *prompt[len(prompt) - room + 1 :]]
             case Infilling() if tokenizer.infilling:
                 prompt, kept = _hole(tokenizer, problem.input, room)

@@ -34,7 +34,7 @@ class ChatModel:
 
     Attributes:
         tokenizer: the model's.
-        chat_format: "inst" or "source".
+        chat_format: "inst", "source" or "template".
         room: the most tokens of a prompt (prompts.chat_room).
         answer: starts the answer to a prompt. Its second argument is added to the seed.
         greedy: whether the seed has no effect.

@@ -126,7 +126,8 @@ def _after(tokenizer: Tokenizer, snippets: Sequence[str], prompt: Prompt, room: 
     kept = list(snippets)
     while kept:
         ids = tokenizer.encode("".join(SNIPPET + text for text in kept)).tolist()
-        if len(ids) + 2 + len(prompt.ids) <= room:
-            return dataclasses.replace(prompt, ids=[tokenizer.bos_id, *ids, tokenizer.eos_id, *prompt.ids])
+        before = [*tokenizer.start_ids, *ids, tokenizer.eos_id]
+        if len(before) + len(prompt.ids) <= room:
+            return dataclasses.replace(prompt, ids=[*before, *prompt.ids])
         del kept[0]
     return prompt

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from codellama_jax.chat import RESERVED, Message, encode_open_dialogue
+from codellama_jax.chat_template import end_ids
 from codellama_jax.errors import UserError
 from codellama_jax.generation.stopping import TextStream, TokenTexts
 from codellama_jax.tokenizer import Order, Tokenizer
@@ -38,31 +39,37 @@ class Prompt:
 def complete(tokenizer: Tokenizer, texts: TokenTexts, text: str, healing: bool = True) -> Prompt:
     """The prompt of a text to continue. Without healing, the answer begins after the last token of the text."""
     text, crlf = _without_crlf(text)
-    prompt = of_ids(tokenizer, [tokenizer.bos_id, *tokenizer.encode(text).tolist()])
+    prompt = of_ids(tokenizer, tokenizer.prompt_ids(text))
     prompt = dataclasses.replace(prompt, crlf=crlf)
     return heal(prompt, texts) if healing else prompt
 
 
 def of_ids(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
     """The prompt of token ids to continue, as they are."""
-    return Prompt(ids, tuple(id for id in (tokenizer.eos_id, tokenizer.eot_id) if id is not None))
+    return Prompt(ids, tokenizer.stop_ids())
 
 
 def infill(
-    tokenizer: Tokenizer, texts: TokenTexts, prefix: str, suffix: str, order: Order = "spm", healing: bool = True
+    tokenizer: Tokenizer,
+    texts: TokenTexts,
+    prefix: str,
+    suffix: str,
+    order: Order | None = None,
+    healing: bool = True,
 ) -> Prompt:
     """The prompt of a hole between two texts (arXiv 2308.12950, section 2.3).
 
     In PSM order the model has learned to continue a prefix that ends anywhere. In SPM order prefix and middle are
-    encoded together, so the last token of the prefix is healed, unless `healing` is False.
+    encoded together, so the last token of the prefix is healed, unless `healing` is False. Without an order, it is
+    the one that models with the tokenizer's infilling ids prefer.
 
     Raises:
         UserError: the tokenizer has no infilling ids.
     """
     (prefix, crlf), (suffix, crlf_after) = _without_crlf(prefix), _without_crlf(suffix)
+    order = order or tokenizer.orders[0]
     ids = tokenizer.infilling_prompt(prefix, suffix, order).tolist()
-    assert tokenizer.eot_id is not None
-    prompt = Prompt(ids, (tokenizer.eot_id, tokenizer.eos_id), crlf=crlf or crlf_after)
+    prompt = Prompt(ids, tokenizer.stop_ids(tokenizer.eot_id), crlf=crlf or crlf_after)
     return heal(prompt, texts) if healing and order == "spm" and prefix else prompt
 
 
@@ -85,7 +92,7 @@ def chat(
 
     Args:
         messages: they end with a question. A system message may come first; question and answer are a turn.
-        chat_format: "inst" or "source".
+        chat_format: "inst", "source" or "template".
         room: the most tokens that the prompt may have, see `chat_room`. The oldest turns are left out until it fits;
             the system message and the last question are kept.
         where: names the dialogue in error messages.
@@ -95,7 +102,7 @@ def chat(
 
     Raises:
         UserError: the last question does not fit; roles out of order; a message contains a reserved tag; or the
-            format needs <step>, which the tokenizer does not have.
+            format needs <step>, which the tokenizer does not have; or as chat_template.encode_dialogue.
     """
     system = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
     turns = (len(messages) - len(system)) // 2
@@ -115,8 +122,9 @@ def chat(
                 f"{where}: {kept} {len(encoded(turns)):,} tokens, and {room:,} fit: shorten it, or use a larger context"
             )
         ids = encoded(left_out)
-    ends = (tokenizer.step_id if chat_format == "source" else None, tokenizer.eos_id, tokenizer.eot_id)
-    stop_ids = tuple(id for id in ends if id is not None)
+    ends: tuple[int | None, ...] = (tokenizer.step_id,) if chat_format == "source" else ()
+    ends = end_ids(tokenizer) if chat_format == "template" else ends
+    stop_ids = tokenizer.stop_ids(*ends)
     return Prompt(ids, stop_ids, stop=RESERVED if chat_format == "inst" else (), strip=True), left_out
 
 

@@ -37,14 +37,16 @@ class Api:
         started: seconds since the epoch.
         metrics: what was counted.
         sentinels: reads infilling markers in raw prompts.
+        order: order of infilling prompts, unless a request names another.
     """
 
     def __init__(self, model: GenerationModel, service: Service, settings: Server, name: str):
         self.model, self.service, self.settings, self.name = model, service, settings, name
         self.tokenizer, self.texts = service.tokenizer, service.texts
+        self.order: Order = settings.order or self.tokenizer.orders[0]
         self.started = int(time.time())
         self.metrics = Metrics(service)
-        self.sentinels = Sentinels(settings.sentinels, self.metrics.sentinel_prompt)
+        self.sentinels = Sentinels(settings.sentinels, self.metrics.sentinel_prompt, self.tokenizer)
         self._longest = max(len(self.texts(id)) for id in range(self.tokenizer.pieces))
 
     async def prompt(self, encode: Callable[[], T], *texts: str) -> T:
@@ -103,7 +105,7 @@ class Api:
         """
         if not suffix and not self.tokenizer.infilling:
             return await self.complete(prefix, healing)
-        chosen = order or self.settings.order
+        chosen = order or self.order
         return await self.prompt(
             lambda: prompts.infill(self.tokenizer, self.texts, prefix, suffix, chosen, healing), prefix, suffix
         )

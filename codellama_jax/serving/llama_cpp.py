@@ -91,7 +91,7 @@ def routes(api: Api) -> list[Route]:
         pieces = fields.boolean("with_pieces", False)
         fields.finish(("parse_special", "model"))
         ids = (await api.prompt(lambda: api.tokenizer.encode(text))).tolist()
-        ids = [api.tokenizer.bos_id, *ids] if special else ids
+        ids = [*api.tokenizer.start_ids, *ids] if special else ids
         return http.json_response({"tokens": [_piece(api, id) for id in ids] if pieces else ids})
 
     @http.endpoint(error_forms.llama_cpp)

@@ -16,10 +16,10 @@ from codellama_jax.serving.http import ApiError
 # The version of Ollama whose API this is. Clients compare it with the one that they need.
 VERSION = "0.12.0"
 
-# Clients send a suffix only if the template has ".Suffix". This is the template of Code Llama in Ollama's library.
-_INFILLING_TEMPLATE = (
-    "{{- if .Suffix }}<PRE> {{ .Prompt }} <SUF>{{ .Suffix }} <MID>{{ else }}{{ .Prompt }}{{ end }}{{ .Response }}"
-)
+# Clients send a suffix only if the template has ".Suffix". With Code Llama's markers, this is the template of Code
+# Llama in Ollama's library.
+_INFILLING_TEMPLATE = "{{- if .Suffix }}%s{{ .Prompt }}%s{{ .Suffix }}%s{{ else }}{{ .Prompt }}{{ end }}{{ .Response }}"
+_CODE_LLAMA = ("<PRE> ", " <SUF>", " <MID>")
 _PLAIN_TEMPLATE = "{{ .Prompt }}{{ .Response }}"
 
 # Paths of Ollama's API that change models or embed text.
@@ -78,10 +78,11 @@ def _listed(api: Api) -> dict[str, Any]:
 
 def _shown(api: Api) -> dict[str, Any]:
     llama, tokenizer = api.model.llama, api.tokenizer
+    markers = tokenizer.markers.names[:3] if tokenizer.markers else _CODE_LLAMA
     return {
         "modelfile": "",
         "parameters": "",
-        "template": _INFILLING_TEMPLATE if tokenizer.infilling else _PLAIN_TEMPLATE,
+        "template": _INFILLING_TEMPLATE % markers if tokenizer.infilling else _PLAIN_TEMPLATE,
         "license": "",
         "details": _details(api),
         "model_info": {
@@ -100,7 +101,7 @@ def _shown(api: Api) -> dict[str, Any]:
             "llama.vocab_size": tokenizer.rows,
             "tokenizer.ggml.bos_token_id": tokenizer.bos_id,
             "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
-            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.model": "llama" if tokenizer.implicit_space else "gpt2",
         },
         "capabilities": ["completion", *(["insert"] if tokenizer.infilling else [])],
         "modified_at": _time(api),

@@ -89,7 +89,7 @@ def _card(api: Api) -> dict[str, Any]:
         "rope_theta": llama.rope_theta,
         "dtype": llama.compute_dtype,
         "format": model.format,
-        "infilling": api.settings.order if api.tokenizer.infilling else None,
+        "infilling": api.order if api.tokenizer.infilling else None,
         "chat": model.chat_format if model.dialogues else None,
         "training": None if model.training is None else model.training._asdict(),
     }

@@ -20,7 +20,7 @@ async def hole(api: Api, prefix: str, suffix: str, max_tokens: int, snippets: Se
     Raises:
         UserError: the model has no infilling ids.
     """
-    order, limit = api.settings.order, room(api, max_tokens)
+    order, limit = api.order, room(api, max_tokens)
     return await api.prompt(
         lambda: fitting.infill(api.tokenizer, api.texts, prefix, suffix, order, limit, tuple(snippets))
     )

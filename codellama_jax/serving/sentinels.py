@@ -8,6 +8,11 @@ last, of one of the documented forms is read as a prefix and a suffix. The blank
     {context}# File:{name}
     <PRE>{prefix}<SUF>{suffix}<MID>       without blanks, both lines indented: jupyterlab-cellsense
 
+A model whose tokenizer names its own markers is sent these, without blanks (tokenizer/infilling.py has the names):
+
+    <|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>    Qwen2.5-Coder; so do StarCoder and DeepSeek-Coder
+    <|fim_prefix|><|fim_suffix|>{suffix}<|fim_middle|>{prefix}    suffix first
+
 The context and the line of the file in the last form, which may be missing, become the start of the prefix. Each marker
 must occur exactly once: a prompt in which one of them is also part of the file stays text. A prompt that has more than
 one of the forms is read as the first of these. A prefix of the third form that starts and ends with a blank, before a
@@ -16,6 +21,8 @@ suffix that ends with one, therefore loses these blanks; all other texts are pre
 
 import re
 from collections.abc import Callable
+
+from codellama_jax.tokenizer import Tokenizer
 
 _FORMS = (
     re.compile(r"<PRE> (?P<prefix>.*) <SUF>(?P<suffix>.*) <MID>", re.DOTALL),
@@ -33,13 +40,23 @@ class Sentinels:
     Args:
         enabled: whether it does so.
         observe: called for each prompt that has them.
+        tokenizer: of the model; None: Code Llama's markers.
 
     Attributes:
         count: number of prompts that had them.
     """
 
-    def __init__(self, enabled: bool, observe: Callable[[], None] = lambda: None):
+    def __init__(self, enabled: bool, observe: Callable[[], None] = lambda: None, tokenizer: Tokenizer | None = None):
         self.enabled, self.count, self._observe = enabled, 0, observe
+        self._markers: tuple[str, ...] = _MARKERS
+        self._forms: tuple[re.Pattern[str], ...] = _FORMS
+        if tokenizer is not None and tokenizer.markers is not None:
+            self._markers = (tokenizer.markers.prefix, tokenizer.markers.suffix, tokenizer.markers.middle)
+            before, after, middle = map(re.escape, self._markers)
+            self._forms = (
+                re.compile(f"{before}{after}(?P<suffix>.*){middle}(?P<prefix>.*)", re.DOTALL),
+                re.compile(f"{before}(?P<prefix>.*){after}(?P<suffix>.*){middle}", re.DOTALL),
+            )
 
     def split(self, prompt: str) -> tuple[str, str] | None:
         """Prefix and suffix of a raw prompt in one of the forms; None for all other text. Counts the prompt."""
@@ -56,6 +73,6 @@ class Sentinels:
         return self._found(prompt) is not None
 
     def _found(self, prompt: str) -> re.Match[str] | None:
-        if not self.enabled or any(prompt.count(marker) != 1 for marker in _MARKERS):
+        if not self.enabled or any(prompt.count(marker) != 1 for marker in self._markers):
             return None
-        return next(filter(None, (form.fullmatch(prompt) for form in _FORMS)), None)
+        return next(filter(None, (form.fullmatch(prompt) for form in self._forms)), None)

@@ -89,9 +89,7 @@ class ShownTokens:
                 return data.decode()
             except UnicodeDecodeError:  # a part of a character; OpenAI's API shows it like this
                 return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-        one = self._tokenizer
-        names = {one.bos_id: "<s>", one.eos_id: "</s>", one.unk_id: "<unk>", one.eot_id: "<EOT>"}
-        return names.get(id, f"<{id}>")
+        return self._tokenizer.token_name(id)
 
 
 def of_completion(tokens: Iterable[ShownToken], alternatives: bool) -> dict[str, Any]:

@@ -59,17 +59,18 @@ def punch_holes(texts: Sequence[tuple[str, str]], count: int, characters: int, c
 def infilling_samples(
     llama: Llama, mesh: Mesh, params: Params, tokenizer: Tokenizer, holes: Sequence[Hole], tokens: int
 ) -> list[dict[str, Any]]:
-    """Fills the holes by greedy decoding, alternately in PSM and SPM order. Every process of a mesh must call it.
+    """Fills the holes by greedy decoding, alternately in the orders of the tokenizer. Every process must call it.
 
     If the tokenizer has no infilling ids, completes the prefixes instead.
     """
     if not holes:
         return []
+    trained = sorted(tokenizer.orders)
     orders: list[Order | None] = [
-        None if tokenizer.eot_id is None else ("psm", "spm")[i % 2] for i in range(len(holes))
+        None if tokenizer.eot_id is None else trained[i % len(trained)] for i in range(len(holes))
     ]
     prompts = [
-        [tokenizer.bos_id, *tokenizer.encode(hole.prefix)]
+        tokenizer.prompt_ids(hole.prefix)
         if order is None
         else list(tokenizer.infilling_prompt(hole.prefix, hole.suffix, order))
         for hole, order in zip(holes, orders, strict=True)

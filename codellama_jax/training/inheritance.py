@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2 as model_pb2
-
 from codellama_jax.config.model import Llama
 from codellama_jax.config.rope import SCALING
 from codellama_jax.config.run import LLAMA_ADDED, Config
 from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import JSON, MODEL, SentencePieceTokenizer, Tokenizer, open_tokenizer
 
 SHAPE = ("dim", "layers", "heads", "kv_heads", "ffn_dim", "head_width", "qkv_bias", "tied")
 COMPARED = ("rope_theta", "rope_scale", "norm_eps")
@@ -127,7 +125,7 @@ def _note_on_positions(metadata: Mapping[str, Any], config: Config) -> list[str]
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer, checkpoints: Checkpoints, stage: str) -> list[str]:
-    """Compares the tokenizer of a stage with the model file next to its parent's checkpoint, if there is one.
+    """Compares the tokenizer of a stage with the tokenizer's file of its parent's checkpoint, if there is one.
 
     A tokenizer that adds pieces after those of the parent is the same for the rows that exist.
 
@@ -137,14 +135,17 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer, checkpoints: Checkpoints, 
     Raises:
         UserError: a piece differs, and Checkpoints.allowed_changes does not name the tokenizer.
     """
-    file = tokenizer_file(path)
+    file = tokenizer_file(path, tokenizer.file_name) or tokenizer_file(path)
     if file is None:
         return []
     try:
-        their_model = Tokenizer(file.read_bytes(), tokenizer.infilling).model
+        parent = _opened(file, tokenizer)
     except UserError as error:
         return [f"{file} is not compared with the tokenizer of {stage} ({error})"]
-    theirs, ours = _pieces(their_model), _pieces(tokenizer.model)
+    theirs, ours = parent.vocabulary(), tokenizer.vocabulary()
+    if parent.file_name != tokenizer.file_name:  # only the texts of ids can be compared
+        count = min(parent.pieces, tokenizer.pieces)
+        theirs, ours = parent.token_bytes()[:count], tokenizer.token_bytes()[:count]
     differing = next((i for i, piece in enumerate(theirs) if i >= len(ours) or ours[i] != piece), None)
     if differing is None:
         return []
@@ -156,16 +157,26 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer, checkpoints: Checkpoints, 
     return [f"the tokenizer differs from {file} from id {differing} on"]
 
 
-def tokenizer_file(checkpoint: Path) -> Path | None:
-    """The tokenizer's model file of a checkpoint: one that it carries, or that in the folder of the run."""
+def _opened(file: Path, like: Tokenizer) -> Tokenizer:
+    """The tokenizer of a file; a SentencePiece model has infilling ids if `like` has."""
+    if file.name == MODEL:
+        return SentencePieceTokenizer(file.read_bytes(), like.infilling)
+    return open_tokenizer(file, infilling=False)
+
+
+def tokenizer_file(checkpoint: Path, name: str | None = None) -> Path | None:
+    """The tokenizer's file of a checkpoint: one that it carries, or that in the folder of the run.
+
+    Args:
+        checkpoint: the checkpoint.
+        name: MODEL or JSON; None: the first of these that there is.
+    """
+    if name is None:
+        return tokenizer_file(checkpoint, MODEL) or tokenizer_file(checkpoint, JSON)
     folders = [checkpoint, checkpoint / "assets"]
     if checkpoint.parent.name == "checkpoints":  # runs/NAME/STAGE/checkpoints/STEP
         folders.append(filesystem.absolute(checkpoint).parents[2])
-    return next((file for folder in folders if (file := folder / "tokenizer.model").is_file()), None)
-
-
-def _pieces(model: bytes) -> list[tuple[str, float, int]]:
-    return [(piece.piece, piece.score, piece.type) for piece in model_pb2.ModelProto.FromString(model).pieces]
+    return next((file for folder in folders if (file := folder / name).is_file()), None)
 
 
 def read_metadata(checkpoint: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums, filesystem
 from codellama_jax.runtime.run_dir import final_step, newest_checkpoint
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import JSON, SentencePieceTokenizer, Tokenizer, from_files
 from codellama_jax.training import assets, inheritance, lineage
 from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
 from codellama_jax.training.optimizer import make_optimizer
@@ -159,17 +159,38 @@ def stage_model(config: Config, run_dir: Path, tokenizer: Tokenizer, dialogues: 
     origin = origin_checkpoint(config, run_dir)
     if origin is None:
         llama = with_vocabulary(config.llama, tokenizer)
-        return StageModel(llama, lineage.after(None, config, dialogues), {assets.MODEL: tokenizer.model})
+        return StageModel(llama, lineage.after(None, config, dialogues), tokenizer.files)
     metadata, files = read_metadata(origin), assets.read(origin)
     differs = bool(inheritance.check_tokenizer(origin, tokenizer, config.checkpoints, config.stage.name))
-    carried = files.get(assets.MODEL, tokenizer.model)
-    if differs or Tokenizer(carried, infilling=False).model != tokenizer.model:
-        files = {assets.MODEL: tokenizer.model}  # the parent's files describe other ids, or not all pieces
+    files = _carried(files, tokenizer, differs)
     _check_added_tokens(origin, files, tokenizer)
     rows = inheritance.recorded_model(origin, metadata).vocab_size
     llama = with_vocabulary(config.llama, tokenizer, rows, assets.named_rows(files, rows))
-    files.setdefault(assets.MODEL, tokenizer.model)
     return StageModel(llama, lineage.after(lineage.Lineage.of(metadata), config, dialogues), files)
+
+
+def _carried(files: dict[str, bytes], tokenizer: Tokenizer, differs: bool) -> dict[str, bytes]:
+    """The files that a stage's checkpoints carry: those of its parent, if they describe the run's tokenizer.
+
+    Args:
+        files: those of the parent.
+        tokenizer: the run's.
+        differs: whether the parent's tokenizer is known to be another one.
+    """
+    if tokenizer.file_name == assets.MODEL:
+        carried = files.get(assets.MODEL, tokenizer.model)
+        if differs or SentencePieceTokenizer(carried, infilling=False).model != tokenizer.model:
+            return tokenizer.files  # the parent's files describe other ids, or not all pieces
+        return {assets.MODEL: tokenizer.model} | files
+    if differs or JSON not in files:
+        return tokenizer.files
+    others = {name: content for name, content in files.items() if name != assets.MODEL}
+    same = from_files(others, tokenizer.infilling)
+    if from_files(files, infilling=False).file_name == JSON:  # a tokenizer.model that is not read stays as it is
+        same.files |= {name: files[name] for name in (assets.MODEL,) if name in files}
+    if same.fingerprint == tokenizer.fingerprint:
+        return same.files  # the parent's, with the names of new infilling rows
+    return same.files | {name: tokenizer.files[name] for name in assets.TOKENIZER_FILES if name in tokenizer.files}
 
 
 def origin_checkpoint(config: Config, run_dir: Path) -> Path | None:
@@ -186,7 +207,7 @@ def origin_checkpoint(config: Config, run_dir: Path) -> Path | None:
 def _check_added_tokens(origin: Path, files: assets.Assets, tokenizer: Tokenizer) -> None:
     """Raises UserError if added tokens of a checkpoint have the infilling ids of the run's tokenizer."""
     taken = assets.other_infilling_tokens(files, tokenizer.pieces)
-    if tokenizer.infilling and taken:
+    if tokenizer.file_name == assets.MODEL and tokenizer.infilling and taken:
         id, text = min(taken.items())
         raise UserError(
             f"{origin} has the added token {text!r} with id {id}, which Tokenizer.infilling=True uses for infilling:"
@@ -213,8 +234,9 @@ def with_vocabulary(llama: Llama, tokenizer: Tokenizer, origin_rows: int = 0, na
     needed = max(tokenizer.rows, named_rows)
     rows = llama.vocab_size or max(needed, origin_rows)
     padding = rows - needed
-    infilling = " and 16 for infilling" if tokenizer.infilling else ""
-    what = f"the tokenizer needs {needed} rows ({tokenizer.pieces} pieces{infilling})"
+    further = tokenizer.rows - tokenizer.pieces
+    added = f" and {further} for infilling" if tokenizer.file_name == assets.MODEL else f" and {further} control tokens"
+    what = f"the tokenizer needs {needed} rows ({tokenizer.pieces} pieces{added if further > 0 else ''})"
     if origin_rows > rows:
         raise UserError(
             f"the checkpoint that the stage starts from has {origin_rows} vocabulary rows, but Llama.vocab_size={rows}:"

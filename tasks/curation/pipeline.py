@@ -114,7 +114,8 @@ def build(
                 _log.info("%s", line)
             if place.splits.get("validation"):
                 _log.info("  the files for validation are not read; Corpus.splits='hash' reads all files")
-        rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), tokenizer.model)
+        files = tuple(sorted(tokenizer.files.items()))
+        rules = read.Rules(inputs, settings.quality, tuple(settings.build.redact), files)
         return _run(ledger, rules, problems, keep_steps)
 
 

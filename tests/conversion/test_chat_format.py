@@ -28,18 +28,18 @@ def config(template: object) -> dict[str, bytes]:
         (TEMPLATES["source"], "source"),
         (LLAMA_2, "inst"),
         (META_70B, "source"),
-        (CHATML, None),
-        (MISTRAL, None),
+        (CHATML, "template"),
+        (MISTRAL, "template"),
         ([{"name": "tools", "template": CHATML}, {"name": "default", "template": LLAMA_2}], "inst"),
     ],
 )
-def test_a_chat_template_states_the_format(template: object, name: str | None):
+def test_a_chat_template_states_the_format(template: object, name: str):
     assert chat_format.of_checkpoint(config(template), Lineage(256), 512) == ChatFormat(name, stated=True)
 
 
 def test_a_template_in_a_file_of_its_own_comes_first():
     files = config(TEMPLATES["inst"]) | {"chat_template.jinja": CHATML.encode()}
-    assert chat_format.of_checkpoint(files, Lineage(256), 512).name is None
+    assert chat_format.of_checkpoint(files, Lineage(256), 512).name == "template"
     files = config(CHATML) | {"chat_template.json": json.dumps({"chat_template": META_70B}).encode()}
     assert chat_format.of_checkpoint(files, Lineage(256), 512).name == "source"
 

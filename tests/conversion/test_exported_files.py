@@ -9,7 +9,7 @@ from random_models import SIZES, Random
 
 from codellama_jax.conversion import exported_files, formats, hf, tokenizer_files
 from codellama_jax.conversion.chat_templates import TEMPLATES
-from codellama_jax.tokenizer import INFILLING_PIECES, Tokenizer
+from codellama_jax.tokenizer import INFILLING_PIECES, SentencePieceTokenizer
 from codellama_jax.training import assets
 from codellama_jax.training.lineage import Lineage
 
@@ -51,7 +51,7 @@ def converted(run, theirs, *flags, format="hf"):
 
 def every_file(tokenizer):
     """All files that a folder of Hugging Face can have next to its tensors, in unusual spellings."""
-    content = tokenizer_files.tokenizer_json(Tokenizer(tokenizer.model, infilling=False))
+    content = tokenizer_files.tokenizer_json(SentencePieceTokenizer(tokenizer.model, infilling=False))
     content["added_tokens"] += [{"id": id, "content": text, "special": True} for text, id in ADDED.items()]
     decoder = {str(id): {"content": text, "special": True} for text, id in ADDED.items()}
     return {
@@ -132,7 +132,7 @@ def test_tokens_after_the_infilling_ids_do_not_take_them_away(run, make_folder, 
     out, output = converted(run, make_folder(529, files | {"tokenizer.model": model}))
     assert (out / "tokenizer.model").read_bytes() == model and "padding" not in output
     trained, _, _ = exported(files, Lineage(512, infilling=True), rows=529)
-    assert len(Tokenizer(trained["tokenizer.model"], infilling=True).extra_pieces) == 16
+    assert len(SentencePieceTokenizer(trained["tokenizer.model"], infilling=True).extra_pieces) == 16
     assert json.loads(trained["added_tokens.json"]) == added
 
 
@@ -144,7 +144,10 @@ def test_a_model_file_with_infilling_pieces_is_exported_byte_for_byte(run, make_
     assert (out / "tokenizer.model").read_bytes() == model
     assert list(json_of(out, "tokenizer.json")["model"]["vocab"])[-16:] == names  # one name for an id in all files
     again = tokenizer_files.sentencepiece_model(small_tokenizer)
-    assert Tokenizer(again, infilling=True).fingerprint == Tokenizer(model, infilling=True).fingerprint
+    assert (
+        SentencePieceTokenizer(again, infilling=True).fingerprint
+        == SentencePieceTokenizer(model, infilling=True).fingerprint
+    )
 
 
 def test_another_tokenizer_replaces_the_files_that_belong_to_the_old_one(run, make_folder, small_tokenizer, tmp_path):
@@ -173,7 +176,7 @@ def exported(files, lineage, rows=528, positions=16_384):
 
 def test_training_adds_infilling_to_the_tokenizer_of_an_import(small_tokenizer):
     """Everything else in its files stays."""
-    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    plain = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     files = tokenizer_files.generated(plain)
     config = json.loads(files["tokenizer_config.json"]) | {
         "mine": 1,
@@ -183,7 +186,9 @@ def test_training_adds_infilling_to_the_tokenizer_of_an_import(small_tokenizer):
     files |= {"tokenizer_config.json": json.dumps(config).encode(), "generation_config.json": GENERATION}
     out, messages, ids = exported(files, Lineage(16_384, infilling=True))
     assert messages == ["named in the tokenizer that was imported: the infilling ids from 512 on"]
-    assert Tokenizer(out["tokenizer.model"], infilling=True).extra_pieces == tokenizer_files.infilling_names()
+    assert (
+        SentencePieceTokenizer(out["tokenizer.model"], infilling=True).extra_pieces == tokenizer_files.infilling_names()
+    )
     expected = tokenizer_files.tokenizer_json(small_tokenizer)
     assert json.loads(out["tokenizer.json"]) == expected
     config = json.loads(out["tokenizer_config.json"])

@@ -7,7 +7,7 @@ import pytest
 from random_models import SIZES, Random
 
 from codellama_jax.conversion import hf, tokenizer_files
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer
 from codellama_jax.training import assets
 
 
@@ -62,7 +62,7 @@ def test_two_names_of_one_id_are_refused(imported, files, words):
 
 def test_files_that_agree_are_accepted(imported, small_tokenizer):
     """The infilling ids may have other names in tokenizer.model, as in some files of 70B."""
-    files = tokenizer_files.generated(Tokenizer(small_tokenizer.model, infilling=False))
+    files = tokenizer_files.generated(SentencePieceTokenizer(small_tokenizer.model, infilling=False))
     output = imported(**{name.replace(".", "__"): content for name, content in files.items()})
     assert "readers take" not in output and "different" not in output
 

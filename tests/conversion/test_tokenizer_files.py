@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 
 from codellama_jax.conversion import tokenizer_files
-from codellama_jax.tokenizer import INFILLING_PIECES, Tokenizer
+from codellama_jax.tokenizer import INFILLING_PIECES, SentencePieceTokenizer
 from codellama_jax.training import assets
 
 
@@ -26,7 +26,7 @@ def test_infilling_pieces_do_not_change_how_texts_are_tokenized(request, texts, 
     assert processor.id_to_piece([tokenizer.prefix_id, tokenizer.eot_id]) == ["▁<PRE>", "▁<EOT>"]
     for text in texts:
         np.testing.assert_array_equal(processor.encode(text), tokenizer.encode(text))
-    assert Tokenizer(model, infilling=True).fingerprint == tokenizer.fingerprint
+    assert SentencePieceTokenizer(model, infilling=True).fingerprint == tokenizer.fingerprint
 
 
 @pytest.mark.parametrize("fixture", ["small_tokenizer", "llama_tokenizer"])

@@ -13,7 +13,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.evaluation.client import Request
 from codellama_jax.evaluation.clients.endpoints import EndpointClient
 from codellama_jax.evaluation.problem import Chat, Completion, Infilling, Problem, Scoring
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer
 from tests.serving.conftest import running_server
 
 GREEDY = Sampling(max_tokens=12)
@@ -79,7 +79,7 @@ def test_a_prompt_that_does_not_fit_is_refused_and_the_others_are_answered(local
 
 def test_a_model_that_cannot_fill_holes_is_an_error_and_not_a_wrong_answer(local_client, shared_data, monkeypatch):
     path = shared_data / "stories260K" / "tok512.model"
-    monkeypatch.setattr(local_client, "tokenizer", Tokenizer.from_file(path, infilling=False))
+    monkeypatch.setattr(local_client, "tokenizer", SentencePieceTokenizer.from_file(path, infilling=False))
     with pytest.raises(UserError, match="asks for infilling, and the tokenizer has no infilling ids"):
         answered(local_client, requests_for([Infilling("a", "b", "psm")], GREEDY))
 

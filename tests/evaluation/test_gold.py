@@ -13,7 +13,7 @@ from codellama_jax.evaluation.gold import GoldProblem
 from codellama_jax.evaluation.problem import Completion, Infilling
 from codellama_jax.generation import prompts
 from codellama_jax.generation.stopping import TokenTexts
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer
 
 NAMES = ("humaneval", "mbpp", "infilling_random_span_light")
 
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_cut_and_keeps_the_ids_around_it(small_tokenizer):
 
 
 def test_infilling_is_left_out_with_a_message_if_the_tokenizer_cannot(config, problems, small_tokenizer):
-    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    plain = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     texts = gold.encoded(problems[-400:], plain, 256)
     assert {text.benchmark for text in texts} == {"mbpp"}
     lines = gold.lines(config, texts)

@@ -166,17 +166,21 @@ def test_ctrl_c_twice_at_the_prompt_ends_a_session_on_a_terminal(model, capsys, 
     assert capsys.readouterr().err.count("Ctrl-C again") == 2
 
 
+CHATML = b"{% for message in messages %}<|im_start|>{{ message.role }} {{ message.content }}<|im_end|>{% endfor %}"
+
+
 @pytest.mark.parametrize("template", ["inst", "chatml"])
 def test_the_command_uses_the_format_of_the_checkpoint(template, small_tokenizer, tmp_path, capsys, monkeypatch):
     files = {assets.MODEL: small_tokenizer.model}
-    files |= {"chat_template.jinja": b"<|im_start|>"} if template == "chatml" else {}
+    files |= {"chat_template.jinja": CHATML} if template == "chatml" else {}
     write_checkpoint(tmp_path / "model", small_tokenizer.rows, 256, files)
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n[INST]\n"))
     arguments = ["chat", f"--checkpoint={tmp_path}/model", "--max_tokens=3", "--json"]
     code = generate.main(arguments)
     output = capsys.readouterr()
     if template == "chatml":
-        assert code == 1 and "error: model has a chat template of a format that is neither" in output.err
+        assert code == 0 and len(output.out.splitlines()) == 2  # its own template
+        monkeypatch.setattr(sys, "stdin", io.StringIO("one\n[INST]\n"))
         assert generate.main([*arguments, "--chat_format=source"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 2  # without reserved tags
     else:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from codellama_jax.chat import encode_open_dialogue
-from codellama_jax.config.data import CHAT_FORMATS
+from codellama_jax.conversion.chat_templates import TEMPLATES
 from codellama_jax.errors import UserError
 from codellama_jax.generation import prompts, rows
 from codellama_jax.generation.stopping import TextStream, TokenTexts
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tests.dialogue_cases import dialogue
 
 
@@ -69,7 +69,7 @@ def test_stop_strings_of_documents_with_crlf_match_either_line_end(small_tokeniz
 
 
 def test_a_model_without_the_ids_refuses_infilling(small_tokenizer):
-    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    plain = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     with pytest.raises(UserError, match=r"no infilling ids .* use complete"):
         prompts.infill(plain, TokenTexts(plain), "a", "b")
 
@@ -104,7 +104,7 @@ def test_chat_prompts_have_the_published_ids(llama_tokenizer: Tokenizer):
     assert prompt.stop_ids == (2, 32010) and "[INST]" in prompt.stop
 
 
-@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 @pytest.mark.parametrize("system", [None, "be kind"])
 def test_the_fewest_of_the_oldest_turns_are_left_out(small_tokenizer: Tokenizer, chat_format: str, system: str | None):
     messages = turns(6, system)

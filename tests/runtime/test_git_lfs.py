@@ -8,7 +8,7 @@ import pytest
 from codellama_jax.conversion.tensor_file import InputFile
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import git_lfs
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
 
@@ -26,7 +26,7 @@ def test_only_small_files_that_begin_like_a_pointer_are_pointers(tmp_path: Path)
 @pytest.mark.parametrize(
     "name, read",
     [
-        ("tokenizer.model", lambda path: Tokenizer.from_file(path, infilling=True)),
+        ("tokenizer.model", lambda path: SentencePieceTokenizer.from_file(path, infilling=True)),
         ("model.safetensors", InputFile),
         ("consolidated.00.pth", InputFile),
         ("pytorch_model.bin", InputFile),

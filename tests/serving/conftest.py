@@ -19,7 +19,7 @@ from codellama_jax.serving.api import Api
 from codellama_jax.serving.app import application
 from codellama_jax.serving.connections import HttpServer
 from codellama_jax.serving.service import Service
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tests.generation.generation_models import random_params, weights_of
 
 
@@ -95,7 +95,7 @@ def make_server(small_model: GenerationModel, small_engine: Engine) -> Iterator[
 @pytest.fixture(scope="session")
 def client_without_infilling(small_model: GenerationModel) -> TestClient:
     """A client of a server whose model has no infilling ids. Its engine does not run, so nothing can be generated."""
-    tokenizer = Tokenizer(small_model.tokenizer.model, infilling=False)
+    tokenizer = SentencePieceTokenizer(small_model.tokenizer.model, infilling=False)
     model = dataclasses.replace(small_model, tokenizer=tokenizer)
     serving = Serving(slots=1, context=512)
     service = Service(tokenizer, Engine(model.weights, model.llama, serving, tokenizer.rows), Server())

@@ -2,8 +2,10 @@
 
 import httpx
 import pytest
+import tokenizer_families
 
 from codellama_jax.serving.sentinels import Sentinels
+from codellama_jax.tokenizer import from_files
 
 PREFIX, SUFFIX = "def f(x):\n    ", "\n    return y\n"
 
@@ -49,6 +51,25 @@ def test_the_documented_forms_are_split_without_a_blank_lost_or_added(prompt, pa
 def test_all_other_text_stays_text(prompt):
     sentinels = Sentinels(enabled=True)
     assert sentinels.split(prompt) is None and sentinels.count == 0
+
+
+@pytest.mark.parametrize("family", ["qwen", "starcoder", "deepseek", "codegemma"])
+def test_a_model_with_markers_of_its_own_is_sent_these(family):
+    pytest.importorskip("tokenizers")
+    tokenizer = from_files(tokenizer_families.files(family), infilling=True)
+    before, after, middle, _ = tokenizer.markers.names
+    sentinels = Sentinels(enabled=True, tokenizer=tokenizer)
+    assert sentinels.split(f"{before} a\n{after}b {middle}") == (" a\n", "b ")
+    assert sentinels.split(f"{before}{after}b {middle} a\n") == (" a\n", "b ")
+    assert sentinels.split(f"{before}{after}b{middle}") == ("", "b")
+    assert sentinels.count == 3
+    for text in (
+        "<PRE> a <SUF>b <MID>",
+        f"{before}{after}",
+        f"x{before}a{after}b{middle}",
+        f"{before}{before}{after}{middle}",
+    ):
+        assert sentinels.split(text) is None
 
 
 def test_a_marked_prompt_is_the_infilling_on_every_raw_endpoint_and_is_counted(server):

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from codellama_jax.chat import Message, encode_dialogue
-from codellama_jax.config.data import CHAT_FORMATS, Chat, Fim
+from codellama_jax.config.data import Chat, Fim
+from codellama_jax.conversion.chat_templates import TEMPLATES
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import Tokenizer
 from tasks.dialogues import validate
@@ -23,7 +24,7 @@ def left_out(messages: list[Message], chat_format: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 def test_dialogues_with_wrong_roles_are_left_out(small_tokenizer: Tokenizer, chat_format: str):
     """Exactly those that cannot be encoded, among all sequences of up to four roles."""
     valid = 0
@@ -51,7 +52,7 @@ def test_dialogues_with_a_reserved_tag_are_left_out_of_inst(tag: str, index: int
     assert left_out([*messages, *messages[1:2]], "inst") == "roles"  # checked first
 
 
-@pytest.mark.parametrize("chat_format", CHAT_FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 @pytest.mark.parametrize("blank", ["", " \n"])
 def test_dialogues_with_a_blank_question_or_answer_are_left_out(chat_format: str, blank: str):
     for index in range(4):
@@ -65,7 +66,7 @@ def test_dialogues_with_a_blank_question_or_answer_are_left_out(chat_format: str
 
 
 def test_an_encoder_leaves_out_dialogues_but_not_documents(small_tokenizer: Tokenizer):
-    for chat_format in CHAT_FORMATS:
+    for chat_format in TEMPLATES:
         encoder = Encoder(small_tokenizer, Fim(), Chat(chat_format), seed=(0,))
         encoder.validate(Document("[INST] <<SYS>>", "a.py"))
         encoder.validate(Dialogue(dialogue("a", "b"), "a"))

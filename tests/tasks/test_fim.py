@@ -1,13 +1,15 @@
 """Infilling: which documents are transformed, the split points, and the ids of both orders."""
 
+import unicodedata
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tokenizer_families
 
 from codellama_jax.config.data import Chat, Fim
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer, from_files
 from tasks.encoder import Encoder
 from tasks.fim import FimSplit, Order, draw_split, encode_infilling, encode_plain
 from tasks.sources.base import Dialogue, Document
@@ -15,6 +17,8 @@ from tasks.sources.base import Dialogue, Document
 ORDERS: tuple[Order, Order] = ("psm", "spm")
 DRAWS = 20_000
 FIM = Fim()
+TAGS = ("<PRE>", " <EOT>", "▁<SUF>", "</s>", "[INST]", "<s>", " <MID>", "<unk>", "▁<EOT>", "<|fim_prefix|>")
+TAGS += ("<fim_suffix>", "<｜fim▁hole｜>", "<|endoftext|>", "<|eot_id|>", "<|file_separator|>")
 Fuzz = Callable[[np.random.Generator, int], str]
 
 # The published prompt of a PSM infilling and its ids (transformers, tests of CodeLlama; RECIPE section 3).
@@ -25,9 +29,17 @@ SUFFIX_IDS = [13, 1678, 736, 1121, 13]
 HELLO_IDS = [10994]  # "Hello" without the implicit space; with it, it is 15043
 
 
-@pytest.fixture(params=["small", "llama"])
+@pytest.fixture(params=["small", "llama", *tokenizer_families.FAMILIES])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    if request.param in tokenizer_families.FAMILIES:
+        pytest.importorskip("tokenizers")
+        return from_files(tokenizer_families.files(request.param), infilling=True)
     return request.getfixturevalue(f"{request.param}_tokenizer")
+
+
+def normal(tokenizer: Tokenizer, text: str) -> str:
+    """The text as the tokenizer keeps it: in the normal form NFC with Qwen2.5's."""
+    return unicodedata.normalize(tokenizer.normalization, text) if tokenizer.normalization else text
 
 
 def cases(fuzzed: Fuzz, seed: int, number: int = 300) -> list[tuple[str, FimSplit]]:
@@ -42,13 +54,20 @@ def cases(fuzzed: Fuzz, seed: int, number: int = 300) -> list[tuple[str, FimSpli
     return drawn + [(text, FimSplit(order, start, end)) for text, start, end in corners for order in ORDERS]
 
 
+def ends_of(tokenizer: Tokenizer) -> list[int]:
+    """EOT and EOS, which are one id in most families."""
+    return list(dict.fromkeys([tokenizer.eot_id, tokenizer.eos_id]))
+
+
 def parts_of(ids: np.ndarray, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
-    """A, B and C of  BOS PRE A SUF B MID C EOT EOS , with each infilling id once."""
-    listed = ids.tolist()
-    assert [listed.count(i) for i in range(tokenizer.pieces, tokenizer.rows)] == [0] * 7 + [1] * 4 + [0] * 5
-    suffix, middle = listed.index(tokenizer.pieces + 8), listed.index(tokenizer.pieces + 9)
-    assert listed[:2] == [1, tokenizer.pieces + 7] and listed[-2:] == [tokenizer.pieces + 10, 2]
-    return listed[2:suffix], listed[suffix + 1 : middle], listed[middle + 1 : -2]
+    """A, B and C of  BOS PRE A SUF B MID C EOT EOS , with each control id once, and no other."""
+    listed, start, ends = ids.tolist(), [*tokenizer.start_ids, tokenizer.prefix_id], ends_of(tokenizer)
+    control = {*tokenizer.control_ids.values(), *range(tokenizer.pieces, tokenizer.rows)}
+    found = [id for id in listed if id in control]
+    assert sorted(found) == sorted([*start, tokenizer.suffix_id, tokenizer.middle_id, *ends])
+    suffix, middle = listed.index(tokenizer.suffix_id), listed.index(tokenizer.middle_id)
+    assert listed[: len(start)] == start and listed[-len(ends) :] == ends
+    return listed[len(start) : suffix], listed[suffix + 1 : middle], listed[middle + 1 : -len(ends)]
 
 
 # --- the ids ----------------------------------------------------------------------------------------------------------
@@ -98,8 +117,8 @@ def test_plain_is_bos_text_eos(tokenizer: Tokenizer, fuzzed: Fuzz):
     for text, _ in cases(fuzzed, 3):
         ids = encode_plain(tokenizer, text)
         assert ids.dtype == np.int32
-        assert ids.tolist() == [1, *tokenizer.encode(text), 2]
-        assert tokenizer.decode(ids) == text
+        assert ids.tolist() == [*tokenizer.start_ids, *tokenizer.encode(text), tokenizer.eos_id]
+        assert tokenizer.decode(ids) == normal(tokenizer, text)
 
 
 def test_infilling_starts_with_the_prompt_of_inference(tokenizer: Tokenizer, fuzzed: Fuzz):
@@ -115,7 +134,7 @@ def test_infilling_starts_with_the_prompt_of_inference(tokenizer: Tokenizer, fuz
 
 
 def test_infilling_without_infilling_ids_is_an_error(small_tokenizer: Tokenizer):
-    plain = Tokenizer(small_tokenizer.model, infilling=False)
+    plain = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     for order in ORDERS:
         with pytest.raises(UserError, match="no infilling ids"):
             encode_infilling(plain, "some text", FimSplit(order, 1, 3))
@@ -139,26 +158,30 @@ def test_decoding_the_parts_gives_the_document(tokenizer: Tokenizer, fuzzed: Fuz
             decoded = tokenizer.decode(before) + tokenizer.decode_continuation(completion)
         else:
             decoded = tokenizer.decode(completion)
-        assert decoded + tokenizer.decode_continuation(after) == text, (text, split)
+        kept = [normal(tokenizer, part) for part in split.parts(text)]
+        kept = kept if split.order == "psm" else [normal(tokenizer, kept[0] + kept[1]), kept[2]]
+        assert decoded + tokenizer.decode_continuation(after) == "".join(kept), (text, split)
 
 
-@pytest.mark.parametrize("tag", ["<PRE>", " <EOT>", "▁<SUF>", "</s>", "[INST]", "<s>", " <MID>", "<unk>", "▁<EOT>"])
+@pytest.mark.parametrize("tag", TAGS)
 def test_text_never_becomes_a_control_token(tokenizer: Tokenizer, fuzzed: Fuzz, tag: str):
     rng = np.random.default_rng(7)
+    control = set(tokenizer.control_ids.values())
     for _ in range(40):
         text = tag.join(fuzzed(rng, int(rng.integers(0, 30))) for _ in range(4))
         plain = encode_plain(tokenizer, text)
-        assert plain[0] == 1 and plain[-1] == 2
-        forms = [plain[1:-1]]
+        start = tokenizer.start_ids
+        assert plain[: len(start)].tolist() == start and plain[-1] == tokenizer.eos_id
+        forms = [plain[len(start) : -1]]
         for order in ORDERS:
-            start, end = sorted(int(x) for x in rng.integers(0, len(text) + 1, size=2))
+            first, last = sorted(int(x) for x in rng.integers(0, len(text) + 1, size=2))
             # parts_of() checks that the infilling ids, BOS and EOS occur once, in the right positions
             forms += [
                 np.array(part)
-                for part in parts_of(encode_infilling(tokenizer, text, FimSplit(order, start, end)), tokenizer)
+                for part in parts_of(encode_infilling(tokenizer, text, FimSplit(order, first, last)), tokenizer)
             ]
         for ids in forms:
-            assert ids.size == 0 or (ids.min() > 2 and ids.max() < tokenizer.pieces), text
+            assert not control & set(ids.tolist()) and (ids.size == 0 or ids.max() < tokenizer.pieces), text
 
 
 # --- the random split -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from memory_source import (
 
 from codellama_jax.config.data import STREAMS, Chat, Fim
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tasks.loader import Batch, DataLoader, LoaderState, StreamInput
 from tasks.packing import FEATURES
 
@@ -181,7 +181,7 @@ def test_readers_must_divide_the_batch_and_be_a_multiple_of_the_hosts(make_loade
 def test_the_fingerprint_changes_with_everything_that_changes_the_batches(
     make_loader: Callable[..., DataLoader], small_tokenizer: Tokenizer, corpora: dict[str, Shards]
 ):
-    tokenizer = Tokenizer(small_tokenizer.model, infilling=False)
+    tokenizer = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
 
     def streams(chat: Chat = CHAT, seed: int = 5, **changes: Shards) -> list[StreamInput]:
         inputs = [
@@ -223,7 +223,9 @@ def test_the_fingerprint_does_not_depend_on_hosts_or_state(
         assert {make_loader(host=host, hosts=hosts).fingerprint() for host in range(hosts)} == {expected}
     assert make_loader(state=uninterrupted[30].state).fingerprint() == expected
     assert make_loader(shares=SHARES | {"instruct": 0.0}).fingerprint() == expected
-    assert make_loader(tokenizer=Tokenizer(small_tokenizer.model, infilling=True)).fingerprint() == expected
+    assert (
+        make_loader(tokenizer=SentencePieceTokenizer(small_tokenizer.model, infilling=True)).fingerprint() == expected
+    )
 
 
 # --- what is logged ---------------------------------------------------------------------------------------------------

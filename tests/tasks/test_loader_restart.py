@@ -23,14 +23,14 @@ ROOT = Path(__file__).parents[2]
 WORKER = """
 import hashlib, json, os, sys, time
 import numpy as np
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from codellama_jax.config.data import Chat, Corpus, Fim
 from tasks.encoder import Encoder
 from tasks.sources.folder import Folder
 from tasks.loader import DataLoader, LoaderState, StreamInput
 
 folder, queue, digests, batches = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-encoder = Encoder(Tokenizer.from_file(f"{folder}/a.model", True), Fim(), Chat(), (0, 1))
+encoder = Encoder(SentencePieceTokenizer.from_file(f"{folder}/a.model", True), Fim(), Chat(), (0, 1))
 corpus = Corpus(validation_share=0.0, document_characters=150)
 streams = [StreamInput(name, Folder(f"{folder}/{name}", "train", name=name, corpus=corpus), encoder)
          for name in ("code", "nl")]

@@ -16,7 +16,7 @@ from codellama_jax.config.run import Config
 from codellama_jax.config.training import Stage
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.console import quiet_stderr
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
 from tasks.loader import DataLoader, StreamInput, stream_seed
@@ -164,7 +164,7 @@ def test_registering_again_replaces_tasks_and_mixture(
     """The mixture has the new tasks: nothing that was registered before is used."""
     first = register()
     before = windows_of(seqio.get_mixture_or_task("code"), "validation", 5)
-    tokenizer = Tokenizer(small_tokenizer.model, infilling=False)
+    tokenizer = SentencePieceTokenizer(small_tokenizer.model, infilling=False)
     other = dataclasses.replace(corpus, code=corpus.python)
     second = register(
         mixture=Mixture({"code": 1.0}),

@@ -15,7 +15,7 @@ from codellama_jax.config.run import operative_text
 from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, UserError
 from codellama_jax.runtime import console
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import SentencePieceTokenizer
 from codellama_jax.training import inheritance
 from tasks.tokenizer_training import train as train_tokenizer
 
@@ -117,7 +117,9 @@ def test_unknown_names_are_refused_and_the_setting_does_not_change_a_run():
 
 
 def test_another_tokenizer_must_be_allowed_by_name(tmp_path, small_tokenizer):
-    other = Tokenizer(train_tokenizer([Path(difflib.__file__).read_text(encoding="utf-8")], 512), infilling=True)
+    other = SentencePieceTokenizer(
+        train_tokenizer([Path(difflib.__file__).read_text(encoding="utf-8")], 512), infilling=True
+    )
     imported, trained = tmp_path / "imported", tmp_path / "runs/x/code/checkpoints/9"
     for folder, file in ((imported, imported), (trained, tmp_path / "runs/x")):
         folder.mkdir(parents=True)

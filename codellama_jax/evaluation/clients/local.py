@@ -115,7 +115,8 @@ class LocalModel(Client):
             engine = self._engine
             arguments = self._weights, engine.llama, engine.vocabulary, asked.longest + 1, engine.mesh
             self._scorer = TextScorer(*arguments)
-        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(asked.text)[: asked.tokens].tolist()]
+        tokens = self.tokenizer.encode(asked.text)[: asked.tokens].tolist()
+        ids = [*self.tokenizer.prompt_ids(""), *tokens]
         found = self._scorer.logprobs(ids, asked.rope, stop.is_set)
         return None if found is None else packed(found)
 
@@ -137,7 +138,7 @@ class LocalModel(Client):
                     last_tokens = None if self._trained_context >= long_context else min(last_tokens, room)
                 ids = tokenizer.encode(text).tolist()
                 ids = ids if last_tokens is None else ids[-last_tokens:]
-                return prompts.of_ids(tokenizer, [tokenizer.bos_id, *ids]), 0
+                return prompts.of_ids(tokenizer, [*tokenizer.start_ids, *ids] or [tokenizer.eos_id]), 0
             case Infilling(prefix, suffix, order):
                 return prompts.infill(tokenizer, self._texts, prefix, suffix, order, healing=False), 0
             case Chat(messages):
@@ -149,7 +150,8 @@ class LocalModel(Client):
             case Scoring(context, text):
                 before = tokenizer.encode(context).tolist() if context else []
                 ids = (tokenizer.encode_continuation(text) if context else tokenizer.encode(text)).tolist()
-                return Prompt([tokenizer.bos_id, *before, *ids], ()), len(ids)
+                start = tokenizer.start_ids if before else tokenizer.prompt_ids("")
+                return Prompt([*start, *before, *ids], ()), len(ids)
             case TokenScoring():
                 raise AssertionError("_token_scores answers it")
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from codellama_jax.config.curation import PLACEHOLDERS, Quality
 from codellama_jax.errors import UserError
-from codellama_jax.tokenizer import Tokenizer
+from codellama_jax.tokenizer import Tokenizer, from_files
 from tasks.curation import storage, tables
 from tasks.curation.clean import licences, quality, redaction
 from tasks.curation.clean.content_hash import content_hash
@@ -52,13 +52,13 @@ class Rules:
         inputs: the source.
         quality: settings of the quality filters.
         redact: kinds of secrets that are replaced.
-        tokenizer: a SentencePiece model.
+        tokenizer: the names and contents of its files.
     """
 
     inputs: Inputs
     quality: Quality
     redact: tuple[str, ...]
-    tokenizer: bytes
+    tokenizer: tuple[tuple[str, bytes], ...]
 
 
 def run(ledger: Ledger, folder: str, rules: Rules) -> Counters:
@@ -178,5 +178,5 @@ def _source(inputs: Inputs) -> Source:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(model: bytes) -> Tokenizer:
-    return Tokenizer(model, infilling=False)
+def _tokenizer(files: tuple[tuple[str, bytes], ...]) -> Tokenizer:
+    return from_files(dict(files), infilling=False)

@@ -1,4 +1,4 @@
-"""A SentencePiece tokenizer without TensorFlow: Llama's pieces, plus Code Llama's infilling ids.
+"""Tokenizers in SentencePiece's format, without TensorFlow: Llama's pieces, plus Code Llama's infilling ids.
 
 Text never turns into control tokens. In Code Llama's own model file the sixteen extra pieces are ordinary BPE pieces,
 so a source file that contains " <EOT>" would be encoded with one. Here text is encoded with the 32,000 pieces of Llama
@@ -9,9 +9,9 @@ Code Llama 70B has the same rows. In its dialogue format, the last one is <step>
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import sentencepiece
@@ -20,6 +20,8 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem, git_lfs
+from codellama_jax.tokenizer import companions
+from codellama_jax.tokenizer.base import MODEL, Tokenizer
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
 INFILLING_ROWS = 16  # rows that Code Llama adds to the vocabulary (32,016 instead of 32,000)
@@ -34,42 +36,46 @@ STEP_PIECE = "<step>"  # the name of the last piece in the 70B dialogue format
 # SHA-256 of the pieces of Llama 2, joined by zero bytes: its vocabulary, whatever follows it in a file.
 _LLAMA_PIECES, _LLAMA_DIGEST = 32_000, "b43c657d6772da32c3e0971ab610fc3d6a7e45089582758d1bc5160e5cdbe588"
 
-_NO_INFILLING = (
-    "tokenizer has no infilling ids (34B and Python models were trained without): use complete, or load 7B/13B base"
-)
 _REMEDY = (
     "--gin.TOKENIZER=PATH (convert: --tokenizer=PATH) takes a SentencePiece BPE model such as Llama 2's tokenizer.model"
 )
 
-Order = Literal["psm", "spm"]
 
-
-class Tokenizer:
+class SentencePieceTokenizer(Tokenizer):
     """Encodes text to ids and decodes ids to text as Llama and Code Llama do.
 
-        tokenizer = Tokenizer.from_file("tokenizer.model", infilling=True)
+        tokenizer = SentencePieceTokenizer.from_file("tokenizer.model", infilling=True)
         tokenizer.encode("def f():\\n")  # array([ 822,  285, 7295,   13], dtype=int32)
 
-    Attributes:
+    Attributes, besides those of Tokenizer:
         model: the SentencePiece model (a serialised ModelProto) used by `encode`, without Code Llama's extra pieces.
         continuation_model: the same model with add_dummy_prefix off, which encodes without the implicit leading space
             (compared with the reference implementation on 29,842 fuzzed strings: no differences).
-        infilling: whether the vocabulary has the sixteen infilling rows.
         extra_pieces: names of the sixteen infilling pieces at the end of the model file; empty if it has none.
-        pieces: number of pieces; every id that comes from text is smaller.
-        rows: number of rows that a model's embedding needs: pieces, plus 16 with infilling.
-        bos_id, eos_id, unk_id: 1, 2, 0.
-        prefix_id, suffix_id, middle_id, eot_id: pieces + 7, 8, 9, 10 (32007 to 32010); None without infilling.
-        step_id: pieces + 15 (32015, <step> of the 70B dialogue format); None without infilling.
-        fingerprint: hex SHA-256 of `model` and `infilling`, stored with data that was encoded with the tokenizer.
+
+    The ids of infilling are pieces + 7, 8, 9, 10 (32007 to 32010), and step_id is pieces + 15 (32015, <step> of the
+    70B dialogue format).
     """
 
-    def __init__(self, model: bytes | str | os.PathLike[str], infilling: bool, name: str = "the tokenizer's model"):
+    file_name: ClassVar[str] = MODEL
+    no_infilling: ClassVar[str] = (
+        "tokenizer has no infilling ids (34B and Python models were trained without): use complete, or load 7B/13B base"
+    )
+    implicit_space = True
+
+    def __init__(
+        self,
+        model: bytes | str | os.PathLike[str],
+        infilling: bool,
+        name: str = "the tokenizer's model",
+        files: Mapping[str, bytes] | None = None,
+    ):
         """Makes a tokenizer from the bytes of a model or the path of a model file.
 
         Code Llama's file with 32,016 pieces is accepted: its last 16 pieces are removed, which gives Llama 2's model.
         They are recognised by the names of the four markers. After Llama 2's 32,000 pieces they may have any names.
-        Errors name the file, or `name` if there are only bytes.
+        Errors name the file, or `name` if there are only bytes. `files` has the files beside it that state a chat
+        template and added tokens, if there are any (tokenizer/companions.py).
 
         Raises:
             UserError: the file does not exist, or it is not a SentencePiece model with Llama's ids and settings.
@@ -91,9 +97,17 @@ class Tokenizer:
             self.pieces + offset if infilling else None for offset in (7, 8, 9, 10, 15)
         )
         self.fingerprint = hashlib.sha256(self.model + (b"+infilling" if infilling else b"")).hexdigest()
+        self.files = {MODEL: self.model}
+        beside = companions.Companions(files or {})
+        self.token_names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} | beside.token_names
+        names = {proto.pieces[id].piece: id for id in range(self.pieces) if self._plain.is_control(id)}
+        if infilling:
+            names |= {piece: self.pieces + row for row, piece in enumerate(INFILLING_PIECES) if row >= HELPERS}
+        self.control_ids = {"<unk>": UNK_ID} | names | beside.added_tokens
+        self.chat_template = beside.chat_template
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], infilling: bool) -> "Tokenizer":
+    def from_file(cls, path: str | os.PathLike[str], infilling: bool) -> "SentencePieceTokenizer":
         """Makes a tokenizer from a model file; raises UserError as the constructor does."""
         return cls(os.fspath(path), infilling)
 
@@ -120,37 +134,6 @@ class Tokenizer:
         """Decodes ids from `encode_continuation`: like `decode`, but keeps a leading space."""
         return self._continuation.decode(self._text_ids(ids))
 
-    def infilling_prompt(self, prefix: str, suffix: str, order: Order = "psm") -> np.ndarray:
-        """Makes the int32 ids of an infilling prompt. The model continues it with the middle and ends with eot_id.
-
-            psm  <s> PRE enc(prefix) SUF encI(suffix) MID
-            spm  <s> PRE SUF encI(suffix) MID enc(prefix)
-
-        Here enc is `encode`, and encI is `encode_continuation`. `decode_continuation` decodes what the model generates
-        after either prompt.
-
-        Raises:
-            UserError: the tokenizer has no infilling ids.
-            ValueError: `order` is neither "psm" nor "spm".
-        """
-        if not self.infilling:
-            raise UserError(_NO_INFILLING)
-        return self.infilling_ids(self.encode(prefix), self.encode_continuation(suffix), order)
-
-    def infilling_ids(self, before: np.ndarray, after: np.ndarray, order: Order) -> np.ndarray:
-        """The infilling prompt of a prefix and a suffix that are ids already; see `infilling_prompt`.
-
-        Raises:
-            ValueError: `order` is neither "psm" nor "spm".
-        """
-        if order == "psm":
-            parts = [[self.bos_id, self.prefix_id], before, [self.suffix_id], after, [self.middle_id]]
-        elif order == "spm":
-            parts = [[self.bos_id, self.prefix_id, self.suffix_id], after, [self.middle_id], before]
-        else:
-            raise ValueError(f"order is {order!r}; it must be 'psm' or 'spm'")
-        return np.concatenate([np.asarray(part, np.int32) for part in parts])
-
     def token_bytes(self) -> list[bytes]:
         """The bytes that each id from text stands for; b"" for control ids. Ids beyond the list represent no text."""
         texts = []
@@ -163,6 +146,16 @@ class Tokenizer:
             else:
                 texts.append(piece.replace("▁", " ").encode())
         return texts
+
+    def token_name(self, id: int) -> str:
+        """The name of a control token that texts and dialogues have; <ID> of another id."""
+        names = {BOS_ID: "<s>", EOS_ID: "</s>", UNK_ID: "<unk>", self.eot_id: "<EOT>"}
+        return names.get(id, f"<{id}>")
+
+    def vocabulary(self) -> list[tuple[str, float, int]]:
+        """Piece, score and type of each id; see Tokenizer.vocabulary."""
+        pieces = model_pb2.ModelProto.FromString(self.model).pieces  # type: ignore[attr-defined]
+        return [(piece.piece, piece.score, piece.type) for piece in pieces]
 
     def _text_ids(self, ids: Iterable[int]) -> list[int]:
         integers = (int(id) for id in ids)
