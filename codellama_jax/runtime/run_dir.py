@@ -41,7 +41,12 @@ def saved_steps(stage_dir: Path) -> list[int]:
 
 
 def newest_checkpoint(stage_dir: Path) -> Path | None:
-    """The stage's newest complete checkpoint; None if there is none, or the folder is not a stage's."""
+    """The checkpoint that a finished stage ended with, or else its newest complete one.
+
+    None if there is none, or the folder is not a stage's.
+    """
+    if (step := final_step(stage_dir)) is not None:
+        return stage_dir / "checkpoints" / str(step)
     steps = saved_steps(stage_dir)
     return stage_dir / "checkpoints" / str(steps[-1]) if steps else None
 

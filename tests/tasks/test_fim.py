@@ -336,5 +336,5 @@ def test_line_splits_change_only_the_positions(small_tokenizer: Tokenizer, fuzze
 
 
 def test_an_unknown_cut_is_rejected():
-    with pytest.raises(ValueError, match=r"Fim\.cut='word' must be 'character' or 'line'"):
+    with pytest.raises(ValueError, match=r"Fim\.cut='word' must be 'character', 'line' or 'both'"):
         Fim(cut="word")
