@@ -43,7 +43,7 @@ class Corpus:
         splits: "named" honours the splits that the names of record files and folders give, or a column of the records
             (tasks/sources/named_splits.py): files for testing are not read, and files for validation, if there are any,
             are the validation split. "hash" reads all of them and divides them by the hash.
-        held_out: how the files of folders are divided: "hash", or "newest", which holds out the files of a repository that
+        held_out: how the files of folders are divided: "hash", or "newest", which holds out files of a repository that
             changed last, by the history of git, or by the time of modification without git
             (tasks/sources/newest_files.py). Files for training that are nearly equal to a held-out one are left out.
             Records and generated corpora are divided by the hash.
