@@ -24,7 +24,13 @@ from codellama_jax.config.derived import steps_of_epochs, with_steps
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.runtime import cache, cli, console, distributed, filesystem, lock
-from codellama_jax.runtime.run_dir import check_name, check_same_configuration, final_step, saved_steps
+from codellama_jax.runtime.run_dir import (
+    check_name,
+    check_same_configuration,
+    final_step,
+    saved_steps,
+    tokenizer_file,
+)
 from codellama_jax.runtime.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -214,7 +220,6 @@ def _with_tokenizer(config: Config, run_dir: Path) -> Config:
     Raises:
         UserError: the checkpoint has none.
     """
-    from codellama_jax.training.inheritance import tokenizer_file
     from codellama_jax.training.initialization import start_checkpoint
 
     if config.tokenizer.model is not None or (run_dir / "tokenizer.model").exists():

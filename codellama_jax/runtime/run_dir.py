@@ -51,6 +51,14 @@ def newest_checkpoint(stage_dir: Path) -> Path | None:
     return stage_dir / "checkpoints" / str(steps[-1]) if steps else None
 
 
+def tokenizer_file(checkpoint: Path) -> Path | None:
+    """The tokenizer's model file of a checkpoint: one that it carries, or that in the folder of the run."""
+    folders = [checkpoint, checkpoint / "assets"]
+    if checkpoint.parent.name == "checkpoints":  # runs/NAME/STAGE/checkpoints/STEP
+        folders.append(filesystem.absolute(checkpoint).parents[2])
+    return next((file for folder in folders if (file := folder / "tokenizer.model").is_file()), None)
+
+
 def check_same_configuration(stage_dir: Path, operative: str) -> None:
     """Checks that the stage's checkpoints, if it has any, were written with the given operative configuration.
 

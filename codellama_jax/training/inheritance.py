@@ -19,6 +19,7 @@ from codellama_jax.config.run import Config
 from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
+from codellama_jax.runtime.run_dir import tokenizer_file
 from codellama_jax.tokenizer import Tokenizer
 
 SHAPE = ("dim", "layers", "heads", "kv_heads", "ffn_dim")
@@ -126,14 +127,6 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer, checkpoints: Checkpoints, 
             f" TOKENIZER to that file, or --gin.Checkpoints.allowed_changes=tokenizer allows the change"
         )
     return [f"the tokenizer differs from {file} from id {differing} on"]
-
-
-def tokenizer_file(checkpoint: Path) -> Path | None:
-    """The tokenizer's model file of a checkpoint: one that it carries, or that in the folder of the run."""
-    folders = [checkpoint, checkpoint / "assets"]
-    if checkpoint.parent.name == "checkpoints":  # runs/NAME/STAGE/checkpoints/STEP
-        folders.append(filesystem.absolute(checkpoint).parents[2])
-    return next((file for folder in folders if (file := folder / "tokenizer.model").is_file()), None)
 
 
 def _pieces(model: bytes) -> list[tuple[str, float, int]]:
