@@ -8,6 +8,7 @@ order in which they happen; the training loop is training/trainer.py.
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -19,17 +20,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codellama_jax.config import gin_files
+from codellama_jax.config.derived import steps_of_epochs, with_steps
 from codellama_jax.config.run import Config, operative_text
-from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED
+from codellama_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from codellama_jax.runtime import cache, cli, console, distributed, filesystem, lock
-from codellama_jax.runtime.run_dir import check_name, check_same_configuration, final_step, saved_steps
+from codellama_jax.runtime.run_dir import (
+    check_name,
+    check_same_configuration,
+    final_step,
+    saved_steps,
+    tokenizer_file,
+)
 from codellama_jax.runtime.signals import StopSignals
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from codellama_jax.config.model import Llama
     from codellama_jax.evaluation.gold import GoldProblem, GoldText
     from codellama_jax.tokenizer import Tokenizer
+    from codellama_jax.training.infilling_comparison import InfillingComparison
     from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
     from codellama_jax.training.trainer import Trainer
+    from codellama_jax.training.watchdog import Watchdog
+    from tasks.stage_data import StageData
 
 logger = logging.getLogger("codellama_jax.train")  # not __name__, which is __main__ here
 
@@ -117,6 +131,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
         mesh = make_mesh(config.mesh, micro_batch)
         check_divides(mesh, micro_batch, stage.sequence_length, config.llama)
         host, hosts = host_group(mesh)
+        config = _with_tokenizer(config, run_dir)
         data = StageData(config, run_dir, host=host, hosts=hosts, log=log.info, writes=writes)
         inventory = data.inventory()
         for line in inventory.lines():
@@ -131,6 +146,8 @@ def run_stage(config: Config, run_dir: Path) -> int:
                 " neither predicted nor trained"
             )
 
+        config = with_steps(config, _steps(config, data, stage_dir, log, writes))
+        stage = config.stage
         gold_texts = _gold_texts(config, gold_problems, data.tokenizer, log) if gold_problems else []
 
         # Training.
@@ -138,6 +155,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
         grace_seconds, stacks = config.checkpoints.grace_seconds, stage_dir / f"stacks.{jax.process_index()}.txt"
         stop = resources.enter_context(StopSignals(grace_seconds=grace_seconds, hosts=jax.process_count()))
         watchdog = resources.enter_context(Watchdog(config.monitoring.stall_minutes, stacks))
+        infilling = _infilling(config, llama, mesh, data, stage_dir, log, writes, watchdog)
         trainer = Trainer(
             config,
             run_dir,
@@ -150,6 +168,7 @@ def run_stage(config: Config, run_dir: Path) -> int:
             lock=locked,
             logger=log,
             gold=gold_texts,
+            infilling=infilling,
             lineage=lineage,
             files=files,
         )
@@ -163,12 +182,12 @@ def run_stage(config: Config, run_dir: Path) -> int:
             log.info(line)
 
         # Samples, summary and report.
-        if step == stage.steps:
+        if trainer.finished:
             _finish(trainer, stage_dir, log, writes)
         trainer.log.close()
         if writes:
             log.info(f"report in {_write_reports(stage_dir)}")
-        if step < stage.steps:
+        if not trainer.finished:
             log.info(f"saved at step {step} of {stage.steps}; the same command resumes from there")
             return EXIT_INTERRUPTED
     return EXIT_DONE
@@ -195,11 +214,84 @@ def _gold_texts(
     return texts
 
 
+def _with_tokenizer(config: Config, run_dir: Path) -> Config:
+    """The configuration with the tokenizer of Checkpoints.initial, if none is bound and the run's folder keeps none.
+
+    Raises:
+        UserError: the checkpoint has none.
+    """
+    from codellama_jax.training.initialization import start_checkpoint
+
+    kept = any((run_dir / name).exists() for name in ("tokenizer.model", "tokenizer.json"))
+    if config.tokenizer.model is not None or kept:
+        return config
+    if config.stage.parent is not None or (start := start_checkpoint(config, run_dir)) is None:
+        return config
+    if (file := tokenizer_file(start)) is None:
+        raise UserError(
+            f"{start} has no tokenizer.model and no tokenizer.json: bind TOKENIZER to the one that it was trained with"
+        )
+    tokenizer = dataclasses.replace(config.tokenizer, model=str(file))
+    return dataclasses.replace(config, tokenizer=tokenizer)
+
+
+def _steps(config: Config, data: "StageData", stage_dir: Path, log: "PrefixedLogger", writes: bool) -> int:
+    """The number of steps of the stage: Stage.steps, or those of Stage.epochs, by the tokens of the data.
+
+    A stage that resumes has the number that it started with (epochs.json).
+    """
+    if not config.stage.epochs:
+        return config.stage.steps
+    path = stage_dir / "epochs.json"
+    if path.exists() and saved_steps(stage_dir):
+        return int(json.loads(filesystem.read_text(path))["steps"])
+    epoch = data.epoch()
+    steps = steps_of_epochs(config, epoch.tokens, epoch.share)
+    passes = steps * epoch.share * config.stage.batch_tokens / epoch.tokens
+    log.info(
+        f"{epoch.documents:,} documents of {epoch.stream} have {epoch.tokens:,} tokens: {steps:,} steps of"
+        f" {config.stage.batch_tokens:,} tokens, {passes:.1f} epochs"
+    )
+    if writes:
+        _write_json(path, dataclasses.asdict(epoch) | {"epochs": config.stage.epochs, "steps": steps})
+    return steps
+
+
+def _infilling(
+    config: Config,
+    llama: "Llama",
+    mesh: "Mesh",
+    data: "StageData",
+    stage_dir: Path,
+    log: "PrefixedLogger",
+    writes: bool,
+    watchdog: "Watchdog",
+) -> "InfillingComparison | None":
+    """What measures held-out infilling; None if Evaluation.infilling_cases is 0."""
+    settings = config.evaluation
+    if not settings.infilling_cases:
+        return None
+    from codellama_jax.training.infilling_cases import GENERAL, HELD_OUT, make_cases
+    from codellama_jax.training.infilling_comparison import InfillingComparison
+
+    count = settings.infilling_cases
+    cases = make_cases(data.infilling_files(count), HELD_OUT, count)
+    cases += make_cases(data.general_files(count), GENERAL, count)
+    return InfillingComparison(
+        llama, mesh, config.stage, data.tokenizer, settings, cases, stage_dir, writes, log.info, watchdog.reset
+    )
+
+
 def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: bool) -> None:
     """Evaluates the trained parameters, and marks the stage as finished by writing done.json."""
     from codellama_jax.report.stage_files import read_stage
     from codellama_jax.report.stage_summary import conclusion, summarize
 
+    step = trainer.take_best()
+    changed: list[str] = []
+    if trainer.infilling:
+        trainer.infilling.measure("after", trainer.state.params, str(step))
+        changed = trainer.infilling.compare(trainer.start_model, str(step)) if writes else []
     trainer.evaluate_context_length()
     samples = trainer.infilling_samples()
     skipped = {}
@@ -209,9 +301,9 @@ def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: 
         skipped = evaluate_stage(trainer, stage_dir)
     if writes:
         _write_json(stage_dir / "samples.json", samples)
-        summary = summarize(trainer.config.stage, trainer.log.steps, trainer.log.evaluations)
+        summary = summarize(trainer.config.stage, trainer.log.steps, trainer.log.evaluations, step)
         _write_json(stage_dir / "done.json", summary | {"not_measured": skipped})
-        for line in conclusion(summary, read_stage(stage_dir).results):
+        for line in [*conclusion(summary, read_stage(stage_dir).results), *changed]:
             log.info(line)
 
 

@@ -129,7 +129,10 @@ def cost_table(experiment: Experiment, estimates: Sequence[Estimate], slice_: To
     rows = [["stage", "steps", "tokens", *columns]]
     for job in experiment.jobs:
         stage = job.config.stage
-        rows.append([job.stage, f"{stage.steps:,}", f"{stage.steps * stage.batch_tokens:,}"])
+        if stage.epochs:  # the number of steps is derived when the data is opened
+            rows.append([job.stage, f"{stage.epochs:g} epochs", ""])
+        else:
+            rows.append([job.stage, f"{stage.steps:,}", f"{stage.steps * stage.batch_tokens:,}"])
     note = ""
     if slice_:
         hours = [estimate.chip_hours or 0.0 for estimate in estimates]

@@ -35,13 +35,13 @@ def draw_split(text: str, fim: Fim, rng: np.random.Generator) -> FimSplit | None
     """Draws whether a document is transformed, and how.
 
     Two split points are drawn independently and sorted. Each is uniform over the length + 1 gaps between characters, or
-    with fim.cut "line" over the starts of lines and the end of the text. The middle may be empty. The result is None
-    with probability 1 - fim.rate.
+    with fim.cut "line" over the starts of lines and the end of the text; "both" draws which of the two. The middle may
+    be empty. The result is None with probability 1 - fim.rate.
     """
     if rng.random() >= fim.rate:
         return None
     order: Order = "psm" if rng.random() < fim.psm_share else "spm"
-    if fim.cut == "line":
+    if fim.cut == "line" or (fim.cut == "both" and rng.random() < fim.line_share):
         line_starts = sorted({0, *(match.end() for match in re.finditer("\n|\r(?!\n)", text)), len(text)})
         start, end = sorted(line_starts[x] for x in rng.integers(0, len(line_starts), size=2))
     else:

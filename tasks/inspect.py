@@ -22,10 +22,12 @@ from collections.abc import Callable
 from typing import Any
 
 from codellama_jax.config import data, gin_files
+from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.data import SPLITS, STREAMS, Mixture
 from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError
-from codellama_jax.runtime import cli, console
+from codellama_jax.runtime import cli, console, filesystem
+from codellama_jax.runtime.run_dir import newest_checkpoint, tokenizer_file
 from codellama_jax.tokenizer import Tokenizer
 from tasks.loader import DataLoader
 from tasks.packing import PackedDocument
@@ -125,7 +127,7 @@ def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
     if options.seed is not None:
         config = dataclasses.replace(config, data_loader=dataclasses.replace(config.data_loader, seed=options.seed))
     tokenizer = trained_tokenizer(
-        config.corpus, config.filters, config.tokenizer, lambda line: print(line, file=sys.stderr)
+        config.corpus, config.filters, _tokenizer_settings(bindings, config), lambda line: print(line, file=sys.stderr)
     )
     streams = StageStreams(config, tokenizer, mixture_stage or "inspected")
     loader = open_loader(config, streams, options.split, options.sequence_length or length)
@@ -138,6 +140,17 @@ def inspect(flags: gin_files.Flags, options: argparse.Namespace) -> None:
             print(json.dumps(as_json(stream, packed)))
         else:
             print_example(stream, packed, tokenizer, color=sys.stdout.isatty())
+
+
+def _tokenizer_settings(bindings: Bindings, config: Config) -> data.Tokenizer:
+    """The settings of the tokenizer; without a model, with that of the checkpoint that the stage starts from."""
+    if config.tokenizer.model is not None:
+        return config.tokenizer
+    if (initial := bindings.setting("Checkpoints.initial", "scratch")) == "scratch":
+        return config.tokenizer
+    path = filesystem.to_path(initial)
+    file = tokenizer_file(newest_checkpoint(path) or path)
+    return dataclasses.replace(config.tokenizer, model=str(file) if file else None)
 
 
 def _unknown_task(task: str, known: list[str]) -> UserError:

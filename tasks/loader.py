@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from codellama_jax.config.data import STREAMS, TEMPLATE
+from codellama_jax.config.data import STREAMS, TEMPLATE, Fim
 from codellama_jax.errors import UserError
 from tasks.dialogue_packing import DialoguePacker
 from tasks.encoder import Encoder
@@ -52,6 +52,11 @@ class StreamInput:
 def stream_seed(seed: int, stream: str) -> tuple[int, int]:
     """The seed of a stream. It depends on the name: streams with the same seed would draw identical numbers."""
     return seed, int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big")
+
+
+def _fim_identity(fim: Fim) -> dict[str, Any]:
+    """The settings of the infilling transform that change its draws. Earlier checkpoints have no `line_share`."""
+    return {name: value for name, value in dataclasses.asdict(fim).items() if name != "line_share" or fim.cut == "both"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +183,7 @@ class DataLoader:
             stream.name: [
                 stream.source.fingerprint(),
                 stream.encoder.tokenizer.fingerprint,
-                dataclasses.asdict(stream.encoder.fim),
+                _fim_identity(stream.encoder.fim),
                 dataclasses.asdict(stream.encoder.chat),
                 *([stream.encoder.tokenizer.chat_template] if stream.encoder.chat.format == TEMPLATE else []),
                 stream.encoder.seed,

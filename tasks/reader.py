@@ -23,8 +23,8 @@ class Reader:
     """Reads the documents of one of the `readers` readers of a stream.
 
     The shards of the source are permuted for each epoch, and each reader takes every `readers`-th of them. The
-    documents of each block are permuted too. If the source has fewer shards than there are readers, several readers
-    read the same shard, and each takes every n-th document of a block.
+    documents of each block are permuted too, unless the block keeps its order. If the source has fewer shards than
+    there are readers, several readers read the same shard, and each takes every n-th document of a block.
 
     Args:
         source: the stream's source.
@@ -154,7 +154,7 @@ class Reader:
             self._no_document_yet = False
             self._empty_shards.clear()
         documents = documents[share :: self._readers_per_shard]
-        if self._shuffle and len(documents) > 1:
+        if self._shuffle and not read.in_order and len(documents) > 1:
             order = np.random.default_rng([*self._seed, self.global_shard(shard), block]).permutation(len(documents))
             documents = [documents[i] for i in order]
         self._current = (shard, block, documents)

@@ -1,5 +1,6 @@
 """All data of one stage: its tokenizer, its training batches, and the documents it is evaluated on."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -8,18 +9,30 @@ from typing import Any
 
 import numpy as np
 
+from codellama_jax.config.data import HASH, Corpus
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import JSON, MODEL, SentencePieceTokenizer, Tokenizer
 from tasks.loader import DataLoader, LoaderState
 from tasks.sources.base import Document, Source, items
+from tasks.sources.filters import LeftOut
 from tasks.sources.inventory import Inventory
 from tasks.streams import StageStreams
 from tasks.tokenizer_training import trained_tokenizer
 
 # Limit of the search for long validation documents, in characters. A real corpus has enough of them within this limit.
 SEARCHED_CHARACTERS = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """The size of one pass over the documents of a stream: their number, and their tokens in plain form."""
+
+    stream: str
+    share: float
+    documents: int
+    tokens: int
 
 
 class StageData:
@@ -117,6 +130,47 @@ class StageData:
         """The first batches of the validation split; the same in every call."""
         loader = self.stream("validation")
         return [loader.next_batch().arrays for _ in range(self._config.evaluation.batches)]
+
+    def epoch(self) -> Epoch:
+        """The size of one pass over the training documents of the stream with the largest share. Encodes all of them.
+
+        Raises:
+            UserError: it has no usable document.
+        """
+        name = max(self.shares, key=self.shares.__getitem__)
+        source, encoder = self._streams.source(name, "train"), self._streams.encoder(name)
+        tokens = documents = 0
+        for shard in range(len(source)):
+            for document in items(source, shard):
+                with contextlib.suppress(LeftOut):  # a dialogue that training leaves out too
+                    encoder.validate(document)
+                    tokens += len(encoder.plain(document)[0])
+                    documents += 1
+        return Epoch(name, self.shares[name], documents, tokens)
+
+    def infilling_files(self, count: int) -> list[tuple[str, str]]:
+        """(path, text) of at most `count` validation files of code, complete; the same in every call."""
+        return self._files(self._config.corpus, count)
+
+    def general_files(self, count: int) -> list[tuple[str, str]]:
+        """The same of Evaluation.general_corpus, whose validation split is that of the hash of the paths.
+
+        Raises:
+            UserError: the corpus cannot be used.
+        """
+        general = self._config.evaluation.general_corpus
+        if general is not None and not len(general):
+            return []
+        defaults = Corpus()
+        corpus = dataclasses.replace(
+            self._config.corpus, code=general, held_out=HASH, validation_share=defaults.validation_share
+        )
+        return self._files(corpus, count, "code")
+
+    def _files(self, corpus: Corpus, count: int, stream: str | None = None) -> list[tuple[str, str]]:
+        whole = dataclasses.replace(corpus, document_characters=None, group_by_repository=False, neighbour_bytes=0)
+        source = self._streams.open(stream or self._first_available("code", "python"), "validation", whole)
+        return [(document.path, document.text) for document in itertools.islice(_documents(source), count)]
 
     def long_windows(self, length: int) -> np.ndarray:
         """Windows of `length` + 1 tokens, each from one validation document of code, int32 [windows, length + 1].

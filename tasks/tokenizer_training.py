@@ -73,6 +73,7 @@ def trained_tokenizer(
         corpus,
         document_characters=defaults.document_characters,
         group_by_repository=defaults.group_by_repository,
+        neighbour_bytes=defaults.neighbour_bytes,
         shuffle_bytes=defaults.shuffle_bytes,
         key_characters=defaults.key_characters,
     )

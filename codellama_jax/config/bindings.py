@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from codellama_jax.config.data import STREAMS, Corpus, Mixture
+from codellama_jax.config.derived import check_together
 from codellama_jax.config.run import BENCHMARK_PARTS, CURATION_PARTS, DEFAULTS, PARTS, SETTINGS, Config
 from codellama_jax.errors import EXIT_USAGE, UserError
 
@@ -74,6 +75,10 @@ class Bindings:
         """The configuration of a training run; with the settings of benchmarks, if it measures any. Raises UserError as
         `resolve` does."""
         config = self.resolve()
+        try:
+            check_together(config)
+        except ValueError as error:
+            raise usage_error(str(error)) from error
         if not config.evaluation.measures_benchmarks:
             return config
         settings = self.resolve(*BENCHMARK_PARTS)

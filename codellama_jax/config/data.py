@@ -20,6 +20,8 @@ FIELDS = ("text", "path", "language", "repository", "licence")
 STOP, SKIP = "stop", "skip"
 # The values of Corpus.splits.
 NAMED, HASH = "named", "hash"
+# The values of Corpus.held_out; HASH is one of them too.
+NEWEST = "newest"
 # The values of Packing.long_dialogues.
 LAST_TURNS, LEAVE_OUT = "last_turns", "leave_out"
 
@@ -41,12 +43,19 @@ class Corpus:
         splits: "named" honours the splits that the names of record files and folders give, or a column of the records
             (tasks/sources/named_splits.py): files for testing are not read, and files for validation, if there are any,
             are the validation split. "hash" reads all of them and divides them by the hash.
+        held_out: how the files of folders are divided: "hash", or "newest", which holds out files of a repository that
+            changed last, by the history of git, or by the time of modification without git
+            (tasks/sources/newest_files.py). Files for training that are nearly equal to a held-out one are left out.
+            Records and generated corpora are divided by the hash.
         document_characters: files longer than this are cut at line ends into documents of at most this many
             characters; None does not cut, as in the paper. Size local sets a limit (ours): its windows have
             256 tokens, which few source files fit, and infilling is applied only to documents that fit.
         group_by_repository: the files of a repository become one document, each file after a line with its path. A
             repository is the nearest folder with .git, or else the first folder below the corpus; for records, it is
             consecutive records with the same repository.
+        neighbour_bytes: consecutive files of a folder, in the order of folders and names, stay together in runs of this
+            many bytes: a run is read in order, and the runs are shuffled. 0: single files are shuffled.
+        ignored_by_git: whether to read the files of a checkout that git ignores, such as an installed environment.
         shuffle_bytes: the records of a file are read and shuffled in blocks of this many bytes. With
             group_by_repository, also the maximum size of a repository's document.
         dialogue_fields: the fields of a dialogue in a record: one with a list of messages, ("messages",), or those of
@@ -69,8 +78,11 @@ class Corpus:
     instruct: Paths = None
     validation_share: float = 0.05
     splits: str = NAMED
+    held_out: str = HASH
     document_characters: int | None = None
     group_by_repository: bool = False
+    neighbour_bytes: int = 0
+    ignored_by_git: bool = True
     shuffle_bytes: int = 1 << 20
     dialogue_fields: Sequence[str] | None = None
     on_damage: str = STOP
@@ -97,6 +109,20 @@ class Corpus:
             raise ValueError(f"Corpus.on_damage={self.on_damage!r} must be 'stop' or 'skip'")
         if self.splits not in (NAMED, HASH):
             raise ValueError(f"Corpus.splits={self.splits!r} must be 'named' or 'hash'")
+        if self.held_out not in (HASH, NEWEST):
+            raise ValueError(f"Corpus.held_out={self.held_out!r} must be 'hash' or 'newest'")
+        if self.held_out == NEWEST and self.group_by_repository:
+            raise ValueError(
+                "Corpus.held_out='newest' divides the files of a repository, which Corpus.group_by_repository=True"
+                " joins: bind one of them otherwise"
+            )
+        if self.neighbour_bytes < 0:
+            raise ValueError(f"Corpus.neighbour_bytes={self.neighbour_bytes} must not be negative")
+        if self.neighbour_bytes and self.group_by_repository:
+            raise ValueError(
+                "Corpus.neighbour_bytes orders the files that Corpus.group_by_repository=True joins into one document:"
+                " bind one of them otherwise"
+            )
         if self.shuffle_bytes < 1:
             raise ValueError(f"Corpus.shuffle_bytes={self.shuffle_bytes} must be at least 1")
         for name in FIELDS:
@@ -201,17 +227,20 @@ class Fim:
         rate: probability that a document is transformed, if it fits its window.
         psm_share: share of the transformed documents in prefix-suffix-middle order; the others are in
             suffix-prefix-middle order.
-        cut: where a document may be split: before any "character", as in the paper, or before any "line" (an ablation).
+        cut: where a document may be split: before any "character", as in the paper, or before any "line" (an ablation),
+            or "both": a share of the documents before lines, the others before characters.
+        line_share: with cut "both", the share of the transformed documents that are split before lines.
     """
 
     rate: float = 0.9
     psm_share: float = 0.5
     cut: str = "character"
+    line_share: float = 0.5
 
     def __post_init__(self):
-        if self.cut not in ("character", "line"):
-            raise ValueError(f"Fim.cut={self.cut!r} must be 'character' or 'line'")
-        for field in ("rate", "psm_share"):
+        if self.cut not in ("character", "line", "both"):
+            raise ValueError(f"Fim.cut={self.cut!r} must be 'character', 'line' or 'both'")
+        for field in ("rate", "psm_share", "line_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"Fim.{field}={getattr(self, field)} must be between 0 and 1")
 

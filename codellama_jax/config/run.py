@@ -7,6 +7,7 @@ from typing import Any
 from codellama_jax.config.curation import Build, Decontamination, Quality
 from codellama_jax.config.data import (
     FIELDS,
+    HASH,
     LAST_TURNS,
     Chat,
     Corpus,
@@ -121,6 +122,7 @@ RESULT_NEUTRAL = (
     # when to save and to validate
     *("Checkpoints.every", "Checkpoints.keep", "Checkpoints.grace_seconds", "Evaluation.every", "Evaluation.sample"),
     # what is measured of the parameters
+    *("Evaluation.infilling_tokens", "Evaluation.general_corpus"),
     *("Evaluation.benchmark", "Evaluation.final_benchmarks", *(f"{kind.__name__}." for kind in BENCHMARK_PARTS)),
     "Checkpoints.allowed_changes",  # compared only when a stage starts
     *("Mesh.", "Corpus.on_damage", "LossSpikes.", "Monitoring."),
@@ -157,6 +159,15 @@ ADDED_SETTINGS: dict[str, Any] = {
     **{f"Llama.{name}": value for name, value in LLAMA_ADDED.items()},
     "Packing.long_dialogues": LAST_TURNS,
     "Corpus.key_characters": 700,
+    "Corpus.held_out": HASH,
+    "Corpus.neighbour_bytes": 0,
+    "Corpus.ignored_by_git": True,
+    "Fim.line_share": 0.5,
+    "Stage.epochs": 0.0,
+    "Stage.least_steps": 1,
+    "Evaluation.patience": 0,
+    "Evaluation.infilling_cases": 0,
+    "Evaluation.infilling_context": 1024,
 }
 
 

@@ -24,12 +24,15 @@ class Stage:
         name: name of the stage, and of its folder in the run: code, lcft, instruct, python_code, python, python_lcft.
         size: name of the size file, such as "local" or "7b".
         parent: the stage whose parameters this one starts from; None for the first stage of a cascade.
-        steps: number of optimizer steps.
+        steps: number of optimizer steps; 0: as many as `epochs` takes.
         batch_tokens: tokens in the batch of one optimizer step, over all hosts; a multiple of sequence_length.
         sequence_length: tokens in one window.
         micro_batches: equal parts of the batch that pass through the model one after another. Their gradients are
             accumulated exactly, so the result does not depend on this number.
         seed: seed of the initial random parameters.
+        epochs: passes over the documents of the stream with the largest share, from whose tokens the number of steps
+            is derived when the data is opened (config/derived.py); 0: `steps` gives it.
+        least_steps: the smallest number of steps that is derived: a few files are read more often than `epochs`.
     """
 
     name: str
@@ -40,9 +43,20 @@ class Stage:
     sequence_length: int
     micro_batches: int = 1
     seed: int = 0
+    epochs: float = 0.0
+    least_steps: int = 1
 
     def __post_init__(self):
-        require_positive(self, "steps", "batch_tokens", "sequence_length", "micro_batches")
+        require_positive(self, "batch_tokens", "sequence_length", "micro_batches", "least_steps")
+        if not 0 <= self.epochs < math.inf:
+            raise ValueError(f"Stage.epochs={self.epochs} must not be negative")
+        if self.epochs and self.steps:
+            raise ValueError(
+                f"Stage.steps={self.steps} and Stage.epochs={self.epochs:g} contradict each other: bind one of them to"
+                " 0"
+            )
+        if not self.epochs:
+            require_positive(self, "steps")
         if not self.name.isidentifier():
             raise ValueError(f"Stage.name={self.name!r} must be letters, digits and underscores: it names a folder")
         if self.batch_tokens % (self.sequence_length * self.micro_batches):
@@ -150,7 +164,7 @@ CHANGES = ("rope_theta", "rope_scale", "rope_type", "norm_eps", "tokenizer")
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """Attributes:
-    every: steps between saves; the last step is always saved.
+    every: steps between saves; the last step is always saved. 0: those between evaluations.
     keep: number of newest checkpoints to keep.
     keep_every: checkpoints of steps that are multiples of this are kept too; 0: none.
     keep_best: also keep the checkpoint with the lowest validation loss, among those saved at a validated step.
@@ -170,7 +184,9 @@ class Checkpoints:
     allowed_changes: str | Sequence[str] = ()
 
     def __post_init__(self):
-        require_positive(self, "every", "keep", "grace_seconds")
+        require_positive(self, "keep", "grace_seconds")
+        if self.every < 0:
+            raise ValueError(f"Checkpoints.every={self.every} must be at least 1, or 0 for Evaluation.every")
         if unknown := sorted(self.allowed - set(CHANGES)):
             raise ValueError(
                 f"Checkpoints.allowed_changes names {unknown[0]!r}: the changes that can be allowed are"
@@ -178,7 +194,7 @@ class Checkpoints:
             )
         if problem := locations.problem(self.initial):
             raise ValueError(f"Checkpoints.initial={problem}")
-        if self.keep_every % self.every:
+        if self.keep_every % max(self.every, 1):
             raise ValueError(
                 f"Checkpoints.keep_every={self.keep_every} must be a multiple of Checkpoints.every={self.every}, or 0"
             )
@@ -249,7 +265,8 @@ DEFAULT_BENCHMARKS = ("humaneval", "mbpp", "infilling_single_line")
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Attributes:
-    every: steps between evaluations; there is always one before the first step and one after the last.
+    every: steps between evaluations; there is always one before the first step and one after the last. 0: a twentieth
+        of the stage's steps.
     batches: number of batches of a validation, the same ones every time.
     benchmark_data: folder with the files of the benchmarks; None: only those of EXERCISES can be measured.
     benchmarks: one or more of BENCHMARKS. Each evaluation measures the bits per byte of their gold texts, the canonical
@@ -261,6 +278,17 @@ class Evaluation:
     context_factor: ratio of the length of those windows to the parent's sequence length (without parent: the stage's).
     samples: number of infilling samples that are generated at the end, for the report.
     sample_tokens: maximum number of tokens of a sample.
+    patience: number of evaluations in a row without a new lowest loss that ends the stage; 0: it runs to its last step.
+        The stage then ends with the checkpoint that has the lowest loss. The loss is that of held-out infilling if
+        infilling_cases is above 0, and otherwise the validation loss.
+    infilling_cases: number of lines, and of spans of characters, that are removed from validation files (training/
+        infilling_cases.py). Every evaluation measures the bits per byte of the removed texts. The stage compares the
+        model before its first step with the result: the texts that they generate, on these files and on those of
+        general_corpus. 0: none.
+    infilling_context: maximum number of tokens of a prompt and the removed text; at most those of a window.
+    infilling_tokens: maximum number of tokens that are generated for a case.
+    general_corpus: a corpus of code of other origin, whose validation split shows what the model has forgotten, in the
+        form of Corpus.code; None: the embedded one; (): none.
     """
 
     every: int = 1000
@@ -272,14 +300,22 @@ class Evaluation:
     context_factor: int = 4
     samples: int = 3
     sample_tokens: int = 48
+    patience: int = 0
+    infilling_cases: int = 0
+    infilling_context: int = 1024
+    infilling_tokens: int = 64
+    general_corpus: str | Sequence[str] | None = None
 
     def __post_init__(self):
-        require_positive(self, "every", "batches", "context_factor", "sample_tokens")
-        for field in ("context_windows", "samples"):
+        require_positive(self, "batches", "context_factor", "sample_tokens", "infilling_context", "infilling_tokens")
+        for field in ("every", "context_windows", "samples", "patience", "infilling_cases"):
             if getattr(self, field) < 0:
                 raise ValueError(f"Evaluation.{field}={getattr(self, field)} must not be negative")
         if self.benchmark_data is not None and (problem := locations.problem(self.benchmark_data)):
             raise ValueError(f"Evaluation.benchmark_data={problem}")
+        for path in _names(self.general_corpus):
+            if problem := locations.problem(path):
+                raise ValueError(f"Evaluation.general_corpus={problem}")
         if unknown := [name for name in _names(self.benchmarks) if name not in BENCHMARKS]:
             raise ValueError(
                 f"Evaluation.benchmarks names {unknown[0]!r}: those that can be measured during training are"

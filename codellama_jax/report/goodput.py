@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # cause -> key of its seconds in metrics.jsonl
-_OVERHEAD = {name: f"{name}_seconds" for name in ("startup", "validation", "benchmarks", "save", "lost", "down")}
+_CAUSES = ("startup", "validation", "benchmarks", "infilling", "save", "lost", "down")
+_OVERHEAD = {name: f"{name}_seconds" for name in _CAUSES}
 
 
 def goodput(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -15,7 +16,7 @@ def goodput(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         steps: steps that were kept, without compilation.
         compilation: the time by which the first step after each start exceeded the median step.
         startup: from the start of the process to the first step.
-        validation, benchmarks, save: the time that the loop waited for these.
+        validation, benchmarks, infilling, save: the time that the loop waited for these.
         lost: steps that ran again, and the overhead between them.
         down: from the last step of a process to the start of the next process.
     """

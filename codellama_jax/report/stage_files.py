@@ -25,6 +25,7 @@ class StageFiles:
         validations, benchmarks: the lines of evaluations.jsonl of the kinds "validation" and "benchmarks".
         contexts: "before" or "after" -> the line of evaluations.jsonl with that curve of perplexity by context length.
         samples, done: the content of samples.json and done.json.
+        infilling: the content of infilling.json: the comparison of the model before and after the stage.
         results: the content of evaluation/results.json: name of a benchmark -> its results at the end of the stage.
         inventory: the content of inventory.json.
         config: the text of config.gin.
@@ -39,6 +40,7 @@ class StageFiles:
     contexts: dict[str, Record]
     samples: list[Record]
     done: Record
+    infilling: Record
     results: Record
     inventory: Record
     config: str
@@ -69,6 +71,7 @@ def read_stage(path: pathlib.Path) -> StageFiles:
         contexts={record["when"]: record for record in evaluations if record["kind"] == "context"},
         samples=_parse(_read_text(path / "samples.json")) or [],
         done=_parse(_read_text(path / "done.json")) or {},
+        infilling=_parse(_read_text(path / "infilling.json")) or {},
         results=_parse(_read_text(path / "evaluation" / "results.json")) or {},
         inventory=_parse(_read_text(path / "inventory.json")) or {},
         config=_read_text(path / "config.gin"),

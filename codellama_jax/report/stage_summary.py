@@ -40,20 +40,26 @@ def describe(config: Config, llama: Llama, shares: dict[str, float], devices: st
     }
 
 
-def summarize(stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarize(
+    stage: Stage, metrics: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]], step: int
+) -> dict[str, Any]:
     """The figures of a finished stage, for done.json.
 
     Args:
         stage: settings of the stage.
         metrics, evaluations: the lines of metrics.jsonl and evaluations.jsonl.
+        step: the step that the stage ends with; early stopping has trained further.
     """
+    trained = len(metrics)
+    evaluations = [line for line in evaluations if line["step"] <= step]
     validation = [line for line in evaluations if line["kind"] == "validation"]
     curves = {line["when"]: line for line in evaluations if line["kind"] == "context"}
     measured = [line for line in evaluations if line["kind"] == "benchmarks"] or [{}]
     return {
-        "step": stage.steps,
+        "step": step,
+        "trained_steps": trained,
         "seconds": sum(line["seconds"] for line in metrics),
-        "tokens": stage.steps * stage.batch_tokens,
+        "tokens": trained * stage.batch_tokens,
         "goodput": goodput(metrics),
         "tokens_per_second": statistics.median(line["tokens_per_second"] for line in metrics),
         "validation_loss_first": validation[0]["loss"],

@@ -12,6 +12,7 @@ from codellama_jax.report import html
 from codellama_jax.report.charts import escape, number
 from codellama_jax.report.exercise_programs import BENCHMARK, programs
 from codellama_jax.report.goodput import goodput
+from codellama_jax.report.infilling_changes import infilling_changes
 from codellama_jax.report.stage_files import (
     Record,
     StageFiles,
@@ -50,6 +51,7 @@ def write_stage_report(stage_dir: pathlib.Path) -> pathlib.Path:
 {metric_chart("Learning rate", "", "learning_rate", [folder])}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", [folder])}
 </div>
+{infilling_changes(folder)}
 {programs(folder)}
 {_corpora(folder)}
 {_samples(folder)}
@@ -80,6 +82,7 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
 {metric_chart("Learning rate", "", "learning_rate", folders)}
 {metric_chart("Speed", "tokens/s", "tokens_per_second", folders)}
 </div>
+{"".join(infilling_changes(folder) for folder in folders)}
 {programs(tested[-1]) if tested else ""}
 {"".join(_corpora(folder) for folder in folders)}
 {_samples(sampled[-1]) if sampled else ""}
@@ -92,7 +95,9 @@ def write_run_report(run_dir: pathlib.Path) -> pathlib.Path:
 
 def _state(folder: StageFiles) -> str:
     if folder.done:
-        return '<span class="state finished">finished</span>'
+        best = folder.done["step"]
+        early = f": step {best:,} is the best of {folder.step:,}" if best < folder.step else ""
+        return f'<span class="state finished">finished{early}</span>'
     at = f"at step {folder.step:,} of {folder.stage['steps']:,}" if folder.step else "no steps yet"
     return f'<span class="state">{at}</span>'
 

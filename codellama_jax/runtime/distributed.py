@@ -89,6 +89,18 @@ def check_hosts_agree(**values: str) -> None:
             )
 
 
+def from_host_0(value: Any) -> Any:
+    """The NumPy array that process 0 has. A collective."""
+    import jax
+
+    if jax.process_count() == 1:
+        return value
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
 def is_peer_loss(error: BaseException) -> bool:
     """Whether an error was caused by the loss of another process."""
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _PEER_LOSS_WORDS)

@@ -41,9 +41,29 @@ def saved_steps(stage_dir: Path) -> list[int]:
 
 
 def newest_checkpoint(stage_dir: Path) -> Path | None:
-    """The stage's newest complete checkpoint; None if there is none, or the folder is not a stage's."""
+    """The checkpoint that a finished stage ended with, or else its newest complete one.
+
+    None if there is none, or the folder is not a stage's.
+    """
+    if (step := final_step(stage_dir)) is not None:
+        return stage_dir / "checkpoints" / str(step)
     steps = saved_steps(stage_dir)
     return stage_dir / "checkpoints" / str(steps[-1]) if steps else None
+
+
+def tokenizer_file(checkpoint: Path, name: str | None = None) -> Path | None:
+    """The tokenizer's file of a checkpoint: one that it carries, or that in the folder of the run.
+
+    Args:
+        checkpoint: the checkpoint.
+        name: tokenizer.model or tokenizer.json; None: the first of these that there is.
+    """
+    if name is None:
+        return tokenizer_file(checkpoint, "tokenizer.model") or tokenizer_file(checkpoint, "tokenizer.json")
+    folders = [checkpoint, checkpoint / "assets"]
+    if checkpoint.parent.name == "checkpoints":  # runs/NAME/STAGE/checkpoints/STEP
+        folders.append(filesystem.absolute(checkpoint).parents[2])
+    return next((file for folder in folders if (file := folder / name).is_file()), None)
 
 
 def check_same_configuration(stage_dir: Path, operative: str) -> None:

@@ -63,5 +63,11 @@ class TrainingData(Protocol):
     def long_windows(self, length: int) -> np.ndarray:
         """Token ids of long validation documents, int32 [windows, length + 1]; may be empty."""
 
+    def infilling_files(self, count: int) -> list[tuple[str, str]]:
+        """(path, text) of at most `count` complete validation files of code, the same every time."""
+
+    def general_files(self, count: int) -> list[tuple[str, str]]:
+        """The same of Evaluation.general_corpus; may be empty."""
+
     def excerpts(self, count: int) -> list[tuple[str, str]]:
         """(stream, text) of at most `count` validation documents, the same every time."""

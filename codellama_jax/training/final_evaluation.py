@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from codellama_jax.config.generation import DRAFT_TOKENS, Serving
 from codellama_jax.errors import UserError
@@ -26,7 +25,7 @@ from codellama_jax.evaluation.runner import key_of, requests_of, shuffled
 from codellama_jax.evaluation.sample import Answer
 from codellama_jax.generation.engine import Engine
 from codellama_jax.report.evaluation import write_evaluation_report
-from codellama_jax.runtime import filesystem
+from codellama_jax.runtime import distributed, filesystem
 from codellama_jax.sandbox.pool import Pool
 from codellama_jax.training.infilling_samples import generation_weights
 from codellama_jax.training.trainer import Trainer
@@ -84,7 +83,7 @@ def evaluate_stage(trainer: Trainer, stage_dir: Path) -> dict[str, str]:
                 pool = stack.enter_context(Pool())
             except UserError as error:
                 reason = str(error).partition(";")[0]
-        if _from_host_0(np.asarray(bool(reason))):
+        if distributed.from_host_0(np.asarray(bool(reason))):
             skipped = {benchmark.name: reason for benchmark in benchmarks if benchmark.needs_sandbox}
             benchmarks = [benchmark for benchmark in benchmarks if not benchmark.needs_sandbox]
             trainer.logger.info(
@@ -111,7 +110,7 @@ def _measure(
             problems = benchmark.problems(filesystem.to_path(trainer.config.evaluation.benchmark_data or ""))
             requests = list(requests_of(benchmark, shuffled(problems)))
             done = sample_file.read(out / "samples" / f"{benchmark.name}.jsonl").samples if evaluation else {}
-            missing = _from_host_0(np.asarray([key_of(request) not in done for request in requests]))
+            missing = distributed.from_host_0(np.asarray([key_of(request) not in done for request in requests]))
             trainer.logger.info(f"measuring {benchmark.name}: {missing.sum():,} of {len(missing):,} samples")
             if evaluation:
                 evaluation.run(benchmark, problems, model)
@@ -120,8 +119,3 @@ def _measure(
                     pass
         if evaluation:
             trainer.logger.info(f"report of the benchmarks: {write_evaluation_report(out)}")
-
-
-def _from_host_0(value: np.ndarray) -> np.ndarray:
-    """The value that host 0 has. A collective."""
-    return np.asarray(multihost_utils.broadcast_one_to_all(value)) if jax.process_count() > 1 else value

@@ -96,15 +96,19 @@ def greedy(
     llama: Llama, mesh: Mesh, params: Params, prompts: Sequence[Sequence[int]], tokens: int, stop: int
 ) -> list[list[int]]:
     """At most `tokens` ids after each prompt, ending before the first `stop`, by the engine of generation."""
-    sizes = Serving(
-        slots=len(prompts),
-        context=max(map(len, prompts)) + tokens,
-        chunks=(CHUNK,),
-        steps=STEPS,
-        prefix_cache=False,
-    )
+    engine = make_engine(llama, mesh, params, max(map(len, prompts)) + tokens, len(prompts))
+    return answers(engine, prompts, tokens, stop)
+
+
+def make_engine(llama: Llama, mesh: Mesh, params: Params, context: int, slots: int) -> Engine:
+    """An engine for prompts that have at most `context` tokens with their answers, `slots` at a time."""
+    sizes = Serving(slots=slots, context=context, chunks=(CHUNK,), steps=STEPS, prefix_cache=False)
     weights = generation_weights(llama, mesh, params)
-    engine = Engine(weights, llama, sizes, llama.vocab_size - llama.padding_rows, mesh)
+    return Engine(weights, llama, sizes, llama.vocab_size - llama.padding_rows, mesh)
+
+
+def answers(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, stop: int) -> list[list[int]]:
+    """`greedy` with an engine, whose programs are compiled once."""
     requests = [engine.submit(prompt, Sampling(max_tokens=tokens), (stop,)) for prompt in prompts]
     while engine.busy:
         engine.step()

@@ -18,7 +18,8 @@ from codellama_jax.config.run import LLAMA_ADDED, Config
 from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from codellama_jax.tokenizer import JSON, MODEL, SentencePieceTokenizer, Tokenizer, open_tokenizer
+from codellama_jax.runtime.run_dir import tokenizer_file
+from codellama_jax.tokenizer import MODEL, SentencePieceTokenizer, Tokenizer, open_tokenizer
 
 SHAPE = ("dim", "layers", "heads", "kv_heads", "ffn_dim", "head_width", "qkv_bias", "tied")
 COMPARED = ("rope_theta", "rope_scale", "norm_eps")
@@ -162,21 +163,6 @@ def _opened(file: Path, like: Tokenizer) -> Tokenizer:
     if file.name == MODEL:
         return SentencePieceTokenizer(file.read_bytes(), like.infilling)
     return open_tokenizer(file, infilling=False)
-
-
-def tokenizer_file(checkpoint: Path, name: str | None = None) -> Path | None:
-    """The tokenizer's file of a checkpoint: one that it carries, or that in the folder of the run.
-
-    Args:
-        checkpoint: the checkpoint.
-        name: MODEL or JSON; None: the first of these that there is.
-    """
-    if name is None:
-        return tokenizer_file(checkpoint, MODEL) or tokenizer_file(checkpoint, JSON)
-    folders = [checkpoint, checkpoint / "assets"]
-    if checkpoint.parent.name == "checkpoints":  # runs/NAME/STAGE/checkpoints/STEP
-        folders.append(filesystem.absolute(checkpoint).parents[2])
-    return next((file for folder in folders if (file := folder / name).is_file()), None)
 
 
 def read_metadata(checkpoint: Path) -> dict[str, Any] | None:

@@ -23,9 +23,10 @@ from codellama_jax.runtime.signals import StopSignals
 from codellama_jax.sharding import put_batch, put_flag
 from codellama_jax.training.assets import Assets
 from codellama_jax.training.bits_per_byte import BitsPerByte
-from codellama_jax.training.checkpoints import StageCheckpoints
+from codellama_jax.training.checkpoints import StageCheckpoints, load_params
 from codellama_jax.training.context_length import ContextLengthEvaluation
 from codellama_jax.training.data_interface import HostBatch, Loader, TrainingData
+from codellama_jax.training.early_stopping import EarlyStopping
 from codellama_jax.training.infilling_samples import infilling_samples, punch_holes
 from codellama_jax.training.initialization import load_start, restored_state
 from codellama_jax.training.lineage import Lineage
@@ -39,6 +40,7 @@ from codellama_jax.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from codellama_jax.evaluation.gold import GoldText
+    from codellama_jax.training.infilling_comparison import InfillingComparison
 
 
 class DispatchedStep(NamedTuple):
@@ -64,6 +66,7 @@ class Trainer:
         lock: lock of the stage's folder, on the host that writes; None on the other hosts.
         logger: logger of messages to the user.
         gold: the gold texts whose bits per byte every evaluation measures.
+        infilling: measures held-out infilling, at every evaluation and before the first step; None: it is not measured.
 
     Attributes:
         state: parameters, optimizer and step; each step donates the buffers of the state before it.
@@ -90,6 +93,7 @@ class Trainer:
         lock: Lock | None,
         logger: logging.LoggerAdapter[Any],
         gold: Sequence["GoldText"] = (),
+        infilling: "InfillingComparison | None" = None,
         lineage: Lineage | None = None,
         files: Assets | None = None,
     ):
@@ -97,7 +101,7 @@ class Trainer:
         stage_dir, host = run_dir / stage.name, jax.process_index()
         self.config, self.llama, self.mesh, self.data, self.prefetch = config, llama, mesh, data, prefetch
         self.stop, self.watchdog, self.lock, self.logger = stop, watchdog, lock, logger
-        self.lineage, self.files = lineage, files
+        self.lineage, self.files, self.infilling = lineage, files, infilling
 
         # What the stage starts from.
         self.checkpoints = StageCheckpoints(stage_dir, config.checkpoints)
@@ -154,6 +158,9 @@ class Trainer:
                 self.log.record_evaluation(self.parent_curve)
             self.logger.info(f"validation loss {self._validate(0):.3f} before the first step")
             self._measure_benchmarks(0)
+            if self.infilling:
+                self._measure_infilling(0)
+                self.infilling.measure("before", self.state.params, self.start_model)
         self.log.overhead["startup"] = time.time() - cli.PROCESS_STARTED
         try:
             while spike := self._run_steps():
@@ -164,9 +171,25 @@ class Trainer:
             self.profiler.close()
         return int(self.state.step)
 
+    @property
+    def start_model(self) -> str:
+        """Identifies the parameters before the first step."""
+        return str((self.parent or {}).get("digest") or (self.parent or {}).get("path"))
+
+    @property
+    def early_stopping(self) -> EarlyStopping:
+        """The evaluations so far, and whether they end the stage."""
+        kind = "infilling" if self.infilling else "validation"
+        return EarlyStopping.of(self.config.evaluation.patience, kind, self.log.evaluations)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has reached its last step, or early stopping has ended it."""
+        return int(self.state.step) == self.config.stage.steps or self.early_stopping.stops
+
     def _run_steps(self) -> LossSpike | None:
         """Runs the steps after start_step until the last one, a stop signal, or a loss spike, which is returned."""
-        last_step = self.config.stage.steps
+        last_step = self.start_step if self.early_stopping.stops else self.config.stage.steps
         validate_every, save_every = self.config.evaluation.every, self.config.checkpoints.every
         batches = self.prefetch(self.loader)
         self.dispatched, self.clock = None, time.monotonic()
@@ -183,9 +206,10 @@ class Trainer:
                     self._log_dispatched()  # this step too: waits for the device
                     stopping = self.stop.requested  # read once: a signal after this line must not stop without a save
                     loss = self._evaluate(step) if validates else None
-                    if saves or stopping:
+                    found = self.early_stopping if validates else EarlyStopping(0)
+                    if saves or stopping or found.stops or (found.patience and found.best_step == step):
                         self._save(step, batch, loss)
-                    if stopping:
+                    if stopping or found.stops:
                         break
                     self.clock = time.monotonic()  # validating and saving do not count as time of the next step
         except LossSpike as spike:
@@ -236,8 +260,15 @@ class Trainer:
             measured = self.bits_per_byte.measure(self.state.params)
             self.log.record_evaluation({"kind": "benchmarks", "step": step, **measured})
 
+    def _measure_infilling(self, step: int) -> float:
+        """Measures and records the bits per byte of held-out infilling after a step; returns them."""
+        assert self.infilling is not None
+        measured = self.infilling.evaluation(self.state.params, step)
+        self.log.record_evaluation(measured)
+        return measured["loss"]
+
     def _evaluate(self, step: int) -> float:
-        """The evaluation between two steps; returns the validation loss."""
+        """The evaluation between two steps; returns the loss by which the best checkpoint is chosen."""
         with self.log.overhead_of("validation"):
             loss = self._validate(step)
         self.watchdog.reset()
@@ -245,6 +276,11 @@ class Trainer:
             with self.log.overhead_of("benchmarks"):
                 self._measure_benchmarks(step)
             self.watchdog.reset()
+        if self.infilling:
+            with self.log.overhead_of("infilling"):
+                infilling_loss = self._measure_infilling(step)
+            self.watchdog.reset()
+            loss = infilling_loss if self.config.evaluation.patience else loss
         return loss
 
     def _save(self, step: int, batch: HostBatch, validation_loss: float | None) -> None:
@@ -278,6 +314,24 @@ class Trainer:
         self.start_step = step
         self.loader = self.data.stream("train", spike.batch.state)
         self.log.roll_back(step, spike.step, spike.loss)
+
+    def take_best(self) -> int:
+        """Replaces the parameters by those of the step that the stage ends with, which is returned: with early stopping
+        that of the lowest loss, otherwise the last one. The optimizer's state is released.
+
+        Raises:
+            UserError: that checkpoint is damaged.
+        """
+        step, best = int(self.state.step), self.early_stopping
+        if not best.patience or best.best_step in (None, step):
+            return step
+        assert best.best_step is not None
+        self.logger.info(f"step {best.best_step} has the lowest loss, {best.best_loss:.4f}: the stage ends with it")
+        shardings = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state)
+        self.state = self.state._replace(params={}, opt_state=())
+        params = load_params(self.checkpoints.directory / str(best.best_step), shardings.params)
+        self.state = self.state._replace(params=params)
+        return best.best_step
 
     def evaluate_context_length(self) -> None:
         """Records the perplexity against context length after the stage, unless an earlier process has recorded it."""

@@ -70,11 +70,13 @@ class Block(Generic[Item]):
         items: the documents.
         left_out: (name of the filter, location) of each document that a filter removed; str(location) is for messages.
         changed: (name of the rule, path) of each document whose text a rule changed.
+        in_order: whether the documents are read in this order, because each continues the one before it.
     """
 
     items: list[Item]
     left_out: list[tuple[str, object]]
     changed: list[tuple[str, object]] = dataclasses.field(default_factory=list)
+    in_order: bool = False
 
 
 class Source(Protocol[Item]):

@@ -6,10 +6,10 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from codellama_jax.config.data import SPLITS, Corpus, Filters
+from codellama_jax.config.data import NEWEST, SPLITS, Corpus, Filters
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem, git_lfs
-from tasks.sources import files, filters, inventory, languages, metadata_line, notebook
+from tasks.sources import files, filters, inventory, languages, metadata_line, newest_files, notebook
 from tasks.sources.base import (
     CODE_STREAMS,
     READING_RULES,
@@ -73,7 +73,10 @@ class File:
 
 
 class TextFiles:
-    """A Source[Document] over files. A shard is a file; with group_by_repository, consecutive files of a repository."""
+    """A Source[Document] over files.
+
+    A shard is a file; with group_by_repository or neighbour_bytes, consecutive files of a repository.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,11 @@ class TextFiles:
         self.name, self._split = name, split
         self._place = place or PlaceInventory(name, "", "text files")
         self._files, self._corpus, self._settings = files, corpus, settings
-        self._groups = list(_repository_groups(files, corpus.shuffle_bytes)) if corpus.group_by_repository else None
+        self._groups: list[list[File]] | None = None
+        if corpus.group_by_repository:
+            self._groups = list(_repository_groups(sorted(files, key=_by_path), corpus.shuffle_bytes))
+        elif corpus.neighbour_bytes:
+            self._groups = list(_repository_groups(sorted(files, key=_by_folder), corpus.neighbour_bytes))
 
     def __len__(self) -> int:
         return len(self._files if self._groups is None else self._groups)
@@ -97,7 +104,7 @@ class TextFiles:
     def read(self, shard: int, skip: int = 0) -> Iterator[Block[Document]]:
         if skip:
             return
-        block = Block[Document]([], [])
+        block = Block[Document]([], [], in_order=bool(self._corpus.neighbour_bytes))
         for file in (self._files[shard],) if self._groups is None else self._groups[shard]:
             try:
                 if (document := self._document(file)) is not None:
@@ -105,7 +112,7 @@ class TextFiles:
             except LeftOut as left_out:
                 block.left_out.append((left_out.reason, file.path))
         block.changed = changed(block.items)
-        if self._groups is not None:
+        if self._corpus.group_by_repository:
             block.items = grouped(block.items)
         block.items = [part for document in block.items for part in parts(document, self._corpus.document_characters)]
         yield block
@@ -137,8 +144,13 @@ class TextFiles:
         return Document(text, file.path, language, repository, changed=changed_by)
 
     def fingerprint(self) -> str:
-        by_repository = self._groups is not None
-        rules = (self._corpus.document_characters, by_repository and self._corpus.shuffle_bytes, self._settings)
+        by_repository, neighbours = self._corpus.group_by_repository, self._corpus.neighbour_bytes
+        rules: tuple[object, ...] = (
+            self._corpus.document_characters,
+            by_repository and self._corpus.shuffle_bytes,
+            self._settings,
+            *([neighbours] if neighbours else []),
+        )
         paths = (f"{file.repository}: {file.path}" if by_repository else file.path for file in self._files)
         return hash_of(self.name, rules, zip(paths, (file.size for file in self._files), strict=True))
 
@@ -152,10 +164,18 @@ class TextFiles:
         return {file.identity: self._split for file in self._files if file.identity is not None}
 
 
+def _by_path(file: File) -> tuple[str, str]:
+    return file.repository, file.path
+
+
+def _by_folder(file: File) -> tuple[str, list[str], str]:
+    """The files of a folder are consecutive, in the order of their names; those of the folders in it follow."""
+    return file.repository, file.path.split("/")[:-1], file.path
+
+
 def _repository_groups(files: Sequence[File], limit: int) -> Iterator[list[File]]:
-    """The files of each repository in the order of their paths, in groups of at most `limit` bytes."""
-    by_repository = sorted(files, key=lambda file: (file.repository, file.path))
-    for _, members in itertools.groupby(by_repository, lambda file: file.repository):
+    """The files of each repository, which are consecutive, in groups of at most `limit` bytes."""
+    for _, members in itertools.groupby(files, lambda file: file.repository):
         group: list[File] = []
         size = 0
         for file in members:
@@ -213,12 +233,20 @@ class Folder(TextFiles):
             listing = list_texts(root, extensions, skip, tuple(settings.ignore), corpus.group_by_repository, where)
         texts, repeated = (files_read or FilesRead()).add(place, listing.found)
         check_not_repeated(where, texts, repeated)
-        chosen = select_split([_file(entry) for entry in texts], split, corpus, where)
-        described = inventory.of_listing(name, place, "text files", texts, listing, repeated)
+        if not corpus.ignored_by_git:
+            texts, ignored = newest_files.without_ignored(texts)
+            listing = dataclasses.replace(listing, ignored=listing.ignored + len(ignored))
+        notes: tuple[str, ...] = ()
+        if corpus.held_out == NEWEST:
+            entries, split_by, notes = newest_files.select(texts, split, corpus, settings, where)
+            chosen = [_file(entry) for entry in entries]
+        else:
+            chosen = select_split([_file(entry) for entry in texts], split, corpus, where)
+            split_by = "the hash of a repository" if corpus.group_by_repository else newest_files.BY_HASH
+        described = inventory.of_listing(name, place, "text files", texts, listing, repeated).noted(*notes)
         if corpus.validation_share:
-            unit = "repository" if corpus.group_by_repository else "file's path"
             counts = dict.fromkeys(SPLITS, len(texts) - len(chosen)) | {split: len(chosen)}
-            described = dataclasses.replace(described, splits=counts, split_by=f"the hash of a {unit}")
+            described = dataclasses.replace(described, splits=counts, split_by=split_by)
         super().__init__(name, chosen, corpus, settings, split, described)
         sample = read_first(self)
         if not sample.documents:

@@ -36,7 +36,7 @@ from tests.config.recipe import message, refused
         ("Corpus.on_damage=ignore", "Corpus.on_damage='ignore' must be 'stop' or 'skip'"),
         ("Corpus.shuffle_bytes=0", "Corpus.shuffle_bytes=0 must be at least 1"),
         ("Packing.queue=-1", "Packing.queue=-1 must be at least 0"),
-        ("Fim.cut=word", "Fim.cut='word' must be 'character' or 'line'"),
+        ("Fim.cut=word", "Fim.cut='word' must be 'character', 'line' or 'both'"),
         ("Stage.size=7", "Stage.size = 7 (--gin.Stage.size=7): expected a string"),
         ("Mixture.shares={'code': 'all'}", "expected a dict of strings and numbers"),
         ("Mixture.shares=code", "expected a dict of strings and numbers"),

@@ -359,5 +359,30 @@ def test_line_splits_change_only_the_positions(small_tokenizer: Tokenizer, fuzze
 
 
 def test_an_unknown_cut_is_rejected():
-    with pytest.raises(ValueError, match=r"Fim\.cut='word' must be 'character' or 'line'"):
+    with pytest.raises(ValueError, match=r"Fim\.cut='word' must be 'character', 'line' or 'both'"):
         Fim(cut="word")
+
+
+def test_both_cuts_have_their_shares_and_the_draws_of_either():
+    text, count = "ab\ncd e\n" * 40, 2000
+    starts = {0, *np.cumsum([len(line) for line in text.splitlines(keepends=True)]).tolist()}
+    fim = Fim(rate=1.0, cut="both", line_share=0.25)
+    splits = [draw_split(text, fim, np.random.default_rng([5, number])) for number in range(count)]
+    at_lines = sum(split is not None and {split.start, split.end} <= starts for split in splits)
+    by_chance = (len(starts) / (len(text) + 1)) ** 2
+    assert at_lines / count == pytest.approx(0.25 + 0.75 * by_chance, abs=0.03)
+    for share, cut in ((1.0, "line"), (0.0, "character")):
+        always = Fim(rate=1.0, cut="both", line_share=share)
+        found = [draw_split(text, always, np.random.default_rng(number)) for number in range(99)]
+        line_starts = [split is not None and {split.start, split.end} <= starts for split in found]
+        assert all(line_starts) if cut == "line" else not all(line_starts)
+
+
+@pytest.mark.parametrize("cut", ["character", "line"])
+def test_the_share_of_lines_changes_nothing_with_one_cut(cut: str):
+    for number in range(50):
+        one, other = (
+            draw_split("a\nbc\n" * 9, Fim(cut=cut, line_share=share), np.random.default_rng(number))
+            for share in (0.5, 0.9)
+        )
+        assert one == other

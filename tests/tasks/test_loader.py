@@ -203,12 +203,16 @@ def test_the_fingerprint_changes_with_everything_that_changes_the_batches(
         "fim.rate": make_loader(fim=Fim(rate=0.8)),
         "fim.psm_share": make_loader(fim=Fim(psm_share=0.4)),
         "fim.cut": make_loader(fim=Fim(cut="line")),
+        "fim.cut both": make_loader(fim=Fim(cut="both")),
+        "fim.line_share": make_loader(fim=Fim(cut="both", line_share=0.4)),
         "tokenizer": make_loader(tokenizer=tokenizer),
         "chat": make_loader(streams=streams(chat=Chat("source"))),
         "the source": make_loader(streams=streams(code=[*corpora["code"], [["more"]]])),
     }
     fingerprints = {name: loader.fingerprint() for name, loader in loaders.items()}
     assert len(set(fingerprints.values())) == len(fingerprints)
+    # checkpoints of versions without the setting resume
+    assert make_loader(fim=Fim(line_share=0.4)).fingerprint() == fingerprints["unchanged"]
 
 
 def test_the_fingerprint_does_not_depend_on_hosts_or_state(

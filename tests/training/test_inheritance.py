@@ -14,7 +14,7 @@ from codellama_jax.config.rope import SCALING
 from codellama_jax.config.run import operative_text
 from codellama_jax.config.training import Checkpoints
 from codellama_jax.errors import EXIT_DONE, EXIT_FAILED, UserError
-from codellama_jax.runtime import console
+from codellama_jax.runtime import console, run_dir
 from codellama_jax.tokenizer import SentencePieceTokenizer
 from codellama_jax.training import inheritance
 from tasks.tokenizer_training import train as train_tokenizer
@@ -140,7 +140,7 @@ def test_tokenizer_beside_other_folders_is_not_taken_for_the_parents(tmp_path, s
     checkpoint = tmp_path / "a/b/c/llama"
     checkpoint.mkdir(parents=True)
     (tmp_path / "a/tokenizer.model").write_bytes(b"")
-    assert inheritance.tokenizer_file(checkpoint) is None
+    assert run_dir.tokenizer_file(checkpoint) is None
 
 
 # ---------------------------------------------------------------- the commands

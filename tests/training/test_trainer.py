@@ -1,5 +1,6 @@
 """The training loop over random batches: the order of its actions, resuming, stopping and rolling back."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -101,11 +102,11 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def make_trainer(mesh):
-    def make(run_dir, data=None, gold=()):
+    def make(run_dir, data=None, gold=(), config=CONFIG):
         logger = PrefixedLogger(logging.getLogger("test"), "code", enabled=True)
         watchdog = Watchdog(0, run_dir / "stacks.txt")
         return Trainer(
-            CONFIG,
+            config,
             run_dir,
             CONFIG.llama,
             mesh,
@@ -219,3 +220,60 @@ def test_data_that_differs_from_the_checkpoint_is_refused(make_trainer, uninterr
     message = "the data differs from that of the checkpoint.* Corpus.splits .*the version of this program.*--name"
     with pytest.raises(UserError, match=message):
         make_trainer(uninterrupted, RandomData(version="2"))
+
+
+def patient(patience):
+    """Validates after every step, saves every fourth, and stops early."""
+    evaluation = dataclasses.replace(CONFIG.evaluation, every=1, patience=patience)
+    checkpoints = dataclasses.replace(CONFIG.checkpoints, keep=1)
+    return dataclasses.replace(CONFIG, evaluation=evaluation, checkpoints=checkpoints)
+
+
+def with_losses(monkeypatch, trainer, losses):
+    """The trainer, whose validations after steps 1, 2, ... have these losses."""
+    monkeypatch.setattr(
+        trainer.evaluator, "validation", lambda params, batches: {"loss": losses[len(validations(trainer))]}
+    )
+    return trainer
+
+
+def validations(trainer):
+    return [line for line in trainer.log.evaluations if line["kind"] == "validation"]
+
+
+LOSSES = [9.0, 5.0, 4.0, 4.5, 4.2, 4.1, 3.0, 2.0, 1.0]  # the lowest of the first five steps is that of step 2
+
+
+def test_a_stage_ends_early_with_its_best_checkpoint(tmp_path, make_trainer, monkeypatch):
+    trainer = with_losses(monkeypatch, make_trainer(tmp_path, config=patient(3)), LOSSES)
+    states = {}
+    evaluate = trainer._evaluate
+    monkeypatch.setattr(
+        trainer,
+        "_evaluate",
+        lambda step: (states.update({step: jax.device_get(trainer.state.params)}), evaluate(step))[1],
+    )
+    assert trainer.run() == 5 and trainer.finished
+    assert trainer.take_best() == 2 and trainer.checkpoints.steps() == [2, 5]
+    for expected, found in zip(jax.tree.leaves(states[2]), jax.tree.leaves(trainer.state.params), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+    # a process that was killed before done.json was written: nothing is trained again
+    again = make_trainer(tmp_path, config=patient(3))
+    assert again.resumed_step == 5 and again.run() == 5 and again.finished and again.take_best() == 2
+    assert [line["step"] for line in records(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_an_interrupted_stage_ends_early_at_the_same_step(tmp_path, make_trainer, monkeypatch, stop_at):
+    stopped = with_losses(monkeypatch, make_trainer(tmp_path, config=patient(3)), LOSSES)
+    monkeypatch.setattr(type(stopped.stop), "requested", property(lambda _: len(validations(stopped)) >= stop_at))
+    assert stopped.run() == stop_at and not stopped.finished
+    monkeypatch.undo()
+    resumed = with_losses(monkeypatch, make_trainer(tmp_path, config=patient(3)), LOSSES)
+    assert resumed.resumed_step == stop_at and resumed.run() == 5 and resumed.take_best() == 2
+
+
+def test_without_patience_the_last_step_counts(tmp_path, make_trainer, uninterrupted):
+    trainer = make_trainer(uninterrupted)
+    assert trainer.finished and trainer.take_best() == STEPS
