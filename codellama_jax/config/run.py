@@ -20,6 +20,7 @@ from codellama_jax.config.data import (
 from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
 from codellama_jax.config.exercise_benchmarks import Exercises, ExercisesInfilling, ExercisesKeys
 from codellama_jax.config.language_benchmarks import APPS, HumanEvalX, MultiPLE
+from codellama_jax.config.lora import OFF, Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.config.scored_benchmarks import (
     SCORED,
@@ -40,7 +41,7 @@ UNRESOLVED: Any = None
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. A part that was not requested is UNRESOLVED (None).
+    """The settings of a run. A part that was not requested is UNRESOLVED (None), except for the adapters, which are off.
 
     Attributes:
         imports: modules to import before the data is opened, such as those that register custom SeqIO tasks.
@@ -49,6 +50,7 @@ class Config:
     stage: Stage = UNRESOLVED
     llama: Llama = UNRESOLVED
     adamw: AdamW = UNRESOLVED
+    lora: Lora = OFF
     mesh: Mesh = UNRESOLVED
     mixture: Mixture = UNRESOLVED
     corpus: Corpus = UNRESOLVED
@@ -149,6 +151,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "Llama.padding_rows": 0,
     "Packing.long_dialogues": LAST_TURNS,
     "Corpus.key_characters": 700,
+    **{f"Lora.{field.name}": field.default for field in dataclasses.fields(Lora)},
 }
 
 
