@@ -8,8 +8,8 @@
 
 DIR is local or in a bucket (gs://BUCKET/FOLDER).
 The format of a folder is detected from its files: a checkpoint of this project (runs/NAME/STAGE, one of its
-checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c. The folder of a stage that trained adapters
-stands for its model with these adapters; an export writes their sum, or with --format=peft the adapters alone.
+checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c. The folder of a stage that trained
+adapters stands for its model with these adapters; an export writes their sum, or with --format=peft only the adapters.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     exporting.add_argument("--format", choices=("hf", "meta", "peft"), required=True)
     dtypes = ("bfloat16", "float16", "float32")
     exporting.add_argument(
-        "--dtype", choices=dtypes, help="dtype of all tensors (default: as imported; bfloat16 if trained; float32 with peft)"
+        "--dtype",
+        choices=dtypes,
+        help="dtype of all tensors (default: as imported; bfloat16 if trained; float32 with peft)",
     )
     exporting.add_argument(
         "--shard_size", default="5GB", help="hf: maximum size of a file, such as 5GB or 500MB (default: 5GB)"

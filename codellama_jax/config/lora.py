@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from codellama_jax.config.model import Llama
+
 TARGETS = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # the matrices of a block (model/llama.py)
 BASE_DTYPES = ("float32", "bfloat16", "int8")
 
@@ -58,6 +60,24 @@ class Lora:
     def scale(self) -> float:
         """The factor of (x A) B."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def parameters(self, llama: Llama) -> int:
+        """Number of parameters of all adapters of a model."""
+        queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
+        sizes = {"wq": llama.dim + queries, "wk": llama.dim + keys, "wv": llama.dim + keys, "wo": queries + llama.dim}
+        sizes |= dict.fromkeys(("w1", "w2", "w3"), llama.dim + llama.ffn_dim)
+        return llama.layers * self.rank * sum(sizes[name] for name in self.names)
+
+    def train_flops_per_token(self, llama: Llama, sequence_length: int) -> float:
+        """Model FLOPs of the forward and backward pass for one token, as those of the model without adapters.
+
+        A frozen matrix has no gradient, which is a third of the FLOPs of its products.
+        """
+        complete = llama.train_flops_per_token(sequence_length)
+        if not self.rank:
+            return complete
+        attention = 6.0 * llama.layers * llama.dim * sequence_length
+        return (complete - attention) * 2 / 3 + attention + 6.0 * self.parameters(llama)
 
 
 OFF = Lora()

@@ -41,7 +41,7 @@ UNRESOLVED: Any = None
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. A part that was not requested is UNRESOLVED (None), except for the adapters, which are off.
+    """The settings of a run. A part that was not requested is UNRESOLVED (None); adapters are off.
 
     Attributes:
         imports: modules to import before the data is opened, such as those that register custom SeqIO tasks.

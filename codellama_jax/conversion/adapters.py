@@ -12,7 +12,6 @@ from codellama_jax.config.lora import Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, native
 from codellama_jax.conversion.canonical import Model, Source, Tensor
-from codellama_jax.conversion.native import Training
 from codellama_jax.conversion.output import output_folder
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums

@@ -87,6 +87,7 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
 def _ours(folder: Path) -> OpenedCheckpoint:
     """A checkpoint of this project; one of adapters with its model."""
     source: native.Checkpoint | adapters.AdaptedCheckpoint
+    dtype: str | None
     if "adapter" in native.describe(folder).metadata:
         source = adapters.AdaptedCheckpoint(folder, open_base)
         of_base = source.base.model

@@ -101,7 +101,7 @@ def init_adapters(blocks: Tree, lora: Lora, seed: int) -> Tree:
     """
     adapters = {}
     for name in lora.names:
-        inputs, outputs = DIMS[name]
+        inputs, _ = DIMS[name]
         layers, *shape = blocks[name].shape
         key = jax.random.fold_in(jax.random.key(seed), TARGETS.index(name))
         bound = 1 / math.sqrt(math.prod(shape[: len(inputs)]))
@@ -113,7 +113,7 @@ def init_adapters(blocks: Tree, lora: Lora, seed: int) -> Tree:
 
 def adapter_dims(lora: Lora) -> Tree:
     """The logical dims of every adapter, in the structure of `init_adapters`."""
-    dims = {}
+    dims: dict[str, tuple[str, ...]] = {}
     for name in lora.names:
         inputs, outputs = DIMS[name]
         dims |= {f"{name}_a": ("layers", *inputs, "rank"), f"{name}_b": ("layers", "rank", *outputs)}
@@ -157,7 +157,8 @@ def combine(base: Tree, adapters: Tree, lora: Lora, key: jax.Array | None = None
         keys = None
         if key is not None and name in lora.names:
             layers = len(found[f"{name}_a"])
-            keys = jax.vmap(lambda layer: _row_keys(key, layer * len(TARGETS) + number, rows_B))(jnp.arange(layers))
+            matrices = jnp.arange(layers) * len(TARGETS) + number
+            keys = jax.vmap(lambda matrix: _row_keys(key, matrix, rows_B))(matrices)
         dropout = lora.dropout if keys is not None else 0.0
         scale = lora.scale if lora.rank else 1.0
         a, b = found.get(f"{name}_a"), found.get(f"{name}_b")

@@ -91,5 +91,5 @@ def base_shardings(llama: Llama, lora: Lora, mesh: Mesh) -> Params:
     if lora.base_dtype == "int8":
         for name in adapters.DIMS:
             scale = NamedSharding(mesh, spec(adapters.scale_dims(name)))
-            shardings["blocks"][name] = Int8Weight(shardings["blocks"][name], scale)
+            shardings["blocks"][name] = Int8Weight(shardings["blocks"][name], scale)  # type: ignore[arg-type]
     return shardings

@@ -65,9 +65,7 @@ def _forward(
     return (jnp.sum(losses_BS * weights_BS), losses_BS), (*gradients, None if frozen_head else head_DV)
 
 
-def _backward(
-    chunk: int, mesh: Mesh | None, padding: int, frozen_head: bool, residuals: Any, cotangents: Any
-) -> Any:
+def _backward(chunk: int, mesh: Mesh | None, padding: int, frozen_head: bool, residuals: Any, cotangents: Any) -> Any:
     dx_BSD, dhead_DV, head_DV = residuals
     dsum = cotangents[0]
     if frozen_head:

@@ -158,7 +158,9 @@ def test_damaged_adapters_are_named(tmp_path, run, base):
     raw = bytearray(largest.read_bytes())
     raw[len(raw) // 2] ^= 1
     largest.write_bytes(raw)
-    assert f"{largest.name} has changed" in run("export", "--from", ours, "--to", tmp_path / "o", "--format=peft", code=1)
+    assert f"{largest.name} has changed" in run(
+        "export", "--from", ours, "--to", tmp_path / "o", "--format=peft", code=1
+    )
 
 
 def test_another_rope_base_than_the_models_cannot_be_stated_to_peft(tmp_path, run, base):

@@ -20,6 +20,7 @@ from tests.training.test_step import MESHES, ONE, SETTINGS, STAGE, STREAMS, TINY
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
+ALONE = Mesh()
 LORA = Lora(rank=4, alpha=8.0, base_dtype="float32")
 
 
@@ -33,7 +34,9 @@ def model():
 def frozen(lora):
     params = model()
     blocks = {name: adapters.freeze(name, jnp.asarray(x), lora.base_dtype) for name, x in params["blocks"].items()}
-    rest = {name: adapters.freeze(name, jnp.asarray(x), lora.base_dtype) for name, x in params.items() if name != "blocks"}
+    rest = {
+        name: adapters.freeze(name, jnp.asarray(x), lora.base_dtype) for name, x in params.items() if name != "blocks"
+    }
     return jax.device_get(rest | {"blocks": blocks})
 
 
@@ -53,7 +56,7 @@ def trained_adapters(lora, seed=3):
 
 
 @functools.cache
-def train(mesh_shape=Mesh(), devices=ONE, lora=LORA, stage=STAGE, llama=TINY, settings=SETTINGS, steps=3):
+def train(mesh_shape=ALONE, devices=ONE, lora=LORA, stage=STAGE, llama=TINY, settings=SETTINGS, steps=3):
     """Metrics of some steps, and the adapters after them on the host; cached."""
     mesh = sharding.make_mesh(mesh_shape, devices=devices)
     with jax.set_mesh(mesh):
@@ -115,7 +118,9 @@ def test_gradients_equal_those_of_merged_weights():
         arrays = sharding.put_batch(mesh, batch(0))
         factored = jax.jit(jax.grad(lambda f: loss(adapters.combine(base, f, LORA), arrays)[0]))(found)
         complete = jax.jit(jax.grad(lambda f: loss(merged(f, base), arrays)[0]))(found)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max()), factored, complete)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max()), factored, complete
+    )
 
 
 @pytest.mark.parametrize("base_dtype", ["float32", "bfloat16", "int8"])
@@ -153,7 +158,9 @@ def test_dropout_does_not_depend_on_micro_batches(mesh):
     equal_trees(parts[1], one[1], atol=2e-5)
 
 
-@pytest.mark.parametrize("changes", [{"remat": "full", "ffn_parts": 4}, {"remat": "q+attention", "ffn_parts": 2}, {"unroll": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"remat": "full", "ffn_parts": 4}, {"remat": "q+attention", "ffn_parts": 2}, {"unroll": 2}]
+)
 def test_what_is_recomputed_changes_nothing(changes):
     lora = dataclasses.replace(LORA, dropout=0.3, base_dtype="int8")
     one, here = train(lora=lora), train(lora=lora, llama=dataclasses.replace(TINY, **changes))
@@ -232,7 +239,11 @@ def test_no_gradient_of_the_base_is_computed():
         step = jax.jit(make_train_step(TINY, STAGE, SETTINGS, True, STREAMS, mesh, LORA))
         base = jax.tree.map(jnp.asarray, frozen(LORA))
         text = step.lower(initial_state(LORA), batch(0), base).compile().as_text()
-    widths = [f"f32[{TINY.dim},{TINY.ffn_dim}]", f"f32[{TINY.ffn_dim},{TINY.dim}]", f"f32[{TINY.dim},{TINY.vocab_size}]"]
+    widths = [
+        f"f32[{TINY.dim},{TINY.ffn_dim}]",
+        f"f32[{TINY.ffn_dim},{TINY.dim}]",
+        f"f32[{TINY.dim},{TINY.vocab_size}]",
+    ]
     products = [line for line in text.splitlines() if " dot(" in line or "custom-call(" in line]
     assert products
     for line in products:

@@ -20,11 +20,12 @@ from codellama_jax.training.loss_spikes import LossSpike
 from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
 from codellama_jax.training.trainer import Trainer
 from codellama_jax.training.watchdog import Watchdog
+from tests.training import test_trainer
 from tests.training.test_trainer import CONFIG, STEPS, RandomData, batches_of, records, traced
-from tests.training.test_trainer import make_trainer, mesh, uninterrupted  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
+mesh, make_trainer, uninterrupted = test_trainer.mesh, test_trainer.make_trainer, test_trainer.uninterrupted  # fixtures
 LORA = Lora(rank=2, dropout=0.25, base_dtype="float32")
 
 
@@ -79,7 +80,9 @@ def test_validation_before_the_first_step_is_that_of_the_model(tmp_path, start, 
     first = records(tmp_path / "run", "evaluations.jsonl")[0]
     last = [line for line in records(uninterrupted, "evaluations.jsonl") if line["kind"] == "validation"][-1]
     assert (first["step"], first["loss"]) == (0, last["loss"])
-    validated = [line["loss"] for line in records(tmp_path / "run", "evaluations.jsonl") if line["kind"] == "validation"]
+    validated = [
+        line["loss"] for line in records(tmp_path / "run", "evaluations.jsonl") if line["kind"] == "validation"
+    ]
     assert len(set(validated)) == len(validated), "evaluations see the adapters"
 
 
@@ -101,7 +104,9 @@ def test_a_stage_of_all_parameters_starts_from_the_sum(tmp_path, start):
     first.run()
     merged = jax.device_get(adapters.merge_all(first.params))
     following = start("next", Lora(), tmp_path / "run/code")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), jax.device_get(following.state.params), merged)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), jax.device_get(following.state.params), merged
+    )
     again = start("again", Lora(rank=1, targets="wq"), tmp_path / "run/code")
     assert again.state.params["blocks"].keys() == {"wq_a", "wq_b"}
     assert again.run() == STEPS
@@ -116,13 +121,13 @@ def test_a_changed_or_missing_model_is_refused_when_the_stage_resumes(start, bas
     folder = base / "checkpoints/8"
     (folder / "note").write_text("changed")
     checksums.write(folder)
-    with pytest.raises(UserError, match="checkpoints/8 has changed since the adapters in .*run/code/checkpoints/4"):
+    with pytest.raises(UserError, match=r"checkpoints/8 has changed since the adapters in .*run/code/checkpoints/4"):
         start()
     (folder / "note").unlink()
     checksums.write(folder)
     assert start().resumed_step == 4
     base.rename(base.with_name("elsewhere"))
-    with pytest.raises(UserError, match="of the model .*base/code/checkpoints/8, which does not exist: put it back"):
+    with pytest.raises(UserError, match=r"of the model .*base/code/checkpoints/8, which does not exist: put it back"):
         start()
 
 
@@ -141,5 +146,5 @@ def test_a_spike_rolls_adapters_back(tmp_path, start, monkeypatch):
 
 
 def test_random_parameters_have_no_adapters(start):
-    with pytest.raises(UserError, match="Lora.rank=2 trains adapters of a model, but code starts from random"):
+    with pytest.raises(UserError, match=r"Lora.rank=2 trains adapters of a model, but code starts from random"):
         start(initial="scratch")
