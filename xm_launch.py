@@ -22,6 +22,7 @@ console.configure_logging()
 logger.info("codellama_jax: reading the configuration")  # before the other imports, which take seconds
 
 from codellama_jax.config import gin_files  # noqa: E402
+from codellama_jax.config.lora import Lora  # noqa: E402
 from codellama_jax.config.model import Llama  # noqa: E402
 from codellama_jax.config.training import Stage  # noqa: E402
 from codellama_jax.errors import EXIT_DONE, EXIT_USAGE, UserError  # noqa: E402
@@ -84,7 +85,8 @@ def launch(flags: gin_files.Flags, options: argparse.Namespace, runner: executor
         no_tpu = "" if tpus else "no TPU here, "
         logger.info(f"codellama_jax: {no_tpu}size local: {stage.name} on this machine's {capacity.cpus()}")
     if on_cpus:
-        capacity.check_memory(bindings.resolve(Llama).llama, stage.size)
+        described = bindings.resolve(Llama, Lora)
+        capacity.check_memory(described.llama, stage.size, described.lora)
 
     # ---------------------------------------------------------------- the jobs
     run_dir = RunDir(options.run_dir, offline=options.dry_run)

@@ -1,12 +1,15 @@
 """Imports, exports and compares checkpoints.
 
     python -m codellama_jax.convert import --from=DIR --to=DIR [--vocab_size=N [--new_rows=mean|zero]]
+    python -m codellama_jax.convert import --from=ADAPTER --base=DIR --to=DIR
     python -m codellama_jax.convert export --from=DIR --to=DIR --format=hf|meta [--dtype=bfloat16] [--tokenizer=PATH]
+    python -m codellama_jax.convert export --from=STAGE --to=DIR --format=peft [--dtype=float32]
     python -m codellama_jax.convert verify --a=DIR --b=DIR [--logits] [--json] [--tolerance=0]
 
 DIR is local or in a bucket (gs://BUCKET/FOLDER).
 The format of a folder is detected from its files: a checkpoint of this project (runs/NAME/STAGE, one of its
-checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c.
+checkpoints, or an import), Hugging Face's, Meta's, or a .bin file of llama2.c. The folder of a stage that trained
+adapters stands for its model with these adapters; an export writes their sum, or with --format=peft only the adapters.
 """
 
 import argparse
@@ -45,11 +48,14 @@ def main(argv: list[str] | None = None) -> int:
         "--new_rows", choices=("mean", "zero"), default="mean", help="values of new rows (default: mean)"
     )
     importing.add_argument("--sequence_length", type=_positive, help="number of positions (default: from the files)")
-    exporting = commands.add_parser("export", help="a checkpoint -> Hugging Face or Meta")
-    exporting.add_argument("--format", choices=("hf", "meta"), required=True)
+    importing.add_argument("--base", type=filesystem.to_path, help="for an adapter of peft: the model it belongs to")
+    exporting = commands.add_parser("export", help="a checkpoint -> Hugging Face, Meta or peft")
+    exporting.add_argument("--format", choices=("hf", "meta", "peft"), required=True)
     dtypes = ("bfloat16", "float16", "float32")
     exporting.add_argument(
-        "--dtype", choices=dtypes, help="dtype of all tensors (default: as imported; bfloat16 if trained)"
+        "--dtype",
+        choices=dtypes,
+        help="dtype of all tensors (default: as imported; bfloat16 if trained; float32 with peft)",
     )
     exporting.add_argument(
         "--shard_size", default="5GB", help="hf: maximum size of a file, such as 5GB or 500MB (default: 5GB)"
@@ -98,6 +104,8 @@ def _import(options: argparse.Namespace) -> int:
     from codellama_jax.conversion.values import CheckedValues
     from codellama_jax.conversion.vocabulary import GrownVocabulary
 
+    if options.base:
+        return _import_adapter(options)
     started = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
     source: Source = opened.source
@@ -122,15 +130,62 @@ def _import(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _import_adapter(options: argparse.Namespace) -> int:
+    from codellama_jax.conversion import adapters, formats, peft
+
+    _refuse(options, "--base", "vocab_size", "sequence_length", "tokenizer")
+    if not peft.is_adapter(options.origin):
+        raise UserError(f"--base is for adapters of peft, and {options.origin} has no {peft.CONFIG}")
+    base = formats.open_base(options.base)
+    lora, factors = peft.read(options.origin, base.source.model.llama)
+    origin = f"peft: {filesystem.absolute(options.origin)}"
+    adapters.write(options.to, lora, factors, base, formats.folder(options.base), origin)
+    base.source.close()
+    print(f"peft -> {options.to}: adapters of rank {lora.rank} of {lora.targets}, for the model {options.base}")
+    return EXIT_DONE
+
+
+def _refuse(options: argparse.Namespace, because: str, *names: str) -> None:
+    """Raises UserError if one of these flags, which have no effect with another one, is given."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} has no effect with {because}: leave it out", EXIT_USAGE)
+
+
+def _export_adapter(options: argparse.Namespace) -> int:
+    from codellama_jax.conversion import formats, peft, verify
+    from codellama_jax.conversion.adapters import AdaptedCheckpoint
+    from codellama_jax.conversion.output import output_folder
+
+    _refuse(options, "--format=peft", "tokenizer", "shards")
+    source = formats.open_checkpoint(options.origin).source
+    if not isinstance(source, AdaptedCheckpoint):
+        raise UserError(f"{options.origin} has all parameters of its model, not adapters: use --format=hf")
+    if different := verify.different_settings(source.base.model.llama, source.model.llama):
+        raise UserError(
+            f"the adapters in {options.origin} were trained with another model than {source.base_path} describes"
+            f" ({different[0]}), which peft cannot state: use --format=hf, which merges them"
+        )
+    dtype = options.dtype or "float32"
+    nbytes = sum(array.nbytes for factors in source.factors.values() for array in factors)
+    with output_folder(options.to, nbytes, peft.CONFIG) as output:
+        count = peft.write(source, output, dtype, source.base_name)
+    source.close()
+    print(f"{options.to}: {count:,} parameters of adapters of {source.base_name}")
+    return EXIT_DONE
+
+
 def _export(options: argparse.Namespace) -> int:
     from codellama_jax.conversion import exported_files, formats, hf, meta
     from codellama_jax.conversion.output import output_folder
     from codellama_jax.conversion.values import CheckedValues
     from codellama_jax.training import assets
 
+    if options.format == "peft":
+        return _export_adapter(options)
     started = time.monotonic()
     opened = formats.open_checkpoint(options.origin)
-    dtype = options.dtype or ("bfloat16" if opened.trained else None)
+    dtype = options.dtype or opened.export_dtype
     source = CheckedValues(opened.source, opened.name_of, dtype)
     carried, messages, _ = exported_files.replace_tokenizer(opened.files, options.tokenizer)
     files, more, special_ids = exported_files.exported(

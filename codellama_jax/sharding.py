@@ -32,6 +32,7 @@ SHARDING_RULES: dict[str, tuple[str, ...] | str | None] = {
     "layers": None,  # the dim of the scan: every device needs its shard of every layer
     "dim": ("fsdp", "context"),
     "head_dim": None,
+    "rank": None,  # of adapters (model/lora.py): the factors are small, and sharded along their other dims
     # both
     "heads": "tensor",
     "kv_heads": "tensor",

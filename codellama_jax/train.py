@@ -222,8 +222,7 @@ def _with_tokenizer(config: Config, run_dir: Path) -> Config:
     """
     from codellama_jax.training.initialization import start_checkpoint
 
-    kept = any((run_dir / name).exists() for name in ("tokenizer.model", "tokenizer.json"))
-    if config.tokenizer.model is not None or kept:
+    if config.tokenizer.model is not None or tokenizer_file(run_dir) is not None:
         return config
     if config.stage.parent is not None or (start := start_checkpoint(config, run_dir)) is None:
         return config

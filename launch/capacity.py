@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from codellama_jax.config.lora import OFF, Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config
 from codellama_jax.errors import EXIT_USAGE, UserError
@@ -154,9 +155,12 @@ def available_memory() -> int | None:
         return None
 
 
-def check_memory(llama: Llama, size: str) -> None:
+def check_memory(llama: Llama, size: str, lora: Lora = OFF) -> None:
     """Raises UserError if the training state alone exceeds the memory of this machine."""
     needed, available = llama.parameters * BYTES_PER_PARAMETER, available_memory()
+    if lora.rank:
+        frozen = {"float32": 4, "bfloat16": 2, "int8": 1}[lora.base_dtype]
+        needed = llama.parameters * frozen + lora.parameters(llama) * BYTES_PER_PARAMETER
     if available is not None and needed > available:
         raise UserError(
             f"size {size} needs at least {needed / 2**30:,.0f} GiB for weights, gradients and optimizer state; this"

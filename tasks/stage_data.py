@@ -13,7 +13,8 @@ from codellama_jax.config.data import HASH, Corpus
 from codellama_jax.config.run import Config
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from codellama_jax.tokenizer import JSON, MODEL, SentencePieceTokenizer, Tokenizer
+from codellama_jax.runtime.run_dir import tokenizer_file
+from codellama_jax.tokenizer import JSON, MODEL, Tokenizer, open_tokenizer
 from tasks.loader import DataLoader, LoaderState
 from tasks.sources.base import Document, Source, items
 from tasks.sources.filters import LeftOut
@@ -219,9 +220,9 @@ def _documents(source: Source, per_shard: int | None = None) -> Iterator[Documen
 
 def _run_tokenizer(configuration: Config, run_dir: Path, log: Callable[[str], None], writes: bool) -> Tokenizer:
     """The tokenizer of a run. The run keeps its first one, so that all stages use the same tokenizer."""
-    settings, kept = configuration.tokenizer, run_dir / MODEL
-    if settings.model is None and kept.exists():
-        return SentencePieceTokenizer.from_file(kept, settings.infilling)
+    settings = configuration.tokenizer
+    if settings.model is None and (kept := tokenizer_file(run_dir)) is not None:
+        return open_tokenizer(kept, settings.infilling)
     tokenizer = trained_tokenizer(configuration.corpus, configuration.filters, settings, log)
     kept = run_dir / tokenizer.file_name
     other = run_dir / (JSON if tokenizer.file_name == MODEL else MODEL)
@@ -230,5 +231,9 @@ def _run_tokenizer(configuration: Config, run_dir: Path, log: Callable[[str], No
             f"{other if other.exists() else kept} differs from the tokenizer {settings.model}: use another --name"
         )
     if not kept.exists() and writes:
+        # the file by which later stages find the tokenizer comes last
+        for name, content in tokenizer.files.items() if tokenizer.file_name == JSON else ():
+            if name != JSON:
+                filesystem.write_atomically(run_dir / name, content)
         filesystem.write_atomically(kept, tokenizer.model)
     return tokenizer

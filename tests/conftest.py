@@ -56,6 +56,8 @@ LONGEST = (
     "training/test_gcs_checkpoints.py",
     "generation/test_engine.py",
     "training/test_step.py",
+    "training/test_lora.py",
+    "training/test_lora_stage.py",
     "planning/test_aot_compile.py",
     "kernels/test_attention.py",
     "launch/local/test_local.py",

@@ -99,6 +99,8 @@ class Bindings:
                 rejected by its dataclass.
         """
         effective = self.effective
+        if "Lora.rank" not in effective and (named := next((n for n in effective if n.startswith("Lora.")), None)):
+            raise usage_error(f"{effective[named].origin}: {named} has no effect without Lora.rank: bind Lora.rank=16")
         kinds = kinds or tuple(kind for kind in PARTS.values() if kind not in (*CURATION_PARTS, *BENCHMARK_PARTS))
         requested = {attribute: kind for attribute, kind in PARTS.items() if kind in kinds}
         parts, missing = dict[str, dict[str, Any]](), list[str]()

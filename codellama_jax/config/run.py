@@ -21,6 +21,7 @@ from codellama_jax.config.data import (
 from codellama_jax.config.evaluation import MBPP, Endpoints, HumanEval, HumanEvalInfilling, SantaCoderFim
 from codellama_jax.config.exercise_benchmarks import Exercises, ExercisesInfilling, ExercisesKeys
 from codellama_jax.config.language_benchmarks import APPS, HumanEvalX, MultiPLE
+from codellama_jax.config.lora import OFF, Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.config.rope import SCALING
 from codellama_jax.config.scored_benchmarks import (
@@ -42,7 +43,7 @@ UNRESOLVED: Any = None
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. A part that was not requested is UNRESOLVED (None).
+    """The settings of a run. A part that was not requested is UNRESOLVED (None); adapters are off.
 
     Attributes:
         imports: modules to import before the data is opened, such as those that register custom SeqIO tasks.
@@ -51,6 +52,7 @@ class Config:
     stage: Stage = UNRESOLVED
     llama: Llama = UNRESOLVED
     adamw: AdamW = UNRESOLVED
+    lora: Lora = OFF
     mesh: Mesh = UNRESOLVED
     mixture: Mixture = UNRESOLVED
     corpus: Corpus = UNRESOLVED
@@ -168,6 +170,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "Evaluation.patience": 0,
     "Evaluation.infilling_cases": 0,
     "Evaluation.infilling_context": 1024,
+    **{f"Lora.{field.name}": field.default for field in dataclasses.fields(Lora)},
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from codellama_jax.conversion import canonical, hf, llama2c, meta, native, verify
+from codellama_jax.conversion import adapters, canonical, hf, llama2c, meta, native, verify
 from codellama_jax.conversion.canonical import Model, Source, Tensor
 from codellama_jax.conversion.hf_config import read_llama, special_ids
 from codellama_jax.conversion.json_values import read_object
@@ -34,6 +34,7 @@ class OpenedCheckpoint(NamedTuple):
         trained: whether training wrote it, in float32.
         name_of: the name of a tensor in this format.
         training: what the parameters of a checkpoint that training wrote went through.
+        export_dtype: dtype of an export, unless another one is named; None: the dtype of each tensor.
     """
 
     source: Source
@@ -43,6 +44,7 @@ class OpenedCheckpoint(NamedTuple):
     trained: bool = False
     name_of: Callable[[Tensor], str] = str
     training: Training | None = None
+    export_dtype: str | None = None
 
 
 def open_checkpoint(path: Path) -> OpenedCheckpoint:
@@ -56,8 +58,7 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; download the checkpoint, and pass its folder")
     if folder := native.find(path):
-        source = native.Checkpoint(folder)
-        return OpenedCheckpoint(source, OURS, source.files, source.lineage, source.trained, training=source.training)
+        return _ours(folder)
     present = filesystem.list_folder(path)
     _check_adapter(path, present)
     is_hf, is_meta = hf.CONFIG in present, meta.PARAMS in present or any(map(_CONSOLIDATED.fullmatch, present))
@@ -81,6 +82,33 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
         " *.safetensors (Hugging Face), params.json and consolidated.*.pth (Meta), params/ and metadata/ (this project)"
         ", or a .bin file of llama2.c"
     )
+
+
+def _ours(folder: Path) -> OpenedCheckpoint:
+    """A checkpoint of this project; one of adapters with its model."""
+    source: native.Checkpoint | adapters.AdaptedCheckpoint
+    dtype: str | None
+    if "adapter" in native.describe(folder).metadata:
+        source = adapters.AdaptedCheckpoint(folder, open_base)
+        of_base = source.base.model
+        dtype = "bfloat16" if source.trained else of_base.dtypes[str(Tensor("wq", 0))]
+    else:
+        source = native.Checkpoint(folder)
+        dtype = "bfloat16" if source.trained else None
+    return OpenedCheckpoint(
+        source, OURS, source.files, source.lineage, source.trained, training=source.training, export_dtype=dtype
+    )
+
+
+def folder(path: Path) -> Path:
+    """The folder that a path stands for: the newest checkpoint of a stage; that of another format as it is."""
+    return native.find(path) or path
+
+
+def open_base(path: Path) -> adapters.Base:
+    """Opens the model of adapters. Raises as `open_checkpoint`."""
+    opened = open_checkpoint(path)
+    return adapters.Base(opened.source, opened.files, opened.lineage)
 
 
 def _hugging_face(path: Path) -> OpenedCheckpoint:
@@ -120,16 +148,19 @@ def _foreign(source: Source, format: str, files: Assets, name_of: Callable[[Tens
 
 def _check_adapter(path: Path, present: list[str]) -> None:
     """Warns of an adapter (LoRA) beside a model; refuses one without a model."""
-    adapters = [name for name in present if name.startswith(("adapter_model.", "adapter_config."))]
-    if not adapters:
+    found = [name for name in present if name.startswith(("adapter_model.", "adapter_config."))]
+    if not found:
         return
     remedy = "merge it into its base model first (peft: model.merge_and_unload().save_pretrained(DIR))"
     if not any(hf.is_weights(name) or _CONSOLIDATED.fullmatch(name) for name in present):
-        raise UserError(f"{path / adapters[-1]} is an adapter, not a model: {remedy}, and use that folder")
+        raise UserError(
+            f"{path / found[-1]} is an adapter, not a model: import it with its model (python -m codellama_jax.convert"
+            f" import --from={path} --base=MODEL --to=DIR), or {remedy}, and use that folder"
+        )
     _log.warning(
         "warning: %s: %s belongs to an adapter, which is not part of the result: to include it, %s",
         path,
-        " and ".join(adapters),
+        " and ".join(found),
         remedy,
     )
 

@@ -22,9 +22,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from codellama_jax.config.model import Llama
 from codellama_jax.conversion import canonical, orbax_stream
 from codellama_jax.conversion.canonical import BLOCK_BYTES, DTYPES, Model, Source, Tensor
-from codellama_jax.conversion.output import output_folder
+from codellama_jax.conversion.output import OutputFolder, output_folder
 from codellama_jax.errors import UserError, first_line
 from codellama_jax.runtime import checksums, filesystem
 from codellama_jax.runtime.run_dir import newest_checkpoint
@@ -72,14 +73,19 @@ def write(source: Source, path: Path, imported_from: str, files: Assets, lineage
     }
     nbytes = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
     with output_folder(path, nbytes, checksums.NAME) as output:
-        folder = output.path
         orbax_stream.save(tree, output.target / "params")
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))
-        assets.write({name: content for name, content in files.items() if name != assets.MODEL}, folder / assets.FOLDER)
-        assets.write({name: content for name, content in files.items() if name == assets.MODEL}, folder)
-        output.upload()
-        checksums.write(output.target)
+        finish(output, metadata, files)
+
+
+def finish(output: OutputFolder, metadata: Mapping[str, Any], files: Assets) -> None:
+    """Writes everything but the arrays of a checkpoint folder; the checksums come last."""
+    folder = output.path
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder / "metadata", args=ocp.args.JsonSave(metadata))
+    assets.write({name: content for name, content in files.items() if name != assets.MODEL}, folder / assets.FOLDER)
+    assets.write({name: content for name, content in files.items() if name == assets.MODEL}, folder)
+    output.upload()
+    checksums.write(output.target)
 
 
 def _grouped(model: Model) -> dict[str, str]:
@@ -128,6 +134,72 @@ class Training(NamedTuple):
         return cls(metadata["stage"], metadata["step"], folder.name if folder else None, tokens)
 
 
+class Description(NamedTuple):
+    """What a checkpoint folder says about itself.
+
+    Attributes:
+        metadata: its metadata.
+        llama: its model.
+        lineage: what it records for an export.
+        training: what its parameters went through, if a stage wrote it.
+        files: the files of its tokenizer and its like.
+    """
+
+    metadata: Mapping[str, Any]
+    llama: Llama
+    lineage: Lineage
+    training: Training | None
+    files: Assets
+
+
+def describe(path: Path) -> Description:
+    """Reads everything but the arrays of a checkpoint folder.
+
+    Raises:
+        UserError: the metadata is damaged.
+    """
+    try:
+        metadata = json.loads(filesystem.read_text(path / "metadata" / "metadata"))
+        llama, lineage = inheritance.recorded_model(path, metadata), Lineage.of(metadata)
+        training = Training.of(metadata)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
+    if metadata.get("imported", {}).get("tied"):
+        # earlier versions stored the head of a tied import, equal to the embedding
+        llama = dataclasses.replace(llama, tied=True)
+    files = assets.read(path)
+    if "imported" not in metadata and assets.MODEL not in files:
+        # earlier versions have it only in the folder of the run, of runs/NAME/STAGE/checkpoints/STEP
+        for model_file in (folder / assets.MODEL for folder in list(filesystem.absolute(path).parents)[2:3]):
+            files |= {assets.MODEL: filesystem.read_bytes(model_file)} if model_file.is_file() else {}
+    return Description(metadata, llama, lineage, training, files)
+
+
+def open_array(path: Path, name: str, shape: tuple[int, ...]) -> Any:
+    """Opens an array of a checkpoint folder, for reading.
+
+    Raises:
+        UserError: it cannot be read, or has another shape, or a dtype that other formats do not have.
+    """
+    params = filesystem.absolute(path) / "params"
+    base = f"{params}/" if filesystem.is_remote(params) else f"file://{params}/"
+    kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+    try:
+        store = ts.open({"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}).result()
+    except (ValueError, OSError) as error:
+        raise unreadable(path, name, error) from None
+    if store.shape != shape:
+        raise UserError(f"{path}: {name} has shape {list(store.shape)}, but its metadata says {list(shape)}")
+    if store.dtype.name not in DTYPES:
+        raise UserError(f"{path}: {name} has dtype {store.dtype.name}, which no other format supports")
+    return store
+
+
+def unreadable(path: Path, name: str, error: Exception) -> UserError:
+    """The error for an array that cannot be read."""
+    return UserError(f"{path} is damaged: {name} cannot be read ({first_line(error)})")
+
+
 class Checkpoint:
     """The Source of a checkpoint folder of this project, imported or trained.
 
@@ -147,29 +219,16 @@ class Checkpoint:
         """
         checksums.verify(path)
         self._path = path
-        try:
-            metadata = json.loads(filesystem.read_text(path / "metadata" / "metadata"))
-            llama, self.lineage = inheritance.recorded_model(path, metadata), Lineage.of(metadata)
-            self.training = Training.of(metadata)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}/metadata/metadata cannot be read ({error}): the checkpoint is damaged") from None
-        imported = metadata.get("imported")
-        if imported and imported.get(
-            "tied"
-        ):  # earlier versions stored the head of a tied import, equal to the embedding
-            llama = dataclasses.replace(llama, tied=True)
-        self.trained = imported is None
-        self.files = assets.read(path)
-        if self.trained and assets.MODEL not in self.files:
-            # earlier versions have it only in the folder of the run, of runs/NAME/STAGE/checkpoints/STEP
-            for model_file in (folder / assets.MODEL for folder in list(filesystem.absolute(path).parents)[2:3]):
-                self.files |= {assets.MODEL: filesystem.read_bytes(model_file)} if model_file.is_file() else {}
+        described = describe(path)
+        llama, self.lineage, self.training = described.llama, described.lineage, described.training
+        imported = described.metadata.get("imported")
+        self.trained, self.files = imported is None, described.files
         self._stores: dict[str, Any] = {}
         for tensor in canonical.tensors(llama):
             if tensor.parameter not in self._stores:
                 layers = () if tensor.layer is None else (llama.layers,)
                 shape = (*layers, *canonical.native_shape(llama, tensor.name))
-                self._stores[tensor.parameter] = self._open(tensor.parameter, shape)
+                self._stores[tensor.parameter] = open_array(path, tensor.parameter, shape)
         dtypes = {}
         for tensor in canonical.tensors(llama):
             stored = self._stores[tensor.parameter].dtype.name
@@ -178,24 +237,6 @@ class Checkpoint:
         notes = imported["notes"] if imported else self.lineage.notes
         self.model = Model(llama, self.lineage.positions, dtypes, notes=notes)
         self._slab: tuple[str, int, np.ndarray] | None = None  # array name, first layer, layers from it on
-
-    def _open(self, name: str, shape: tuple[int, ...]) -> Any:
-        params = filesystem.absolute(self._path) / "params"
-        base = f"{params}/" if filesystem.is_remote(params) else f"file://{params}/"
-        kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-        try:
-            store = ts.open({"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}).result()
-        except (ValueError, OSError) as error:
-            raise self._unreadable(name, error) from None
-        if store.shape != shape:
-            raise UserError(f"{self._path}: {name} has shape {list(store.shape)}, but its metadata says {list(shape)}")
-        if store.dtype.name not in DTYPES:
-            raise UserError(f"{self._path}: {name} has dtype {store.dtype.name}, which no other format supports")
-        return store
-
-    def _unreadable(self, name: str, error: Exception) -> UserError:
-        reason = first_line(error)
-        return UserError(f"{self._path} is damaged: {name} cannot be read ({reason})")
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         """See Source.rows. The rows have the original dtype of the tensor."""
@@ -209,7 +250,7 @@ class Checkpoint:
             else:
                 block = self._from_slab(tensor, store, chunk)[slices]
         except (ValueError, OSError) as error:
-            raise self._unreadable(tensor.parameter, error) from None
+            raise unreadable(self._path, tensor.parameter, error) from None
         dtype = canonical.dtype_of(self.model, tensor)
         return canonical.from_native(llama, tensor.name, block.astype(dtype, copy=False))
 

@@ -17,7 +17,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.config.rope import check_length
 from codellama_jax.kernels import blocked
 from codellama_jax.kernels.cpu_products import broadcast_rows, materialize
-from codellama_jax.model import rope
+from codellama_jax.model import lora, rope
 
 # constrain(x, dims) -> x with the sharding of its logical dims
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
@@ -199,7 +199,7 @@ def hidden_states(
 
         # --- feed-forward: w2(silu(w1 h) * w3 h)
         h_BSD = rms_norm(x_BSD, p.ffn_norm[...], config.norm_eps)
-        split_weights = (jnp.split(weight(w), parts, axis) for w, axis in ((p.w1, 1), (p.w3, 1), (p.w2, 0)))
+        split_weights = (lora.split(weight(w), parts, axis) for w, axis in ((p.w1, 1), (p.w3, 1), (p.w2, 0)))
         for w1, w3, w2 in zip(*split_weights, strict=True):
             if parts > 1:
                 # the backward pass computes the gradients of one part's weights before it starts the next part

@@ -43,8 +43,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # Source files that determine the compiled program of a configuration and its analysis. Their contents are part of the
 # key of a cached analysis.
 SOURCES = (
-    *("model", "kernels", "sharding.py", "attention.py", "config/model.py", "config/training.py"),
-    *(f"training/{name}.py" for name in ("loss", "moments", "optimizer", "step")),
+    *("model", "kernels", "sharding.py", "attention.py"),
+    *(f"config/{name}.py" for name in ("lora", "model", "training")),
+    *(f"training/{name}.py" for name in ("frozen_base", "loss", "moments", "optimizer", "step")),
     *(f"planning/{name}.py" for name in ("chips", "hlo", "collectives", "memory_traffic", "attention_kernels")),
     *("planning/aot_compile.py", "planning/roofline.py"),
 )
@@ -88,7 +89,7 @@ class Compiler:
 
         Returns:
             Always: fits, hbm_bytes, peak_bytes (also if it does not fit), mesh, seconds (of compilation),
-            argument_bytes = parameter_bytes + optimizer_bytes + batch_bytes. If it fits: product_flops,
+            argument_bytes = parameter_bytes + optimizer_bytes + batch_bytes + base_bytes. If it fits: product_flops,
             attention_flops, attention_blocks (the kernels' block sizes, by phase), memory_bytes, collective_bytes (by
             kind and axes), bound (roofline.bound), recomputed, unknown_loops. With `estimate`: estimate
             (roofline.estimate), program_bytes. All figures are per device.
@@ -291,6 +292,7 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
 
     from codellama_jax.planning.serving_programs import device_bytes, lower
     from codellama_jax.sharding import check_divides, make_mesh, spec
+    from codellama_jax.training.frozen_base import abstract_base, base_shardings, with_shardings
     from codellama_jax.training.optimizer import make_optimizer
     from codellama_jax.training.step import (
         TrainState,
@@ -301,7 +303,7 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
         state_shardings,
     )
 
-    stage, llama, masked = config.stage, config.llama, config.packing.mask_documents
+    stage, llama, lora, masked = config.stage, config.llama, config.lora, config.packing.mask_documents
     try:
         description = topologies.get_topology_desc(slice_.slice_name, "tpu", num_slices=slice_.slices, **slice_.options)
     except (RuntimeError, ValueError) as error:
@@ -311,14 +313,16 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
     windows = stage.batch_size // stage.micro_batches
     mesh = make_mesh(config.mesh, windows, description.devices)
     check_divides(mesh, windows, stage.sequence_length, llama)
-    params, opt_state = abstract_params(llama), ()
+    params, opt_state, bases = abstract_params(llama), (), []
     # shardings are made before the mesh is set, because arrays that are made after that are placed on it
     if pass_ == "train":
-        optimizer = make_optimizer(config.adamw, stage.steps)
+        optimizer, params = make_optimizer(config.adamw, stage.steps), abstract_params(llama, lora)
         opt_state = jax.eval_shape(optimizer.init, params)
-        shardings: Any = state_shardings(llama, optimizer, mesh)
+        shardings: Any = state_shardings(llama, optimizer, mesh, lora)
         out_shardings: Any = (shardings, None)
-        step: Any = make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh)
+        step: Any = make_train_step(llama, stage, config.adamw, masked, len(STREAMS), mesh, lora)
+        if lora.rank:
+            bases = [with_shardings(abstract_base(llama, lora), base_shardings(llama, lora, mesh))]
     else:
         replicated = NamedSharding(mesh, spec(()))
         shardings = TrainState(param_shardings(llama, mesh), (), replicated)  # type: ignore[arg-type]
@@ -329,29 +333,31 @@ def _lower(config: Config, slice_: Topology, pass_: str) -> tuple[Any, dict[str,
             return loss(state.params, batch)[1]
 
     state = TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32))  # type: ignore[arg-type]
-    abstract_state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+    abstract_state = with_shardings(state, shardings)
     rows = NamedSharding(mesh, spec(("batch", "sequence")))
     shape = (stage.batch_size, stage.sequence_length)
     integers = ("tokens", "targets", "segment_ids", "positions", "stream_ids")
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows) for name in integers}
     batch["loss_weights"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
 
-    def planned(state: TrainState, batch: dict[str, jax.Array]) -> Any:
-        return step(state, batch)
+    def planned(state: TrainState, batch: dict[str, jax.Array], *bases: Any) -> Any:
+        return step(state, batch, *bases)
 
     with jax.set_mesh(mesh):
         donated = 0 if pass_ == "train" else ()
-        lowered = jax.jit(planned, donate_argnums=donated, out_shardings=out_shardings).lower(abstract_state, batch)
+        planned_step = jax.jit(planned, donate_argnums=donated, out_shardings=out_shardings)
+        lowered = planned_step.lower(abstract_state, batch, *bases)
 
     parameter_bytes, optimizer_bytes = device_bytes(abstract_state.params), device_bytes(abstract_state.opt_state)
-    batch_bytes = device_bytes(batch)
+    batch_bytes, base_bytes = device_bytes(batch), device_bytes(bases)
     return lowered, {
         "mesh": dict(mesh.shape),
         "coordinates": [[getattr(device, "slice_index", 0), *device.coords] for device in mesh.devices.flat],
         "parameter_bytes": parameter_bytes,
         "optimizer_bytes": optimizer_bytes,
         "batch_bytes": batch_bytes,
-        "argument_bytes": parameter_bytes + optimizer_bytes + batch_bytes,
+        "base_bytes": base_bytes,
+        "argument_bytes": parameter_bytes + optimizer_bytes + batch_bytes + base_bytes,
     }
 
 

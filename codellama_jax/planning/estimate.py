@@ -19,15 +19,22 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
     Raises:
         UserError: the mesh does not divide the stage on this slice.
     """
-    stage, llama, adamw = config.stage, config.llama, config.adamw
+    stage, llama, adamw, lora = config.stage, config.llama, config.adamw, config.lora
     windows = stage.batch_size // stage.micro_batches
     data, fsdp, context, tensor = axis_sizes(config.mesh, slice_.devices, slice_.slices, windows)
     width = {"bfloat16": 2, "float32": 4}
-    parameters = llama.parameters / (fsdp * context * tensor)
+    shards, frozen = fsdp * context * tensor, 0.0
+    parameters = llama.parameters / shards
     state = parameters * (4 + MOMENT_BYTES[adamw.first_moment_dtype] + MOMENT_BYTES[adamw.second_moment_dtype])
     if adamw.matrices == "muon":  # which has one moment
         matrices = llama.matmul_parameters - llama.vocab_size * llama.dim
-        state -= matrices / (fsdp * context * tensor) * MOMENT_BYTES[adamw.second_moment_dtype]
+        state -= matrices / shards * MOMENT_BYTES[adamw.second_moment_dtype]
+    if lora.rank:
+        frozen = parameters * {"float32": 4, "bfloat16": 2, "int8": 1}[lora.base_dtype]
+        vocabulary = (1 if llama.tied else 2) * llama.vocab_size * llama.dim  # embedding and head, in bfloat16
+        frozen += (lora.base_dtype == "int8") * vocabulary / shards
+        state *= lora.parameters(llama) / llama.parameters
+        parameters = lora.parameters(llama) / shards
     gradient = parameters * 4 * (2 if stage.micro_batches > 1 else 1)  # accumulated, and of the current micro-batch
 
     tokens = stage.batch_tokens / stage.micro_batches / (data * fsdp * context)
@@ -45,10 +52,11 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
 
     block = (llama.matmul_parameters - llama.vocab_size * llama.dim) / llama.layers / tensor
     gathered = 2 * block * compute  # of the current block, and of the next one, which is being prefetched
-    head = llama.vocab_size / tensor * llama.dim * (compute + 4)  # gathered, and its gradient before the reduce-scatter
+    # gathered, and its gradient before the reduce-scatter
+    head = llama.vocab_size / tensor * llama.dim * (compute + (0 if lora.rank else 4))
     loss = 2 * min(llama.loss_chunk, tokens) * llama.vocab_size / tensor * 4
     backward = tokens * compute * (4 * llama.dim + 3 * llama.ffn_dim / tensor)
-    return int(state + gradient + activations + max(gathered + backward, head + loss))
+    return int(frozen + state + gradient + activations + max(gathered + backward, head + loss))
 
 
 def fits(config: Config, slice_: Topology) -> bool:
@@ -59,6 +67,6 @@ def fits(config: Config, slice_: Topology) -> bool:
 def chip_hours(config: Config, slice_: Topology) -> float:
     """Chip-hours of the complete stage at the mean published MFU of such chips, or else at DEFAULT_MFU."""
     stage = config.stage
-    flops = config.llama.train_flops_per_token(stage.sequence_length) * stage.batch_tokens * stage.steps
+    flops = config.lora.train_flops_per_token(config.llama, stage.sequence_length) * stage.batch_tokens * stage.steps
     mfu = slice_.chip.published_mfu or (DEFAULT_MFU, DEFAULT_MFU)
     return flops / (slice_.chip.flops * sum(mfu) / 2) / 3600

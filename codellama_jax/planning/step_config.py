@@ -4,11 +4,12 @@ import dataclasses
 
 from codellama_jax.config.bindings import Bindings
 from codellama_jax.config.data import Packing, Tokenizer
+from codellama_jax.config.lora import Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.config.run import DEFAULTS, Config
 from codellama_jax.config.training import AdamW, Evaluation, Mesh, Stage
 
-STEP_PARTS = (Stage, Llama, AdamW, Mesh, Packing)
+STEP_PARTS = (Stage, Llama, AdamW, Lora, Mesh, Packing)
 
 
 def shaping_config(bindings: Bindings) -> Config:

@@ -10,7 +10,9 @@ from codellama_jax.planning.chips import Topology
 def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, forward: bool = False) -> dict[str, Any]:
     """The plan of a stage from the compiler's analysis of its step. FLOPs are of all chips, bytes are per device."""
     stage, llama = config.stage, config.llama
-    flops_per_token = llama.train_flops_per_token(stage.sequence_length) / (3 if forward else 1)
+    length = stage.sequence_length
+    trained, evaluated = config.lora.train_flops_per_token(llama, length), llama.train_flops_per_token(length) / 3
+    flops_per_token = evaluated if forward else trained
     model_flops = flops_per_token * stage.batch_tokens
     peak = slice_.chips * slice_.chip.flops
     result: dict[str, Any] = {
@@ -30,10 +32,12 @@ def summarize(config: Config, slice_: Topology, analysis: dict[str, Any], *, for
         "batch_tokens": stage.batch_tokens,
         "sequence_length": stage.sequence_length,
         "parameters": llama.parameters,
+        "adapter_parameters": config.lora.parameters(llama),
         "fits": analysis["fits"],
         "peak_bytes": analysis["peak_bytes"],
         "hbm_bytes": analysis["hbm_bytes"],
         **{f"{part}_bytes": analysis[f"{part}_bytes"] for part in ("argument", "parameter", "optimizer", "batch")},
+        "base_bytes": analysis.get("base_bytes", 0),
         "temp_bytes": analysis["peak_bytes"] - analysis["argument_bytes"],
         "model_flops": model_flops,
         "steps": 1 if forward else stage.steps,

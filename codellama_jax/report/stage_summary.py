@@ -29,6 +29,7 @@ def describe(config: Config, llama: Llama, shares: dict[str, float], devices: st
         "batch_tokens": stage.batch_tokens,
         "sequence_length": stage.sequence_length,
         "parameters": llama.parameters,
+        "adapters": adapters(config, llama),
         "vocab_size": llama.vocab_size,
         "rope_theta": llama.rope_theta,
         "rope_scale": llama.rope_scale,
@@ -38,6 +39,14 @@ def describe(config: Config, llama: Llama, shares: dict[str, float], devices: st
         "peak_learning_rate": config.adamw.peak_learning_rate,
         "started": datetime.datetime.now().isoformat(timespec="seconds"),
     }
+
+
+def adapters(config: Config, llama: Llama) -> str | None:
+    """The adapters that a stage trains, in words; None: it trains all parameters."""
+    lora = config.lora
+    if not lora.rank:
+        return None
+    return f"{lora.parameters(llama):,} parameters of rank {lora.rank} beside {lora.targets}, frozen {lora.base_dtype}"
 
 
 def summarize(

@@ -141,6 +141,7 @@ def _figures(folder: StageFiles) -> str:
     wall = "".join(f", {cause} {share:.0%}" for cause, share in sorted(overhead.items(), key=lambda item: -item[1]))
     figures = {
         "parameters": number(folder.stage["parameters"]),
+        "trained adapters": escape(folder.stage.get("adapters") or ""),
         "tokens trained": number(summary["tokens"]) if folder.step else "",
         "time": str(datetime.timedelta(seconds=round(summary["seconds"]))) if folder.step else "",
         "wall time in steps": f"{shares['steps']:.0%}{wall}" if shares else "",

@@ -275,9 +275,9 @@ def _save_args(tree: Any) -> ocp.args.PyTreeSave:
     return ocp.args.PyTreeSave(tree, save_args=jax.tree.map_with_path(chunks, tree))
 
 
-def _restore_args(abstract: Any) -> ocp.args.PyTreeRestore:
+def _restore_args(abstract: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(
-        item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=False
+        item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=partial
     )
 
 
@@ -308,7 +308,22 @@ def load_params(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """
     with _read_errors(checkpoint, lambda: _REPLACE):
         verify(checkpoint)
+    return load_some(checkpoint, abstract, all_of_them=True)
+
+
+def load_some(checkpoint: Path, abstract: dict[str, Any], all_of_them: bool = False) -> dict[str, Any]:
+    """Loads some parameters of a checkpoint folder, without verifying its checksums.
+
+    Args:
+        checkpoint: the folder.
+        abstract: shapes, dtypes and shardings of the parameters to load.
+        all_of_them: whether these must be all parameters of the checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged or has other shapes.
+    """
+    with _read_errors(checkpoint, lambda: _REPLACE):
         # not through a Checkpointer: in a bucket it requires a marker, which a checkpoint copied from a disk lacks
         folder = filesystem.absolute(checkpoint / "params")
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-            return handler.restore(folder, args=_restore_args(abstract))
+            return handler.restore(folder, args=_restore_args(abstract, partial=not all_of_them))

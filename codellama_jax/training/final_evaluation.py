@@ -46,7 +46,7 @@ class StageModel(LocalModel):
 
     def __init__(self, trainer: Trainer, name: str):
         llama, mesh, tokenizer, stage = trainer.llama, trainer.mesh, trainer.data.tokenizer, trainer.config.stage
-        weights = generation_weights(llama, mesh, trainer.state.params)
+        weights = generation_weights(llama, mesh, trainer.params)
         context = trainer.lineage.positions if trainer.lineage else stage.sequence_length  # as evaluate
         sizes = Serving(slots=SLOTS, context=context, cache_tokens=CACHE_TOKENS, draft_tokens=DRAFT_TOKENS)
         engine = Engine(weights, llama, sizes, tokenizer.rows, mesh)

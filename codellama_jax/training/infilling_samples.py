@@ -13,6 +13,7 @@ from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.config.model import Llama
 from codellama_jax.generation import forward
 from codellama_jax.generation.engine import Engine
+from codellama_jax.model import lora
 from codellama_jax.tokenizer import Order, Tokenizer
 from codellama_jax.training.step import Params
 
@@ -87,7 +88,10 @@ def generation_weights(llama: Llama, mesh: Mesh, params: Params) -> forward.Weig
     """The parameters in the form of the engine of generation. They stay where they are: in parts on the devices."""
 
     def weights(params: Params) -> forward.Weights:
-        return forward.weights_of(lambda name, i: params[name] if i is None else params["blocks"][name][i], llama, mesh)
+        def read(name: str, layer: int | None) -> jax.Array:
+            return params[name] if layer is None else lora.merge(params["blocks"][name][layer])
+
+        return forward.weights_of(read, llama, mesh)
 
     return jax.jit(weights)(params)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from codellama_jax.config.lora import OFF, Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config
 from codellama_jax.config.training import AdamW, Stage
@@ -15,7 +16,9 @@ from codellama_jax.runtime import checksums, filesystem
 from codellama_jax.runtime.run_dir import final_step, newest_checkpoint
 from codellama_jax.tokenizer import JSON, SentencePieceTokenizer, Tokenizer, from_files
 from codellama_jax.training import assets, inheritance, lineage
-from codellama_jax.training.checkpoints import Restored, StageCheckpoints, load_params, read_metadata
+from codellama_jax.training.adapter_record import AdapterRecord
+from codellama_jax.training.checkpoints import Restored, StageCheckpoints, read_metadata
+from codellama_jax.training.frozen_base import load_frozen, load_model, with_shardings
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import (
     VOCABULARY_AXES,
@@ -23,7 +26,6 @@ from codellama_jax.training.step import (
     TrainState,
     abstract_params,
     init_params,
-    param_shardings,
     state_shardings,
 )
 
@@ -66,7 +68,7 @@ class ParentCheckpoint:
 
     def load_params(self, mesh: jax.sharding.Mesh) -> Params:
         """Loads its parameters, sharded over the mesh."""
-        return load_params(self.path, _with_shardings(abstract_params(self.llama), param_shardings(self.llama, mesh)))
+        return load_model(self.path, self.llama, mesh)
 
 
 @dataclasses.dataclass
@@ -78,7 +80,9 @@ class Start:
         step: step of the stage's own checkpoint, if it resumes from one.
         state, loader_state: training state, and state of the data loader, in that checkpoint.
         checkpoint: the checkpoint of another stage, if this stage is at its first step and starts from it.
-        params: the parameters of `checkpoint`.
+        params: the parameters of `checkpoint`, unless they are frozen.
+        adapter: if the stage trains adapters, the record of the model that they belong to.
+        base: the frozen parameters of this model.
         notes: what the user should know about `checkpoint`, one line each.
     """
 
@@ -88,16 +92,20 @@ class Start:
     loader_state: dict[str, Any] | None = None
     checkpoint: ParentCheckpoint | None = None
     params: Params | None = None
+    adapter: AdapterRecord | None = None
+    base: Params | None = None
     notes: tuple[str, ...] = ()
 
-    def take_state(self, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh) -> TrainState:
+    def take_state(
+        self, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh, lora: Lora = OFF
+    ) -> TrainState:
         """The training state before the stage's next step.
 
         Call it once: this object drops its references to the arrays, since device memory may not have room for a second
         copy.
         """
         state, params, self.state, self.params = self.state, self.params, None, None
-        return fresh_state(llama, stage, settings, mesh, params) if state is None else state
+        return fresh_state(llama, stage, settings, mesh, params, lora) if state is None else state
 
 
 def load_start(
@@ -115,19 +123,31 @@ def load_start(
        the stage needs more rows
     3. for a stage without parent, Checkpoints.initial: the parameters of another checkpoint, or random ones
 
+    A stage with adapters also loads the model that they belong to, every time: that of 2 or 3.
+
     Raises:
-        UserError: a checkpoint is damaged or has another shape, the parent is not finished, or the stage computes
-            something else with its parameters (training.inheritance).
+        UserError: a checkpoint is damaged or has another shape, the parent is not finished, the stage computes
+            something else with its parameters (training.inheritance), or the model of its adapters has changed.
     """
-    stage = config.stage
+    stage, lora = config.stage, config.lora
     if (step := checkpoints.latest()) is not None:
-        restored = restored_state(checkpoints, step, llama, stage, config.adamw, mesh)
-        return Start(restored.metadata["parent"], step, restored.state, restored.stream)
+        folder, base = checkpoints.directory / str(step), None
+        if (record := AdapterRecord.of(read_metadata(folder))) is not None:
+            base = load_frozen(record.find_base(folder), llama, lora, mesh)
+        restored = restored_state(checkpoints, step, llama, stage, config.adamw, mesh, lora)
+        parent = restored.metadata["parent"]
+        return Start(parent, step, restored.state, restored.stream, adapter=record, base=base)
     if (path := start_checkpoint(config, run_dir)) is None:
         return Start()
     checkpoint, notes = ParentCheckpoint.read(path, llama), inheritance.check_model(path, read_metadata(path), config)
     notes += inheritance.check_tokenizer(path, tokenizer, config.checkpoints, stage.name)
-    return Start(checkpoint.metadata(), checkpoint=checkpoint, params=checkpoint.load_params(mesh), notes=tuple(notes))
+    start = Start(checkpoint.metadata(), checkpoint=checkpoint, notes=tuple(notes))
+    if lora.rank:
+        start.adapter = AdapterRecord.new(lora, path, run_dir)
+        start.base = load_frozen(path, checkpoint.llama, lora, mesh)
+    else:
+        start.params = checkpoint.load_params(mesh)
+    return start
 
 
 class StageModel(NamedTuple):
@@ -166,6 +186,12 @@ def stage_model(config: Config, run_dir: Path, tokenizer: Tokenizer, dialogues: 
     _check_added_tokens(origin, files, tokenizer)
     rows = inheritance.recorded_model(origin, metadata).vocab_size
     llama = with_vocabulary(config.llama, tokenizer, rows, assets.named_rows(files, rows))
+    if config.lora.rank and llama.vocab_size > rows:
+        raise UserError(
+            f"{origin} has {rows} vocabulary rows and {config.stage.name} needs {llama.vocab_size}, but adapters"
+            f" (Lora.rank={config.lora.rank}) add none: bind INFILLING=False and FIM_RATE=0.0, or add the rows before:"
+            f" python -m codellama_jax.convert import --from={origin} --to=DIR --vocab_size={llama.vocab_size}"
+        )
     return StageModel(llama, lineage.after(lineage.Lineage.of(metadata), config, dialogues), files)
 
 
@@ -256,12 +282,17 @@ def start_checkpoint(config: Config, run_dir: Path) -> Path | None:
     """The checkpoint of another stage that a stage without checkpoints starts from; None: random parameters.
 
     Raises:
-        UserError: the parent is not finished.
+        UserError: the parent is not finished, or the stage trains adapters of random parameters.
     """
     initial = config.checkpoints.initial
     if config.stage.parent is not None:
         return parent_checkpoint(config.stage, run_dir)
     if initial == "scratch":
+        if config.lora.rank:
+            raise UserError(
+                f"Lora.rank={config.lora.rank} trains adapters of a model, but {config.stage.name} starts from random"
+                " parameters: bind INITIAL_CHECKPOINT to a checkpoint, or Lora.rank=0"
+            )
         return None
     path = filesystem.to_path(initial)
     return newest_checkpoint(path) or path
@@ -285,31 +316,42 @@ def parent_checkpoint(stage: Stage, run_dir: Path) -> Path:
 
 
 def fresh_state(
-    llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh, params: Params | None
+    llama: Llama,
+    stage: Stage,
+    settings: AdamW,
+    mesh: jax.sharding.Mesh,
+    params: Params | None,
+    lora: Lora = OFF,
 ) -> TrainState:
-    """The state at step 0, sharded over the mesh, with the given parameters, whose buffers are donated, or random."""
+    """The state at step 0, sharded over the mesh, with the given parameters, whose buffers are donated, or new ones."""
     optimizer = make_optimizer(settings, stage.steps)
-    shardings = state_shardings(llama, optimizer, mesh)
+    shardings = state_shardings(llama, optimizer, mesh, lora)
 
     def initial(params: Params) -> TrainState:
         return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     if params is None:
         # initialized under its shardings: no device ever holds all parameters
-        return jax.jit(lambda: initial(init_params(llama, stage.seed)), out_shardings=shardings)()
+        return jax.jit(lambda: initial(init_params(llama, stage.seed, lora)), out_shardings=shardings)()
     params = jax.device_put(grow_vocabulary(params, llama.vocab_size), shardings.params)
     return jax.jit(initial, out_shardings=shardings, donate_argnums=0)(params)
 
 
 def restored_state(
-    checkpoints: StageCheckpoints, step: int, llama: Llama, stage: Stage, settings: AdamW, mesh: jax.sharding.Mesh
+    checkpoints: StageCheckpoints,
+    step: int,
+    llama: Llama,
+    stage: Stage,
+    settings: AdamW,
+    mesh: jax.sharding.Mesh,
+    lora: Lora = OFF,
 ) -> Restored:
     """Restores a checkpoint of the stage itself, with its state sharded over the mesh."""
     optimizer = make_optimizer(settings, stage.steps)
-    params = abstract_params(llama)
+    params = abstract_params(llama, lora)
     step_shape = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = TrainState(params, jax.eval_shape(optimizer.init, params), step_shape)  # type: ignore[arg-type]
-    return checkpoints.restore(step, _with_shardings(abstract, state_shardings(llama, optimizer, mesh)))
+    return checkpoints.restore(step, with_shardings(abstract, state_shardings(llama, optimizer, mesh, lora)))
 
 
 def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -340,7 +382,3 @@ def grow_vocabulary(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
         return extended
 
     return params | extend({name: params[name] for name in VOCABULARY_AXES if name in params})
-
-
-def _with_shardings(abstract: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)

@@ -17,7 +17,7 @@ from codellama_jax.kernels.cpu_rounding import rounded
 from codellama_jax.sharding import SHARDING_RULES, spec
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def weighted_loss(
     x_BSD: jax.Array,
     head_DV: jax.Array,
@@ -26,6 +26,7 @@ def weighted_loss(
     chunk: int,
     mesh: Mesh | None = None,
     padding: int = 0,
+    frozen_head: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the targets' negative log-likelihoods, and each of them, in nats.
 
@@ -41,24 +42,35 @@ def weighted_loss(
         mesh: mesh of the arrays; None: one device.
         padding: number of columns at the end of the head that have no token: their probability is 0, and so is their
             gradient.
+        frozen_head: the head is a constant: its gradient is not computed.
 
     Returns:
         float32 [] and [B, S].
     """
-    losses_BS, _, _ = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, padding, gradients=False)
+    losses_BS, _, _ = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, padding, gradients="")
     return jnp.sum(losses_BS * weights_BS), losses_BS
 
 
 def _forward(
-    x_BSD: Any, head_DV: Any, targets_BS: Any, weights_BS: Any, chunk: int, mesh: Mesh | None, padding: int
+    x_BSD: Any,
+    head_DV: Any,
+    targets_BS: Any,
+    weights_BS: Any,
+    chunk: int,
+    mesh: Mesh | None,
+    padding: int,
+    frozen_head: bool,
 ) -> Any:
-    losses_BS, *gradients = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, padding, gradients=True)
-    return (jnp.sum(losses_BS * weights_BS), losses_BS), (*gradients, head_DV)
+    wanted = "x" if frozen_head else "x and head"
+    losses_BS, *gradients = _pass(x_BSD, head_DV, targets_BS, weights_BS, chunk, mesh, padding, gradients=wanted)
+    return (jnp.sum(losses_BS * weights_BS), losses_BS), (*gradients, None if frozen_head else head_DV)
 
 
-def _backward(chunk: int, mesh: Mesh | None, padding: int, residuals: Any, cotangents: Any) -> Any:
+def _backward(chunk: int, mesh: Mesh | None, padding: int, frozen_head: bool, residuals: Any, cotangents: Any) -> Any:
     dx_BSD, dhead_DV, head_DV = residuals
     dsum = cotangents[0]
+    if frozen_head:
+        return (dsum * dx_BSD).astype(dx_BSD.dtype), None, None, None
     return (dsum * dx_BSD).astype(dx_BSD.dtype), (dsum * dhead_DV).astype(head_DV.dtype), None, None
 
 
@@ -73,9 +85,10 @@ def _pass(
     chunk: int,
     mesh: Mesh | None,
     padding: int,
-    gradients: bool,
+    gradients: str,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """Losses [B, S] and, if requested, the gradients of their weighted sum for x [B, S, D] and head [D, V]."""
+    """Losses [B, S] and the gradients of their weighted sum for x [B, S, D] and head [D, V], those that `gradients`
+    names: "", "x" or "x and head"."""
     if mesh is None or mesh.size == 1:  # XLA for CPUs copies the head and its gradient even for a gather on one device
         return _on_device(x_BSD, head_DV, targets_BS, weights_BS, chunk, None, padding, gradients)
     rows, head = spec(("batch", "sequence")), spec(("dim", "vocab"))
@@ -84,7 +97,7 @@ def _pass(
         functools.partial(_on_device, chunk=chunk, mesh=mesh, padding=padding, gradients=gradients),
         mesh=mesh,
         in_specs=(x, head, rows, rows),
-        out_specs=(rows, x, head) if gradients else (rows, PartitionSpec(), PartitionSpec()),
+        out_specs=(rows, x if gradients else PartitionSpec(), head if "head" in gradients else PartitionSpec()),
         check_vma=False,
     )(x_BSD, head_DV, targets_BS, weights_BS)
 
@@ -97,7 +110,7 @@ def _on_device(
     chunk: int,
     mesh: Mesh | None,
     padding: int,
-    gradients: bool,
+    gradients: str,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """_pass on one device: its B rows of S tokens, and its shard of the head, which has V columns."""
     B, S, D = x_BSD.shape
@@ -165,16 +178,17 @@ def _on_device(
         if not gradients:
             return dhead, (losses_C, None)
         dlogits_CV = logit_gradients(logits_CV, normaliser_C, targets_C, is_target_CV, weights_C)
-        dhead += jnp.einsum("dc,cv->dv", row_major(x_CD.T), dlogits_CV, preferred_element_type=jnp.float32)
+        if dhead is not None:
+            dhead += jnp.einsum("dc,cv->dv", row_major(x_CD.T), dlogits_CV, preferred_element_type=jnp.float32)
         dx_CD = jnp.einsum("cv,dv->cd", dlogits_CV, head, preferred_element_type=jnp.float32)
         return dhead, (losses_C, over_vocabulary(jax.lax.psum, dx_CD.astype(x_CD.dtype)))
 
     parts = (x_BSD.reshape(-1, chunk, D), targets_BS.reshape(-1, chunk), weights_BS.reshape(-1, chunk))
-    zeros = jnp.zeros((D, V), jnp.float32) if gradients else None
+    zeros = jnp.zeros((D, V), jnp.float32) if "head" in gradients else None
     dhead, (losses, dx) = jax.lax.scan(one_chunk, zeros, parts)
     if not gradients:
         return losses.reshape(B, S), None, None
-    if mesh is not None:
+    if mesh is not None and dhead is not None:
         dhead = jax.lax.psum_scatter(dhead, SHARDING_RULES["dim"], scatter_dimension=0, tiled=True)
         dhead = jax.lax.psum(dhead, "data")
     return losses.reshape(B, S), dx.reshape(B, S, D), dhead

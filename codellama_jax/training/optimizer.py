@@ -73,6 +73,11 @@ _AXES = {
     "w1": contrib.MuonDimensionNumbers(1, 2),
     "w2": contrib.MuonDimensionNumbers(1, 2),
     "w3": contrib.MuonDimensionNumbers(1, 2),
+    # the factors of an adapter (model/lora.py): the rank is the output of A and the input of B
+    **{f"{name}_a": contrib.MuonDimensionNumbers(1, 2) for name in ("wq", "wk", "wv", "w1", "w2", "w3")},
+    "wo_a": contrib.MuonDimensionNumbers((1, 2), 3),
+    **{f"{name}_b": contrib.MuonDimensionNumbers(1, (2, 3)) for name in ("wq", "wk", "wv")},
+    **{f"{name}_b": contrib.MuonDimensionNumbers(1, 2) for name in ("wo", "w1", "w2", "w3")},
 }
 BIASES = ("bq", "bk", "bv")
 _RMS = 0.2  # of an update of Muon, that of AdamW's: its learning rates and weight decay serve (arXiv 2502.16982)

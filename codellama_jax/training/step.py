@@ -11,10 +11,12 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from codellama_jax.attention import make_attend
+from codellama_jax.config.lora import OFF, Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Stage
 from codellama_jax.kernels import cpu_products, cpu_rounding, quantized_products
 from codellama_jax.model import llama, rope
+from codellama_jax.model import lora as adapters
 from codellama_jax.model.llama import Decoder, Product, hidden_states, output_head, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.loss import weighted_loss
@@ -28,29 +30,38 @@ Batch = dict[str, jax.Array]  # tokens, targets, segment_ids, positions, loss_we
 class TrainState(NamedTuple):
     """The training state: everything that an optimizer step changes."""
 
-    params: Params  # float32
+    params: Params  # float32: of the model, or of its adapters if the stage trains adapters
     opt_state: optax.OptState
     step: jax.Array  # int32 [], number of optimizer steps done
 
 
-def init_params(config: Llama, seed: int) -> Params:
-    """Random parameters as nested dicts of arrays."""
+def init_params(config: Llama, seed: int, lora: Lora = OFF) -> Params:
+    """The parameters of a stage that starts, as nested dicts of arrays: random ones, or adapters."""
+    if lora.rank:
+        return adapters.init_adapters(abstract_params(config)["blocks"], lora, seed)
     return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(params=seed))))
 
 
-def abstract_params(config: Llama) -> Params:
+def abstract_params(config: Llama, lora: Lora = OFF) -> Params:
     """Shapes and dtypes of the parameters, without creating them."""
-    return jax.eval_shape(lambda: init_params(config, 0))
+    return jax.eval_shape(lambda: init_params(config, 0, lora))
 
 
-def param_shardings(config: Llama, mesh: jax.sharding.Mesh) -> Params:
+def param_shardings(config: Llama, mesh: jax.sharding.Mesh, lora: Lora = OFF) -> Params:
     """The sharding of each parameter, in the structure of `init_params`."""
-    return tree_shardings(mesh, parameter_dims(nnx.state(_abstract_decoder(config))))
+    return tree_shardings(mesh, adapters.adapter_dims(lora) if lora.rank else param_dims(config))
 
 
-def state_shardings(config: Llama, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def param_dims(config: Llama) -> Params:
+    """The logical dims of each parameter of the model."""
+    return parameter_dims(nnx.state(_abstract_decoder(config)))
+
+
+def state_shardings(
+    config: Llama, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, lora: Lora = OFF
+) -> TrainState:
     """Shardings of the training state: moments are sharded like their parameters, counters are replicated."""
-    params = param_shardings(config, mesh)
+    params = param_shardings(config, mesh, lora)
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def sharding_of(moment: Any, sharding: NamedSharding) -> Any:
@@ -65,7 +76,7 @@ def state_shardings(config: Llama, optimizer: optax.GradientTransformation, mesh
     opt_state = optax.tree.map_params(
         optimizer,
         sharding_of,
-        jax.eval_shape(optimizer.init, abstract_params(config)),
+        jax.eval_shape(optimizer.init, abstract_params(config, lora)),
         params,
         transform_non_params=lambda _: replicated,
         is_leaf=lambda x: isinstance(x, optax.MaskedNode),
@@ -89,7 +100,8 @@ def make_loss(
 ) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
     """A function (params, batch) -> (weighted sum of the tokens' losses, loss of every token [B, S]).
 
-    Both are float32, in nats. The sum is differentiable with respect to params; the individual losses are not.
+    Both are float32, in nats. The sum is differentiable with respect to params; the individual losses are not. With
+    params from model.lora.combine, it is differentiable with respect to their adapters only.
 
     With mask_documents, tokens attend only to their own document of the window (equal segment_ids). The mesh determines
     the attention kernel; without a mesh, it is the portable kernel on one device.
@@ -103,6 +115,7 @@ def make_loss(
     swiglu = cpu_rounding.swiglu if one_cpu else llama.swiglu
     if config.product_dtype:
         product = quantized_products.make_einsum(config.product_dtype, product, native=platform == "tpu")
+    product = adapters.make_product(product, constrain if mesh else None)
     rotate = rope.rotate_by_product if platform == "tpu" else rope.rotate
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -112,8 +125,8 @@ def make_loss(
             model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product, rotate, swiglu
         )
         targets, weights = batch["targets"], batch["loss_weights"]
-        head = output_head(model, config)
-        return weighted_loss(x_BSD, head, targets, weights, config.loss_chunk, mesh, config.padding_rows)
+        head, frozen = output_head(model, config), adapters.is_adapted(params)
+        return weighted_loss(x_BSD, head, targets, weights, config.loss_chunk, mesh, config.padding_rows, frozen)
 
     return loss
 
@@ -153,8 +166,13 @@ def make_train_step(
     mask_documents: bool,
     streams: int,
     mesh: jax.sharding.Mesh | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    lora: Lora = OFF,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """A function (state, batch) -> (state, metrics): forward, backward, AdamW.
+
+    If the stage trains adapters, the function is (state, batch, base) -> (state, metrics), and `base` is the frozen
+    model (training/frozen_base.py). The dropout of a row of the batch depends on the stage's seed, the step and the
+    row.
 
     The gradient is that of the weighted mean over ALL tokens of the global batch, independently of the number of
     micro-batches and the weights in each, so accumulation is exact. If the loss or the gradient's norm is not finite,
@@ -169,9 +187,13 @@ def make_train_step(
     optimizer = make_optimizer(settings, stage.steps)
     loss_fn = make_loss(config, mask_documents, mesh)
 
-    def weighted(params: Params, batch: Batch, total: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def weighted(
+        params: Params, batch: Batch, total: jax.Array, base: Params | None, key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         weights_BS = batch["loss_weights"]
-        summed, losses_BS = loss_fn(params, batch)
+        if base is not None:
+            params = adapters.combine(base, params, lora, key, batch["rows"][:, 0] if key is not None else None)
+        summed, losses_BS = loss_fn(params, {name: value for name, value in batch.items() if name != "rows"})
         values = {
             "stream_losses": losses_BS * weights_BS,
             "stream_weights": weights_BS,
@@ -182,28 +204,35 @@ def make_train_step(
 
     value_and_grad = jax.value_and_grad(weighted, has_aux=True)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(
+        state: TrainState, batch: Batch, base: Params | None = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         flags = {name: jnp.max(value) for name, value in batch.items() if name == "stop"}
         batch = {name: value for name, value in batch.items() if name != "stop"}
         # the gradient of a batch without targets (prompts only) is 0, not 0/0
         total = jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
+        key = None
+        if base is not None and lora.dropout:
+            key = jax.random.fold_in(jax.random.key(stage.seed), state.step)
+            batch["rows"] = jax.lax.broadcasted_iota(jnp.int32, batch["tokens"].shape, 0)
         if stage.micro_batches == 1:
-            (loss, sums), grads = value_and_grad(state.params, batch, total)
+            (loss, sums), grads = value_and_grad(state.params, batch, total, base, key)
         else:
 
             def accumulate(carry: Any, micro_batch: Batch) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, carry, value_and_grad(state.params, micro_batch, total)), None
+                found = value_and_grad(state.params, micro_batch, total, base, key)
+                return jax.tree.map(jnp.add, carry, found), None
 
             # Rows are assigned in turn, so each micro-batch has rows of every device.
             parts = jax.tree.map(lambda x: x.reshape(-1, stage.micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
             parts = jax.tree.map(lambda x: constrain(x, (None, "batch", "sequence")), parts)
             zeros = jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype),
-                jax.eval_shape(value_and_grad, state.params, jax.tree.map(lambda x: x[0], parts), total),
+                jax.eval_shape(value_and_grad, state.params, jax.tree.map(lambda x: x[0], parts), total, base, key),
             )
             ((loss, sums), grads), _ = jax.lax.scan(accumulate, zeros, parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        if config.padding_rows:
+        if config.padding_rows and not lora.rank:
             updates = without_padding(updates, config.vocab_size - config.padding_rows)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

@@ -17,6 +17,7 @@ import jax
 from codellama_jax.config.model import Llama
 from codellama_jax.config.run import Config, operative_text
 from codellama_jax.errors import UserError
+from codellama_jax.model import lora as adapters
 from codellama_jax.runtime import cli
 from codellama_jax.runtime.lock import Lock
 from codellama_jax.runtime.signals import StopSignals
@@ -34,7 +35,7 @@ from codellama_jax.training.loss_spikes import LossSpike, LossSpikeMonitor
 from codellama_jax.training.metrics.stage_log import StageLog
 from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.profiler import Profiler
-from codellama_jax.training.step import Batch, make_train_step, state_shardings
+from codellama_jax.training.step import Batch, Params, make_train_step, state_shardings
 from codellama_jax.training.validation import Evaluator
 from codellama_jax.training.watchdog import Watchdog
 
@@ -70,6 +71,8 @@ class Trainer:
 
     Attributes:
         state: parameters, optimizer and step; each step donates the buffers of the state before it.
+        adapter, base: if the stage trains adapters, the record of the model that they belong to and its frozen
+            parameters; else None.
         start_step: number of steps done before the loop starts: 0, or the step of the checkpoint that it starts from.
         dispatched: the step whose metrics are fetched next; None if there is none.
         clock: time.monotonic() when the dispatched step started, as seen by the host.
@@ -111,12 +114,15 @@ class Trainer:
             logger.info(f"resuming from step {start.step}")
         self.context_length = ContextLengthEvaluation(stage, self.parent, config.evaluation.context_factor, data)
         self.parent_curve: dict[str, Any] | None = None
-        if start.checkpoint and start.params and self.context_length.has_parent_curve:
+        self.adapter, self.base = start.adapter, start.base
+        before = start.params if start.base is None else adapters.combine(start.base, {"blocks": {}}, config.lora)
+        if start.checkpoint and before and self.context_length.has_parent_curve:
             # with the parent's RoPE frequencies: the curve is the baseline for the new ones
             logger.info("measuring perplexity against context length before the stage")
             evaluator = Evaluator(start.checkpoint.llama, mesh, masked, data.stream_names)
-            self.parent_curve = self.context_length.record("before", 0, stage.parent or "", evaluator, start.params)
-        self.state = start.take_state(llama, stage, config.adamw, mesh)
+            self.parent_curve = self.context_length.record("before", 0, stage.parent or "", evaluator, before)
+        del before  # its buffers are donated
+        self.state = start.take_state(llama, stage, config.adamw, mesh, config.lora)
         if start.checkpoint:
             logger.info(f"starts from the parameters of {start.checkpoint.path}")
         for note in start.notes:
@@ -146,10 +152,16 @@ class Trainer:
         self.dispatched: DispatchedStep | None = None
         self.clock = time.monotonic()
         self.train_step = jax.jit(
-            make_train_step(llama, stage, config.adamw, masked, len(data.stream_names), mesh),
+            make_train_step(llama, stage, config.adamw, masked, len(data.stream_names), mesh, config.lora),
             donate_argnums=0,
-            out_shardings=(state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh), None),
+            out_shardings=(state_shardings(llama, make_optimizer(config.adamw, stage.steps), mesh, config.lora), None),
         )
+
+    @property
+    def params(self) -> Params:
+        """The parameters of the model, also of one whose adapters alone are in the state."""
+        params = self.state.params
+        return params if self.base is None else adapters.combine(self.base, params, self.config.lora)
 
     def run(self) -> int:
         """Trains until the last step or a stop signal. Returns the number of steps done, whose state is saved."""
@@ -196,7 +208,8 @@ class Trainer:
         try:
             for step in range(self.start_step + 1, last_step + 1):
                 batch = next(batches)
-                self.state, metrics = self.train_step(self.state, self._to_devices(batch))  # returns before it is done
+                inputs = (self._to_devices(batch),) if self.base is None else (self._to_devices(batch), self.base)
+                self.state, metrics = self.train_step(self.state, *inputs)  # returns before it is done
                 self._log_dispatched()  # the step before: while the device computes this one
                 self.dispatched = DispatchedStep(step, batch, metrics)
 
@@ -250,14 +263,14 @@ class Trainer:
 
     def _validate(self, step: int) -> float:
         """Runs and records a validation after a step; returns its loss."""
-        result = self.evaluator.validation(self.state.params, self.validation_batches)
+        result = self.evaluator.validation(self.params, self.validation_batches)
         self.log.record_evaluation({"kind": "validation", "step": step, **result})
         return result["loss"]
 
     def _measure_benchmarks(self, step: int) -> None:
         """Measures and records the bits per byte of the benchmarks after a step, if there are any."""
         if self.bits_per_byte:
-            measured = self.bits_per_byte.measure(self.state.params)
+            measured = self.bits_per_byte.measure(self.params)
             self.log.record_evaluation({"kind": "benchmarks", "step": step, **measured})
 
     def _measure_infilling(self, step: int) -> float:
@@ -295,6 +308,7 @@ class Trainer:
             "config": operative_text(self.config),
             "code": cli.code_version(),
             "parent": self.parent,
+            **({"adapter": self.adapter.json()} if self.adapter else {}),
             "lineage": self.lineage.json() if self.lineage else None,
             "tokens": tokens | {"lineage": sum(tokens.values()) + (self.parent["tokens"] if self.parent else 0)},
         }
@@ -309,7 +323,7 @@ class Trainer:
         self.logger.info(f"{spike}; rolling back to step {step}, and skipping the batches up to that spike")
         del self.state  # device memory may not have room for two states
         self.state = restored_state(
-            self.checkpoints, step, self.llama, self.config.stage, self.config.adamw, self.mesh
+            self.checkpoints, step, self.llama, self.config.stage, self.config.adamw, self.mesh, self.config.lora
         ).state
         self.start_step = step
         self.loader = self.data.stream("train", spike.batch.state)
@@ -339,7 +353,7 @@ class Trainer:
             self.logger.info("measuring perplexity against context length after the stage")
             stage = self.config.stage
             self.log.record_evaluation(
-                self.context_length.record("after", stage.steps, stage.name, self.evaluator, self.state.params)
+                self.context_length.record("after", stage.steps, stage.name, self.evaluator, self.params)
             )
 
     def infilling_samples(self) -> list[dict[str, Any]]:
@@ -351,4 +365,4 @@ class Trainer:
         characters = min(600, self.config.stage.sequence_length)
         holes = punch_holes(self.data.excerpts(20), settings.samples, characters, self.config.fim.cut)
         tokens = settings.sample_tokens
-        return infilling_samples(self.llama, self.mesh, self.state.params, self.data.tokenizer, holes, tokens)
+        return infilling_samples(self.llama, self.mesh, self.params, self.data.tokenizer, holes, tokens)

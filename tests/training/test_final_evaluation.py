@@ -54,7 +54,7 @@ def trainer(small_tokenizer, tmp_path_factory):
             llama=llama,
             mesh=mesh,
             data=SimpleNamespace(tokenizer=small_tokenizer),
-            state=SimpleNamespace(params=init_params(llama, 0)),
+            params=init_params(llama, 0),
             lineage=None,
             watchdog=SimpleNamespace(reset=lambda: answers.append(None)),
             logger=logging.getLogger("test"),
