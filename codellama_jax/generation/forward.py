@@ -32,7 +32,7 @@ def weights_of(read: Callable[[str, int | None], Any], llama: Llama, mesh: Mesh 
 
     Args:
         read: (name, layer) -> an array in the shape of one layer of the training parameters; layer is None for
-            embedding, norm and head. The head of a tied model is not read.
+            embedding, norm and head. The head of a tied model is not read, and is stored only on one CPU.
         llama: the model. Matrices take its compute dtype.
         mesh: the devices of the weights; None: the default device.
     """
@@ -56,11 +56,18 @@ def weights_of(read: Callable[[str, int | None], Any], llama: Llama, mesh: Mesh 
             "w2": place("w2", read("w2", index), dtype),
         }
 
+    def head() -> dict[str, Any]:
+        if not llama.tied:
+            return {"head": place("head", read("head", None), dtype)}
+        # on one CPU, the rows of its products are independent only in the other layout (kernels/row_products.py)
+        one_cpu = mesh is None and jax.default_backend() == "cpu"
+        return {"head": place("head", read("embedding", None).T, dtype)} if one_cpu else {}
+
     return {
         "embedding": place("embedding", read("embedding", None), dtype),
         "layers": [layer(index) for index in range(llama.layers)],
         "norm": place("norm", read("norm", None), jnp.float32),
-        "head": place("head", read("embedding", None).T if llama.tied else read("head", None), dtype),
+        **head(),
     }
 
 
@@ -165,7 +172,11 @@ def forward(
 
 def logits(weights: Weights, x_SD: jax.Array) -> jax.Array:
     """Logits [S, V] of the output of the final norm, float32."""
-    return shards.all_columns(_product(x_SD, shards.whole_rows("head", weights["head"]), jnp.float32))
+    if "head" in weights:
+        return shards.all_columns(_product(x_SD, shards.whole_rows("head", weights["head"]), jnp.float32))
+    embedding_VD = shards.whole_rows("embedding", weights["embedding"])
+    product = jnp.einsum("...d,vd->...v", x_SD, embedding_VD, preferred_element_type=jnp.float32)
+    return shards.all_columns(product)
 
 
 def _product(x: jax.Array, weight: row_products.Matrix, dtype: Any = None) -> jax.Array:

@@ -21,8 +21,8 @@ def lower(llama: Llama, devices: list[Any], program: ServingProgram) -> tuple[An
 
     Returns:
         The lowered program, and a dict with its mesh, the coordinates of its devices, and bytes per device: argument,
-        parameter (of which embedding), cache; token (a token's share of the cache), and blocks: for each group of heads
-        the keys that the kernel reads at a time and their bytes.
+        parameter (of which an embedding that is only looked up), cache; token (a token's share of the cache), and
+        blocks: for each group of heads the keys that the kernel reads at a time and their bytes.
     """
     mesh = shards.serving_mesh(llama, 0, devices)
     assert mesh is not None
@@ -70,7 +70,7 @@ def lower(llama: Llama, devices: list[Any], program: ServingProgram) -> tuple[An
         "mesh": dict(mesh.shape),
         "coordinates": [[getattr(device, "slice_index", 0), *device.coords] for device in mesh.devices.flat],
         "parameter_bytes": device_bytes(weights),
-        "embedding_bytes": device_bytes(weights["embedding"]),
+        "embedding_bytes": device_bytes(weights["embedding"]) if "head" in weights else 0,
         "cache_bytes": device_bytes(cache),
         "argument_bytes": device_bytes((weights, cache, inputs)),
         "token_bytes": token,

@@ -13,6 +13,7 @@ from codellama_jax.conversion import formats, hf, hf_config, meta, safetensors
 from codellama_jax.conversion.canonical import Tensor
 
 LINEAR = {"type": "linear", "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,13 @@ def change(folder, **keys):
      "rope_scaling is linear with factor 4, but rope_parameters is linear with factor 2"),
     ({"rope_scaling": None, "rope_parameters": LINEAR}, "rope_scaling is no scaling, but rope_parameters is linear"),
     ({"rope_scaling": {}, "rope_parameters": LINEAR}, "rope_scaling is no scaling, but rope_parameters is linear"),
+    ({"rope_scaling": YARN, "rope_parameters": YARN | {"beta_fast": 16}},
+     "rope_scaling is yarn with factor 4, original_max_position_embeddings 128, but rope_parameters is yarn with factor"
+     " 4, original_max_position_embeddings 128, beta_fast 16"),
+    ({"rope_scaling": YARN, "rope_parameters": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
+      "high_freq_factor": 4.0}}, "but rope_parameters is llama3 with factor 4"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 4.0}, "rope_parameters": LINEAR}, "rope_scaling is dynamic with"),
+    ({"rope_scaling": YARN, "original_max_position_embeddings": 256}, "original_max_position_embeddings is 256, but"),
     ({"max_sequence_length": 2048}, "max_position_embeddings is 512, but max_sequence_length is 2048"),
     ({"n_positions": 1024}, "max_position_embeddings is 512, but n_positions is 1024"),
     ({"norm_eps": 1e-6}, "rms_norm_eps is 1e-05, but norm_eps is 1e-06"),

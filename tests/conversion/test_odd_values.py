@@ -105,6 +105,19 @@ def test_values_that_no_tensor_confirms_are_reported_and_carried(written, tmp_pa
     assert exported == config | {"torch_dtype": "bfloat16"}
 
 
+@pytest.mark.parametrize("scaling, unread", [
+    ({"rope_type": "linear", "factor": 4.0, "beta_fast": 8}, "rope_scaling.beta_fast"),
+    ({"rope_type": "yarn", "factor": 4.0, "finetuned": True, "mscale": None}, "rope_scaling.finetuned"),
+])  # fmt: skip
+def test_values_that_the_type_of_scaling_does_not_have_are_reported(written, tmp_path, run, scaling, unread):
+    theirs = shutil.copytree(written / "hf", tmp_path / "theirs")
+    config = json.loads((theirs / "config.json").read_text()) | {"rope_scaling": scaling}
+    (theirs / "config.json").write_text(json.dumps(config))
+    output = run("import", "--from", theirs, "--to", tmp_path / "ours")
+    assert f"{unread} is not read: this type of rotary scaling has no such value" in output
+    assert output.count("is not read") == 1
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "generation_config.json", "model.safetensors"])
 def test_git_lfs_pointers_are_named(written, tmp_path, run, name):
     theirs = shutil.copytree(written / "hf", tmp_path / "theirs")

@@ -13,6 +13,7 @@ from codellama_jax.config.training import AdamW, Checkpoints, Mesh, Stage
 from codellama_jax.errors import UserError
 from codellama_jax.training.checkpoints import StageCheckpoints
 from codellama_jax.training.initialization import fresh_state, grow_vocabulary, restored_state
+from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.step import init_params, make_loss, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -158,6 +159,18 @@ def test_the_vocabulary_of_a_tied_model_grows_once():
     assert grown.keys() == params.keys() and grown["embedding"].shape == (80, 32)
     np.testing.assert_array_equal(grown["embedding"][:64], params["embedding"])
     np.testing.assert_allclose(grown["embedding"][79], params["embedding"].mean(0), rtol=1e-5)
+
+
+def test_the_loss_over_152064_rows_equals_that_of_all_logits():
+    """Qwen2.5-Coder 7B's vocabulary, the largest of the families."""
+    rng = np.random.default_rng(0)
+    x, head = rng.normal(size=(2, 8, 16)), rng.normal(size=(16, 152_064))
+    targets = rng.integers(0, 152_064, (2, 8))
+    arrays = (jnp.asarray(x, jnp.float32), jnp.asarray(head, jnp.float32), jnp.asarray(targets), jnp.ones((2, 8)))
+    _, losses = weighted_loss(*arrays, 4, None, 399)
+    logits = (x @ head)[..., : 152_064 - 399]
+    expected = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(x @ head, targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 def test_windows_beyond_what_dynamic_scaling_defines_are_refused():
