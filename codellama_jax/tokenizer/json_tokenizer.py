@@ -14,7 +14,7 @@ from codellama_jax.runtime import git_lfs
 from codellama_jax.tokenizer import companions, json_rules
 from codellama_jax.tokenizer.base import JSON, Tokenizer
 from codellama_jax.tokenizer.companions import Companions, parsed
-from codellama_jax.tokenizer.infilling import ADDED, FAMILIES, Markers, find_markers
+from codellama_jax.tokenizer.infilling import ADDED, FAMILIES, SEPARATORS, Markers, find_markers
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _CONTROL_NAME = re.compile(r"<[|｜].*[|｜]>|▁?<(PRE|SUF|MID|EOT)>|</?s>|<unk>|<pad>", re.DOTALL)
@@ -83,11 +83,7 @@ class JsonTokenizer(Tokenizer):
 
         stated = [*beside.token_names.values(), *(markers.names if markers else ())]
         self.control_ids = known | {token: vocabulary[token] for token in stated if token in vocabulary}
-        plain_text = {
-            token["content"]
-            for token in added
-            if _BYTE_PIECE.fullmatch(token["content"]) or (token["content"].isspace() and not token.get("special"))
-        }
+        plain_text = {token["content"] for token in added if _is_plain(token)}
         self.control_ids = {token: id for token, id in self.control_ids.items() if token not in plain_text}
         self._rules = json_rules.read(content, self.control_ids, name)
         self._texts = self._read_texts(added, vocabulary, {*stated}, beside.end_ids)
@@ -111,6 +107,7 @@ class JsonTokenizer(Tokenizer):
             self.orders = self.markers.orders
             ids = [vocabulary[token] for token in self.markers.names]
             self.prefix_id, self.suffix_id, self.middle_id, self.eot_id = ids
+            self.separator_ids = tuple(self.control_ids[token] for token in SEPARATORS if token in self.control_ids)
         self.fingerprint = self._fingerprint()
         self._check_lossless()
 
@@ -205,7 +202,8 @@ class JsonTokenizer(Tokenizer):
         for token in added:
             text, id = token["content"], int(token["id"])
             shown = not token.get("special") and text not in named and not _CONTROL_NAME.fullmatch(text)
-            texts[id] = text.encode() if shown and id not in ends else texts[id]
+            if shown and id not in ends and text not in self._rules.content["model"]["vocab"]:
+                texts[id] = text.encode()
         return texts
 
     def _library_tokenizer(self) -> Any:
@@ -272,6 +270,13 @@ def _added_tokens(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
         return [token for token in added if isinstance(token["content"], str) and int(token["id"]) >= 0]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the added tokens of {name} are damaged ({error!r}): fetch it again") from None
+
+
+def _is_plain(token: dict[str, Any]) -> bool:
+    """Whether text may be encoded with an added token: with a byte, and with white space that is not special."""
+    text = token["content"]
+    blank = text.replace(json_rules.SPACE, " ").isspace() and not token.get("special")
+    return blank or _BYTE_PIECE.fullmatch(text) is not None
 
 
 def _add_markers(content: dict[str, Any], added: list[dict[str, Any]], vocabulary: dict[str, int]) -> Markers:
