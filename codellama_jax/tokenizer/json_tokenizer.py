@@ -78,7 +78,7 @@ class JsonTokenizer(Tokenizer):
         markers = self._markers(beside, vocabulary)
         if infilling and markers is None:
             markers = _add_markers(content, added, vocabulary)
-            self.files |= {JSON: (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()}
+            self.files |= {JSON: json.dumps(content, ensure_ascii=False).encode()}
         self.model, self.markers = self.files[JSON], markers if infilling else None
 
         stated = [*beside.token_names.values(), *(markers.names if markers else ())]
@@ -190,11 +190,13 @@ class JsonTokenizer(Tokenizer):
     ) -> list[bytes]:
         """The bytes of each id. Tokens that have a role have no text: `named`, and the ids in `ends`."""
         texts = [b""] * (max(vocabulary.values()) + 1)
-        letters = json_rules.letters_to_bytes()
+        letters = {ord(letter): chr(byte) for letter, byte in json_rules.letters_to_bytes().items()}
         for piece, id in self._rules.content["model"]["vocab"].items():
             if self._rules.byte_level:
-                known = all(letter in letters for letter in piece)
-                texts[id] = bytes(letters[letter] for letter in piece) if known else piece.encode()
+                try:
+                    texts[id] = piece.translate(letters).encode("latin-1")
+                except UnicodeEncodeError:  # not only letters of bytes
+                    texts[id] = piece.encode()
             elif _BYTE_PIECE.fullmatch(piece):
                 texts[id] = bytes([int(piece[3:5], 16)])
             else:
@@ -218,18 +220,9 @@ class JsonTokenizer(Tokenizer):
             raise UserError(f"{self._name} cannot be read ({' '.join(str(error).split())}): fetch it again") from None
 
     def _fingerprint(self) -> str:
-        """A hash of the rules and of all ids that have a role."""
-        roles = [
-            self.bos_id,
-            self.eos_id,
-            self.prefix_id,
-            self.suffix_id,
-            self.middle_id,
-            self.eot_id,
-            self.implicit_space,
-        ]
-        rules = json.dumps([self._rules.content, self.control_ids, roles], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(rules.encode()).hexdigest()
+        """A hash of tokenizer.json and of all ids that have a role."""
+        roles = [self.bos_id, self.eos_id, self.prefix_id, self.suffix_id, self.middle_id, self.eot_id]
+        return hashlib.sha256(self.model + json.dumps(roles).encode()).hexdigest()
 
     def _check_lossless(self) -> None:
         """Raises UserError if text would be lost: a byte without a piece, or a step that drops characters."""
