@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codellama_jax.config.data import Tokenizer as Settings
 from codellama_jax.conversion import tokenizer_files
 from codellama_jax.errors import UserError
 from codellama_jax.tokenizer import (
@@ -254,6 +255,29 @@ def test_added_tokens_that_are_not_special_have_their_text():
     assert texts[tokenizer.control_ids["<tool_call>"]] == b"<tool_call>"
     for name in ("<|fim_pad|>", "<|fim_prefix|>", "<|im_end|>", "<|endoftext|>", "<|file_sep|>"):
         assert texts[tokenizer.control_ids[name]] == b""
+
+
+def test_white_space_among_the_added_tokens_stays_a_piece():
+    """Tokenizers of Gemma's kind list white space of several characters as added tokens; text is encoded with it."""
+    files = families.files("tinyllama")
+    content = json.loads(files["tokenizer.json"])
+    piece = "▁▁"
+    content["model"]["vocab"][piece] = 1500
+    content["model"]["merges"].insert(0, ["▁", "▁"])
+    plain = from_files(files | {"tokenizer.json": json.dumps(content).encode()}, infilling=False)
+    content["added_tokens"].append(families.token(piece, 1500, special=False))
+    listed = from_files(files | {"tokenizer.json": json.dumps(content).encode()}, infilling=False)
+    assert piece not in listed.control_ids and 1500 in listed.encode("a  b").tolist()
+    for text in ("a  b", " " * 30 + "x"):
+        assert listed.encode(text).tolist() == plain.encode(text).tolist()
+
+
+def test_settings_name_four_tokens():
+    for names in (("a",), "abcd", ("a", "b", "b", "c")):
+        with pytest.raises(ValueError, match="must be four names"):
+            Settings(model="x", infilling_tokens=names)
+    with pytest.raises(ValueError, match=r"need Tokenizer\.model"):
+        Settings(eos="</s>")
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -55,15 +55,16 @@ def _texts() -> list[str]:
     return [*texts, "生活のコード 한국어 Привет мир, naïve café Grüße õ÷ü 🙂 " * 20]
 
 
-def _token(content: str, id: int, special: bool = True) -> dict[str, Any]:
+def token(content: str, id: int, special: bool = True) -> dict[str, Any]:
+    """An added token as tokenizer.json has it."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": id, "content": content, **plain, "special": special}
 
 
 def _stated(content: str) -> dict[str, Any]:
     """A token as tokenizer_config.json states it."""
-    token = _token(content, 0)
-    return {"__type": "AddedToken"} | {name: token[name] for name in token if name not in ("id", "special")}
+    values = token(content, 0)
+    return {"__type": "AddedToken"} | {name: values[name] for name in values if name not in ("id", "special")}
 
 
 def _begin(token: str, id: int) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def _byte_level_files(family: str, vocab_size: int) -> tuple[dict[str, Any], dic
         content["model"]["vocab"] = vocabulary
     ids = {token: id for id, token in enumerate(names, 0 if in_vocabulary else len(vocabulary))}
     ordinary = {"qwen": QWEN[3:], "deepseek": DEEPSEEK[:3]}.get(family, [])
-    content["added_tokens"] = [_token(token, id, token not in ordinary) for token, id in ids.items()]
+    content["added_tokens"] = [token(text, id, text not in ordinary) for text, id in ids.items()]
     byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
     content["post_processor"] = byte_level
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 4096}
@@ -166,7 +167,7 @@ def _sentencepiece_files(family: str, vocab_size: int) -> tuple[dict[str, Any], 
     names = first.get(family, ["<unk>", "<s>", "</s>"])
     content = json.loads(json.dumps(_sentencepiece_like(vocab_size, tuple(names))))
     bos, eos = ("<bos>", "<eos>") if family == "codegemma" else names[1:]
-    content["added_tokens"] = [_token(token, id) for id, token in enumerate(names)]
+    content["added_tokens"] = [token(text, id) for id, text in enumerate(names)]
     escape = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     if family == "tinyllama":
         prepend = {"type": "Prepend", "prepend": "▁"}

@@ -209,7 +209,7 @@ class Tokenizer:
 
     def __post_init__(self):
         names = self.infilling_tokens
-        if names and (isinstance(names, str) or len(names) != 4 or (len(set(names)) < 4 and len(set(names[:3])) < 3)):
+        if names and (isinstance(names, str) or len(names) != 4 or len(set(names[:3])) < 3):
             raise ValueError(
                 f"Tokenizer.infilling_tokens={names!r} must be four names: of prefix, suffix, middle and end"
             )

@@ -59,7 +59,9 @@ def replace_tokenizer(files: Assets, path: Path | None) -> Files:
     if tokenizer.file_name == JSON:
         new = read_files(path)
         dropped = [name for name in assets.TOKENIZER_FILES if name in carried and carried.pop(name) != new.get(name)]
-        carried |= {name: content for name, content in new.items() if name != assets.MODEL}
+        theirs = {name: content for name, content in new.items() if name in assets.TOKENIZER_FILES}
+        carried = new | carried | theirs  # its other files where the checkpoint has none
+        carried.pop(assets.MODEL, None)
     else:
         own = carried.get(assets.MODEL)
         same = own is not None and SentencePieceTokenizer(own, infilling=False).model == tokenizer.model

@@ -113,14 +113,14 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
     weights = forward.weights_of(read, llama, mesh)
     source.close()
     if plain.file_name == JSON:
-        infilling = names_infilling(files)
+        infilling = plain.rows <= rows and names_infilling(files)
     else:
         infilling = rows >= pieces + INFILLING_ROWS and not assets.other_infilling_tokens(opened.files, pieces)
     chat = chat_format.of_checkpoint(opened.files, opened.lineage, pieces)
     return GenerationModel(
         llama,
         weights,
-        from_files(files, infilling, name=str(tokenizer or path)),
+        from_files(files, infilling, name=str(tokenizer or path)) if infilling else plain,
         opened.lineage.positions,
         opened.format,
         model_name(path),

@@ -69,7 +69,8 @@ def infill(
     (prefix, crlf), (suffix, crlf_after) = _without_crlf(prefix), _without_crlf(suffix)
     order = order or tokenizer.orders[0]
     ids = tokenizer.infilling_prompt(prefix, suffix, order).tolist()
-    prompt = Prompt(ids, tokenizer.stop_ids(tokenizer.eot_id), crlf=crlf or crlf_after)
+    ends = tokenizer.stop_ids(tokenizer.eot_id, tokenizer.eos_id, *tokenizer.separator_ids)
+    prompt = Prompt(ids, ends, crlf=crlf or crlf_after)
     return heal(prompt, texts) if healing and order == "spm" and prefix else prompt
 
 

@@ -78,7 +78,7 @@ def _listed(api: Api) -> dict[str, Any]:
 
 def _shown(api: Api) -> dict[str, Any]:
     llama, tokenizer = api.model.llama, api.tokenizer
-    markers = tokenizer.markers.names[:3] if tokenizer.markers else _CODE_LLAMA
+    markers = tokenizer.markers.in_prompts if tokenizer.markers else _CODE_LLAMA
     return {
         "modelfile": "",
         "parameters": "",

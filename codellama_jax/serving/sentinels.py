@@ -32,6 +32,7 @@ _FORMS = (
     ),
 )
 _MARKERS = ("<PRE>", "<SUF>", "<MID>")
+_CODE_LLAMA = ("<PRE> ", " <SUF>", " <MID>")  # with blanks
 
 
 class Sentinels:
@@ -50,8 +51,9 @@ class Sentinels:
         self.enabled, self.count, self._observe = enabled, 0, observe
         self._markers: tuple[str, ...] = _MARKERS
         self._forms: tuple[re.Pattern[str], ...] = _FORMS
-        if tokenizer is not None and tokenizer.markers is not None:
-            self._markers = (tokenizer.markers.prefix, tokenizer.markers.suffix, tokenizer.markers.middle)
+        own = tokenizer.markers.in_prompts if tokenizer is not None and tokenizer.markers is not None else _CODE_LLAMA
+        if own != _CODE_LLAMA:
+            self._markers = own
             before, after, middle = map(re.escape, self._markers)
             self._forms = (
                 re.compile(f"{before}{after}(?P<suffix>.*){middle}(?P<prefix>.*)", re.DOTALL),

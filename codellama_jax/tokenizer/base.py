@@ -33,6 +33,7 @@ class Tokenizer(abc.ABC):
         eos_id: the id that ends a text.
         unk_id, pad_id: the ids of unknown text and of padding; None: there is none.
         end_ids: further ids that end an answer, such as the end of a turn in dialogues.
+        separator_ids: ids that end what a model writes in a hole, such as those between files.
         prefix_id, suffix_id, middle_id, eot_id: the ids of infilling (tokenizer/infilling.py); None without infilling.
         markers: the names of the tokens of infilling; None if the tokenizer's file does not name them.
         step_id: the id of <step> in the dialogue format "source"; None if there is none.
@@ -59,6 +60,7 @@ class Tokenizer(abc.ABC):
     unk_id: int | None = None
     pad_id: int | None = None
     end_ids: tuple[int, ...] = ()
+    separator_ids: tuple[int, ...] = ()
     prefix_id: int | None = None
     suffix_id: int | None = None
     middle_id: int | None = None

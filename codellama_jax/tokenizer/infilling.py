@@ -37,6 +37,13 @@ class Markers:
     orders: tuple[Order, ...] = ("spm", "psm")
 
     @property
+    def in_prompts(self) -> tuple[str, str, str]:
+        """Prefix, suffix and middle as the text of a raw prompt has them: Code Llama's with blanks beside them."""
+        if self.prefix.startswith("▁"):
+            return "<PRE> ", " <SUF>", " <MID>"
+        return self.prefix, self.suffix, self.middle
+
+    @property
     def names(self) -> tuple[str, str, str, str]:
         """The four names."""
         return self.prefix, self.suffix, self.middle, self.end
@@ -57,6 +64,17 @@ FAMILIES: Mapping[str, Markers] = {
     "DeepSeek-Coder": Markers("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<｜end▁of▁sentence｜>", ("psm",)),
 }
 ADDED = FAMILIES["added rows"]
+
+# Tokens between files and the like in the training of these families: what a model writes in a hole ends before them.
+SEPARATORS: tuple[str, ...] = (
+    "<|fim_pad|>",
+    "<|file_sep|>",
+    "<|repo_name|>",
+    "<|file_separator|>",
+    "<fim_pad>",
+    "<file_sep>",
+)
+SEPARATORS += ("<filename>", "<reponame>", "<repo_name>")
 
 
 def find_markers(names: Container[str]) -> Markers | None:

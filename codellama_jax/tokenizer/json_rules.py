@@ -7,7 +7,7 @@ Mistral, Yi). Every step must keep the text; the normal form NFC, which Qwen2.5 
 The added tokens are removed, so that no text is encoded with them, and with them the merges that would result in one.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from codellama_jax.errors import UserError
@@ -34,7 +34,7 @@ class Rules(NamedTuple):
     normalization: str | None
 
 
-def read(content: dict[str, Any], control: Container[str], name: str) -> Rules:
+def read(content: dict[str, Any], control: Iterable[str], name: str) -> Rules:
     """The rules of a tokenizer.json.
 
     Args:
@@ -97,7 +97,7 @@ def read(content: dict[str, Any], control: Container[str], name: str) -> Rules:
     return Rules(plain, byte_level, spaces, normalization)
 
 
-def _model(content: dict[str, Any], control: Container[str], name: str) -> dict[str, Any]:
+def _model(content: dict[str, Any], control: Iterable[str], name: str) -> dict[str, Any]:
     """The BPE model without the pieces of control tokens and without their merges."""
     model = content.get("model")
     kind = (model.get("type") or ("BPE" if "merges" in model else None)) if isinstance(model, dict) else None
@@ -108,10 +108,13 @@ def _model(content: dict[str, Any], control: Container[str], name: str) -> dict[
     for field in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(field):
             raise UserError(f"{name} marks parts of words ({field}={model[field]!r}), which loses spaces; {_REMEDY}")
-    pieces = {piece: id for piece, id in model["vocab"].items() if piece not in control}
-    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges") or []]
-    kept = [[left, right] for left, right in merges if left in pieces and right in pieces and left + right in pieces]
-    return model | {"type": "BPE", "vocab": pieces, "merges": kept, "unk_token": None, "dropout": None}
+    dropped = {piece for piece in control if piece in model["vocab"]}
+    pieces = {piece: id for piece, id in model["vocab"].items() if piece not in dropped}
+    merges = model.get("merges") or []
+    if dropped:  # the library refuses merges of pieces that do not exist
+        pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges)
+        merges = [[left, right] for left, right in pairs if not dropped & {left, right, left + right}]
+    return model | {"type": "BPE", "vocab": pieces, "merges": merges, "unk_token": None, "dropout": None}
 
 
 def post_processor_start(content: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from codellama_jax.runtime import git_lfs
 from codellama_jax.tokenizer import companions, json_rules
 from codellama_jax.tokenizer.base import JSON, Tokenizer
 from codellama_jax.tokenizer.companions import Companions, parsed
-from codellama_jax.tokenizer.infilling import ADDED, FAMILIES, Markers, find_markers
+from codellama_jax.tokenizer.infilling import ADDED, FAMILIES, SEPARATORS, Markers, find_markers
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _CONTROL_NAME = re.compile(r"<[|｜].*[|｜]>|▁?<(PRE|SUF|MID|EOT)>|</?s>|<unk>|<pad>", re.DOTALL)
@@ -78,16 +78,12 @@ class JsonTokenizer(Tokenizer):
         markers = self._markers(beside, vocabulary)
         if infilling and markers is None:
             markers = _add_markers(content, added, vocabulary)
-            self.files |= {JSON: (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()}
+            self.files |= {JSON: json.dumps(content, ensure_ascii=False).encode()}
         self.model, self.markers = self.files[JSON], markers if infilling else None
 
         stated = [*beside.token_names.values(), *(markers.names if markers else ())]
         self.control_ids = known | {token: vocabulary[token] for token in stated if token in vocabulary}
-        plain_text = {
-            token["content"]
-            for token in added
-            if _BYTE_PIECE.fullmatch(token["content"]) or (token["content"].isspace() and not token.get("special"))
-        }
+        plain_text = {token["content"] for token in added if _is_plain(token)}
         self.control_ids = {token: id for token, id in self.control_ids.items() if token not in plain_text}
         self._rules = json_rules.read(content, self.control_ids, name)
         self._texts = self._read_texts(added, vocabulary, {*stated}, beside.end_ids)
@@ -111,6 +107,7 @@ class JsonTokenizer(Tokenizer):
             self.orders = self.markers.orders
             ids = [vocabulary[token] for token in self.markers.names]
             self.prefix_id, self.suffix_id, self.middle_id, self.eot_id = ids
+            self.separator_ids = tuple(self.control_ids[token] for token in SEPARATORS if token in self.control_ids)
         self.fingerprint = self._fingerprint()
         self._check_lossless()
 
@@ -193,11 +190,13 @@ class JsonTokenizer(Tokenizer):
     ) -> list[bytes]:
         """The bytes of each id. Tokens that have a role have no text: `named`, and the ids in `ends`."""
         texts = [b""] * (max(vocabulary.values()) + 1)
-        letters = json_rules.letters_to_bytes()
+        letters = {ord(letter): chr(byte) for letter, byte in json_rules.letters_to_bytes().items()}
         for piece, id in self._rules.content["model"]["vocab"].items():
             if self._rules.byte_level:
-                known = all(letter in letters for letter in piece)
-                texts[id] = bytes(letters[letter] for letter in piece) if known else piece.encode()
+                try:
+                    texts[id] = piece.translate(letters).encode("latin-1")
+                except UnicodeEncodeError:  # not only letters of bytes
+                    texts[id] = piece.encode()
             elif _BYTE_PIECE.fullmatch(piece):
                 texts[id] = bytes([int(piece[3:5], 16)])
             else:
@@ -205,7 +204,8 @@ class JsonTokenizer(Tokenizer):
         for token in added:
             text, id = token["content"], int(token["id"])
             shown = not token.get("special") and text not in named and not _CONTROL_NAME.fullmatch(text)
-            texts[id] = text.encode() if shown and id not in ends else texts[id]
+            if shown and id not in ends and text not in self._rules.content["model"]["vocab"]:
+                texts[id] = text.encode()
         return texts
 
     def _library_tokenizer(self) -> Any:
@@ -220,18 +220,9 @@ class JsonTokenizer(Tokenizer):
             raise UserError(f"{self._name} cannot be read ({' '.join(str(error).split())}): fetch it again") from None
 
     def _fingerprint(self) -> str:
-        """A hash of the rules and of all ids that have a role."""
-        roles = [
-            self.bos_id,
-            self.eos_id,
-            self.prefix_id,
-            self.suffix_id,
-            self.middle_id,
-            self.eot_id,
-            self.implicit_space,
-        ]
-        rules = json.dumps([self._rules.content, self.control_ids, roles], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(rules.encode()).hexdigest()
+        """A hash of tokenizer.json and of all ids that have a role."""
+        roles = [self.bos_id, self.eos_id, self.prefix_id, self.suffix_id, self.middle_id, self.eot_id]
+        return hashlib.sha256(self.model + json.dumps(roles).encode()).hexdigest()
 
     def _check_lossless(self) -> None:
         """Raises UserError if text would be lost: a byte without a piece, or a step that drops characters."""
@@ -272,6 +263,13 @@ def _added_tokens(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
         return [token for token in added if isinstance(token["content"], str) and int(token["id"]) >= 0]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the added tokens of {name} are damaged ({error!r}): fetch it again") from None
+
+
+def _is_plain(token: dict[str, Any]) -> bool:
+    """Whether text may be encoded with an added token: with a byte, and with white space that is not special."""
+    text = token["content"]
+    blank = text.replace(json_rules.SPACE, " ").isspace() and not token.get("special")
+    return blank or _BYTE_PIECE.fullmatch(text) is not None
 
 
 def _add_markers(content: dict[str, Any], added: list[dict[str, Any]], vocabulary: dict[str, int]) -> Markers:
