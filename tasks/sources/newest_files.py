@@ -129,7 +129,7 @@ def newest(entries: Sequence[Found], share: float) -> HeldOut:
 
 
 def without_ignored(entries: Sequence[Found]) -> tuple[list[Found], int]:
-    """The files that git does not ignore, in their order, and the number of the others. Those of no checkout are kept."""
+    """The files that git does not ignore, in their order, and the number of the others. Files of no checkout stay."""
     ignored = set[str]()
     for checkout, members in _by_checkout(entries).items():
         if checkout:
