@@ -65,6 +65,12 @@ def _run(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if options.serve and "Stage.name" not in bindings.effective:  # the shape is the same in every stage
         bindings = gin_files.load(["gin/code.gin", *flags.gin_files], flags.bindings, imports=flags.imports)
     config = shaping_config(bindings)
+    if config.stage.epochs and not options.serve:
+        raise UserError(
+            f"the steps of {config.stage.name} follow from the tokens of its data, which plan does not read: add"
+            " --gin.Stage.epochs=0.0 --gin.Stage.steps=N to plan N steps",
+            EXIT_USAGE,
+        )
     require_compiler()
     progress = Progress()
     if options.serve:

@@ -137,7 +137,8 @@ def cost_table(experiment: Experiment, estimates: Sequence[Estimate], slice_: To
     if slice_:
         hours = [estimate.chip_hours or 0.0 for estimate in estimates]
         for row, estimate, cost in zip(rows[1:], estimates, hours, strict=True):
-            row += [f"{estimate.peak_bytes / GiB:,.1f} GiB", f"{cost:,.0f}", f"{cost / slice_.chips / 24:,.1f}"]
+            known = [f"{cost:,.0f}", f"{cost / slice_.chips / 24:,.1f}"] if row[2] else ["", ""]
+            row += [f"{estimate.peak_bytes / GiB:,.1f} GiB", *known]
         rows.append(["all", "", "", "", f"{sum(hours):,.0f}", f"{sum(hours) / slice_.chips / 24:,.1f}"])
         note = f"\n(not measured: {estimates[0].method})"
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -48,6 +48,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # long file that started last would leave the other worker idle.
 LONGEST = (
     "test_cascade.py",
+    "test_adapt.py",
     "test_faults.py",
     "launch/test_pod.py",
     "tasks/curation/test_build_faults.py",

@@ -154,7 +154,7 @@ def test_the_server_answers_with_a_suggestion(place, tutorial):
     try:
         words = shlex.split(curl)
         address, body = words[2].replace(":8000", f":{port}"), words[words.index("-d") + 1].encode()
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while True:
             try:
                 with urllib.request.urlopen(urllib.request.Request(address, body), timeout=100) as answer:

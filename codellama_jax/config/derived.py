@@ -21,6 +21,11 @@ def steps_of_epochs(config: Config, tokens: int, share: float) -> int:
     return max(stage.least_steps, math.ceil(stage.epochs * tokens / (share * stage.batch_tokens)))
 
 
+def evaluations_apart(steps: int) -> int:
+    """The steps between evaluations of a stage with Evaluation.every=0."""
+    return math.ceil(steps / EVALUATIONS)
+
+
 def with_steps(config: Config, steps: int) -> Config:
     """The configuration with this number of steps, and the values that are derived from it.
 
@@ -31,7 +36,7 @@ def with_steps(config: Config, steps: int) -> Config:
     if config.stage.epochs:
         adamw = dataclasses.replace(adamw, warmup_steps=min(adamw.warmup_steps, math.ceil(steps * WARMUP_SHARE)))
     if not evaluation.every:
-        evaluation = dataclasses.replace(evaluation, every=math.ceil(steps / EVALUATIONS))
+        evaluation = dataclasses.replace(evaluation, every=evaluations_apart(steps))
     if not checkpoints.every:
         checkpoints = dataclasses.replace(checkpoints, every=evaluation.every)
     stage = dataclasses.replace(config.stage, steps=steps, epochs=0.0)

@@ -8,6 +8,7 @@ third of its time.
 import dataclasses
 from typing import Any
 
+from codellama_jax.config.derived import evaluations_apart
 from codellama_jax.config.run import Config
 from codellama_jax.config.training import Mesh, Stage
 from codellama_jax.errors import UserError
@@ -83,10 +84,11 @@ def evaluation_cost(
     step = step or result["bound_seconds"]
     tokens = evaluation.batches * stage.batch_tokens
     validation = {"tokens": tokens, "flops": flops_per_token * tokens, "seconds": evaluation.batches * step / 3}
-    interval = evaluation.every * step
+    every = evaluation.every or evaluations_apart(stage.steps)
+    interval = every * step
     total = interval + validation["seconds"] + measured
     return {
-        "every": evaluation.every,
+        "every": every,
         "interval_seconds": interval,
         "validation": validation,
         "benchmarks": benchmarks,

@@ -233,19 +233,21 @@ class Folder(TextFiles):
             listing = list_texts(root, extensions, skip, tuple(settings.ignore), corpus.group_by_repository, where)
         texts, repeated = (files_read or FilesRead()).add(place, listing.found)
         check_not_repeated(where, texts, repeated)
+        ignored = 0
         if not corpus.ignored_by_git:
             texts, ignored = newest_files.without_ignored(texts)
-            listing = dataclasses.replace(listing, ignored=listing.ignored + len(ignored))
-        notes: tuple[str, ...] = ()
+        described = inventory.of_listing(name, place, "text files", texts, listing, repeated)
+        if ignored:
+            described = described.noted(f"not read: {ignored:,} files that git ignores (Corpus.ignored_by_git)")
         if corpus.held_out == NEWEST:
-            entries, split_by, notes = newest_files.select(texts, split, corpus, settings, where)
-            chosen = [_file(entry) for entry in entries]
+            selected = newest_files.select(texts, split, corpus, settings, where)
+            chosen, counts, split_by = [_file(entry) for entry in selected.files], selected.counts, selected.split_by
+            described = described.noted(*selected.notes)
         else:
             chosen = select_split([_file(entry) for entry in texts], split, corpus, where)
-            split_by = "the hash of a repository" if corpus.group_by_repository else newest_files.BY_HASH
-        described = inventory.of_listing(name, place, "text files", texts, listing, repeated).noted(*notes)
-        if corpus.validation_share:
             counts = dict.fromkeys(SPLITS, len(texts) - len(chosen)) | {split: len(chosen)}
+            split_by = "the hash of a repository" if corpus.group_by_repository else newest_files.BY_HASH
+        if corpus.validation_share:
             described = dataclasses.replace(described, splits=counts, split_by=split_by)
         super().__init__(name, chosen, corpus, settings, split, described)
         sample = read_first(self)

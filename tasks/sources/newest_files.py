@@ -44,10 +44,25 @@ class HeldOut:
     notes: tuple[str, ...]
 
 
-def select(
-    entries: Sequence[Found], split: str, corpus: Corpus, filters: Filters, where: str
-) -> tuple[list[Found], str, tuple[str, ...]]:
-    """The files of one split, in their order; what decided; and notes for the inventory.
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The files of one split, in their order.
+
+    Attributes:
+        files: the files.
+        counts: split -> number of files. Opened for validation, train has those that are left out as similar, too.
+        split_by: what decided.
+        notes: for the inventory.
+    """
+
+    files: list[Found]
+    counts: dict[str, int]
+    split_by: str
+    notes: tuple[str, ...]
+
+
+def select(entries: Sequence[Found], split: str, corpus: Corpus, filters: Filters, where: str) -> Selection:
+    """The files of one split by Corpus.held_out='newest'.
 
     Files for training that are similar to a held-out one are left out.
 
@@ -61,7 +76,9 @@ def select(
         if entries and not held_out.paths:
             reason = "there is only one file" if corpus.validation_share else "Corpus.validation_share is 0"
             raise EmptySplit(f"{where}: no file is held out, since {reason}: name a folder with more files of code")
-        return [entry for entry in entries if entry.path in held_out.paths], held_out.split_by, held_out.notes
+        chosen = [entry for entry in entries if entry.path in held_out.paths]
+        counts = {"train": len(entries) - len(chosen), "validation": len(chosen)}
+        return Selection(chosen, counts, held_out.split_by, held_out.notes)
     limit, notes = filters.longest_bytes, held_out.notes
     texts = {
         entry.path: files.read_bytes(entry.location).decode("utf-8", "replace")
@@ -77,7 +94,8 @@ def select(
         more = f", and {len(similar) - 1:,} more" if len(similar) > 1 else ""
         notes += (f"left out: {len(similar):,} near_duplicate of a held-out file: {path} of {held}{more}",)
     kept = [entry for entry in entries if entry.path not in held_out.paths and entry.path not in similar]
-    return kept, held_out.split_by, notes
+    counts = {"train": len(kept), "validation": len(held_out.paths)}
+    return Selection(kept, counts, held_out.split_by, notes)
 
 
 def newest(entries: Sequence[Found], share: float) -> HeldOut:
@@ -110,8 +128,8 @@ def newest(entries: Sequence[Found], share: float) -> HeldOut:
     return HeldOut(frozenset(paths), " and ".join(used), tuple(shown))
 
 
-def without_ignored(entries: Sequence[Found]) -> tuple[list[Found], list[Found]]:
-    """The files that git does not ignore, in their order, and the others. Files outside a checkout are kept."""
+def without_ignored(entries: Sequence[Found]) -> tuple[list[Found], int]:
+    """The files that git does not ignore, in their order, and the number of the others. Files of no checkout stay."""
     ignored = set[str]()
     for checkout, members in _by_checkout(entries).items():
         if checkout:
@@ -122,7 +140,7 @@ def without_ignored(entries: Sequence[Found]) -> tuple[list[Found], list[Found]]
             inside = {file.path: _relative(file, checkout) for file in members}
             # the files of a submodule, or of a checkout inside an ignored folder, belong to another group
             ignored |= {path for path, relative in inside.items() if relative not in kept}
-    return [file for file in entries if file.path not in ignored], [file for file in entries if file.path in ignored]
+    return [file for file in entries if file.path not in ignored], len(ignored)
 
 
 def _by_checkout(entries: Sequence[Found]) -> dict[str, list[Found]]:

@@ -139,6 +139,7 @@ def test_plan_for_several_slices(fake, capsys):
         (["--topology=v5p:4x4x4", "--gin.Llama.product_dtype=int4"], EXIT_USAGE, "must be 'int8', 'float8' or ''"),
         (["--topology=v5p:4x4x4", "--libtpu_bundle=overlap"], EXIT_USAGE, "v5p has fast, none"),
         (["--topology=v5p:2x2x2", "--serve", "--libtpu_bundle=none"], EXIT_USAGE, "leave it out with --serve"),
+        (["--topology=v5p:2x2x2", "--gin.Stage.steps=0", "--gin.Stage.epochs=3.0"], EXIT_USAGE, "--gin.Stage.steps=N"),
     ],
 )
 def test_bad_input_gives_one_error_line(capsys, arguments, code, message):

@@ -1,5 +1,6 @@
 """The data of a stage: batches, saved states, validation and the tokenizer of the run."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,38 @@ def test_a_run_keeps_its_first_tokenizer(stage_data: Callable[..., StageData], t
     (tmp_path / "run/tokenizer.model").write_bytes(b"another")
     with pytest.raises(UserError, match=r"differs from the tokenizer .*: use another --name"):
         stage_data()
+
+
+def test_an_epoch_has_the_tokens_of_all_training_documents_of_the_largest_stream(
+    stage_data: Callable[..., StageData], small_tokenizer: Tokenizer
+):
+    data = stage_data()
+    epoch = data.epoch()
+    assert (epoch.stream, epoch.share) == ("code", 0.6)
+    source = data._streams.source("code", "train")
+    texts = [document.text for shard in range(len(source)) for block in source.read(shard) for document in block.items]
+    assert (epoch.documents, epoch.tokens) == (len(texts), sum(len(small_tokenizer.encode(text)) + 2 for text in texts))
+    assert stage_data().epoch() == epoch
+
+
+def test_infilling_files_are_complete_validation_files(stage_data: Callable[..., StageData]):
+    data = stage_data()
+    files = data.infilling_files(3)
+    assert 0 < len(files) <= 3 and data.infilling_files(3) == files
+    source = data._streams.source("code", "validation")
+    texts = {block.items[0].text[:20] for shard in range(len(source)) for block in source.read(shard)}
+    assert {text[:20] for _, text in files} <= texts
+    assert not {"#" in path for path, _ in files} - {False}, "no parts of files"
+
+
+def test_general_files_are_of_another_corpus(stage_data: Callable[..., StageData], tmp_path: Path):
+    data = stage_data()
+    embedded = data.general_files(5)
+    assert len(embedded) == 5 and all(text for _, text in embedded)
+    for number in range(6):
+        (tmp_path / f"{number}.py").write_text(f"general = {number}\n")
+    evaluation = Evaluation(general_corpus=str(tmp_path))
+    data._config = dataclasses.replace(data._config, evaluation=evaluation)
+    assert [text for _, text in data.general_files(5)] and all("general" in text for _, text in data.general_files(5))
+    data._config = dataclasses.replace(data._config, evaluation=Evaluation(general_corpus=()))
+    assert data.general_files(5) == []

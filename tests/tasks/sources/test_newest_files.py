@@ -125,6 +125,8 @@ def test_a_file_that_is_similar_to_a_held_out_one_is_not_trained_on(tmp_path: Pa
     assert validation.isdisjoint(train) and "copy.py" not in train
     if "copy.py" not in validation:
         assert "left out: 1 near_duplicate of a held-out file: copy.py of held.py" in notes(root)
+    (place,) = Folder(root, "train", corpus=NEWEST).inventory()
+    assert place.splits == {"train": len(train), "validation": len(validation)}
 
 
 def test_similarity_is_of_the_lines_of_both_files():
@@ -147,7 +149,7 @@ def test_files_that_git_ignores_are_not_read_if_asked(tmp_path: Path):
     read = {path for paths in both(root, corpus) for path in paths}
     assert read == {*(f"{n}.py" for n in range(8)), "untracked.py"}
     (place,) = Folder(root, "train", corpus=corpus).inventory()
-    assert place.left_out["ignored"] == 1
+    assert "not read: 1 files that git ignores (Corpus.ignored_by_git)" in place.notes
 
 
 def test_a_long_history_is_read_only_as_far_as_needed(tmp_path: Path):
