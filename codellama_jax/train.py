@@ -289,7 +289,7 @@ def _finish(trainer: "Trainer", stage_dir: Path, log: "PrefixedLogger", writes: 
     step = trainer.take_best()
     changed: list[str] = []
     if trainer.infilling:
-        trainer.infilling.measure("after", trainer.state.params, str(step))
+        trainer.infilling.measure("after", trainer.params, str(step))
         changed = trainer.infilling.compare(trainer.start_model, str(step)) if writes else []
     trainer.evaluate_context_length()
     samples = trainer.infilling_samples()

@@ -172,7 +172,7 @@ class Trainer:
             self._measure_benchmarks(0)
             if self.infilling:
                 self._measure_infilling(0)
-                self.infilling.measure("before", self.state.params, self.start_model)
+                self.infilling.measure("before", self.params, self.start_model)
         self.log.overhead["startup"] = time.time() - cli.PROCESS_STARTED
         try:
             while spike := self._run_steps():
@@ -276,7 +276,7 @@ class Trainer:
     def _measure_infilling(self, step: int) -> float:
         """Measures and records the bits per byte of held-out infilling after a step; returns them."""
         assert self.infilling is not None
-        measured = self.infilling.evaluation(self.state.params, step)
+        measured = self.infilling.evaluation(self.params, step)
         self.log.record_evaluation(measured)
         return measured["loss"]
 
