@@ -15,6 +15,6 @@ def test_shares_account_for_all_wall_time():
     seconds = {cause: share * 20 for cause, share in shares.items()}
     assert seconds == pytest.approx(
         {"steps": 9, "compilation": 3, "startup": 3, "validation": 0.5, "save": 0.5, "lost": 2, "down": 2}
-        | {"benchmarks": 0}
+        | {"benchmarks": 0, "infilling": 0}
     )
     assert goodput([]) == {}

@@ -45,7 +45,8 @@ YARN = ["Llama.rope_type='yarn'", "Llama.rope_factor=4.0", "Llama.rope_original_
 def test_every_shipped_cascade_is_accepted(size):
     steps = ["PYTHON_CODE_STEPS=9", "PYTHON_LCFT_STEPS=9"] if size == "70b" else []
     for stage in gin_files.shipped_stages():
-        config = config_of(stage, size, *steps)
+        given = ["INITIAL_CHECKPOINT=/m", "CODE_CORPUS=/c"] if stage == "adapt" else []
+        config = config_of(stage, size, *steps, *given)
         if config.stage.parent:
             parent = config_of(config.stage.parent, size, *steps)
             notes = inheritance.check_model("parent", metadata_of(parent), config)
