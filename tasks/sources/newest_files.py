@@ -129,7 +129,10 @@ def newest(entries: Sequence[Found], share: float) -> HeldOut:
 
 
 def without_ignored(entries: Sequence[Found]) -> tuple[list[Found], int]:
-    """The files that git does not ignore, in their order, and the number of the others. Files of no checkout stay."""
+    """The files that git does not ignore, in their order, and the number of the others.
+
+    Files outside of checkouts are kept, and those of a checkout that ignores all of them.
+    """
     ignored = set[str]()
     for checkout, members in _by_checkout(entries).items():
         if checkout:
@@ -138,8 +141,9 @@ def without_ignored(entries: Sequence[Found]) -> tuple[list[Found], int]:
             except GitFailed:
                 continue
             inside = {file.path: _relative(file, checkout) for file in members}
-            # the files of a submodule, or of a checkout inside an ignored folder, belong to another group
-            ignored |= {path for path, relative in inside.items() if relative not in kept}
+            outside = {path for path, relative in inside.items() if relative not in kept}
+            # a folder that git ignores completely, such as one below a checkout of settings, is meant by the user
+            ignored |= outside if len(outside) < len(inside) else set()
     return [file for file in entries if file.path not in ignored], len(ignored)
 
 
@@ -183,6 +187,8 @@ def _git_ranks(checkout: str, members: Sequence[Found], count: int) -> dict[str,
             ranks[file.path] = 2, _modified(file)
         else:
             ranks[file.path] = (1, float(times[name])) if name in times else (0, 0.0)
+    if not any(rank for rank, _ in ranks.values()):
+        raise GitFailed("git has no history of these files")
     return ranks
 
 

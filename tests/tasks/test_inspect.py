@@ -93,7 +93,7 @@ def test_list_prints_every_task_and_the_mixture_of_each_stage(capsys: pytest.Cap
     assert lines[0].split() == ["tasks:", *STREAMS]
     assert lines[1] == "corpora that need no data: embedded:library  embedded:exercises  embedded:keys"
     shares = {line.split()[0]: re.findall(r"(\w+) (\d+)%", line) for line in lines[3:]}
-    assert set(shares) == {f"{stage}_mixture" for stage in STAGES}
+    assert set(shares) == {f"{stage}_mixture" for stage in (*STAGES, "adapt")}
     assert dict(shares["code_mixture"]) == {"code": "85", "nl_code": "8", "nl": "7"}
     for mixture in shares.values():
         assert sum(int(share) for _, share in mixture) == 100

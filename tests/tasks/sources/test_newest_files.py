@@ -152,6 +152,17 @@ def test_files_that_git_ignores_are_not_read_if_asked(tmp_path: Path):
     assert "not read: 1 files that git ignores (Corpus.ignored_by_git)" in place.notes
 
 
+def test_a_folder_below_a_checkout_that_ignores_it_is_read(tmp_path: Path):
+    repository(tmp_path, {".gitignore": "code/\n", "setup.py": "x = 1\n"})
+    write(tmp_path, {f"code/{n}.py": text(n) for n in range(8)})
+    for number in range(8):
+        os.utime(tmp_path / f"code/{number}.py", (1e9, 1e9 - number * DAY))
+    corpus = Corpus(held_out="newest", validation_share=0.25, ignored_by_git=False)
+    train, validation = both(tmp_path / "code", corpus)
+    assert len(train) == 6 and validation == {"0.py", "1.py"}
+    assert "git has no history of these files" in notes(tmp_path / "code")
+
+
 def test_a_long_history_is_read_only_as_far_as_needed(tmp_path: Path):
     root = repository(tmp_path, *({f"{n}.py": text(n)} for n in range(9)))
     paths = [f"{n}.py" for n in range(9)]
