@@ -357,13 +357,19 @@ def test_bytes_without_a_piece_are_refused():
     (b"{", "is not JSON"),
     (b"[]", "is not a SentencePiece model"),
     (b'{"model": null}', "of the type None"),
+    (b'{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}', "of the type Unigram"),
+    (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "no pieces with ids"),
+    (b'{"model": {"type": "BPE", "vocab": {"a": "0"}, "merges": []}}', "no pieces with ids"),
+    (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [1]}, "normalizer": []}', "is damaged"),
+    (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [1]}', "are damaged"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n", "Git LFS pointer"),
 ])  # fmt: skip
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes, words: str):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=words):
-        open_tokenizer(path, infilling=False)
+    for infilling in (False, True):
+        with pytest.raises(UserError, match=words):
+            open_tokenizer(path, infilling)
 
 
 def test_a_file_without_an_end_needs_its_name():

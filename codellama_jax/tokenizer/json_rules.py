@@ -97,12 +97,21 @@ def read(content: dict[str, Any], control: Iterable[str], name: str) -> Rules:
     return Rules(plain, byte_level, spaces, normalization)
 
 
-def _model(content: dict[str, Any], control: Iterable[str], name: str) -> dict[str, Any]:
-    """The BPE model without the pieces of control tokens and without their merges."""
+def vocabulary(content: dict[str, Any], name: str) -> dict[str, int]:
+    """The pieces of a tokenizer.json and their ids. Raises UserError if its model is not BPE, or has no pieces."""
     model = content.get("model")
     kind = (model.get("type") or ("BPE" if "merges" in model else None)) if isinstance(model, dict) else None
-    if model is None or kind != "BPE" or not isinstance(model.get("vocab"), dict):
+    if not isinstance(model, dict) or kind != "BPE":
         raise UserError(f"{name} has a model of the type {kind}, not BPE; {_REMEDY}")
+    pieces = model.get("vocab")
+    if not isinstance(pieces, dict) or not pieces or not all(isinstance(id, int) and id >= 0 for id in pieces.values()):
+        raise UserError(f"{name} has no pieces with ids: fetch it again")
+    return pieces
+
+
+def _model(content: dict[str, Any], control: Iterable[str], name: str) -> dict[str, Any]:
+    """The BPE model without the pieces of control tokens and without their merges."""
+    model = content["model"]
     if model.get("dropout"):
         raise UserError(f"{name} encodes at random (dropout={model['dropout']}): set its model's dropout to null")
     for field in ("continuing_subword_prefix", "end_of_word_suffix"):

@@ -74,7 +74,7 @@ class JsonTokenizer(Tokenizer):
         beside = Companions(self.files)
         added = _added_tokens(content, name)
         known = {token["content"]: int(token["id"]) for token in added}
-        vocabulary = {**content["model"]["vocab"], **known} if isinstance(content.get("model"), dict) else known
+        vocabulary = json_rules.vocabulary(content, name) | known
         markers = self._markers(beside, vocabulary)
         if infilling and markers is None:
             markers = _add_markers(content, added, vocabulary)
@@ -85,7 +85,10 @@ class JsonTokenizer(Tokenizer):
         self.control_ids = known | {token: vocabulary[token] for token in stated if token in vocabulary}
         plain_text = {token["content"] for token in added if _is_plain(token)}
         self.control_ids = {token: id for token, id in self.control_ids.items() if token not in plain_text}
-        self._rules = json_rules.read(content, self.control_ids, name)
+        try:
+            self._rules = json_rules.read(content, self.control_ids, name)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{name} is damaged ({error!r}): fetch it again") from None
         self._texts = self._read_texts(added, vocabulary, {*stated}, beside.end_ids)
         self._encoder = self._library_tokenizer()
         self.implicit_space, self.normalization = self._rules.spaces != "never", self._rules.normalization

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
-from codellama_jax.tokenizer import companions
+from codellama_jax.tokenizer import companions, json_rules
 from codellama_jax.tokenizer.base import JSON, MODEL, Tokenizer
 from codellama_jax.tokenizer.companions import Companions
 from codellama_jax.tokenizer.infilling import find_markers
@@ -88,6 +88,5 @@ def names_infilling(files: Mapping[str, bytes]) -> bool:
     """Whether the files of a tokenizer.json name tokens of infilling."""
     content = companions.parsed(files, JSON)
     added = {str(token.get("content")) for token in content.get("added_tokens") or [] if isinstance(token, dict)}
-    vocabulary = (content.get("model") or {}).get("vocab") or {}
-    named = added | vocabulary.keys()
+    named = added | json_rules.vocabulary(content, JSON).keys()
     return Companions(files).infilling_names() is not None or find_markers(named) is not None
