@@ -1,7 +1,7 @@
 """The kinds of rotary embedding: which settings of Llama each of them reads, and what they may be.
 
 The names of the types, and of the values in config.json, are those of Hugging Face's transformers. Its type "linear" is
-"default" here, with Llama.rope_scale = 1 / factor.
+"default" here, with Llama.rope_scale = 1 / factor. The functions take a Llama, whose module imports this one.
 """
 
 import dataclasses

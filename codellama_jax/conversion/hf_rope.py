@@ -108,11 +108,8 @@ def write(llama: Llama) -> dict[str, Any]:
         return theta
     if llama.rope_type == "default":
         return theta | {"rope_scaling": {"type": "linear", "factor": 1 / llama.rope_scale}}
-    defaults = {field.name: field.default for field in dataclasses.fields(Llama)}
-    required = (_ORIGINAL, *_REQUIRED.get(llama.rope_type, ("factor",)))
-    values = {key: (getattr(llama, name), defaults[name]) for key, name in _KEYS[llama.rope_type].items()}
-    given = {key: value for key, (value, default) in values.items() if key in required or value != default}
-    return theta | {"rope_scaling": {"rope_type": llama.rope_type, **given}}
+    values = {key: getattr(llama, name) for key, name in _KEYS[llama.rope_type].items()}
+    return theta | {"rope_scaling": {"rope_type": llama.rope_type, **_without_defaults(llama.rope_type, values)}}
 
 
 def positions(llama: Llama, length: int) -> int:
@@ -128,6 +125,14 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
         for where, entry in (entries or {place: value}).items():
             known = {*_GENERAL, *_KEYS[str(entry.get("rope_type", entry.get("type", "default")))], "factor", _ORIGINAL}
             yield from (f"{where}.{key}" for key in entry if key not in known and entry[key] is not None)
+
+
+def _without_defaults(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a file of this type has to state, in the order of its keys."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Llama)}
+    required = (_ORIGINAL, *_REQUIRED.get(kind, ("factor",)))
+    keys = {key: name for key, name in _KEYS[kind].items() if key in values}
+    return {key: values[key] for key, name in keys.items() if key in required or values[key] != defaults[name]}
 
 
 def _stated(path: Path, config: dict[str, Any], positions: int) -> Iterator[_Rope]:
@@ -203,4 +208,4 @@ def _scaling(path: Path, place: str, kind: str, rope: dict[str, Any], positions:
             values[key] = number(path, f"{place}.{key}", value)  # 0 is read as the default
     if kind == "linear" and values["factor"] == 1:
         return _Scaling("default")
-    return _Scaling(kind, dict(sorted(values.items(), key=lambda item: list(_KEYS[kind]).index(item[0]))))
+    return _Scaling(kind, _without_defaults(kind, values))

@@ -88,6 +88,7 @@ def test_values_that_differ_are_refused(theirs, tmp_path, run, keys, words):
     ({"rope_theta": "absent", "rope_parameters": LINEAR | {"rope_theta": 1e6}}, 1e6, 0.25),
     ({"rope_theta": 1e6, "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2}}, 1e6, 0.5),
     ({"rope_scaling": LINEAR, "rope_parameters": None}, 1e4, 0.25),
+    ({"rope_scaling": YARN, "rope_parameters": YARN | {"beta_fast": 32, "beta_slow": None, "truncate": True}}, 1e4, 1),
     ({"rope_scaling": LINEAR, "rope_parameters": {}}, 1e4, 0.25),
     ({"max_sequence_length": 512, "norm_eps": 1e-5, "torch_dtype": "torch.bfloat16", "dtype": "bfloat16"}, 1e4, 1),
     ({"rope_scaling": {"type": "linear", "factor": 1.0}, "rope_parameters": {"rope_type": "default"}}, 1e4, 1),
