@@ -1,6 +1,7 @@
 """Serves a model to editors and other clients.
 
     python -m codellama_jax.serve --checkpoint=DIR [--host=127.0.0.1] [--port=8000] [--api_key_file=FILE]
+                                  [--adapter=NAME=DIR ...]
 
 The protocols are those of OpenAI, Mistral (infilling), llama.cpp, Ollama and Tabby; docs/editors.md has the settings of
 editors, and docs/serving.md the endpoints and limits. A checkpoint is a stage's folder (runs/NAME/STAGE), a checkpoint
@@ -46,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("model").add_argument
     add("--checkpoint", type=filesystem.to_path, required=True, metavar="DIR", help="the model's folder")
     add(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="adapters (LoRA) of the model, which requests choose by NAME as their model; repeatable",
+    )
+    add(
         "--tokenizer",
         type=filesystem.to_path,
         metavar="FILE",
@@ -84,6 +92,7 @@ def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     if flags.gin_files or flags.bindings:
         raise UserError("serve takes no gin files and no --gin flags", EXIT_USAGE)
     keys = _api_keys(options.api_key_file)
+    options.adapter = _adapters(options.adapter)
     try:
         settings = Server(
             host=options.host,
@@ -114,6 +123,19 @@ def _serve(flags: gin_files.Flags, options: argparse.Namespace) -> int:
     # Bound before the model is opened, which takes long: a port in use should be reported at once.
     with _bound(settings) as listener, _interrupted_by_sigterm():
         return _run(options, settings, serving, listener)
+
+
+def _adapters(values: list[str]) -> dict[str, Path]:
+    """Name -> folder of each --adapter."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise UserError(f"--adapter={value} is not of the form NAME=DIR", EXIT_USAGE)
+        if name in found:
+            raise UserError(f"--adapter={value}: there are two adapters with the name {name}", EXIT_USAGE)
+        found[name] = filesystem.to_path(folder)
+    return found
 
 
 def _api_keys(file: Path | None) -> tuple[str, ...]:
@@ -174,7 +196,11 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     from codellama_jax.serving.service import Service
 
     cache.keep_programs()
-    model = open_model(options.checkpoint, options.tokenizer, options.dtype, options.tensor)
+    model = open_model(options.checkpoint, options.tokenizer, options.dtype, options.tensor, options.adapter)
+    if (name := options.name or model.name) in model.adapters:
+        raise UserError(
+            f"the model and an adapter have the name {name}: --name={name}-base renames the model", EXIT_USAGE
+        )
     serving = dataclasses.replace(serving, context=serving.context or model.context)
     if serving.context < 2:
         raise UserError(f"--context={serving.context} must be at least 2", EXIT_USAGE)
@@ -184,7 +210,7 @@ def _run(options: argparse.Namespace, settings: Server, serving: Serving, listen
     except (JaxRuntimeError, MemoryError) as error:
         raise UserError(f"the cache does not fit the memory ({first_line(error)}); {_SMALLER}") from None
     service = Service(model.tokenizer, engine, settings)
-    api = Api(model, service, settings, options.name or model.name)
+    api = Api(model, service, settings, name)
     sys.setswitchinterval(_SWITCH_SECONDS)
     service.start()
     print("\n".join(_description(api, listener)), flush=True)
@@ -231,6 +257,7 @@ def _description(api: Any, listener: socket.socket) -> list[str]:
     return [
         f"{api.name} at {url} ({who}, {keys})",
         f"  {', '.join(able)}",
+        *([f"  adapters: {', '.join(api.model.adapters)}"] if api.model.adapters else []),
         f"  context of {serving.context:,} tokens, {serving.slots} answers at a time,"
         f" cache of {pool.count * pool.size:,} tokens",
         "  editors: docs/editors.md; endpoints, limits and metrics: docs/serving.md",

@@ -56,6 +56,7 @@ LONGEST = (
     "tasks/curation/test_build_dask.py",
     "training/test_gcs_checkpoints.py",
     "generation/test_engine.py",
+    "generation/test_batched_adapters.py",
     "training/test_step.py",
     "training/test_lora.py",
     "training/test_lora_stage.py",

@@ -116,6 +116,34 @@ class AdaptedCheckpoint:
         self.base.close()
 
 
+def read_factors(path: Path, base: Path, llama: Llama) -> tuple[Lora, dict[str, Factors]]:
+    """The adapters of a checkpoint without their model.
+
+    Args:
+        path: the checkpoint, or the folder of a stage.
+        base: the checkpoint folder of the model that is used with them.
+        llama: this model.
+
+    Returns:
+        The settings, and name of a matrix -> its adapter.
+
+    Raises:
+        UserError: there are no adapters, they are damaged, or they belong to another model.
+    """
+    folder = native.find(path)
+    record = AdapterRecord.of(native.describe(folder).metadata) if folder else None
+    if folder is None or record is None:
+        raise UserError(f"{path} has no adapters: name a stage that trained some, an import of them, or peft's folder")
+    checksums.verify(folder)
+    digest = checksums.digest(base)
+    if None not in (digest, record.digest) and digest != record.digest:
+        raise UserError(f"{path} has adapters of {record.base}, whose content differs from that of {base}")
+    theirs = native.describe(folder).llama
+    if different := [field for field in SHAPE if getattr(theirs, field) != getattr(llama, field)]:
+        raise UserError(f"{path} has adapters of a model with another Llama.{different[0]} than {base}")
+    return record.lora, {name: _read(folder, llama, record.lora, name) for name in record.lora.names}
+
+
 def _hugging_face_folder(path: Path) -> str | None:
     """The folder of Hugging Face that a checkpoint of this project was imported from."""
     if native.find(path) is None:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from jax.sharding import Mesh
 
 from codellama_jax.config.data import TEMPLATE
 from codellama_jax.config.model import Llama
-from codellama_jax.conversion import canonical, chat_format, formats
+from codellama_jax.conversion import canonical, chat_format, formats, peft
+from codellama_jax.conversion.adapters import read_factors
 from codellama_jax.conversion.canonical import Tensor
 from codellama_jax.conversion.native import Training
 from codellama_jax.errors import UserError
 from codellama_jax.generation import forward, shards
+from codellama_jax.generation.adapters import Adapter, with_adapters
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import INFILLING_ROWS, JSON, MODEL, Tokenizer, companions, from_files, names_infilling
 from codellama_jax.tokenizer.opening import read_files
@@ -40,6 +43,7 @@ class GenerationModel:
         dialogues: whether the checkpoint states a format of dialogues, which a model that was trained on them does.
         mesh: the devices of the weights (generation/shards.py); None: one device.
         training: what its parameters went through, if training of this project wrote it.
+        adapters: names of the adapters beside it, in the order of their numbers from 1 (generation/adapters.py).
     """
 
     llama: Llama
@@ -52,6 +56,7 @@ class GenerationModel:
     dialogues: bool
     mesh: Mesh | None = None
     training: Training | None = None
+    adapters: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -74,7 +79,13 @@ class GenerationModel:
         return name
 
 
-def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: int = 0) -> GenerationModel:
+def open_model(
+    path: Path,
+    tokenizer: Path | None,
+    dtype: str | None,
+    tensor: int = 0,
+    adapters: Mapping[str, Path] | None = None,
+) -> GenerationModel:
     """Opens a checkpoint. Its weights go to their devices one layer at a time, each device's part of it.
 
     Args:
@@ -82,10 +93,11 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
         tokenizer: a tokenizer.model or tokenizer.json; None takes that of the checkpoint.
         dtype: the dtype of matrices, activations and cache; None: float32 on a CPU, bfloat16 elsewhere.
         tensor: number of devices over which the model is cut; 0: see shards.serving_mesh.
+        adapters: name -> a checkpoint of adapters of this model, or a folder of peft.
 
     Raises:
         UserError: there is no checkpoint, it is damaged, it has no tokenizer, the named tokenizer is not
-            its own, or `tensor` does not divide it.
+            its own, `tensor` does not divide it, or an adapter belongs to another model.
     """
     import jax
 
@@ -109,8 +121,9 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
         out = canonical.shape(llama, name)[0]
         return canonical.to_native(llama, name, source.rows(Tensor(name, layer), 0, out))
 
+    found = [_adapter(folder, path, llama) for folder in (adapters or {}).values()]
     mesh = shards.serving_mesh(llama, tensor)
-    weights = forward.weights_of(read, llama, mesh)
+    weights = with_adapters(forward.weights_of(read, llama, mesh), found, llama, mesh)
     source.close()
     if plain.file_name == JSON:
         infilling = plain.rows <= rows and names_infilling(files)
@@ -128,7 +141,17 @@ def open_model(path: Path, tokenizer: Path | None, dtype: str | None, tensor: in
         chat.stated,
         mesh,
         opened.training,
+        tuple(adapters or ()),
     )
+
+
+def _adapter(folder: Path, base: Path, llama: Llama) -> Adapter:
+    """An adapter of the model at `base`. Raises UserError if it belongs to another one."""
+    if peft.is_adapter(folder):
+        lora, factors = peft.read(folder, llama)
+    else:
+        lora, factors = read_factors(folder, formats.folder(base), llama)
+    return Adapter(factors, lora.scale)
 
 
 def _tokenizer_files(path: Path, own: Assets, named: Path | None) -> Assets:

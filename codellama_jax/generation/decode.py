@@ -43,19 +43,20 @@ def prefill(
     table_SM: jax.Array,
     next_C: jax.Array,
     wanted: jax.Array,
+    adapter_S: jax.Array | None = None,
 ) -> tuple[Cache, Logprobs]:
     """Processes a chunk of one prompt.
 
     Args:
         llama, vocabulary: see decode.
-        weights, cache, tokens_SC, positions_SC, valid_SC, table_SM: see forward.forward. There is one row.
+        weights, cache, tokens_SC, positions_SC, valid_SC, table_SM, adapter_S: see forward.forward. There is one row.
         next_C: the token after each one.
         wanted: whether the log-probabilities of these are computed, a scalar.
 
     Returns:
         The new cache, and the log-probabilities of next_C, [C]; zeros unless wanted.
     """
-    x_SCD, cache = forward.forward(weights, llama, cache, tokens_SC, positions_SC, valid_SC, table_SM)
+    x_SCD, cache = forward.forward(weights, llama, cache, tokens_SC, positions_SC, valid_SC, table_SM, adapter_S)
 
     def computed(x_CD: jax.Array) -> Logprobs:
         return logprobs.of_tokens(_logits(llama, vocabulary, weights, x_CD), next_C)
@@ -98,6 +99,7 @@ def decode(
             jnp.where(rows.active, rows.position, 0)[:, None],
             rows.active[:, None],
             table_BM,
+            rows.adapter,
         )
         emitted = rows.active
         token, reported = _chosen(rows, _logits(llama, vocabulary, weights, x_SCD[:, 0]), emitted)
@@ -137,7 +139,7 @@ def verify(
     offsets = jnp.arange(count, dtype=jnp.int32)[None, :]
     valid_BC = rows.active[:, None] & (offsets <= drafted_B[:, None])
     positions_BC = jnp.where(valid_BC, rows.position[:, None] + offsets, 0)
-    x_BCD, cache = forward.forward(weights, llama, cache, tokens_BC, positions_BC, valid_BC, table_BM)
+    x_BCD, cache = forward.forward(weights, llama, cache, tokens_BC, positions_BC, valid_BC, table_BM, rows.adapter)
     logits_BCV = _logits(llama, vocabulary, weights, x_BCD)
     # the draft at the end never counts: there is no draft after C tokens
     expected_BC = jnp.where(offsets < drafted_B[:, None], jnp.pad(drafts_BC, ((0, 0), (0, 1))), -1)

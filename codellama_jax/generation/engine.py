@@ -79,6 +79,7 @@ class Engine:
         settings: Sampling,
         stop_ids: Sequence[int] = (),
         allowed: np.ndarray | None = None,
+        adapter: int = 0,
     ) -> Request:
         """Adds a request to the queue.
 
@@ -87,11 +88,12 @@ class Engine:
             settings: how tokens are chosen. Stop strings are not read here (see stopping.TextStream).
             stop_ids: ids that end the answer, at most rows.STOP_IDS.
             allowed: bool [vocabulary], the tokens that may come first; None: all.
+            adapter: number of the adapter (adapters.with_adapters), from 1; 0: none.
 
         Raises:
             UserError: the prompt is empty, or leaves no room for an answer, or has ids outside the vocabulary.
         """
-        request = Request(self._submitted, prompt, settings, stop_ids, allowed)
+        request = Request(self._submitted, prompt, settings, stop_ids, allowed, adapter)
         self.check(request.prompt, settings.max_tokens)
         if len(request.stop_ids) > rows.STOP_IDS:
             raise ValueError(f"{len(request.stop_ids)} stop ids; at most {rows.STOP_IDS} are possible")
@@ -160,12 +162,13 @@ class Engine:
         Returns:
             The requests that are finished: they generate nothing.
         """
-        finished, processed = list[Request](), list[list[int]]()
+        finished, processed = list[Request](), list[tuple[int, list[int]]]()
         for request in list(self._prefilling):
-            if request in self._prefilling and request.prompt not in processed:  # it may have lost its slot
+            if request in self._prefilling and (request.adapter, request.prompt) not in processed:
+                # it is in the queue still: it may have lost its slot
                 finished += self._prefill_next(request)
                 if request in self._prefilling:
-                    processed.append(request.prompt)
+                    processed.append((request.adapter, request.prompt))
         return finished
 
     def _prefill_next(self, request: Request) -> list[Request]:
@@ -182,7 +185,7 @@ class Engine:
             if request.needs_prompt_logprobs:
                 request.prompt_logprobs = [None]
             else:
-                request.pages = self.pool.find(tokens)
+                request.pages = self.pool.find(tokens, request.adapter)
             request.done = len(request.pages) * self.pool.size
             if not request.prefilled and not request.tokens:  # later, these may be pages of its own
                 request.cached = request.done
@@ -196,7 +199,7 @@ class Engine:
             following = tokens[request.done + len(chunk)] if len(chunk) < rest else last
             # A copy: the program may read its arguments after this step has given the pages to another request.
             pages = self.programs.table[request.slot].copy()
-            found = self.programs.prefill(size, chunk, following, request.done, pages, wanted)
+            found = self.programs.prefill(size, chunk, following, request.done, pages, wanted, request.adapter)
             if wanted:
                 targets = [*chunk[1:], following][: len(request.prompt) - len(request.prompt_logprobs)]
                 request.prompt_logprobs += self._reported(request, targets, found, [(n,) for n in range(size)])
@@ -204,7 +207,7 @@ class Engine:
             request.prefilled += len(chunk)
         if request.done < len(tokens) or not self._extend(request, request.done + 1):
             return []
-        self.pool.publish(tokens, request.pages)
+        self.pool.publish(tokens, request.pages, request.adapter)
         self._prefilling.remove(request)
         if request.settings.max_tokens == 0:
             self.finish(request, "length")
@@ -213,7 +216,7 @@ class Engine:
         allowed = None if request.tokens else request.allowed
         text = request.prompt, request.tokens, end
         assert request.slot is not None
-        self.programs.fill(request.slot, *text, request.settings, request.stop_ids, allowed)
+        self.programs.fill(request.slot, *text, request.settings, request.stop_ids, allowed, request.adapter)
         return []
 
     def _decode_next(self) -> list[Request]:
@@ -312,7 +315,7 @@ class Engine:
         """Takes the slot and the pages of a request; their content can still be found."""
         if request.slot is None:
             return
-        self.pool.publish(request.ids[: request.done], request.pages)
+        self.pool.publish(request.ids[: request.done], request.pages, request.adapter)
         self.pool.release(request.pages)
         self.programs.table[request.slot] = 0
         self._slots[request.slot] = None

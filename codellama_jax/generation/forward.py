@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
-from codellama_jax.generation import int8_cache, shards
+from codellama_jax.generation import adapters, int8_cache, shards
 from codellama_jax.generation.kv_cache import SCRATCH
 from codellama_jax.kernels import paged_attention as kernel
 from codellama_jax.kernels import portable_paged_attention as portable
@@ -115,6 +115,7 @@ def forward(
     positions_SC: jax.Array,
     valid_SC: jax.Array,
     table_SM: jax.Array,
+    adapter_S: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Processes the next tokens of several rows. Their keys and values are written to the cache first.
 
@@ -126,6 +127,7 @@ def forward(
         positions_SC: their positions, which are consecutive in a row.
         valid_SC: whether there is such a token; others are computed and dropped.
         table_SM: the pages of each row, in order. It has a page for every valid token, and zeros after them.
+        adapter_S: number of the adapter of each row, 0 for none (adapters.py); None: no row has one.
 
     Returns:
         The output of the final norm, [S, C, D], and the new cache.
@@ -141,10 +143,16 @@ def forward(
     cos, sin = rope.tables(positions_SC, llama)
     x_SCD = shards.look_up(weights["embedding"], tokens_SC)
     new_pages = []
+
+    def product(x_SCD: jax.Array, layer: dict[str, Any], name: str) -> jax.Array:
+        out = _product(x_SCD, layer[name])
+        extra = adapters.added(layer, name, x_SCD, adapter_S, _product)
+        return out if extra is None else out + extra
+
     for layer, pages in zip(weights["layers"], cache, strict=True):
         layer = {name: shards.whole_rows(name, weight) for name, weight in layer.items()}
         h_SCD = rms_norm(x_SCD, layer["attention_norm"], llama.norm_eps)
-        qkv = _product(h_SCD, layer["qkv"])
+        qkv = product(h_SCD, layer, "qkv")
         if llama.qkv_bias:
             qkv = qkv + layer["qkv_bias"][None]
         qkv = qkv.reshape(rows, length, heads + 2 * kv_heads, width)
@@ -162,10 +170,10 @@ def forward(
             attended = portable.attend(q, pages, table_SM, positions_SC, blocks)
         if scale is not None:
             attended = int8_cache.restored(attended, scale)
-        x_SCD = x_SCD + shards.total(_product(attended.reshape(rows, length, -1), layer["wo"]))
+        x_SCD = x_SCD + shards.total(product(attended.reshape(rows, length, -1), layer, "wo"))
         h_SCD = rms_norm(x_SCD, layer["ffn_norm"], llama.norm_eps)
-        gate, up = jnp.split(_product(h_SCD, layer["gate_up"]), 2, axis=-1)
-        x_SCD = x_SCD + shards.total(_product(jax.nn.silu(gate) * up, layer["w2"]))
+        gate, up = jnp.split(product(h_SCD, layer, "gate_up"), 2, axis=-1)
+        x_SCD = x_SCD + shards.total(product(jax.nn.silu(gate) * up, layer, "w2"))
         new_pages.append(pages)
     return rms_norm(x_SCD, weights["norm"], llama.norm_eps), new_pages
 

@@ -66,11 +66,14 @@ class PagePool:
         self._users[page] = 1
         return page
 
-    def find(self, tokens: Sequence[int]) -> list[int]:
-        """The pages that hold the longest known beginning of `tokens`, in order. They are then used by the caller."""
+    def find(self, tokens: Sequence[int], adapter: int = 0) -> list[int]:
+        """The pages that hold the longest known beginning of `tokens`, in order. They are then used by the caller.
+
+        Keys and values depend on the adapter that computed them: pages are found with its number only.
+        """
         pages: list[int] = []
         if self.share:
-            for key in self._keys(tokens):
+            for key in self._keys(tokens, adapter):
                 page = self._page_of.get(key)
                 if page is None:
                     break
@@ -80,11 +83,11 @@ class PagePool:
             self._users[page] = self._users.get(page, 0) + 1
         return pages
 
-    def publish(self, tokens: Sequence[int], pages: Sequence[int]) -> None:
-        """Makes the full pages of a request findable. `pages` hold the keys and values of `tokens`."""
+    def publish(self, tokens: Sequence[int], pages: Sequence[int], adapter: int = 0) -> None:
+        """Makes the full pages of a request findable. `pages` hold the keys and values of `tokens`; see `find`."""
         if not self.share:
             return
-        for key, page in zip(self._keys(tokens), pages, strict=False):
+        for key, page in zip(self._keys(tokens, adapter), pages, strict=False):
             if key not in self._page_of and page not in self._key_of:
                 self._page_of[key], self._key_of[page] = page, key
 
@@ -99,9 +102,10 @@ class PagePool:
                 else:
                     self._free.append(page)
 
-    def _keys(self, tokens: Sequence[int]) -> list[bytes]:
+    def _keys(self, tokens: Sequence[int], adapter: int) -> list[bytes]:
         """The key of each full page of a text."""
-        ids, key, keys = np.asarray(tokens, np.int32), b"", []
+        ids, keys = np.asarray(tokens, np.int32), list[bytes]()
+        key = adapter.to_bytes(4, "little") if adapter else b""
         for end in range(self.size, len(ids) + 1, self.size):
             key = hashlib.blake2b(key + ids[end - self.size : end].tobytes(), digest_size=16).digest()
             keys.append(key)

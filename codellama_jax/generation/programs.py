@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from codellama_jax.config.generation import Serving
 from codellama_jax.config.model import Llama
-from codellama_jax.generation import calibration, decode, forward, rows, shards
+from codellama_jax.generation import adapters, calibration, decode, forward, rows, shards
 from codellama_jax.generation.decode import Generated
 from codellama_jax.generation.logprobs import Logprobs
 from codellama_jax.kernels import row_products
@@ -58,7 +58,8 @@ class Programs:
         groups = shards.head_groups(llama, mesh, dtype)
         empty = functools.partial(forward.new_cache, llama, pages, serving.page, dtype, groups)
         self._cache = shards.zeros(mesh, empty, shards.CACHE)
-        self._rows = shards.zeros(mesh, lambda: rows.empty(serving.slots, llama.vocab_size))
+        self._adapters = adapters.are_in(weights)
+        self._rows = shards.zeros(mesh, lambda: rows.empty(serving.slots, llama.vocab_size, self._adapters))
         self.table = np.zeros((serving.slots, pages_per_slot), np.int32)
         self.compilations = 0
         self._sizes = sorted({*(size for size in serving.batches if size < serving.slots), serving.slots})
@@ -101,7 +102,14 @@ class Programs:
         self._rows = self._fill(self._rows, *rows.slot_values(slot, self._llama.vocab_size, *values))
 
     def prefill(
-        self, size: int, chunk: Sequence[int], last: int, start: int, pages: np.ndarray, wanted: bool
+        self,
+        size: int,
+        chunk: Sequence[int],
+        last: int,
+        start: int,
+        pages: np.ndarray,
+        wanted: bool,
+        adapter: int = 0,
     ) -> Logprobs:
         """Processes a chunk of a prompt; see decode.prefill.
 
@@ -112,12 +120,14 @@ class Programs:
             start: the position of the first one.
             pages: the pages of the prompt.
             wanted: whether log-probabilities are computed.
+            adapter: number of the adapter, 0 for none.
         """
         tokens, valid = np.zeros(size + 1, np.int32), np.arange(size) < len(chunk)
         tokens[: len(chunk) + 1] = [*chunk, last]
         positions = np.where(valid, start + np.arange(size), 0).astype(np.int32)
         inputs = tokens[None, :-1], positions[None], valid[None], pages[None], tokens[1:], np.bool_(wanted)
-        self._cache, found = self._prefill[size](self._weights, self._cache, *inputs)
+        chosen = (np.full(1, adapter, np.int32),) if self._adapters else ()
+        self._cache, found = self._prefill[size](self._weights, self._cache, *inputs, *chosen)
         return found
 
     def batch(self, active: Sequence[int]) -> list[int]:

@@ -24,6 +24,7 @@ class Request:
             those of prompt and answer that the cache has lost.
         drafted: number of tokens that were guessed and verified.
         accepted: number of tokens that were guessed right.
+        adapter: number of its adapter, 0 for none.
     """
 
     def __init__(
@@ -33,10 +34,11 @@ class Request:
         settings: Sampling,
         stop_ids: Sequence[int],
         allowed: np.ndarray | None,
+        adapter: int = 0,
     ):
         self.number = number  # in the order of arrival
         self.prompt, self.settings, self.stop_ids = [int(token) for token in prompt], settings, tuple(stop_ids)
-        self.allowed = allowed
+        self.allowed, self.adapter = allowed, adapter
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         self.prompt_logprobs: list[TokenLogprobs | None] = []

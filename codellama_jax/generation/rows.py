@@ -29,6 +29,7 @@ class Rows:
         stops_from: int32 [S], the first position at which a stop id may be generated.
         logprobs: bool [S], whether log-probabilities are reported.
         sampling: the settings of sampling.
+        adapter: int32 [S], the number of the adapter, 0 for none; None: the model has no adapters.
     """
 
     token: jax.Array
@@ -39,10 +40,14 @@ class Rows:
     stops_from: jax.Array
     logprobs: jax.Array
     sampling: RowSampling
+    adapter: jax.Array | None = None
 
 
-def empty(slots: int, vocab_size: int) -> Rows:
-    """The state of inactive slots. Each array has a buffer of its own, since the programs reuse the buffers."""
+def empty(slots: int, vocab_size: int, adapters: bool = False) -> Rows:
+    """The state of inactive slots, which may have adapters.
+
+    Each array has a buffer of its own, since the programs reuse the buffers.
+    """
     return Rows(
         token=jnp.zeros(slots, jnp.int32),
         position=jnp.zeros(slots, jnp.int32),
@@ -52,6 +57,7 @@ def empty(slots: int, vocab_size: int) -> Rows:
         stops_from=jnp.zeros(slots, jnp.int32),
         logprobs=jnp.zeros(slots, bool),
         sampling=sampling.empty(slots, vocab_size),
+        adapter=jnp.zeros(slots, jnp.int32) if adapters else None,
     )
 
 
@@ -64,6 +70,7 @@ def slot_values(
     settings: Sampling | None = None,
     stop_ids: Sequence[int] = (),
     allowed_first: np.ndarray | None = None,
+    adapter: int = 0,
 ) -> tuple[Any, ...]:
     """The arguments of fill_slot after the rows.
 
@@ -76,6 +83,7 @@ def slot_values(
         settings: how tokens are chosen.
         stop_ids: ids that end the text, at most STOP_IDS.
         allowed_first: bool, the ids that may come next; None: all. Ids beyond it may not.
+        adapter: number of the adapter, which the state has only if the model has adapters.
     """
     settings = settings or Sampling()
     ids = [*prompt, *answer]
@@ -86,7 +94,7 @@ def slot_values(
     counts = np.bincount(np.asarray(answer, np.int64), minlength=vocab_size).astype(np.int32)
     if allowed_first is not None:
         allowed[:] = np.pad(allowed_first, (0, vocab_size - len(allowed_first)))
-    where = [ids[-1] if ids else 0, len(ids) - 1, end, min(len(prompt) + settings.min_tokens, end)]
+    where = [ids[-1] if ids else 0, len(ids) - 1, end, min(len(prompt) + settings.min_tokens, end), adapter]
     flags = np.array([bool(ids), settings.logprobs is not None])
     first = np.int32(-1 if allowed_first is None else len(ids))
     return np.int32(slot), np.array(where, np.int32), flags, stops, _packed(settings), seen, counts, allowed, first
@@ -123,7 +131,7 @@ def fill_slot(
 
     Args:
         rows: the state of all slots.
-        where: the last token, its position, the end, and the first position of a stop id.
+        where: the last token, its position, the end, the first position of a stop id, and the adapter.
         flags: whether the slot is active, and whether log-probabilities are reported.
         slot, stops, packed, seen, counts, allowed, first: see slot_values.
     """
@@ -151,4 +159,5 @@ def fill_slot(
             allowed=old.allowed.at[slot].set(allowed),
             first=old.first.at[slot].set(first),
         ),
+        adapter=None if rows.adapter is None else rows.adapter.at[slot].set(where[4]),
     )

@@ -38,6 +38,16 @@ DIMS: dict[str, tuple[str | None, ...]] = {
     "norm": (None,),
     "head": ("dim", "vocab"),
     "kv_scale": (None, None, "kv_heads", None),
+    # the joined factors of adapters (adapters.py)
+    "adapters": (None,),
+    "qkv_a": ("dim", None),
+    "qkv_b": (None, "heads"),
+    "wo_a": ("heads", None),
+    "wo_b": (None, "dim"),
+    "gate_up_a": ("dim", None),
+    "gate_up_b": (None, "ffn"),
+    "w2_a": ("ffn", None),
+    "w2_b": (None, "dim"),
 }
 CACHE = spec((None, None, "kv_heads", None))
 _REPLICATED = PartitionSpec()
@@ -109,7 +119,8 @@ def placement(mesh: Mesh | None) -> Callable[[str, Any, Any], Any]:
 
         def place_here(name: str, x: Any, dtype: Any) -> Any:
             array = jnp.asarray(x, dtype)
-            return row_products.matrix(array) if DIMS[name][0] in ("dim", "heads", "ffn") else array
+            is_matrix = DIMS[name][0] in ("dim", "heads", "ffn") or name.endswith("_b")
+            return row_products.matrix(array) if is_matrix else array
 
         return place_here
 

@@ -52,6 +52,8 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
 
     block = (llama.matmul_parameters - llama.vocab_size * llama.dim) / llama.layers / tensor
     gathered = 2 * block * compute  # of the current block, and of the next one, which is being prefetched
+    if lora.rank and lora.base_dtype == "int8" and shards == 1:
+        gathered *= 2  # nothing is gathered, but compiled programs hold the converted blocks of both passes
     # gathered, and its gradient before the reduce-scatter
     head = llama.vocab_size / tensor * llama.dim * (compute + (0 if lora.rank else 4))
     loss = 2 * min(llama.loss_chunk, tokens) * llama.vocab_size / tensor * 4

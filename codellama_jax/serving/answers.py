@@ -30,7 +30,8 @@ class Answers(abc.ABC):
 
     def __init__(self, api: Api, running: Running):
         self.running = running
-        self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": api.name}
+        name = api.names[running.job.adapter]
+        self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
 
     @abc.abstractmethod
     def whole(self, choice: Choice, delta: Delta) -> dict[str, Any]:

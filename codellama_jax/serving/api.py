@@ -34,6 +34,7 @@ class Api:
         service: answers jobs.
         settings: the server's.
         name: the model's name in answers.
+        names: the names that a request can choose from: that of the model, and those of its adapters.
         started: seconds since the epoch.
         metrics: what was counted.
         sentinels: reads infilling markers in raw prompts.
@@ -42,6 +43,7 @@ class Api:
 
     def __init__(self, model: GenerationModel, service: Service, settings: Server, name: str):
         self.model, self.service, self.settings, self.name = model, service, settings, name
+        self.names = name, *model.adapters
         self.tokenizer, self.texts = service.tokenizer, service.texts
         self.order: Order = settings.order or self.tokenizer.orders[0]
         self.started = int(time.time())
@@ -129,12 +131,28 @@ class Api:
             if name in fields and name != "model":
                 self.metrics.ignored_field(name)
 
+    def adapter(self, request: Request) -> int:
+        """Number of the adapter that a request names as its model, 0 for the model alone.
+
+        A server without adapters answers any name, because editors send those of other services' models.
+
+        Raises:
+            ApiError: there is no such model.
+        """
+        name = request.scope["state"].get("model")
+        if name is None or not self.model.adapters:
+            return 0
+        if isinstance(name, str) and (plain := name.removesuffix(":latest")) in self.names:
+            return self.names.index(plain)
+        raise ApiError(404, f"there is no model {name!r:.100}; this server has {', '.join(self.names)}", "model")
+
     def submit(self, request: Request, job: Job) -> Running:
-        """Submits a job for the client of a request; raises as Service.submit does.
+        """Submits a job for the client of a request, to the adapter that it names; raises as Service.submit does.
 
         The job is cancelled when the request has ended, in whatever way (request_log.py).
         """
-        running = self.service.submit(dataclasses.replace(job, client=self._client(request)))
+        job = dataclasses.replace(job, client=self._client(request), adapter=self.adapter(request))
+        running = self.service.submit(job)
         request.scope["state"]["jobs"].append(running)
         return running
 

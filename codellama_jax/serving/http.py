@@ -283,7 +283,7 @@ def _kind(value: Any) -> str:
 
 
 async def fields(request: Request) -> Fields:
-    """The fields of a request's body.
+    """The fields of a request's body. Its `model` is also kept in the request's state, for Api.adapter.
 
     Raises:
         ApiError: the body is not a JSON object of valid Unicode.
@@ -298,6 +298,7 @@ async def fields(request: Request) -> Fields:
         raise ApiError(400, f"the body is not valid JSON: {reason}") from None
     if not isinstance(values, dict):
         raise ApiError(400, f"the body must be a JSON object, not {_kind(values)}")
+    request.scope.setdefault("state", {})["model"] = values.get("model")
     return Fields(values, request.scope["path"])  # not request.url, which depends on the Host header
 
 

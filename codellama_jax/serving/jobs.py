@@ -41,6 +41,7 @@ class Job:
         n: number of answers of each prompt.
         client: whom the job belongs to; the clients take turns.
         line_seconds: seconds of decoding after which an answer ends at its next line end; None: never.
+        adapter: number of the adapter that answers, 0 for none.
     """
 
     prompts: tuple[Prompt, ...]
@@ -48,6 +49,7 @@ class Job:
     n: int = 1
     client: str = ""
     line_seconds: float | None = None
+    adapter: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

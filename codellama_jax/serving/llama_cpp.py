@@ -3,6 +3,7 @@
 llama.vim and llama.vscode use /infill; docs/protocols.md lists the fields.
 """
 
+import dataclasses
 import secrets
 from typing import Any
 
@@ -260,7 +261,8 @@ async def _answer(api: Api, request: Request, fitted: list[Fitted], read: _Setti
         raise ApiError(400, f"the request has more than {api.service.most_choices} answers", "n_cmpl")
     job = Job(tuple(one.prompt for one in fitted), read.sampling, read.n, line_seconds=read.line_seconds)
     running: Running = api.submit(request, job)
-    whole = [Answer(choice, read.form, fitted[choice.number // read.n].truncated) for choice in running.choices]
+    form = dataclasses.replace(read.form, model=api.names[running.job.adapter])
+    whole = [Answer(choice, form, fitted[choice.number // read.n].truncated) for choice in running.choices]
     if read.stream:
         return http.Stream(answers.events(running, whole))
     replies = await http.until_disconnect(request, answers.finished(running, whole))

@@ -29,19 +29,20 @@ _MISSING = ("pull", "push", "create", "copy", "delete", "embed", "embeddings", "
 def routes(api: Api) -> list[Route]:
     @http.endpoint(error_forms.ollama)
     async def tags(request: Request) -> Response:
-        return http.json_response({"models": [_listed(api)]})
+        return http.json_response({"models": [_listed(api, name) for name in api.names]})
 
     @http.endpoint(error_forms.ollama)
     async def running(request: Request) -> Response:
         never = "2318-01-01T00:00:00Z"
         memory = {"size_vram": 0 if jax.default_backend() == "cpu" else api.model.bytes}
         state = {"expires_at": never, "context_length": api.service.context, **memory}
-        return http.json_response({"models": [_listed(api) | state]})
+        return http.json_response({"models": [_listed(api, name) | state for name in api.names]})
 
     @http.endpoint(error_forms.ollama)
     async def show(request: Request) -> Response:
         fields = await lenient_fields.fields(request)
-        fields.text("model", fields.text("name", api.name))
+        request.scope["state"]["model"] = fields.text("model", fields.text("name", api.name))
+        api.adapter(request)  # raises for an unknown name
         fields.finish(("verbose", "system", "template", "options"))
         return http.json_response(_shown(api))
 
@@ -67,9 +68,9 @@ def routes(api: Api) -> list[Route]:
     ]
 
 
-def _listed(api: Api) -> dict[str, Any]:
-    name = api.name if ":" in api.name else f"{api.name}:latest"
-    digest = hashlib.sha256(f"{api.name}\0{api.tokenizer.fingerprint}".encode()).hexdigest()
+def _listed(api: Api, name: str) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{name}\0{api.tokenizer.fingerprint}".encode()).hexdigest()
+    name = name if ":" in name else f"{name}:latest"
     modified = _time(api)
     return {"name": name, "model": name, "modified_at": modified, "size": api.model.bytes, "digest": digest} | {
         "details": _details(api)

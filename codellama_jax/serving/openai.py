@@ -17,8 +17,7 @@ from codellama_jax.serving.jobs import Choice, Delta, Job, Running
 from codellama_jax.serving.shown_tokens import ShownTokens
 from codellama_jax.tokenizer import Order
 
-# Fields that change nothing that is generated. Any `model` is answered by the one that is served: editors send the
-# names of other services' models.
+# Fields that change nothing that is generated, except that `model` can name an adapter (Api.adapter).
 IGNORED: tuple[str, ...] = ("model", "user", "metadata", "store", "service_tier", "safety_identifier")
 IGNORED += ("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options")
 
@@ -36,13 +35,14 @@ def routes(api: Api) -> list[Route]:
 
     @http.endpoint(http.error_form)
     async def models(request: Request) -> Response:
-        return http.json_response({"object": "list", "data": [_model(api)]})
+        return http.json_response({"object": "list", "data": [_model(api, name) for name in api.names]})
 
     @http.endpoint(http.error_form)
     async def model(request: Request) -> Response:
-        if (name := request.path_params["name"]) != api.name:
-            raise ApiError(404, f"there is no model {name[:100]!r}; this server has {api.name!r}", "model")
-        return http.json_response(_model(api))
+        if (name := request.path_params["name"]) not in api.names:
+            known = ", ".join(map(repr, api.names))
+            raise ApiError(404, f"there is no model {name[:100]!r}; this server has {known}", "model")
+        return http.json_response(_model(api, name))
 
     return [
         Route("/v1/completions", completions(max_tokens=16), methods=["POST"]),
@@ -52,12 +52,13 @@ def routes(api: Api) -> list[Route]:
     ]
 
 
-def _model(api: Api) -> dict[str, Any]:
+def _model(api: Api, name: str) -> dict[str, Any]:
     return {
-        "id": api.name,
+        "id": name,
         "object": "model",
         "created": api.started,
         "owned_by": "codellama_jax",
+        **({} if name == api.name else {"parent": api.name}),
         "max_model_len": api.service.context,
         "meta": llama_cpp.meta(api),
     }

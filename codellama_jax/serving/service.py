@@ -194,7 +194,8 @@ class Service:
             self._leaves_queue(client)
             prompt = choice.prompt
             try:
-                choice.request = self.engine.submit(prompt.ids, choice.sampling, prompt.stop_ids, prompt.allowed)
+                given = prompt.ids, choice.sampling, prompt.stop_ids, prompt.allowed
+                choice.request = self.engine.submit(*given, choice.running.job.adapter)
             except (UserError, ValueError) as error:  # one that `check` did not find
                 choice.ended = time.monotonic()
                 choice.running.put(error)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from codellama_jax.config.model import Llama
 from codellama_jax.conversion import native
-from codellama_jax.conversion.canonical import Model, Tensor, dtype_of, shape, tensors
+from codellama_jax.conversion.canonical import Model, Tensor, dtype_of, from_native, shape, tensors
 from codellama_jax.generation import forward
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.training.assets import Assets
@@ -86,6 +86,21 @@ class RandomSource:
 
     def rows(self, tensor: Tensor, start: int, stop: int):
         return self._arrays[tensor][start:stop]
+
+    def close(self):
+        pass
+
+
+class ParamsSource:
+    """The Source of some parameters, float32."""
+
+    def __init__(self, llama: Llama, params: dict):
+        self.model = Model(llama, 512, {str(tensor): "float32" for tensor in tensors(llama)})
+        self._params = params
+
+    def rows(self, tensor: Tensor, start: int, stop: int):
+        array = self._params[tensor.name] if tensor.layer is None else self._params["blocks"][tensor.name][tensor.layer]
+        return from_native(self.model.llama, tensor.name, array)[start:stop]
 
     def close(self):
         pass

@@ -1,0 +1,456 @@
+"""Training of adapters on a CPU, beside full fine-tuning and beside transformers + peft; merge and export.
+
+    python benchmarks/lora.py --packages=.venv/oracles [--rounds=7] [--steps=2] [--out=benchmarks/lora.md]
+
+The folders of --packages (joined by ':') have torch, transformers and peft (requirements-oracles.txt). A step is
+forward, backward, clipping and AdamW on one batch in memory. All programs start from the same float32 parameters and
+are trained on the same tokens; the two that train adapters have the same factors, rank and scale, on all seven matrices
+of a block, without dropout. As in train_cpu.py, each program is a process of its own, our step with adapters is
+compared with one other program at a time, and a round runs both, in alternating order; ratios are taken within a round.
+Memory is the peak of the resident set over the compilation and the first steps, less that before the model was made.
+
+The second part exports a model of 1.1 billion random parameters in bfloat16 with adapters of rank 16: merged in the
+format of Hugging Face, and the adapters alone, beside transformers + peft, which load both, merge and save.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from result_file import paragraph, processor
+from train_cpu import (
+    ATTENTION_BLOCK,
+    CLIP,
+    EPS,
+    LEARNING_RATE,
+    LOSS_CHUNK,
+    NORM_EPS,
+    ROPE_THETA,
+    SHAPES,
+    Shape,
+    batch,
+    parameters,
+    weights,
+)
+
+RANK, ALPHA = 16, 32.0
+MATRICES = {"wq": "q_proj", "wk": "k_proj", "wv": "v_proj", "wo": "o_proj", "w1": "gate_proj", "w3": "up_proj"}
+MATRICES |= {"w2": "down_proj"}
+PROGRAMS = {
+    "peft": "transformers + peft",
+    "full": "ours, all parameters",
+    "bfloat16": "ours, adapters, frozen bfloat16",
+    "int8": "ours, adapters, frozen int8",
+}
+LARGE = {"dim": 2048, "layers": 22, "heads": 32, "kv_heads": 4, "ffn_dim": 5632, "vocab_size": 32_000}  # TinyLlama's
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", default=".venv/oracles", help="folders with torch, transformers and peft")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn")
+    parser.add_argument("--shape", choices=SHAPES, default="100M")
+    parser.add_argument("--folder", type=Path, default=tempfile.gettempdir(), help="a disk with 15 GB (default: /tmp)")
+    parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="to compare with")
+    parser.add_argument(
+        "--program", choices=[*PROGRAMS, "adapters"], help=argparse.SUPPRESS
+    )  # run this program as a child process
+    options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    if options.program:
+        serve(options.program, SHAPES[options.shape])
+        return
+    text = ""
+    for line in result(options):
+        print(line, flush=True)
+        text += line + "\n"
+    if options.out:
+        options.out.write_text(text)
+
+
+def result(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the result file."""
+    shape = SHAPES[options.shape]
+    yield f"# Adapters on a CPU, {datetime.date.today()}"
+    yield ""
+    yield f"    python benchmarks/lora.py --rounds={options.rounds} --steps={options.steps} --shape={options.shape}"
+    yield ""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy")]
+    theirs = importlib.metadata.distributions(path=options.packages.split(":"))
+    names = ("torch", "transformers", "peft")
+    versions += sorted(f"{d.name} {d.version}" for d in theirs if d.name in names)
+    yield from paragraph(
+        f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {', '.join(versions)}."
+        f" Medians over {options.rounds} rounds of {options.steps} steps; the ratio is our speed with adapters divided"
+        " by that of the program within a round, by wall-clock and by CPU time."
+    )
+    yield f"## A step, {options.shape}, float32"
+    yield ""
+    adapters = sum(a.size + b.size for a, b in factors(shape).values())
+    yield from paragraph(
+        f"dim {shape.dim}, {shape.layers} layers, {shape.heads} heads, feed-forward {shape.ffn_dim}, vocabulary"
+        f" {shape.vocab_size:,}, length {shape.length}, batch {shape.rows}; {parameters(shape) / 1e6:.1f}M parameters,"
+        f" {adapters / 1e6:.2f}M in adapters of rank {RANK}."
+    )
+    yield (
+        "| program | adapters, tokens/s | program, tokens/s | ratio | min .. max | ratio of CPU time"
+        " | peak memory of both, MB | losses of steps 1 to 3 of both |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    for name in PROGRAMS:
+        if name not in options.programs:
+            continue
+        ours, found = measure_pair(options, name)
+        speeds = [options.steps * shape.tokens / statistics.median(program.seconds) for program in (ours, found)]
+        ratios = [theirs / own for own, theirs in zip(ours.seconds, found.seconds, strict=True)]
+        cpu = statistics.median(theirs / own for own, theirs in zip(ours.cpu, found.cpu, strict=True))
+        losses = " and ".join(", ".join(f"{loss:.4f}" for loss in program.losses) for program in (ours, found))
+        yield (
+            f"| {PROGRAMS[name]} | {speeds[0]:,.0f} | {speeds[1]:,.0f} | {statistics.median(ratios):.2f} |"
+            f" {min(ratios):.2f} .. {max(ratios):.2f} | {cpu:.2f} | {ours.megabytes:,.0f} and"
+            f" {found.megabytes:,.0f} | {losses} |"
+        )
+    yield ""
+    yield from exports(options)
+
+
+@dataclasses.dataclass
+class Measured:
+    """What a program has reported: losses of its first steps, its peak memory, and the seconds of each turn, by
+    wall-clock and of all its threads."""
+
+    losses: list[float]
+    megabytes: float
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    cpu: list[float] = dataclasses.field(default_factory=list)
+
+
+def measure_pair(options: argparse.Namespace, other: str) -> tuple[Measured, Measured]:
+    """Runs our step with adapters and another program alternately. Each compiles while the other one does not run, and
+    no third program takes memory."""
+    from launch.local.executor import ALLOCATOR
+
+    environment = os.environ | {"GLIBC_TUNABLES": ALLOCATOR}
+    started: list[subprocess.Popen[str]] = []
+    measured: list[Measured] = []
+    try:
+        for name in ("adapters", other):
+            packages = {"PYTHONPATH": options.packages} if name == "peft" else {}
+            process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).resolve()), f"--program={name}", f"--shape={options.shape}"],
+                env=environment | packages,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            started.append(process)
+            assert process.stdout is not None
+            measured.append(Measured(**json.loads(process.stdout.readline())))
+        for number in range(options.rounds):
+            for index in (number % 2, 1 - number % 2):
+                process = started[index]
+                assert process.stdin is not None and process.stdout is not None
+                process.stdin.write(f"{options.steps}\n")
+                process.stdin.flush()
+                wall, cpu = map(float, process.stdout.readline().split())
+                measured[index].seconds.append(wall)
+                measured[index].cpu.append(cpu)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    ours, theirs = measured
+    return ours, theirs
+
+
+# ---------------------------------------------------------------- the programs
+
+
+def factors(shape: Shape) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The initial factors of each matrix, [layers, in, rank] and [layers, rank, out]; the second ones are 0."""
+    rng = np.random.default_rng(2)
+    found = {}
+    for name in MATRICES:
+        layers, ins, outs = weights_shape(shape, name)
+        bound = ins**-0.5
+        a = rng.uniform(-bound, bound, (layers, ins, RANK)).astype(np.float32)
+        found[name] = a, np.zeros((layers, RANK, outs), np.float32)
+    return found
+
+
+def weights_shape(shape: Shape, name: str) -> tuple[int, int, int]:
+    """Layers, inputs and outputs of a matrix of the blocks."""
+    D, F = shape.dim, shape.ffn_dim
+    return (shape.layers, *{"w1": (D, F), "w3": (D, F), "w2": (F, D)}.get(name, (D, D)))
+
+
+def peak_megabytes() -> float:
+    """The peak of the resident set of this process so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+
+
+def serve(program: str, shape: Shape) -> None:
+    """Trains for three steps and prints their losses and the memory. Then, for each input line, trains for one untimed
+    step and for the number of steps in the line, and prints the wall-clock and CPU seconds of the latter."""
+    make = make_peft_step if program == "peft" else make_our_step
+    step, before = make(program, shape)
+    losses = [step() for _ in range(3)]
+    print(json.dumps({"losses": losses, "megabytes": peak_megabytes() - before}), flush=True)
+    for line in sys.stdin:
+        step()
+        start, start_cpu = time.perf_counter(), time.process_time()
+        for _ in range(int(line)):
+            step()
+        print(time.perf_counter() - start, time.process_time() - start_cpu, flush=True)
+
+
+def make_our_step(program: str, shape: Shape) -> tuple[Callable[[], float], float]:
+    """A function that trains for one step and returns the loss, and the memory before the model was made."""
+    import jax
+    import jax.numpy as jnp
+
+    from codellama_jax.config.lora import OFF, Lora
+    from codellama_jax.config.model import Llama
+    from codellama_jax.config.training import AdamW, Mesh, Stage
+    from codellama_jax.model.lora import freeze
+    from codellama_jax.sharding import make_mesh, put_batch
+    from codellama_jax.training.initialization import fresh_state
+    from codellama_jax.training.optimizer import make_optimizer
+    from codellama_jax.training.step import make_train_step, state_shardings
+
+    D, N, H, F = shape.dim, shape.layers, shape.heads, shape.ffn_dim
+    sizes = {"dim": D, "layers": N, "heads": H, "kv_heads": H, "ffn_dim": F, "vocab_size": shape.vocab_size}
+    blocks_of = {"attention_block": ATTENTION_BLOCK, "loss_chunk": LOSS_CHUNK}
+    llama = Llama(
+        **sizes,
+        norm_eps=NORM_EPS,
+        rope_theta=ROPE_THETA,
+        compute_dtype="float32",
+        remat="none",
+        unroll=N,
+        **blocks_of,
+    )
+    base_dtype = program if program in ("bfloat16", "int8") else "float32"
+    lora = OFF if program == "full" else Lora(rank=RANK, alpha=ALPHA, base_dtype=base_dtype)
+    settings = AdamW(peak_learning_rate=LEARNING_RATE, warmup_steps=1, final_ratio=1.0, eps=EPS, clip_norm=CLIP)
+    stage = Stage("code", "local", None, 1_000_000, shape.tokens, shape.length)
+    mesh = make_mesh(Mesh())
+    zeros = np.zeros((shape.rows, shape.length), np.int32)
+    arrays = batch(shape) | {
+        "segment_ids": zeros,
+        "stream_ids": zeros,
+        "positions": zeros + np.arange(shape.length, dtype=np.int32),
+        "loss_weights": np.ones_like(zeros, np.float32),
+    }
+    jnp.zeros(1).block_until_ready()  # starts the backend
+    before = peak_megabytes()
+    with jax.set_mesh(mesh):
+        initial = weights(shape)
+        blocks = {name: initial.pop(name) for name in ("w1", "w3", "w2")}
+        blocks |= {name: initial.pop(name).reshape(N, D, H, D // H) for name in ("wq", "wk", "wv")}
+        blocks |= {"wo": initial.pop("wo").reshape(N, H, D // H, D)}
+        blocks |= {name: np.ones((N, D), np.float32) for name in ("attention_norm", "ffn_norm")}
+        params: Any = initial | {"norm": np.ones(D, np.float32), "blocks": blocks}
+        del initial, blocks
+        base: tuple[Any, ...] = ()
+        if lora.rank:
+            frozen = {
+                name: freeze(name, jnp.asarray(params[name]), base_dtype) for name in ("embedding", "head", "norm")
+            }
+            frozen["blocks"] = {}
+            while params["blocks"]:
+                name, array = params["blocks"].popitem()
+                frozen["blocks"][name] = freeze(name, jnp.asarray(array), base_dtype)
+            base, params = (frozen,), None
+        else:
+            params = jax.tree.map(jnp.asarray, params)
+        state = fresh_state(llama, stage, settings, mesh, params, lora)
+        del params
+        if lora.rank:
+            given = {}
+            for name, (a, b) in factors(shape).items():
+                found = state.params["blocks"]
+                given[f"{name}_a"] = jnp.asarray(a.reshape(found[f"{name}_a"].shape))
+                given[f"{name}_b"] = jnp.asarray(b.reshape(found[f"{name}_b"].shape))
+            state = state._replace(params={"blocks": given})
+        shardings = state_shardings(llama, make_optimizer(settings, stage.steps), mesh, lora)
+        train_step = jax.jit(
+            make_train_step(llama, stage, settings, False, 1, mesh, lora),
+            donate_argnums=0,
+            out_shardings=(shardings, None),
+        )
+        placed = put_batch(mesh, arrays)
+
+    def step() -> float:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = train_step(state, placed, *base)
+        loss = float(metrics["loss"])
+        jax.block_until_ready(state)
+        return loss
+
+    return step, before
+
+
+def make_peft_step(program: str, shape: Shape) -> tuple[Callable[[], float], float]:
+    """As make_our_step, with transformers' Llama and peft as their documentation uses them."""
+    import peft
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.dim,
+        intermediate_size=shape.ffn_dim,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.length,
+        rms_norm_eps=NORM_EPS,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        use_cache=False,
+    )
+    before = peak_megabytes()
+    model = transformers.LlamaForCausalLM(config)
+    initial = weights(shape)
+
+    def fill(parameter: Any, array: np.ndarray) -> None:
+        parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+    fill(model.model.embed_tokens.weight, initial["embedding"])
+    fill(model.lm_head.weight, initial["head"].T)
+    for name, module in MATRICES.items():
+        for layer, block in enumerate(model.model.layers):
+            part = block.mlp if hasattr(block.mlp, module) else block.self_attn
+            fill(getattr(part, module).weight, initial[name][layer].T)
+    del initial
+    settings = peft.LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(MATRICES.values()))
+    adapted = peft.get_peft_model(model, dataclasses.replace(settings, task_type="CAUSAL_LM"))
+    for name, (a, _) in factors(shape).items():
+        for layer, block in enumerate(model.model.layers):
+            part = block.mlp if hasattr(block.mlp, MATRICES[name]) else block.self_attn
+            fill(getattr(part, MATRICES[name]).lora_A["default"].weight, a[layer].T)
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, LEARNING_RATE, betas=(0.9, 0.95), eps=EPS, weight_decay=0.1, fused=True)
+    tokens, targets = (torch.from_numpy(batch(shape)[name]).long() for name in ("tokens", "targets"))
+    adapted.train()
+
+    def step() -> float:
+        logits = adapted(input_ids=tokens).logits
+        loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step, before
+
+
+# ---------------------------------------------------------------- merge and export
+
+PEAK = """
+import json, sys, time
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+"""
+OURS = """
+from codellama_jax import convert
+from codellama_jax.conversion import adapters, formats, hf, peft
+import jax
+before, start = peak(), time.perf_counter()
+assert convert.main(sys.argv[1:]) == 0
+print(json.dumps({"seconds": time.perf_counter() - start, "before": before, "peak": peak()}))
+"""
+THEIRS = """
+import peft, torch, transformers
+before, start = peak(), time.perf_counter()
+model = transformers.LlamaForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+merged = peft.PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload()
+merged.save_pretrained(sys.argv[3])
+print(json.dumps({"seconds": time.perf_counter() - start, "before": before, "peak": peak()}))
+"""
+
+
+def exports(options: argparse.Namespace) -> Iterator[str]:
+    """The second part of the result."""
+    from convert import RandomModel
+
+    from codellama_jax.config.lora import Lora
+    from codellama_jax.config.model import Llama
+    from codellama_jax.conversion import adapters, canonical, formats, hf
+
+    llama, lora = Llama(**LARGE), Lora(rank=RANK, alpha=ALPHA)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="lora_benchmark_") as temporary:
+        folder = Path(temporary)
+        (folder / "theirs").mkdir()
+        hf.write(RandomModel(llama), folder / "theirs")
+        run(OURS, options, "import", f"--from={folder / 'theirs'}", f"--to={folder / 'base'}")
+        found = {}
+        for name in lora.names:
+            outs, ins = canonical.shape(llama, name)
+            shapes = (llama.layers, ins, RANK), (llama.layers, RANK, outs)
+            found[name] = adapters.Factors(*(0.02 * rng.standard_normal(shape, np.float32) for shape in shapes))
+        base = formats.open_base(folder / "base")
+        adapters.write(folder / "adapters", lora, found, base, folder / "base", "random")
+        base.source.close()
+        megabytes = {
+            name: sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file()) / 1e6
+            for name in ("base", "adapters")
+        }
+        yield f"## Merge and export, {llama.parameters / 1e9:.2f} billion parameters in bfloat16"
+        yield ""
+        yield from paragraph(
+            f"dim {llama.dim}, {llama.layers} layers, feed-forward {llama.ffn_dim}; the model takes"
+            f" {megabytes['base']:,.0f} MB, the checkpoint of the adapters (rank {RANK}, seven matrices, float32)"
+            f" {megabytes['adapters']:,.0f} MB."
+            " Memory is the peak of the resident set; that before the work, with all imports, in parentheses."
+        )
+        yield "| command | seconds | peak memory, MB |"
+        yield "|---|---|---|"
+        here = f"--from={folder / 'adapters'}"
+        for format in ("peft", "hf"):
+            figures = run(OURS, options, "export", here, f"--to={folder / format}", f"--format={format}")
+            yield f"| ours: export --format={format} | {cells(figures)} |"
+        arguments = [str(folder / name) for name in ("theirs", "peft", "merged")]
+        yield f"| transformers + peft: load, merge, save | {cells(run(THEIRS, options, *arguments))} |"
+
+
+def run(program: str, options: argparse.Namespace, *argv: str) -> dict[str, float]:
+    """Runs a program of this file in a process, and returns its figures."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = root if program is OURS else options.packages
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK + program, *argv],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cells(figures: dict[str, float]) -> str:
+    return f"{figures['seconds']:.1f} | {figures['peak']:,.0f} ({figures['before']:,.0f})"
+
+
+if __name__ == "__main__":
+    main()
