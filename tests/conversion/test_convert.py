@@ -214,7 +214,7 @@ def test_a_stage_starts_from_an_import_and_is_exported(tmp_path, shared_data, ru
     """stories260K -> two steps of code training -> Hugging Face, with the tokenizer of the run and infilling rows."""
     stories = shared_data / "stories260K"
     run("import", "--from", stories, "--to", tmp_path / "stories")
-    size = {"dim": 64, "layers": 5, "heads": 8, "kv_heads": 4, "ffn_dim": 172}
+    size = {"dim": 64, "layers": 5, "heads": 8, "kv_heads": 4, "ffn_dim": 172, "tied": True}
     settings = [f"--gin.Llama.{field}={value}" for field, value in size.items()]
     settings += [f"--gin.INITIAL_CHECKPOINT={tmp_path / 'stories'}", f"--gin.TOKENIZER={stories / 'tok512.model'}"]
     settings += ["--gin.CODE_STEPS=2", "--gin.CODE_WARMUP=1", "--gin.CODE_LENGTH=64", "--gin.CODE_BATCH_TOKENS=256"]
@@ -227,7 +227,8 @@ def test_a_stage_starts_from_an_import_and_is_exported(tmp_path, shared_data, ru
     stage = tmp_path / "runs/local/code"
     output = run("export", "--from", stage, "--to", tmp_path / "out", "--format=hf")
     assert "tokenizer" not in output
-    assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 528
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["vocab_size"] == 528 and config["tie_word_embeddings"]
     names = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"}
     assert names == {path.name for path in (tmp_path / "out").iterdir()}
     result = json.loads(run("verify", "--a", stage, "--b", tmp_path / "out", "--json", "--tolerance=0.05"))
