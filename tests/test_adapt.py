@@ -22,7 +22,7 @@ from runs import ROOT, TOY, lines
 
 FLAGS = [*TOY, "--gin.CODE_STEPS=4", "--gin.LCFT_STEPS=2"]
 ADAPT = ["--gin.ADAPT_LENGTH=128", "--gin.ADAPT_BATCH_TOKENS=512", "--gin.ADAPT_EPOCHS=0.01"]
-ADAPT += ["--gin.ADAPT_LEAST_STEPS=12", "--gin.Evaluation.infilling_cases=2", "--gin.Evaluation.infilling_tokens=4"]
+ADAPT += ["--gin.Stage.least_steps=12", "--gin.Evaluation.infilling_cases=2", "--gin.Evaluation.infilling_tokens=4"]
 
 
 def commands() -> list[str]:

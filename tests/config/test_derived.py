@@ -30,7 +30,7 @@ def test_adapt_needs_a_checkpoint_and_code_and_nothing_else(size):
 
 
 def test_steps_are_those_of_the_epochs_and_at_least_the_smallest_number():
-    config = adapt("ADAPT_LEAST_STEPS=40", "ADAPT_BATCH_TOKENS=4096", "ADAPT_EPOCHS=3.0")
+    config = adapt("Stage.least_steps=40", "ADAPT_BATCH_TOKENS=4096", "ADAPT_EPOCHS=3.0")
     assert steps_of_epochs(config, 4096 * 100, 1.0) == 300
     assert steps_of_epochs(config, 4096 * 100 + 1, 1.0) == 301
     assert steps_of_epochs(config, 4096 * 100, 0.5) == 600, "half of each batch is of the stream"
@@ -38,10 +38,10 @@ def test_steps_are_those_of_the_epochs_and_at_least_the_smallest_number():
 
 
 def test_what_depends_on_the_steps_is_derived():
-    config = with_steps(adapt("ADAPT_WARMUP=100"), 150)
+    config = with_steps(adapt("AdamW.warmup_steps=100"), 150)
     assert (config.stage.steps, config.stage.epochs) == (150, 0.0)
     assert (config.evaluation.every, config.checkpoints.every, config.adamw.warmup_steps) == (8, 8, 15)
-    assert with_steps(adapt("ADAPT_WARMUP=100"), 5_000).adamw.warmup_steps == 100
+    assert with_steps(adapt("AdamW.warmup_steps=100"), 5_000).adamw.warmup_steps == 100
     bound = with_steps(adapt("Evaluation.every=7", "Checkpoints.every=3"), 150)
     assert (bound.evaluation.every, bound.checkpoints.every) == (7, 3)
     code = load(["gin/code.gin"], [], default_size="local").resolve_training()
