@@ -37,7 +37,7 @@ def base(tmp_path, uninterrupted):
 
 
 @pytest.fixture
-def start(tmp_path, base, mesh):
+def start(tmp_path, base, mesh, small_tokenizer):
     """A function that starts or resumes a stage with adapters in a folder."""
 
     def make(name="run", lora=LORA, initial=None):
@@ -46,12 +46,14 @@ def start(tmp_path, base, mesh):
         checkpoints = Checkpoints(every=4, initial=str(initial or base))
         config = dataclasses.replace(CONFIG, lora=lora, checkpoints=checkpoints)
         logger = PrefixedLogger(logging.getLogger("test"), "code", enabled=True)
+        data = RandomData()
+        data.tokenizer = small_tokenizer
         return Trainer(
             config,
             run_dir,
             CONFIG.llama,
             mesh,
-            RandomData(),
+            data,
             batches_of,
             stop=StopSignals(),
             watchdog=Watchdog(0, run_dir / "stacks.txt"),
