@@ -28,6 +28,7 @@ from codellama_jax.tokenizer import (
     from_files,
     open_tokenizer,
 )
+from codellama_jax.tokenizer.companions import parsed
 from codellama_jax.tokenizer.opening import read_files
 from codellama_jax.training import assets
 from codellama_jax.training.assets import Assets
@@ -204,14 +205,14 @@ class _Export:
         """Gives the infilling ids their names in the files of Hugging Face that are carried."""
         added = {token["id"]: token for token in tokenizer_files.special_tokens(tokenizer, names)}
         if assets.TOKENIZER_JSON in self.files:
-            content = assets.parsed(self.files, assets.TOKENIZER_JSON)
+            content = parsed(self.files, assets.TOKENIZER_JSON)
             ids = {name: tokenizer.pieces + number for number, name in enumerate(names)}
             vocabulary = {text: id for text, id in content["model"]["vocab"].items() if id not in ids.values()}
             content["model"]["vocab"] = vocabulary | ids
             kept = [token for token in content.get("added_tokens") or [] if token["id"] not in added]
             content["added_tokens"] = sorted([*kept, *added.values()], key=lambda token: token["id"])
             self.files[assets.TOKENIZER_JSON] = _json(content)
-        config = assets.parsed(self.files, assets.TOKENIZER_CONFIG)
+        config = parsed(self.files, assets.TOKENIZER_CONFIG)
         if "added_tokens_decoder" in config:
             for id, token in added.items():
                 config["added_tokens_decoder"][str(id)] = {key: value for key, value in token.items() if key != "id"}
@@ -228,7 +229,7 @@ class _Export:
         if assets.TOKENIZER_CONFIG not in self.files:
             self.messages.append("not exported, because there is no tokenizer_config.json: the chat template")
             return
-        config = assets.parsed(self.files, assets.TOKENIZER_CONFIG)
+        config = parsed(self.files, assets.TOKENIZER_CONFIG)
         replaced = [name for name in self.files if name.endswith(".jinja") or name in assets.TEMPLATE_FILES]
         for name in replaced:
             del self.files[name]
@@ -243,13 +244,13 @@ class _Export:
         if chat_format == "source" and self._step_id is not None:  # ends an answer
             config["eos_token"] = STEP_PIECE
             if assets.SPECIAL_TOKENS in self.files:
-                special = assets.parsed(self.files, assets.SPECIAL_TOKENS)
+                special = parsed(self.files, assets.SPECIAL_TOKENS)
                 self.files[assets.SPECIAL_TOKENS] = _json(special | {"eos_token": STEP_PIECE})
         self.files[assets.TOKENIZER_CONFIG] = _json(config)
 
     def raise_model_max_length(self) -> None:
         """Raises model_max_length to the number of positions, if the stages had longer windows than the import."""
-        config, positions = assets.parsed(self.files, assets.TOKENIZER_CONFIG), self._model.sequence_length
+        config, positions = parsed(self.files, assets.TOKENIZER_CONFIG), self._model.sequence_length
         if config.get("model_max_length", positions) < positions:
             self.files[assets.TOKENIZER_CONFIG] = _json(config | {"model_max_length": positions})
 
@@ -260,7 +261,7 @@ class _Export:
         """
         if assets.GENERATION not in self.files:
             return
-        config = assets.parsed(self.files, assets.GENERATION)
+        config = parsed(self.files, assets.GENERATION)
         ends = self.end_ids(config.get("eos_token_id"))
         if ends != config.get("eos_token_id"):
             self.files[assets.GENERATION] = _json(config | {"eos_token_id": ends})

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from codellama_jax.errors import UserError
+from codellama_jax.tokenizer.companions import parsed
 from codellama_jax.training import assets
 from codellama_jax.training.assets import Assets
 from codellama_jax.training.lineage import SPECIAL_IDS
@@ -57,7 +58,7 @@ def differences(files: Assets, special_ids: Mapping[str, Any]) -> list[str]:
                 f"{key} is {json.dumps(known[0][1])} in {known[0][0]}, but {' and '.join(differing)}: readers take"
                 " different ones; all are carried"
             )
-    template = assets.parsed(files, assets.TOKENIZER_CONFIG).get("chat_template")
+    template = parsed(files, assets.TOKENIZER_CONFIG).get("chat_template")
     for name in assets.TEMPLATE_FILES:
         if template is not None and name in files and files[name].decode(errors="replace") != template:
             lines.append(f"{name} and {assets.TOKENIZER_CONFIG} have different chat templates: both are carried")
@@ -66,10 +67,10 @@ def differences(files: Assets, special_ids: Mapping[str, Any]) -> list[str]:
 
 def _stated(files: Assets, key: str) -> Iterator[tuple[str, Any]]:
     """The ids of a special token in the files other than config.json, each with its place."""
-    yield assets.GENERATION, assets.parsed(files, assets.GENERATION).get(key)
+    yield assets.GENERATION, parsed(files, assets.GENERATION).get(key)
     ids = {text: id for id, text in assets.tokens(files).items()}
     for name in (assets.TOKENIZER_CONFIG, assets.SPECIAL_TOKENS):
-        token = assets.parsed(files, name).get(key.removesuffix("_id"))
+        token = parsed(files, name).get(key.removesuffix("_id"))
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):
             yield name, ids.get(text)

@@ -6,7 +6,6 @@ checkpoints. (An import keeps tokenizer.model next to that folder.)
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from codellama_jax.errors import UserError
 from codellama_jax.runtime import filesystem
 from codellama_jax.tokenizer import HELPERS, INFILLING_PIECES, INFILLING_ROWS, STEP_PIECE
+from codellama_jax.tokenizer.companions import parsed
 
 FOLDER = "assets"
 MODEL, GENERATION = "tokenizer.model", "generation_config.json"
@@ -56,21 +56,6 @@ def write(files: Assets, folder: Path) -> None:
         path = folder.joinpath(*name.split("/"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-
-
-def parsed(files: Assets, name: str) -> Any:
-    """The object in a JSON file; an empty one if there is no such file.
-
-    Raises:
-        UserError: it is not a JSON object.
-    """
-    try:
-        content = json.loads(files.get(name, b"{}"))
-    except ValueError as error:
-        raise UserError(f"{name} of the checkpoint is not JSON ({error}): fetch it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{name} of the checkpoint is not a JSON object: fetch it again")
-    return content
 
 
 def names_by_place(files: Assets) -> dict[str, dict[int, str]]:
