@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from codellama_jax.kernels.cpu_products import row_major
-from codellama_jax.kernels.cpu_rounding import rounded
 
 # A finite substitute for minus infinity, so that a fully masked row stays finite.
 MASKED = -1e30
@@ -63,7 +62,7 @@ def _forward(
         max_scores = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - max_scores)
         sums = jnp.sum(weights, axis=-1, keepdims=True)
-        out = _product("bgqt,bgtk->bgqk", rounded(weights, v_BGTK.dtype), v_BGTK[:, :, :end]) / sums
+        out = _product("bgqt,bgtk->bgqk", weights.astype(v_BGTK.dtype), v_BGTK[:, :, :end]) / sums
         shape = B, G, H // G, stop - start, -1
         return out.astype(v_BGTK.dtype).reshape(shape), max_scores.reshape(shape), sums.reshape(shape)
 
@@ -104,8 +103,8 @@ def _backward(block: int, residuals: Any, d_out_BSHK: jax.Array) -> tuple[jax.Ar
         max_scores, sums = (x[:, :, :, first:].reshape(B, G, 1, -1) for x in (max_BGRS1, sums_BGRS1))
         weights = jnp.exp(jnp.where(visible, scores, MASKED) - max_scores) * (1 / sums)
         d_weights = _product("bgtk,bgqk->bgtq", v, d_out)
-        d_scores = rounded(weights * (d_weights - inner_BGRS[..., first:].reshape(B, G, 1, -1)), dtype)
-        d_values.append(_product("bgtq,bgqk->bgtk", rounded(weights, dtype), d_out).astype(dtype))
+        d_scores = (weights * (d_weights - inner_BGRS[..., first:].reshape(B, G, 1, -1))).astype(dtype)
+        d_values.append(_product("bgtq,bgqk->bgtk", weights.astype(dtype), d_out).astype(dtype))
         d_keys.append(_product("bgtq,bgqk->bgtk", d_scores, q).astype(dtype))
         d_q = _product("bgkt,bgtq->bgkq", row_major(k.swapaxes(2, 3)), d_scores)
         d_q_BGKRS = d_q_BGKRS.at[..., first:].add(d_q.reshape(B, G, K, H // G, -1))

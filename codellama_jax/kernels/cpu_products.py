@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from codellama_jax.kernels.cpu_rounding import rounded
-
 
 def row_major(x: jax.Array) -> jax.Array:
     """Returns x, on a CPU with row-major layout, so that a preceding transposition is written to memory instead of
@@ -79,7 +77,7 @@ def _einsum_forward(equation: str, x: jax.Array, weight: jax.Array) -> tuple[jax
     x_TD, weight_DF = _as_matrices(x, weight, contracted)
     out_TF = jnp.einsum("td,df->tf", x_TD, weight_DF, preferred_element_type=jnp.float32)
     shape = x.shape[: x.ndim - contracted] + weight.shape[contracted:]
-    return rounded(out_TF, x.dtype).reshape(shape), (x, weight)
+    return out_TF.astype(x.dtype).reshape(shape), (x, weight)
 
 
 def _einsum_backward(
@@ -90,7 +88,7 @@ def _einsum_backward(
     d_out_TF = d_out.reshape(x_TD.shape[0], weight_DF.shape[1])
     d_x_TD = jnp.einsum("tf,df->td", d_out_TF, weight_DF, preferred_element_type=jnp.float32)
     d_weight_DF = jnp.einsum("dt,tf->df", row_major(x_TD.T), d_out_TF, preferred_element_type=jnp.float32)
-    return rounded(d_x_TD, x.dtype).reshape(x.shape), rounded(d_weight_DF, weight.dtype).reshape(weight.shape)
+    return d_x_TD.astype(x.dtype).reshape(x.shape), d_weight_DF.astype(weight.dtype).reshape(weight.shape)
 
 
 einsum.defvjp(_einsum_forward, _einsum_backward)

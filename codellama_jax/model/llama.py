@@ -27,17 +27,10 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array
 Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 # rotate(x_BSHK, cos, sin) -> the result of rope.rotate
 Rotate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# swiglu(gate_BSF, up_BSF) -> silu(gate) * up
-Swiglu = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _unconstrained(x: jax.Array, dims: tuple[str | None, ...]) -> jax.Array:
     return x
-
-
-def swiglu(gate_BSF: jax.Array, up_BSF: jax.Array) -> jax.Array:
-    """The activation of Llama's feed-forward layer, silu(gate) * up."""
-    return jax.nn.silu(gate_BSF) * up_BSF
 
 
 class Block(nnx.Module):
@@ -133,7 +126,6 @@ def hidden_states(
     attend: Attend | None = None,
     product: Product = jnp.einsum,
     rotate: Rotate = rope.rotate,
-    swiglu: Swiglu = swiglu,
 ) -> jax.Array:
     """Runs the decoder up to the final norm. Logits are the result times `output_head`.
 
@@ -147,7 +139,6 @@ def hidden_states(
         attend: the attention function; None selects the portable one.
         product: multiplies activations and weights (kernels/cpu_products.py has a variant for one CPU).
         rotate: applies the rotary embedding (rope.rotate_by_product is faster on TPUs).
-        swiglu: the activation of the feed-forward layer (kernels/cpu_rounding.py has a variant for one CPU).
 
     Returns:
         [B, S, D] in the compute dtype.
@@ -168,7 +159,7 @@ def hidden_states(
     def feed_forward(h_BSD: jax.Array, w1_DF: jax.Array, w3_DF: jax.Array, w2_FD: jax.Array) -> jax.Array:
         gate_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w1_DF), ffn), "gate")
         up_BSF = checkpoint_name(constrain(product("bsd,df->bsf", h_BSD, w3_DF), ffn), "up")
-        return product("bsf,fd->bsd", swiglu(gate_BSF, up_BSF), w2_FD)
+        return product("bsf,fd->bsd", jax.nn.silu(gate_BSF) * up_BSF, w2_FD)
 
     # Saved gate or up activations are not recomputed, so splitting the recomputation would save no memory.
     parts = config.ffn_parts if config.remat != "none" and not {"gate", "up"} & (config.saved | config.offloaded) else 1

@@ -14,9 +14,9 @@ from codellama_jax.attention import make_attend
 from codellama_jax.config.lora import OFF, Lora
 from codellama_jax.config.model import Llama
 from codellama_jax.config.training import AdamW, Stage
-from codellama_jax.kernels import cpu_products, cpu_rounding, quantized_products
-from codellama_jax.model import llama, rope
+from codellama_jax.kernels import cpu_products, quantized_products
 from codellama_jax.model import lora as adapters
+from codellama_jax.model import rope
 from codellama_jax.model.llama import Decoder, Product, hidden_states, output_head, parameter_dims
 from codellama_jax.sharding import constrain, tree_shardings
 from codellama_jax.training.loss import weighted_loss
@@ -110,9 +110,7 @@ def make_loss(
     if mesh and mesh.shape["tensor"] > 1:
         config = dataclasses.replace(config, ffn_parts=1)  # a part would be on only some of the devices of the axis
     platform = mesh.devices.flat[0].platform if mesh else ""
-    one_cpu = platform == "cpu" and mesh is not None and mesh.size == 1
-    product: Product = cpu_products.einsum if one_cpu else jnp.einsum
-    swiglu = cpu_rounding.swiglu if one_cpu else llama.swiglu
+    product: Product = cpu_products.einsum if mesh and mesh.size == 1 and platform == "cpu" else jnp.einsum
     if config.product_dtype:
         product = quantized_products.make_einsum(config.product_dtype, product, native=platform == "tpu")
     product = adapters.make_product(product, constrain if mesh else None)
@@ -122,7 +120,7 @@ def make_loss(
         model = merged(config, params)
         segments = batch["segment_ids"] if mask_documents else None
         x_BSD = hidden_states(
-            model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product, rotate, swiglu
+            model, config, batch["tokens"], batch["positions"], segments, constrain, attend, product, rotate
         )
         targets, weights = batch["targets"], batch["loss_weights"]
         head, frozen = output_head(model, config), adapters.is_adapted(params)

@@ -153,7 +153,9 @@ def test_a_checkpoint_without_tokenizer_or_infilling_ids_says_what_to_use(run, t
     (tmp_path / "tokenizer.model").write_bytes(small_tokenizer.model)
     write_checkpoint(tmp_path / "model", small_tokenizer.pieces, 64, {})
     arguments = ("infill", f"--file={tmp_path}/a.py")
-    assert "has no tokenizer.model and no tokenizer.json: --tokenizer=PATH names one" in run(*arguments, code=1, folder=tmp_path / "model")
+    assert "has no tokenizer.model and no tokenizer.json: --tokenizer=PATH names one" in run(
+        *arguments, code=1, folder=tmp_path / "model"
+    )
     arguments = (*arguments, f"--tokenizer={tmp_path}/tokenizer.model")
     assert "no infilling ids (34B and Python" in run(*arguments, code=1, folder=tmp_path / "model")
 
