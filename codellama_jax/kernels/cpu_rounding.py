@@ -4,8 +4,8 @@ XLA expands a cast from float32 to bfloat16 into integer operations with a test 
 that computes the float32 several times, without vector instructions where it has an exponential: a cast takes three
 times as long as all before it.
 
-In the loss, this form makes a step of 15M parameters in bfloat16 a tenth faster. After products and in attention it does
-not help, and in the activation of the feed-forward layer it costs more than it saves.
+In the loss, this form makes a step of 15M parameters in bfloat16 a tenth faster. After products and in attention it
+does not help, and in the activation of the feed-forward layer it costs more than it saves.
 """
 
 from typing import Any
