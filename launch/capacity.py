@@ -159,8 +159,7 @@ def check_memory(llama: Llama, size: str, lora: Lora = OFF) -> None:
     """Raises UserError if the training state alone exceeds the memory of this machine."""
     needed, available = llama.parameters * BYTES_PER_PARAMETER, available_memory()
     if lora.rank:
-        frozen = {"float32": 4, "bfloat16": 2, "int8": 1}[lora.base_dtype]
-        needed = llama.parameters * frozen + lora.parameters(llama) * BYTES_PER_PARAMETER
+        needed = lora.frozen_bytes(llama) + lora.parameters(llama) * BYTES_PER_PARAMETER
     if available is not None and needed > available:
         raise UserError(
             f"size {size} needs at least {needed / 2**30:,.0f} GiB for weights, gradients and optimizer state; this"

@@ -63,21 +63,21 @@ class Lora:
 
     def parameters(self, llama: Llama) -> int:
         """Number of parameters of all adapters of a model."""
-        queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
-        sizes = {"wq": llama.dim + queries, "wk": llama.dim + keys, "wv": llama.dim + keys, "wo": queries + llama.dim}
-        sizes |= dict.fromkeys(("w1", "w2", "w3"), llama.dim + llama.ffn_dim)
-        return llama.layers * self.rank * sum(sizes[name] for name in self.names)
+        return llama.layers * self.rank * sum(sum(llama.matrices[name]) for name in self.names)
+
+    def frozen_bytes(self, llama: Llama) -> int:
+        """Bytes of the frozen model."""
+        if self.base_dtype == "int8":  # embedding and head have two bytes
+            return llama.parameters + (1 if llama.tied else 2) * llama.vocab_size * llama.dim
+        return llama.parameters * {"float32": 4, "bfloat16": 2}[self.base_dtype]
 
     def train_flops_per_token(self, llama: Llama, sequence_length: int) -> float:
         """Model FLOPs of the forward and backward pass for one token, as those of the model without adapters.
 
-        A frozen matrix has no gradient, which is a third of the FLOPs of its products.
+        A frozen matrix has no gradient, which is 2 of the 6 FLOPs for each of its parameters.
         """
         complete = llama.train_flops_per_token(sequence_length)
-        if not self.rank:
-            return complete
-        attention = 6.0 * llama.layers * llama.dim * sequence_length
-        return (complete - attention) * 2 / 3 + attention + 6.0 * self.parameters(llama)
+        return complete - 2.0 * llama.matmul_parameters + 6.0 * self.parameters(llama) if self.rank else complete
 
 
 OFF = Lora()

@@ -12,6 +12,7 @@ from codellama_jax.config import rope
 #   middle      the residual stream between attention and feed-forward
 #   gate, up    the two products of the feed-forward layer: w1 h and w3 h
 ACTIVATIONS = ("input", "q", "k", "v", "attention", "middle", "gate", "up")
+BIASES = ("bq", "bk", "bv")  # of queries, keys and values, with Llama.qkv_bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +184,20 @@ class Llama:
         return self.head_width or self.dim // self.heads
 
     @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """The numbers of inputs and of outputs of each matrix of a block."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "wq": (self.dim, queries),
+            "wk": (self.dim, keys),
+            "wv": (self.dim, keys),
+            "wo": (queries, self.dim),
+            "w1": (self.dim, self.ffn_dim),
+            "w3": (self.dim, self.ffn_dim),
+            "w2": (self.ffn_dim, self.dim),
+        }
+
+    @property
     def parameters(self) -> int:
         """Number of parameters, including embedding and output head; a tied head is not counted again."""
         embedding = 0 if self.tied else self.vocab_size * self.dim
@@ -191,8 +206,8 @@ class Llama:
     @property
     def matmul_parameters(self) -> int:
         """Number of parameters of matrix products: those of the blocks, and the head, tied or not."""
-        attention = 2 * self.dim * self.head_dim * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.dim * self.ffn_dim) + self.vocab_size * self.dim
+        block = sum(inputs * outputs for inputs, outputs in self.matrices.values())
+        return self.layers * block + self.vocab_size * self.dim
 
     @property
     def _vectors(self) -> int:

@@ -17,7 +17,7 @@ from codellama_jax.errors import UserError
 from codellama_jax.runtime import checksums
 from codellama_jax.training.adapter_record import AdapterRecord
 from codellama_jax.training.assets import Assets
-from codellama_jax.training.inheritance import SHAPE
+from codellama_jax.training.inheritance import first_difference
 from codellama_jax.training.lineage import Lineage
 
 
@@ -86,13 +86,16 @@ class AdaptedCheckpoint:
         self.base_name = _hugging_face_folder(self.base_path) or str(self.base_path)
         self.base = open_base(self.base_path).source
         of_base = self.base.model
-        for field in (*SHAPE, "vocab_size"):
-            if getattr(of_base.llama, field) != getattr(llama, field):
-                self.base.close()
-                raise UserError(
-                    f"{path} has adapters of a model with Llama.{field}={getattr(llama, field)}, but {self.base_path}"
-                    f" has {getattr(of_base.llama, field)}: it is not the model that they belong to"
-                )
+        different = first_difference(dataclasses.asdict(llama), of_base.llama)
+        if different is None and of_base.llama.vocab_size != llama.vocab_size:
+            different = "vocab_size", llama.vocab_size, of_base.llama.vocab_size
+        if different:
+            field, theirs, of_this = different
+            self.base.close()
+            raise UserError(
+                f"{path} has adapters of a model with Llama.{field}={theirs}, but {self.base_path} has {of_this}: it is"
+                " not the model that they belong to"
+            )
         self.factors = {name: _read(path, llama, self.lora, name) for name in self.lora.names}
         dtypes = {
             str(tensor): "float32" if tensor.name in self.factors else of_base.dtypes[str(tensor)]
@@ -131,15 +134,15 @@ def read_factors(path: Path, base: Path, llama: Llama) -> tuple[Lora, dict[str, 
         UserError: there are no adapters, they are damaged, or they belong to another model.
     """
     folder = native.find(path)
-    record = AdapterRecord.of(native.describe(folder).metadata) if folder else None
-    if folder is None or record is None:
+    described = native.describe(folder) if folder else None
+    record = AdapterRecord.of(described.metadata) if described else None
+    if folder is None or described is None or record is None:
         raise UserError(f"{path} has no adapters: name a stage that trained some, an import of them, or peft's folder")
     checksums.verify(folder)
     digest = checksums.digest(base)
     if None not in (digest, record.digest) and digest != record.digest:
         raise UserError(f"{path} has adapters of {record.base}, whose content differs from that of {base}")
-    theirs = native.describe(folder).llama
-    if different := [field for field in SHAPE if getattr(theirs, field) != getattr(llama, field)]:
+    if different := first_difference(dataclasses.asdict(described.llama), llama):
         raise UserError(f"{path} has adapters of a model with another Llama.{different[0]} than {base}")
     return record.lora, {name: _read(folder, llama, record.lora, name) for name in record.lora.names}
 

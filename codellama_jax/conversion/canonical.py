@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from codellama_jax.config.model import Llama
+from codellama_jax.config.model import BIASES, Llama
 from codellama_jax.errors import UserError
 
 BLOCK_BYTES = 16 << 20  # size of a block of rows, unless a single row is larger
@@ -22,7 +22,6 @@ WIDTH_CHUNKS = 16  # number of chunks along the model width, which training shar
 
 _MAX_LAYERS = 10_000  # more are a damaged file, whose list of tensors would not fit in memory
 
-BIASES = ("bq", "bk", "bv")  # of models with Llama.qkv_bias
 IN_LAYERS = ("attention_norm", "wq", "wk", "wv", *BIASES, "wo", "ffn_norm", "w1", "w3", "w2")
 NORMS = ("attention_norm", "ffn_norm", "norm")
 ROTARY = ("wq", "wk")
@@ -150,21 +149,12 @@ def check_names(path: Path, expected: Set[str], actual: Set[str], content: str) 
 
 def shape(llama: Llama, name: str) -> tuple[int, ...]:
     """The canonical shape: [out, in] of a matrix, [out] of a bias, [dim] of a norm."""
-    queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
-    return {
-        "embedding": (llama.vocab_size, llama.dim),
-        "head": (llama.vocab_size, llama.dim),
-        "wq": (queries, llama.dim),
-        "wk": (keys, llama.dim),
-        "wv": (keys, llama.dim),
-        "bq": (queries,),
-        "bk": (keys,),
-        "bv": (keys,),
-        "wo": (llama.dim, queries),
-        "w1": (llama.ffn_dim, llama.dim),
-        "w3": (llama.ffn_dim, llama.dim),
-        "w2": (llama.dim, llama.ffn_dim),
-    }.get(name, (llama.dim,))
+    if name in ("embedding", "head"):
+        return (llama.vocab_size, llama.dim)
+    matrices = llama.matrices
+    if name in BIASES:
+        return matrices[f"w{name[1:]}"][1:]
+    return matrices[name][::-1] if name in matrices else (llama.dim,)
 
 
 def native_shape(llama: Llama, name: str) -> tuple[int, ...]:

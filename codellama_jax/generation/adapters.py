@@ -54,7 +54,7 @@ def with_adapters(
         columns, inputs = len(names) * len(adapters) * rank, found[0][0].shape[1]
         a, bs = np.zeros((inputs, columns), np.float32), []
         for target, name in enumerate(names):
-            b = np.zeros((columns, _outputs(llama, name)), np.float32)
+            b = np.zeros((columns, llama.matrices[name][1]), np.float32)
             for number, adapter in enumerate(adapters):
                 if name in adapter.factors:
                     own_a, own_b = (factor[index] for factor in adapter.factors[name])
@@ -73,12 +73,6 @@ def with_adapters(
         return extra
 
     return weights | {"layers": [own | layer(index) for index, own in enumerate(weights["layers"])]}
-
-
-def _outputs(llama: Llama, name: str) -> int:
-    """The number of outputs of a matrix."""
-    queries, keys = llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim
-    return {"wq": queries, "wk": keys, "wv": keys, "w1": llama.ffn_dim, "w3": llama.ffn_dim}.get(name, llama.dim)
 
 
 def are_in(weights: dict[str, Any]) -> bool:

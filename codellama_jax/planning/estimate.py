@@ -30,9 +30,7 @@ def peak_bytes(config: Config, slice_: Topology) -> int:
         matrices = llama.matmul_parameters - llama.vocab_size * llama.dim
         state -= matrices / shards * MOMENT_BYTES[adamw.second_moment_dtype]
     if lora.rank:
-        frozen = parameters * {"float32": 4, "bfloat16": 2, "int8": 1}[lora.base_dtype]
-        vocabulary = (1 if llama.tied else 2) * llama.vocab_size * llama.dim  # embedding and head, in bfloat16
-        frozen += (lora.base_dtype == "int8") * vocabulary / shards
+        frozen = lora.frozen_bytes(llama) / shards
         state *= lora.parameters(llama) / llama.parameters
         parameters = lora.parameters(llama) / shards
     gradient = parameters * 4 * (2 if stage.micro_batches > 1 else 1)  # accumulated, and of the current micro-batch

@@ -52,37 +52,38 @@ def load_frozen(checkpoint: Path, llama: Llama, lora: Lora, mesh: Mesh) -> Param
     Raises:
         UserError: see load_model.
     """
-    shapes, shardings = abstract_params(llama), base_shardings(llama, lora, mesh)
-    whole, abstract = None, with_shardings(shapes, param_shardings(llama, mesh))
+    shardings = base_shardings(llama, lora, mesh)
+    whole, abstract = None, with_shardings(abstract_params(llama), param_shardings(llama, mesh))
     if AdapterRecord.of(read_metadata(checkpoint)) is not None:
         whole = load_model(checkpoint, llama, mesh)
     else:
         verify(checkpoint)
 
-    def load(group: str, name: str) -> Any:
-        wanted = abstract[group][name] if group else abstract[name]
-        place = shardings[group][name] if group else shardings[name]
+    def load(path: jax.tree_util.KeyPath, wanted: jax.ShapeDtypeStruct, place: Any) -> Any:
+        *groups, name = (str(part.key) for part in path)
         if whole is not None:
-            array = whole[group].pop(name) if group else whole.pop(name)
+            found: Any = whole
+            for group in groups:
+                found = found[group]
+            array = found.pop(name)  # its memory is free when it is frozen
         else:
-            found = load_some(checkpoint, {group: {name: wanted}} if group else {name: wanted})
-            array = found[group][name] if group else found[name]
+            nested: Any = {name: wanted}
+            for group in reversed(groups):
+                nested = {group: nested}
+            array = jax.tree.leaves(load_some(checkpoint, nested))[0]
         frozen = jax.jit(lambda x: adapters.freeze(name, x, lora.base_dtype), out_shardings=place)
         return jax.block_until_ready(frozen(array))
 
-    base: Params = {name: load("", name) for name in shapes if name != "blocks"}
-    return base | {"blocks": {name: load("blocks", name) for name in shapes["blocks"]}}
+    return jax.tree.map_with_path(load, abstract, shardings)
 
 
 def abstract_base(llama: Llama, lora: Lora) -> Params:
     """Shapes and dtypes of a frozen model."""
 
-    def of(name: str, x: Any) -> Any:
-        return jax.eval_shape(lambda x: adapters.freeze(name, x, lora.base_dtype), x)
+    def frozen(path: jax.tree_util.KeyPath, x: Any) -> Any:
+        return jax.eval_shape(lambda x: adapters.freeze(str(path[-1].key), x, lora.base_dtype), x)
 
-    params = abstract_params(llama)
-    blocks = {name: of(name, x) for name, x in params["blocks"].items()}
-    return {name: of(name, x) for name, x in params.items() if name != "blocks"} | {"blocks": blocks}
+    return jax.tree.map_with_path(frozen, abstract_params(llama))
 
 
 def base_shardings(llama: Llama, lora: Lora, mesh: Mesh) -> Params:

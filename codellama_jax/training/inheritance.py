@@ -38,15 +38,27 @@ def recorded_model(path: Path | str, metadata: Mapping[str, Any]) -> Llama:
 
 def check_shape(path: Path | str, recorded: Mapping[str, Any], llama: Llama) -> None:
     """Raises UserError if the parent's model has another shape than the stage's (its vocabulary may be smaller)."""
+    if different := first_difference(recorded, llama):
+        field, theirs, ours = different
+        raise UserError(
+            f"{path} has Llama.{field}={theirs}, but this stage has {ours}: a stage must have its parent's size"
+        )
+
+
+def first_difference(recorded: Mapping[str, Any], llama: Llama) -> tuple[str, Any, Any] | None:
+    """The first field of SHAPE that differs, its recorded value and that of the model; None if none does.
+
+    Fields that are not recorded are not compared. A head_width that is stated is equal to one that follows from dim and
+    heads.
+    """
     recorded = {**LLAMA_ADDED, **recorded}
     for field in SHAPE:
         theirs, ours = recorded.get(field), getattr(llama, field)
         if field == "head_width":
             theirs, ours = theirs or _derived_width(recorded), llama.head_dim
         if theirs is not None and theirs != ours:
-            raise UserError(
-                f"{path} has Llama.{field}={theirs}, but this stage has {ours}: a stage must have its parent's size"
-            )
+            return field, theirs, ours
+    return None
 
 
 def _derived_width(recorded: Mapping[str, Any]) -> int | None:

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 from optax import contrib
 
+from codellama_jax.config.model import BIASES
 from codellama_jax.config.training import AdamW
 from codellama_jax.training import moments
 
@@ -79,7 +80,6 @@ _AXES = {
     **{f"{name}_b": contrib.MuonDimensionNumbers(1, (2, 3)) for name in ("wq", "wk", "wv")},
     **{f"{name}_b": contrib.MuonDimensionNumbers(1, 2) for name in ("wo", "w1", "w2", "w3")},
 }
-BIASES = ("bq", "bk", "bv")
 _RMS = 0.2  # of an update of Muon, that of AdamW's: its learning rates and weight decay serve (arXiv 2502.16982)
 
 

@@ -1,5 +1,7 @@
 """Settings of adapters: what is refused, how gin binds them, and that earlier configurations mean none."""
 
+import dataclasses
+
 import pytest
 
 from codellama_jax.config import gin_files
@@ -63,6 +65,21 @@ def test_parameters_and_flops():
     assert Lora(rank=8, targets="wq+wv").parameters(LLAMA) == 4_194_304
     full, adapted = (each.train_flops_per_token(LLAMA, 4096) for each in (OFF, lora))
     assert full == LLAMA.train_flops_per_token(4096) and 0.67 < adapted / full < 0.72
+
+
+def test_attention_of_wide_heads_counts_completely():
+    """Without adapters' own products, what a frozen model saves does not depend on the length or the width of heads."""
+    wide = dataclasses.replace(LLAMA, head_width=2 * LLAMA.head_dim)
+    for length in (64, 4096):
+        saved = wide.train_flops_per_token(length) - Lora(rank=1).train_flops_per_token(wide, length)
+        assert saved == 2 * wide.matmul_parameters - 6 * Lora(rank=1).parameters(wide)
+
+
+@pytest.mark.parametrize("base_dtype, expected", [("float32", 4.0), ("bfloat16", 2.0), ("int8", 1.0)])
+def test_bytes_of_the_frozen_model(base_dtype, expected):
+    vocabulary = 2 * LLAMA.vocab_size * LLAMA.dim if base_dtype == "int8" else 0  # its embedding and head are bfloat16
+    frozen = Lora(rank=16, base_dtype=base_dtype).frozen_bytes(LLAMA)
+    assert frozen == expected * LLAMA.parameters + vocabulary
 
 
 @pytest.mark.parametrize("base_dtype, topology_, flags, compiled", [

@@ -137,6 +137,18 @@ def test_adapters_of_adapters_add_up(tmp_path, run, base):
     np.testing.assert_allclose(found["blocks"]["wq"], verify.load(two)["blocks"]["wq"], atol=1e-6)
 
 
+def test_a_width_of_heads_that_is_stated_is_that_of_the_model(tmp_path, base):
+    """The model records head_width 0, from which the same width follows as a stage may state."""
+    ours = adapted(base, tmp_path / "ours", Lora(rank=2, targets="wq"))
+    file = ours / "metadata" / "metadata"
+    metadata = json.loads(file.read_text())
+    metadata["llama"]["head_width"] = LLAMA.head_dim
+    file.write_text(json.dumps(metadata))
+    checksums.write(ours)
+    assert formats.open_checkpoint(ours).source.model.llama.head_dim == LLAMA.head_dim
+    assert adapters.read_factors(ours, base, LLAMA)[0].rank == 2
+
+
 def test_rows_do_not_depend_on_the_block_that_is_read(tmp_path, base):
     source = formats.open_checkpoint(adapted(base, tmp_path / "ours", Lora(rank=4))).source
     whole = source.rows(Tensor("w1", 1), 0, LLAMA.ffn_dim)
