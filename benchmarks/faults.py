@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fault_injection import damage, kills, process_loss, save_cost
-from result_file import processor
+from result_file import processor, write
 
 PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[str]]] = {
     "kills": kills.section,
@@ -37,13 +37,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to use")
     parser.add_argument("--out", type=Path, help="file for the result (default: the terminal)")
     options = parser.parse_args()
-    text = ""
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="faults.") as folder:
-        for line in result(options, Path(folder)):
-            print(line, flush=True)
-            text += line + "\n"
-    if options.out:
-        options.out.write_text(text)
+        write(result(options, Path(folder)), options.out)
     return 0
 
 

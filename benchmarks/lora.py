@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from lora_programs import ALPHA, RANK, factors, serve
-from result_file import paragraph, processor
+from result_file import paragraph, processor, write
 from train_cpu import SHAPES, parameters
 
 PROGRAMS = {
@@ -58,12 +58,7 @@ def main() -> None:
     if options.program:
         serve(options.program, SHAPES[options.shape])
         return
-    text = ""
-    for line in result(options):
-        print(line, flush=True)
-        text += line + "\n"
-    if options.out:
-        options.out.write_text(text)
+    write(result(options), options.out)
 
 
 def result(options: argparse.Namespace) -> Iterator[str]:

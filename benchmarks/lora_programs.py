@@ -2,14 +2,26 @@
 
 import dataclasses
 import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train_cpu import ATTENTION_BLOCK, CLIP, EPS, LEARNING_RATE, LOSS_CHUNK, NORM_EPS, ROPE_THETA, Shape, batch, weights
+from train_cpu import (
+    CLIP,
+    EPS,
+    LEARNING_RATE,
+    NORM_EPS,
+    ROPE_THETA,
+    Shape,
+    batch,
+    our_batch,
+    our_model,
+    our_params,
+    our_stage,
+    take_turns,
+    weights,
+)
 
 RANK, ALPHA = 16, 32.0
 MATRICES = {"wq": "q_proj", "wk": "k_proj", "wv": "v_proj", "wo": "o_proj", "w1": "gate_proj", "w3": "up_proj"}
@@ -41,18 +53,12 @@ def peak_megabytes() -> float:
 
 
 def serve(program: str, shape: Shape) -> None:
-    """Trains for three steps and prints their losses and the memory. Then, for each input line, trains for one untimed
-    step and for the number of steps in the line, and prints the wall-clock and CPU seconds of the latter."""
+    """As train_cpu.serve, but the first line has the memory too."""
     make = make_peft_step if program == "peft" else make_our_step
     step, before = make(program, shape)
     losses = [step() for _ in range(3)]
     print(json.dumps({"losses": losses, "megabytes": peak_megabytes() - before}), flush=True)
-    for line in sys.stdin:
-        step()
-        start, start_cpu = time.perf_counter(), time.process_time()
-        for _ in range(int(line)):
-            step()
-        print(time.perf_counter() - start, time.process_time() - start_cpu, flush=True)
+    take_turns(step)
 
 
 def make_our_step(program: str, shape: Shape) -> tuple[Callable[[], float], float]:
@@ -61,48 +67,20 @@ def make_our_step(program: str, shape: Shape) -> tuple[Callable[[], float], floa
     import jax.numpy as jnp
 
     from codellama_jax.config.lora import OFF, Lora
-    from codellama_jax.config.model import Llama
-    from codellama_jax.config.training import AdamW, Mesh, Stage
+    from codellama_jax.config.training import Mesh
     from codellama_jax.model.lora import freeze
     from codellama_jax.sharding import make_mesh, put_batch
     from codellama_jax.training.initialization import fresh_state
     from codellama_jax.training.optimizer import make_optimizer
     from codellama_jax.training.step import make_train_step, state_shardings
 
-    D, N, H, F = shape.dim, shape.layers, shape.heads, shape.ffn_dim
-    sizes = {"dim": D, "layers": N, "heads": H, "kv_heads": H, "ffn_dim": F, "vocab_size": shape.vocab_size}
-    blocks_of = {"attention_block": ATTENTION_BLOCK, "loss_chunk": LOSS_CHUNK}
-    llama = Llama(
-        **sizes,
-        norm_eps=NORM_EPS,
-        rope_theta=ROPE_THETA,
-        compute_dtype="float32",
-        remat="none",
-        unroll=N,
-        **blocks_of,
-    )
+    llama, (settings, stage), mesh = our_model(shape, "float32"), our_stage(shape), make_mesh(Mesh())
     base_dtype = program if program in ("bfloat16", "int8") else "float32"
     lora = OFF if program == "full" else Lora(rank=RANK, alpha=ALPHA, base_dtype=base_dtype)
-    settings = AdamW(peak_learning_rate=LEARNING_RATE, warmup_steps=1, final_ratio=1.0, eps=EPS, clip_norm=CLIP)
-    stage = Stage("code", "local", None, 1_000_000, shape.tokens, shape.length)
-    mesh = make_mesh(Mesh())
-    zeros = np.zeros((shape.rows, shape.length), np.int32)
-    arrays = batch(shape) | {
-        "segment_ids": zeros,
-        "stream_ids": zeros,
-        "positions": zeros + np.arange(shape.length, dtype=np.int32),
-        "loss_weights": np.ones_like(zeros, np.float32),
-    }
     jnp.zeros(1).block_until_ready()  # starts the backend
     before = peak_megabytes()
     with jax.set_mesh(mesh):
-        initial = weights(shape)
-        blocks = {name: initial.pop(name) for name in ("w1", "w3", "w2")}
-        blocks |= {name: initial.pop(name).reshape(N, D, H, D // H) for name in ("wq", "wk", "wv")}
-        blocks |= {"wo": initial.pop("wo").reshape(N, H, D // H, D)}
-        blocks |= {name: np.ones((N, D), np.float32) for name in ("attention_norm", "ffn_norm")}
-        params: Any = initial | {"norm": np.ones(D, np.float32), "blocks": blocks}
-        del initial, blocks
+        params: Any = our_params(shape)
         base: tuple[Any, ...] = ()
         if lora.rank:
             frozen = {
@@ -130,7 +108,7 @@ def make_our_step(program: str, shape: Shape) -> tuple[Callable[[], float], floa
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        placed = put_batch(mesh, arrays)
+        placed = put_batch(mesh, our_batch(shape))
 
     def step() -> float:
         nonlocal state

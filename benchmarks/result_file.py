@@ -3,7 +3,7 @@
 import platform
 import statistics
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -20,6 +20,16 @@ def paragraph(text: str) -> Iterator[str]:
     """The lines of a wrapped paragraph, followed by an empty line."""
     yield from textwrap.wrap(" ".join(text.split()), 118, break_long_words=False, break_on_hyphens=False)
     yield ""
+
+
+def write(lines: Iterable[str], out: Path | None) -> None:
+    """Prints the lines of a result as they come, and writes them to a file, if one is given, when all are there."""
+    text = ""
+    for line in lines:
+        print(line, flush=True)
+        text += line + "\n"
+    if out:
+        out.write_text(text)
 
 
 def median_and_range(seconds: list[float]) -> str:

@@ -25,10 +25,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from result_file import processor
+from result_file import processor, write
+
+if TYPE_CHECKING:
+    from codellama_jax.config.model import Llama
+    from codellama_jax.config.training import AdamW, Stage
 
 NORM_EPS, ROPE_THETA = 1e-5, 1e4
 LEARNING_RATE, EPS, CLIP = 1e-3, 1e-5, 1.0
@@ -87,12 +91,7 @@ def main() -> None:
     if options.program:
         serve(make_step(SHAPES[options.shapes[0]], options.program))
         return
-    text = ""
-    for line in result(options):
-        print(line, flush=True)
-        text += line + "\n"
-    if options.out:
-        options.out.write_text(text)
+    write(result(options), options.out)
 
 
 def result(options: argparse.Namespace) -> Iterator[str]:
@@ -231,6 +230,11 @@ def serve(step: Callable[[], float]) -> None:
     """Trains for three steps and prints their losses. Then, for each input line, trains for one untimed step and for
     the number of steps in the line, and prints the wall-clock and CPU seconds of the latter."""
     print(*(step() for _ in range(3)), flush=True)
+    take_turns(step)
+
+
+def take_turns(step: Callable[[], float]) -> None:
+    """The second part of `serve`."""
     for line in sys.stdin:
         step()
         start, start_cpu = time.perf_counter(), time.process_time()
@@ -242,63 +246,82 @@ def serve(step: Callable[[], float]) -> None:
 # ---------------------------------------------------------------- our program
 
 
-def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
-    """Returns a function that trains for one step and returns the loss."""
-    import jax
-    import jax.numpy as jnp
-
+def our_model(shape: Shape, dtype: str) -> "Llama":
+    """The shape as a model of this project."""
     from codellama_jax.config.model import Llama
-    from codellama_jax.config.training import AdamW, Mesh, Stage
-    from codellama_jax.sharding import make_mesh, put_batch
-    from codellama_jax.training.initialization import fresh_state
-    from codellama_jax.training.optimizer import make_optimizer
-    from codellama_jax.training.step import make_train_step, state_shardings
 
-    D, N, H = shape.dim, shape.layers, shape.heads
-    llama = Llama(
-        dim=D,
-        layers=N,
-        heads=H,
-        kv_heads=H,
+    return Llama(
+        dim=shape.dim,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.heads,
         ffn_dim=shape.ffn_dim,
         vocab_size=shape.vocab_size,
         norm_eps=NORM_EPS,
         rope_theta=ROPE_THETA,
         compute_dtype=dtype,
         remat="none",
-        unroll=N,
+        unroll=shape.layers,
         attention_block=ATTENTION_BLOCK,
         loss_chunk=LOSS_CHUNK,
     )
-    # one warm-up step and a cosine that does not decay: the constant rate of the other programs
+
+
+def our_stage(shape: Shape) -> "tuple[AdamW, Stage]":
+    """The optimizer and the stage: one warm-up step and a cosine that does not decay, the constant rate of the other
+    programs."""
+    from codellama_jax.config.training import AdamW, Stage
+
     settings = AdamW(peak_learning_rate=LEARNING_RATE, warmup_steps=1, final_ratio=1.0, eps=EPS, clip_norm=CLIP)
-    stage = Stage("code", "local", None, 1_000_000, shape.tokens, shape.length)
-    mesh = make_mesh(Mesh())
+    return settings, Stage("code", "local", None, 1_000_000, shape.tokens, shape.length)
+
+
+def our_params(shape: Shape) -> dict[str, Any]:
+    """The initial parameters in the structure of this project, as views of `weights`."""
+    D, N, H = shape.dim, shape.layers, shape.heads
     initial = weights(shape)
     blocks = {name: initial[name] for name in ("w1", "w3", "w2")}
     blocks |= {name: initial[name].reshape(N, D, H, D // H) for name in ("wq", "wk", "wv")}
     blocks |= {"wo": initial["wo"].reshape(N, H, D // H, D)}
     blocks |= {name: np.ones((N, D), np.float32) for name in ("attention_norm", "ffn_norm")}
-    params = {
+    return {
         "embedding": initial["embedding"],
         "head": initial["head"],
         "norm": np.ones(D, np.float32),
         "blocks": blocks,
     }
+
+
+def our_batch(shape: Shape) -> dict[str, np.ndarray]:
+    """The tokens and targets with what a window of this project has."""
     zeros = np.zeros((shape.rows, shape.length), np.int32)
-    arrays = batch(shape) | {
+    return batch(shape) | {
         "segment_ids": zeros,
         "stream_ids": zeros,
         "positions": zeros + np.arange(shape.length, dtype=np.int32),
         "loss_weights": np.ones_like(zeros, np.float32),
     }
+
+
+def make_step(shape: Shape, dtype: str) -> Callable[[], float]:
+    """Returns a function that trains for one step and returns the loss."""
+    import jax
+    import jax.numpy as jnp
+
+    from codellama_jax.config.training import Mesh
+    from codellama_jax.sharding import make_mesh, put_batch
+    from codellama_jax.training.initialization import fresh_state
+    from codellama_jax.training.optimizer import make_optimizer
+    from codellama_jax.training.step import make_train_step, state_shardings
+
+    llama, (settings, stage), mesh = our_model(shape, dtype), our_stage(shape), make_mesh(Mesh())
     with jax.set_mesh(mesh):
-        state = fresh_state(llama, stage, settings, mesh, jax.tree.map(jnp.asarray, params))
+        state = fresh_state(llama, stage, settings, mesh, jax.tree.map(jnp.asarray, our_params(shape)))
         shardings = state_shardings(llama, make_optimizer(settings, stage.steps), mesh)
         train_step = jax.jit(
             make_train_step(llama, stage, settings, False, 1, mesh), donate_argnums=0, out_shardings=(shardings, None)
         )
-        placed = put_batch(mesh, arrays)
+        placed = put_batch(mesh, our_batch(shape))
 
     def step() -> float:
         nonlocal state
