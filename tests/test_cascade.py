@@ -22,7 +22,7 @@ from runs import ROOT, TOY, Run, lines
 from codellama_jax.runtime import checksums
 
 # The smallest cascade: size local with fewer steps.
-STEPS = 600
+STEPS = 350
 SMALLEST = [f"--gin.CODE_STEPS={STEPS}", "--gin.LCFT_STEPS=100", "--gin.Evaluation.every=1_000"]
 SMALLEST += ["--gin.Exercises.problems=8", "--gin.Exercises.max_tokens=32"]
 CODE = ["--gin_file=gin/code.gin", *TOY, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]

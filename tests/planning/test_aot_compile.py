@@ -158,8 +158,7 @@ def test_slices_reduce_gradients_over_the_network(tiny_analysis):
 
 
 def test_mesh_axis_may_split_a_dimension_of_the_interconnect(tiny_analysis):
-    config = load(*TINY, "CODE_BATCH_TOKENS=32_768", "Mesh.data=2", size="local")
-    analysis = aot_compile.Compiler().analyze(config, SLICE, estimate=False)
+    analysis = aot_compile.Compiler().analyze(load("Mesh.data=2"), SLICE, estimate=False)
     assert analysis["fits"] and analysis["mesh"]["fsdp"] == 32
     assert analysis["collective_bytes"]["all-reduce"].keys() & {"data", "data+fsdp"}, "gradients are summed over data"
 
