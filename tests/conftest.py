@@ -44,14 +44,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs in the processes of pytest run for milliseconds: the emitters of fusions and the optimizations of LLVM, which
-# are not ours, would take most of the time of the tests. XLA's own passes, and so the operations of a program, are the
-# same. XLA reads the variable once; the commands that tests start do not inherit it, and compile as for users.
-jax.config.update("jax_disable_most_optimizations", True)
-with pytest.MonkeyPatch.context() as _patch:
-    _patch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
-    jax.jit(lambda: 0)()
-
 # Test files that take ten seconds or more on two cores, the longest first. Two workers run one file at a time each: a
 # long file that started last would leave the other worker idle.
 LONGEST = (
@@ -151,6 +143,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder} (CODELLAMA_JAX_TEST_DATA names the folder)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def compile_fast() -> Iterator[None]:
+    """For files whose programs run for milliseconds: the optimizations of LLVM, which are not ours, take most of their
+    time. XLA's own passes, and so the operations of a program, are the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -38,8 +38,10 @@ SPIKES += ["--gin.LossSpikes.window=8", "--gin.LossSpikes.max_rollbacks=1_000"]
 
 @pytest.fixture(autouse=True)
 def compile_fast(monkeypatch):
-    """As for the process of pytest (tests/conftest.py): these compile for runs of a second, compared only with each
-    other. tests/test_cascade.py kills and resumes runs that are compiled as for users.
+    """Disables most optimizations, and the emitters of fusions, which take half of the time of a compilation: twenty
+    processes compile for runs of a second, compared only with each other.
+
+    tests/test_cascade.py kills and resumes runs that are compiled with the usual optimizations.
     """
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")

@@ -201,7 +201,7 @@ def hidden_states(
     graph, stacked = nnx.split(model.blocks)
     # The lookup precedes the cast: the gradient of the embedding sums over tokens, which needs float32.
     x_BSD = constrain(model.embedding[...][tokens_BS].astype(dtype), activation)
-    x_BSD, _ = jax.lax.scan(_with_remat(block, config), x_BSD, stacked, unroll=config.unroll or config.layers)
+    x_BSD, _ = jax.lax.scan(_with_remat(block, config), x_BSD, stacked, unroll=config.unroll)
     return rms_norm(x_BSD, model.norm[...], config.norm_eps)
 
 

@@ -52,6 +52,7 @@ from tests.config.recipe import message, refused
         ("Llama.heads=0", "Llama.heads=0 must be at least 1"),
         ("Llama.layers=0", "Llama.layers=0 must be at least 1"),
         ("Llama.ffn_dim=-1", "Llama.ffn_dim=-1 must be at least 1"),
+        ("Llama.unroll=0", "and Llama.unroll=0 must be at least 1"),
         (
             "Llama.rope_scale=4",
             "must be above 0 and at most 1, because positions are multiplied by it: for 4 times the",

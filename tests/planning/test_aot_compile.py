@@ -22,6 +22,7 @@ from codellama_jax.planning.summary import summarize
 TINY = [
     *("Llama.dim=256", "Llama.heads=2", "Llama.kv_heads=1", "Llama.ffn_dim=512", "Llama.layers=3", "VOCAB_SIZE=512"),
     *("Llama.compute_dtype='bfloat16'", "Llama.remat='full'", "CODE_LENGTH=512", "CODE_BATCH_TOKENS=8_192"),
+    "Llama.unroll=1",
     *("Llama.splash_block=256", "Llama.loss_chunk=256"),
 ]
 
