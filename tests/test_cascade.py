@@ -23,7 +23,7 @@ from codellama_jax.runtime import checksums
 
 # The smallest cascade: size local with fewer steps.
 STEPS = 350
-SMALLEST = [f"--gin.CODE_STEPS={STEPS}", "--gin.LCFT_STEPS=100", "--gin.Evaluation.every=1_000"]
+SMALLEST = [f"--gin.CODE_STEPS={STEPS}", "--gin.LCFT_STEPS=120", "--gin.Evaluation.every=1_000"]
 SMALLEST += ["--gin.Exercises.problems=8", "--gin.Exercises.max_tokens=32"]
 CODE = ["--gin_file=gin/code.gin", *TOY, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
 # Without infilling samples, which are not compared: their programs take longest to compile. The cascade has some.
@@ -111,7 +111,7 @@ def test_a_finished_stage_does_not_run_again(cascade):
 
 def test_a_parent_with_another_configuration_is_refused(cascade):
     output = launch(cascade[0], "--gin_file=gin/instruct.gin", *SMALLEST, "--gin.LCFT_STEPS=9", code=1)
-    assert "lcft was made with another configuration (" in output and "Stage.steps: 100 before, 9 now" in output
+    assert "lcft was made with another configuration (" in output and "Stage.steps: 120 before, 9 now" in output
 
 
 def test_a_finished_custom_stage_is_accepted_as_parent(tmp_path):
