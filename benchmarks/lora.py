@@ -66,16 +66,19 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     shape = SHAPES[options.shape]
     yield f"# Adapters on a CPU, {datetime.date.today()}"
     yield ""
-    yield f"    python benchmarks/lora.py --rounds={options.rounds} --steps={options.steps} --shape={options.shape}"
+    names = " ".join(options.programs)
+    yield (
+        f"    python benchmarks/lora.py --rounds={options.rounds} --steps={options.steps} --shape={options.shape}"
+        f" --programs {names}"
+    )
     yield ""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy")]
     theirs = importlib.metadata.distributions(path=options.packages.split(":"))
-    names = ("torch", "transformers", "peft")
-    versions += sorted(f"{d.name} {d.version}" for d in theirs if d.name in names)
+    versions += sorted(f"{d.name} {d.version}" for d in theirs if d.name in ("torch", "transformers", "peft"))
     yield from paragraph(
         f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {', '.join(versions)}."
-        f" Medians over {options.rounds} rounds of {options.steps} steps; the ratio is our speed with adapters divided"
-        " by that of the program within a round, by wall-clock and by CPU time."
+        f" Medians over {options.rounds} rounds of {options.steps} step(s); the ratio is our speed with adapters"
+        " divided by that of the program within a round, by wall-clock and by CPU time."
     )
     yield f"## A step, {options.shape}, float32"
     yield ""
@@ -188,7 +191,7 @@ def exports(options: argparse.Namespace) -> Iterator[str]:
 
     from codellama_jax.config.lora import Lora
     from codellama_jax.config.model import Llama
-    from codellama_jax.conversion import adapters, canonical, formats, hf
+    from codellama_jax.conversion import adapters, formats, hf
 
     llama, lora = Llama(**LARGE), Lora(rank=RANK, alpha=ALPHA)
     rng = np.random.default_rng(0)
@@ -199,7 +202,7 @@ def exports(options: argparse.Namespace) -> Iterator[str]:
         run(OURS, options, "import", f"--from={folder / 'theirs'}", f"--to={folder / 'base'}")
         found = {}
         for name in lora.names:
-            outs, ins = canonical.shape(llama, name)
+            ins, outs = llama.matrices[name]
             shapes = (llama.layers, ins, RANK), (llama.layers, RANK, outs)
             found[name] = adapters.Factors(*(0.02 * rng.standard_normal(shape, np.float32) for shape in shapes))
         base = formats.open_base(folder / "base")
@@ -225,6 +228,8 @@ def exports(options: argparse.Namespace) -> Iterator[str]:
             yield f"| ours: export --format={format} | {cells(figures)} |"
         arguments = [str(folder / name) for name in ("theirs", "peft", "merged")]
         yield f"| transformers + peft: load, merge, save | {cells(run(THEIRS, options, *arguments))} |"
+        yield ""
+        yield "Each export was run once. Ours also verifies the checksums of the model and of the adapters."
 
 
 def run(program: str, options: argparse.Namespace, *argv: str) -> dict[str, float]:

@@ -32,18 +32,13 @@ def factors(shape: Shape) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The initial factors of each matrix, [layers, in, rank] and [layers, rank, out]; the second ones are 0."""
     rng = np.random.default_rng(2)
     found = {}
+    matrices = our_model(shape, "float32").matrices
     for name in MATRICES:
-        layers, ins, outs = weights_shape(shape, name)
+        ins, outs = matrices[name]
         bound = ins**-0.5
-        a = rng.uniform(-bound, bound, (layers, ins, RANK)).astype(np.float32)
-        found[name] = a, np.zeros((layers, RANK, outs), np.float32)
+        a = rng.uniform(-bound, bound, (shape.layers, ins, RANK)).astype(np.float32)
+        found[name] = a, np.zeros((shape.layers, RANK, outs), np.float32)
     return found
-
-
-def weights_shape(shape: Shape, name: str) -> tuple[int, int, int]:
-    """Layers, inputs and outputs of a matrix of the blocks."""
-    D, F = shape.dim, shape.ffn_dim
-    return (shape.layers, *{"w1": (D, F), "w3": (D, F), "w2": (F, D)}.get(name, (D, D)))
 
 
 def peak_megabytes() -> float:

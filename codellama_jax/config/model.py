@@ -62,8 +62,8 @@ class Llama:
         offload: ACTIVATIONS, in the same form, that are saved in the host's memory instead of the device's.
         ffn_parts: number of parts into which the recomputation of the feed-forward layer is split along its width, to
             reduce its peak memory; always 1 with a tensor axis (step.make_loss).
-        unroll: number of layers in one iteration of the loop over layers. With all layers, a step on a CPU is 10 to
-            20% faster, but compilation takes that many times longer; 1 on accelerators.
+        unroll: number of layers in one iteration of the loop over layers. With all layers, a step on a CPU is about
+            a tenth faster, but compilation takes that many times longer; 1 on accelerators.
         attention: the kernel: "splash" (TPU), "cudnn" (GPU), "blocked" (all platforms), or "auto" (by the platform).
         attention_block: number of queries in a block of "blocked", which keeps memory linear in the sequence length.
         gathered_heads: number of key-value heads per device that are all-gathered at a time if the sequence is sharded;
