@@ -16,6 +16,7 @@ import pytest
 
 from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tasks.tokenizer_training import train
+from tests import fast_compilation
 from tests.object_store import Store, object_store
 
 # TensorFlow reads this variable once, at import, so it is set before any test runs. Commands set it too
@@ -147,11 +148,19 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="module")
 def compile_fast() -> Iterator[None]:
-    """For files whose programs run for milliseconds: the optimizations of LLVM, which are not ours, take most of their
-    time. XLA's own passes, and so the operations of a program, are the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """For files whose programs run for milliseconds: generating their code takes most of their time."""
+    with fast_compilation.in_this_process():
+        yield
+
+
+@pytest.fixture(scope="module")
+def processes_compile_fast() -> Iterator[None]:
+    """The same for the processes that the tests of a file start."""
+    jax.devices()  # XLA has now read the flags of this process
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in fast_compilation.ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

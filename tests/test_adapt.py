@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from runs import ROOT, TOY, lines
 
+pytestmark = pytest.mark.usefixtures("processes_compile_fast")
+
 FLAGS = [*TOY, "--gin.CODE_STEPS=4", "--gin.LCFT_STEPS=2"]
 ADAPT = ["--gin.ADAPT_LENGTH=128", "--gin.ADAPT_BATCH_TOKENS=512", "--gin.ADAPT_EPOCHS=0.01"]
 ADAPT += ["--gin.Stage.least_steps=12", "--gin.Evaluation.infilling_cases=2", "--gin.Evaluation.infilling_tokens=4"]

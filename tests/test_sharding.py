@@ -19,6 +19,7 @@ from codellama_jax.config.model import Llama
 from codellama_jax.config.training import Mesh
 from codellama_jax.errors import UserError
 from codellama_jax.runtime.distributed import initialize
+from tests import fast_compilation
 
 LLAMA = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=64, vocab_size=64)
 
@@ -169,6 +170,6 @@ def test_two_processes_have_the_losses_of_one():
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_disable_most_optimizations", True)  # the programs run for milliseconds only
     initialize()
-    print(json.dumps([losses_of(mesh) for mesh in MESHES]))
+    with fast_compilation.in_this_process():
+        print(json.dumps([losses_of(mesh) for mesh in MESHES]))

@@ -148,13 +148,14 @@ class Compiler:
                 stderr=subprocess.STDOUT,
             )
         try:
-            memory_assigned = False
+            peak = 0
             while child.poll() is None:
-                memory_assigned = memory_assigned or bool(list(folder.glob("*jit_planned*after_buffer_assignment.txt")))
-                if memory_assigned and not estimate:
+                before, peak = peak, heap_bytes(folder, "jit_planned")
+                # twice the same: the report is complete. A program that does not fit is refused at once
+                if not estimate and 0 < peak == before <= slice_.chip.hbm_bytes:
                     break
                 lowered = bool(_read(folder, "step"))
-                phase = "generating code" if memory_assigned else "compiling" if lowered else "loading JAX"
+                phase = "generating code" if peak else "compiling" if lowered else "loading JAX"
                 self._on_progress(f"{phase}, {time.monotonic() - started:.0f} s")
                 time.sleep(0.2)
         finally:

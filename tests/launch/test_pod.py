@@ -22,6 +22,7 @@ from launch.executor import Experiment, Job, Requirements
 from launch.local.executor import free_port
 from launch.source_archive import ROOT
 from launch.tpu_vm.executor import TpuVm
+from tests import fast_compilation
 from tests.launch.clock import SimulatedClock
 from tests.launch.fake_cloud import HOSTS, FakeCloud
 from tests.object_store import object_store
@@ -54,7 +55,8 @@ def cloud(tmp_path, monkeypatch, store):
     variables = (
         store.environment
         | connect
-        | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        | fast_compilation.ENVIRONMENT
+        | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
     )
     host_bin = made.folder / "host_bin"
     host_bin.mkdir()
