@@ -172,7 +172,8 @@ class Checkpoints:
     initial: for a stage without parent, the checkpoint folder whose parameters it starts from (Llama 2, at the real
         sizes), or a stage's folder, whose newest one it is, or "scratch" for random parameters.
     allowed_changes: differences from the parent, or from `initial`, that a stage may have although its parameters were
-        trained otherwise: one or more of CHANGES. A larger RoPE base needs no permission.
+        trained otherwise: one or more of CHANGES. A larger RoPE base needs no permission, except in a stage that is
+        compared with what it starts from (Evaluation.infilling_cases).
     """
 
     every: int = 1000

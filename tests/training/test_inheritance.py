@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def metadata_of(config, **changes) -> dict:
 
 
 CODE = config_of("code")
+ADAPT = ["INITIAL_CHECKPOINT=/m", "CODE_CORPUS=/c"]  # what its gin file requires
 YARN = ["Llama.rope_type='yarn'", "Llama.rope_factor=4.0", "Llama.rope_original_positions=256"]
 
 
@@ -45,13 +47,25 @@ YARN = ["Llama.rope_type='yarn'", "Llama.rope_factor=4.0", "Llama.rope_original_
 def test_every_shipped_cascade_is_accepted(size):
     steps = ["PYTHON_CODE_STEPS=9", "PYTHON_LCFT_STEPS=9"] if size == "70b" else []
     for stage in gin_files.shipped_stages():
-        given = ["INITIAL_CHECKPOINT=/m", "CODE_CORPUS=/c"] if stage == "adapt" else []
+        given = ADAPT if stage == "adapt" else []
         config = config_of(stage, size, *steps, *given)
         if config.stage.parent:
             parent = config_of(config.stage.parent, size, *steps)
             notes = inheritance.check_model("parent", metadata_of(parent), config)
             base = ["the RoPE base changes from 10,000 to 1,000,000"] if "lcft" in stage else []
             assert notes == base, (stage, size)
+
+
+@pytest.mark.parametrize("theirs", [1e4, 5e5, 2e6])
+def test_a_stage_that_is_compared_with_its_model_keeps_the_rope_base(theirs):
+    """Otherwise "before" would be the figures of a model with another base than it was trained with."""
+    metadata = metadata_of(CODE, rope_theta=theirs)
+    with pytest.raises(UserError, match=re.escape(f"--gin.Llama.rope_theta={theirs:g} keeps it")) as caught:
+        inheritance.check_model("/data/llama", metadata, config_of("adapt", "local", *ADAPT))
+    assert "but adapt has 1e+06" in str(caught.value)
+    kept = config_of("adapt", "local", *ADAPT, f"Llama.rope_theta={theirs!r}")
+    [note] = inheritance.check_model("/data/llama", metadata, kept)
+    assert "windows of 1,024 tokens are longer than the parent's 256" in note, "and nothing of the base"
 
 
 @pytest.mark.parametrize(
