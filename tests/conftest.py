@@ -52,6 +52,7 @@ LONGEST = (
     "test_adapt.py",
     "test_faults.py",
     "launch/test_pod.py",
+    "test_paper.py",
     "tasks/curation/test_build_faults.py",
     "tasks/curation/test_build.py",
     "tasks/curation/test_build_dask.py",
@@ -105,6 +106,7 @@ LONGEST = (
 )
 # The files of LONGEST that `make check` runs too. The others are marked slow.
 CHECKED = (
+    "test_paper.py",
     "runtime/test_gcs.py",
     "launch/test_command_line.py",
     "tasks/sources/records/test_record_source.py",

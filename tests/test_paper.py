@@ -182,6 +182,7 @@ def test_pages_show_seeds_that_have_all_steps_only(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("processes_compile_fast")
 def test_experiment_in_small(tmp_path):
     """Two claims with their real commands and far too few steps; killed on the way, and finished."""
     flags = [f"--out={tmp_path / 'out'}", "--size=gin/paper/slice.gin", "--seeds=1", "--problems=4", "--claims"]

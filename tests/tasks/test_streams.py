@@ -69,29 +69,30 @@ def test_training_data_needs_no_tensorflow(corpus: Corpus, small_tokenizer: Toke
 # --- a mixture of SeqIO's registry ------------------------------------------------------------------------------------
 
 
+LINE_END = "\x01"
+
+
 @pytest.fixture(scope="module")
 def text_files(tmp_path_factory: pytest.TempPathFactory, fuzzed: Fuzz) -> Path:
-    """JSON lines for two tasks, in three and two files, train and validation."""
+    """Lines for two tasks, in three and two files, train and validation; LINE_END is a line end within a text."""
     root = tmp_path_factory.mktemp("seqio")
     rng = np.random.default_rng(41)
     for task, files in (("programs", 3), ("letters", 2)):
         for split in ("train", "validation"):
             for number in range(files):
                 texts = [fuzzed(rng, int(rng.integers(5, 400))).replace("\0", "") for _ in range(15)]
-                lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-                (root / f"{task}-{split}-{number}.jsonl").write_text(lines)
+                lines = "".join(text.replace("\n", LINE_END) + LINE_END + "\n" for text in texts)
+                (root / f"{task}-{split}-{number}.txt").write_text(lines, newline="")
     return root
 
 
 def add_task(name: str, root: Path, **changes: Any) -> None:
-    """Registers a task whose examples are the lines of root/NAME-SPLIT-*.jsonl."""
+    """Registers a task whose examples are the lines of root/NAME-SPLIT-*.txt."""
 
     def text_of(line: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {
-            "text": tf.ensure_shape(tf.numpy_function(lambda x: json.loads(x)["text"].encode(), [line], tf.string), ())
-        }
+        return {"text": tf.strings.regex_replace(line, LINE_END, "\n")}
 
-    patterns = {split: str(root / f"{name}-{split}-*.jsonl") for split in ("train", "validation")}
+    patterns = {split: str(root / f"{name}-{split}-*.txt") for split in ("train", "validation")}
     settings: dict[str, Any] = {
         "source": seqio.TextLineDataSource(patterns),
         "preprocessors": [lambda dataset: dataset.map(text_of)],
@@ -215,7 +216,7 @@ def test_rates_may_have_any_scale_and_come_from_nested_mixtures():
 
 @pytest.mark.usefixtures("registered")
 def test_a_task_named_like_a_stream_has_its_id(config: Config, small_tokenizer: Tokenizer, text_files: Path):
-    add_task("nl", text_files, source=seqio.TextLineDataSource({"train": str(text_files / "letters-train-*.jsonl")}))
+    add_task("nl", text_files, source=seqio.TextLineDataSource({"train": str(text_files / "letters-train-*.txt")}))
     seqio.MixtureRegistry.add("nested", [("nl", 1.0), ("programs", 1.0)])
     try:
         mixture = Mixture(seqio="nested")
@@ -252,7 +253,7 @@ def test_a_tokenized_task_of_a_mixture_is_rejected(config: Config, tmp_path: Pat
         text_files,
         preprocessors=[tokenized],
         output_features=feature,
-        source=seqio.TextLineDataSource({"train": str(text_files / "letters-train-*.jsonl")}),
+        source=seqio.TextLineDataSource({"train": str(text_files / "letters-train-*.txt")}),
     )
     seqio.MixtureRegistry.add("nested", [("letters_ids", 1.0)])
     try:
