@@ -71,7 +71,8 @@ def validation_losses(options: argparse.Namespace, name: str, seed: int) -> dict
             "--gin_file=gin/models/local.gin",
         ]
         command += [f"--run_dir={options.run_dir.resolve()}", f"--name={run}", *(f"--gin.{b}" for b in bindings)]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        environment = os.environ | {"CODELLAMA_JAX_LAUNCHER": "1"}  # so that it ends with this process
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
     return read(stage)
 
 
