@@ -95,8 +95,8 @@ def report(options: argparse.Namespace, losses: dict[str, list[dict[int, float]]
     yield from paragraph(
         f"Code training of size local, {options.steps:,} steps with the learning rates of the size. Validation loss in"
         " nats per token, mean of the seeds. Difference: to the setting in the second column with the same seed, at the"
-        " last step; mean and 95% interval (Student's t) over the seeds, and the spread of the losses of that setting"
-        " over its seeds. A difference inside the spread is within noise."
+        " last step; mean and 95% interval (Student's t) over the seeds. A difference whose interval contains 0 is"
+        " within noise. Spread: of the last losses of that setting over its seeds."
     )
     steps = sorted(next(iter(losses.values()))[0])
     columns = " | ".join(f"step {step:,}" for step in steps)
