@@ -1,9 +1,9 @@
 """Whether a stage computes with its parent's parameters what they were trained for.
 
 The shapes must be equal. A larger RoPE base is reported, because long-context fine-tuning changes it (arXiv 2308.12950,
-section 2.4). A smaller base, another scale of the positions, another epsilon or another tokenizer makes other numbers
-of the same parameters: each must be allowed by name (Checkpoints.allowed_changes). This module does not import JAX, so
-that the launcher can compare before anything runs.
+section 2.4); a stage that is compared with what it starts from keeps its base. A smaller base, another scale of the
+positions, another epsilon or another tokenizer makes other numbers of the same parameters: each must be allowed by name
+(Checkpoints.allowed_changes). This module does not import JAX, so that the launcher can compare before anything runs.
 """
 
 import json

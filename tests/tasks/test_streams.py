@@ -81,6 +81,7 @@ def text_files(tmp_path_factory: pytest.TempPathFactory, fuzzed: Fuzz) -> Path:
         for split in ("train", "validation"):
             for number in range(files):
                 texts = [fuzzed(rng, int(rng.integers(5, 400))).replace("\0", "") for _ in range(15)]
+                # the reader of lines removes a carriage return at the end: none of a text is there
                 lines = "".join(text.replace("\n", LINE_END) + LINE_END + "\n" for text in texts)
                 (root / f"{task}-{split}-{number}.txt").write_text(lines, newline="")
     return root
