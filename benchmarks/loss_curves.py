@@ -1,9 +1,10 @@
 """Compares the loss curves of settings that save memory or time with those of the defaults, with several seeds.
 
-    python benchmarks/loss_curves.py --run_dir=DIR [--steps=1500] [--seeds=3] [--out=benchmarks/loss_curves.md]
+    python benchmarks/loss_curves.py --run_dir=DIR [--size=100M] [--steps=1500] [--seeds=3] [--out=FILE]
 
-Trains the code stage of size local with each setting and seed, and compares the validation losses at the same steps and
+Trains the code stage of a size with each setting and seed, and compares the validation losses at the same steps and
 seeds: the same documents, in the same order, from the same initial parameters. A run that DIR has is not repeated.
+benchmarks/loss_curves.md is of size local, loss_curves_100m.md of a model of 100 million parameters.
 """
 
 import argparse
@@ -22,6 +23,15 @@ from study.claim import estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# name -> bindings. Both train on the embedded corpora with their tokenizer, so that almost all parameters are layers.
+SIZES: dict[str, tuple[str, ...]] = {
+    "local": (),
+    "100M": (
+        *("Llama.dim=768", "Llama.layers=14", "Llama.heads=12", "Llama.kv_heads=12", "Llama.ffn_dim=2048"),
+        *("CODE_LEARNING_RATE=5e-4", "Llama.unroll=1"),
+    ),
+}
+
 # name -> (the setting that it is compared with, bindings)
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "AdamW": ("", ()),
@@ -36,6 +46,7 @@ SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--size", choices=SIZES, default="local", help="size of the model")
     parser.add_argument("--steps", type=int, default=1_500, help="steps of a run")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="names of settings, joined by commas")
@@ -54,13 +65,15 @@ def main() -> None:
 
 def validation_losses(options: argparse.Namespace, name: str, seed: int) -> dict[int, float]:
     """Trains unless the folder has the run; the validation losses by step."""
-    run = f"{name.replace(' ', '_')}-{options.steps}-{seed}"
+    size = "" if options.size == "local" else f"{options.size}-"
+    run = f"{size}{name.replace(' ', '_')}-{options.steps}-{seed}"
     stage = options.run_dir.resolve() / run / "code"
     every = options.steps // 5
     if max(read(stage), default=0) < options.steps:
         bindings = (
             *(f"CODE_STEPS={options.steps}", f"Evaluation.every={every}", f"Checkpoints.every={options.steps}"),
             *(f"Stage.seed={seed}", f"DataLoader.seed={seed}", "Evaluation.final_benchmarks=()"),
+            *SIZES[options.size],
             *SETTINGS[name][1],
         )
         command = [
@@ -87,16 +100,17 @@ def report(options: argparse.Namespace, losses: dict[str, list[dict[int, float]]
     """The lines of the result file."""
     yield f"# Loss curves, {datetime.date.today()}"
     yield ""
-    flags = f"--run_dir=DIR --steps={options.steps} --seeds={options.seeds} --settings='{options.settings}'"
+    flags = f"--run_dir=DIR --size={options.size} --steps={options.steps} --seeds={options.seeds}"
+    flags += f" --settings='{options.settings}'"
     yield f"    python benchmarks/loss_curves.py {flags}"
     yield ""
     yield f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}."
     yield ""
     yield from paragraph(
-        f"Code training of size local, {options.steps:,} steps with the learning rates of the size. Validation loss in"
-        " nats per token, mean of the seeds. Difference: to the setting in the second column with the same seed, at the"
-        " last step; mean and 95% interval (Student's t) over the seeds. A difference whose interval contains 0 is"
-        " within noise. Spread: of the last losses of that setting over its seeds."
+        f"Code training of size {options.size}, {options.steps:,} steps of 1,024 tokens. Validation loss in nats per"
+        " token, mean of the seeds. Difference: to the setting in the second column with the same seed, at the last"
+        " step; mean and 95% interval (Student's t) over the seeds. A difference whose interval contains 0 is within"
+        " noise. Spread: of the last losses of that setting over its seeds."
     )
     steps = sorted(next(iter(losses.values()))[0])
     columns = " | ".join(f"step {step:,}" for step in steps)

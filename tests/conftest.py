@@ -1,6 +1,8 @@
 """Settings of the test session, and fixtures that more than one test file uses."""
 
+import collections
 import difflib
+import gc
 import json
 import os
 import re
@@ -18,6 +20,10 @@ from codellama_jax.tokenizer import SentencePieceTokenizer, Tokenizer
 from tasks.tokenizer_training import train
 from tests import fast_compilation
 from tests.object_store import Store, object_store
+
+# Until all test files are imported (pytest_collection_finish): their imports make a million objects and no garbage, and
+# searching them takes a third of the time until the first test.
+gc.disable()
 
 # TensorFlow reads this variable once, at import, so it is set before any test runs. Commands set it too
 # (runtime/filesystem.py).
@@ -45,90 +51,56 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Test files that take ten seconds or more on two cores, the longest first. Two workers run one file at a time each: a
-# long file that started last would leave the other worker idle.
-LONGEST = (
-    "test_cascade.py",
-    "planning/test_aot_compile.py",
-    "training/test_lora.py",
-    "launch/test_pod.py",
-    "test_faults.py",
-    "conversion/test_families.py",
-    "launch/tpu_vm/test_retries.py",
-    "generation/test_engine.py",
-    "kernels/test_attention.py",
-    "test_adapt.py",
-    "test_paper.py",
-    "tasks/curation/test_build_faults.py",
-    "tasks/curation/test_build.py",
-    "training/test_step.py",
-    "test_adapt_downloaded.py",
-    "training/test_variants_train.py",
-    "model/test_hf.py",
-    "tasks/sources/test_seqio_source.py",
-    "training/test_checkpoints.py",
-    "training/test_lora_stage.py",
-    "launch/local/test_local.py",
-    "conversion/test_convert.py",
-    "training/test_json_tokenizer_runs.py",
-    "generation/test_batched_adapters.py",
-    "training/test_gcs_checkpoints.py",
-    "launch/tpu_vm/test_tpu_vm.py",
-    "training/test_moments.py",
-    "tasks/curation/test_build_dask.py",
-    "tasks/test_streams.py",
-    "conversion/test_adapters.py",
-    "training/test_bits_per_byte.py",
-    "training/test_trainer.py",
-    "tasks/test_mixtures.py",
-    "sandbox/test_hostile_programs.py",
-    "model/test_llama.py",
-    "test_sharding.py",
-    "launch/test_command_line.py",
-    "tasks/test_fim.py",
-    "training/test_infilling_comparison.py",
-    "tasks/sources/records/test_record_source.py",
-    "generation/test_row_independence.py",
-    "conversion/test_streaming.py",
-    "launch/gke/test_gke.py",
-    "training/test_loss.py",
-    "generation/test_sampling.py",
-    "tasks/sources/records/test_damage.py",
-    "generation/test_forward.py",
-    "kernels/test_quantized_products.py",
-    "planning/test_libtpu_flags.py",
-    "generation/test_generate.py",
-    "conversion/test_buckets.py",
-    "launch/local/test_processes.py",
-    "generation/test_variants_generate.py",
-    "generation/test_shards.py",
-    "training/test_padding.py",
-    "conversion/test_chat_templates.py",
-    "training/test_elastic.py",
-    "evaluation/test_evaluate.py",
-    "tasks/curation/test_build_object_store.py",
-)
-# The files of LONGEST that `make check` runs too. The others are marked slow.
-CHECKED = (
-    "test_paper.py",
-    "launch/test_command_line.py",
-    "tasks/sources/records/test_record_source.py",
-)
+# Seconds of the test files that take more than two, of a run on two cores: `make test
+# --record-durations` writes it. Files of SLOW seconds and more are not run by `make check`.
+DURATIONS = Path(__file__).parent / "durations.txt"
+SLOW = 4.0
+# Files whose longest test is marked as slow itself.
+CHECKED = ("test_paper.py",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help=f"write {DURATIONS.name} after a run of all tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes pytest-xdist keep the order of LONGEST. By default it starts with the files that have the most tests."""
+    """Makes pytest-xdist keep the order of items. By default it starts with the files that have the most tests."""
     config.option.loadscopereorder = False
 
 
+def pytest_collection_finish() -> None:
+    """Exempts what the test files have imported from garbage collection: a fifth of the time of tests that trace."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts tests into the order of LONGEST, followed by all others in their original order; marks the slow ones."""
-    order = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
-    slow = order.keys() - {Path(__file__).parent / file for file in CHECKED}
+    """Sorts test files by their durations, the longest first, and marks the slow ones.
+
+    Two workers run one file at a time each: a long file that started last would leave the other worker idle.
+    """
+    folder = DURATIONS.parent
+    lines = (line.split() for line in DURATIONS.read_text().splitlines())
+    seconds = {folder / file: float(duration) for duration, file in lines}
+    items.sort(key=lambda item: -seconds.get(item.path, 0))
+    checked = {folder / file for file in CHECKED}
     for item in items:
-        if item.path in slow:
+        if seconds.get(item.path, 0) >= SLOW and item.path not in checked:
             item.add_marker(pytest.mark.slow)
+
+
+_durations: collections.Counter[str] = collections.Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _durations[report.nodeid.split("::")[0].removeprefix("tests/")] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.option.record_durations and "PYTEST_XDIST_WORKER" not in os.environ:
+        lines = [f"{duration:5.1f} {file}\n" for file, duration in _durations.most_common() if duration >= 2]
+        DURATIONS.write_text("".join(lines))
 
 
 # The folder where `make test` installs packages that tests compare with (requirements-oracles.txt). It is last on the

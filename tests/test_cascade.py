@@ -21,9 +21,11 @@ from runs import ROOT, TOY, Run, lines
 
 from codellama_jax.runtime import checksums
 
-# The smallest cascade: size local with fewer steps.
+# The smallest cascade: size local with half of its width, layers and lengths, and with fewer steps.
 STEPS = 350
-SMALLEST = [f"--gin.CODE_STEPS={STEPS}", "--gin.LCFT_STEPS=120", "--gin.Evaluation.every=1_000"]
+SMALLEST = ["--gin.Llama.dim=64", "--gin.Llama.layers=2", "--gin.Llama.ffn_dim=192", "--gin.CODE_LENGTH=128"]
+SMALLEST += ["--gin.DOCUMENT_CHARACTERS=200", "--gin.LCFT_LENGTH=512"]
+SMALLEST += [f"--gin.CODE_STEPS={STEPS}", "--gin.LCFT_STEPS=120", "--gin.Evaluation.every=1_000"]
 SMALLEST += ["--gin.Exercises.problems=8", "--gin.Exercises.max_tokens=32"]
 CODE = ["--gin_file=gin/code.gin", *TOY, "--gin.CODE_STEPS=40", "--gin.CODE_BATCH_TOKENS=256"]
 # Without infilling samples, which are not compared: their programs take longest to compile. The cascade has some.
@@ -125,7 +127,8 @@ def test_a_finished_custom_stage_is_accepted_as_parent(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, processes_compile_fast):
+    """A run to compare with. Only the cascade, which comes first, compiles as users do."""
     run = Run(tmp_path_factory.mktemp("uninterrupted") / "runs", CODE)
     run.finish()
     return run
