@@ -25,6 +25,7 @@ def describe(config: Config, llama: Llama, shares: dict[str, float], devices: st
         "stage": stage.name,
         "size": stage.size,
         "parent": stage.parent,
+        "initial_checkpoint": config.checkpoints.initial,
         "steps": stage.steps,
         "batch_tokens": stage.batch_tokens,
         "sequence_length": stage.sequence_length,

@@ -106,8 +106,9 @@ def _facts(stage: Record) -> str:
     scale = f" scale {stage['rope_scale']:g}" if stage["rope_scale"] != 1 else ""
     if (kind := stage.get("rope_type", "default")) != "default":  # stages of earlier versions do not record it
         scale = f" type {kind}"
+    start = stage["parent"] or stage.get("initial_checkpoint")  # earlier versions do not record the second
     return escape(
-        f"{'from ' + stage['parent'] if stage['parent'] else 'no parent'} · "
+        f"{f'from {start}' if start else 'no parent'} · "
         f"{stage['steps']:,} steps of {stage['batch_tokens']:,} tokens · windows of {stage['sequence_length']:,} · "
         f"vocabulary {stage['vocab_size']:,} · RoPE base {stage['rope_theta']:,.0f}{scale} · "
         f"peak learning rate {number(stage['peak_learning_rate'])} · {stage['devices']} · "

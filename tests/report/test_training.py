@@ -97,6 +97,20 @@ def test_a_finished_stage_shows_all_sections(tmp_path: pathlib.Path) -> None:
     assert corpora.startswith("code: /data: text files; 3 files") and corpora.endswith("\ncode and nl both read 1 file")
 
 
+@pytest.mark.parametrize(
+    "parent, recorded, stated",
+    [
+        ("code", {"initial_checkpoint": "scratch"}, "from code ·"),
+        (None, {"initial_checkpoint": "/models/<7b>"}, "from /models/<7b> ·"),
+        (None, {"initial_checkpoint": "scratch"}, "from scratch ·"),
+        (None, {}, "no parent ·"),  # earlier versions do not record it
+    ],
+)
+def test_a_page_says_what_the_stage_started_from(tmp_path: pathlib.Path, parent, recorded, stated) -> None:
+    page = Page(write_stage_report(make_stage(tmp_path, "adapt", parent, **recorded)))
+    assert any(text.startswith(stated) for text in page.texts("p"))
+
+
 def test_bits_per_byte_are_drawn_with_the_number_of_prompts_that_were_cut(tmp_path: pathlib.Path) -> None:
     for name, parent in (("code", None), ("lcft", "code")):
         folder = finish(make_stage(tmp_path, name, parent))

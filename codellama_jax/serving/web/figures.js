@@ -51,7 +51,7 @@ class Figures {
     const first = figures.first_token_seconds;
     setList(element("figures"), {
       "tokens/s": short(speed),
-      "first token": first === null ? "–" : [short(first * 1000), "ms"],
+      "first token": first === null ? "–" : first < 1 ? [short(first * 1000), "ms"] : [short(first), "s"],
       "cache pages": [figures.pages_used, `of ${short(figures.pages)}`],
       active: [figures.active, `of ${figures.slots}`],
       waiting: figures.waiting,
