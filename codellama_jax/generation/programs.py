@@ -5,6 +5,7 @@ with Serving.draft_tokens, one that verifies guesses. Log-probabilities, penalti
 them, so that no request compiles anything.
 """
 
+import collections
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,6 @@ class Programs:
 
     Attributes:
         table: int32 [slots, pages_per_slot], the pages of each slot. The engine writes it.
-        compilations: number of programs compiled.
         verify_cost: for each size of a batch, seconds of a verification over seconds of a step of decoding.
     """
 
@@ -61,7 +61,7 @@ class Programs:
         self._adapters = adapters.are_in(weights)
         self._rows = shards.zeros(mesh, lambda: rows.empty(serving.slots, llama.vocab_size, self._adapters))
         self.table = np.zeros((serving.slots, pages_per_slot), np.int32)
-        self.compilations = 0
+        self._compiled: collections.Counter[str] = collections.Counter()
         self._sizes = sorted({*(size for size in serving.batches if size < serving.slots), serving.slots})
         self.verify_cost = dict.fromkeys(self._sizes, _VERIFY_COST)
         self._fill = self._program(rows.fill_slot, (0,), model=False)
@@ -72,12 +72,18 @@ class Programs:
         self._decode = {size: self._program(steps, (1, 2)) for size in self._sizes}
         self._verify = {size: self._program(verify, (1, 2)) for size in self._sizes}
 
+    @property
+    def compilations(self) -> int:
+        """Number of programs compiled."""
+        return self._compiled.total()
+
     def _program(self, function: Callable, donated: tuple[int, ...], model: bool = True) -> Callable:
         """A compiled function; with `model`, of weights, cache and others. Tracing counts its compilations."""
         function = shards.program(function, self._mesh, self._weights if model else None)
+        compiled = self._compiled  # not self: weights and cache would be in a cycle, and outlive the engine
 
         def counted(*arguments: Any) -> Any:
-            self.compilations += 1
+            compiled["programs"] += 1
             return function(*arguments)
 
         return jax.jit(counted, donate_argnums=donated, compiler_options=row_products.compiler_options())

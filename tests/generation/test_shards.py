@@ -1,5 +1,7 @@
 """Engines whose weights and cache are cut over the devices of a mesh."""
 
+import dataclasses
+import gc
 import json
 from pathlib import Path
 
@@ -42,6 +44,33 @@ def answers(name: str, mesh: Mesh | None) -> list[list[int]]:
 
 def test_a_cut_model_gives_the_tokens_of_the_whole_one():
     assert answers("70b", mesh_of(fsdp=2, context=2, tensor=2)) == answers("70b", None)
+
+
+@pytest.mark.parametrize(
+    "devices, changes",
+    [
+        (None, {}),
+        ({"tensor": 2}, {}),
+        (None, {"cache_dtype": "int8", "draft_tokens": 3, "batches": (1,)}),
+    ],
+)
+def test_an_unused_engine_frees_its_memory_without_garbage_collection(devices, changes: dict):
+    """A stage fills holes with an engine before its first step, which needs the memory."""
+    mesh = mesh_of(**devices) if devices else None
+    llama, params, _ = model("70b")
+    gc.disable()
+    try:
+        before = len(jax.live_arrays())
+        running = Engine(weights_of(params, llama, mesh), llama, dataclasses.replace(SIZES, **changes), 300, mesh)
+        running.warm_up()
+        request = running.submit([3, 4, 5], Sampling(max_tokens=9))
+        while running.busy:
+            running.step()
+        assert len(request.tokens) == 9 and len(jax.live_arrays()) > before
+        del running, request
+        assert len(jax.live_arrays()) == before
+    finally:
+        gc.enable()
 
 
 def test_stories260k_over_four_devices_gives_its_golden_ids(shared_data: Path):
