@@ -53,9 +53,10 @@ ESTIMATES = (
     *((size, "lcft", OWN[size], "") for size in ("7b", "70b")),
     *(("7b", "code", "v6e:8x8", dtype) for dtype in ("", "int8")),
     ("7b", "lcft", "v6e:8x8", ""),
-    ("34b", "code", "v6e:16x16", ""),
+    *(("34b", stage, "v6e:16x16", "") for stage in ("code", "lcft")),
     *(("7b", "code", "v5e:16x16", dtype) for dtype in ("", "int8")),
     ("7b", "lcft", "v5e:16x16", ""),
+    *(("34b", stage, "v5e:16x16", "") for stage in ("code", "lcft")),
     *(("7b", "code", "tpu7x:4x4x4", dtype) for dtype in ("", "float8")),
 )
 # half of the chips of SLICES
