@@ -4,7 +4,6 @@
 
 Trains the code stage of a size with each setting and seed, and compares the validation losses at the same steps and
 seeds: the same documents, in the same order, from the same initial parameters. A run that DIR has is not repeated.
-benchmarks/loss_curves.md is of size local, loss_curves_100m.md of a model of 100 million parameters.
 """
 
 import argparse
@@ -65,8 +64,7 @@ def main() -> None:
 
 def validation_losses(options: argparse.Namespace, name: str, seed: int) -> dict[int, float]:
     """Trains unless the folder has the run; the validation losses by step."""
-    size = "" if options.size == "local" else f"{options.size}-"
-    run = f"{size}{name.replace(' ', '_')}-{options.steps}-{seed}"
+    run = f"{options.size}-{name.replace(' ', '_')}-{options.steps}-{seed}"
     stage = options.run_dir.resolve() / run / "code"
     every = options.steps // 5
     if max(read(stage), default=0) < options.steps:

@@ -51,8 +51,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Seconds of the test files that take more than two, of a run on two cores: `make test
-# --record-durations` writes it. Files of SLOW seconds and more are not run by `make check`.
+# Seconds of the test files that take two or more on two cores; `pytest -n 2 --dist loadfile --record-durations` writes
+# it. Files of SLOW seconds and more are not run by `make check`.
 DURATIONS = Path(__file__).parent / "durations.txt"
 SLOW = 4.0
 # Files whose longest test is marked as slow itself.

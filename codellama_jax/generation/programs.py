@@ -5,7 +5,6 @@ with Serving.draft_tokens, one that verifies guesses. Log-probabilities, penalti
 them, so that no request compiles anything.
 """
 
-import collections
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -61,7 +60,7 @@ class Programs:
         self._adapters = adapters.are_in(weights)
         self._rows = shards.zeros(mesh, lambda: rows.empty(serving.slots, llama.vocab_size, self._adapters))
         self.table = np.zeros((serving.slots, pages_per_slot), np.int32)
-        self._compiled: collections.Counter[str] = collections.Counter()
+        self._compiled: list[Callable] = []  # the function of each program
         self._sizes = sorted({*(size for size in serving.batches if size < serving.slots), serving.slots})
         self.verify_cost = dict.fromkeys(self._sizes, _VERIFY_COST)
         self._fill = self._program(rows.fill_slot, (0,), model=False)
@@ -75,7 +74,7 @@ class Programs:
     @property
     def compilations(self) -> int:
         """Number of programs compiled."""
-        return self._compiled.total()
+        return len(self._compiled)
 
     def _program(self, function: Callable, donated: tuple[int, ...], model: bool = True) -> Callable:
         """A compiled function; with `model`, of weights, cache and others. Tracing counts its compilations."""
@@ -83,7 +82,7 @@ class Programs:
         compiled = self._compiled  # not self: weights and cache would be in a cycle, and outlive the engine
 
         def counted(*arguments: Any) -> Any:
-            compiled["programs"] += 1
+            compiled.append(function)
             return function(*arguments)
 
         return jax.jit(counted, donate_argnums=donated, compiler_options=row_products.compiler_options())

@@ -20,7 +20,7 @@ from codellama_jax.runtime import console
 # New objects until the garbage collector searches them, and collections of one generation until it searches the next.
 # At Python's 700, 10 and 10 it searches the hundreds of thousands of objects of JAX's modules and of programs again and
 # again, none of which is garbage: 0.5 of the 3.7 seconds in which a run starts whose programs are compiled already.
-GARBAGE_THRESHOLDS = (50_000, 20, 100)
+_GARBAGE_THRESHOLDS = (50_000, 20, 100)
 PROCESS_STARTED = time.time()  # seconds since the epoch; approximate
 
 
@@ -57,7 +57,7 @@ def run(
     """
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     verbose = False
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
     console.configure_logging()
     try:
         flags = gin_files.split_flags(sys.argv[1:] if argv is None else argv)
