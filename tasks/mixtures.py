@@ -28,6 +28,7 @@ from tasks.loader import stream_seed
 from tasks.packing import FEATURES, START, Cursor, Packer
 from tasks.reader import Reader
 from tasks.sources.base import Dialogue, Document, Source
+from tasks.sources.records.tf_examples import elements
 from tasks.streams import StageStreams
 from tasks.vocabulary import LlamaVocabulary
 
@@ -89,7 +90,7 @@ class _ExampleReader:
     """
 
     def __init__(self, dataset: tf.data.Dataset):
-        examples = iter(dataset.as_numpy_iterator())
+        examples = elements(dataset)
         first = list(itertools.islice(examples, 1))
         self.dialogues = any(example["messages"] for example in first)
         self._examples = enumerate(itertools.chain(first, examples))

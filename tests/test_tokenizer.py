@@ -63,6 +63,15 @@ def unusual_texts(number: int) -> list[str]:
     return texts + singles
 
 
+def long_texts(number: int) -> list[str]:
+    """Texts of many lines, short and long, with every kind of line end; some are one line only."""
+    rng = random.Random(11)
+    lines = [*unusual_texts(200)[:200], *SOURCE.split("\n"), "", " ", "x" * 3_000, "é生🙂" * 700, "\t" * 40]
+    ends = ["\n"] * 8 + ["\n\n", "\r\n", "\r", "\n" * 1_500, ""]
+    texts = ["".join(rng.choice(lines) + rng.choice(ends) for _ in range(rng.randrange(200))) for _ in range(number)]
+    return [*texts, "\n" * 5_000, "a" * 1_000 + "\n", "a" * 999 + "\n", "a" * 1_000 + "\nb", "x\r" * 900]
+
+
 # --- the published ids ------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +164,56 @@ def test_encoding_and_decoding_are_inverse(name: str, request: pytest.FixtureReq
         assert tokenizer.decode_continuation(continued) == text
         if text:
             assert np.array_equal(ids, tokenizer.encode_continuation(" " + text))
+
+
+def models_with_line_feeds(small: Tokenizer) -> dict[str, bytes]:
+    """Models like Llama's whose pieces have line feeds: alone, at the end, and followed by something."""
+    bpe = model_pb2.ModelProto.FromString(small.model)
+    models = {}
+    for name, pieces, kind in (
+        ("alone", ["\n"], 4),
+        ("at the end", [":\n", ")\n"], 4),
+        ("two", ["\n\n"], 4),
+        ("before spaces", ["\n▁▁▁▁"], 4),
+        ("merged", ["\n", "\n\n", "\n\n\n\n", "\n▁", "\n▁▁"], 1),
+    ):
+        proto = model_pb2.ModelProto()
+        proto.CopyFrom(bpe)
+        for number, piece in enumerate(pieces):
+            proto.pieces.add(piece=piece, score=-0.5 - number, type=kind)
+        models[name] = proto.SerializeToString()
+    return models
+
+
+def check_parts(tokenizer: SentencePieceTokenizer, texts: list[str]):
+    """Encoding in parts gives the ids of SentencePiece for the whole text."""
+    for text in texts:
+        assert tokenizer.encode(text).tolist() == tokenizer._plain.encode(text), text[:100]
+        assert tokenizer.encode_continuation(text).tolist() == tokenizer._continuation.encode(text), text[:100]
+
+
+@pytest.mark.parametrize("name", ["small", "llama"])
+def test_a_long_text_has_the_ids_of_the_whole_text(name: str, request: pytest.FixtureRequest):
+    tokenizer = request.getfixturevalue(name)
+    assert tokenizer._cuts_lines
+    check_parts(tokenizer, long_texts(60))
+
+
+def test_nothing_is_cut_where_a_piece_goes_on_after_a_line_feed(small: SentencePieceTokenizer):
+    cut = {}
+    for name, model in models_with_line_feeds(small).items():
+        tokenizer = SentencePieceTokenizer(model, infilling=False)
+        check_parts(tokenizer, long_texts(20))
+        cut[name] = tokenizer._cuts_lines
+    assert cut == {"alone": True, "at the end": True, "two": False, "before spaces": False, "merged": False}
+
+
+def test_nothing_is_cut_for_models_that_are_not_bpe(small: SentencePieceTokenizer):
+    proto = model_pb2.ModelProto.FromString(small.model)
+    proto.trainer_spec.model_type = proto.trainer_spec.UNIGRAM
+    tokenizer = SentencePieceTokenizer(proto.SerializeToString(), infilling=False)
+    assert not tokenizer._cuts_lines
+    check_parts(tokenizer, long_texts(10))
 
 
 def test_decoding_drops_ids_without_text(small: Tokenizer):

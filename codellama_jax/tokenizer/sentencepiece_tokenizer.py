@@ -31,6 +31,9 @@ INFILLING_PIECES = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E",
 INFILLING_PIECES += ["▁" + "<EOT>" * n for n in range(1, 7)]
 # The first seven are only parts from which SentencePiece merges the four markers.
 HELPERS = 7
+# Characters after which a text is cut at the next end of a line. SentencePiece's BPE is faster for parts of this size
+# than for whole files (benchmarks/data.md).
+_PART = 1_000
 STEP_PIECE = "<step>"  # the name of the last piece in the 70B dialogue format
 
 # SHA-256 of the pieces of Llama 2, joined by zero bytes: its vocabulary, whatever follows it in a file.
@@ -88,6 +91,10 @@ class SentencePieceTokenizer(Tokenizer):
         proto.normalizer_spec.add_dummy_prefix = False
         self.continuation_model: bytes = proto.SerializeToString(deterministic=True)
         self._continuation = _processor(self.continuation_model, name)
+        # BPE merges neighbours to pieces. Where no piece continues after a line feed, nothing is merged across one, and
+        # the merges on its two sides do not depend on each other.
+        is_bpe = proto.trainer_spec.model_type == proto.trainer_spec.BPE
+        self._cuts_lines = is_bpe and not any("\n" in piece.piece[:-1] for piece in proto.pieces)
 
         self.infilling = infilling
         self.pieces = len(proto.pieces)
@@ -113,14 +120,24 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """Encodes a text with SentencePiece's implicit leading space, without BOS and EOS; returns int32 ids."""
-        return np.asarray(self._plain.encode(text), np.int32)
+        return self._encode(text, self._plain)
 
     def encode_continuation(self, text: str) -> np.ndarray:
         """Encodes the continuation of a text, without the implicit leading space; returns int32 ids.
 
         encode(text) == encode_continuation(" " + text) for every text except the empty one.
         """
-        return np.asarray(self._continuation.encode(text), np.int32)
+        return self._encode(text, self._continuation)
+
+    def _encode(self, text: str, processor: sentencepiece.SentencePieceProcessor) -> np.ndarray:
+        """Encodes with `processor`, a long text in parts: only the first can have an implicit space."""
+        ids: list[int] = []
+        start = 0
+        while self._cuts_lines and (end := text.find("\n", start + _PART) + 1):
+            ids += processor.encode(text[start:end])
+            start, processor = end, self._continuation
+        ids += processor.encode(text[start:])
+        return np.asarray(ids, np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decodes ids from `encode`. Ids that represent no text (BOS, EOS, UNK, infilling, padding) are dropped.
@@ -199,9 +216,12 @@ def _validated(model: bytes, name: str) -> tuple[bytes, Any, list[str]]:
         raise UserError(f"{name} is a Git LFS pointer, not the file itself: {git_lfs.REMEDY}")
     try:
         proto = model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]  # made at import by protobuf
-        texts = [piece.piece for piece in proto.pieces]  # a damaged piece raises UnicodeDecodeError only when read
+        texts = [piece.piece for piece in proto.pieces]  # a damaged piece is found only here: an error, or bytes
+        damaged = any(isinstance(text, bytes) for text in texts)
     except (DecodeError, UnicodeDecodeError):
-        raise UserError(f"{name} is not a SentencePiece model; {_REMEDY}") from None
+        damaged = True
+    if damaged:
+        raise UserError(f"{name} is not a SentencePiece model; {_REMEDY}")
     if not texts:
         raise UserError(f"{name} is not a SentencePiece model (it has no pieces); {_REMEDY}")
     if not proto.HasField("trainer_spec") or not proto.HasField("normalizer_spec"):

@@ -24,7 +24,7 @@ from tasks.sources.records import dialogue_shapes
 from tasks.sources.records.dialogue_shapes import LISTS, PAIRS, PROMPT_COMPLETION
 from tasks.sources.records.record_fields import METADATA, REPOSITORY, metadata_fields, text_fields
 from tasks.sources.records.record_file import RecordLocation, message_of
-from tasks.sources.records.tf_examples import tensorflow
+from tasks.sources.records.tf_examples import elements, tensorflow
 
 PAIR = ("inputs", "targets")
 
@@ -151,8 +151,12 @@ class TaskReader:
 
     def examples(self, shard: int) -> Iterator[dict[str, Any]]:
         """The selected features of a shard's examples, in an order that is always the same."""
-        dataset = self._checked("build its dataset", lambda: self._selected(shard))
-        for example in dataset.as_numpy_iterator():
+        features = self._features
+
+        def selected() -> Any:
+            return self._dataset(shard).map(lambda example: {name: example[name] for name in features})
+
+        for example in elements(self._checked("build its dataset", selected)):
             yield {name: value.tolist() if hasattr(value, "tolist") else value for name, value in example.items()}
 
     def identity(self) -> tuple:
@@ -162,14 +166,6 @@ class TaskReader:
         source = re.sub(r" at 0x[0-9a-f]+", "", f"{self._task.source!r} {sorted(arguments.items())}")
         preprocessors = [_description(function) for function in self._task.preprocessors]
         return self._task.name, self._split, source.replace(folder, ""), preprocessors, self._features
-
-    def _selected(self, shard: int) -> Any:
-        tf = tensorflow()
-        features = self._features
-        options = tf.data.Options()
-        options.deterministic = True
-        dataset = self._dataset(shard).map(lambda example: {name: example[name] for name in features})
-        return dataset.with_options(options)
 
     def _dataset(self, shard: int) -> Any:
         """The preprocessed examples of a shard."""

@@ -21,6 +21,18 @@ def tensorflow() -> Any:
     return tf
 
 
+def elements(dataset: Any) -> Iterator[Any]:
+    """The elements of a dataset as NumPy values, in an order that is always the same.
+
+    Without tf.data's tuning, for which each iterator would have a thread: it waits for this thread when it is closed,
+    with the interpreter's lock, for longer than a small shard takes to read.
+    """
+    options = tensorflow().data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    return dataset.with_options(options).as_numpy_iterator()
+
+
 class TfRecords:
     """Serialized tf.train.Example records, in one shard. Checksums are verified."""
 
@@ -34,7 +46,7 @@ class TfRecords:
         tf = tensorflow()
         number = end = 0
         try:
-            for number, data in enumerate(tf.data.TFRecordDataset(self.file.location).as_numpy_iterator(), 1):
+            for number, data in enumerate(elements(tf.data.TFRecordDataset(self.file.location)), 1):
                 end += len(data) + 16  # length and two checksums
                 location = RecordLocation(self.file, number, separator="#")
                 yield Record(location, len(data), functools.partial(_example, data, location))
