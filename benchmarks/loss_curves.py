@@ -27,7 +27,7 @@ SIZES: dict[str, tuple[str, ...]] = {
     "local": (),
     "100M": (
         *("Llama.dim=768", "Llama.layers=14", "Llama.heads=12", "Llama.kv_heads=12", "Llama.ffn_dim=2048"),
-        *("CODE_LEARNING_RATE=5e-4", "CODE_WARMUP=20", "Llama.unroll=1"),
+        *("CODE_LEARNING_RATE=2e-4", "CODE_WARMUP=20", "Llama.unroll=1"),
     ),
 }
 
