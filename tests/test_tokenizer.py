@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from codellama_jax.config.data import Corpus, Filters
@@ -187,9 +188,14 @@ def models_with_line_feeds(small: Tokenizer) -> dict[str, bytes]:
 
 def check_parts(tokenizer: SentencePieceTokenizer, texts: list[str]):
     """Encoding in parts gives the ids of SentencePiece for the whole text."""
-    for text in texts:
-        assert tokenizer.encode(text).tolist() == tokenizer._plain.encode(text), text[:100]
-        assert tokenizer.encode_continuation(text).tolist() == tokenizer._continuation.encode(text), text[:100]
+    for model, encode in (
+        (tokenizer.model, tokenizer.encode),
+        (tokenizer.continuation_model, tokenizer.encode_continuation),
+    ):
+        whole = sentencepiece.SentencePieceProcessor()
+        whole.LoadFromSerializedProto(model)
+        for text in texts:
+            assert encode(text).tolist() == whole.encode(text), text[:100]
 
 
 @pytest.mark.parametrize("name", ["small", "llama"])

@@ -31,10 +31,11 @@ INFILLING_PIECES = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E",
 INFILLING_PIECES += ["▁" + "<EOT>" * n for n in range(1, 7)]
 # The first seven are only parts from which SentencePiece merges the four markers.
 HELPERS = 7
+STEP_PIECE = "<step>"  # the name of the last piece in the 70B dialogue format
+
 # Characters after which a text is cut at the next end of a line. SentencePiece's BPE is faster for parts of this size
 # than for whole files (benchmarks/data.md).
 _PART = 1_000
-STEP_PIECE = "<step>"  # the name of the last piece in the 70B dialogue format
 
 # SHA-256 of the pieces of Llama 2, joined by zero bytes: its vocabulary, whatever follows it in a file.
 _LLAMA_PIECES, _LLAMA_DIGEST = 32_000, "b43c657d6772da32c3e0971ab610fc3d6a7e45089582758d1bc5160e5cdbe588"
