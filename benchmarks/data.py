@@ -71,7 +71,8 @@ def main() -> None:
 def result(tokenizer: SentencePieceTokenizer, options: argparse.Namespace) -> Iterator[str]:
     """The lines of the result file."""
     source = library()
-    texts = [item.text for shard in range(len(source)) for item in items(source, shard)]
+    texts = library_texts()
+    whole = tokenizer._plain.encode  # SentencePiece itself, without conversion to arrays
     lengths = [len(tokenizer.encode(text)) + 2 for text in texts]
     yield f"# Data pipeline, {datetime.date.today()}"
     yield ""
@@ -99,7 +100,7 @@ def result(tokenizer: SentencePieceTokenizer, options: argparse.Namespace) -> It
             seen = Seen(Counter(), Counter())
             encoding, pipeline = [], []
             for _ in range(options.rounds):
-                encoding.append(cpu_rate(encode, tokenizer, texts, options.tokens))
+                encoding.append(cpu_rate(encode, whole, texts, options.tokens))
                 pipeline.append(cpu_rate(draw, stream, options.tokens, seen))
             ratio = statistics.median(p / a for p, a in zip(pipeline, encoding, strict=True))
             rate = statistics.median(pipeline)
@@ -108,8 +109,8 @@ def result(tokenizer: SentencePieceTokenizer, options: argparse.Namespace) -> It
     yield ""
     alone, parts = [], []
     for _ in range(2 * options.rounds):
-        alone.append(cpu_rate(encode, tokenizer, texts, options.tokens))
-        parts.append(cpu_rate(encode_in_parts, tokenizer, texts, options.tokens))
+        alone.append(cpu_rate(encode, whole, texts, options.tokens))
+        parts.append(cpu_rate(encode, tokenizer.encode, texts, options.tokens))
     ratios = [b / a for a, b in zip(alone, parts, strict=True)]
     yield "SentencePiece encodes whole texts, the tokenizer cuts them into parts at ends of lines: in"
     yield f"{2 * options.rounds} rounds of the two without the pipeline, {statistics.median(alone):,.0f} and"
@@ -184,17 +185,8 @@ def draw(stream: DataLoader, tokens: int, seen: Seen) -> int:
     return drawn
 
 
-def encode(tokenizer: SentencePieceTokenizer, texts: list[str], tokens: int) -> int:
+def encode(encoder: Callable[[str], Sized], texts: list[str], tokens: int) -> int:
     """Encodes texts, starting at a random one, until there are at least `tokens` tokens; returns their number."""
-    return _encode(tokenizer._plain.encode, texts, tokens)  # SentencePiece itself, without conversion to arrays
-
-
-def encode_in_parts(tokenizer: SentencePieceTokenizer, texts: list[str], tokens: int) -> int:
-    """The same with the tokenizer, which returns arrays."""
-    return _encode(tokenizer.encode, texts, tokens)
-
-
-def _encode(encoder: Callable[[str], Sized], texts: list[str], tokens: int) -> int:
     encoded, index = 0, random.randrange(len(texts))
     while encoded < tokens:
         encoded += len(encoder(texts[index % len(texts)]))

@@ -167,25 +167,6 @@ def test_encoding_and_decoding_are_inverse(name: str, request: pytest.FixtureReq
             assert np.array_equal(ids, tokenizer.encode_continuation(" " + text))
 
 
-def models_with_line_feeds(small: Tokenizer) -> dict[str, bytes]:
-    """Models like Llama's whose pieces have line feeds: alone, at the end, and followed by something."""
-    bpe = model_pb2.ModelProto.FromString(small.model)
-    models = {}
-    for name, pieces, kind in (
-        ("alone", ["\n"], 4),
-        ("at the end", [":\n", ")\n"], 4),
-        ("two", ["\n\n"], 4),
-        ("before spaces", ["\n▁▁▁▁"], 4),
-        ("merged", ["\n", "\n\n", "\n\n\n\n", "\n▁", "\n▁▁"], 1),
-    ):
-        proto = model_pb2.ModelProto()
-        proto.CopyFrom(bpe)
-        for number, piece in enumerate(pieces):
-            proto.pieces.add(piece=piece, score=-0.5 - number, type=kind)
-        models[name] = proto.SerializeToString()
-    return models
-
-
 def check_parts(tokenizer: SentencePieceTokenizer, texts: list[str]):
     """Encoding in parts gives the ids of SentencePiece for the whole text."""
     for model, encode in (
@@ -206,12 +187,16 @@ def test_a_long_text_has_the_ids_of_the_whole_text(name: str, request: pytest.Fi
 
 
 def test_nothing_is_cut_where_a_piece_goes_on_after_a_line_feed(small: SentencePieceTokenizer):
-    cut = {}
-    for name, model in models_with_line_feeds(small).items():
-        tokenizer = SentencePieceTokenizer(model, infilling=False)
+    for pieces, kind, cut in (
+        (["\n"], 4, True),
+        ([":\n", ")\n"], 4, True),
+        (["\n\n"], 4, False),
+        (["\n▁▁▁▁"], 4, False),
+        (["\n", "\n\n", "\n\n\n\n", "\n▁", "\n▁▁"], 1, False),
+    ):
+        tokenizer = SentencePieceTokenizer(with_pieces(small, pieces, kind), infilling=False)
+        assert tokenizer._cuts_lines == cut, pieces
         check_parts(tokenizer, long_texts(20))
-        cut[name] = tokenizer._cuts_lines
-    assert cut == {"alone": True, "at the end": True, "two": False, "before spaces": False, "merged": False}
 
 
 def test_nothing_is_cut_for_models_that_are_not_bpe(small: SentencePieceTokenizer):
