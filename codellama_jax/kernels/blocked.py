@@ -58,7 +58,9 @@ def _forward(
         end = stop if index_S is None else T
         q = q_BGRSK[:, :, :, start:stop].reshape(B, G, -1, K)
         scores = _product("bgqk,bgtk->bgqt", q, k_BGTK[:, :, :end])
-        scores = jnp.where(_visible(segments, index_S, slice(start, stop), slice(0, end), H // G), scores, MASKED)
+        visible = _visible(segments, index_S, slice(start, stop), slice(0, end))[:, None, None]
+        by_head = B, G, H // G, stop - start, end
+        scores = jnp.where(visible, scores.reshape(by_head), MASKED).reshape(scores.shape)
         max_scores = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - max_scores)
         sums = jnp.sum(weights, axis=-1, keepdims=True)
@@ -95,15 +97,18 @@ def _backward(block: int, residuals: Any, d_out_BSHK: jax.Array) -> tuple[jax.Ar
         keys, queries = slice(start, stop), slice(first, S)
         k, v = k_BGTK[:, :, keys], v_BGTK[:, :, keys]
         # In the scores the keys are the first dim, so that three of the five products need no transposition. The
-        # gradient of the queries needs one, of its smaller operand.
+        # gradient of the queries needs one, of its smaller operand. The softmax has a dim for the heads of a group: XLA
+        # does not vectorize a loop in which the mask repeats within a dim.
         q = q_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
         d_out = d_out_BGRSK[:, :, :, first:].reshape(B, G, -1, K)
-        scores = _product("bgtk,bgqk->bgtq", k, q)
-        visible = _visible(segments, index_S, queries, keys, H // G).swapaxes(2, 3)
-        max_scores, sums = (x[:, :, :, first:].reshape(B, G, 1, -1) for x in (max_BGRS1, sums_BGRS1))
+        by_head = B, G, stop - start, H // G, S - first
+        scores = _product("bgtk,bgqk->bgtq", k, q).reshape(by_head)
+        visible = _visible(segments, index_S, queries, keys).swapaxes(1, 2)[:, None, :, None]
+        max_scores, sums = (x[:, :, None, :, first:, 0] for x in (max_BGRS1, sums_BGRS1))
         weights = jnp.exp(jnp.where(visible, scores, MASKED) - max_scores) * (1 / sums)
-        d_weights = _product("bgtk,bgqk->bgtq", v, d_out)
-        d_scores = (weights * (d_weights - inner_BGRS[..., first:].reshape(B, G, 1, -1))).astype(dtype)
+        d_weights = _product("bgtk,bgqk->bgtq", v, d_out).reshape(by_head)
+        d_scores = (weights * (d_weights - inner_BGRS[:, :, None, :, first:])).astype(dtype)
+        weights, d_scores = (x.reshape(B, G, stop - start, -1) for x in (weights, d_scores))
         d_values.append(_product("bgtq,bgqk->bgtk", weights.astype(dtype), d_out).astype(dtype))
         d_keys.append(_product("bgtq,bgqk->bgtk", d_scores, q).astype(dtype))
         d_q = _product("bgkt,bgtq->bgkq", row_major(k.swapaxes(2, 3)), d_scores)
@@ -128,13 +133,13 @@ def _heads_first(x_BSHK: jax.Array, groups: int | None = None) -> jax.Array:
     return row_major(x_BHSK if groups is None else x_BHSK.reshape(B, groups, H // groups, S, K))
 
 
-def _visible(segments: Segments, index_S: jax.Array | None, queries: slice, keys: slice, times: int) -> jax.Array:
-    """The mask of these queries and keys, [1 or B, 1, times x queries, keys], repeated for each head of a group."""
+def _visible(segments: Segments, index_S: jax.Array | None, queries: slice, keys: slice) -> jax.Array:
+    """The mask of these queries and keys, [1 or B, queries, keys]."""
     index = jnp.arange(queries.start, queries.stop) if index_S is None else index_S[queries]
     visible = (index[:, None] >= jnp.arange(keys.start, keys.stop)[None, :])[None]
-    if segments is not None:
-        visible = visible & (segments[0][:, queries, None] == segments[1][:, None, keys])
-    return jnp.tile(visible, (1, times, 1))[:, None]
+    if segments is None:
+        return visible
+    return visible & (segments[0][:, queries, None] == segments[1][:, None, keys])
 
 
 def self_attention(
