@@ -123,9 +123,12 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def compile_fast() -> Iterator[None]:
-    """For files whose programs run for milliseconds: generating their code takes most of their time."""
+@pytest.fixture(scope="module", autouse=True)
+def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs of tests run for milliseconds: generating their code as usual would take most of the time."""
+    if request.node.get_closest_marker("compares_bits"):
+        yield
+        return
     with fast_compilation.in_this_process():
         yield
 

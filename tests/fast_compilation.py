@@ -1,8 +1,8 @@
 """Settings with which the code of small programs is generated in a third of the time.
 
 Without the optimizations of LLVM and with XLA's older emitters. XLA's own passes, and so the operations of a program,
-are the same; results may differ in rounding. Not for tests that compare bits across programs: with the older emitters a
-row of a product depends on the number of rows (generation/test_row_independence.py).
+are the same; results may differ in rounding. Test files that compare bits across programs are marked as compares_bits:
+with the older emitters a row of a product depends on the number of rows (generation/test_row_independence.py).
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,6 @@ from codellama_jax.training import assets
 from tests.conversion.random_models import SIZES, Random
 
 pytest.importorskip("tokenizers")
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @pytest.fixture

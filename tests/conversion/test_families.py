@@ -18,7 +18,6 @@ from codellama_jax.generation import forward
 from codellama_jax.sharding import make_mesh
 from codellama_jax.training.step import make_loss
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

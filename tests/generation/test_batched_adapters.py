@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from generation_models import SHAPES, random_params, weights_of
 
 from codellama_jax.config.generation import Sampling, Serving
@@ -16,6 +17,8 @@ from codellama_jax.generation.engine import Engine
 from codellama_jax.model.llama import hidden_states
 from codellama_jax.sharding import make_mesh
 from codellama_jax.training.step import merged as decoder_of
+
+pytestmark = pytest.mark.compares_bits
 
 LLAMA = SHAPES["70b"]
 PROMPT = list(range(3, 60))

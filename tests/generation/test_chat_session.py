@@ -22,8 +22,6 @@ from codellama_jax.training import assets
 from tasks import sources
 from tasks.sources.base import items
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SAMPLING = Sampling(max_tokens=6, temperature=1.0)
 
 

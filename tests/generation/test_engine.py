@@ -14,6 +14,8 @@ from codellama_jax.errors import UserError
 from codellama_jax.generation import rows
 from codellama_jax.generation.engine import Engine
 
+pytestmark = pytest.mark.compares_bits
+
 # The other engines of this file differ from these in slots, pages, chunks, steps, or the prefix cache.
 ALONE = {"slots": 1, "prefix_cache": False, "page": 64}
 GUESSING = {"slots": 8, "cache_tokens": 500, "steps": 1, "batches": (3,), "draft_tokens": 5}

@@ -14,8 +14,6 @@ from codellama_jax import generate
 from codellama_jax.runtime import cache, console
 from codellama_jax.training import assets
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, small_tokenizer) -> Path:

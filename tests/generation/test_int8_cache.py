@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from generation_models import model, weights_of
 
 from codellama_jax import sharding
@@ -9,6 +10,8 @@ from codellama_jax.config import training
 from codellama_jax.config.generation import Sampling, Serving
 from codellama_jax.generation import calibration, forward
 from codellama_jax.generation.engine import Engine
+
+pytestmark = pytest.mark.compares_bits
 
 
 def test_the_scales_are_functions_of_the_weights_alone():

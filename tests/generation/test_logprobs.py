@@ -9,6 +9,8 @@ from scipy.special import log_softmax
 from codellama_jax.config.generation import Sampling
 from codellama_jax.generation.logprobs import TokenLogprobs
 
+pytestmark = pytest.mark.compares_bits
+
 
 def expected(ids: list[int]) -> np.ndarray:
     """Log-probabilities [S, V] of the training forward pass. Ids from 300 on are padding."""

@@ -11,6 +11,8 @@ from codellama_jax.config.model import Llama
 from codellama_jax.generation import forward
 from codellama_jax.kernels import portable_paged_attention, row_products
 
+pytestmark = pytest.mark.compares_bits
+
 TOKENS, PAGE = 144, 16
 
 

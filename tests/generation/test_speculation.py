@@ -7,6 +7,8 @@ from generation_engines import answer, engine
 from codellama_jax.generation.request import Request
 from codellama_jax.generation.speculation import NGRAMS, PromptLookup, pays
 
+pytestmark = pytest.mark.compares_bits
+
 
 def test_a_guess_follows_the_latest_earlier_occurrence_of_the_last_tokens():
     lookup = PromptLookup([1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 1, 2, 3])

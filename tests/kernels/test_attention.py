@@ -16,8 +16,6 @@ from codellama_jax.config.training import Mesh
 from codellama_jax.kernels import blocked, splash
 from codellama_jax.sharding import make_mesh, spec
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 

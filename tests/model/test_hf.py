@@ -21,8 +21,6 @@ from codellama_jax.sharding import make_mesh
 from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.step import merged
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 LOGITS = 2e-5  # absolute; logits reach 4.7
 GRADIENTS = 1e-4  # for each parameter, relative to the norm of its gradient
 

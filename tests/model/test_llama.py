@@ -14,8 +14,6 @@ from flax import nnx
 from codellama_jax.config.model import Llama
 from codellama_jax.model.llama import Decoder, hidden_states, parameter_dims, rms_norm
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TINY = Llama(dim=32, layers=3, heads=4, kv_heads=2, ffn_dim=48, vocab_size=40, compute_dtype="float32", remat="none")
 
 

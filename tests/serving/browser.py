@@ -97,7 +97,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         page.call("Page.navigate", url=url)
-        page.wait("document.readyState === 'complete'")
+        page.wait("document.URL !== 'about:blank' && document.readyState === 'complete'")
         return page
 
 

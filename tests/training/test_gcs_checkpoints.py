@@ -16,8 +16,6 @@ from codellama_jax.training import assets, checkpoints
 from codellama_jax.training.profiler import Profiler
 from tests.training.test_checkpoints import METADATA, STREAM, abstract_on, equal, state_on
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @pytest.fixture
 def stage(store, bucket_folder):

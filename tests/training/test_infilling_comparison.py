@@ -18,8 +18,6 @@ from codellama_jax.training.infilling_cases import GENERAL, HELD_OUT, make_cases
 from codellama_jax.training.infilling_comparison import AFTER, BEFORE, RESULT, InfillingComparison
 from codellama_jax.training.step import init_params
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 STAGE = Stage("adapt", "test", None, steps=1, batch_tokens=128, sequence_length=64)
 SETTINGS = Evaluation(infilling_cases=3, infilling_context=64, infilling_tokens=4)
 FILES = [

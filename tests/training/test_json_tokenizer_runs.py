@@ -22,7 +22,6 @@ from codellama_jax.training import assets, inheritance
 from tests.conversion.random_models import SIZES, Random
 
 pytest.importorskip("tokenizers")
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 # A template whose names are those of the families: the first one that the tokenizer has.
 TEMPLATE = (

@@ -18,8 +18,6 @@ from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import TrainState, init_params, make_loss, make_train_step, state_shardings
 from tests.training.test_step import MESHES, ONE, SETTINGS, STAGE, STREAMS, TINY, batch
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 ALONE = Mesh()
 LORA = Lora(rank=4, alpha=8.0, base_dtype="float32")
 

@@ -23,8 +23,6 @@ from codellama_jax.training.watchdog import Watchdog
 from tests.training import test_trainer
 from tests.training.test_trainer import CONFIG, STEPS, RandomData, batches_of, records, traced
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 mesh, make_trainer, uninterrupted = test_trainer.mesh, test_trainer.make_trainer, test_trainer.uninterrupted  # fixtures
 LORA = Lora(rank=2, dropout=0.25, base_dtype="float32")
 

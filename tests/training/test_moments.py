@@ -15,7 +15,6 @@ from codellama_jax.training.optimizer import make_optimizer
 from codellama_jax.training.step import TrainState, init_params, state_shardings
 
 TINY = Llama(dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=200, vocab_size=96, compute_dtype="float32")
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 INT8 = AdamW(1e-2, warmup_steps=2, first_moment_dtype="int8", second_moment_dtype="int8")
 MUON = AdamW(1e-2, warmup_steps=2, matrices="muon")

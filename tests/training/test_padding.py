@@ -23,8 +23,6 @@ from codellama_jax.training.initialization import fresh_state, stage_model, with
 from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.step import TrainState, init_params, make_train_step, merged, param_shardings
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 PLAIN = Llama(dim=32, layers=1, heads=4, kv_heads=4, ffn_dim=64, vocab_size=40, compute_dtype="float32", remat="none")
 PADDED = dataclasses.replace(PLAIN, vocab_size=64, padding_rows=24)
 STAGE = Stage(name="code", size="local", parent=None, steps=10, batch_tokens=128, sequence_length=16)

@@ -22,8 +22,6 @@ from codellama_jax.training.step import (
     state_shardings,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TINY = Llama(
     dim=32,
     layers=2,

@@ -23,8 +23,6 @@ from codellama_jax.training.metrics.prefixed_logger import PrefixedLogger
 from codellama_jax.training.trainer import Trainer
 from codellama_jax.training.watchdog import Watchdog
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 STEPS = 8
 CONFIG = Config(
     stage=Stage("code", "test", None, steps=STEPS, batch_tokens=32, sequence_length=16),

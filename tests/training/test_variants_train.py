@@ -16,8 +16,6 @@ from codellama_jax.training.initialization import fresh_state, grow_vocabulary, 
 from codellama_jax.training.loss import weighted_loss
 from codellama_jax.training.step import init_params, make_loss, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 QWEN = Llama(
     dim=32,
     layers=2,

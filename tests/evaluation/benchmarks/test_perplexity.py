@@ -18,6 +18,8 @@ from codellama_jax.evaluation.text_scoring import TextScorer
 from codellama_jax.generation.engine import Engine
 from tests.generation import generation_models as models
 
+pytestmark = pytest.mark.compares_bits
+
 SETTINGS = Settings(smallest_file=1_000, context=600, buckets=3)
 
 
