@@ -43,6 +43,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("processes_compile_fast")
 def test_a_download_is_adapted_and_exported(download: Path, repository: Path, tmp_path: Path, capsys):
     base, stage = tmp_path / "base", tmp_path / "runs" / "x" / "adapt"
     assert convert.main(["import", f"--from={download}", f"--to={base}"]) == 0

@@ -23,6 +23,7 @@ def benchmark():
     return module
 
 
+@pytest.mark.usefixtures("processes_compile_fast")
 def test_tiny_step_is_measured_with_only_jax_flax_and_optax(tmp_path, benchmark):
     for package in ("gin", "tensorflow", "seqio", "sentencepiece"):
         (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')\n")

@@ -210,6 +210,7 @@ def test_folders_without_a_checkpoint_are_refused(tmp_path, run):
         formats.open_checkpoint(tmp_path)
 
 
+@pytest.mark.usefixtures("processes_compile_fast")
 def test_a_stage_starts_from_an_import_and_is_exported(tmp_path, shared_data, run):
     """stories260K -> two steps of code training -> Hugging Face, with the tokenizer of the run and infilling rows."""
     stories = shared_data / "stories260K"
