@@ -36,6 +36,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < options.cores:
         parser.error(f"--cores={options.cores}: this process may use {len(cores)}")
+    if options.against and not (options.against / ".git").exists():
+        parser.error(f"--against={options.against} is not a checkout")
     os.sched_setaffinity(0, cores[-options.cores :])
     runs = options.run_dir.resolve()
     rows = [measured(runs / "seed-0", 0)]
@@ -87,7 +89,7 @@ def report(rows: list[dict[str, Any]], other: dict[str, Any] | None, options: ar
     )
     yield "| seed | pass@1 after code | after lcft | 95% interval | perplexity | minutes | processor minutes | MB |"
     yield "|---|---|---|---|---|---|---|---|"
-    for row in [*rows, *([other | {"seed": "0, the other checkout"}] if other else [])]:
+    for row in [*rows, other | {"seed": "0, the other checkout"}] if other else rows:
         code, (low, high), done = row["code"]["pass@1"], row["lcft"]["pass@1_interval"], row["done"]
         yield (
             f"| {row['seed']} | {code:.1%} | {row['lcft']['pass@1']:.1%} | {low:.1%} to {high:.1%}"
