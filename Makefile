@@ -93,6 +93,8 @@ bench: .venv/.installed-compiler
 	@test -n "$(TORCH_PYTHON)$(MAXTEXT_PYTHON)$(TOKENIZER)" || { echo "make bench TORCH_PYTHON=..." \
 	  "MAXTEXT_PYTHON=... TOKENIZER=tokenizer.model: give one or more; benchmarks/*.py say what they need" >&2; exit 2; }
 	$(if $(TORCH_PYTHON),$(BIN)/python benchmarks/train_cpu.py --torch_python=$(TORCH_PYTHON) --out=benchmarks/train_cpu.md)
+	$(if $(TORCH_PYTHON),$(BIN)/python benchmarks/cpu_products.py --torch_python=$(TORCH_PYTHON) \
+	  --out=benchmarks/cpu_products.md)
 	$(if $(MAXTEXT_PYTHON),PYTHONPATH=.venv/tpu_compiler $(BIN)/python benchmarks/maxtext.py \
 	  --maxtext_python=$(MAXTEXT_PYTHON) --out=benchmarks/maxtext.md)
 	$(if $(TOKENIZER),$(BIN)/python benchmarks/data.py --tokenizer=$(TOKENIZER) --out=benchmarks/data.md)

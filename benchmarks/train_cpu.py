@@ -96,11 +96,7 @@ def main() -> None:
 
 def result(options: argparse.Namespace) -> Iterator[str]:
     """The lines of the result file."""
-    version = subprocess.run(
-        [options.torch_python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
-    )
-    if version.returncode:
-        sys.exit(f"error: {options.torch_python} has no torch; set --torch_python=PATH to one that has it (see --help)")
+    version = torch_version(options.torch_python)
     yield f"# Training on a CPU, {datetime.date.today()}"
     yield ""
     command = " ".join(sys.argv[1:]).replace(options.torch_python, "torchenv/bin/python")
@@ -108,7 +104,7 @@ def result(options: argparse.Namespace) -> Iterator[str]:
     yield ""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy"))
     yield f"{os.cpu_count()} cores of {processor()}, shared; Python {platform.python_version()}, {versions};"
-    yield f"torch {version.stdout.strip()}. Medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
+    yield f"torch {version}. Medians over {options.rounds} rounds of {options.steps} step(s); ratio:"
     yield "our speed divided by that of the other program within a round, by wall-clock and by CPU time."
     for shape_name in options.shapes:
         shape = SHAPES[shape_name]
@@ -128,6 +124,15 @@ def result(options: argparse.Namespace) -> Iterator[str]:
             )
             yield "|---|---|---|---|---|---|---|"
             yield from rows_of(shape_name, dtype, options)
+
+
+def torch_version(python: str) -> str:
+    """The version of torch in this Python; ends the program with a message if there is none."""
+    command = [python, "-c", "import torch; print(torch.__version__)"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        sys.exit(f"error: {python} has no torch; set --torch_python=PATH to one that has it (see --help)")
 
 
 def rows_of(shape_name: str, dtype: str, options: argparse.Namespace) -> Iterator[str]:
