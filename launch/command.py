@@ -1,19 +1,20 @@
 """External commands as values, so that --dry_run prints exactly the commands that a run executes."""
 
+import contextlib
 import dataclasses
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from typing import IO
 
 from codellama_jax.runtime.signals import Stopped, StopSignals
 
-FIRST_POLL_SECONDS, POLL_SECONDS = 0.005, 0.1
+POLL_SECONDS = 0.1  # between looks at the stop signals
 KILL_SECONDS = 5.0  # from SIGTERM to SIGKILL
 _KUBECTL_LOG = re.compile(r"[EWIF]\d{4} ")  # kubectl logs each of its own retries, before the error
 MAX_LINE_CHARACTERS = 110  # a longer command is printed with one flag per line
@@ -96,14 +97,18 @@ def execute(
         )
         assert process.stdout
         os.set_blocking(process.stdout.fileno(), False)
-        pause = FIRST_POLL_SECONDS
+        output = select.poll()
+        output.register(process.stdout, select.POLLIN)
         try:
             while process.poll() is None:
-                _drain(process.stdout, stdout, on_output)
+                is_open = _drain(process.stdout, stdout, on_output)
                 if stop is not None and stop.count > allowed:
                     raise Stopped
-                time.sleep(pause)
-                pause = min(2 * pause, POLL_SECONDS)
+                if is_open:
+                    output.poll(1000 * POLL_SECONDS)  # also returns when the pipe is closed
+                else:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(POLL_SECONDS)
             _drain(process.stdout, stdout, on_output)
         finally:
             _end(process)
@@ -113,12 +118,13 @@ def execute(
         return Result(code if code >= 0 else 128 - code, bytes(stdout), stderr.read().decode(errors="replace"))
 
 
-def _drain(pipe: IO[bytes], output: bytearray, on_output: Callable[[bytes], None] | None) -> None:
-    """Moves the bytes that are available in a non-blocking pipe to `output`."""
+def _drain(pipe: IO[bytes], output: bytearray, on_output: Callable[[bytes], None] | None) -> bool:
+    """Moves the bytes that are available in a non-blocking pipe to `output`. Returns whether more can follow."""
     while chunk := pipe.read():
         output.extend(chunk)
         if on_output:
             on_output(chunk)
+    return chunk is None
 
 
 def _end(process: subprocess.Popen) -> None:

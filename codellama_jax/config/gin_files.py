@@ -15,6 +15,7 @@ a one-line message. There is no global state: several configurations can be load
 """
 
 import dataclasses
+import functools
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
@@ -140,8 +141,9 @@ def find(name: str, including: Path | None = None) -> Path:
 
 def shipped_stages() -> dict[str, Path]:
     """Name of each shipped stage -> its gin file."""
-    names = {path: [b.value for b in _read(path).bindings if b.name == "Stage.name"] for path in SHIPPED.glob("*.gin")}
-    return {bound[-1]: path for path, bound in sorted(names.items()) if bound}
+    files = (file for file in _shipped_files() if file.path.parent == SHIPPED)
+    names = {file.path: [binding.value for binding in file.bindings if binding.name == "Stage.name"] for file in files}
+    return {bound[-1]: path for path, bound in names.items() if bound}
 
 
 def is_size_file(name: str) -> bool:
@@ -190,7 +192,7 @@ def load(
     for level in (own_files, flags):
         _check_one_mixture(level)
     bound = [binding for file in files for binding in file.bindings] + flags
-    shipped = [_read(path) for path in sorted(SHIPPED.rglob("*.gin"))]
+    shipped = _shipped_files()
     used = check_names(
         bound, {macro for file in shipped for binding in file.bindings for macro in macros(binding.value)}
     )
@@ -244,6 +246,12 @@ def _module(name: str, origin: str) -> str:
     if not all(part.isidentifier() for part in name.split(".")):
         raise usage_error(f"{origin}: {name!r} is not a module name: write a name such as my_package.tasks")
     return name
+
+
+@functools.cache
+def _shipped_files() -> tuple[_File, ...]:
+    """All shipped files, sorted by path. They do not change while a process runs."""
+    return tuple(_read(path) for path in sorted(SHIPPED.rglob("*.gin")))
 
 
 def _read(path: Path, including: tuple[Path, ...] = ()) -> _File:

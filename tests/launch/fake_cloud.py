@@ -1,18 +1,16 @@
 """A fake gcloud and kubectl that give scripted answers and record their calls.
 
-As a module, it has FakeCloud, which creates both programs. They run `python fake_cloud.py FOLDER gcloud ARGUMENTS...`.
+As a module, it has FakeCloud, which creates both programs. They call `main` with FOLDER gcloud ARGUMENTS..., hundreds
+of times in a test file, so only what they need is imported at the top.
 FOLDER/script.json maps each kind of call (see `kind`) to the answers for its first, second, ... call; the last one is
 repeated. An answer has the keys "code", "out", "err", "signal" (sent to the launcher meanwhile), "hangs" (after the
 signal) and "gone" (the slice is deleted). A call without an answer in the script gets the one of DEFAULTS, or succeeds.
 The file FOLDER/exists is present while the slice or the JobSet exists; it has the arguments that created it.
 """
 
-import contextlib
-import io
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -106,6 +104,8 @@ def answer_call(folder, program, argv):
 
 def run_on_hosts(folder, call, argv):
     """Runs the remote command on this machine, once for each host in its own home directory."""
+    import subprocess
+
     homes = [folder / host for host in HOSTS]
     if call == "scp":
         source, target = [word for word in argv if not word.startswith("-")][4:]
@@ -129,7 +129,8 @@ class FakeCloud:
         self.bin.mkdir(parents=True)
         for program in ("gcloud", "kubectl"):
             path = self.bin / program
-            path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {__file__} {folder} {program} "$@"\n')
+            run = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); from fake_cloud import main; main()"
+            path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E -c "{run}" {folder} {program} "$@"\n')
             path.chmod(0o755)
         self.script(**script)
 
@@ -153,6 +154,8 @@ class FakeCloud:
 
         Asserts the exit code, and that an error is one line. Returns all output.
         """
+        import subprocess
+
         run = subprocess.run(
             [sys.executable, str(ROOT / "xm_launch.py"), *flags],
             cwd=self.folder,
@@ -166,7 +169,9 @@ class FakeCloud:
 
     def launch_here(self, *flags: str, code: int = 0) -> str:
         """Like `launch`, but in this process: planning needs JAX, whose import takes most of the time of a command."""
-        from unittest import mock  # not above: the fake programs start with the imports of this file
+        import contextlib
+        import io
+        from unittest import mock
 
         import xm_launch
 
@@ -199,5 +204,6 @@ class FakeCloud:
         return (self.folder / "exists").exists()
 
 
-if __name__ == "__main__":
+def main():
+    """The fake program."""
     sys.exit(answer_call(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
