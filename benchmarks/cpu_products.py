@@ -17,7 +17,6 @@ import datetime
 import importlib.metadata
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from by_turns import in_order, running
 from result_file import processor, write
 from train_cpu import LOSS_CHUNK, SHAPES, Shape, torch_version
 
@@ -104,38 +104,22 @@ def rows_of(shape_name: str, dtype: str, options: argparse.Namespace) -> Iterato
 
 def measure(shape_name: str, dtype: str, options: argparse.Namespace) -> list[tuple[float, float]]:
     """Median seconds of each product and pass in our program and in PyTorch's."""
-    from launch.local.executor import (
-        ALLOCATOR,  # not at the top, because the Python with torch imports this file too
-    )
-
-    here = str(Path(__file__).resolve())
-    flags = [f"--shapes={shape_name}", f"--dtypes={dtype}"]
-    started: list[subprocess.Popen] = []
-    try:
-        for python, program in ((sys.executable, "ours"), (options.torch_python, "torch")):
-            started.append(
-                subprocess.Popen(
-                    [python, here, f"--program={program}", *flags],
-                    env=os.environ | {"GLIBC_TUNABLES": ALLOCATOR},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            started[-1].stdout.readline()  # it is ready
-        number = len(PASSES) * len(products(SHAPES[shape_name]))
-        turns: list[tuple[list[float], list[float]]] = [([], []) for _ in range(number)]
+    command = [str(Path(__file__).resolve()), f"--shapes={shape_name}", f"--dtypes={dtype}"]
+    number = len(PASSES) * len(products(SHAPES[shape_name]))
+    with (
+        running([sys.executable, *command, "--program=ours"]) as ours,
+        running([options.torch_python, *command, "--program=torch"]) as theirs,
+    ):
+        programs = tuple((program, [list[float]() for _ in range(number)]) for program in (ours, theirs))
         for round_number in range(options.rounds):
             for index in range(number):
-                for program in (round_number % 2, 1 - round_number % 2):
-                    started[program].stdin.write(f"{index}\n")
-                    started[program].stdin.flush()
-                    turns[index][program].append(float(started[program].stdout.readline()))
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return [(statistics.median(ours), statistics.median(theirs)) for ours, theirs in turns]
+                for program, seconds in in_order(programs, round_number):
+                    seconds[index].append(float(program.ask(str(index))))
+    (_, our_seconds), (_, their_seconds) = programs
+    return [
+        (statistics.median(of_ours), statistics.median(of_theirs))
+        for of_ours, of_theirs in zip(our_seconds, their_seconds, strict=True)
+    ]
 
 
 def serve(runs: list[Callable[[], object]]) -> None:

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from by_turns import in_order, running
 from lora_programs import ALPHA, RANK, factors, serve
 from result_file import paragraph, processor, write
 from train_cpu import SHAPES, parameters
@@ -124,39 +125,20 @@ class Measured:
 def measure_pair(options: argparse.Namespace, other: str) -> tuple[Measured, Measured]:
     """Runs our step with adapters and another program alternately. Each compiles while the other one does not run, and
     no third program takes memory."""
-    from launch.local.executor import ALLOCATOR
-
-    environment = os.environ | {"GLIBC_TUNABLES": ALLOCATOR}
-    started: list[subprocess.Popen[str]] = []
-    measured: list[Measured] = []
-    try:
-        for name in ("adapters", other):
-            packages = {"PYTHONPATH": options.packages} if name == "peft" else {}
-            process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).resolve()), f"--program={name}", f"--shape={options.shape}"],
-                env=environment | packages,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            started.append(process)
-            assert process.stdout is not None
-            measured.append(Measured(**json.loads(process.stdout.readline())))
+    command = [sys.executable, str(Path(__file__).resolve()), f"--shape={options.shape}"]
+    packages = {"PYTHONPATH": options.packages} if other == "peft" else {}
+    with (
+        running([*command, "--program=adapters"]) as ours,
+        running([*command, f"--program={other}"], packages) as theirs,
+    ):
+        programs = tuple((program, Measured(**json.loads(program.first_line))) for program in (ours, theirs))
         for number in range(options.rounds):
-            for index in (number % 2, 1 - number % 2):
-                process = started[index]
-                assert process.stdin is not None and process.stdout is not None
-                process.stdin.write(f"{options.steps}\n")
-                process.stdin.flush()
-                wall, cpu = map(float, process.stdout.readline().split())
-                measured[index].seconds.append(wall)
-                measured[index].cpu.append(cpu)
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    ours, theirs = measured
-    return ours, theirs
+            for program, measured in in_order(programs, number):
+                wall, cpu = map(float, program.ask(str(options.steps)).split())
+                measured.seconds.append(wall)
+                measured.cpu.append(cpu)
+    (_, our_measured), (_, their_measured) = programs
+    return our_measured, their_measured
 
 
 # ---------------------------------------------------------------- merge and export

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from by_turns import in_order, running
 from result_file import processor, write
 
 if TYPE_CHECKING:
@@ -165,38 +166,18 @@ class Results(NamedTuple):
 def measure_pair(shape_name: str, dtype: str, flags: list[str], options: argparse.Namespace) -> tuple[Results, Results]:
     """Runs our program and another one alternately. More than two at a time would distort the result: each keeps
     gigabytes allocated while it sleeps, and a lack of memory for huge pages slows down the one that allocates most."""
-    from launch.local.executor import (
-        ALLOCATOR,  # not at the top, because the Python with torch imports this file too
-    )
-
     here = Path(__file__).resolve()
-    commands = (
-        [sys.executable, str(here), f"--shapes={shape_name}", *PROGRAMS[dtype]["ours"]],
-        [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}", *flags],
-    )
-    environment = os.environ | {"GLIBC_TUNABLES": ALLOCATOR}
-    started: list[subprocess.Popen] = []
-    measurements: list[Results] = []
-    try:
-        for command in commands:
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            started.append(process)
-            # waits for the first line, so that only one program compiles at a time
-            losses = [float(loss) for loss in process.stdout.readline().split()]
-            measurements.append(Results(losses, []))
+    our_command = [sys.executable, str(here), f"--shapes={shape_name}", *PROGRAMS[dtype]["ours"]]
+    their_command = [options.torch_python, str(here.with_name("train_cpu_torch.py")), f"--shape={shape_name}", *flags]
+    with running(our_command) as ours, running(their_command) as theirs:
+        programs = tuple(
+            (program, Results([float(loss) for loss in program.first_line.split()], [])) for program in (ours, theirs)
+        )
         for number in range(options.rounds):
-            for index in (number % 2, 1 - number % 2):
-                started[index].stdin.write(f"{options.steps}\n")
-                started[index].stdin.flush()
-                measurements[index].turns.append(Turn(*map(float, started[index].stdout.readline().split())))
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    ours, theirs = measurements
-    return ours, theirs
+            for program, results in in_order(programs, number):
+                results.turns.append(Turn(*map(float, program.ask(str(options.steps)).split())))
+    (_, our_results), (_, their_results) = programs
+    return our_results, their_results
 
 
 def parameters(shape: Shape) -> int:
